@@ -1,0 +1,98 @@
+"""`remora …`: the verbs. Parsing is here and imports nothing heavy; each verb's work is in remora.commands."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from remora import __version__
+from remora.errors import RemoraError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="remora", description="Compose, train, search, measure and serve small multimodal models on Ray."
+    )
+    parser.add_argument("--version", action="version", version=f"remora {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, help: str) -> argparse.ArgumentParser:
+        p = verbs.add_parser(name, help=help, description=help)
+        p.add_argument("--runs", type=Path, metavar="DIR", help="run folder (default: REMORA_RUNS or ~/remora)")
+        return p
+
+    def on_cluster(p: argparse.ArgumentParser) -> None:
+        p.add_argument("--address", help="Ray cluster to use (default: RAY_ADDRESS, or one of its own on this machine)")
+        p.add_argument("--tracking-uri", help="MLflow server (default: MLFLOW_TRACKING_URI, or <run folder>/mlflow.db)")
+
+    demo = verb("demo", "the whole story in minutes on two CPU cores: search, train, measure, register, serve, ask")
+    on_cluster(demo)
+    demo.add_argument("--keep", action="store_true", help="leave the endpoint up")
+    demo.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    demo.add_argument("--port", type=int, help="port of the endpoint (default: 8000, or a free one)")
+
+    train = verb("train", "train and measure one variant")
+    train.add_argument("spec", type=Path, help="a variant, e.g. jobs/demo-base.yaml")
+    search = verb("search", "train and measure every variant of a space, register the best")
+    search.add_argument("spec", type=Path, help="a space, e.g. tune/demo.yaml")
+    for p in (train, search):
+        on_cluster(p)
+        p.add_argument("--plain", action="store_true", help="lines instead of a live table, in this process")
+
+    serve = verb("serve", "serve the champion: OpenAI's chat completions with images")
+    on_cluster(serve)
+    serve.add_argument("--model", default="remora", help="model name in the registry (default: remora)")
+    serve.add_argument("--alias", default="champion", help="its alias (default: champion)")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+
+    plan = verb("plan", "what a space or a variant needs: which stage runs are there, which will be trained")
+    plan.add_argument("spec", type=Path)
+    render = verb("render", "a space or a variant with everything resolved")
+    render.add_argument("spec", type=Path)
+    catalog = verb("catalog", "what is known: vision, llm, connectors, templates, datasets, benchmarks, recipes")
+    catalog.add_argument("kind", nargs="?")
+    catalog.add_argument("name", nargs="?")
+    data = verb("data", "make the demo's data")
+    data.add_argument("what", choices=["demo"])
+    data.add_argument("--seed", type=int, default=0)
+    mlflow = verb("ui", "open MLflow's pages on the run folder")
+    mlflow.add_argument("--port", type=int, default=5000)
+    return parser
+
+
+MODULES = {
+    "demo": "demo",
+    "train": "run",
+    "search": "run",
+    "serve": "serve",
+    "plan": "show",
+    "render": "show",
+    "catalog": "show",
+    "data": "data",
+    "ui": "serve",
+}
+"""Verb -> the module of remora.commands that has a function of its name."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one verb; exits with 1 and one line on an error of the user's, 130 on Ctrl-C."""
+    args = _parser().parse_args(argv)
+    args.runs = Path(
+        args.runs or os.environ.get("REMORA_RUNS") or Path.home() / "remora"
+    ).expanduser().absolute()
+    try:
+        getattr(importlib.import_module(f"remora.commands.{MODULES[args.verb]}"), args.verb)(args)
+    except RemoraError as e:
+        sys.exit("\n".join(f"remora: {line}" for line in str(e).splitlines()))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Ray Tune: every variant of a space, the stage runs they share trained once, the best one registered.
+
+    remora search tune/demo.yaml
+    ray job submit --working-dir . -- python tune/search.py tune/demo.yaml
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remora import tracking
+from remora.cluster.session import cpus_and_gpus
+from remora.cluster.variant import Outcome, run_variant
+from remora.errors import ClusterError, RemoraError, SpecError
+from remora.evaluation import Score, as_json
+from remora.files import write_json
+from remora.spec import Space, Variant
+from remora.stages import Store, path, union, variant_name, variants_of
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found. `stage_runs` counts those that its variants name, that were trained, and that were there."""
+
+    name: str
+    outcomes: tuple[Outcome, ...]
+    champion: Outcome
+    version: str
+    """The champion's version in the model registry."""
+    stage_runs: dict[str, int]
+    seconds: float
+    ended: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "search": self.name,
+            "champion": self.champion.name,
+            "version": self.version,
+            "stage_runs": self.stage_runs,
+            "seconds": self.seconds,
+            "ended": self.ended,
+            "variants": [
+                {"name": o.name, "stages": o.stages, "benchmarks": {k: as_json(s) for k, s in o.scores.items()}}
+                for o in self.outcomes
+            ],
+        }
+
+
+def result_file(runs: Path, search: str) -> Path:
+    return runs / "searches" / f"{search}.json"
+
+
+def check(space: Space, store: Store) -> dict[str, tuple[Variant, tuple[str, ...]]]:
+    """Every variant by name with its stage runs' names: finds what is wrong with a space before anything starts.
+
+    Raises:
+        RemoraError: an unknown name, a broken dataset, a run folder that cannot be written.
+    """
+    if space.champion.benchmark not in space.benchmarks:
+        raise SpecError(
+            f"champion.benchmark {space.champion.benchmark!r} is not measured; benchmarks are: {', '.join(space.benchmarks)}"
+        )
+    store.check_writable()
+    variants = variants_of(space)
+    named = {variant_name(v): (v, tuple(r.name for r in path(v, store.data))) for v in variants}
+    if len(named) < len(variants):
+        raise SpecError(f"space {space.name!r}: two variants share a name: {', '.join(variant_name(v) for v in variants)}")
+    return named
+
+
+def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
+    """Train and measure every variant; register the best. Needs a Ray session.
+
+    Raises:
+        RemoraError: a spec, dataset or cluster that cannot be used, or a variant that failed.
+    """
+    from ray import tune
+
+    began = time.time()
+    store = Store(runs)
+    variants = check(space, store)
+    paths = {name: path(v, store.data) for name, (v, _) in variants.items()}
+    there = sum(store.finished(run) for run in union(paths.values()).values())
+    tracker = tracking.Tracker(runs, tracking_uri)
+    tracker.prepare()
+    parent = tracker.start(space.name, tags={"remora.kind": "search"}, params={"seed": space.seed})
+    tracker.text(parent, space.model_dump_json(indent=1), "space.json")
+
+    def trial(config: dict[str, str]) -> None:
+        try:
+            outcome = run_variant(variants[config["variant"]][0], runs, space.name, tracking_uri, parent)
+        except RemoraError as e:
+            tune.report({"error": f"{config['variant']}: {e}"})
+            return
+        score = outcome.scores[space.champion.benchmark]
+        tune.report({"accuracy": score.accuracy, "outcome": outcome})
+
+    try:
+        results = tune.Tuner(
+            # A trial's own process only waits for its workers, so it takes no CPU from them; Tune wants one resource.
+            tune.with_resources(trial, {"CPU": 0, "memory": 64 * 2**20}),
+            param_space={"variant": tune.grid_search(list(variants))},
+            tune_config=tune.TuneConfig(max_concurrent_trials=space.concurrent or _concurrent(space)),
+            run_config=tune.RunConfig(
+                name=f"{space.name}-{uuid.uuid4().hex[:8]}",
+                storage_path=str(runs / "ray"),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=space.cluster.max_failures),
+            ),
+        ).fit()
+        outcomes = _outcomes(results, list(variants))
+        best = max(outcomes, key=lambda o: o.scores[space.champion.benchmark].accuracy)  # the first, if they are equal
+        version = tracking.register(
+            tracker, space.champion.register_as, best.run_id, best.bundle, tags=_tags(best.scores[space.champion.benchmark])
+        )
+    except BaseException:
+        tracker.finish(parent, "FAILED")
+        raise
+    tracker.tag(parent, "remora.champion", best.name)
+    tracker.finish(parent)
+    planned = sum(len(p) for p in paths.values())
+    trained = sum(state == "trained" for o in outcomes for state in o.stages.values())
+    counts = {"planned": planned, "distinct": len(union(paths.values())), "trained": trained, "reused": planned - trained,
+              "there_before": there}  # fmt: skip
+    result = Result(space.name, outcomes, best, version, counts, time.time() - began, time.time())
+    write_json(result_file(runs, space.name), result.as_json())
+    return result
+
+
+def _tags(score: Score) -> dict[str, str]:
+    return {"benchmark": score.benchmark, "accuracy": f"{score.accuracy:.4f}"}
+
+
+def _concurrent(space: Space) -> int:
+    """As many trials as the cluster has room for; one more would wait for workers until Ray gives up on it."""
+    cpus, gpus = cpus_and_gpus()
+    need = space.cluster.workers
+    rooms = [cpus / (need * space.cluster.cpus_per_worker)]
+    if space.cluster.gpus_per_worker:
+        rooms.append(gpus / (need * space.cluster.gpus_per_worker))
+    return max(1, math.floor(min(rooms)))
+
+
+def _outcomes(results: Any, names: list[str]) -> tuple[Outcome, ...]:
+    outcomes: dict[str, Outcome] = {}
+    problems = []
+    for r in results:
+        metrics = r.metrics or {}
+        if r.error is not None:
+            problems.append(str(r.error).strip().splitlines()[-1])
+        elif "error" in metrics:
+            problems.append(metrics["error"])
+        else:
+            outcomes[metrics["outcome"].name] = metrics["outcome"]
+    if problems:
+        raise ClusterError(
+            f"{len(problems)} of {len(names)} variants failed: {problems[0]}; the others are kept, run the same command again"
+        )
+    return tuple(outcomes[n] for n in names)

@@ -1,0 +1,92 @@
+"""A Ray cluster to work on: the one that an address names, or one of our own that ends with this process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from remora.errors import ClusterError
+
+WORKER_ENV = {
+    # Ray's defaults answer a failure in seconds to minutes; these are what recovery time is made of.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
+    # Under load, two workers that import torch, transformers and DeepSpeed can need a minute to start.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    # DeepSpeed's calls of torch.distributed are deprecated in torch 2.13; one line a step and a rank otherwise.
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+}
+STALE = Path("/tmp/ray/ray_current_cluster")
+
+
+def _address(given: str | None) -> str | None:
+    """The cluster to join. Inside `ray job submit` Ray sets RAY_ADDRESS itself."""
+    return given or os.environ.get("RAY_ADDRESS") or None
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None = None, env: dict[str, str] | None = None) -> Iterator[None]:
+    """Connect to a cluster for the length of the block.
+
+    With an address (or RAY_ADDRESS) the cluster is joined and left as it was; otherwise one is started on this machine
+    and stopped at the end. `env` is added to the environment of every worker.
+
+    Raises:
+        ClusterError: nothing answers at the address.
+    """
+    where = _address(address)
+    env = WORKER_ENV | (env or {})
+    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    if where is None:
+        # A file that a killed cluster left behind makes Ray Train look for that cluster and never free its CPUs.
+        with contextlib.suppress(OSError):
+            if not _alive(STALE.read_text().strip()):
+                STALE.unlink()
+        # Auth needs saying: on a machine of one user whose cluster listens on loopback it only breaks clients.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.update({k: os.environ.get(k, v) for k, v in env.items()})
+        options |= {"address": "local", "include_dashboard": True, "dashboard_port": 0}
+    else:
+        options |= {"address": where, "runtime_env": {"env_vars": env}}
+    import ray
+
+    try:
+        ray.init(**options)
+    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as e:
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise ClusterError(
+            f"no Ray cluster could be reached at {where or 'this machine'}: {reason}; start one with `ray start --head`, "
+            "or leave out --address and RAY_ADDRESS to use a cluster of your own"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _alive(address: str) -> bool:
+    """Whether something listens at host:port."""
+    import socket
+
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=1):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def cpus_and_gpus() -> tuple[float, float]:
+    """What the cluster has in all."""
+    import ray
+
+    have = ray.cluster_resources()
+    return have.get("CPU", 0.0), have.get("GPU", 0.0)

@@ -1,0 +1,162 @@
+"""One variant from spec to scores: its stage runs (trained, waited for or reused), its bundle, its benchmarks.
+
+The same function is a Ray Tune trial and `remora train`. What it does is told twice: to the tracker, and to a status
+journal `<runs>/status/<search>/<variant>.jsonl` that the progress display follows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remora import tracking
+from remora.cluster.evaluate import evaluate, score_folder
+from remora.cluster.train import train_stage
+from remora.evaluation import Score, as_json
+from remora.inference import write_bundle
+from remora.spec import Variant
+from remora.stages import StageRun, Store, path, variant_name
+from remora.training import journal
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a variant came to."""
+
+    name: str
+    bundle: Path
+    run_id: str
+    """The variant's MLflow run."""
+    scores: dict[str, Score]
+    stages: dict[str, str]
+    """Stage run name -> trained | reused."""
+
+
+def status_file(runs: Path, search: str, variant: str) -> Path:
+    return runs / "status" / search / f"{variant}.jsonl"
+
+
+def run_variant(variant: Variant, runs: Path, search: str, tracking_uri: str | None, parent: str | None = None) -> Outcome:
+    """Train what is not trained yet, then measure. Needs a Ray session.
+
+    Raises:
+        RemoraError: what stopped it; stage runs that finished stay finished.
+    """
+    store = Store(runs)
+    tracker = tracking.Tracker(runs, tracking_uri)
+    name = variant_name(variant)
+    status = status_file(runs, search, name)
+    status.parent.mkdir(parents=True, exist_ok=True)
+    lineage = path(variant, store.data)
+    last = lineage[-1]
+    mlflow_run = tracker.start(
+        name,
+        parent=parent,
+        key=f"variant/{last.id}/{parent or 'alone'}",
+        tags={"remora.kind": "variant"},
+        params={"vision": variant.vision, "connector": variant.connector, "llm": variant.llm, "recipe": variant.recipe,
+                "seed": variant.seed},
+    )  # fmt: skip
+    tracker.text(mlflow_run, variant.model_dump_json(indent=1), "variant.json")
+    try:
+        stages = {}
+        for stage_run in lineage:
+            stages[stage_run.name], stage_mlflow = _ensure(stage_run, store, variant, tracker, mlflow_run, status)
+            # Linked, not repeated: a stage run that several variants share has one MLflow run.
+            tracker.tag(mlflow_run, f"remora.stage.{stage_run.stage.name}", stage_mlflow)
+        bundle = runs / "bundles" / f"{name}-{last.id[:12]}"
+        about = {"variant": variant.model_dump(mode="json"), "stages": [r.name for r in lineage]}
+        write_bundle(bundle, name, store.parts(lineage), last.stage.template, variant.seed, about)
+
+        journal.append(status, "evaluating")
+
+        def scored(score: Score) -> None:
+            journal.append(status, "scored", **as_json(score))
+            tracker.metrics(mlflow_run, _metrics(score))
+
+        scores = evaluate(bundle, last, variant.benchmarks, store, variant.cluster, scored)
+        for benchmark in scores:
+            tracker.artifacts(mlflow_run, score_folder(store, last, benchmark), f"benchmarks/{benchmark}")
+    except BaseException as e:
+        journal.append(status, "failed", error=str(e))
+        tracker.finish(mlflow_run, "FAILED")
+        raise
+    journal.append(status, "finished")
+    tracker.finish(mlflow_run)
+    return Outcome(name, bundle, mlflow_run, scores, stages)
+
+
+def _metrics(score: Score) -> dict[str, float]:
+    flat = {
+        "accuracy": score.accuracy,
+        "accuracy_low": score.ci[0],
+        "accuracy_high": score.ci[1],
+        "blind": score.blind,
+        "question_only": score.question_only,
+        "n": float(score.n),
+        **{f"category.{c}": v for c, v in score.by_category.items()},
+    }
+    return {f"{score.benchmark}/{k}": v for k, v in flat.items()}
+
+
+def _ensure(
+    run: StageRun, store: Store, variant: Variant, tracker: tracking.Tracker, parent: str, status: Path
+) -> tuple[str, str]:
+    """Make sure that a stage run is published: ("trained" or "reused", its MLflow run)."""
+
+    def say(state: str) -> None:
+        journal.append(status, "stage", run=run.name, stage=run.stage.name, state=state)
+
+    if not store.finished(run):
+        with store.lease(run, waiting=lambda: say("waiting")):
+            if not store.finished(run):
+                say("training")
+                mlflow_run = _train(run, store, variant, tracker, parent)
+                say("trained")
+                return "trained", mlflow_run
+    say("reused")
+    return "reused", str(store.record(run)["mlflow_run"])
+
+
+def _train(run: StageRun, store: Store, variant: Variant, tracker: tracking.Tracker, parent: str) -> str:
+    job = store.prepare(run, variant.cluster)
+    mlflow_run = tracker.start(
+        run.name,
+        parent=parent,
+        key=f"stage/{run.id}",
+        tags={"remora.kind": "stage", "remora.identity": run.id, "remora.parent_stage": run.parent.name if run.parent else ""},
+        params=_params(run, variant),
+    )
+    tracker.text(mlflow_run, run.stage.model_dump_json(indent=1), "stage.json")
+    began = time.time()
+    try:
+        with tracking.Mirror(tracker, mlflow_run, job.folder / journal.JOURNAL):
+            train_stage(job, run.name, store.runs / "ray")
+        record = {
+            "identity": run.id,
+            "stage": run.stage.name,
+            "parent": run.parent.name if run.parent else None,
+            "parts": dict(run.parts),
+            "trained": list(run.stage.tune.trained),
+            "seed": run.seed,
+            "mlflow_run": mlflow_run,
+            "began": began,
+            "seconds": time.time() - began,
+            "workers": variant.cluster.workers,
+        }
+        folder = store.publish(run, record)
+    except BaseException:
+        tracker.finish(mlflow_run, "FAILED")
+        raise
+    tracker.artifacts(mlflow_run, folder / "parts", "parts")
+    tracker.finish(mlflow_run)
+    return mlflow_run
+
+
+def _params(run: StageRun, variant: Variant) -> Mapping[str, Any]:
+    stage = run.stage.model_dump(mode="json", exclude={"name", "mixture"})
+    mixture = ", ".join(f"{e.dataset or e.path} x{e.weight:g}" for e in run.stage.mixture)
+    return {"stage": stage, "mixture": mixture, "parts": dict(run.parts), "cluster": variant.cluster.model_dump(mode="json")}

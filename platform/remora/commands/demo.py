@@ -1,0 +1,161 @@
+"""`remora demo`: data, a search of four variants, the champion behind an endpoint, and one question to it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from remora import catalog
+from remora.cluster.search import check, result_file
+from remora.commands.data import build
+from remora.commands.run import live
+from remora.errors import ClusterError, ServingError
+from remora.evaluation.questions import read_questions
+from remora.files import write_json
+from remora.processes import Child, remora_command
+from remora.reporting.tables import duration, scores_table, stages_table
+from remora.serving.client import ask, curl_command
+from remora.spec import Space, load
+from remora.stages import Store
+
+SPACE = Path(__file__).parent / "demo.yaml"
+HEADLINE, UNSEEN = "easy-vqa", "openmoji-unseen"
+READY_S = 180.0
+
+
+def demo(args: argparse.Namespace) -> None:
+    """Run the whole story; exits with an error if any of it fails."""
+    began = time.time()
+    console = Console()
+    store = Store(args.runs)
+    store.check_writable()
+    port = _port(args.port)
+
+    console.rule("[bold]1 of 4  Data")
+    manifest = build(args, console)
+    console.print(
+        f"{sum(manifest['pictures'].values()):,} pictures from OpenMoji (CC-BY-SA-4.0) and easy-VQA (MIT), "
+        f"{sum(sum(c.values()) for c in manifest['concepts'].values()):,} concepts, "
+        f"{sum(manifest['concepts']['unseen'].values()):,} of them never seen in training: {args.runs / 'data' / 'demo'}",
+        highlight=False,
+    )
+
+    console.rule("[bold]2 of 4  Search: 2 connectors x 2 recipes")
+    args.spec = SPACE
+    space = load(Space, SPACE)
+    names = list(check(space, store))
+    if args.address is None and all(_scored(store, space, name) for name in names):
+        console.print("Every stage run is finished already; the search only reads them.")
+    live(args, "search", space.name, names, console)
+    result = json.loads(result_file(args.runs, space.name).read_text())
+    if result["ended"] < began:
+        raise ClusterError(f"the search ended without a result; see {args.runs / 'logs'}")
+
+    console.rule("[bold]3 of 4  Results")
+    titles = {name: catalog.benchmark(name).title for name in space.benchmarks}
+    console.print(scores_table(result["variants"], result["champion"], titles))
+    console.print(stages_table(result["variants"]))
+    counts = result["stage_runs"]
+    console.print(
+        f"Stage runs: {counts['planned']} planned by {len(names)} variants, {counts['trained']} trained, "
+        f"{counts['reused']} reused (shared or finished before)."
+    )
+    console.print(
+        f"Champion: [bold]{result['champion']}[/], chosen on {titles[space.champion.benchmark]}, "
+        f"registered as {space.champion.register_as}@champion, version {result['version']}."
+    )
+
+    console.rule("[bold]4 of 4  Endpoint")
+    options = ["--runs", str(args.runs), "--port", str(port)]
+    for flag in ("address", "tracking_uri"):
+        if value := getattr(args, flag):
+            options += [f"--{flag.replace('_', '-')}", value]
+    endpoint = Child(remora_command("serve", *options), args.runs / "logs" / "serve.log")
+    try:
+        url = _wait_ready(endpoint, console)
+        question = read_questions(UNSEEN, store.data)[0]
+        answer = ask(url, question.image, question.text)
+        console.print(f"Picture   {question.image}\nQuestion  {question.text}\nAnswer    [bold]{answer}[/]", highlight=False)
+        console.print(f"Expected  {question.answer}", highlight=False)
+        summary = _summary(result, time.time() - began, {
+            "image": str(question.image), "question": question.text, "answer": answer, "expected": question.answer,
+        })  # fmt: skip
+    except BaseException:
+        endpoint.stop()
+        raise
+    if args.keep:
+        console.print(f"\nThe endpoint stays up at {url} (process {endpoint.process.pid}); stop it: kill {endpoint.process.pid}")
+    else:
+        with console.status("stopping the endpoint"):
+            endpoint.stop()
+        serve = f"remora serve --runs {args.runs} --port {port}"
+        console.print(f"\nEndpoint (stopped again; start it with `{serve}`, or run the demo with --keep): {url}")
+    console.print(curl_command(url, question.image, question.text), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"MLflow: remora ui --runs {args.runs}", highlight=False)
+    console.print(f"Finished in {duration(time.time() - began)}.")
+    if args.json:
+        write_json(args.json, summary)
+
+
+def _scored(store: Store, space: Space, name: str) -> bool:
+    return any((store.runs / "bundles").glob(f"{name}-*"))
+
+
+def _port(asked: int | None) -> int:
+    """The port that was asked for if it is free; else 8000, or any free one.
+
+    Raises:
+        ServingError: the port that was asked for is in use.
+    """
+    for port in [asked] if asked else [8000, 0]:
+        try:
+            with socket.create_server(("127.0.0.1", port)) as s:
+                return int(s.getsockname()[1])
+        except OSError:
+            continue
+    raise ServingError(f"port {asked} is in use; choose another with --port N, or leave it out to have a free one found")
+
+
+def _wait_ready(endpoint: Child, console: Console) -> str:
+    """The endpoint's URL once it answers.
+
+    Raises:
+        ServingError: it ended, or was not ready in time.
+    """
+    end = time.monotonic() + READY_S
+    with console.status(f"starting two replicas (log: {endpoint.log})"):
+        while time.monotonic() < end:
+            for line in endpoint.log.read_text(errors="replace").splitlines():
+                if line.startswith("ready: "):
+                    return line.removeprefix("ready: ")
+            if not endpoint.running:
+                raise ServingError(f"{endpoint.error()} (log: {endpoint.log})")
+            time.sleep(0.2)
+    raise ServingError(f"the endpoint was not ready after {READY_S:.0f} s (log: {endpoint.log})")
+
+
+def _summary(result: dict[str, Any], seconds: float, answer: dict[str, str]) -> dict[str, Any]:
+    """What --json writes; the headline figures are those of easy-VQA's published test split."""
+    keys = ("accuracy", "ci", "blind", "question_only", "n")
+    variants = [
+        {
+            "name": v["name"],
+            **{k: v["benchmarks"][HEADLINE][k] for k in keys},
+            "benchmarks": v["benchmarks"],
+            "stages": v["stages"],
+        }
+        for v in result["variants"]
+    ]
+    return {
+        "variants": variants,
+        "champion": result["champion"],
+        "stage_runs": result["stage_runs"],
+        "seconds": seconds,
+        "answer": answer,
+    }

@@ -1,0 +1,71 @@
+"""`remora plan`, `remora render` and `remora catalog`: what would happen, and what is known."""
+
+from __future__ import annotations
+
+import argparse
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from remora import catalog as known
+from remora.errors import UnknownName, nearest
+from remora.planning import plan_of
+from remora.spec import Space, Variant, load, read_yaml
+from remora.stages import Store, resolve_stages, variant_name, variants_of
+
+
+def read_spec(path: object) -> list[Variant]:
+    """The variants of a YAML file: a space has many, a variant is itself. `name`d lists of parts make it a space."""
+    raw, _ = read_yaml(str(path))
+    if isinstance(raw, dict) and "champion" in raw:
+        return variants_of(load(Space, str(path)))
+    return [load(Variant, str(path))]
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Every stage run of the spec: who uses it, and whether it is there already."""
+    result = plan_of(read_spec(args.spec), Store(args.runs))
+    table = Table(title=f"{args.spec}: stage runs", title_justify="left")
+    for column in ("stage run", "used by", "steps", "samples", "state"):
+        table.add_column(column, justify="right" if column in ("steps", "samples") else "left")
+    for row in result.rows:
+        state = "is there" if row.finished else "to train"
+        table.add_row(row.run, ", ".join(row.variants), f"{row.steps:,}", f"{row.samples:,}", state)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{result.distinct} stage runs, {result.to_train} to train ({result.samples:,} samples). "
+        f"Without sharing: {result.uses} stage runs, {result.samples_without_sharing:,} samples."
+    )
+
+
+def render(args: argparse.Namespace) -> None:
+    """Every variant with its stages as they will run."""
+    out = [
+        {
+            "name": variant_name(v),
+            **v.model_dump(mode="json", exclude={"name", "overrides"}),
+            "stages": [s.model_dump(mode="json", exclude_none=True) for s in resolve_stages(v)],
+        }
+        for v in read_spec(args.spec)
+    ]
+    Console().print(yaml.safe_dump_all(out, sort_keys=False, width=120), end="", markup=False, highlight=False)
+
+
+def catalog(args: argparse.Namespace) -> None:
+    """List the kinds, a kind's entries, or one entry."""
+    console = Console(soft_wrap=True)
+    if args.kind is None:
+        for kind in known.KINDS:
+            console.print(f"[bold]{kind}[/]: {', '.join(known.entries(kind))}", highlight=False)
+        return
+    entries = known.entries(args.kind)
+    if args.name is None:
+        for name, entry in entries.items():
+            console.print(f"[bold]{name}[/]  {getattr(entry, 'source', '')}", highlight=False)
+    elif args.name in entries:
+        dumped = {args.name: entries[args.name].model_dump(mode="json", exclude_none=True)}
+        console.print(yaml.safe_dump(dumped, sort_keys=False, width=110), end="", markup=False, highlight=False)
+    else:
+        raise UnknownName(f"unknown {args.kind} {args.name!r}{nearest(args.name, entries)}; known: {', '.join(entries)}")

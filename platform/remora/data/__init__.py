@@ -1,0 +1,1 @@
+"""From conversations and pictures to batches: sources, prompts and masks, order, mixtures."""

@@ -1,0 +1,155 @@
+"""A stage's data: datasets opened and fingerprinted, and the batch of any step as a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from remora import catalog
+from remora.data.conversation import Sample, read_llava_json
+from remora.data.images import open_image, preprocess
+from remora.data.order import MixtureOrder
+from remora.data.prompt import Prompter, Tokens
+from remora.errors import DataError
+from remora.model.vlm import IGNORE, Batch
+from remora.spec import MixtureEntry, Stage
+
+
+def locate(entry: MixtureEntry, data: Path) -> tuple[Path, Path, str]:
+    """(JSON file, image folder, what to do if it is missing) of a mixture entry; `data` holds the catalog's sets."""
+    if entry.dataset is not None:
+        known = catalog.dataset(entry.dataset)
+        return data / known.path, data / known.images, f" (dataset {entry.dataset!r}); next: {known.make}"
+    assert entry.path is not None
+    path = Path(entry.path).expanduser().absolute()
+    images = Path(entry.images).expanduser().absolute() if entry.images else path.parent
+    return path, images, "; give the path of a LLaVA JSON file"
+
+
+def read_mixture(mixture: Sequence[MixtureEntry], data: Path) -> list[list[Sample]]:
+    """Every dataset of a mixture, in order."""
+    return [read_llava_json(*locate(entry, data)) for entry in mixture]
+
+
+def fingerprint(mixture: Sequence[MixtureEntry], data: Path) -> str:
+    """Digest of everything that a mixture reads: the JSON files and every picture's bytes.
+
+    It opens each picture, so a missing or broken one is found before anything trains.
+    """
+    return hashlib.sha256("".join(_fingerprint(*_stat(e, data)) for e in mixture).encode()).hexdigest()
+
+
+def _stat(entry: MixtureEntry, data: Path) -> tuple[Path, Path, str, int]:
+    path, images, hint = locate(entry, data)
+    return path, images, hint, path.stat().st_mtime_ns if path.exists() else 0
+
+
+@lru_cache(maxsize=64)
+def _fingerprint(path: Path, images: Path, hint: str, mtime: int) -> str:
+    seen = hashlib.sha256()
+    files: dict[Path, None] = {}
+    for sample in read_llava_json(path, images, hint):
+        files.update(dict.fromkeys(sample.images))
+    seen.update(path.read_bytes())
+    for file in files:
+        _check_picture(file)
+        seen.update(hashlib.sha256(file.read_bytes()).digest())
+    return seen.hexdigest()
+
+
+def _check_picture(path: Path) -> None:
+    try:
+        with Image.open(path) as image:
+            image.verify()  # walks the file's chunks and checksums without decoding the pixels
+    except FileNotFoundError:
+        raise DataError(f"missing image: {path}; put it there or remove its record") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        raise DataError(f"unreadable image: {path}: {e}; replace the file or remove its record") from None
+
+
+def collate(samples: Sequence[tuple[Tokens, list[torch.Tensor]]], pad: int, side: int) -> Batch:
+    """Pad on the right to the longest sample; pictures follow each other in reading order."""
+    longest = max(len(tokens.ids) for tokens, _ in samples)
+    ids = torch.full((len(samples), longest), pad)
+    labels = torch.full((len(samples), longest), IGNORE)
+    mask = torch.zeros(len(samples), longest, dtype=torch.long)
+    for row, (tokens, _) in enumerate(samples):
+        length = len(tokens.ids)
+        ids[row, :length] = torch.tensor(tokens.ids)
+        labels[row, :length] = torch.tensor(tokens.labels)
+        mask[row, :length] = 1
+    pictures = [pixels for _, images in samples for pixels in images]
+    return Batch(ids, mask, labels, torch.stack(pictures) if pictures else torch.zeros(0, 3, side, side))
+
+
+class StageData:
+    """The batches of a stage. Nothing here remembers where it is: `micro_batches` is a pure function of its arguments."""
+
+    def __init__(
+        self, stage: Stage, data: Path, prompter: Prompter, vision: str | None, seed: int, context: int | None = None
+    ) -> None:
+        self.stage = stage
+        self.samples = read_mixture(stage.mixture, data)
+        self.order = MixtureOrder([len(s) for s in self.samples], [e.weight for e in stage.mixture], seed)
+        self.prompter = prompter
+        self.encoder = catalog.vision(vision) if vision else None
+        self.max_length = min(stage.max_length, context or stage.max_length)
+        tokenizer = prompter.tokenizer
+        self.pad = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+        self.total = stage.steps * stage.batch if stage.steps else round(self.order.epoch_size * (stage.epochs or 1))
+        self.steps = math.ceil(self.total / stage.batch)
+
+    def positions(self, step: int) -> range:
+        """Positions of the global batch of a step; the last batch of a run in epochs may be smaller."""
+        return range(step * self.stage.batch, min((step + 1) * self.stage.batch, self.total))
+
+    def sample(self, position: int) -> Sample:
+        dataset, index = self.order[position]
+        return self.samples[dataset][index]
+
+    def encode(self, sample: Sample) -> Tokens:
+        """Token ids and labels of a sample.
+
+        Raises:
+            DataError: it is longer than the stage allows, or has pictures that a text-only stage cannot show.
+        """
+        if sample.images and self.encoder is None:
+            raise DataError(f"sample {sample.id!r} has a picture, but stage {self.stage.name!r} is text-only")
+        tokens = self.prompter.encode(sample.turns)
+        if len(tokens.ids) > self.max_length:
+            raise DataError(
+                f"sample {sample.id!r} has {len(tokens.ids)} tokens, stage {self.stage.name!r} allows {self.max_length}; "
+                f"raise max_length or shorten the record"
+            )
+        return tokens
+
+    def micro_batches(self, step: int, rank: int, world: int, size: int, count: int) -> Iterator[Batch]:
+        """The rank's share of a step's global batch as `count` micro batches of at most `size` samples.
+
+        Where a rank has no sample left (a last, smaller batch; fewer samples than ranks) it gets a batch without
+        supervised tokens, so that every rank takes the same number of forward and backward passes.
+        """
+        positions = self.positions(step)
+        mine = positions[rank::world]
+        for i in range(count):
+            chosen = [self.sample(p) for p in mine[i * size : (i + 1) * size]]
+            if chosen:
+                yield self._batch(chosen)
+            else:
+                filler = self._batch([self.sample(positions[0])])
+                filler.labels.fill_(IGNORE)
+                yield filler
+
+    def _batch(self, samples: Sequence[Sample]) -> Batch:
+        encoder = self.encoder
+        rows = [
+            (self.encode(s), [preprocess(open_image(p), encoder) for p in s.images] if encoder else [])
+            for s in samples
+        ]
+        return collate(rows, self.pad, encoder.image_size if encoder else 1)

@@ -1,0 +1,75 @@
+"""Which sample stands where: a pure function of (seed, position), with nothing stored.
+
+A keyed permutation of [0, n) is a Feistel network on the smallest even number of bits that holds n, walked until it
+lands inside (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Any rank can ask for any position.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+ROUNDS = 6
+
+
+class Permutation:
+    """A bijection of [0, n), chosen by `key`."""
+
+    def __init__(self, n: int, key: str) -> None:
+        if n < 1:
+            raise ValueError(f"a permutation needs at least one element, got {n}")
+        self.n = n
+        self._half = max(1, math.ceil((n - 1).bit_length() / 2))
+        self._keys = [
+            int.from_bytes(hashlib.blake2b(f"{key}/{r}".encode(), digest_size=8).digest()) for r in range(ROUNDS)
+        ]
+
+    def __getitem__(self, i: int) -> int:
+        if not 0 <= i < self.n:
+            raise IndexError(i)
+        while True:  # at most 4 walks on average: the domain is less than 4 n
+            i = self._mix(i)
+            if i < self.n:
+                return i
+
+    def _mix(self, value: int) -> int:
+        mask = (1 << self._half) - 1
+        left, right = value >> self._half, value & mask
+        for key in self._keys:
+            # splitmix64's finaliser: cheap, and every input bit reaches every output bit
+            z = (right + key) & 0xFFFFFFFFFFFFFFFF
+            z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+            z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+            left, right = right, left ^ ((z ^ (z >> 31)) & mask)
+        return (left << self._half) | right
+
+
+class MixtureOrder:
+    """The order in which a stage reads its datasets.
+
+    `sizes` are the datasets' lengths, `weights` how often each sample is read in an epoch. A weight of 2.5 reads every
+    sample twice and a half of them (chosen by the seed) once more. Position p belongs to epoch p // n.
+    """
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int) -> None:
+        self.seed = seed
+        self.sizes = list(sizes)
+        self.reads = [max(1, round(size * weight)) for size, weight in zip(sizes, weights, strict=True)]
+        self.epoch_size = sum(self.reads)
+        self._epoch: tuple[int, Permutation] | None = None
+
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        """(dataset, sample) at a position of the endless stream."""
+        epoch, i = divmod(position, self.epoch_size)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, Permutation(self.epoch_size, f"{self.seed}/epoch/{epoch}"))
+        read = self._epoch[1][i]
+        for dataset, reads in enumerate(self.reads):
+            if read < reads:
+                whole, rest = divmod(read, self.sizes[dataset])
+                # Each pass over the dataset has its own order, so a partial pass is a seeded subset.
+                order = Permutation(self.sizes[dataset], f"{self.seed}/dataset/{dataset}/{whole}")
+                return dataset, order[rest]
+            read -= reads
+        raise AssertionError("unreachable: read is below the sum of reads")

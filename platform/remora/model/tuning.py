@@ -1,0 +1,98 @@
+"""What trains: an explicit act, with a table that says what it did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from remora.errors import SpecError
+from remora.model.vision import Tower
+from remora.model.vlm import VisionLanguageModel
+from remora.spec import PARTS, PartTuning, Stage, Tuning
+
+
+@dataclass(frozen=True)
+class TuningRow:
+    """One part's line in the table: its mode, its parameters, how many of them train, and at which rate."""
+
+    part: str
+    mode: str
+    parameters: int
+    trained: int
+    lr: float | None
+
+
+def blocks_of(part: str, module: nn.Module) -> tuple[nn.ModuleList, list[nn.Module]]:
+    """The ordered blocks of a part, and the modules behind them that train with the last one."""
+    if isinstance(module, Tower):
+        return module.blocks, module.tail
+    backbone = module.base_model
+    return backbone.layers, [backbone.norm]  # type: ignore[union-attr,return-value,list-item]
+
+
+def _trained_modules(part: str, module: nn.Module, tuning: PartTuning) -> list[nn.Module]:
+    if tuning.mode == "full":
+        return [module]
+    blocks, tail = blocks_of(part, module)
+    assert tuning.blocks is not None
+    first = tuning.blocks if tuning.mode == "from" else len(blocks) - tuning.blocks
+    if not 0 <= first < len(blocks):
+        raise SpecError(
+            f"tune.{part}: {{{tuning.mode}: {tuning.blocks}}} leaves nothing to train or asks for too much; "
+            f"{part} has blocks 0 to {len(blocks) - 1}"
+        )
+    return [*blocks[first:], *tail]
+
+
+def freeze_and_train(model: VisionLanguageModel, tuning: Tuning) -> None:
+    """Set `requires_grad` and the mode of every part. Frozen parts hold no gradients and stay in eval mode.
+
+    Raises:
+        SpecError: a part has fewer blocks than the tuning asks for.
+    """
+    for part in PARTS:
+        module = model.part(part)
+        if module is None:
+            continue
+        module.requires_grad_(False)
+        module.train(tuning[part].trains)
+        if tuning[part].trains:
+            for trained in _trained_modules(part, module, tuning[part]):
+                trained.requires_grad_(True)
+
+
+def tuning_table(model: VisionLanguageModel, stage: Stage) -> list[TuningRow]:
+    """One row for every part that is there. `ds_numel` is the true size of a parameter that ZeRO 3 has split."""
+    rows = []
+    for part in PARTS:
+        module = model.part(part)
+        if module is None:
+            continue
+        sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in module.parameters()]
+        tuning = stage.tune[part]
+        mode = tuning.mode if tuning.blocks is None else f"{tuning.mode} {tuning.blocks}"
+        trained = sum(n for n, trains in sizes if trains)
+        rows.append(TuningRow(part, mode, sum(n for n, _ in sizes), trained, stage.lr_of(part) if trained else None))
+    return rows
+
+
+def parameter_groups(model: VisionLanguageModel, stage: Stage) -> list[dict[str, object]]:
+    """Optimiser groups, one for each trained part and whether its tensors decay.
+
+    Vectors (biases, norms, latent scales) do not decay, as in transformers' Trainer, which the published runs used.
+    """
+    groups: list[dict[str, object]] = []
+    for part in stage.tune.trained:
+        module = model.part(part)
+        assert module is not None
+        for decays in (True, False):
+            params = [p for p in module.parameters() if p.requires_grad and (_ndim(p) > 1) == decays]
+            if params:
+                decay = stage.weight_decay_of(part) if decays else 0.0
+                groups.append({"params": params, "part": part, "lr": stage.lr_of(part), "weight_decay": decay})
+    return groups
+
+
+def _ndim(parameter: nn.Parameter) -> int:
+    return len(getattr(parameter, "ds_shape", parameter.shape))

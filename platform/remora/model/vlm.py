@@ -1,0 +1,104 @@
+"""The multimodal model: three intact parts, and a loss over supervised tokens only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from remora.model.vision import Tower
+
+IMAGE = -200
+"""The id that stands where an image token's embedding goes. It is in no vocabulary, so no text can write it."""
+IGNORE = -100
+"""The label of a position without a loss."""
+
+
+@dataclass
+class Batch:
+    """Samples padded on the right (training) or on the left (answering).
+
+    ids [B, T] with IMAGE where a picture's tokens go; mask [B, T], 1 where a token is; labels [B, T], the token itself
+    where it is supervised and IGNORE elsewhere; pixels [I, 3, H, W], all pictures in reading order.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor
+    pixels: Tensor
+
+    @property
+    def supervised(self) -> int:
+        """Tokens that the loss sums over: the first position of a row has nothing before it to predict it."""
+        return int((self.labels[:, 1:] != IGNORE).sum())
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+
+def place(embeddings: Tensor, ids: Tensor, pictures: Tensor) -> Tensor:
+    """embeddings [B, T, hidden] with those of pictures [I, image_tokens, hidden] at the IMAGE positions of ids [B, T]."""
+    return embeddings.masked_scatter((ids == IMAGE).unsqueeze(-1), pictures.flatten(0, 1).to(embeddings.dtype))
+
+
+class VisionLanguageModel(nn.Module):
+    """A vision encoder, a connector and a language model. A text-only stage has only the last.
+
+    `image_size` is the pixel size that the encoder reads; `image_tokens` is how many embeddings a picture becomes.
+    """
+
+    def __init__(
+        self, llm: nn.Module, vision: Tower | None, connector: nn.Module | None, image_size: int, image_tokens: int
+    ) -> None:
+        super().__init__()
+        self.vision = vision
+        self.connector = connector
+        self.llm = llm
+        self.image_size = image_size
+        self.image_tokens = image_tokens
+
+    def part(self, name: str) -> nn.Module | None:
+        return cast("nn.Module | None", getattr(self, name))
+
+    def image_embeddings(self, pixels: Tensor) -> Tensor:
+        """pixels [I, 3, H, W] -> embeddings [I, image_tokens, hidden]."""
+        assert self.vision is not None and self.connector is not None
+        frozen = not any(p.requires_grad for p in self.vision.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            tokens = self.vision(pixels)
+        return cast(Tensor, self.connector(tokens))
+
+    def embed(self, ids: Tensor, pixels: Tensor) -> Tensor:
+        """Input embeddings [B, T, hidden]: the tokenizer's ids through the table, pictures in their places.
+
+        A batch without a picture still runs the encoder and the connector on a blank one, before the language model,
+        when gradients are wanted: every rank must touch the same parameters in the same order. Adding the blank
+        picture to the loss instead crashes ZeRO 1 and 3 and silently sums unrelated gradients under ZeRO 2.
+        """
+        embeddings = self.llm.get_input_embeddings()(ids.clamp(min=0))  # type: ignore[operator]
+        if self.vision is None:
+            return cast(Tensor, embeddings)
+        if len(pixels):
+            return place(embeddings, ids, self.image_embeddings(pixels))
+        if torch.is_grad_enabled():
+            blank = pixels.new_zeros(1, 3, self.image_size, self.image_size)
+            embeddings = embeddings + 0.0 * self.image_embeddings(blank).sum()
+        return cast(Tensor, embeddings)
+
+    def forward(self, batch: Batch, scale: float = 1.0) -> Tensor:
+        """`scale` times the sum of cross entropies (nats) over the batch's supervised tokens, a scalar.
+
+        Logits are made for supervised positions only; image, prompt and padding tokens never reach the vocabulary.
+        """
+        embeddings = self.embed(batch.ids, batch.pixels)
+        backbone = self.llm.base_model
+        hidden = backbone(inputs_embeds=embeddings, attention_mask=batch.mask, use_cache=False).last_hidden_state  # type: ignore[operator]
+        targets = batch.labels[:, 1:]
+        keep = targets != IGNORE
+        logits = self.llm.get_output_embeddings()(hidden[:, :-1][keep])  # type: ignore[operator]
+        # Without a supervised token this is an empty sum: zero, but still on the graph, so that every rank steps.
+        loss = F.cross_entropy(logits.float(), targets[keep], reduction="sum")
+        return scale * loss

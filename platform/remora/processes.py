@@ -1,0 +1,88 @@
+"""Child processes that are stopped whole: a child, what it started, and what those started.
+
+A Ray cluster is a tree of a dozen processes, some of which leave their parent's group. Every child gets a mark in its
+environment that its descendants inherit, so that all of them can be found and nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+MARK = "REMORA_CHILD"
+
+
+class Child:
+    """A command with its output in a log file, in a session of its own, so that Ctrl-C reaches only its parent."""
+
+    def __init__(self, command: Sequence[str], log: Path, env: dict[str, str] | None = None) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = log
+        self.mark = uuid.uuid4().hex
+        with log.open("w") as out:
+            self.process = subprocess.Popen(
+                list(command),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, **(env or {}), MARK: self.mark},
+            )
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def error(self) -> str:
+        """The child's last words: its `remora:` line if it has one, else the end of its log."""
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        ours = [line for line in lines if line.startswith("remora: ")]
+        return ours[-1].removeprefix("remora: ") if ours else (lines[-1] if lines else "it said nothing")
+
+    def stop(self, grace: float = 20.0) -> None:
+        """End the child and everything it started: politely, then not."""
+        for sig, patience in ((signal.SIGINT, grace), (signal.SIGTERM, 5.0)):
+            if not self.running:
+                break
+            self.process.send_signal(sig)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(patience)
+        deadline = time.monotonic() + 5.0
+        while self._left() and time.monotonic() < deadline:
+            time.sleep(0.1)  # Ray's processes notice their driver's end by themselves
+        for pid in self._left():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self.running:
+            self.process.kill()
+        self.process.wait()
+
+    def _left(self) -> list[int]:
+        return marked(self.mark)
+
+
+def marked(mark: str) -> list[int]:
+    """Ids of living processes with this mark in their environment (Linux; elsewhere none are found)."""
+    needle = f"{MARK}={mark}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if needle in (entry / "environ").read_bytes().split(b"\0") and not _is_zombie(entry):
+                found.append(int(entry.name))
+    return found
+
+
+def _is_zombie(entry: Path) -> bool:
+    return (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def remora_command(*args: str) -> list[str]:
+    """The command line of another `remora` in the same environment."""
+    return [sys.executable, "-m", "remora", *args]

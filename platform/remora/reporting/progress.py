@@ -1,0 +1,85 @@
+"""What a search is doing right now, read from its journals; nothing here touches Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from remora.training import journal
+
+RECENT = 10
+"""Steps that rates and the time to go are averaged over."""
+
+
+@dataclass
+class VariantProgress:
+    """One variant's line in the table."""
+
+    name: str
+    state: str = "queued"
+    stage: str = ""
+    run: str = ""
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    seconds_left: float | None = None
+    stages: dict[str, str] = field(default_factory=dict)
+    """Stage run name -> waiting, training, trained or reused."""
+    accuracy: dict[str, float] = field(default_factory=dict)
+    """Benchmark -> accuracy, as they come in."""
+    error: str | None = None
+
+
+class Progress:
+    """Follows a search's variants from a point in time on."""
+
+    def __init__(self, runs: Path, search: str, variants: list[str], since: float) -> None:
+        self.runs = runs
+        self.folder = runs / "status" / search
+        self.variants = variants
+        self.since = since
+
+    def read(self) -> list[VariantProgress]:
+        """Every variant as it is now."""
+        return [self._variant(name) for name in self.variants]
+
+    def _variant(self, name: str) -> VariantProgress:
+        progress = VariantProgress(name)
+        for event in journal.read(self.folder / f"{name}.jsonl"):
+            if event["time"] >= self.since:
+                _apply(progress, event)
+        if progress.state == "training":
+            self._steps(progress)
+        return progress
+
+    def _steps(self, progress: VariantProgress) -> None:
+        """The step figures of the stage run that trains now."""
+        lines = list(journal.read(self.runs / "stages" / f"{progress.run}.work" / journal.JOURNAL))
+        started = [e for e in lines if e["event"] == "started"]
+        steps = [e for e in lines if e["event"] == "step"]
+        if not started or not steps:
+            return
+        progress.steps = started[-1]["steps"]
+        progress.step = steps[-1]["step"] + 1
+        progress.loss = steps[-1]["loss"]
+        recent = steps[-RECENT:]
+        progress.tokens_per_second = sum(e["tokens_per_second"] for e in recent) / len(recent)
+        seconds = sum(e["samples"] / e["samples_per_second"] for e in recent) / len(recent)
+        progress.seconds_left = seconds * (progress.steps - progress.step)
+
+
+def _apply(progress: VariantProgress, event: dict[str, Any]) -> None:
+    kind = event["event"]
+    if kind == "stage":
+        progress.stages[event["run"]] = event["state"]
+        progress.stage, progress.run, progress.state = event["stage"], event["run"], event["state"]
+        progress.loss = progress.seconds_left = progress.tokens_per_second = None
+        progress.step = progress.steps = 0
+    elif kind == "scored":
+        progress.accuracy[event["benchmark"]] = event["accuracy"]
+    elif kind == "failed":
+        progress.state, progress.error = "failed", event["error"]
+    else:
+        progress.state, progress.stage = kind, ""

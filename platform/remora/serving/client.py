@@ -1,0 +1,66 @@
+"""Ask an endpoint about a picture, from Python or by a command that can be pasted into a shell."""
+
+from __future__ import annotations
+
+import base64
+import json
+import mimetypes
+import shlex
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from remora.errors import DataError, ServingError
+
+
+def ask(url: str, image_path: Path | str, question: str, *, max_tokens: int = 64, timeout: float = 60) -> str:
+    """The answer of the endpoint at `url` (http://127.0.0.1:8000) to `question` about a picture.
+
+    Raises:
+        DataError: the picture cannot be read.
+        ServingError: the endpoint cannot be reached, or refused; one line with its reason.
+    """
+    path = Path(image_path)
+    try:
+        encoded = base64.b64encode(path.read_bytes()).decode()
+    except OSError as e:
+        raise DataError(f"{path}: cannot read: {e.strerror}; give the path of a picture") from None
+    try:
+        # trust_env: a proxy from the environment would be asked for 127.0.0.1
+        response = httpx.post(
+            _route(url), json=_body(path, encoded, question, max_tokens), timeout=timeout, trust_env=False
+        )
+    except httpx.HTTPError as e:
+        raise ServingError(f"{url}: no answer ({type(e).__name__}: {e}); next: remora serve") from e
+    try:
+        found = response.json()
+        if response.is_success:
+            return str(found["choices"][0]["message"]["content"])
+        reason = found["error"]["message"]
+    except (ValueError, LookupError, TypeError):
+        reason = " ".join(response.text[:200].split())
+    raise ServingError(f"{url}: status {response.status_code}: {reason}")
+
+
+def curl_command(url: str, image_path: Path | str, question: str) -> str:
+    """The same question as a command for a shell; it reads the picture when it runs."""
+    path = Path(image_path)
+    marker = "PICTURE-GOES-HERE"
+    body = json.dumps(_body(path, marker, question, 64), ensure_ascii=False)
+    for character in "\\$`":  # what a shell would expand in the here-document
+        body = body.replace(character, "\\" + character)
+    body = body.replace(marker, f"$(base64 < {shlex.quote(str(path))} | tr -d '\\n')", 1)
+    # By standard input: as an argument, a picture above 96 KiB would exceed Linux's limit for one argument.
+    return f"curl -sS {shlex.quote(_route(url))} -H 'Content-Type: application/json' -d @- <<END\n{body}\nEND"
+
+
+def _route(url: str) -> str:
+    return f"{url.rstrip('/')}/v1/chat/completions"
+
+
+def _body(path: Path, encoded: str, question: str, max_tokens: int) -> dict[str, Any]:
+    kind = mimetypes.guess_type(path.name)[0] or "image/png"
+    picture = {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{encoded}"}}
+    content = [picture, {"type": "text", "text": question}]
+    return {"model": "remora", "max_tokens": max_tokens, "messages": [{"role": "user", "content": content}]}

@@ -1,0 +1,166 @@
+"""Run the endpoint until it is told to stop, on a cluster that is there or on one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from remora.cluster.session import ray_session
+from remora.errors import ServingError
+from remora.serving import champion
+from remora.serving.args import EndpointArgs
+from remora.serving.champion import Champion
+
+NAME = "remora"
+HEALTHY_S = 60.0
+
+
+def serve_forever(
+    args: EndpointArgs,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    address: str | None = None,
+    ready: Callable[[str], None] | None = None,
+    load: Callable[[EndpointArgs], Champion] = champion.load,
+) -> None:
+    """Deploy the endpoint, call `ready` with its URL, and block until SIGINT or SIGTERM.
+
+    With `address` (or RAY_ADDRESS) that cluster is used and left as it was; otherwise one is started and stopped here.
+
+    Raises:
+        ServingError: the port is in use, an endpoint is there already, or the deployment failed.
+        ClusterError: no cluster at `address`.
+    """
+    ours = not (address or os.environ.get("RAY_ADDRESS"))
+    if ours:
+        _refuse_port_in_use(host, port)
+    with ray_session(address), _sigterm_as_interrupt(), contextlib.suppress(KeyboardInterrupt):
+        owns_serve = _start(host, port)
+        try:
+            _deploy(args, load)
+            url = _url(host, port)
+            _wait_until_healthy(url)
+            if ready is not None:
+                ready(url)
+            threading.Event().wait()
+        finally:
+            # First: shutting down alone kills the proxy and drops the requests that are being answered.
+            _delete(NAME)
+            if owns_serve and not ours:  # the end of a cluster of our own ends Serve too
+                from ray import serve
+
+                serve.shutdown()
+
+
+def _start(host: str, port: int) -> bool:
+    """Start Serve unless it runs already, as it may on a cluster that was joined; whether it was started here."""
+    from ray import serve
+
+    from remora.serving.app import REQUEST_TIMEOUT_S
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    status = serve.status()
+    if not status.proxies:
+        _refuse_port_in_use(host, port)
+        serve.start(http_options={"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S})
+        return True
+    if NAME in status.applications:
+        raise ServingError(
+            f"one endpoint a cluster: an application {NAME!r} is deployed on this one already; "
+            "next: serve status, then serve shutdown or another --address"
+        )
+    if not _answers(f"{_url(host, port)}/-/healthz"):
+        raise ServingError(
+            f"one Serve a cluster: it runs on this one already, and not at {host}:{port}; "
+            "next: --host and --port as in its http_options"
+        )
+    return False
+
+
+def _deploy(args: EndpointArgs, load: Callable[[EndpointArgs], Champion]) -> None:
+    from ray import serve
+
+    from remora.serving.app import application
+
+    try:
+        serve.run(application(args, load), name=NAME, route_prefix="/")
+    except RuntimeError as e:
+        status = serve.status().applications.get(NAME)
+        told = [d.message for d in status.deployments.values()] if status else []
+        raise ServingError(f"the endpoint could not be deployed: {_cause([str(e), *told])}") from e
+
+
+def _delete(name: str) -> None:
+    from ray import serve
+
+    from remora.serving.app import GRACE_S
+
+    end = time.monotonic() + GRACE_S
+    while True:
+        try:
+            return serve.delete(name)
+        except TimeoutError:  # serve.delete itself gives up after 60 s; requests may take longer
+            if time.monotonic() > end:
+                return
+
+
+def _refuse_port_in_use(host: str, port: int) -> None:
+    if not 0 < port < 2**16:
+        raise ServingError(f"a port is a number from 1 to 65535; found {port}; next: --port 8000")
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as e:
+        reason = os.strerror(e.errno) if e.errno else str(e)
+        raise ServingError(
+            f"the endpoint needs a free port: {host}:{port} cannot be used ({reason}); next: --port {port % 65535 + 1}"
+        ) from None
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
+
+
+def _answers(url: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(url, timeout=5, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _wait_until_healthy(url: str) -> None:
+    end = time.monotonic() + HEALTHY_S
+    while not _answers(f"{url}/healthz"):
+        if time.monotonic() > end:
+            raise ServingError(f"the endpoint is deployed but {url}/healthz does not answer; next: serve status")
+        time.sleep(0.2)
+
+
+def _cause(messages: list[str]) -> str:
+    """The last line that names an exception in what Serve says, which holds a replica's traceback."""
+    pattern = r"^\s*(?:[\w.]+\.)?((?:\w+Error|\w+Exception|TornArtifact|UnknownName): .+)$"
+    named = [line for message in messages for line in re.findall(pattern, message, re.MULTILINE)]
+    return named[-1].strip() if named else messages[0].strip().splitlines()[0]
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Enter it after ray.init, whose own SIGTERM handler would end the process under open requests."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,24 @@
+"""What a user writes: variants, recipes, stages, mixtures and spaces, as strict YAML."""
+
+from remora.spec.base import Spec, load, parse_yaml, read_yaml, validate
+from remora.spec.recipe import PARTS, MixtureEntry, PartTuning, Recipe, Stage, Tuning
+from remora.spec.variant import Champion, Cluster, Job, Space, Variant
+
+__all__ = [
+    "PARTS",
+    "Champion",
+    "Cluster",
+    "Job",
+    "MixtureEntry",
+    "PartTuning",
+    "Recipe",
+    "Space",
+    "Spec",
+    "Stage",
+    "Tuning",
+    "Variant",
+    "load",
+    "parse_yaml",
+    "read_yaml",
+    "validate",
+]

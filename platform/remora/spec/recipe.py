@@ -1,0 +1,160 @@
+"""Recipes: an ordered list of stages, and what each part of the model does in each of them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from remora.spec.base import Spec
+
+PARTS = ("vision", "connector", "llm")
+
+
+class PartTuning(Spec):
+    """What one part does in a stage.
+
+    Written as a word (`frozen`, `full`, `absent`), as `{last: 6}`, `{from: 12}`, or in full
+    (`{mode: full, lr: 1e-4}`).
+    """
+
+    mode: Literal["absent", "frozen", "full", "last", "from"]
+    """absent: the part is not built (a text-only stage); last/from: only the last n blocks, or blocks from n on."""
+    blocks: int | None = Field(None, ge=0)
+    """The n of last and from."""
+    lr: float | None = Field(None, gt=0)
+    """Peak learning rate; the stage's if not given."""
+    weight_decay: float | None = Field(None, ge=0)
+    """Decoupled weight decay; the stage's if not given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"mode": value}
+        if isinstance(value, dict):
+            value = dict(value)
+            for mode in ("last", "from"):
+                if mode in value:
+                    value |= {"mode": mode, "blocks": value.pop(mode)}
+        return value
+
+    @model_validator(mode="after")
+    def _blocks_belong(self) -> Self:
+        if (self.blocks is not None) != (self.mode in ("last", "from")):
+            raise ValueError(f"mode {self.mode!r} and blocks {self.blocks!r} do not fit; write {{last: n}} or {{from: n}}")
+        return self
+
+    @property
+    def trains(self) -> bool:
+        return self.mode in ("full", "last", "from")
+
+
+class Tuning(Spec):
+    """What every part does in a stage."""
+
+    vision: PartTuning = PartTuning(mode="frozen")
+    connector: PartTuning = PartTuning(mode="full")
+    llm: PartTuning = PartTuning(mode="frozen")
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.llm.mode == "absent":
+            raise ValueError("the llm cannot be absent: it gives the loss")
+        if (self.vision.mode == "absent") != (self.connector.mode == "absent"):
+            raise ValueError("vision and connector are absent together or not at all")
+        if self.connector.mode in ("last", "from"):
+            raise ValueError("a connector trains whole (full) or not at all (frozen)")
+        if not self.trained:
+            raise ValueError("nothing trains; set at least one part to full, {last: n} or {from: n}")
+        return self
+
+    def __getitem__(self, part: str) -> PartTuning:
+        return getattr(self, part)  # type: ignore[no-any-return]
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        return tuple(p for p in PARTS if self[p].mode != "absent")
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        return tuple(p for p in PARTS if self[p].trains)
+
+
+class MixtureEntry(Spec):
+    """One dataset of a mixture: a catalog name, or a LLaVA JSON file with its image folder."""
+
+    dataset: str | None = None
+    """A name from `remora catalog datasets`."""
+    path: str | None = None
+    """A LLaVA conversation JSON file."""
+    images: str | None = None
+    """The folder that its image paths are relative to; the file's own folder if not given."""
+    weight: float = Field(1.0, gt=0)
+    """How often each of its samples is read in an epoch; 0.5 reads a seeded half."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        return {"dataset": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.dataset is None) == (self.path is None):
+            raise ValueError("give either dataset (a catalog name) or path (a JSON file)")
+        return self
+
+
+class Stage(Spec):
+    """One stage of a recipe. Rates are peak rates, batch sizes are global (all workers and accumulation together)."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    mixture: tuple[MixtureEntry, ...] = Field(min_length=1)
+    template: str = "vicuna"
+    """Prompt template, from `remora catalog templates`."""
+    tune: Tuning = Tuning()
+    batch: int = Field(256, ge=1)
+    """Samples a step over all workers."""
+    epochs: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, ge=1)
+    """Either epochs or steps."""
+    max_length: int = Field(2048, ge=8)
+    """Tokens a sample may have, image tokens included."""
+    lr: float = Field(gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.03, ge=0, lt=1)
+    """Share of the steps that the rate takes to rise from 0."""
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    clip: float | None = Field(None, gt=0)
+    """Gradient norm to clip at. The LLaVA family's published runs were not clipped, so that is the default."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps")
+        return self
+
+    def lr_of(self, part: str) -> float:
+        return self.tune[part].lr or self.lr
+
+    def weight_decay_of(self, part: str) -> float:
+        own = self.tune[part].weight_decay
+        return self.weight_decay if own is None else own
+
+
+class Recipe(Spec):
+    """An ordered list of stages, with the source of its figures."""
+
+    name: str
+    source: str = ""
+    """Paper, repository and file that the figures come from."""
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [s.name for s in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two stages share a name: {', '.join(names)}")
+        return self

@@ -1,0 +1,79 @@
+"""Variants and spaces: what to build and train, or what a search may choose from."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+from pydantic import Field
+
+from remora.spec.base import Spec
+
+
+class Cluster(Spec):
+    """Where and how a stage runs. Nothing here changes a result, so nothing here is part of a stage run's identity."""
+
+    workers: int = Field(1, ge=1)
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: float = Field(0, ge=0)
+    micro_batch: int = Field(16, ge=1)
+    """Samples that one worker puts through the model at once; accumulation follows from batch / (workers x this)."""
+    zero: int = Field(2, ge=0, le=3)
+    """DeepSpeed ZeRO stage."""
+    checkpoint_every: int = Field(50, ge=1)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(2, ge=1)
+    max_failures: int = Field(3, ge=0)
+    """Worker failures that a stage run survives."""
+
+
+class Champion(Spec):
+    """How a search chooses."""
+
+    benchmark: str
+    """The benchmark that decides; keep it apart from those that are reported."""
+    register_as: str = "remora"
+    """Model name in the registry; the best variant gets the alias `champion`."""
+
+
+class Job(Spec):
+    """What a single variant and a space have in common."""
+
+    overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Stage name to the keys that replace the recipe's; merged key by key."""
+    seed: int = Field(0, ge=0)
+    cluster: Cluster = Cluster()
+    benchmarks: tuple[str, ...] = ()
+    """Names from `remora catalog benchmarks`, measured after the last stage."""
+
+
+class Variant(Job):
+    """One composition and its recipe."""
+
+    name: str | None = None
+    """Shown everywhere; by default recipe-vision-llm-connector with the catalog's short names."""
+    vision: str
+    connector: str
+    llm: str
+    recipe: str
+
+
+class Space(Job):
+    """What a search may choose from: every combination of the lists is a variant."""
+
+    name: str
+    vision: tuple[str, ...] = Field(min_length=1)
+    connector: tuple[str, ...] = Field(min_length=1)
+    llm: tuple[str, ...] = Field(min_length=1)
+    recipe: tuple[str, ...] = Field(min_length=1)
+    champion: Champion
+    concurrent: int | None = Field(None, ge=1)
+    """Trials at a time; by default as many as the cluster's CPUs and GPUs hold."""
+
+    def variants(self) -> list[Variant]:
+        """Every combination, recipe slowest, so that variants that share early stages stand next to each other."""
+        shared = {k: getattr(self, k) for k in Job.model_fields}
+        return [
+            Variant(**shared, recipe=r, vision=v, llm=m, connector=c)
+            for r, v, m, c in product(self.recipe, self.vision, self.llm, self.connector)
+        ]

@@ -1,0 +1,143 @@
+"""A variant as a path of stage runs, and a search as the union of its variants' paths.
+
+A stage run's identity is the digest of everything that decides its result: its parent's identity, the parts that take
+part and what they are made from, the resolved stage and its template, the data, the seed, and NUMERICS. The `cluster:`
+block is left out on purpose: workers, ZeRO stage and micro batches do not change the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remora import catalog
+from remora.data.mixture import fingerprint
+from remora.errors import SpecError, nearest
+from remora.files import digest
+from remora.model.parts import source_digest
+from remora.spec import PARTS, Space, Stage, Variant, validate
+
+NUMERICS = 1
+"""Raise by hand when a change makes the same spec give other weights."""
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One stage of one variant: a node of the graph."""
+
+    id: str
+    stage: Stage
+    parent: StageRun | None
+    parts: tuple[tuple[str, str], ...]
+    """(part, catalog name) of every part that is present, in PARTS order."""
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Folder and display name: the stage and the start of its identity."""
+        return f"{self.stage.name}-{self.id[:12]}"
+
+    @property
+    def lineage(self) -> tuple[StageRun, ...]:
+        """From the first stage run to this one."""
+        return (*(self.parent.lineage if self.parent else ()), self)
+
+
+def variant_name(variant: Variant) -> str:
+    """The variant's own name, or recipe-vision-llm-connector in the catalog's short names (share-Sig-Phi-mlp)."""
+    return variant.name or "-".join(
+        (
+            Path(variant.recipe).stem,
+            catalog.vision(variant.vision).short,
+            catalog.llm(variant.llm).short,
+            catalog.connector(variant.connector).short,
+        )
+    )
+
+
+def _recipe_stages(variant: Variant) -> list[Stage]:
+    """The stage that trains the variant's language model, if it has one, then the recipe's."""
+    own = catalog.llm(variant.llm).stage
+    return ([own] if own else []) + list(catalog.recipe(variant.recipe).stages)
+
+
+def _check_overrides(overrides: Iterable[str], known: Sequence[str]) -> None:
+    for name in overrides:
+        if name not in known:
+            raise SpecError(f"overrides: no stage {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
+
+
+def resolve_stages(variant: Variant) -> tuple[Stage, ...]:
+    """The variant's stages in order, with its overrides.
+
+    Raises:
+        SpecError: an override names no stage, or breaks a rule.
+    """
+    stages = _recipe_stages(variant)
+    _check_overrides(variant.overrides, [s.name for s in stages])
+    return tuple(_overridden(s, variant.overrides.get(s.name, {})) for s in stages)
+
+
+def variants_of(space: Space) -> list[Variant]:
+    """Every variant of a space, each with the overrides of the stages that its recipe has.
+
+    Raises:
+        SpecError: an override names a stage that no recipe of the space has.
+    """
+    variants = space.variants()
+    stages = [[s.name for s in _recipe_stages(v)] for v in variants]
+    _check_overrides(space.overrides, list(dict.fromkeys(n for names in stages for n in names)))
+    return [
+        v.model_copy(update={"overrides": {k: c for k, c in v.overrides.items() if k in names}})
+        for v, names in zip(variants, stages, strict=True)
+    ]
+
+
+def _overridden(stage: Stage, changes: dict[str, Any]) -> Stage:
+    if not changes:
+        return stage
+    merged = stage.model_dump(mode="json", exclude_none=True)
+    # epochs and steps exclude each other: naming one takes the place of the other
+    if "steps" in changes:
+        merged.pop("epochs", None)
+    if "epochs" in changes:
+        merged.pop("steps", None)
+    merged |= {k: v for k, v in changes.items() if k != "tune"}
+    merged["tune"] |= changes.get("tune", {})
+    return validate(Stage, merged, f"overrides: {stage.name}")
+
+
+def path(variant: Variant, data: Path) -> tuple[StageRun, ...]:
+    """The stage runs that make the variant, in order. Reads the data once, to fingerprint it.
+
+    Raises:
+        UnknownName: a part, recipe, template or dataset that the catalog does not hold.
+        DataError: a dataset or picture that is missing or unreadable.
+    """
+    names = {part: getattr(variant, part) for part in PARTS}
+    catalog.vision(names["vision"])
+    catalog.connector(names["connector"])
+    for name in variant.benchmarks:
+        catalog.benchmark(name)
+    run: StageRun | None = None
+    for stage in resolve_stages(variant):
+        present = stage.tune.present
+        identity = {
+            "numerics": NUMERICS,
+            "parent": run.id if run else None,
+            "parts": {p: [names[p], source_digest(p, names[p])] for p in present},
+            "stage": stage.model_dump(mode="json"),
+            "template": catalog.template(stage.template).model_dump(mode="json", exclude={"source"}),
+            "data": fingerprint(stage.mixture, data),
+            "seed": variant.seed,
+        }
+        run = StageRun(digest(identity), stage, run, tuple((p, names[p]) for p in present), variant.seed)
+    assert run is not None
+    return run.lineage
+
+
+def union(paths: Iterable[Sequence[StageRun]]) -> dict[str, StageRun]:
+    """Every stage run that a search needs, once, in an order in which parents come first."""
+    return {run.id: run for p in paths for run in p}

@@ -1,0 +1,163 @@
+"""The artifact store: what is trained already, and who may train what is not.
+
+    <runs>/stages/<stage>-<identity>/         published: parts/, journal.jsonl, job.json, record.json, manifest.json
+    <runs>/stages/<stage>-<identity>.work/    being trained: journal, checkpoints, parts
+    <runs>/stages/<stage>-<identity>.lease    locked by whoever trains it
+
+The lease is a lock of the operating system on an open file, so it ends with its holder, however that dies. The run
+folder must be on a disk or a network file system that honours flock (NFS 4, Lustre with -o flock).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from remora import catalog
+from remora.data.mixture import read_mixture
+from remora.data.prompt import rendered_words
+from remora.errors import StoreError, TornArtifact
+from remora.files import disk_errors, is_published, publishing, verify, write_atomic, write_json
+from remora.model.llm import create_from_scratch, pretrained_folder
+from remora.model.parts import PartRef, seed_for
+from remora.spec import Cluster
+from remora.stages.graph import StageRun
+from remora.training.journal import JOURNAL
+from remora.training.stage import PARTS_FOLDER, StageJob
+
+log = logging.getLogger(__name__)
+POLL = 0.5
+
+
+def default_runs() -> Path:
+    """The run folder: REMORA_RUNS, or `remora` in the home folder, the same for every working directory and worker."""
+    return Path(os.environ.get("REMORA_RUNS") or Path.home() / "remora").expanduser().absolute()
+
+
+class Store:
+    """Stage runs below one run folder."""
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs
+        self.root = runs / "stages"
+        self.data = runs / "data"
+        self.cache = runs / "cache"
+
+    def check_writable(self) -> None:
+        """Raises:
+        StoreError: the run folder is read-only, full or no folder.
+        """
+        with disk_errors(self.runs):
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.runs / f".probe-{os.getpid()}"
+            probe.write_bytes(b"\0" * 65536)
+            probe.unlink()
+
+    def folder(self, run: StageRun) -> Path:
+        return self.root / run.name
+
+    def work(self, run: StageRun) -> Path:
+        return self.root / f"{run.name}.work"
+
+    def journal(self, run: StageRun) -> Path:
+        """The run's journal, wherever it is now."""
+        done = self.folder(run) / JOURNAL
+        return done if done.exists() else self.work(run) / JOURNAL
+
+    def finished(self, run: StageRun) -> bool:
+        """Whether the run is published and whole. A torn one is set aside by name, to be trained again."""
+        folder = self.folder(run)
+        if not is_published(folder):
+            return False
+        try:
+            verify(folder)
+        except TornArtifact as e:
+            aside = folder.with_name(f"{folder.name}.torn-{int(time.time())}")
+            folder.rename(aside)
+            log.warning("stage run refused, it will be trained again: %s (kept as %s)", e, aside.name)
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def lease(self, run: StageRun, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the right to train `run`; calls `waiting` once if somebody else has it."""
+        with disk_errors(self.runs):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with (self.root / f"{run.name}.lease").open("w") as f:
+                told = False
+                while True:
+                    try:
+                        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    except BlockingIOError:
+                        if not told:
+                            waiting()
+                            told = True
+                        time.sleep(POLL)
+                yield
+
+    def parts(self, lineage: tuple[StageRun, ...]) -> dict[str, PartRef]:
+        """Every part with the folder of its weights after `lineage`: the last stage run that trained it decides."""
+        refs: dict[str, PartRef] = {}
+        for run in lineage:
+            for part, name in run.parts:
+                if run.stage.tune[part].trains:
+                    refs[part] = PartRef(name, self.folder(run) / PARTS_FOLDER / part)
+                elif part not in refs:
+                    refs[part] = PartRef(name, self._pristine(part, name))
+        return refs
+
+    def _pristine(self, part: str, name: str) -> Path | None:
+        if part != "llm":
+            return None
+        entry = catalog.llm(name)
+        if entry.loader == "scratch":
+            raise StoreError(f"llm {name!r} is trained from scratch, but no stage of the recipe trains it")
+        return pretrained_folder(name, entry, self.cache / "llm")
+
+    def prepare(self, run: StageRun, cluster: Cluster) -> StageJob:
+        """The job of a stage run: where its parts start from, in its working folder (kept if it exists: a resume)."""
+        work = self.work(run)
+        with disk_errors(self.runs):
+            work.mkdir(parents=True, exist_ok=True)
+            refs = self.parts(run.parent.lineage) if run.parent else {}
+            for part, name in run.parts:
+                if part not in refs:
+                    refs[part] = PartRef(name, self._start(part, name, run))
+            job = StageJob(run.stage, {p: refs[p] for p, _ in run.parts}, work, self.data, run.seed, cluster)
+            write_atomic(work / "job.json", job.to_json())
+        return job
+
+    def _start(self, part: str, name: str, run: StageRun) -> Path | None:
+        if part != "llm" or catalog.llm(name).loader != "scratch":
+            return self._pristine(part, name)
+        start = self.work(run) / "start" / "llm"
+        if is_published(start):
+            verify(start)
+        else:
+            template = catalog.template(run.stage.template)
+            words = [rendered_words(template, s.turns) for d in read_mixture(run.stage.mixture, self.data) for s in d]
+            create_from_scratch(catalog.llm(name), words, seed_for(run.seed, "llm"), start)
+        return start
+
+    def record(self, run: StageRun) -> dict[str, Any]:
+        """What was written about a finished run when it was published."""
+        return json.loads((self.folder(run) / "record.json").read_text())  # type: ignore[no-any-return]
+
+    def publish(self, run: StageRun, record: dict[str, Any]) -> Path:
+        """Make the trained parts the run's artifact, with its journal and record; checkpoints are not kept."""
+        work, final = self.work(run), self.folder(run)
+        with publishing(final) as tmp:
+            for name in (PARTS_FOLDER, JOURNAL, "job.json"):
+                shutil.copytree(work / name, tmp / name) if (work / name).is_dir() else shutil.copy2(work / name, tmp)
+            write_json(tmp / "record.json", record)
+        shutil.rmtree(work)
+        return final

@@ -1,0 +1,11 @@
+"""MLflow: one logical run a stage run, its figures, and the registry of models.
+
+Training never stops because the tracker did: what cannot be written waits in a file and is written later. `mlflow` is
+imported inside functions of this room alone, so that this import stays light.
+"""
+
+from remora.tracking.client import Tracker
+from remora.tracking.mirror import Mirror
+from remora.tracking.registry import champion, champion_info, register
+
+__all__ = ["Mirror", "Tracker", "champion", "champion_info", "register"]

@@ -1,0 +1,61 @@
+"""What MLflow accepts as names and values, made from nested dicts: dotted names, safe characters, bounded lengths."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import numbers
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+NAME_LIMIT = 250
+PARAM_LIMIT = 6000
+TAG_LIMIT = 5000  # servers before MLflow 2.20 refuse more, newer ones take 8000
+
+
+def shorten(text: str, limit: int) -> str:
+    """`text` within `limit` characters; a cut text ends in its digest, so that two long texts never look equal."""
+    if len(text) <= limit:
+        return text
+    mark = f"…{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return text[: limit - len(mark)] + mark
+
+
+def name(text: str) -> str:
+    """`text` as a name that MLflow takes: letters, digits, `_`, `-`, `.`, space and single inner slashes."""
+    clean = re.sub(r"[^\w.\- /]", "_", text)
+    # MLflow refuses what would read as another path: "a//b", "/a", "a/../b".
+    pieces = [p for p in clean.split("/") if p.strip(". ")]
+    return shorten("/".join(pieces) or "_", NAME_LIMIT)
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def params(tree: Mapping[str, Any]) -> dict[str, str]:
+    """Nested settings as MLflow params: `{"lr": {"llm": 1e-3}}` gives `{"lr.llm": "0.001"}`; lists become JSON."""
+    return {
+        name(key): shorten(
+            json.dumps(value, default=str) if isinstance(value, (list, tuple, Mapping)) else str(value), PARAM_LIMIT
+        )
+        for key, value in _leaves(tree)
+    }
+
+
+def metrics(tree: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers in nested figures as MLflow metrics; text, null and true/false are left out."""
+    return {
+        name(key): float(value)
+        for key, value in _leaves(tree)
+        if isinstance(value, numbers.Real) and not isinstance(value, bool)
+    }
+
+
+def tags(flat: Mapping[str, Any]) -> dict[str, str]:
+    return {name(key): shorten(str(value), TAG_LIMIT) for key, value in flat.items()}

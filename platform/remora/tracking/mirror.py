@@ -1,0 +1,106 @@
+"""A training's journal, mirrored to MLflow while it grows.
+
+    with Mirror(tracker, run, folder / "journal.jsonl"):
+        train()
+
+The training writes its figures to a file and never waits for a tracker; a thread follows the file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from remora.tracking import figures
+from remora.tracking.client import Step, Tracker
+
+log = logging.getLogger(__name__)
+
+_TAIL = 256  # bytes that tell whether the file is still the one that was read
+_CHUNK = 500  # steps a call, which bounds a line of the backlog
+
+
+class Mirror:
+    """Logs the `step` events of `journal` to run `run_id`, each step once, until the block ends.
+
+    A training that resumes repeats steps: it cuts the journal back and writes them again. Steps that MLflow holds
+    already, from this mirror or from one in an earlier process, are left out.
+
+    Args:
+        interval: Seconds between two looks at the file.
+    """
+
+    def __init__(self, tracker: Tracker, run_id: str, journal: Path, interval: float = 1.0) -> None:
+        self.tracker, self.run_id, self.journal, self.interval = tracker, run_id, Path(journal), interval
+        self._last: int | None = None
+        self._offset = 0
+        self._tail = b""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="tracking-mirror", daemon=True)
+
+    def __enter__(self) -> Mirror:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._drain()  # what was written after the thread's last look
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self.interval):
+            self._drain()
+
+    def _drain(self) -> None:
+        try:
+            lines = self._new_lines()
+        except OSError as e:
+            log.warning("tracking: journal %s cannot be read: %s", self.journal, e)
+            return
+        if self._last is None:
+            self._last = self.tracker.last_step(self.run_id)
+        steps: list[Step] = []
+        for line in lines:
+            step = _step(line)
+            if step is not None and step[0] > self._last:
+                steps.append(step)
+                self._last = step[0]
+        for i in range(0, len(steps), _CHUNK):
+            self.tracker.steps(self.run_id, steps[i : i + _CHUNK])
+
+    def _new_lines(self) -> list[bytes]:
+        """Whole lines since the last look; all of them if the file was cut back or replaced."""
+        if not self.journal.exists():
+            return []
+        with self.journal.open("rb") as f:
+            f.seek(self._offset - len(self._tail))
+            if f.read(len(self._tail)) != self._tail:
+                # Size alone would not tell: a file that was cut back may have grown past the old offset since.
+                self._offset = 0
+                f.seek(0)
+            data = f.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole:
+            self._offset += len(whole)
+            self._tail = whole[-_TAIL:]
+        return whole.splitlines()
+
+
+def _step(line: bytes) -> Step | None:
+    """The step that a journal line records, or None for another event or a line torn by a crash."""
+    try:
+        event: Any = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(event, dict) or event.get("event") != "step" or not isinstance(event.get("step"), int):
+        return None
+    at = event.get("time")
+    values = figures.metrics({k: v for k, v in event.items() if k not in ("event", "step", "time")})
+    return event["step"], int((at if isinstance(at, int | float) else time.time()) * 1000), values

@@ -1,0 +1,1 @@
+"""One stage: the loop, the DeepSpeed engine, checkpoints, resume."""

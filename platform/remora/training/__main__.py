@@ -1,0 +1,37 @@
+"""Train one stage without Ray, from the job file that every stage run keeps in its folder.
+
+    python -m remora.training ~/remora/stages/<stage run>/job.json
+    torchrun --nproc-per-node 2 -m remora.training …/job.json
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from remora.errors import RemoraError
+from remora.training.stage import StageJob, run
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m remora.training JOB.json")
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        os.environ.setdefault(name, value)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        result = run(StageJob.from_json(Path(sys.argv[1]).read_text()))
+    except RemoraError as e:
+        sys.exit(f"remora: {e}")
+    finally:
+        dist.destroy_process_group()
+    if int(os.environ["RANK"]) == 0:
+        sys.stdout.write(f"{result['steps']} steps, loss {result['loss']:.4f}, {result['seconds']:.1f} s\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""One stage of one variant, from its parts to its trained parts.
+
+Under Ray Train every worker calls `run` with the same job; without Ray so does every process of torchrun, or one
+process alone:
+
+    torchrun --nproc-per-node 2 -m remora.training <job.json>
+    python -m remora.training <job.json>
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from remora import catalog
+from remora.data.mixture import StageData
+from remora.data.prompt import Prompter
+from remora.errors import TrainingError
+from remora.files import disk_errors
+from remora.model.parts import PartRef, compose, save_part, seed_for
+from remora.model.tuning import freeze_and_train, parameter_groups, tuning_table
+from remora.spec import Cluster, Stage
+from remora.training import checkpoint, journal
+from remora.training.engine import Engine
+from remora.training.schedule import rate_factor
+
+log = logging.getLogger(__name__)
+PARTS_FOLDER = "parts"
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """All that a worker needs to know, as plain values."""
+
+    stage: Stage
+    parts: Mapping[str, PartRef]
+    """Every part of the variant, with the folder of the weights it starts from."""
+    folder: Path
+    """The stage run's working folder: journal, checkpoints, and at the end `parts/`."""
+    data: Path
+    """The folder that catalog datasets are relative to."""
+    seed: int
+    cluster: Cluster
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "stage": self.stage.model_dump(mode="json"),
+                "parts": {k: [p.name, p.folder and str(p.folder)] for k, p in self.parts.items()},
+                "folder": str(self.folder),
+                "data": str(self.data),
+                "seed": self.seed,
+                "cluster": self.cluster.model_dump(mode="json"),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> StageJob:
+        raw = json.loads(text)
+        return cls(
+            stage=Stage.model_validate(raw["stage"]),
+            parts={k: PartRef(name, Path(f) if f else None) for k, (name, f) in raw["parts"].items()},
+            folder=Path(raw["folder"]),
+            data=Path(raw["data"]),
+            seed=raw["seed"],
+            cluster=Cluster.model_validate(raw["cluster"]),
+        )
+
+
+OnCheckpoint = Callable[[int, float, Path | None], None]
+"""Called on every rank with (next step, loss, folder of the checkpoint on rank 0 and None elsewhere)."""
+
+
+def run(job: StageJob, on_checkpoint: OnCheckpoint | None = None) -> dict[str, float]:
+    """Train the stage, resuming from its newest checkpoint, and leave the trained parts in `folder/parts`.
+
+    A process group must exist. All ranks see the same folder.
+
+    Returns:
+        steps, final loss (nats a supervised token), and seconds spent by this attempt.
+
+    Raises:
+        DataError: a sample cannot be read or does not fit.
+        TrainingError: the loss is not a finite number; the step and its samples are named.
+    """
+    with disk_errors(job.folder):
+        return _run(job, on_checkpoint or (lambda step, loss, folder: None))
+
+
+def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
+    stage, cluster, began = job.stage, job.cluster, time.monotonic()
+    rank, world = dist.get_rank(), dist.get_world_size()
+    lead = rank == 0
+    log_path = job.folder / journal.JOURNAL
+
+    # The model as the stages before left it, and what of it trains now.
+    model, tokenizer = compose(job.parts, job.seed, stage.tune.present)
+    freeze_and_train(model, stage.tune)
+    table = tuning_table(model, stage)
+
+    # Data is a function of the step: there is nothing to restore but the step itself.
+    prompter = Prompter(catalog.template(stage.template), tokenizer, model.image_tokens)
+    vision = job.parts["vision"].name if "vision" in stage.tune.present else None
+    context = getattr(model.llm.config, "max_position_embeddings", None)
+    data = StageData(stage, job.data, prompter, vision, seed_for(job.seed, f"order/{stage.name}"), context)  # type: ignore[arg-type]
+
+    # Weights go in before DeepSpeed copies them, the optimiser's state after.
+    found = checkpoint.latest(job.folder / "checkpoints")
+    start = found.step if found else 0
+    if found:
+        model.load_state_dict(found.trained(), strict=False)
+    micro = min(cluster.micro_batch, math.ceil(stage.batch / world))
+    accumulation = math.ceil(math.ceil(stage.batch / world) / micro)
+    engine = Engine(model, parameter_groups(model, stage), stage, cluster.zero, micro, accumulation)
+    if found:
+        engine.load_moments(found.moments(), start)
+
+    if lead:
+        journal.drop_steps_from(log_path, start)
+        journal.append(
+            log_path,
+            "started",
+            stage=stage.name,
+            steps=data.steps,
+            at=start,
+            workers=world,
+            table=[dataclasses.asdict(row) for row in table],
+        )
+    peaks = {str(g["part"]): g["lr"] for g in engine.optimizer.param_groups}
+    loss = math.nan
+
+    for step in range(start, data.steps):
+        tick = time.monotonic()
+        batches = list(data.micro_batches(step, rank, world, micro, accumulation))
+
+        # The loss is a mean over the supervised tokens of the global batch, whoever holds them.
+        (tokens,) = engine.sum(sum(b.supervised for b in batches))
+        if not tokens:
+            raise TrainingError(f"{_samples(data, step)}: no supervised token in the whole batch; check the template")
+        total = 0.0
+        for i, batch in enumerate(batches):
+            total += engine.backward(batch, tokens)
+            if i < accumulation - 1:
+                engine.micro_step()
+
+        # One step, at the rates of this step number.
+        factor = rate_factor(stage, step, data.steps)
+        rates = [peaks[g["part"]] * factor for g in engine.optimizer.param_groups]
+        norm = engine.step(rates)
+        total, padded = engine.sum(total, sum(b.mask.numel() for b in batches))
+        loss = total / tokens
+        if not math.isfinite(loss):
+            raise TrainingError(f"{_samples(data, step)}: loss is {loss}; lower lr or set clip, then run again")
+
+        if lead:
+            seconds = time.monotonic() - tick
+            journal.append(
+                log_path,
+                "step",
+                step=step,
+                loss=loss,
+                grad_norm=norm,
+                lr={part: peak * factor for part, peak in peaks.items()},
+                samples=len(data.positions(step)),
+                tokens=tokens,
+                samples_per_second=len(data.positions(step)) / seconds,
+                tokens_per_second=padded / seconds,
+            )
+
+        # Every so often: a place to come back to. All ranks gather, one writes.
+        if (step + 1) % cluster.checkpoint_every == 0 and step + 1 < data.steps:
+            trained, moments = engine.weights(model, trained_only=True), engine.moments()
+            folder = None
+            if lead:
+                folder = checkpoint.save(
+                    job.folder / "checkpoints", step + 1, trained, moments, cluster.keep_checkpoints
+                )
+            on_checkpoint(step + 1, loss, folder)
+
+    # What training changed, and only that. An earlier attempt may have died while it wrote.
+    if lead:
+        shutil.rmtree(job.folder / PARTS_FOLDER, ignore_errors=True)
+    for part in stage.tune.trained:
+        module = model.part(part)
+        assert module is not None
+        state = engine.weights(module)
+        if lead:
+            save_part(part, model, state, tokenizer, job.folder / PARTS_FOLDER / part)
+    if lead:
+        journal.append(log_path, "trained", steps=data.steps, loss=loss)
+    engine.close()
+    return {"steps": data.steps, "loss": loss, "seconds": time.monotonic() - began}
+
+
+def _samples(data: StageData, step: int) -> str:
+    names = [data.sample(p).id for p in data.positions(step)[:4]]
+    return f"stage {data.stage.name!r}, step {step}, samples {', '.join(names)}, …"
+
+
+def describe(job: StageJob) -> dict[str, Any]:
+    """The job as nested plain values, for records and trackers."""
+    return json.loads(job.to_json())  # type: ignore[no-any-return]

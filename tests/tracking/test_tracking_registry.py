@@ -1,0 +1,110 @@
+"""Registered models: one version a content, files that never change under a version, one line when there is none."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from remora.errors import TornArtifact, TrackingError
+from remora.files import publishing
+from remora.tracking import Tracker, champion, champion_info, register
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "bundle"
+    with publishing(made) as f:
+        (f / "in").mkdir()
+        (f / "in" / "weights").write_text("one")
+    return made
+
+
+def test_the_champion_is_what_was_registered_last(tracker, folder, tmp_path):
+    run = tracker.start("share-Sig-Phi")
+    assert register(tracker, "remora", run, folder, tags={"variant": "share-Sig-Phi", "gqa": 0.5}) == "1"
+    info = champion_info(tracker)
+    assert (info["name"], info["alias"], info["version"], info["run_id"]) == ("remora", "champion", "1", run)
+    assert info["tags"]["variant"] == "share-Sig-Phi"
+    assert info["tags"]["gqa"] == "0.5"
+    first = champion(Tracker(tracker.runs), into=tmp_path / "cache")
+    assert (first / "in" / "weights").read_text() == "one"
+    assert not (tmp_path / "cache").exists()  # files on this machine are used in place
+
+    shutil.rmtree(folder)
+    with publishing(folder) as f:
+        (f / "weights").write_text("two")
+    # Other content of the same run is another version, and leaves the files of the first alone.
+    assert register(tracker, "remora", run, folder) == "2"
+    second = champion(tracker, into=tmp_path / "cache")
+    assert sorted(p.name for p in second.iterdir()) == ["manifest.json", "weights"]
+    assert (first / "in" / "weights").read_text() == "one"
+
+
+def test_the_same_content_is_registered_once(tracker, folder):
+    run = tracker.start("a")
+    assert register(tracker, "remora", run, folder) == "1"
+    assert register(tracker, "remora", run, folder, alias="best", tags={"new": "tag"}) == "1"
+    assert champion_info(tracker, alias="best")["tags"]["new"] == "tag"
+    assert register(tracker, "remora", tracker.start("b"), folder, alias=None) == "2"
+    assert champion_info(tracker)["version"] == "1"
+
+
+def test_no_such_model_is_one_line_with_what_exists(tracker, folder, tmp_path):
+    with pytest.raises(TrackingError) as e:
+        champion(tracker, into=tmp_path)
+    where = f"MLflow at {tracker.uri}"
+    make = "make one with `remora search tune/demo.yaml` or `remora demo`"
+    assert str(e.value) == f"{where}: there is no model 'remora' (models: none); {make}"
+    register(tracker, "remora", tracker.start("a"), folder, alias="best")
+    with pytest.raises(TrackingError) as e:
+        champion(tracker, into=tmp_path)
+    assert str(e.value) == f"{where}: model 'remora' has no alias 'champion' (aliases: best); {make}"
+    with pytest.raises(TrackingError, match=r"did you mean 'remora'\? \(models: remora\)"):
+        champion_info(tracker, "remorra")
+
+
+def test_what_is_not_there_cannot_be_registered_or_served(tracker, folder, tmp_path):
+    with pytest.raises(TrackingError, match="no folder"):
+        register(tracker, "remora", tracker.start("a"), tmp_path / "gone")
+    with pytest.raises(TrackingError, match="has no run for pending-x"):
+        register(tracker, "remora", "pending-x", folder)
+    register(tracker, "remora", tracker.start("b"), folder)
+    shutil.rmtree(champion(tracker, into=tmp_path))
+    with pytest.raises(TrackingError, match="version 1, but its files are not at"):
+        champion(tracker, into=tmp_path)
+
+
+@pytest.fixture
+def remote(monkeypatch):
+    """Make local files look as if they lay on another machine: they must be downloaded."""
+    monkeypatch.setattr("remora.tracking.registry.urlparse", lambda uri: type("Uri", (), {"scheme": "s3", "path": uri}))
+
+
+def test_files_elsewhere_are_downloaded_once(tracker, folder, tmp_path, remote):
+    register(tracker, "remora", tracker.start("a"), folder)
+    local = champion(tracker, into=tmp_path / "cache")
+    assert local.parent == tmp_path / "cache"
+    assert local.name.startswith("remora-v1-")
+    assert (local / "in" / "weights").read_text() == "one"
+    stamp = (local / "in" / "weights").stat()
+    assert champion(tracker, into=tmp_path / "cache") == local
+    assert (local / "in" / "weights").stat() == stamp
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == [local.name]
+
+
+def test_a_torn_download_is_refused_by_name(tracker, folder, tmp_path, remote):
+    run = tracker.start("a")
+    register(tracker, "remora", run, folder)
+    (tmp_path / "mlruns" / run / "artifacts/model/in/weights").write_text("torn")
+    with pytest.raises(TornArtifact, match="in/weights does not match"):
+        champion(tracker, into=tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_server_that_is_away_is_one_line(tracker, folder, tmp_path):
+    away = Tracker(tmp_path, "http://127.0.0.1:9")
+    with pytest.raises(TrackingError, match="Connection refused; start it"):
+        register(away, "remora", "run", folder)
+    with pytest.raises(TrackingError, match="Connection refused; start it"):
+        champion(away, into=tmp_path)
