@@ -1,7 +1,7 @@
 """Train and measure one variant: what `remora train` does, for `ray job submit`.
 
-    python jobs/train.py jobs/demo-base.yaml
-    ray job submit --working-dir . -- python jobs/train.py jobs/demo-base.yaml
+python jobs/train.py jobs/demo-base.yaml
+ray job submit --working-dir . -- python jobs/train.py jobs/demo-base.yaml
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Search a space: what `remora search` does, for `ray job submit`.
 
-    python tune/search.py tune/demo.yaml
-    ray job submit --working-dir . -- python tune/search.py tune/demo.yaml
+python tune/search.py tune/demo.yaml
+ray job submit --working-dir . -- python tune/search.py tune/demo.yaml
 """
 
 import sys

@@ -81,9 +81,7 @@ MODULES = {
 def main(argv: list[str] | None = None) -> None:
     """Run one verb; exits with 1 and one line on an error of the user's, 130 on Ctrl-C."""
     args = _parser().parse_args(argv)
-    args.runs = Path(
-        args.runs or os.environ.get("REMORA_RUNS") or Path.home() / "remora"
-    ).expanduser().absolute()
+    args.runs = Path(args.runs or os.environ.get("REMORA_RUNS") or Path.home() / "remora").expanduser().absolute()
     try:
         getattr(importlib.import_module(f"remora.commands.{MODULES[args.verb]}"), args.verb)(args)
     except RemoraError as e:

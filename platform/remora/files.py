@@ -94,7 +94,7 @@ def publishing(final: Path) -> Iterator[Path]:
             yield tmp
             digests = {str(p.relative_to(tmp)): sha256_file(p) for p in _members(tmp)}
             write_json(tmp / MANIFEST, {"files": digests})
-            for p in [*_members(tmp), tmp]:
+            for p in [*tmp.rglob("*"), tmp]:
                 _sync(p)
             if final.exists():
                 old = final.with_name(f".{final.name}.old-{uuid.uuid4().hex[:8]}")
@@ -120,7 +120,7 @@ def verify(folder: Path) -> None:
         TornArtifact: a file is missing, was added or differs; the message names it.
     """
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
+        files = dict(json.loads((folder / MANIFEST).read_text())["files"])
     except (OSError, ValueError, KeyError, TypeError):
         raise TornArtifact(f"{folder}: no readable {MANIFEST}; delete the folder, it will be made again") from None
     have = {str(p.relative_to(folder)) for p in _members(folder)}

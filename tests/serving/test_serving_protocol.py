@@ -172,7 +172,7 @@ def test_curl_keeps_every_character(tmp_path: Path) -> None:
     """The command's own words, with curl replaced by cat: what a shell makes of the here-document."""
     picture = tmp_path / "it's $HOME.png"
     Image.new("RGB", (300, 300)).save(picture)
-    question = "What's \"this\", `id` $HOME $(id) \\n \\ \n é?"
+    question = 'What\'s "this", `id` $HOME $(id) \\n \\ \n é?'
     command = curl_command("http://127.0.0.1:8000", picture, question)
     assert command.startswith("curl -sS http://127.0.0.1:8000/v1/chat/completions ")
     shell = "curl() { cat; }\n" + command
@@ -188,3 +188,19 @@ import sys, remora.serving, remora.serving.args, remora.serving.deploy, remora.s
 print([m for m in ("ray", "torch", "fastapi", "mlflow", "transformers") if m in sys.modules])
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_shipped_config_is_what_serve_and_the_endpoint_read() -> None:
+    code = """
+import yaml
+from pathlib import Path
+from ray._common.utils import import_attr
+from ray.serve.schema import ServeDeploySchema
+from remora.serving.args import EndpointArgs
+(app,) = ServeDeploySchema.model_validate(yaml.safe_load(Path("serve/local.yaml").read_text())).applications
+assert EndpointArgs.read(app.args) == EndpointArgs()
+assert app.name == "remora" and import_attr(app.import_path) is import_attr("serve.app:build")
+"""
+    root = Path(__file__).parents[2]
+    ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr

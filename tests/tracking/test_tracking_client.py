@@ -179,7 +179,7 @@ def test_a_server_that_does_not_answer_is_one_line_soon(tmp_path, monkeypatch):
 def test_a_deleted_experiment_says_how_to_bring_it_back(tracker):
     with tracker.client() as client:
         client.delete_experiment(tracker.server.open())
-    with pytest.raises(TrackingError, match="mlflow experiments restore -x 1"):
+    with pytest.raises(TrackingError, match=r"sqlite:\S+mlflow.db mlflow experiments restore -x 2`$"):
         Tracker(tracker.runs).prepare()
 
 

@@ -50,7 +50,7 @@ def _getter(kind: str, label: str, model: type[E]) -> Callable[[str], E]:
         known = entries(kind)
         if name not in known:
             raise UnknownName(
-                f"unknown {label} {name!r}{nearest(name, known)}; known: {', '.join(known)} (see: remora catalog {kind})"
+                f"unknown {label} {name!r}{nearest(name, known)}; known: {', '.join(known)}; see: remora catalog {kind}"
             )
         return known[name]  # type: ignore[return-value]
 

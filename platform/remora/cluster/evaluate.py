@@ -17,7 +17,9 @@ SCORING = 1
 """Raise by hand when a change makes the same model score differently."""
 
 
-def _examine_shard(bundle: str, cache: str, data: str, benchmark: str, shard: int, shards: int) -> tuple[list[Item], list[Item]]:
+def _examine_shard(
+    bundle: str, cache: str, data: str, benchmark: str, shard: int, shards: int
+) -> tuple[list[Item], list[Item]]:
     """One shard of a benchmark, with its pictures and with shuffled ones."""
     import torch
 
@@ -53,7 +55,12 @@ def evaluate(
     """
     import ray
 
-    ask = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)(_examine_shard)
+    ask = ray.remote(
+        num_cpus=cluster.cpus_per_worker,
+        num_gpus=cluster.gpus_per_worker,
+        # In a trial, tasks would inherit its placement group, which holds no CPU to run them on.
+        scheduling_strategy="DEFAULT",
+    )(_examine_shard)
     shards = cluster.workers
     scores: dict[str, Score] = {}
     pending = {}

@@ -1,7 +1,7 @@
 """Ray Tune: every variant of a space, the stage runs they share trained once, the best one registered.
 
-    remora search tune/demo.yaml
-    ray job submit --working-dir . -- python tune/search.py tune/demo.yaml
+remora search tune/demo.yaml
+ray job submit --working-dir . -- python tune/search.py tune/demo.yaml
 """
 
 from __future__ import annotations
@@ -63,13 +63,16 @@ def check(space: Space, store: Store) -> dict[str, tuple[Variant, tuple[str, ...
     """
     if space.champion.benchmark not in space.benchmarks:
         raise SpecError(
-            f"champion.benchmark {space.champion.benchmark!r} is not measured; benchmarks are: {', '.join(space.benchmarks)}"
+            f"champion.benchmark {space.champion.benchmark!r} is not measured; "
+            f"benchmarks are: {', '.join(space.benchmarks)}"
         )
     store.check_writable()
     variants = variants_of(space)
     named = {variant_name(v): (v, tuple(r.name for r in path(v, store.data))) for v in variants}
     if len(named) < len(variants):
-        raise SpecError(f"space {space.name!r}: two variants share a name: {', '.join(variant_name(v) for v in variants)}")
+        raise SpecError(
+            f"space {space.name!r}: two variants share a name: {', '.join(variant_name(v) for v in variants)}"
+        )
     return named
 
 
@@ -116,7 +119,11 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
         outcomes = _outcomes(results, list(variants))
         best = max(outcomes, key=lambda o: o.scores[space.champion.benchmark].accuracy)  # the first, if they are equal
         version = tracking.register(
-            tracker, space.champion.register_as, best.run_id, best.bundle, tags=_tags(best.scores[space.champion.benchmark])
+            tracker,
+            space.champion.register_as,
+            best.run_id,
+            best.bundle,
+            tags=_tags(best.scores[space.champion.benchmark]),
         )
     except BaseException:
         tracker.finish(parent, "FAILED")
@@ -125,8 +132,8 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
     tracker.finish(parent)
     planned = sum(len(p) for p in paths.values())
     trained = sum(state == "trained" for o in outcomes for state in o.stages.values())
-    counts = {"planned": planned, "distinct": len(union(paths.values())), "trained": trained, "reused": planned - trained,
-              "there_before": there}  # fmt: skip
+    counts = {"planned": planned, "distinct": len(union(paths.values())), "trained": trained,
+              "reused": planned - trained, "there_before": there}  # fmt: skip
     result = Result(space.name, outcomes, best, version, counts, time.time() - began, time.time())
     write_json(result_file(runs, space.name), result.as_json())
     return result
@@ -159,6 +166,7 @@ def _outcomes(results: Any, names: list[str]) -> tuple[Outcome, ...]:
             outcomes[metrics["outcome"].name] = metrics["outcome"]
     if problems:
         raise ClusterError(
-            f"{len(problems)} of {len(names)} variants failed: {problems[0]}; the others are kept, run the same command again"
+            f"{len(problems)} of {len(names)} variants failed: {problems[0]}; "
+            "the others are kept, run the same command again"
         )
     return tuple(outcomes[n] for n in names)

@@ -63,7 +63,7 @@ def ray_session(address: str | None = None, env: dict[str, str] | None = None) -
     except (ConnectionError, TimeoutError, ValueError, RuntimeError) as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ClusterError(
-            f"no Ray cluster could be reached at {where or 'this machine'}: {reason}; start one with `ray start --head`, "
+            f"no Ray cluster at {where or 'this machine'}: {reason}; start one with `ray start --head`, "
             "or leave out --address and RAY_ADDRESS to use a cluster of your own"
         ) from None
     try:

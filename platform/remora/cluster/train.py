@@ -34,7 +34,9 @@ def _worker(config: dict[str, str]) -> None:
         # Our checkpoint is on storage that every node sees, verified and retained by us; Ray keeps a pointer to it,
         # because it takes only checkpoints below its own folder as they are.
         with tempfile.TemporaryDirectory() as pointer:
-            (Path(pointer) / "pointer.json").write_text(json.dumps({"checkpoint": folder and str(folder), "step": step}))
+            (Path(pointer) / "pointer.json").write_text(
+                json.dumps({"checkpoint": folder and str(folder), "step": step})
+            )
             ray.train.report(
                 {"step": step, "loss": loss},
                 checkpoint=ray.train.Checkpoint(pointer) if folder else None,
@@ -85,7 +87,8 @@ def train_stage(job: StageJob, name: str, storage: Path) -> None:
         _raise_refused(refused)
         lines = [line for line in str(e).splitlines() if line.strip()]
         raise ClusterError(
-            f"stage {job.stage.name!r}: its workers failed more than {cluster.max_failures} times: {lines[-1].strip()}; "
+            f"stage {job.stage.name!r}: its workers failed more than {cluster.max_failures} times: "
+            f"{lines[-1].strip()}; "
             f"see {job.folder}, then run the same command again: it goes on from the last checkpoint"
         ) from e
     _raise_refused(refused)

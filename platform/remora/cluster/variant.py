@@ -39,7 +39,9 @@ def status_file(runs: Path, search: str, variant: str) -> Path:
     return runs / "status" / search / f"{variant}.jsonl"
 
 
-def run_variant(variant: Variant, runs: Path, search: str, tracking_uri: str | None, parent: str | None = None) -> Outcome:
+def run_variant(
+    variant: Variant, runs: Path, search: str, tracking_uri: str | None, parent: str | None = None
+) -> Outcome:
     """Train what is not trained yet, then measure. Needs a Ray session.
 
     Raises:
@@ -127,7 +129,11 @@ def _train(run: StageRun, store: Store, variant: Variant, tracker: tracking.Trac
         run.name,
         parent=parent,
         key=f"stage/{run.id}",
-        tags={"remora.kind": "stage", "remora.identity": run.id, "remora.parent_stage": run.parent.name if run.parent else ""},
+        tags={
+            "remora.kind": "stage",
+            "remora.identity": run.id,
+            "remora.parent_stage": run.parent.name if run.parent else "",
+        },
         params=_params(run, variant),
     )
     tracker.text(mlflow_run, run.stage.model_dump_json(indent=1), "stage.json")
@@ -159,4 +165,9 @@ def _train(run: StageRun, store: Store, variant: Variant, tracker: tracking.Trac
 def _params(run: StageRun, variant: Variant) -> Mapping[str, Any]:
     stage = run.stage.model_dump(mode="json", exclude={"name", "mixture"})
     mixture = ", ".join(f"{e.dataset or e.path} x{e.weight:g}" for e in run.stage.mixture)
-    return {"stage": stage, "mixture": mixture, "parts": dict(run.parts), "cluster": variant.cluster.model_dump(mode="json")}
+    return {
+        "stage": stage,
+        "mixture": mixture,
+        "parts": dict(run.parts),
+        "cluster": variant.cluster.model_dump(mode="json"),
+    }

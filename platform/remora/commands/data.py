@@ -17,7 +17,7 @@ def data(args: argparse.Namespace) -> None:
     Console().print(f"{args.runs / 'data' / 'demo'}: {counts}", highlight=False)
 
 
-def build(args: argparse.Namespace, console: Console) -> dict:  # type: ignore[type-arg]
+def build(args: argparse.Namespace, console: Console) -> dict:
     """Build (or find) the demo's data, with a progress bar."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:

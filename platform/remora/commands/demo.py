@@ -42,7 +42,8 @@ def demo(args: argparse.Namespace) -> None:
     console.print(
         f"{sum(manifest['pictures'].values()):,} pictures from OpenMoji (CC-BY-SA-4.0) and easy-VQA (MIT), "
         f"{sum(sum(c.values()) for c in manifest['concepts'].values()):,} concepts, "
-        f"{sum(manifest['concepts']['unseen'].values()):,} of them never seen in training: {args.runs / 'data' / 'demo'}",
+        f"{sum(manifest['concepts']['unseen'].values()):,} of them never seen in training: "
+        f"{args.runs / 'data' / 'demo'}",
         highlight=False,
     )
 
@@ -81,7 +82,9 @@ def demo(args: argparse.Namespace) -> None:
         url = _wait_ready(endpoint, console)
         question = read_questions(UNSEEN, store.data)[0]
         answer = ask(url, question.image, question.text)
-        console.print(f"Picture   {question.image}\nQuestion  {question.text}\nAnswer    [bold]{answer}[/]", highlight=False)
+        console.print(
+            f"Picture   {question.image}\nQuestion  {question.text}\nAnswer    [bold]{answer}[/]", highlight=False
+        )
         console.print(f"Expected  {question.answer}", highlight=False)
         summary = _summary(result, time.time() - began, {
             "image": str(question.image), "question": question.text, "answer": answer, "expected": question.answer,
@@ -90,7 +93,9 @@ def demo(args: argparse.Namespace) -> None:
         endpoint.stop()
         raise
     if args.keep:
-        console.print(f"\nThe endpoint stays up at {url} (process {endpoint.process.pid}); stop it: kill {endpoint.process.pid}")
+        console.print(
+            f"\nThe endpoint stays up at {url} (process {endpoint.process.pid}); stop it: kill {endpoint.process.pid}"
+        )
     else:
         with console.status("stopping the endpoint"):
             endpoint.stop()
@@ -119,7 +124,9 @@ def _port(asked: int | None) -> int:
                 return int(s.getsockname()[1])
         except OSError:
             continue
-    raise ServingError(f"port {asked} is in use; choose another with --port N, or leave it out to have a free one found")
+    raise ServingError(
+        f"port {asked} is in use; choose another with --port N, or leave it out to have a free one found"
+    )
 
 
 def _wait_ready(endpoint: Child, console: Console) -> str:

@@ -158,5 +158,3 @@ def _printing(progress: Progress, write: Callable[[str], object], every: float =
     finally:
         stop.set()
         thread.join()
-
-

@@ -68,4 +68,6 @@ def catalog(args: argparse.Namespace) -> None:
         dumped = {args.name: entries[args.name].model_dump(mode="json", exclude_none=True)}
         console.print(yaml.safe_dump(dumped, sort_keys=False, width=110), end="", markup=False, highlight=False)
     else:
-        raise UnknownName(f"unknown {args.kind} {args.name!r}{nearest(args.name, entries)}; known: {', '.join(entries)}")
+        raise UnknownName(
+            f"unknown {args.kind} {args.name!r}{nearest(args.name, entries)}; known: {', '.join(entries)}"
+        )

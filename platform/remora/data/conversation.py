@@ -57,11 +57,15 @@ def parse_record(record: Any, images: Path, where: str) -> Sample:
             turns.append(Turn("user", value.replace(TAG, "").strip(), value.count(TAG)))
     if not turns or turns[-1].role != "assistant":
         raise DataError(f"{where}: the last turn has no answer; a conversation ends with gpt")
-    paths = record.get("image", [])
+    paths = record.get("image") or []
     paths = [paths] if isinstance(paths, str) else paths
+    if not isinstance(paths, list) or not all(isinstance(p, str) for p in paths):
+        raise DataError(f"{where}: image is {paths!r}; it is a path or a list of paths")
     tags = sum(t.images for t in turns)
     if len(paths) != tags:
-        raise DataError(f"{where}: {tags} {TAG} tags but {len(paths)} images; every picture has its tag in a human turn")
+        raise DataError(
+            f"{where}: {tags} {TAG} tags but {len(paths)} images; every picture has its tag in a human turn"
+        )
     return Sample(str(record.get("id", where)), tuple(turns), tuple(images / p for p in paths))
 
 
@@ -80,4 +84,3 @@ def read_llava_json(path: Path, images: Path, hint: str = "") -> list[Sample]:
     if not isinstance(records, list) or not records:
         raise DataError(f"{path}: expected a JSON list with records, found {type(records).__name__} of no use")
     return [parse_record(r, images, f"{path}: record {i}") for i, r in enumerate(records)]
-

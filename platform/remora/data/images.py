@@ -12,10 +12,15 @@ from torch import Tensor
 from remora.catalog import Vision
 from remora.errors import DataError
 
+UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
+"""What Pillow's decoders raise for a broken file."""
+
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """First frame, upright (EXIF), transparency on white, as RGB."""
     image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion clips to white
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -34,7 +39,7 @@ def open_image(path: Path) -> Image.Image:
             return to_rgb(image)
     except FileNotFoundError:
         raise DataError(f"missing image: {path}; put it there or remove its record") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+    except UNREADABLE as e:
         raise DataError(f"unreadable image: {path}: {e}; replace the file or remove its record") from None
 
 
@@ -44,6 +49,6 @@ def preprocess(image: Image.Image, encoder: Vision) -> Tensor:
     `square` resizes with bicubic interpolation and does not keep the aspect ratio.
     """
     side = encoder.image_size
-    pixels = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32) / 255.0
-    pixels = (pixels - np.float32(encoder.mean)) / np.float32(encoder.std)
+    pixels: np.ndarray = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32) / 255.0
+    pixels = (pixels - np.asarray(encoder.mean, np.float32)) / np.asarray(encoder.std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from remora import catalog
 from remora.data.conversation import Sample, read_llava_json
-from remora.data.images import open_image, preprocess
+from remora.data.images import UNREADABLE, open_image, preprocess
 from remora.data.order import MixtureOrder
 from remora.data.prompt import Prompter, Tokens
 from remora.errors import DataError
@@ -69,7 +69,7 @@ def _check_picture(path: Path) -> None:
             image.verify()  # walks the file's chunks and checksums without decoding the pixels
     except FileNotFoundError:
         raise DataError(f"missing image: {path}; put it there or remove its record") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+    except UNREADABLE as e:
         raise DataError(f"unreadable image: {path}: {e}; replace the file or remove its record") from None
 
 
@@ -89,7 +89,7 @@ def collate(samples: Sequence[tuple[Tokens, list[torch.Tensor]]], pad: int, side
 
 
 class StageData:
-    """The batches of a stage. Nothing here remembers where it is: `micro_batches` is a pure function of its arguments."""
+    """The batches of a stage. It has no position: `micro_batches` is a pure function of its arguments."""
 
     def __init__(
         self, stage: Stage, data: Path, prompter: Prompter, vision: str | None, seed: int, context: int | None = None
@@ -124,7 +124,8 @@ class StageData:
         tokens = self.prompter.encode(sample.turns)
         if len(tokens.ids) > self.max_length:
             raise DataError(
-                f"sample {sample.id!r} has {len(tokens.ids)} tokens, stage {self.stage.name!r} allows {self.max_length}; "
+                f"sample {sample.id!r} has {len(tokens.ids)} tokens, "
+                f"stage {self.stage.name!r} allows {self.max_length}; "
                 f"raise max_length or shorten the record"
             )
         return tokens
@@ -149,7 +150,6 @@ class StageData:
     def _batch(self, samples: Sequence[Sample]) -> Batch:
         encoder = self.encoder
         rows = [
-            (self.encode(s), [preprocess(open_image(p), encoder) for p in s.images] if encoder else [])
-            for s in samples
+            (self.encode(s), [preprocess(open_image(p), encoder) for p in s.images] if encoder else []) for s in samples
         ]
         return collate(rows, self.pad, encoder.image_size if encoder else 1)

@@ -66,10 +66,13 @@ def render(template: Template, turns: Sequence[Turn], stop: str) -> list[Piece]:
         else:
             before, after = template.assistant.replace("{eos}", stop).split("{text}", 1)
             ending, end, rest = after.partition(stop)
-            out += [*_split_tokens(before, specials, False), Piece(turn.text, supervised=True)]
+            # The space before the answer is the model's to write, alone ("Ġ", "4", "2") or in the first word.
+            head = before.rstrip(" ")
+            out += _split_tokens(head, specials, False)
+            out.append(Piece(before[len(head) :] + turn.text, supervised=True))
             out += _split_tokens(ending + end, specials, True) + _split_tokens(rest, specials, False)
     if turns and turns[-1].role == "user":
-        # No trailing space: tokenizers put the space into the first token of the answer.
+        # No trailing space: most tokenizers put it into the answer's first token, so it belongs to the answer.
         out += _split_tokens(template.assistant.split("{text}", 1)[0].rstrip(" "), specials, False)
     return out
 
@@ -78,6 +81,13 @@ def rendered_words(template: Template, turns: Sequence[Turn]) -> str:
     """The conversation as text without special tokens and pictures: what a new tokenizer learns from."""
     stop = template.stop or "\0"  # stands for the end token that the tokenizer does not have yet
     return "".join(p.text for p in render(template, turns, stop) if not p.token)
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """The id of one special token, which the tokenizer is known to have."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int)
+    return found
 
 
 class Prompter:
@@ -91,7 +101,8 @@ class Prompter:
         for token in (*template.tokens, self.stop):
             if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id):
                 raise SpecError(
-                    f"the template writes {token!r}, which the tokenizer does not have; choose another: remora catalog templates"
+                    f"the template writes {token!r}, which the tokenizer does not have; "
+                    "choose another: remora catalog templates"
                 )
         self._bos: list[int] = tokenizer("")["input_ids"]  # what the tokenizer itself puts first: a BOS or nothing
 
@@ -110,7 +121,7 @@ class Prompter:
                 ids += [IMAGE] * self.image_tokens
                 labels += [IGNORE] * self.image_tokens
             elif piece.text:
-                ids.append(int(self.tokenizer.convert_tokens_to_ids(piece.text)))
+                ids.append(token_id(self.tokenizer, piece.text))
                 labels.append(ids[-1] if piece.supervised else IGNORE)
         return Tokens(ids, labels)
 
@@ -120,9 +131,7 @@ class Prompter:
             return
         text = "".join(p.text for p in run)
         supervised = [flag for p in run for flag in [p.supervised] * len(p.text)]
-        encoded = self.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
-        )
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True)
         for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
             ids.append(token)
             labels.append(token if any(supervised[start:end]) else IGNORE)

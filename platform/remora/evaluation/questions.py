@@ -32,7 +32,7 @@ def read_questions(name: str, data: Path) -> list[Question]:
     entry = catalog.benchmark(name)
     path, images = data / entry.questions, data / entry.images
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text().removesuffix("\n").split("\n")  # splitlines would also cut at a U+2028 in a text
     except FileNotFoundError:
         raise DataError(f"missing question file: {path} (benchmark {name!r}); next: {entry.make}") from None
     questions = []
@@ -50,7 +50,9 @@ def read_questions(name: str, data: Path) -> list[Question]:
                 )
             )
         except (ValueError, KeyError, TypeError) as e:
-            raise DataError(f"{path}:{number}: not a question ({e!r}); expected question_id, image, text, answer") from None
+            raise DataError(
+                f"{path}:{number}: not a question ({e!r}); expected question_id, image, text, answer"
+            ) from None
     return questions
 
 

@@ -23,9 +23,12 @@ def accuracy_interval(scores: Sequence[float], groups: Sequence[Hashable]) -> tu
     for score, group in zip(scores, groups, strict=True):
         residual[group] = residual.get(group, 0.0) + score - mean
     k = len(residual)
-    variance = k / (k - 1) * sum(r * r for r in residual.values()) / n**2 if k > 1 else mean * (1 - mean)
-    # Groups that happen to vary less than independent questions would must not shrink the interval below theirs.
-    effective = min(float(n), mean * (1 - mean) / variance) if variance > 0 else float(k)
+    effective = float(k)  # one group, or all right, or all wrong: nothing shows how alike a group's questions are
+    if k > 1 and 0 < mean < 1:
+        variance = k / (k - 1) * sum(r * r for r in residual.values()) / n**2
+        independent = mean * (1 - mean) / (n - 1)
+        # Groups that happen to vary less than independent questions would must not shrink the interval below theirs.
+        effective = n / max(1.0, variance / independent)
     return mean, *wilson(mean, effective)
 
 

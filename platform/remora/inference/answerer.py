@@ -14,7 +14,7 @@ from torch import Tensor
 from remora import catalog
 from remora.data.conversation import Turn as Message
 from remora.data.images import preprocess
-from remora.data.prompt import Prompter
+from remora.data.prompt import Prompter, token_id
 from remora.errors import DataError
 from remora.inference.bundle import read_bundle
 from remora.model.parts import compose
@@ -55,7 +55,7 @@ class Answerer:
         self.model = model.eval().requires_grad_(False)
         self.prompter = prompter
         self.encoder = catalog.vision(vision)
-        self.stop_id = int(prompter.tokenizer.convert_tokens_to_ids(prompter.stop))
+        self.stop_id = token_id(prompter.tokenizer, prompter.stop)
         self.max_length = int(model.llm.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
 
     @classmethod
@@ -83,8 +83,8 @@ class Answerer:
         pictures = self._pictures([i for c in conversations for turn in c for i in turn.images])
         answers: dict[int, Answer] = {}
         by_length: dict[int, list[int]] = {}
-        for i, ids in enumerate(prompts):
-            by_length.setdefault(len(ids), []).append(i)
+        for i, prompt in enumerate(prompts):
+            by_length.setdefault(len(prompt), []).append(i)
         for same in by_length.values():
             for start in range(0, len(same), self.batch):
                 rows = same[start : start + self.batch]
@@ -122,9 +122,7 @@ class Answerer:
         return out
 
     @torch.inference_mode()
-    def _generate(
-        self, ids: Tensor, pictures: list[Tensor], limit: int, temperature: float, seed: int
-    ) -> list[Answer]:
+    def _generate(self, ids: Tensor, pictures: list[Tensor], limit: int, temperature: float, seed: int) -> list[Answer]:
         """ids [B, T] of equal true length, pictures in reading order; at most `limit` new tokens each."""
         llm = self.model.llm
         embeddings = llm.get_input_embeddings()(ids.clamp(min=0))  # type: ignore[operator]
@@ -146,7 +144,7 @@ class Answerer:
     def _finish(self, row: list[int], prompt_tokens: int) -> Answer:
         stopped = self.stop_id in row
         kept = row[: row.index(self.stop_id)] if stopped else row
-        text = self.prompter.tokenizer.decode(kept, skip_special_tokens=True).strip()
+        text = str(self.prompter.tokenizer.decode(kept, skip_special_tokens=True)).strip()
         return Answer(text, prompt_tokens, len(kept) + stopped, "stop" if stopped else "length")
 
 
@@ -155,5 +153,3 @@ def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> T
     if temperature == 0.0:
         return logits.argmax(dim=-1)
     return torch.multinomial(torch.softmax(logits / temperature, dim=-1), 1, generator=generator).squeeze(-1)
-
-

@@ -1,7 +1,7 @@
 """A bundle: one folder from which a trained variant answers, wherever it is copied to.
 
-    bundle.json            the variant's name, each part's catalog name and folder, template, seed
-    connector/, llm/, …    the parts that training changed; a frozen part is a reference to the catalog
+bundle.json            the variant's name, each part's catalog name and folder, template, seed
+connector/, llm/, …    the parts that training changed; a frozen part is a reference to the catalog
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def write_bundle(
                 assert ref.folder is not None
                 shutil.copytree(ref.folder, tmp / part)
         (tmp / FILE).write_text(
-            json.dumps({"name": name, "parts": said, "template": template, "seed": seed, "about": dict(about)}, indent=1)
+            json.dumps(
+                {"name": name, "parts": said, "template": template, "seed": seed, "about": dict(about)}, indent=1
+            )
         )
 
 
@@ -68,7 +70,9 @@ def read_bundle(folder: Path, cache: Path) -> Bundle:
     try:
         said = json.loads((folder / FILE).read_text())
     except OSError:
-        raise DataError(f"{folder}: no {FILE} there; give the folder of a trained variant (remora train makes one)") from None
+        raise DataError(
+            f"{folder}: no {FILE} there; give the folder of a trained variant (remora train makes one)"
+        ) from None
     verify(folder)
     parts = {}
     for part, ref in said["parts"].items():

@@ -77,7 +77,11 @@ def _load(module: nn.Module, ref: PartRef) -> None:
 
 
 def save_part(
-    part: str, model: VisionLanguageModel, state: Mapping[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase, folder: Path
+    part: str,
+    model: VisionLanguageModel,
+    state: Mapping[str, torch.Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
 ) -> None:
     """Write one part: `state` holds its full weights by the part's own names (gathered, also under ZeRO 3)."""
     folder.mkdir(parents=True)

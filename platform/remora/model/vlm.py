@@ -40,7 +40,7 @@ class Batch:
 
 
 def place(embeddings: Tensor, ids: Tensor, pictures: Tensor) -> Tensor:
-    """embeddings [B, T, hidden] with those of pictures [I, image_tokens, hidden] at the IMAGE positions of ids [B, T]."""
+    """embeddings [B, T, hidden] with pictures [I, image_tokens, hidden] at the IMAGE positions of ids [B, T]."""
     return embeddings.masked_scatter((ids == IMAGE).unsqueeze(-1), pictures.flatten(0, 1).to(embeddings.dtype))
 
 

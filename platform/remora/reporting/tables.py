@@ -22,7 +22,9 @@ def live_table(variants: Sequence[VariantProgress], title: str) -> Table:
     """Variant, stage, step, loss, tokens/s, ETA, and what it scored so far."""
     table = Table(title=title, title_justify="left", expand=False)
     for column in ("variant", "now", "", "step", "loss", "tokens/s", "ETA", "held-out accuracy"):
-        table.add_column(column, justify="right" if column in ("step", "loss", "tokens/s", "ETA") else "left", no_wrap=True)
+        table.add_column(
+            column, justify="right" if column in ("step", "loss", "tokens/s", "ETA") else "left", no_wrap=True
+        )
     for v in variants:
         training = v.state == "training"
         table.add_row(
@@ -38,7 +40,13 @@ def live_table(variants: Sequence[VariantProgress], title: str) -> Table:
     return table
 
 
-_STYLE = {"training": "bold cyan", "finished": "green", "failed": "bold red", "waiting": "yellow", "evaluating": "magenta"}
+_STYLE = {
+    "training": "bold cyan",
+    "finished": "green",
+    "failed": "bold red",
+    "waiting": "yellow",
+    "evaluating": "magenta",
+}
 
 
 def scores_table(variants: Sequence[dict[str, Any]], champion: str, titles: dict[str, str]) -> Table:

@@ -1,6 +1,6 @@
 """The Serve application: replicas that each hold the champion, behind OpenAI's API.
 
-    serve deploy serve/local.yaml         # import_path: remora.serving.app:build
+serve deploy serve/local.yaml         # import_path: remora.serving.app:build
 """
 
 from __future__ import annotations

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from remora.serving.args import EndpointArgs
 
@@ -22,21 +20,34 @@ class Champion:
     run_id: str | None = None
 
 
-def load(args: EndpointArgs) -> Champion:
-    """Load what `args.alias` of `args.model` names in the registry.
+def find(args: EndpointArgs) -> dict[str, Any]:
+    """What the alias points at now: `version`, `run_id`, … Cheap: ask before a cluster is started.
 
     Raises:
         TrackingError: no registry, no such model or alias.
+    """
+    from remora import tracking
+
+    args = args.resolved()
+    assert args.runs is not None
+    return tracking.champion_info(tracking.Tracker(args.runs, args.tracking_uri), args.model, args.alias)
+
+
+def load(args: EndpointArgs) -> Champion:
+    """Load what the alias points at.
+
+    Raises:
+        TrackingError: as `find`, or its files are gone.
     """
     from remora import tracking
     from remora.inference import Answerer
 
     args = args.resolved()
     assert args.runs is not None
+    cache = args.runs / "cache"
     tracker = tracking.Tracker(args.runs, args.tracking_uri)
-    info = tracking.champion_info(tracker, args.model, args.alias)
-    # A folder of its own: two replicas on one node must not write into each other's. Not needed once it is loaded.
-    with tempfile.TemporaryDirectory(prefix="remora-champion-") as folder:
-        path = tracking.champion(tracker, name=args.model, alias=args.alias, into=Path(folder))
-        answerer = Answerer.load(path, args.runs / "cache")
-    return Champion(answerer, str(info["version"]), info.get("run_id"))
+    info = find(args)
+    folder = tracking.champion(tracker, args.model, args.alias, into=cache / "champions")
+    if find(args)["version"] != info["version"]:
+        return load(args)  # the alias moved between the two questions: never serve one version under another's name
+    return Champion(Answerer.load(folder, cache), info["version"], info["run_id"])

@@ -55,12 +55,9 @@ def _payload(url: str, name: str, limits: Limits) -> bytes:
             "image_too_large",
         )
     try:
-        data = base64.b64decode(text, validate=True)
+        return base64.b64decode(text, validate=True)
     except ValueError as e:
         raise _refuse(f"{name}: not valid base64: {e}", "invalid_base64") from None
-    if not data:
-        raise _refuse(f"{name}: empty", "invalid_image")
-    return data
 
 
 def _open(data: bytes, name: str, limits: Limits) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dic
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, Hashable):
+            raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", key_node.start_mark)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is written twice", key_node.start_mark)
         seen.add(key)
@@ -58,10 +61,11 @@ def parse_yaml(text: str, name: str) -> tuple[Any, Lines]:
         SpecError: the text is not YAML, or a key is written twice.
     """
     try:
-        return yaml.load(text, Loader=_Loader), _lines(yaml.compose(text, Loader=_Loader), (), {})  # noqa: S506
-    except yaml.MarkedYAMLError as e:
-        line = e.problem_mark.line + 1 if e.problem_mark else 1
-        raise SpecError(f"{name}:{line}: not valid YAML: {e.problem}") from None
+        return yaml.load(text, Loader=_Loader), _lines(yaml.compose(text, Loader=_Loader), (), {})
+    except (yaml.YAMLError, ValueError) as e:  # ValueError: a date that is none
+        mark = getattr(e, "problem_mark", None)
+        problem = getattr(e, "problem", None) or str(e).splitlines()[0]
+        raise SpecError(f"{name}:{mark.line + 1 if mark else 1}: not valid YAML: {problem}") from None
 
 
 def read_yaml(path: Path | str) -> tuple[Any, Lines]:
@@ -93,7 +97,14 @@ def validate(model: type[S], raw: Any, name: str, lines: Lines | None = None) ->
     try:
         return model.model_validate(raw)
     except ValidationError as e:
-        raise SpecError("\n".join(dict.fromkeys(_explain(model, err, name, lines or {}) for err in e.errors()))) from None
+        broken = [err["loc"] for err in e.errors()]
+        # pydantic also counts an item that it could not read as missing from its list: once is enough
+        errors = [
+            err
+            for err in e.errors()
+            if not (err["type"] == "too_short" and any(loc[: len(err["loc"])] == err["loc"] != loc for loc in broken))
+        ]
+        raise SpecError("\n".join(dict.fromkeys(_explain(model, err, name, lines or {}) for err in errors))) from None
 
 
 def _explain(model: type[BaseModel], err: Any, name: str, lines: Lines) -> str:

@@ -34,6 +34,9 @@ class PartTuning(Spec):
             return {"mode": value}
         if isinstance(value, dict):
             value = dict(value)
+            given = [k for k in ("last", "from", "mode", "blocks") if k in value]
+            if len(given) > 1 and given != ["mode", "blocks"]:
+                raise ValueError(f"{' and '.join(given)} exclude each other; write a word, {{last: n}} or {{from: n}}")
             for mode in ("last", "from"):
                 if mode in value:
                     value |= {"mode": mode, "blocks": value.pop(mode)}
@@ -42,7 +45,9 @@ class PartTuning(Spec):
     @model_validator(mode="after")
     def _blocks_belong(self) -> Self:
         if (self.blocks is not None) != (self.mode in ("last", "from")):
-            raise ValueError(f"mode {self.mode!r} and blocks {self.blocks!r} do not fit; write {{last: n}} or {{from: n}}")
+            raise ValueError(
+                f"mode {self.mode!r} and blocks {self.blocks!r} do not fit; write {{last: n}} or {{from: n}}"
+            )
         return self
 
     @property
@@ -70,7 +75,7 @@ class Tuning(Spec):
         return self
 
     def __getitem__(self, part: str) -> PartTuning:
-        return getattr(self, part)  # type: ignore[no-any-return]
+        return getattr(self, part)
 
     @property
     def present(self) -> tuple[str, ...]:

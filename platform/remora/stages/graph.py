@@ -105,7 +105,8 @@ def _overridden(stage: Stage, changes: dict[str, Any]) -> Stage:
     if "epochs" in changes:
         merged.pop("steps", None)
     merged |= {k: v for k, v in changes.items() if k != "tune"}
-    merged["tune"] |= changes.get("tune", {})
+    tune = changes.get("tune", {})
+    merged["tune"] = merged["tune"] | tune if isinstance(tune, dict) else tune
     return validate(Stage, merged, f"overrides: {stage.name}")
 
 

@@ -150,7 +150,7 @@ class Store:
 
     def record(self, run: StageRun) -> dict[str, Any]:
         """What was written about a finished run when it was published."""
-        return json.loads((self.folder(run) / "record.json").read_text())  # type: ignore[no-any-return]
+        return json.loads((self.folder(run) / "record.json").read_text())
 
     def publish(self, run: StageRun, record: dict[str, Any]) -> Path:
         """Make the trained parts the run's artifact, with its journal and record; checkpoints are not kept."""

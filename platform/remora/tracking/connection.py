@@ -96,9 +96,10 @@ class Connection:
                     return str(client.create_experiment(self.experiment, artifact_location=local))
                 found = client.get_experiment_by_name(self.experiment)
         if found is None or found.lifecycle_stage == "deleted":
+            back = f"mlflow experiments restore -x {found.experiment_id if found else '…'}"
             raise Refused(
                 f"MLflow at {self.shown}: experiment {self.experiment!r} was deleted; bring it back with "
-                f"`mlflow experiments restore -x {found.experiment_id if found else '…'}`"
+                f"`MLFLOW_TRACKING_URI={self.shown} {back}`"
             )
         return str(found.experiment_id)
 

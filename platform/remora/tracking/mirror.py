@@ -99,7 +99,7 @@ def _step(line: bytes) -> Step | None:
         event: Any = json.loads(line)
     except ValueError:
         return None
-    if not isinstance(event, dict) or event.get("event") != "step" or not isinstance(event.get("step"), int):
+    if not isinstance(event, dict) or event.get("event") != "step" or type(event.get("step")) is not int:
         return None
     at = event.get("time")
     values = figures.metrics({k: v for k, v in event.items() if k not in ("event", "step", "time")})

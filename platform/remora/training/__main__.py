@@ -1,7 +1,7 @@
 """Train one stage without Ray, from the job file that every stage run keeps in its folder.
 
-    python -m remora.training ~/remora/stages/<stage run>/job.json
-    torchrun --nproc-per-node 2 -m remora.training …/job.json
+python -m remora.training ~/remora/stages/<stage run>/job.json
+torchrun --nproc-per-node 2 -m remora.training …/job.json
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from remora.training.stage import StageJob, run
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("usage: python -m remora.training JOB.json")
-    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+    for name, value in {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+    }.items():
         os.environ.setdefault(name, value)
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:

@@ -49,7 +49,7 @@ def save(root: Path, step: int, trained: dict[str, Tensor], moments: dict[str, T
 
 
 def latest(root: Path) -> Checkpoint | None:
-    """The newest checkpoint whose files are what was written, or None. A torn one is named in the log and passed over."""
+    """The newest checkpoint whose files are what was written, or None. A torn one is named in the log, and skipped."""
     for folder in sorted(root.glob("step-*"), reverse=True):
         try:
             verify(folder)

@@ -123,7 +123,7 @@ class Engine:
             return {n: t.detach().cpu().clone() for n, t in module.state_dict().items()}
 
     def _gathered(self, params: list[nn.Parameter]) -> contextlib.AbstractContextManager[Any]:
-        return _deepspeed().zero.GatheredParameters(params) if self.zero == 3 else contextlib.nullcontext()  # type: ignore[no-any-return]
+        return _deepspeed().zero.GatheredParameters(params) if self.zero == 3 else contextlib.nullcontext()
 
     def moments(self) -> dict[str, Tensor]:
         """AdamW's state as `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`, fp32, on the CPU."""
@@ -135,9 +135,7 @@ class Engine:
             if p.requires_grad:
                 for moment in MOMENTS:
                     whole = (
-                        self.optimizer.state[p][moment]
-                        if self.zero == 0
-                        else safe_get_full_optimizer_state(p, moment)
+                        self.optimizer.state[p][moment] if self.zero == 0 else safe_get_full_optimizer_state(p, moment)
                     )
                     state[f"{moment}.{self.names[id(p)]}"] = whole.detach().float().cpu().clone()
         return state

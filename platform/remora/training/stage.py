@@ -112,7 +112,7 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
     prompter = Prompter(catalog.template(stage.template), tokenizer, model.image_tokens)
     vision = job.parts["vision"].name if "vision" in stage.tune.present else None
     context = getattr(model.llm.config, "max_position_embeddings", None)
-    data = StageData(stage, job.data, prompter, vision, seed_for(job.seed, f"order/{stage.name}"), context)  # type: ignore[arg-type]
+    data = StageData(stage, job.data, prompter, vision, seed_for(job.seed, f"order/{stage.name}"), context)
 
     # Weights go in before DeepSpeed copies them, the optimiser's state after.
     found = checkpoint.latest(job.folder / "checkpoints")
@@ -209,4 +209,4 @@ def _samples(data: StageData, step: int) -> str:
 
 def describe(job: StageJob) -> dict[str, Any]:
     """The job as nested plain values, for records and trackers."""
-    return json.loads(job.to_json())  # type: ignore[no-any-return]
+    return json.loads(job.to_json())

@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from remora.data.demo import concepts, pictures, shapes, sources, testing, training
 from remora.errors import DataError
@@ -28,7 +29,7 @@ Progress = Callable[[str, int, int], None]
 
 def build_demo(
     folder: Path, *, seed: int = 0, progress: Progress | None = None, limit: int | None = None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Build the demo's data into `folder` and return its manifest; if it is there and intact, only return it.
 
     `progress` is told (what is being done, how many are done, of how many). `limit`, for tests, keeps that many
@@ -45,7 +46,7 @@ def build_demo(
     folder.parent.mkdir(parents=True, exist_ok=True)
     workshop = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        manifest = _fill(workshop / "new", key, progress or (lambda what, done, of: None))
+        manifest = _fill(workshop / "new", seed, limit, progress or (lambda what, done, of: None))
         if folder.exists():
             folder.replace(workshop / "old")
         (workshop / "new").replace(folder)
@@ -61,8 +62,7 @@ def build_demo(
     return manifest
 
 
-def _fill(folder: Path, key: dict[str, int | None], progress: Progress) -> dict[str, object]:
-    seed, limit = key["seed"], key["limit"]
+def _fill(folder: Path, seed: int, limit: int | None, progress: Progress) -> dict[str, Any]:
     train, validation = shapes.parted(seed, limit=limit)
     test = shapes.published("test")
     progress("drawing", 0, 1)
@@ -90,13 +90,13 @@ def _fill(folder: Path, key: dict[str, int | None], progress: Progress) -> dict[
     for part in PARTS:
         (folder / "images" / part).mkdir(parents=True)
     total = len(jobs) + len(numbered)
-    for done, (file, picture) in enumerate(jobs):
-        shapes.write(picture, file)
+    for done, (target, picture) in enumerate(jobs):
+        shapes.write(picture, target)
         if done % 100 == 0:
             progress("pictures", done, total)
     for done, (concept, number) in enumerate(numbered, start=len(jobs)):
-        file = folder / f"images/openmoji/{concept.code}-{number}.png"
-        pictures.write(pictures.rendition(drawings[concept], concept, number, seed), file)
+        target = folder / f"images/openmoji/{concept.code}-{number}.png"
+        pictures.write(pictures.rendition(drawings[concept], concept, number, seed), target)
         if done % 100 == 0:
             progress("pictures", done, total)
 
@@ -108,7 +108,10 @@ def _fill(folder: Path, key: dict[str, int | None], progress: Progress) -> dict[
     (folder / "ATTRIBUTION.txt").write_text(sources.ATTRIBUTION, encoding="utf-8")
     counts = {file: len(records) for file, records in (lessons | exams).items()}
     turns = sum(len(record["conversations"]) for record in lessons["finetune.json"]) // 2
-    manifest = key | {
+    manifest: dict[str, Any] = {
+        "version": VERSION,
+        "seed": seed,
+        "limit": limit,
         "counts": counts | {"turns in finetune.json": turns},
         "pictures": _picture_counts(folder),
         "concepts": {"seen": _per_kind(seen), "unseen": _per_kind(unseen)},
@@ -128,7 +131,7 @@ def _refuse_leaks(file: str, records: Sequence[training.Record], unseen: Sequenc
         raise DataError(f"{file} would hold what is kept for testing: {said[0] if said else min(shown)}")
 
 
-def _intact(folder: Path, key: dict[str, int | None]) -> dict[str, object] | None:
+def _intact(folder: Path, key: dict[str, int | None]) -> dict[str, Any] | None:
     """The folder's manifest, if it is of this version and seed and the files are as it says."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))

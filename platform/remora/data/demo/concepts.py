@@ -109,8 +109,8 @@ def _families(concepts: Sequence[Concept]) -> list[list[Concept]]:
 
 def _sequences(facts: dict[str, str]) -> Iterator[tuple[int, ...]]:
     if "pairs" in facts:
-        first, last = (int(end, 16) for end in facts["pairs"].split("-"))
-        yield from ((a, b) for a in range(first, last + 1) for b in range(first, last + 1))
+        low, high = (int(end, 16) for end in facts["pairs"].split("-"))
+        yield from ((a, b) for a in range(low, high + 1) for b in range(low, high + 1))
         return
     for word in facts["points"].split():
         first, _, last = word.partition("-")

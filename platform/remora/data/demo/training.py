@@ -6,6 +6,7 @@ They are built from seen concepts and training pictures only; `build` checks tha
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from remora.data.demo import wording
 from remora.data.demo.concepts import Concept
@@ -22,7 +23,7 @@ FIRST_ABOUT_CONCEPTS = {"kind": 0.5, "kind of four": 0.2, "name": 0.1, "name of 
 TEXTS_A_CONCEPT = 5
 
 Turn = tuple[str, str]
-Record = dict[str, object]
+Record = dict[str, Any]
 
 
 def captions(seen: Sequence[Concept], training: Sequence[Picture], phrases: Mapping[str, str]) -> list[Record]:
@@ -56,7 +57,9 @@ def finetune(seen: Sequence[Concept], training: Sequence[Picture], seed: int) ->
     return records
 
 
-def language(seen: Sequence[Concept], training: Sequence[Picture], phrases: Mapping[str, str], seed: int) -> list[Record]:
+def language(
+    seen: Sequence[Concept], training: Sequence[Picture], phrases: Mapping[str, str], seed: int
+) -> list[Record]:
     """Text only: captions, questions and answers as they will be, with the caption where the picture will be.
 
     For a tiny language model that starts from nothing: it learns the words, and to answer from what stands before. A
@@ -72,12 +75,12 @@ def language(seen: Sequence[Concept], training: Sequence[Picture], phrases: Mapp
             told = _told(caption, _about(concept, names, sizes, rng))
             records.append(_record(f"language-{concept.code}-{number}", told))
     for picture in training:
-        if caption := picture.caption:
+        if shape := picture.caption:
             rng = random.Random(f"{seed}/language/shape/{picture.number}")
-            records.append(_record(f"language-shape-{picture.number}", _told(caption, _chosen(picture, rng))))
+            records.append(_record(f"language-shape-{picture.number}", _told(shape, _chosen(picture, rng))))
             if rng.random() < 0.2:
                 name = f"language-shape-{picture.number}-caption"
-                records.append(_record(name, _told(caption, [(wording.WHAT, caption)])))
+                records.append(_record(name, _told(shape, [(wording.WHAT, shape)])))
     return records
 
 

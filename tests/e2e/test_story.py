@@ -1,0 +1,269 @@
+"""The main job with real Ray, DeepSpeed, MLflow and Serve; one run folder goes through this file, in its order."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from remora.processes import MARK, marked
+from remora.training.journal import read
+
+pytestmark = pytest.mark.e2e
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+PATIENCE = 600.0  # how long a wait may take on a loaded machine before it counts as hung
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("story") / "runs"
+
+
+@pytest.fixture(scope="module")
+def env(runs: Path) -> dict[str, str]:
+    """A shell without Ray's or MLflow's settings, whose HOME is empty."""
+    home = runs.parent / "home"
+    home.mkdir(exist_ok=True)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "REMORA_"))}
+    return {**kept, "HOME": str(home), "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "COLUMNS": "140"}
+
+
+def until(what: str, found: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not found():
+        assert time.monotonic() < end, f"waited {PATIENCE:.0f} s for {what}"
+        time.sleep(0.2)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def in_fine_tuning(runs: Path, at_least: int) -> Path | None:
+    """The working folder of a fine-tuning that has taken this many steps."""
+    for journal in (runs / "stages").glob("finetune-*.work/journal.jsonl"):
+        if sum(e["event"] == "step" for e in read(journal)) >= at_least:
+            return journal.parent
+    return None
+
+
+def run_demo(runs: Path, env: dict[str, str], figures: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, str(HERE / "tiny_demo.py"), "--runs", str(runs), "--json", str(figures)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_ctrl_c_stops_everything_and_loses_no_finished_stage(runs: Path, env: dict[str, str]) -> None:
+    demo = run_demo(runs, {**env, MARK: "story-ctrl-c"}, runs.parent / "never.json")
+    until(
+        "the alignment to end", lambda: demo.poll() is not None or list((runs / "stages").glob("align-*/manifest.json"))
+    )
+    demo.send_signal(signal.SIGINT)
+    said, _ = demo.communicate(timeout=PATIENCE)
+    assert demo.returncode == 130, said
+    logs = list((runs / "logs").glob("search-*.log"))
+    assert len(logs) == 1
+    # The search ran under a mark of its own; what it started carries it on.
+    until("Ray's processes to end", lambda: not _ray_processes(runs))
+    assert list((runs / "stages").glob("language-*/manifest.json"))
+
+
+def _ray_processes(runs: Path) -> list[int]:
+    """Processes whose environment names this run folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            environ = (entry / "environ").read_bytes()
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if f"REMORA_RUNS={runs}".encode() in environ.split(b"\0") and state != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+def test_the_demo_survives_kill_9_of_a_worker(runs: Path, env: dict[str, str]) -> None:
+    figures = runs.parent / "figures.json"
+    demo = run_demo(runs, {**env, MARK: "story-kill-9"}, figures)
+    until("fine-tuning", lambda: demo.poll() is not None or in_fine_tuning(runs, 5))
+    assert demo.poll() is None, demo.communicate()[0]
+    work = in_fine_tuning(runs, 5)
+    assert work is not None
+    os.kill(int((work / "worker-1.pid").read_text()), signal.SIGKILL)
+    said, _ = demo.communicate(timeout=PATIENCE)
+    assert demo.returncode == 0, said
+
+    lines = list(read(runs / "stages" / work.name.removesuffix(".work") / "journal.jsonl"))
+    started = [e["at"] for e in lines if e["event"] == "started"]
+    assert len(started) == 2, "the killed group was not started again"
+    assert started[0] == 0
+    assert started[1] >= 3, "it did not resume from a checkpoint"
+    assert [e["step"] for e in lines if e["event"] == "step"] == list(range(24))
+
+    out = json.loads(figures.read_text())
+    assert [v["name"] for v in out["variants"]] == ["base-Eff-2M-mlp", "share-Eff-2M-mlp"]
+    assert out["champion"] in {v["name"] for v in out["variants"]}
+    # language and align were finished before Ctrl-C; the two variants share both
+    assert out["stage_runs"]["planned"] == 7
+    assert out["stage_runs"]["trained"] == 3
+    assert out["stage_runs"]["reused"] == 4
+    for v in out["variants"]:
+        assert v["n"] == 9673
+        assert v["ci"][0] <= v["accuracy"] <= v["ci"][1]
+        assert 0 <= v["blind"] <= 1
+        assert v["question_only"] == pytest.approx(0.65, abs=0.05)
+    assert out["answer"]["answer"]
+    assert "curl -sS" in said
+    assert "remora ui" in said
+    assert not marked("story-kill-9"), "processes were left"
+
+
+def test_a_second_run_trains_nothing(runs: Path, env: dict[str, str]) -> None:
+    figures = runs.parent / "again.json"
+    demo = run_demo(runs, env, figures)
+    said, _ = demo.communicate(timeout=PATIENCE)
+    assert demo.returncode == 0, said
+    out, before = json.loads(figures.read_text()), json.loads((runs.parent / "figures.json").read_text())
+    assert out["stage_runs"]["trained"] == 0
+    assert out["stage_runs"]["reused"] == 7
+    assert [v["accuracy"] for v in out["variants"]] == [v["accuracy"] for v in before["variants"]]
+
+
+def test_mlflow_holds_one_run_a_stage_run_and_the_champion(runs: Path, env: dict[str, str]) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{runs}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "remora"]
+    found = client.search_runs([experiment.experiment_id], max_results=100)
+    stages = [r for r in found if r.data.tags.get("remora.kind") == "stage"]
+    assert sorted(r.info.run_name for r in stages) == sorted(p.name for p in (runs / "stages").iterdir() if p.is_dir())
+    for run in stages:
+        steps = [m.step for m in client.get_metric_history(run.info.run_id, "loss")]
+        assert steps == list(range(len(steps))), f"{run.info.run_name}: {steps}"
+        assert client.list_artifacts(run.info.run_id, "parts")
+        assert run.data.params
+    ids = {r.info.run_id for r in stages}
+    variants = [r for r in found if r.data.tags.get("remora.kind") == "variant" and r.info.status == "FINISHED"]
+    for variant in variants:
+        links = {v for k, v in variant.data.tags.items() if k.startswith("remora.stage.")}
+        assert links <= ids
+        assert "easy-vqa/accuracy" in variant.data.metrics
+    version = client.get_model_version_by_alias("remora", "champion")
+    assert version.run_id in {v.info.run_id for v in variants}
+
+
+@pytest.fixture(scope="module")
+def endpoint(runs: Path, env: dict[str, str]) -> Iterator[str]:
+    port = free_port()
+    command = [sys.executable, "-m", "remora", "serve", "--runs", str(runs), "--port", str(port)]
+    log = runs.parent / "endpoint.log"
+    with log.open("w") as out:
+        server = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
+    until("the endpoint", lambda: server.poll() is not None or "ready: " in log.read_text())
+    assert server.poll() is None, log.read_text()
+    yield f"http://127.0.0.1:{port}"
+    server.send_signal(signal.SIGINT)
+    assert server.wait(PATIENCE) == 0, log.read_text()
+
+
+def test_the_champion_answers_the_openai_client_as_it_was_measured(runs: Path, endpoint: str) -> None:
+    from openai import OpenAI
+
+    answers = next((runs / "scores").glob("finetune-*-openmoji-unseen-*/answers.jsonl"))
+    champion = json.loads((runs / "searches" / "tiny.json").read_text())["champion"]
+    last = next(iter(reversed(_variant(runs, champion)["stages"])))
+    answers = next((runs / "scores").glob(f"{last}-openmoji-unseen-*/answers.jsonl"))
+    measured = {
+        a["id"]: a["answer"] for a in map(json.loads, answers.read_text().splitlines()) if a["condition"] == "pictures"
+    }
+    questions = [json.loads(q) for q in (runs / "data/demo/openmoji-unseen.jsonl").read_text().splitlines()]
+    client = OpenAI(base_url=f"{endpoint}/v1", api_key="none")
+    assert "remora" in [m.id for m in client.models.list()]
+    for question in questions[:6]:
+        picture = base64.b64encode((runs / "data/demo/images" / question["image"]).read_bytes()).decode()
+        content = [
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
+            {"type": "text", "text": question["text"]},
+        ]
+        said = client.chat.completions.create(
+            model="remora", max_tokens=4, messages=[{"role": "user", "content": content}]
+        )
+        assert said.choices[0].message.content == measured[question["question_id"]]
+
+
+def _variant(runs: Path, name: str) -> dict[str, dict[str, str]]:
+    found = json.loads((runs / "searches" / "tiny.json").read_text())["variants"]
+    return next(v for v in found if v["name"] == name)
+
+
+@pytest.fixture(scope="module")
+def head(runs: Path, env: dict[str, str]) -> Iterator[dict[str, str]]:
+    """`ray start --head` on free ports, as a person would start it, and the environment that talks to it."""
+    port, dashboard = free_port(), free_port()
+    ray = Path(sys.executable).with_name("ray")
+    # A job's interpreter is the cluster's: the environment's own comes first, as in an activated one.
+    bin_first = f"{ray.parent}{os.pathsep}{env['PATH']}"
+    inherited = {**env, "REMORA_RUNS": str(runs), "PATH": bin_first}
+    options = [f"--port={port}", f"--dashboard-port={dashboard}", "--ray-client-server-port=0", "--disable-usage-stats"]
+    command = [str(ray), "start", "--head", "--block", "--num-cpus=2", *options]
+    log = runs.parent / "head.log"
+    with log.open("w") as out:
+        node = subprocess.Popen(command, env=inherited, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+    until("the cluster", lambda: node.poll() is not None or _answers(dashboard))
+    assert node.poll() is None, log.read_text()
+    yield {**inherited, "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    node.send_signal(signal.SIGTERM)
+    try:
+        node.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+
+
+def _answers(port: int) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/api/version", trust_env=False, timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("script", "spec", "says"),
+    [
+        ("jobs/train.py", "tests/e2e/tiny-base.yaml", "bundle: "),
+        ("tune/search.py", "tests/e2e/tiny.yaml", "champion: "),
+    ],
+)
+def test_ray_job_submit(head: dict[str, str], script: str, spec: str, says: str) -> None:
+    ray = Path(sys.executable).with_name("ray")
+    command = [str(ray), "job", "submit", "--working-dir", ".", "--", "python", script, spec]
+    done = subprocess.run(command, env=head, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert says in done.stdout
+
+
+def test_the_same_script_without_a_cluster(runs: Path, env: dict[str, str]) -> None:
+    command = [sys.executable, "jobs/train.py", "tests/e2e/tiny-base.yaml", "--runs", str(runs)]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "easy-vqa-val: 0." in done.stdout
+
+
+def test_the_shipped_specs_are_those_of_the_demo() -> None:
+    assert (ROOT / "tune/demo.yaml").read_text() == (ROOT / "platform/remora/commands/demo.yaml").read_text()
+    space = yaml.safe_load((ROOT / "tune/demo.yaml").read_text())
+    assert len(space["connector"]) * len(space["recipe"]) == 4

@@ -1,0 +1,19 @@
+"""`remora demo` with a tiny space and little data; everything else is the real command.
+
+python tiny_demo.py --runs DIR --json FILE
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from remora.cli import main
+from remora.commands import demo
+from remora.data.demo import build_demo
+
+demo.SPACE = Path(__file__).with_name("tiny.yaml")
+demo.build = lambda args, console: build_demo(args.runs / "data" / "demo", limit=10)
+
+if __name__ == "__main__":
+    main(["demo", *sys.argv[1:]])

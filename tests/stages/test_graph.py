@@ -1,0 +1,206 @@
+"""Identity: equal work has equal names, and whatever decides a result changes them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from remora import catalog
+from remora.data import mixture
+from remora.errors import DataError, SpecError, UnknownName
+from remora.planning import plan_of
+from remora.spec import Space, Variant
+from remora.stages import Store, graph, path, resolve_stages, union, variant_name, variants_of
+
+PARTS = {"vision": "efficientnet-lite0", "connector": "mlp2x_gelu", "llm": "demo-2m"}
+
+
+def variant(recipe="base", **more) -> Variant:
+    return Variant.model_validate({**PARTS, "recipe": recipe, **more})
+
+
+def ids(variant: Variant, data) -> list[str]:
+    return [run.id for run in path(variant, data)]
+
+
+def changed(one: list[str], other: list[str]) -> list[bool]:
+    return [a != b for a, b in zip(one, other, strict=True)]
+
+
+@pytest.fixture(autouse=True)
+def weights_digest_once(monkeypatch):
+    """Reading 13 MB of weights for every stage is what these tests would spend their time on."""
+    known = {}
+
+    def source_digest(part, name):
+        return known.setdefault((part, name), f"{part}/{name}")
+
+    monkeypatch.setattr(graph, "source_digest", source_digest)
+
+
+def test_equal_specs_have_equal_identities(catalog_data):
+    runs = path(variant(), catalog_data)
+    assert [r.stage.name for r in runs] == ["language", "align", "finetune"]
+    assert ids(variant(), catalog_data) == [r.id for r in runs]
+    assert len({r.id for r in runs}) == 3
+    assert [r.parent for r in runs] == [None, *runs[:2]]
+    assert runs[2].lineage == runs
+    assert re.fullmatch(r"finetune-[0-9a-f]{12}", runs[2].name)
+    assert dict(runs[0].parts) == {"llm": "demo-2m"} and dict(runs[1].parts) == PARTS
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"seed": 1}, [True, True, True]),
+        ({"overrides": {"align": {"lr": 2e-3}}}, [False, True, True]),
+        ({"overrides": {"finetune": {"lr": 2e-3}}}, [False, False, True]),
+        ({"overrides": {"finetune": {"template": "brief"}}}, [False, False, True]),
+        ({"overrides": {"align": {"batch": 8}}}, [False, True, True]),
+        ({"overrides": {"language": {"epochs": 2}}}, [True, True, True]),
+        ({"overrides": {"align": {"tune": {"vision": {"last": 2}}}}}, [False, True, True]),
+        ({"overrides": {"align": {"mixture": ["llava-mix-665k"]}}}, [False, True, True]),
+        ({"overrides": {"align": {"lr": 1e-3, "epochs": 1}}}, [False, False, False]),  # what it is anyway
+        ({"connector": "linear"}, [False, True, True]),
+        ({"cluster": {"workers": 4, "zero": 3, "micro_batch": 2}}, [False, False, False]),
+        ({"name": "mine", "benchmarks": ["easy-vqa"]}, [False, False, False]),
+    ],
+    ids=str,
+)
+def test_what_decides_the_result_decides_the_identity_from_there_on(more, expected, catalog_data):
+    assert changed(ids(variant(), catalog_data), ids(variant(**more), catalog_data)) == expected
+
+
+def test_data_decides_by_its_bytes_not_by_its_place(catalog_data, tmp_path_factory):
+    before = ids(variant(), catalog_data)
+    elsewhere = catalog_data.rename(tmp_path_factory.mktemp("moved") / "data")
+    assert ids(variant(), elsewhere) == before
+
+    file = elsewhere / catalog.dataset("llava-pretrain-558k").path
+    records = json.loads(file.read_text())
+    records[1]["conversations"][1]["value"] = "Thing 1"
+    file.write_text(json.dumps(records))
+    assert changed(before, ids(variant(), elsewhere)) == [False, True, True]
+
+
+def test_a_pixel_decides_too(catalog_data):
+    before = ids(variant(), catalog_data)
+    picture = next((catalog_data / catalog.dataset("llava-mix-665k").images).glob("1.png"))
+    Image.new("RGB", (8, 6), (20, 100, 51)).save(picture)
+    mixture._fingerprint.cache_clear()  # as in another process: within one, data is read once
+    assert changed(before, ids(variant(), catalog_data)) == [False, False, True]
+
+
+def test_a_template_and_numerics_decide(catalog_data, monkeypatch):
+    before = ids(variant(), catalog_data)
+    plain = catalog.template("plain")
+    with monkeypatch.context() as patched:
+        other = {"plain": plain.model_copy(update={"assistant": "{text}"})}
+        patched.setattr(catalog, "template", lambda n: other.get(n) or catalog.entries("templates")[n])
+        assert changed(before, ids(variant(), catalog_data)) == [False, True, True]
+    monkeypatch.setattr(graph, "NUMERICS", graph.NUMERICS + 1)
+    assert changed(before, ids(variant(), catalog_data)) == [True, True, True]
+
+
+def test_recipes_share_what_they_have_in_common(catalog_data):
+    base, share = path(variant("base"), catalog_data), path(variant("share"), catalog_data)
+    assert base[:2] == share[:2]
+    assert base[2].stage == share[3].stage and base[2].id != share[3].id  # the parent differs
+    runs = list(union([share, base]).values())
+    assert len(runs) == 5
+    assert all(run.parent is None or runs.index(run.parent) < i for i, run in enumerate(runs))
+
+
+def test_a_plan_counts_what_sharing_saves(catalog_data):
+    store = Store(catalog_data / "runs")
+    store.data = catalog_data
+    once = {"overrides": {"language": {"epochs": 1}}}
+    plan = plan_of([variant("base", **once), variant("share", **once)], store)
+    assert (plan.distinct, plan.uses, plan.to_train) == (5, 7, 5)
+    assert (plan.samples, plan.samples_without_sharing) == (5 * 3, 7 * 3)
+    assert plan.rows[0].variants == ("base-Eff-2M-mlp", "share-Eff-2M-mlp")
+    assert all(row.steps == 1 and not row.finished for row in plan.rows)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        (variant(), "base-Eff-2M-mlp"),
+        (variant("share", connector="resampler", llm="smollm2-135m"), "share-Eff-SmolLM2-resampler"),
+        (variant("recipes/mine.yaml", connector="linear"), "mine-Eff-2M-linear"),
+        (variant(name="the-one"), "the-one"),
+    ],
+)
+def test_variants_are_named_as_the_papers_name_them(spec, name):
+    assert variant_name(spec) == name
+
+
+def test_a_pretrained_model_has_no_stage_of_its_own():
+    assert [s.name for s in resolve_stages(variant(llm="smollm2-135m"))] == ["align", "finetune"]
+
+
+def test_overrides_are_merged_key_by_key():
+    stages = resolve_stages(
+        variant(overrides={"align": {"lr": "1e-4", "tune": {"llm": {"from": 2}}}, "finetune": {"steps": 5}})
+    )
+    _, align, finetune = stages
+    assert align.lr == 1e-4 and align.epochs == 1 and align.batch == 256
+    assert (align.tune.llm.mode, align.tune.llm.blocks, align.tune.connector.mode) == ("from", 2, "full")
+    assert (finetune.steps, finetune.epochs) == (5, None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"algn": {}}, "overrides: no stage 'algn'; did you mean 'align'?; there are: language, align, finetune"),
+        ({"align": {"lrr": 1}}, "overrides: align: unknown key 'lrr'; did you mean 'lr'? (known: name, mixture"),
+        ({"align": {"lr": -1}}, "overrides: align: lr: Input should be greater than 0 (found -1)"),
+        ({"align": {"steps": 1, "epochs": 1}}, "overrides: align: spec: give either epochs or steps"),
+        ({"align": {"tune": "full"}}, "overrides: align: tune: Input should be"),
+        ({"align": {"tune": {"lm": "full"}}}, "overrides: align: unknown key 'tune.lm'; did you mean 'llm'?"),
+        ({"align": {"tune": {"connector": "frozen"}}}, "overrides: align: tune: nothing trains"),
+        ({"align": {"mixture": []}}, "overrides: align: mixture: Tuple should have at least 1 item"),
+    ],
+    ids=str,
+)
+def test_an_override_that_breaks_a_rule_names_its_stage_and_key(overrides, message):
+    with pytest.raises(SpecError) as caught:
+        resolve_stages(variant(overrides=overrides))
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def space(**more) -> Space:
+    lists = {k: [v] for k, v in PARTS.items()}
+    champion = {"benchmark": "easy-vqa-val"}
+    return Space.model_validate({"name": "s", **lists, "recipe": ["base", "share"], "champion": champion, **more})
+
+
+def test_a_spaces_overrides_go_to_the_recipes_that_have_the_stage():
+    base, share = variants_of(space(overrides={"pretrain": {"lr": 1e-5}, "align": {"lr": 1e-4}}))
+    assert base.overrides == {"align": {"lr": 1e-4}} and set(share.overrides) == {"pretrain", "align"}
+    with pytest.raises(SpecError, match="no stage 'pretran'; did you mean 'pretrain'"):
+        variants_of(space(overrides={"pretran": {}}))
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"vision": "clip"}, "unknown vision encoder 'clip'"),
+        ({"connector": "mlp"}, "unknown connector 'mlp'"),
+        ({"recipe": "bunny"}, "unknown recipe 'bunny'"),
+        ({"benchmarks": ["gqa"]}, "unknown benchmark 'gqa'"),
+        ({"overrides": {"align": {"template": "v1"}}}, "unknown template 'v1'"),
+        ({"overrides": {"align": {"mixture": ["coco"]}}}, "unknown dataset 'coco'"),
+    ],
+)
+def test_a_name_that_is_not_there_is_found_before_anything_trains(more, why, catalog_data):
+    with pytest.raises(UnknownName, match=why):
+        path(variant(**more), catalog_data)
+
+
+def test_so_is_data_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match="next: remora data demo"):
+        path(variant(), tmp_path)
