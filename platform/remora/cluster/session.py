@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,11 +34,14 @@ def _address(given: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None = None, env: dict[str, str] | None = None) -> Iterator[None]:
+def ray_session(
+    address: str | None = None, env: dict[str, str] | None = None, dashboard: bool = True
+) -> Iterator[None]:
     """Connect to a cluster for the length of the block.
 
     With an address (or RAY_ADDRESS) the cluster is joined and left as it was; otherwise one is started on this machine
-    and stopped at the end. `env` is added to the environment of every worker.
+    and stopped at the end. `env` is added to the environment of every worker. `dashboard` costs a cluster of our own
+    1 GB; Ray Train under Tune needs it to free the CPUs of a trial that was stopped.
 
     Raises:
         ClusterError: nothing answers at the address.
@@ -53,8 +58,10 @@ def ray_session(address: str | None = None, env: dict[str, str] | None = None) -
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.update({k: os.environ.get(k, v) for k, v in env.items()})
-        options |= {"address": "local", "include_dashboard": True, "dashboard_port": 0}
+        options |= {"address": "local", "include_dashboard": dashboard}
     else:
+        if re.fullmatch(r"[^/]+:\d+", where) and not _alive(where):
+            raise ClusterError(_nothing_at(where, "nothing listens there"))  # ray.init would wait for ever
         options |= {"address": where, "runtime_env": {"env_vars": env}}
     import ray
 
@@ -62,20 +69,22 @@ def ray_session(address: str | None = None, env: dict[str, str] | None = None) -
         ray.init(**options)
     except (ConnectionError, TimeoutError, ValueError, RuntimeError) as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise ClusterError(
-            f"no Ray cluster at {where or 'this machine'}: {reason}; start one with `ray start --head`, "
-            "or leave out --address and RAY_ADDRESS to use a cluster of your own"
-        ) from None
+        raise ClusterError(_nothing_at(where or "this machine", reason)) from None
     try:
         yield
     finally:
         ray.shutdown()
 
 
+def _nothing_at(where: str, reason: str) -> str:
+    return (
+        f"no Ray cluster at {where}: {reason}; start one with `ray start --head`, "
+        "or leave out --address and RAY_ADDRESS to use a cluster of your own"
+    )
+
+
 def _alive(address: str) -> bool:
     """Whether something listens at host:port."""
-    import socket
-
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=1):

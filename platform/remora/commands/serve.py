@@ -7,6 +7,7 @@ import os
 import sys
 
 from remora.commands.run import say
+from remora.serving import champion
 from remora.serving.args import EndpointArgs
 from remora.serving.deploy import serve_forever
 from remora.tracking import Tracker
@@ -15,6 +16,7 @@ from remora.tracking import Tracker
 def serve(args: argparse.Namespace) -> None:
     """Serve the champion until Ctrl-C."""
     endpoint = EndpointArgs(model=args.model, alias=args.alias, runs=args.runs, tracking_uri=args.tracking_uri)
+    champion.find(endpoint)  # a registry without a champion is told at once, not by replicas that fail to start
     serve_forever(
         endpoint,
         host=args.host,

@@ -42,7 +42,7 @@ def serve_forever(
     ours = not (address or os.environ.get("RAY_ADDRESS"))
     if ours:
         _refuse_port_in_use(host, port)
-    with ray_session(address), _sigterm_as_interrupt(), contextlib.suppress(KeyboardInterrupt):
+    with ray_session(address, dashboard=False), _sigterm_as_interrupt(), contextlib.suppress(KeyboardInterrupt):
         owns_serve = _start(host, port)
         try:
             _deploy(args, load)
