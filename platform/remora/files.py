@@ -65,7 +65,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+    write_atomic(path, json.dumps(value, indent=1) + "\n")
 
 
 def _sync(path: Path) -> None:

@@ -57,9 +57,13 @@ class Child:
         deadline = time.monotonic() + 5.0
         while self._left() and time.monotonic() < deadline:
             time.sleep(0.1)  # Ray's processes notice their driver's end by themselves
-        for pid in self._left():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5.0
+        while (left := self._left()) and time.monotonic() < deadline:
+            # Again until none is left: one may have forked meanwhile, and a killed one holds its ports until it is gone.
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
         if self.running:
             self.process.kill()
         self.process.wait()

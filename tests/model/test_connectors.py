@@ -26,10 +26,16 @@ def test_the_mlp_is_linear_gelu_linear():
     connector = mlp(3, 2, depth=2).double()
     first, _, second = connector
     tokens = torch.randn(1, 4, 3, dtype=torch.float64)
-    hidden = [[sum(w * x for w, x in zip(row, t, strict=True)) + b for row, b in zip(first.weight.tolist(), first.bias.tolist(), strict=True)] for t in tokens[0].tolist()]  # fmt: skip  # noqa: E501
-    hidden = [[0.5 * h * (1 + math.erf(h / math.sqrt(2))) for h in row] for row in hidden]
-    expected = torch.tensor(hidden, dtype=torch.float64) @ second.weight.T + second.bias
-    assert torch.allclose(connector(tokens)[0], expected, rtol=1e-12)
+
+    def linear(layer, vector):
+        rows = zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
+        return [sum(w * x for w, x in zip(row, vector, strict=True)) + bias for row, bias in rows]
+
+    def gelu(x):
+        return 0.5 * x * (1 + math.erf(x / math.sqrt(2)))
+
+    expected = [linear(second, [gelu(h) for h in linear(first, token)]) for token in tokens[0].tolist()]
+    assert torch.allclose(connector(tokens)[0], torch.tensor(expected, dtype=torch.float64), rtol=1e-12)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,7 @@ def test_everything_stays_in_the_run_folder(tracker, tmp_path, monkeypatch):
 def test_a_relative_sqlite_path_is_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Tracker(tmp_path, "sqlite:///a.db").uri == f"sqlite:///{tmp_path}/a.db"
+    assert Tracker(Path("runs"), "http://there:5000").runs == tmp_path / "runs"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000")
     assert Tracker(tmp_path).uri == "http://there:5000"
 
@@ -264,6 +266,40 @@ def test_a_call_that_arrived_although_it_failed_is_not_made_twice(tracker, outag
     assert tracker.replay() == 0
     assert len(all_runs(tracker)) == 1
     assert points(tracker, run) == [(1, 1.0), (2, 0.5)]
+
+
+def test_steps_that_arrived_although_their_call_failed_are_not_sent_again(tracker, outage, monkeypatch):
+    run = tracker.start("a")
+    tracker.steps(run, [(1, 1000, {"loss": 1.0})])
+    end = outage(only="log_batch", arrives=True)
+    tracker.steps(run, [(2, 2000, {"loss": 0.5})])
+    end()
+    sent = []
+    with tracker.client() as client:
+        monkeypatch.setattr(client, "log_batch", lambda run, metrics, *rest: sent.extend(metrics))
+    assert tracker.replay() == 0
+    assert sent == []
+
+
+def test_a_run_keeps_its_times_when_it_is_written_late(tracker, outage, monkeypatch):
+    end = outage()
+    for call, now in ((lambda: tracker.start("a", key="a"), 5000), (lambda: tracker.finish("pending-a"), 9000)):
+        monkeypatch.setattr("remora.tracking.client._now", lambda now=now: now)
+        call()
+    end()
+    assert tracker.replay() == 0
+    info = run_of(tracker, "pending-a").info
+    assert (info.start_time, info.end_time) == (5000, 9000)
+
+
+def test_two_starts_of_one_key_at_one_moment_give_one_run(tracker, monkeypatch):
+    both = [tracker, Tracker(tracker.runs)]
+    for t in both:
+        find = t.server.find
+        monkeypatch.setattr(t.server, "find", lambda key, find=find: (find(key), time.sleep(0.3))[0])
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(lambda t: t.start("a", key="same"), both)
+    assert first == second
 
 
 def test_a_replay_that_is_killed_is_repeated_without_harm(tracker, outage, tmp_path, points):

@@ -36,7 +36,12 @@ def score_folder(store: Store, last: StageRun, benchmark: str) -> Path:
     entry = catalog.benchmark(benchmark)
     questions = store.data / entry.questions
     key = digest(
-        [last.id, entry.model_dump(mode="json"), sha256_file(questions) if questions.exists() else None, SCORING]
+        [
+            last.id,
+            entry.model_dump(mode="json", exclude={"title", "source", "make"}),
+            sha256_file(questions) if questions.exists() else None,
+            SCORING,
+        ]
     )
     return store.runs / "scores" / f"{last.name}-{benchmark}-{key[:12]}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import uuid
 from pathlib import Path
@@ -67,6 +68,7 @@ def train_stage(job: StageJob, name: str, storage: Path) -> None:
     resources: dict[str, Any] = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
+    attempt = f"{name}-{uuid.uuid4().hex[:8]}"
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job.to_json()},
@@ -75,7 +77,7 @@ def train_stage(job: StageJob, name: str, storage: Path) -> None:
         ),
         run_config=ray.train.RunConfig(
             # A name that was used before would silently resume that run; our own checkpoints decide that instead.
-            name=f"{name}-{uuid.uuid4().hex[:8]}",
+            name=attempt,
             storage_path=str(storage),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=cluster.keep_checkpoints),
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
@@ -92,6 +94,7 @@ def train_stage(job: StageJob, name: str, storage: Path) -> None:
             f"see {job.folder}, then run the same command again: it goes on from the last checkpoint"
         ) from e
     _raise_refused(refused)
+    shutil.rmtree(storage / attempt, ignore_errors=True)  # pointers to checkpoints that the artifact replaces
 
 
 def _raise_refused(refused: Path) -> None:

@@ -51,10 +51,10 @@ _STYLE = {
 
 def scores_table(variants: Sequence[dict[str, Any]], champion: str, titles: dict[str, str]) -> Table:
     """Every variant on every benchmark: accuracy with its 95% interval, blind and question-only beside it."""
-    table = Table(title="Held-out accuracy (95% interval)", title_justify="left")
+    table = Table(title="Held-out accuracy", title_justify="left")
     table.add_column("variant", no_wrap=True)
     table.add_column("benchmark", no_wrap=True)
-    for column in ("accuracy", "interval", "blind", "question only", "n"):
+    for column in ("accuracy (95% interval)", "blind", "question\nonly", "n"):
         table.add_column(column, justify="right", no_wrap=True)
     for variant in variants:
         for i, (name, s) in enumerate(variant["benchmarks"].items()):
@@ -62,8 +62,7 @@ def scores_table(variants: Sequence[dict[str, Any]], champion: str, titles: dict
             table.add_row(
                 (variant["name"] + (" ★" if crowned else "")) if i == 0 else "",
                 titles[name],
-                f"{s['accuracy']:.3f}",
-                f"{s['ci'][0]:.3f}–{s['ci'][1]:.3f}",
+                f"{s['accuracy']:.3f} ({s['ci'][0]:.3f}–{s['ci'][1]:.3f})",
                 f"{s['blind']:.3f}",
                 f"{s['question_only']:.3f}",
                 f"{s['n']:,}",
@@ -86,7 +85,6 @@ def stages_table(variants: Sequence[dict[str, Any]]) -> Table:
     for column in ("stage run", "used by", "this time"):
         table.add_column(column, no_wrap=column != "used by")
     for run, names in users.items():
-        who = f"trained by {trained[run]}" if run in trained else "was there"
-        shared = f"{len(names)} variants (shared)" if len(names) > 1 else names[0]
-        table.add_row(run, shared, who)
+        shared = f"{len(names)} variants" if len(names) > 1 else names[0]
+        table.add_row(run, shared, f"trained by {trained[run]}" if run in trained else "was there")
     return table

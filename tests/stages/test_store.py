@@ -1,0 +1,143 @@
+"""The store: leases end with their holders, torn artifacts are set aside, parts come from the run that trained them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from remora.errors import StoreError
+from remora.spec import Cluster, Stage, Tuning
+from remora.stages import StageRun, Store
+from remora.training.journal import JOURNAL
+
+STAGE = Stage(name="one", mixture=["demo-captions"], lr=1e-3, steps=1)
+
+
+def a_run(name: str = "one", parent: StageRun | None = None, **tune: str) -> StageRun:
+    stage = STAGE.model_copy(update={"name": name, "tune": Tuning(**(tune or {"connector": "full"}))})
+    parts = (("vision", "efficientnet-lite0"), ("connector", "mlp2x_gelu"), ("llm", "demo-2m"))
+    return StageRun(f"{abs(hash((name, parent))):064x}", stage, parent, parts, 0)
+
+
+def finish(store: Store, run: StageRun, **files: str) -> Path:
+    work = store.work(run)
+    (work / "parts").mkdir(parents=True)
+    for name, text in {"connector": "weights", **files}.items():
+        (work / "parts" / name).mkdir()
+        (work / "parts" / name / "model.safetensors").write_text(text)
+    (work / JOURNAL).write_text("{}\n")
+    (work / "job.json").write_text("{}")
+    return store.publish(run, {"mlflow_run": "1"})
+
+
+def test_a_published_run_is_finished_and_its_work_is_gone(tmp_path: Path) -> None:
+    store, run = Store(tmp_path), a_run()
+    assert not store.finished(run)
+    finish(store, run)
+    assert store.finished(run)
+    assert store.record(run) == {"mlflow_run": "1"}
+    assert not store.work(run).exists()
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "add"])
+def test_a_torn_run_is_set_aside_by_name(tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
+    store, run = Store(tmp_path), a_run()
+    victim = finish(store, run) / "parts/connector/model.safetensors"
+    if harm == "flip":
+        victim.write_text("wEights")
+    elif harm == "truncate":
+        victim.write_text("weigh")
+    elif harm == "remove":
+        victim.unlink()
+    else:
+        victim.with_name("extra").write_text("?")
+    assert not store.finished(run)
+    assert "will be trained again" in caplog.text
+    assert [p.name.split(".")[0] for p in store.root.glob("*.torn-*")] == [run.name]
+
+
+def test_a_lease_ends_with_kill_9_of_its_holder(tmp_path: Path) -> None:
+    store, run = Store(tmp_path), a_run()
+    store.root.mkdir(parents=True)
+    script = (
+        "import fcntl, sys, time\n"
+        "f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(600)"
+    )
+    lease = store.root / f"{run.name}.lease"
+    holder = subprocess.Popen([sys.executable, "-c", script, str(lease)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    waiting, got = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with store.lease(run, waiting.set):
+            got.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert waiting.wait(60)
+    assert not got.is_set()
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    thread.join(60)
+    assert got.is_set()
+
+
+def test_parts_come_from_the_last_run_that_trained_them(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    language = a_run("language", connector="frozen", llm="full")
+    align = a_run("align", language)
+    tune = a_run("finetune", align, connector="full", llm="full")
+    after = store.parts(tune.lineage)
+    assert after["vision"].folder is None
+    assert after["connector"].folder == store.folder(tune) / "parts/connector"
+    before = store.parts(align.lineage)
+    assert before["llm"].folder == store.folder(language) / "parts/llm"
+    with pytest.raises(StoreError, match="no stage of the recipe trains it"):
+        store.parts((a_run("align"),))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_a_read_only_run_folder_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError, match="no permission to write there; free or choose another"):
+        Store(tmp_path).check_writable()
+
+
+def test_a_run_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="choose another with --runs"):
+        Store(tmp_path / "file" / "runs").check_writable()
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full")
+    from remora.files import disk_errors
+
+    with pytest.raises(StoreError, match="the disk is full"), disk_errors(tmp_path), full.open("w") as f:
+        f.write("x")
+
+
+def test_preparing_again_keeps_the_start(tmp_path: Path) -> None:
+    from remora.data.demo import build_demo
+
+    store = Store(tmp_path)
+    build_demo(store.data / "demo", limit=3)
+    stage = STAGE.model_copy(
+        update={"mixture": Stage(**{**STAGE.model_dump(), "mixture": ["demo-language"]}).mixture, "template": "brief",
+                "tune": Tuning(vision="absent", connector="absent", llm="full")}
+    )  # fmt: skip
+    run = StageRun("f" * 64, stage, None, (("llm", "demo-2m"),), 0)
+    job = store.prepare(run, Cluster())
+    start = (job.parts["llm"].folder / "model.safetensors").stat().st_mtime_ns
+    assert store.prepare(run, Cluster()).parts == job.parts
+    assert (job.parts["llm"].folder / "model.safetensors").stat().st_mtime_ns == start

@@ -1,0 +1,110 @@
+"""What a person gets wrong is told in one line with exit code 1, without a traceback."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from remora.cli import main
+
+VARIANT = """
+vision: efficientnet-lite0
+connector: mlp2x_gelu
+llm: demo-2m
+recipe: base
+overrides:
+  language: {{steps: 1, mixture: [{{path: {path}}}]}}
+  align: {{steps: 1, mixture: [{{path: {path}}}], {extra}}}
+  finetune: {{steps: 1, mixture: [{{path: {path}}}]}}
+"""
+
+
+def said(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    with pytest.raises(SystemExit) as e:
+        main(list(argv))
+    message = str(e.value.code)
+    assert message.startswith("remora: ")
+    assert "Traceback" not in message + "".join(capsys.readouterr())
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "black"}]
+    (tmp_path / "data.json").write_text(json.dumps([{"id": "1", "image": "a.png", "conversations": turns}]))
+    return tmp_path / "data.json"
+
+
+def spec(tmp_path: Path, path: Path, extra: str = "lr: 1.0e-3") -> str:
+    file = tmp_path / "spec.yaml"
+    file.write_text(VARIANT.format(path=path, extra=extra))
+    return str(file)
+
+
+def test_an_unknown_key(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("vision: efficientnet-lite0\nconnector: mlp2x_gelu\nllm: demo-2m\nrecepe: base\n")
+    with pytest.raises(SystemExit) as e:
+        main(["plan", str(file), "--runs", str(tmp_path)])
+    assert f"{file}:4: unknown key 'recepe'; did you mean 'recipe'?" in str(e.value.code)
+    message = said(capsys, "plan", spec(tmp_path, data, "lrr: 1"), "--runs", str(tmp_path))
+    assert "overrides: align: unknown key 'lrr'; did you mean 'lr'?" in message
+
+
+def test_an_unknown_part(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = Path(spec(tmp_path, data))
+    file.write_text(file.read_text().replace("mlp2x_gelu", "mlp2_gelu"))
+    message = said(capsys, "train", str(file), "--runs", str(tmp_path), "--plain")
+    assert "unknown connector 'mlp2_gelu'; did you mean 'mlp2x_gelu'?" in message
+
+
+def test_a_missing_and_an_unreadable_image(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = spec(tmp_path, data)
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    assert f"unreadable image: {tmp_path}/a.png" in said(capsys, "train", file, "--runs", str(tmp_path), "--plain")
+    (tmp_path / "a.png").unlink()
+    assert f"missing image: {tmp_path}/a.png" in said(capsys, "train", file, "--runs", str(tmp_path), "--plain")
+
+
+def test_data_that_was_not_made_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = said(capsys, "plan", "jobs/demo-base.yaml", "--runs", str(tmp_path))
+    assert message.endswith("next: remora data demo")
+
+
+def test_a_port_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        port = str(s.getsockname()[1])
+        message = said(capsys, "demo", "--runs", str(tmp_path), "--port", port)
+    assert (
+        message
+        == f"remora: port {port} is in use; choose another with --port N, or leave it out to have a free one found"
+    )
+
+
+def test_a_run_folder_that_cannot_be_written(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    message = said(capsys, "train", spec(tmp_path, data), "--runs", str(tmp_path / "file"), "--plain")
+    assert "choose another with --runs DIR" in message
+
+
+def test_no_champion_and_no_cluster(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "remora" in said(capsys, "serve", "--runs", str(tmp_path / "runs"))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{s.getsockname()[1]}"
+    message = said(capsys, "train", spec(tmp_path, data), "--runs", str(tmp_path), "--plain", "--address", where)
+    assert f"no Ray cluster at {where}: nothing listens there" in message
+
+
+@pytest.mark.parametrize(
+    "argv", [["catalog"], ["catalog", "vision"], ["catalog", "llm", "demo-2m"], ["render", "tune/demo.yaml"]]
+)
+def test_what_is_known_is_shown(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(argv)
+    assert "demo-2m" in capsys.readouterr().out or argv[1:] == ["vision"]

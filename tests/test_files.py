@@ -1,0 +1,122 @@
+"""Files are whole or not there: atomic writes, published folders, what is refused and what a full disk says."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import pytest
+
+from remora import files
+from remora.errors import StoreError, TornArtifact
+
+
+def names(folder) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with files.publishing(tmp_path / "deep" / "made") as tmp:
+        (tmp / "a.txt").write_text("a")
+        (tmp / "parts" / "llm").mkdir(parents=True)
+        (tmp / "parts" / "llm" / "b.bin").write_bytes(b"\0" * 100)
+    return tmp_path / "deep" / "made"
+
+
+def test_a_published_folder_has_a_digest_of_every_file(folder):
+    assert names(folder.parent) == ["made/a.txt", "made/manifest.json", "made/parts/llm/b.bin"]
+    manifest = json.loads((folder / files.MANIFEST).read_text())["files"]
+    assert manifest == {name: files.sha256_file(folder / name) for name in ("a.txt", "parts/llm/b.bin")}
+    assert files.is_published(folder)
+    files.verify(folder)
+
+
+def test_all_is_on_the_disk_before_the_folder_has_its_name(tmp_path, monkeypatch):
+    synced = {}
+    final = tmp_path / "made"
+    monkeypatch.setattr(files, "_sync", lambda path: synced.__setitem__(path.name, final.exists()))
+    with files.publishing(final) as tmp:
+        (tmp / "parts").mkdir()
+        (tmp / "parts" / "b").write_text("b")
+    assert synced.pop(tmp_path.name) is True  # the rename itself
+    assert set(synced) == {tmp.name, "parts", "b", files.MANIFEST} and not any(synced.values())
+
+
+def test_publishing_again_replaces(folder):
+    with files.publishing(folder) as tmp:
+        assert files.is_published(folder)  # the old one stays until the new one is whole
+        (tmp / "c.txt").write_text("c")
+    assert names(folder.parent) == ["made/c.txt", "made/manifest.json"]
+    files.verify(folder)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_block_that_fails_publishes_nothing_and_leaves_nothing(error, folder, tmp_path):
+    for final in (tmp_path / "new" / "one", folder):
+        before = names(final.parent) if final.parent.exists() else []
+        with pytest.raises(error), files.publishing(final) as tmp:
+            (tmp / "half").write_text("x")
+            raise error
+        assert names(final.parent) == before
+        assert {p.name for p in final.parent.iterdir()} <= {"made"}
+    files.verify(folder)
+
+
+DAMAGE = {
+    "is missing": lambda f: (f / "a.txt").unlink(),
+    "does not match its sha256": lambda f: (f / "parts/llm/b.bin").write_bytes(b"\0" * 99 + b"\1"),
+    "is not in the manifest": lambda f: (f / "parts" / "new").write_text(""),
+    "no readable manifest.json": lambda f: (f / files.MANIFEST).write_text('{"files": [1]}'),
+}
+
+
+@pytest.mark.parametrize(("problem", "damage"), DAMAGE.items(), ids=DAMAGE)
+def test_a_damaged_folder_is_refused_by_name(problem, damage, folder):
+    damage(folder)
+    with pytest.raises(TornArtifact) as caught:
+        files.verify(folder)
+    assert str(caught.value).startswith(f"{folder}: ") and problem in str(caught.value)
+
+
+def test_a_write_that_fails_keeps_the_old_file(tmp_path):
+    file = tmp_path / "x.json"
+    files.write_json(file, {"b": 1, "a": [1.5, None]})
+    before = file.read_text()
+    assert json.loads(before) == {"a": [1.5, None], "b": 1}
+    with pytest.raises(TypeError):
+        files.write_atomic(file, 5)
+    assert file.read_text() == before
+
+
+def test_a_digest_is_of_the_value_not_of_the_way_it_was_written():
+    assert files.digest({"a": 1, "b": [1, 2]}) == files.digest({"b": [1, 2], "a": 1})
+    assert files.digest({"a": 1}) != files.digest({"a": 1.5}) != files.digest({"a": "1"})
+    assert len(files.digest(None)) == 64
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "no permission"),
+        (errno.EDQUOT, "quota"),
+    ],
+)
+def test_a_disk_that_cannot_be_written_is_one_line_with_a_way_out(code, said, tmp_path):
+    with pytest.raises(StoreError) as caught, files.disk_errors(tmp_path):
+        raise OSError(code, "…")
+    assert said in str(caught.value) and str(tmp_path) in str(caught.value) and "--runs DIR" in str(caught.value)
+
+
+def test_other_errors_of_the_system_stay_what_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError), files.disk_errors(tmp_path):
+        (tmp_path / "none").read_text()
+
+
+def test_a_file_where_a_folder_should_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    made = tmp_path / "file" / "deep" / "made"
+    with pytest.raises(StoreError, match="a part of that path is a file"), files.publishing(made):
+        pass

@@ -1,0 +1,106 @@
+"""A child is stopped whole: with what it started, also when that has left its session or will not listen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+
+from remora import processes
+from remora.processes import MARK, Child, marked, remora_command
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Start a shell script and wait until it says `ready`. Patience is counted in looks, not in seconds."""
+    monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=count(step=0.5).__next__, sleep=time.sleep))
+    children = []
+
+    def start(script: str, **env: str) -> Child:
+        child = Child(["sh", "-c", script], tmp_path / "logs" / "child.log", env)
+        children.append(child)
+        deadline = time.monotonic() + 20
+        while "ready" not in child.log.read_text(errors="replace") and child.running and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return child
+
+    yield start
+    for child in children:
+        child.stop(grace=0)
+
+
+def test_a_child_ends_at_a_polite_word(start):
+    child = start('trap "echo interrupted; exit 0" INT; echo ready; while :; do sleep 0.05; done')
+    assert child.running
+    child.stop()
+    assert not child.running and child.process.returncode == 0
+    assert child.log.read_text().splitlines()[-1] == "interrupted"
+
+
+def test_a_grandchild_that_left_its_session_is_stopped_too(start):
+    child = start("setsid sh -c 'setsid sleep 600 & echo ready; wait' & wait")
+    family = marked(child.mark)
+    assert len(family) >= 3
+    assert len({os.getsid(pid) for pid in family}) == 3  # its own, and two that left it
+    child.stop()
+    assert marked(child.mark) == [] and not child.running
+
+
+def test_who_ignores_every_polite_word_is_killed(start):
+    child = start("trap '' INT TERM; setsid sh -c 'echo ready; while :; do sleep 0.05; done' & wait; sleep 600")
+    stubborn = marked(child.mark)
+    child.process.wait = lambda patience=None, wait=child.process.wait: wait(None if patience is None else 0.05)
+    child.stop(grace=0.05)
+    assert child.process.returncode == -signal.SIGKILL
+    assert stubborn and marked(child.mark) == []
+
+
+def test_a_family_outlives_its_parent_until_it_is_stopped(start):
+    child = start("setsid sleep 600 & echo ready")
+    child.process.wait(20)
+    assert len(marked(child.mark)) == 1
+    child.stop()
+    assert marked(child.mark) == []
+
+
+def test_nobody_else_is_touched(start):
+    child, other = start("echo ready; exec sleep 600"), start("echo ready; exec sleep 600")
+    child.stop()
+    assert other.running
+    child.stop()  # a second time changes nothing
+    assert os.environ.get(MARK) is None
+
+
+def test_ctrl_c_reaches_only_the_parent(start):
+    child = start("echo ready; exec sleep 600")
+    assert os.getsid(child.process.pid) == child.process.pid != os.getsid(0)
+
+
+def test_the_environment_is_ours_and_what_was_given(start, monkeypatch):
+    monkeypatch.setenv("OURS", "1")
+    child = start('echo "$OURS $GIVEN"; echo ready', GIVEN="2")
+    assert child.log.read_text().startswith("1 2\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo remora: first; echo remora: the rule; echo noise", "the rule"),
+        ("echo one; echo two >&2", "two"),
+        ("true", "it said nothing"),
+        (r"printf '\377\n'", "\ufffd"),
+    ],
+)
+def test_its_last_words_are_its_error(script, said, start):
+    child = start(script)
+    child.process.wait(20)
+    assert child.error() == said
+
+
+def test_another_remora_runs_in_the_same_environment():
+    assert remora_command("plan", "x.yaml") == [sys.executable, "-m", "remora", "plan", "x.yaml"]

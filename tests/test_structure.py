@@ -1,0 +1,144 @@
+"""The rules of the house: who may import whom, what stays light, how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "platform" / "remora"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+FLOORS = [
+    {"errors"},
+    {"files", "processes"},
+    {"spec"},
+    {"catalog"},
+    {"model"},
+    {"data"},
+    {"inference"},
+    {"training"},
+    {"evaluation", "stages"},
+    {"tracking"},
+    {"cluster", "planning", "reporting"},
+    {"serving"},
+    {"commands", "cli", "__main__", "__init__"},
+]
+"""From the ground up (docs/concepts.md). A room imports from the floors below it, never from its own or above."""
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+TOP = FLOORS[-1]
+
+ONLY_IN = {
+    "ray": ("cluster/", "serving/"),
+    "deepspeed": ("training/engine.py",),
+    "mlflow": ("tracking/",),
+    "torch": ("model/", "data/", "inference/", "training/", "cluster/", "serving/"),
+}
+
+
+def room_of(path: Path) -> str:
+    inside = path.relative_to(PACKAGE)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports anywhere in it, `from remora import catalog` as remora.catalog."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"remora.{a.name}" for a in node.names} if node.module == "remora" else {node.module}
+    return found
+
+
+def own(path: Path) -> set[str]:
+    return {m for m in imports(path) if m.startswith("remora.") and m != "remora.__version__"}
+
+
+def ids(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def test_every_room_has_its_floor():
+    assert {room_of(p) for p in MODULES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids)
+def test_a_room_imports_from_the_floors_below_it(path):
+    room = room_of(path)
+    for module in own(path):
+        other = module.split(".")[1]
+        if other != room and not {room, other} <= TOP:
+            assert FLOOR[other] < FLOOR[room], f"{room} imports {module}"
+
+
+def test_the_ends_of_the_house_meet_where_they_should():
+    users = {room_of(p) for p in MODULES if any(m.startswith("remora.tracking") for m in own(p))}
+    assert users <= {"tracking", "cluster", "serving"} | TOP
+    of_cluster = {m for p in MODULES if room_of(p) == "serving" for m in own(p) if m.startswith("remora.cluster")}
+    assert of_cluster <= {"remora.cluster.session"}
+    assert not any(module.startswith("remora.commands") for p in MODULES if room_of(p) not in TOP for module in own(p))
+
+
+@pytest.mark.parametrize(("library", "places"), ONLY_IN.items(), ids=ONLY_IN)
+def test_a_library_is_imported_in_its_place_alone(library, places):
+    users = {ids(p) for p in MODULES if any(m.split(".")[0] == library for m in imports(p))}
+    assert users and all(user.startswith(places) for user in users), users
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids)
+def test_a_file_says_what_it_is_for_and_is_short(path):
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text)), "no docstring"
+    assert len(text.splitlines()) <= 400
+
+
+def test_every_file_of_the_tests_says_what_it_holds():
+    for path in (ROOT / "tests").rglob("*.py"):
+        assert path.name != "__init__.py", path
+        assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def python(*args: str) -> subprocess.CompletedProcess[str]:
+    """Another Python in the repository's root, as a person there would start it."""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return subprocess.run([sys.executable, *args], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+
+
+def test_the_standard_librarys_platform_is_not_shadowed():
+    assert not (ROOT / "platform" / "__init__.py").exists()
+    said = python("-c", "import platform; print(platform.system(), platform.__file__)").stdout.split()
+    assert said[0] == os.uname().sysname
+    assert not Path(said[1]).is_relative_to(ROOT / "platform")
+
+
+def test_nor_is_it_for_pytest():
+    import platform
+
+    assert platform.system() == os.uname().sysname
+
+
+def test_help_is_light():
+    asked = python("-X", "importtime", "-m", "remora", "--help")
+    assert "search" in asked.stdout
+    loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in asked.stderr.splitlines()}
+    assert "argparse" in loaded
+    assert not loaded & {
+        "torch",
+        "ray",
+        "mlflow",
+        "transformers",
+        "deepspeed",
+        "numpy",
+        "PIL",
+        "pydantic",
+        "yaml",
+        "rich",
+    }

@@ -1,0 +1,66 @@
+"""The journal: whole lines in order, a torn last line left for later, and steps forgotten that will be repeated."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from remora.training import journal
+
+
+def test_events_are_read_in_the_order_they_were_written(tmp_path):
+    path = tmp_path / journal.JOURNAL
+    journal.append(path, "started", steps=2, at=0)
+    journal.append(path, "step", step=0, loss=1.5, lr={"llm": 1e-3})
+    events = list(journal.read(path))
+    assert [e["event"] for e in events] == ["started", "step"]
+    assert events[1]["loss"] == 1.5 and events[1]["lr"] == {"llm": 1e-3}
+    assert events[0]["time"] <= events[1]["time"]
+
+
+def test_a_journal_that_is_not_there_is_empty(tmp_path):
+    assert list(journal.read(tmp_path / "none")) == []
+    journal.drop_steps_from(tmp_path / "none", 3)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_line_that_is_still_being_written_is_left_for_the_next_time(tmp_path):
+    path = tmp_path / journal.JOURNAL
+    journal.append(path, "step", step=0)
+    whole = path.read_text()
+    path.write_text(whole + '{"event": "st')
+    assert [e["step"] for e in journal.read(path)] == [0]
+    path.write_text(whole + whole)
+    assert len(list(journal.read(path))) == 2
+
+
+def test_any_text_stays_on_its_line(tmp_path):
+    path = tmp_path / journal.JOURNAL
+    said = "two\nlines\r, \u2028 and \x85 and é"
+    journal.append(path, "failed", error=said)
+    journal.append(path, "end")
+    assert [e.get("error") for e in journal.read(path)] == [said, None]
+
+
+def test_resuming_forgets_the_steps_that_will_be_repeated(tmp_path):
+    path = tmp_path / journal.JOURNAL
+    journal.append(path, "started", at=0)
+    for step in range(5):
+        journal.append(path, "step", step=step, loss=math.pi * step)
+    journal.append(path, "note", text="kept")
+    before = list(journal.read(path))
+    journal.drop_steps_from(path, 3)
+    assert list(journal.read(path)) == before[:4] + before[6:]
+    journal.append(path, "step", step=3)
+    assert [e["step"] for e in journal.read(path) if e["event"] == "step"] == [0, 1, 2, 3]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [journal.JOURNAL]
+
+
+def test_a_torn_line_is_gone_after_a_resume_so_the_next_event_has_its_own(tmp_path):
+    path = tmp_path / journal.JOURNAL
+    journal.append(path, "step", step=0)
+    with path.open("a") as f:
+        f.write('{"event": "step", "ste')
+    journal.drop_steps_from(path, 1)
+    journal.append(path, "step", step=1)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1]

@@ -1,0 +1,52 @@
+"""Rates at every step are those of transformers' schedulers, which the published runs used."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from transformers import (
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+)
+
+from remora.spec import Stage
+from remora.training.schedule import rate_factor
+
+
+def stage(schedule: str, warmup: float) -> Stage:
+    spec = {"name": "s", "mixture": ["x"], "lr": 1e-3, "steps": 1, "schedule": schedule, "warmup": warmup}
+    return Stage.model_validate(spec)
+
+
+def published(schedule: str, warmup: float, steps: int) -> list[float]:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    warm = math.ceil(steps * warmup)  # TrainingArguments.get_warmup_steps
+    if schedule == "constant":
+        scheduler = get_constant_schedule_with_warmup(optimizer, warm)
+    else:
+        make = get_cosine_schedule_with_warmup if schedule == "cosine" else get_linear_schedule_with_warmup
+        scheduler = make(optimizer, warm, steps)
+    factors = []
+    for _ in range(steps):
+        factors.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return factors
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("warmup", [0.0, 0.03, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("steps", [1, 2, 33, 100, 173])
+def test_factors_are_those_of_transformers(schedule, warmup, steps):
+    ours = [rate_factor(stage(schedule, warmup), step, steps) for step in range(steps)]
+    assert ours == pytest.approx(published(schedule, warmup, steps), abs=1e-12)
+
+
+def test_a_rate_rises_to_its_peak_and_falls_to_nearly_nothing():
+    factors = [rate_factor(stage("cosine", 0.03), step, 1000) for step in range(1000)]
+    assert factors[0] == 0.0 and factors[30] == max(factors) == 1.0
+    assert factors[:31] == sorted(factors[:31]) and factors[30:] == sorted(factors[30:], reverse=True)
+    assert 0 < factors[-1] < 1e-5
