@@ -1,14 +1,14 @@
-# make demo | test | check | bench | docs | setup: each does all it needs on a fresh machine with Python 3.11+ and make.
+# make demo | test | check | setup: each does all it needs on a fresh machine with Python 3.11+ and make.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check clean
 help:
 	@echo "make demo   the whole story on this machine, about ten minutes on two CPU cores"
 	@echo "make test   every test          make check  lint, types, specs"
-	@echo "make bench  measure speed       make setup  install only"
+	@echo "make setup  install only"
 
 # constraints.txt pins what was tested. torch first and by its exact version: a range would also admit builds that bring
 # gigabytes of CUDA libraries to a machine without a GPU, where a CPU build of that version is on offer.
@@ -32,9 +32,6 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-
-bench: setup
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/inference.py
 
 clean:
 	rm -rf $(VENV) build platform/*.egg-info

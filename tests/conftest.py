@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from torch import nn
 
@@ -13,6 +14,10 @@ from remora import catalog
 from remora.model.llm import train_tokenizer
 from remora.model.vision import Tower
 from remora.model.vlm import VisionLanguageModel
+
+# The same examples every time: a failure is the change's, not the day's.
+settings.register_profile("remora", derandomize=True, deadline=None)
+settings.load_profile("remora")
 
 WORDS = [
     "A chat between a curious user and an artificial intelligence assistant.",
@@ -23,7 +28,7 @@ WORDS = [
 
 @pytest.fixture
 def tiny_data(tmp_path):
-    """A factory: writes a LLaVA JSON of `count` records, one small PNG each, below tmp_path; returns the JSON's path."""
+    """A factory: writes a LLaVA JSON of `count` records, a small PNG each, below tmp_path; returns its path."""
 
     def make(path="train.json", count=3, images="images", pictures=True):
         file = tmp_path / path

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 
 from remora import __version__
 from remora.errors import RemoraError
+from remora.processes import MARK
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,6 +84,9 @@ def main(argv: list[str] | None = None) -> None:
     """Run one verb; exits with 1 and one line on an error of the user's, 130 on Ctrl-C."""
     args = _parser().parse_args(argv)
     args.runs = Path(args.runs or os.environ.get("REMORA_RUNS") or Path.home() / "remora").expanduser().absolute()
+    if MARK in os.environ:
+        # Another `remora` stops us by SIGINT, which a shell that runs things in the background has them ignore.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         getattr(importlib.import_module(f"remora.commands.{MODULES[args.verb]}"), args.verb)(args)
     except RemoraError as e:

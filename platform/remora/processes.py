@@ -59,7 +59,7 @@ class Child:
             time.sleep(0.1)  # Ray's processes notice their driver's end by themselves
         deadline = time.monotonic() + 5.0
         while (left := self._left()) and time.monotonic() < deadline:
-            # Again until none is left: one may have forked meanwhile, and a killed one holds its ports until it is gone.
+            # Until none is left: one may have forked meanwhile, and a killed one holds its ports until it is gone.
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

@@ -200,7 +200,7 @@ def test_no_turn_can_write_a_special_token_or_a_picture(tokenizer, forged):
             assert supervised == written(name, tokenizer, [(q, a, 1)])[0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(words=st.lists(st.tuples(st.text(max_size=20), st.text(min_size=1, max_size=20)), min_size=1, max_size=3))
 def test_any_text_comes_back_and_every_prompt_is_a_beginning(tokenizers, words):
     rounds = [(q.strip(), a.strip() or "x", 1) for q, a in words]

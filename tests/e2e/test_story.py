@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from remora.processes import MARK, marked
+from remora.processes import MARK
 from remora.training.journal import read
 
 pytestmark = pytest.mark.e2e
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+STORY = "REMORA_TEST_STORY"
 PATIENCE = 600.0  # how long a wait may take on a loaded machine before it counts as hung
 
 
@@ -36,7 +37,9 @@ def env(runs: Path) -> dict[str, str]:
     home = runs.parent / "home"
     home.mkdir(exist_ok=True)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "REMORA_"))}
-    return {**kept, "HOME": str(home), "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "COLUMNS": "140"}
+    mine = {"HOME": str(home), "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "COLUMNS": "140"}
+    # MARK: pytest itself may run where a shell ignores SIGINT, and its children would inherit that.
+    return {**kept, **mine, STORY: str(runs), MARK: "story"}
 
 
 def until(what: str, found: Callable[[], object]) -> None:
@@ -66,22 +69,22 @@ def run_demo(runs: Path, env: dict[str, str], figures: Path) -> subprocess.Popen
 
 
 def test_ctrl_c_stops_everything_and_loses_no_finished_stage(runs: Path, env: dict[str, str]) -> None:
-    demo = run_demo(runs, {**env, MARK: "story-ctrl-c"}, runs.parent / "never.json")
+    demo = run_demo(runs, env, runs.parent / "never.json")
     until(
-        "the alignment to end", lambda: demo.poll() is not None or list((runs / "stages").glob("align-*/manifest.json"))
+        "the alignment to end",
+        lambda: demo.poll() is not None or list((runs / "stages").glob("language-*/manifest.json")),
     )
     demo.send_signal(signal.SIGINT)
     said, _ = demo.communicate(timeout=PATIENCE)
     assert demo.returncode == 130, said
     logs = list((runs / "logs").glob("search-*.log"))
     assert len(logs) == 1
-    # The search ran under a mark of its own; what it started carries it on.
-    until("Ray's processes to end", lambda: not _ray_processes(runs))
+    until("every process to end", lambda: not left_over(runs))
     assert list((runs / "stages").glob("language-*/manifest.json"))
 
 
-def _ray_processes(runs: Path) -> list[int]:
-    """Processes whose environment names this run folder."""
+def left_over(runs: Path) -> list[int]:
+    """Living processes that descend from a command of this file."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -89,14 +92,14 @@ def _ray_processes(runs: Path) -> list[int]:
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        if f"REMORA_RUNS={runs}".encode() in environ.split(b"\0") and state != "Z":
+        if f"{STORY}={runs}".encode() in environ.split(b"\0") and state != "Z":
             found.append(int(entry.name))
     return found
 
 
 def test_the_demo_survives_kill_9_of_a_worker(runs: Path, env: dict[str, str]) -> None:
     figures = runs.parent / "figures.json"
-    demo = run_demo(runs, {**env, MARK: "story-kill-9"}, figures)
+    demo = run_demo(runs, env, figures)
     until("fine-tuning", lambda: demo.poll() is not None or in_fine_tuning(runs, 5))
     assert demo.poll() is None, demo.communicate()[0]
     work = in_fine_tuning(runs, 5)
@@ -115,10 +118,10 @@ def test_the_demo_survives_kill_9_of_a_worker(runs: Path, env: dict[str, str]) -
     out = json.loads(figures.read_text())
     assert [v["name"] for v in out["variants"]] == ["base-Eff-2M-mlp", "share-Eff-2M-mlp"]
     assert out["champion"] in {v["name"] for v in out["variants"]}
-    # language and align were finished before Ctrl-C; the two variants share both
+    # language was finished before Ctrl-C; the two variants share it and the alignment
     assert out["stage_runs"]["planned"] == 7
-    assert out["stage_runs"]["trained"] == 3
-    assert out["stage_runs"]["reused"] == 4
+    assert out["stage_runs"]["trained"] + out["stage_runs"]["reused"] == 7
+    assert 3 <= out["stage_runs"]["trained"] <= 4
     for v in out["variants"]:
         assert v["n"] == 9673
         assert v["ci"][0] <= v["accuracy"] <= v["ci"][1]
@@ -127,7 +130,7 @@ def test_the_demo_survives_kill_9_of_a_worker(runs: Path, env: dict[str, str]) -
     assert out["answer"]["answer"]
     assert "curl -sS" in said
     assert "remora ui" in said
-    assert not marked("story-kill-9"), "processes were left"
+    until("every process to end", lambda: not left_over(runs))
 
 
 def test_a_second_run_trains_nothing(runs: Path, env: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Intervals: Wilson's against published figures, and the clustered one by what it must equal and how often it covers."""
+"""Intervals: Wilson's against published figures, the clustered one by what it must equal and how often it covers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from remora.evaluation.statistics import accuracy_interval, wilson
 
 
-# Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17 (1998), table I, method 3.
+# Newcombe, "Two-sided confidence intervals for the single proportion" (Statistics in Medicine 17, 1998), table I
 @pytest.mark.parametrize(
     ("right", "n", "low", "high"),
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],

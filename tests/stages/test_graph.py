@@ -129,8 +129,8 @@ def test_a_plan_counts_what_sharing_saves(catalog_data):
     ("spec", "name"),
     [
         (variant(), "base-Eff-2M-mlp"),
-        (variant("share", connector="resampler", llm="smollm2-135m"), "share-Eff-SmolLM2-resampler"),
-        (variant("recipes/mine.yaml", connector="linear"), "mine-Eff-2M-linear"),
+        (variant("share", connector="resampler", llm="smollm2-135m"), "share-Eff-SmolLM2-res"),
+        (variant("recipes/mine.yaml", connector="linear"), "mine-Eff-2M-lin"),
         (variant(name="the-one"), "the-one"),
     ],
 )

@@ -33,7 +33,7 @@ def finish(store: Store, run: StageRun, **files: str) -> Path:
         (work / "parts" / name / "model.safetensors").write_text(text)
     (work / JOURNAL).write_text("{}\n")
     (work / "job.json").write_text("{}")
-    return store.publish(run, {"mlflow_run": "1"})
+    return store.publish(run.name, {"mlflow_run": "1"})
 
 
 def test_a_published_run_is_finished_and_its_work_is_gone(tmp_path: Path) -> None:
@@ -76,7 +76,8 @@ def test_a_lease_ends_with_kill_9_of_its_holder(tmp_path: Path) -> None:
     waiting, got = threading.Event(), threading.Event()
 
     def wait() -> None:
-        with store.lease(run, waiting.set):
+        with store.lease(run, waiting.set) as held:
+            assert held
             got.set()
 
     thread = threading.Thread(target=wait)

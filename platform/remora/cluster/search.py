@@ -108,7 +108,10 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
             # A trial's own process only waits for its workers, so it takes no CPU from them; Tune wants one resource.
             tune.with_resources(trial, {"CPU": 0, "memory": 64 * 2**20}),
             param_space={"variant": tune.grid_search(list(variants))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=space.concurrent or _concurrent(space)),
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=space.concurrent or _concurrent(space),
+                reuse_actors=True,  # the next trial needs no process and no imports of its own
+            ),
             run_config=tune.RunConfig(
                 name=f"{space.name}-{uuid.uuid4().hex[:8]}",
                 storage_path=str(runs / "ray"),

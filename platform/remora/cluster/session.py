@@ -58,6 +58,8 @@ def ray_session(
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.update({k: os.environ.get(k, v) for k, v in env.items()})
+        # One machine is not preempted; the watcher is one more process for every group of workers.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         options |= {"address": "local", "include_dashboard": dashboard}
     else:
         if re.fullmatch(r"[^/]+:\d+", where) and not _alive(where):

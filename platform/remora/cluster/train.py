@@ -1,4 +1,4 @@
-"""Ray Train: one stage run on a group of workers that survives their deaths."""
+"""Ray Train: stage runs, one after the other, on one group of workers that survives their deaths."""
 
 from __future__ import annotations
 
@@ -6,53 +6,92 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import remora.errors
 from remora.errors import ClusterError, RemoraError, TrainingError
-from remora.files import write_atomic
-from remora.training.stage import StageJob, run
+from remora.files import is_published, write_atomic
+
+# Ray's controller unpickles a reference to `_worker`, so whatever this file imports, it imports too: torch and
+# transformers would cost it 4 s of CPU and 200 MB for nothing.
+if TYPE_CHECKING:
+    from remora.spec import Cluster
+    from remora.training.stage import StageJob
 
 REFUSED = "refused.txt"
 """What a worker writes when it meets an error that another attempt would meet again."""
 
 
-def _worker(config: dict[str, str]) -> None:
-    """What every worker runs. A process group exists by now: Ray Train made it."""
+@dataclass(frozen=True)
+class Task:
+    """A stage run to train: its name in the store, its job, and the record that it is published with."""
+
+    name: str
+    job: StageJob
+    record: dict[str, Any]
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """What every worker runs. A process group exists by now: Ray Train made it.
+
+    Stage runs that an earlier attempt of this group published are passed over, the one it was stopped in is resumed.
+    """
     import ray.train
     import torch
+    import torch.distributed as dist
 
-    job = StageJob.from_json(config["job"])
-    refused = job.folder / REFUSED
-    if refused.exists():
-        return  # a restart after an error of the user's: there is nothing to retry
-    torch.set_num_threads(max(1, int(job.cluster.cpus_per_worker)))
-    context = ray.train.get_context()
-    write_atomic(job.folder / f"worker-{context.get_world_rank()}.pid", f"{os.getpid()}\n")
+    from remora.stages import Store
+    from remora.training import journal
+    from remora.training.stage import StageJob, run
 
-    def report(step: int, loss: float, folder: Path | None) -> None:
-        # Our checkpoint is on storage that every node sees, verified and retained by us; Ray keeps a pointer to it,
-        # because it takes only checkpoints below its own folder as they are.
-        with tempfile.TemporaryDirectory() as pointer:
-            (Path(pointer) / "pointer.json").write_text(
-                json.dumps({"checkpoint": folder and str(folder), "step": step})
-            )
-            ray.train.report(
-                {"step": step, "loss": loss},
-                checkpoint=ray.train.Checkpoint(pointer) if folder else None,
-                checkpoint_dir_name=f"step-{step:06d}-{uuid.uuid4().hex[:8]}",
-            )
+    store, status = Store(Path(config["runs"])), Path(config["status"])
+    rank = ray.train.get_context().get_world_rank()
+    for name, text, record in config["tasks"]:
+        job = StageJob.from_json(text)
+        if is_published(store.root / name):
+            continue
+        refused = job.folder / REFUSED
+        if refused.exists():
+            return  # a restart after an error of the user's: there is nothing to retry
+        torch.set_num_threads(max(1, int(job.cluster.cpus_per_worker)))
+        write_atomic(job.folder / f"worker-{rank}.pid", f"{os.getpid()}\n")
+        began = time.time()
+        if rank == 0:
+            journal.append(status, "stage", run=name, stage=job.stage.name, state="training")
+        try:
+            run(job, _report)
+        except RemoraError as e:
+            write_atomic(refused, f"{type(e).__name__}\n{e}")
+            raise
+        if rank == 0:
+            store.publish(name, {**record, "began": began, "seconds": time.time() - began})
+            journal.append(status, "stage", run=name, stage=job.stage.name, state="trained")
+        dist.barrier()  # the next stage run starts from what was just published
 
-    try:
-        run(job, report)
-    except RemoraError as e:
-        write_atomic(refused, f"{type(e).__name__}\n{e}")
-        raise
+
+def _report(step: int, loss: float, folder: Path | None) -> None:
+    # The checkpoint is on storage that every node sees, verified and retained by us; Ray keeps a pointer to it, because
+    # it takes only checkpoints below its own folder as they are.
+    import ray.train
+
+    with tempfile.TemporaryDirectory() as pointer:
+        (Path(pointer) / "pointer.json").write_text(json.dumps({"checkpoint": folder and str(folder), "step": step}))
+        ray.train.report(
+            {"step": step, "loss": loss},
+            checkpoint=ray.train.Checkpoint(pointer) if folder else None,
+            checkpoint_dir_name=f"step-{step:06d}-{uuid.uuid4().hex[:8]}",
+        )
 
 
-def train_stage(job: StageJob, name: str, storage: Path) -> None:
-    """Run a stage to its end; returns when `job.folder` holds the trained parts.
+def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
+    """Train stage runs in order; returns when all of them are published. `status` hears which one is at work.
+
+    One group of workers does them all: starting one costs 15 s on two cores, more than a short stage.
 
     Raises:
         RemoraError: what a worker met and a retry would meet again (a broken picture, a loss that is no number).
@@ -61,22 +100,26 @@ def train_stage(job: StageJob, name: str, storage: Path) -> None:
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    cluster = job.cluster
     _check_room(cluster.workers * cluster.cpus_per_worker, cluster.workers * cluster.gpus_per_worker)
-    refused = job.folder / REFUSED
-    refused.unlink(missing_ok=True)
+    refusals = [t.job.folder / REFUSED for t in tasks]
+    for refused in refusals:
+        refused.unlink(missing_ok=True)
     resources: dict[str, Any] = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
-    attempt = f"{name}-{uuid.uuid4().hex[:8]}"
+    # A name that was used before would silently resume that run; our own checkpoints decide that instead.
+    attempt, storage = f"{tasks[-1].name}-{uuid.uuid4().hex[:8]}", runs / "ray"
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": job.to_json()},
+        train_loop_config={
+            "runs": str(runs),
+            "status": str(status),
+            "tasks": [(t.name, t.job.to_json(), t.record) for t in tasks],
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.workers, use_gpu=cluster.gpus_per_worker > 0, resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
-            # A name that was used before would silently resume that run; our own checkpoints decide that instead.
             name=attempt,
             storage_path=str(storage),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=cluster.keep_checkpoints),
@@ -86,23 +129,21 @@ def train_stage(job: StageJob, name: str, storage: Path) -> None:
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as e:
-        _raise_refused(refused)
+        _raise_refused(refusals)
         lines = [line for line in str(e).splitlines() if line.strip()]
         raise ClusterError(
-            f"stage {job.stage.name!r}: its workers failed more than {cluster.max_failures} times: "
-            f"{lines[-1].strip()}; "
-            f"see {job.folder}, then run the same command again: it goes on from the last checkpoint"
+            f"{tasks[-1].name}: its workers failed more than {cluster.max_failures} times: {lines[-1].strip()}; "
+            f"see {storage / attempt}, then run the same command again: it goes on from the last checkpoint"
         ) from e
-    _raise_refused(refused)
-    shutil.rmtree(storage / attempt, ignore_errors=True)  # pointers to checkpoints that the artifact replaces
+    _raise_refused(refusals)
+    shutil.rmtree(storage / attempt, ignore_errors=True)  # pointers to checkpoints that the artifacts replace
 
 
-def _raise_refused(refused: Path) -> None:
-    if refused.exists():
-        kind, _, message = refused.read_text().partition("\n")
-        import remora.errors
-
-        raise getattr(remora.errors, kind, TrainingError)(message)
+def _raise_refused(refusals: Sequence[Path]) -> None:
+    for refused in refusals:
+        if refused.exists():
+            kind, _, message = refused.read_text().partition("\n")
+            raise getattr(remora.errors, kind, TrainingError)(message)
 
 
 def _check_room(cpus: float, gpus: float) -> None:

@@ -6,15 +6,15 @@ journal `<runs>/status/<search>/<variant>.jsonl` that the progress display follo
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from remora import tracking
 from remora.cluster.evaluate import evaluate, score_folder
-from remora.cluster.train import train_stage
+from remora.cluster.train import Task, train_stages
 from remora.evaluation import Score, as_json
 from remora.inference import write_bundle
 from remora.spec import Variant
@@ -32,7 +32,7 @@ class Outcome:
     """The variant's MLflow run."""
     scores: dict[str, Score]
     stages: dict[str, str]
-    """Stage run name -> trained | reused."""
+    """Stage run name -> trained | reused, in order."""
 
 
 def status_file(runs: Path, search: str, variant: str) -> Path:
@@ -59,16 +59,14 @@ def run_variant(
         parent=parent,
         key=f"variant/{last.id}/{parent or 'alone'}",
         tags={"remora.kind": "variant"},
-        params={"vision": variant.vision, "connector": variant.connector, "llm": variant.llm, "recipe": variant.recipe,
-                "seed": variant.seed},
-    )  # fmt: skip
+        params={part: getattr(variant, part) for part in ("vision", "connector", "llm", "recipe", "seed")},
+    )
     tracker.text(mlflow_run, variant.model_dump_json(indent=1), "variant.json")
     try:
-        stages = {}
-        for stage_run in lineage:
-            stages[stage_run.name], stage_mlflow = _ensure(stage_run, store, variant, tracker, mlflow_run, status)
+        stages = _train_missing(lineage, store, variant, tracker, mlflow_run, status)
+        for run in lineage:
             # Linked, not repeated: a stage run that several variants share has one MLflow run.
-            tracker.tag(mlflow_run, f"remora.stage.{stage_run.stage.name}", stage_mlflow)
+            tracker.tag(mlflow_run, f"remora.stage.{run.stage.name}", str(store.record(run)["mlflow_run"]))
         bundle = runs / "bundles" / f"{name}-{last.id[:12]}"
         about = {"variant": variant.model_dump(mode="json"), "stages": [r.name for r in lineage]}
         write_bundle(bundle, name, store.parts(lineage), last.stage.template, variant.seed, about)
@@ -104,70 +102,77 @@ def _metrics(score: Score) -> dict[str, float]:
     return {f"{score.benchmark}/{k}": v for k, v in flat.items()}
 
 
-def _ensure(
-    run: StageRun, store: Store, variant: Variant, tracker: tracking.Tracker, parent: str, status: Path
-) -> tuple[str, str]:
-    """Make sure that a stage run is published: ("trained" or "reused", its MLflow run)."""
+def _train_missing(
+    lineage: Sequence[StageRun], store: Store, variant: Variant, tracker: tracking.Tracker, parent: str, status: Path
+) -> dict[str, str]:
+    """Train the stage runs that are not published and that nobody else trains: {name: trained | reused}.
 
-    def say(state: str) -> None:
-        journal.append(status, "stage", run=run.name, stage=run.stage.name, state=state)
+    Leases are taken from the first stage run on. Paths are branches of a tree, so no two variants can wait for each
+    other.
+    """
+    missing = []
+    with contextlib.ExitStack() as leases:
+        for run in lineage:
 
-    if not store.finished(run):
-        with store.lease(run, waiting=lambda: say("waiting")):
-            if not store.finished(run):
-                say("training")
-                mlflow_run = _train(run, store, variant, tracker, parent)
-                say("trained")
-                return "trained", mlflow_run
-    say("reused")
-    return "reused", str(store.record(run)["mlflow_run"])
+            def say(state: str, run: StageRun = run) -> None:
+                journal.append(status, "stage", run=run.name, stage=run.stage.name, state=state)
+
+            if not store.finished(run) and leases.enter_context(store.lease(run, lambda: say("waiting"))):
+                missing.append(run)
+            else:
+                say("reused")
+        if missing:
+            _train(missing, store, variant, tracker, parent, status)
+    return {run.name: "trained" if run in missing else "reused" for run in lineage}
 
 
-def _train(run: StageRun, store: Store, variant: Variant, tracker: tracking.Tracker, parent: str) -> str:
-    job = store.prepare(run, variant.cluster)
-    mlflow_run = tracker.start(
-        run.name,
-        parent=parent,
-        key=f"stage/{run.id}",
-        tags={
-            "remora.kind": "stage",
-            "remora.identity": run.id,
-            "remora.parent_stage": run.parent.name if run.parent else "",
-        },
-        params=_params(run, variant),
-    )
-    tracker.text(mlflow_run, run.stage.model_dump_json(indent=1), "stage.json")
-    began = time.time()
-    try:
-        with tracking.Mirror(tracker, mlflow_run, job.folder / journal.JOURNAL):
-            train_stage(job, run.name, store.runs / "ray")
-        record = {
-            "identity": run.id,
-            "stage": run.stage.name,
-            "parent": run.parent.name if run.parent else None,
-            "parts": dict(run.parts),
-            "trained": list(run.stage.tune.trained),
-            "seed": run.seed,
-            "mlflow_run": mlflow_run,
-            "began": began,
-            "seconds": time.time() - began,
-            "workers": variant.cluster.workers,
-        }
-        folder = store.publish(run, record)
-    except BaseException:
-        tracker.finish(mlflow_run, "FAILED")
-        raise
-    tracker.artifacts(mlflow_run, folder / "parts", "parts")
-    tracker.finish(mlflow_run)
-    return mlflow_run
+def _train(
+    missing: Sequence[StageRun], store: Store, variant: Variant, tracker: tracking.Tracker, parent: str, status: Path
+) -> None:
+    tasks, mlflow_runs = [], {}
+    with contextlib.ExitStack() as mirrors:
+        for run in missing:
+            job = store.prepare(run, variant.cluster)
+            mlflow_runs[run] = tracker.start(
+                run.name,
+                parent=parent,
+                key=f"stage/{run.id}",
+                tags={
+                    "remora.kind": "stage",
+                    "remora.identity": run.id,
+                    "remora.parent_stage": run.parent.name if run.parent else "",
+                },
+                params=_params(run, variant),
+            )
+            tracker.text(mlflow_runs[run], run.stage.model_dump_json(indent=1), "stage.json")
+            mirrors.enter_context(tracking.Mirror(tracker, mlflow_runs[run], lambda run=run: store.journal(run)))  # type: ignore[misc]
+            tasks.append(Task(run.name, job, _record(run, variant, mlflow_runs[run])))
+        try:
+            train_stages(tasks, variant.cluster, store.runs, status)
+        except BaseException:
+            for run in missing:
+                tracker.finish(mlflow_runs[run], "FINISHED" if store.finished(run) else "FAILED")
+            raise
+    for run in missing:
+        tracker.artifacts(mlflow_runs[run], store.folder(run) / "parts", "parts")
+        tracker.finish(mlflow_runs[run])
+
+
+def _record(run: StageRun, variant: Variant, mlflow_run: str) -> dict[str, Any]:
+    return {
+        "identity": run.id,
+        "stage": run.stage.name,
+        "parent": run.parent.name if run.parent else None,
+        "parts": dict(run.parts),
+        "trained": list(run.stage.tune.trained),
+        "seed": run.seed,
+        "mlflow_run": mlflow_run,
+        "workers": variant.cluster.workers,
+    }
 
 
 def _params(run: StageRun, variant: Variant) -> Mapping[str, Any]:
     stage = run.stage.model_dump(mode="json", exclude={"name", "mixture"})
     mixture = ", ".join(f"{e.dataset or e.path} x{e.weight:g}" for e in run.stage.mixture)
-    return {
-        "stage": stage,
-        "mixture": mixture,
-        "parts": dict(run.parts),
-        "cluster": variant.cluster.model_dump(mode="json"),
-    }
+    cluster = variant.cluster.model_dump(mode="json")
+    return {"stage": stage, "mixture": mixture, "parts": dict(run.parts), "cluster": cluster}

@@ -87,8 +87,11 @@ class Store:
         return True
 
     @contextlib.contextmanager
-    def lease(self, run: StageRun, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Hold the right to train `run`; calls `waiting` once if somebody else has it."""
+    def lease(self, run: StageRun, waiting: Callable[[], None] = lambda: None) -> Iterator[bool]:
+        """Hold the right to train `run`: True.
+
+        If somebody else has it, call `waiting` once, then wait until they give it up (True) or publish the run (False).
+        """
         with disk_errors(self.runs):
             self.root.mkdir(parents=True, exist_ok=True)
             with (self.root / f"{run.name}.lease").open("w") as f:
@@ -98,11 +101,13 @@ class Store:
                         fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
                         break
                     except BlockingIOError:
+                        if is_published(self.folder(run)):
+                            break
                         if not told:
                             waiting()
                             told = True
                         time.sleep(POLL)
-                yield
+                yield not is_published(self.folder(run))
 
     def parts(self, lineage: tuple[StageRun, ...]) -> dict[str, PartRef]:
         """Every part with the folder of its weights after `lineage`: the last stage run that trained it decides."""
@@ -152,9 +157,9 @@ class Store:
         """What was written about a finished run when it was published."""
         return json.loads((self.folder(run) / "record.json").read_text())
 
-    def publish(self, run: StageRun, record: dict[str, Any]) -> Path:
-        """Make the trained parts the run's artifact, with its journal and record; checkpoints are not kept."""
-        work, final = self.work(run), self.folder(run)
+    def publish(self, name: str, record: dict[str, Any]) -> Path:
+        """Make the trained parts of the run of that name its artifact, with journal and record, not the checkpoints."""
+        work, final = self.root / f"{name}.work", self.root / name
         with publishing(final) as tmp:
             for name in (PARTS_FOLDER, JOURNAL, "job.json"):
                 shutil.copytree(work / name, tmp / name) if (work / name).is_dir() else shutil.copy2(work / name, tmp)

@@ -12,6 +12,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,11 +33,15 @@ class Mirror:
     already, from this mirror or from one in an earlier process, are left out.
 
     Args:
+        journal: The file, or a function that finds it: a journal moves when its stage run is published.
         interval: Seconds between two looks at the file.
     """
 
-    def __init__(self, tracker: Tracker, run_id: str, journal: Path, interval: float = 1.0) -> None:
-        self.tracker, self.run_id, self.journal, self.interval = tracker, run_id, Path(journal), interval
+    def __init__(
+        self, tracker: Tracker, run_id: str, journal: Path | Callable[[], Path], interval: float = 1.0
+    ) -> None:
+        self.tracker, self.run_id, self.interval = tracker, run_id, interval
+        self._find = journal if callable(journal) else lambda: journal
         self._last: int | None = None
         self._offset = 0
         self._tail = b""
@@ -62,7 +67,7 @@ class Mirror:
         try:
             lines = self._new_lines()
         except OSError as e:
-            log.warning("tracking: journal %s cannot be read: %s", self.journal, e)
+            log.warning("tracking: journal %s cannot be read: %s", self._find(), e)
             return
         if self._last is None:
             self._last = self.tracker.last_step(self.run_id)
@@ -77,9 +82,11 @@ class Mirror:
 
     def _new_lines(self) -> list[bytes]:
         """Whole lines since the last look; all of them if the file was cut back or replaced."""
-        if not self.journal.exists():
-            return []
-        with self.journal.open("rb") as f:
+        try:
+            f = self._find().open("rb")
+        except FileNotFoundError:
+            return []  # not begun, or being moved at this moment
+        with f:
             f.seek(self._offset - len(self._tail))
             if f.read(len(self._tail)) != self._tail:
                 # Size alone would not tell: a file that was cut back may have grown past the old offset since.
