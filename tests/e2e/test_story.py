@@ -118,10 +118,10 @@ def test_the_demo_survives_kill_9_of_a_worker(runs: Path, env: dict[str, str]) -
     out = json.loads(figures.read_text())
     assert [v["name"] for v in out["variants"]] == ["base-Eff-2M-mlp", "share-Eff-2M-mlp"]
     assert out["champion"] in {v["name"] for v in out["variants"]}
-    # language was finished before Ctrl-C; the two variants share it and the alignment
+    # language, and what came before Ctrl-C took hold, was finished; the two variants share it and the alignment
     assert out["stage_runs"]["planned"] == 7
     assert out["stage_runs"]["trained"] + out["stage_runs"]["reused"] == 7
-    assert 3 <= out["stage_runs"]["trained"] <= 4
+    assert 2 <= out["stage_runs"]["trained"] <= 4
     for v in out["variants"]:
         assert v["n"] == 9673
         assert v["ci"][0] <= v["accuracy"] <= v["ci"][1]

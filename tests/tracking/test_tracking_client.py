@@ -292,6 +292,28 @@ def test_a_run_keeps_its_times_when_it_is_written_late(tracker, outage, monkeypa
     assert (info.start_time, info.end_time) == (5000, 9000)
 
 
+def test_long_answers_are_waited_for_and_dead_servers_are_not(tracker, tmp_path, monkeypatch):
+    waits = {}
+    run = tracker.start("a")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    with tracker.client() as client:
+        names = ("get_run", "get_metric_history", "log_artifacts", "log_batch")
+        for name, real in [(name, getattr(client, name)) for name in names]:
+
+            def call(*args, name=name, real=real):
+                waits[name] = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
+                return real(*args)
+
+            monkeypatch.setattr(client, name, call)
+    tracker.steps(run, [(1, 1000, {"loss": 1.0})])
+    (tmp_path / "folder").mkdir()
+    tracker.artifacts(run, tmp_path / "folder")
+    assert waits == {"get_run": "2", "get_metric_history": "120", "log_artifacts": "120", "log_batch": "2"}
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")  # a user's choice is kept
+    tracker.last_step(run)
+    assert waits["get_metric_history"] == "7"
+
+
 def test_two_starts_of_one_key_at_one_moment_give_one_run(tracker, monkeypatch):
     both = [tracker, Tracker(tracker.runs)]
     for t in both:
