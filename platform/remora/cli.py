@@ -84,6 +84,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run one verb; exits with 1 and one line on an error of the user's, 130 on Ctrl-C."""
     args = _parser().parse_args(argv)
     args.runs = Path(args.runs or os.environ.get("REMORA_RUNS") or Path.home() / "remora").expanduser().absolute()
+    # A polite kill ends as Ctrl-C does: whatever was started is stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if MARK in os.environ:
         # Another `remora` stops us by SIGINT, which a shell that runs things in the background has them ignore.
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -14,10 +14,10 @@ from remora.data.demo.pictures import RENDITIONS
 from remora.data.demo.shapes import Picture, category
 
 CONVERSATIONS_A_PICTURE = 2
-TURNS = 3
+TURNS = 2
 """Only the first turn has to be answered by looking: later ones can lean on what was said. So conversations are short,
 and their first questions are drawn with these weights instead of evenly."""
-FIRST_ABOUT_SHAPES = {"yes/no": 0.45, "color": 0.4, "shape": 0.15}
+FIRST_ABOUT_SHAPES = {"yes/no": 0.2, "color": 0.6, "shape": 0.2}
 FIRST_ABOUT_CONCEPTS = {"kind": 0.5, "kind of four": 0.2, "name": 0.1, "name of four": 0.2}
 
 TEXTS_A_CONCEPT = 5
