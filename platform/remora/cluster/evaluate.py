@@ -20,15 +20,11 @@ SCORING = 1
 def _examine_shard(
     bundle: str, cache: str, data: str, benchmark: str, shard: int, shards: int
 ) -> tuple[list[Item], list[Item]]:
-    """One shard of a benchmark, with its pictures and with shuffled ones."""
+    """What a worker runs: one shard of a benchmark."""
     import torch
 
     torch.set_num_threads(1)
-    answerer = Answerer.load(Path(bundle), Path(cache))
-    return (
-        examine(answerer, benchmark, Path(data), "pictures", shard, shards),
-        examine(answerer, benchmark, Path(data), "blind", shard, shards),
-    )
+    return examine(Answerer.load(Path(bundle), Path(cache)), benchmark, Path(data), shard, shards)
 
 
 def score_folder(store: Store, last: StageRun, benchmark: str) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from remora import catalog
-from remora.cluster.search import check, result_file
+from remora.cluster.search import result_file
 from remora.commands.data import build
 from remora.commands.run import live
 from remora.errors import ClusterError, ServingError
@@ -22,7 +22,7 @@ from remora.processes import Child, remora_command
 from remora.reporting.tables import duration, scores_table, stages_table
 from remora.serving.client import ask, curl_command
 from remora.spec import Space, load
-from remora.stages import Store
+from remora.stages import Store, variant_name, variants_of
 
 SPACE = Path(__file__).parent / "demo.yaml"
 HEADLINE, UNSEEN = "easy-vqa", "openmoji-unseen"
@@ -50,9 +50,9 @@ def demo(args: argparse.Namespace) -> None:
     console.rule("[bold]2 of 4  Search: 2 connectors x 2 recipes")
     args.spec = SPACE
     space = load(Space, SPACE)
-    names = list(check(space, store))
-    if args.address is None and all(_scored(store, space, name) for name in names):
-        console.print("Every stage run is finished already; the search only reads them.")
+    names = [variant_name(v) for v in variants_of(space)]
+    if all(any((args.runs / "bundles").glob(f"{name}-*")) for name in names):
+        console.print("An earlier run finished these variants; what has not changed since is read, not trained.")
     live(args, "search", space.name, names, console)
     result = json.loads(result_file(args.runs, space.name).read_text())
     if result["ended"] < began:
@@ -106,10 +106,6 @@ def demo(args: argparse.Namespace) -> None:
     console.print(f"Finished in {duration(time.time() - began)}.")
     if args.json:
         write_json(args.json, summary)
-
-
-def _scored(store: Store, space: Space, name: str) -> bool:
-    return any((store.runs / "bundles").glob(f"{name}-*"))
 
 
 def _port(asked: int | None) -> int:

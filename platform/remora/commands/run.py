@@ -23,7 +23,7 @@ from remora.processes import Child, remora_command
 from remora.reporting.progress import Progress
 from remora.reporting.tables import live_table
 from remora.spec import Space, Variant, load
-from remora.stages import Store, path, variant_name
+from remora.stages import Store, path, variant_name, variants_of
 
 SINGLE = "single"
 """The status folder of variants that are trained on their own."""
@@ -32,12 +32,12 @@ SINGLE = "single"
 def train(args: argparse.Namespace) -> None:
     """Train and measure one variant."""
     variant = load(Variant, args.spec)
-    store = Store(args.runs)
-    store.check_writable()
-    path(variant, store.data)  # finds what is wrong before anything starts
     if not args.plain and sys.stdout.isatty():
         live(args, "train", SINGLE, [variant_name(variant)], Console())
         return
+    store = Store(args.runs)
+    store.check_writable()
+    path(variant, store.data)  # finds what is wrong before anything starts
     with plain_progress(args.runs, SINGLE, [variant_name(variant)]), session(args):
         from remora import tracking
         from remora.cluster.variant import run_variant
@@ -53,12 +53,13 @@ def train(args: argparse.Namespace) -> None:
 def search(args: argparse.Namespace) -> None:
     """Train and measure every variant of a space, and register the best."""
     space = load(Space, args.spec)
-    from remora.cluster.search import check
-
-    names = list(check(space, Store(args.runs)))
+    names = [variant_name(v) for v in variants_of(space)]
     if not args.plain and sys.stdout.isatty():
         live(args, "search", space.name, names, Console())
         return
+    from remora.cluster.search import check
+
+    check(space, Store(args.runs))  # finds what is wrong before anything starts
     with plain_progress(args.runs, space.name, names), session(args):
         from remora.cluster.search import search as run_search
 

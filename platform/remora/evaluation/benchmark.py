@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
@@ -19,7 +19,6 @@ from remora.evaluation.statistics import accuracy_interval
 from remora.inference import Answerer, Turn
 from remora.spec import MixtureEntry
 
-Condition = Literal["pictures", "blind"]
 BLIND_SEED = 0
 """The blind baseline's pictures are shuffled the same way for every variant."""
 
@@ -64,24 +63,28 @@ def score(question: Question, answer: str) -> float:
 
 
 def examine(
-    answerer: Answerer, benchmark: str, data: Path, condition: Condition, shard: int = 0, shards: int = 1
-) -> list[Item]:
-    """Ask every `shards`-th picture's questions. Questions about one picture stay together, so it is read once."""
+    answerer: Answerer, benchmark: str, data: Path, shard: int = 0, shards: int = 1
+) -> tuple[list[Item], list[Item]]:
+    """Ask one of `shards` parts of a benchmark: (items with their own pictures, items with shuffled ones).
+
+    Both are asked in one go, so that a picture is read and encoded once. Questions about one picture stay together.
+    """
     questions = read_questions(benchmark, data)
-    pictures = {q.image: q.image for q in questions}
-    if condition == "blind":
-        pictures = shuffled_pictures(questions, BLIND_SEED)
-    mine = set(sorted(pictures)[shard::shards])
+    others = shuffled_pictures(questions, BLIND_SEED)
+    order = list(others)
+    mine = set(order[len(order) * shard // shards : len(order) * (shard + 1) // shards])
     asked = [q for q in questions if q.image in mine]
-    opened: dict[Path, Image.Image] = {path: open_image(path) for path in {pictures[q.image] for q in asked}}
+    opened: dict[Path, Image.Image] = {path: open_image(path) for path in mine | {others[path] for path in mine}}
+    shown = [opened[q.image] for q in asked] + [opened[others[q.image]] for q in asked]
     answers = answerer.answer(
-        [[Turn("user", q.text, (opened[pictures[q.image]],))] for q in asked],
+        [[Turn("user", q.text, (picture,))] for q, picture in zip(asked + asked, shown, strict=True)],
         max_new_tokens=catalog.benchmark(benchmark).max_new_tokens,
     )
-    return [
+    items = [
         Item(q.id, q.image.name, q.category, a.text, parse(a.text), score(q, a.text))
-        for q, a in zip(asked, answers, strict=True)
+        for q, a in zip(asked + asked, answers, strict=True)
     ]
+    return items[: len(asked)], items[len(asked) :]
 
 
 def question_only(benchmark: str, data: Path) -> float:

@@ -59,8 +59,8 @@ def read_questions(name: str, data: Path) -> list[Question]:
 def shuffled_pictures(questions: list[Question], seed: int) -> dict[Path, Path]:
     """Another picture of the same benchmark for each one: the blind baseline. No picture keeps its own.
 
-    The pictures are put in a seeded order and each takes its successor, so all questions about one picture are asked
-    about the same other one.
+    The pictures are put in a seeded order, which the result keeps, and each takes its successor: all questions about
+    one picture are asked about the same other one, and a stretch of the order needs hardly more pictures than its own.
     """
     pictures = sorted({q.image for q in questions})
     if len(pictures) < 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -48,7 +49,9 @@ class Answerer:
     """
 
     batch = 64
-    """Conversations, or pictures, that go through the model at once."""
+    """Conversations that go through the language model at once."""
+    picture_batch = 16
+    """Pictures that go through the encoder at once; on a CPU its activations should fit the cache."""
 
     def __init__(self, name: str, model: VisionLanguageModel, prompter: Prompter, vision: str) -> None:
         self.name = name
@@ -56,6 +59,8 @@ class Answerer:
         self.prompter = prompter
         self.encoder = catalog.vision(vision)
         self.stop_id = token_id(prompter.tokenizer, prompter.stop)
+        # Benchmarks ask the same few questions about many pictures, and tokenising one costs as much as answering it.
+        self._ids = lru_cache(maxsize=4096)(lambda turns: prompter.encode(turns).ids)
         self.max_length = int(model.llm.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
 
     @classmethod
@@ -102,7 +107,7 @@ class Answerer:
             if turn.role == "system":
                 raise DataError("system turns are not part of this model's prompt; put the words into a user turn")
             messages.append(Message(turn.role, turn.text, len(turn.images)))
-        ids = self.prompter.encode(messages).ids
+        ids = self._ids(tuple(messages))
         if len(ids) + max_new_tokens > self.max_length:
             raise DataError(
                 f"the prompt has {len(ids)} tokens and {max_new_tokens} may follow, the model holds {self.max_length}; "
@@ -115,8 +120,8 @@ class Answerer:
         """Embeddings [image_tokens, hidden] by id() of the picture: one asked about ten times is encoded once."""
         distinct = list({id(i): i for i in images}.values())
         out: dict[int, Tensor] = {}
-        for start in range(0, len(distinct), self.batch):
-            chunk = distinct[start : start + self.batch]
+        for start in range(0, len(distinct), self.picture_batch):
+            chunk = distinct[start : start + self.picture_batch]
             embeddings = self.model.image_embeddings(torch.stack([preprocess(i, self.encoder) for i in chunk]))
             out.update((id(image), e) for image, e in zip(chunk, embeddings, strict=True))
         return out
