@@ -36,7 +36,7 @@ def tiny_data(tmp_path):
         records = []
         for i in range(count):
             tag = "<image>\n" if pictures else ""
-            said = [("human", f"{tag}What is number {i}?"), ("gpt", f"thing {i}")]
+            said = [("human", f"{tag}What is number {i}?"), ("gpt", f"thing {i}" + ", too" * (i % 3))]
             record = {"id": f"s{i}", "conversations": [{"from": who, "value": words} for who, words in said]}
             if pictures:
                 (tmp_path / images).mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -89,6 +91,19 @@ def test_a_broken_picture_is_named_in_one_line(kind, tmp_path):
         with pytest.raises(DataError) as caught:
             open_image(broken)
         assert str(caught.value).startswith(f"unreadable image: {broken}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow also warns about some of these
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF"])
+def test_no_broken_byte_raises_anything_else(kind, tmp_path):
+    """A decoder may take the byte or refuse the file; other errors would end a run without the file's name."""
+    picture = tmp_path / "p"
+    Image.effect_noise((16, 16), 90).convert("RGB").save(picture, kind)
+    whole = picture.read_bytes()
+    for at in range(min(len(whole), 300)):
+        picture.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        with contextlib.suppress(DataError):
+            open_image(picture)
 
 
 def test_a_folder_is_no_picture(tmp_path):

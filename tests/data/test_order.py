@@ -161,5 +161,6 @@ def test_padding_carries_no_label_and_no_attention(stage_data):
     data = stage_data()
     (batch,) = data.micro_batches(0, 0, 1, 4, 1)
     padded = batch.mask == 0
+    assert padded.any() and not padded[:, 0].any()
     assert (batch.labels[padded] == IGNORE).all() and (batch.ids[padded] == data.pad).all()
     assert (batch.labels[(batch.labels != IGNORE)] == batch.ids[batch.labels != IGNORE]).all()

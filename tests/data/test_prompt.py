@@ -20,6 +20,10 @@ from remora.errors import SpecError
 from remora.model.vlm import IGNORE, IMAGE
 
 N = 3  # image tokens
+VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+)
 TEXTS = [
     "A chat between a curious user and an artificial intelligence assistant. 0 1 2 3 4 5 6 7 8 9",
     "USER: What is in the picture? ASSISTANT: a red circle, two cats and a dog",
@@ -101,7 +105,7 @@ def written(name: str, tokenizer, rounds) -> tuple[str, str]:
         asked = [f"<|im_start|>user\n{chr(10) * n}{q}<|im_end|>\n<|im_start|>assistant\n\n" for q, _, n in rounds]
         return "".join(f"{a}<|im_end|>" for a in said), bos + "".join(asked)
     asked = [f"USER: {chr(10) * n}{q} ASSISTANT:" for q, _, n in rounds]
-    system = catalog.template("vicuna").system if name == "vicuna" else ""
+    system = VICUNA if name == "vicuna" else ""
     return "".join(f" {a}{eos}" for a in said), bos + system + "".join(asked)
 
 
@@ -115,6 +119,9 @@ def test_supervised_is_exactly_what_the_assistant_says_and_its_end(tokenizer, ro
         assert decode(tokenizer, [i for i, label in pairs if label != IGNORE]) == supervised, name
         assert decode(tokenizer, [i for i, label in pairs if label == IGNORE and i != IMAGE]) == rest, name
         assert tokens.ids.count(IMAGE) == N * sum(n for _, _, n in rounds)
+        for special in tokenizer.all_special_tokens:  # those that the template writes are one token each
+            wanted = (supervised + rest).count(special)
+            assert tokens.ids.count(tokenizer.convert_tokens_to_ids(special)) == wanted, (name, special)
 
 
 def test_the_templates_that_the_tokenizers_of_these_tests_cannot_write_are_few(tokenizers):
