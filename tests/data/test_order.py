@@ -79,6 +79,7 @@ def test_epochs_and_seeds_differ():
     order, other = MixtureOrder([20, 20], [1, 1], seed=0), MixtureOrder([20, 20], [1, 1], seed=1)
     assert epoch(order, 0) != epoch(order, 1)
     assert epoch(order, 0) != epoch(other, 0)
+    assert [d for d, _ in epoch(order)] != [d for d, _ in epoch(other)]
     assert any(d == 0 for d, _ in epoch(order)[:20]) and any(d == 1 for d, _ in epoch(order)[:20])
 
 

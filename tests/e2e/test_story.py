@@ -126,7 +126,7 @@ def test_the_demo_survives_kill_9_of_a_worker(runs: Path, env: dict[str, str]) -
         assert v["n"] == 9673
         assert v["ci"][0] <= v["accuracy"] <= v["ci"][1]
         assert 0 <= v["blind"] <= 1
-        assert v["question_only"] == pytest.approx(0.65, abs=0.05)
+        assert 0 < v["question_only"] < 1
     assert set(out["answer"]) == {"image", "question", "answer", "expected"}
     assert "curl -sS" in said
     assert "remora ui" in said
@@ -192,7 +192,7 @@ def test_the_champion_answers_the_openai_client_as_it_was_measured(runs: Path, e
     }
     questions = [json.loads(q) for q in (runs / "data/demo/openmoji-unseen.jsonl").read_text().splitlines()]
     client = OpenAI(base_url=f"{endpoint}/v1", api_key="none")
-    assert "remora" in [m.id for m in client.models.list()]
+    assert [m.id for m in client.models.list()] == [champion]
     for question in questions[:6]:
         picture = base64.b64encode((runs / "data/demo/images" / question["image"]).read_bytes()).decode()
         content = [
@@ -213,12 +213,12 @@ def _variant(runs: Path, name: str) -> dict[str, dict[str, str]]:
 @pytest.fixture(scope="module")
 def head(runs: Path, env: dict[str, str]) -> Iterator[dict[str, str]]:
     """`ray start --head` on free ports, as a person would start it, and the environment that talks to it."""
-    port, dashboard = free_port(), free_port()
+    port, dashboard, client = free_port(), free_port(), free_port()
     ray = Path(sys.executable).with_name("ray")
     # A job's interpreter is the cluster's: the environment's own comes first, as in an activated one.
     bin_first = f"{ray.parent}{os.pathsep}{env['PATH']}"
     inherited = {**env, "REMORA_RUNS": str(runs), "PATH": bin_first}
-    options = [f"--port={port}", f"--dashboard-port={dashboard}", "--ray-client-server-port=0", "--disable-usage-stats"]
+    options = [f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
     command = [str(ray), "start", "--head", "--block", "--num-cpus=2", *options]
     log = runs.parent / "head.log"
     with log.open("w") as out:

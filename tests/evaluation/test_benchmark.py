@@ -51,11 +51,11 @@ class Seer:
     """Answers with the shade that it sees."""
 
     def __init__(self):
-        self.asked = []
+        self.shown = []
 
     def answer(self, conversations, *, max_new_tokens):
         assert max_new_tokens == catalog.benchmark(NAME).max_new_tokens
-        self.asked += [turn.text for (turn,) in conversations]
+        self.shown += [turn.images[0] for (turn,) in conversations]
         shades = [turn.images[0].getpixel((0, 0))[0] for (turn,) in conversations]
         return [Answer(f" {shade}. ", 1, 1, "stop") for shade in shades]
 
@@ -124,7 +124,9 @@ def test_one_picture_cannot_be_shuffled():
 
 
 def test_a_model_that_sees_is_right_with_pictures_and_wrong_with_others(data):
-    seen, blind = examine(Seer(), NAME, data)
+    seer = Seer()
+    seen, blind = examine(seer, NAME, data)
+    assert len(seer.shown) == 20 and len({id(picture) for picture in seer.shown}) == 5  # each is read once
     assert [i.score for i in seen] == [1.0, 0.0] * 5
     assert [i.score for i in blind] == [0.0] * 10
     assert [i.parsed for i in seen[::2]] == [str(s) for s in SHADES]

@@ -7,6 +7,7 @@ ray job submit --working-dir . -- python tune/search.py tune/demo.yaml
 from __future__ import annotations
 
 import math
+import os
 import time
 import uuid
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
     Raises:
         RemoraError: a spec, dataset or cluster that cannot be used, or a variant that failed.
     """
+    # Tune would take the first Ctrl-C as a wish to end the experiment some time; stage runs are safe, so stop at once.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     from ray import tune
 
     began = time.time()
