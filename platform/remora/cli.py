@@ -11,7 +11,6 @@ from pathlib import Path
 
 from remora import __version__
 from remora.errors import RemoraError
-from remora.processes import MARK
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,9 +85,6 @@ def main(argv: list[str] | None = None) -> None:
     args.runs = Path(args.runs or os.environ.get("REMORA_RUNS") or Path.home() / "remora").expanduser().absolute()
     # A polite kill ends as Ctrl-C does: whatever was started is stopped on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if MARK in os.environ:
-        # Another `remora` stops us by SIGINT, which a shell that runs things in the background has them ignore.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         getattr(importlib.import_module(f"remora.commands.{MODULES[args.verb]}"), args.verb)(args)
     except RemoraError as e:

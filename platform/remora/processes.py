@@ -33,6 +33,8 @@ class Child:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                # A shell that runs us in the background has SIGINT ignored, and children inherit that: we stop by it.
+                preexec_fn=_hear_interrupts,
                 env={**os.environ, **(env or {}), MARK: self.mark},
             )
 
@@ -70,6 +72,10 @@ class Child:
 
     def _left(self) -> list[int]:
         return marked(self.mark)
+
+
+def _hear_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def marked(mark: str) -> list[int]:

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from remora.processes import MARK
 from remora.training.journal import read
 
 pytestmark = pytest.mark.e2e
@@ -37,9 +36,8 @@ def env(runs: Path) -> dict[str, str]:
     home = runs.parent / "home"
     home.mkdir(exist_ok=True)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "REMORA_"))}
-    mine = {"HOME": str(home), "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "COLUMNS": "140"}
-    # MARK: pytest itself may run where a shell ignores SIGINT, and its children would inherit that.
-    return {**kept, **mine, STORY: str(runs), MARK: "story"}
+    mine = {STORY: str(runs), "HOME": str(home), "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "COLUMNS": "140"}
+    return {**kept, **mine}
 
 
 def until(what: str, found: Callable[[], object]) -> None:
@@ -65,7 +63,14 @@ def in_fine_tuning(runs: Path, at_least: int) -> Path | None:
 
 def run_demo(runs: Path, env: dict[str, str], figures: Path) -> subprocess.Popen[str]:
     command = [sys.executable, str(HERE / "tiny_demo.py"), "--runs", str(runs), "--json", str(figures)]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=hear_interrupts
+    )
+
+
+def hear_interrupts() -> None:
+    """pytest may run where a shell ignores SIGINT, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_stops_everything_and_loses_no_finished_stage(runs: Path, env: dict[str, str]) -> None:
@@ -173,7 +178,7 @@ def endpoint(runs: Path, env: dict[str, str]) -> Iterator[str]:
     command = [sys.executable, "-m", "remora", "serve", "--runs", str(runs), "--port", str(port)]
     log = runs.parent / "endpoint.log"
     with log.open("w") as out:
-        server = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT, preexec_fn=hear_interrupts)
     until("the endpoint", lambda: server.poll() is not None or "ready: " in log.read_text())
     assert server.poll() is None, log.read_text()
     yield f"http://127.0.0.1:{port}"

@@ -145,12 +145,13 @@ class Engine:
         from deepspeed.utils import safe_set_full_optimizer_state
 
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
-        for group in inner.param_groups:
-            for p in group["params"]:
-                inner.state[p] = {
-                    "step": torch.tensor(float(step)),
-                    **{moment: torch.zeros_like(p, dtype=torch.float32) for moment in MOMENTS},
-                }
+        # At stage 3 DeepSpeed shows its flat partitions to AdamW only while it steps; the groups are empty in between.
+        held = self.optimizer.fp32_partitioned_groups_flat if self.zero == 3 else []
+        for p in [*held, *(p for group in inner.param_groups for p in group["params"])]:
+            inner.state[p] = {
+                "step": torch.tensor(float(step)),
+                **{moment: torch.zeros_like(p, dtype=torch.float32) for moment in MOMENTS},
+            }
         self._link()
         for p in self.model.parameters():
             if p.requires_grad:
