@@ -43,14 +43,14 @@ def save(root: Path, step: int, trained: dict[str, Tensor], moments: dict[str, T
         save_file(trained, tmp / "trained.safetensors")
         save_file(moments, tmp / "moments.safetensors")
         (tmp / "state.json").write_text(json.dumps({"step": step}))
-    for old in sorted(root.glob("step-*"))[:-keep]:
+    for old in _by_step(root)[:-keep]:
         shutil.rmtree(old)
     return folder
 
 
 def latest(root: Path) -> Checkpoint | None:
     """The newest checkpoint whose files are what was written, or None. A torn one is named in the log, and skipped."""
-    for folder in sorted(root.glob("step-*"), reverse=True):
+    for folder in reversed(_by_step(root)):
         try:
             verify(folder)
         except TornArtifact as e:
@@ -58,3 +58,7 @@ def latest(root: Path) -> Checkpoint | None:
             continue
         return Checkpoint(folder, json.loads((folder / "state.json").read_text())["step"])
     return None
+
+
+def _by_step(root: Path) -> list[Path]:
+    return sorted(root.glob("step-*"), key=lambda folder: int(folder.name.removeprefix("step-")))
