@@ -37,4 +37,5 @@ def wilson(mean: float, n: float) -> tuple[float, float]:
     z2 = Z95 * Z95
     centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(mean * (1 - mean) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At 0 and 1 the bound is the mean itself, which rounding misses by 1e-19.
+    return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
