@@ -43,10 +43,15 @@ def test_all_is_on_the_disk_before_the_folder_has_its_name(tmp_path, monkeypatch
     assert set(synced) == {tmp.name, "parts", "b", files.MANIFEST} and not any(synced.values())
 
 
-def test_publishing_again_replaces(folder):
+def test_publishing_again_replaces(folder, monkeypatch):
+    whole = []
+    rmtree = files.shutil.rmtree
+    monkeypatch.setattr(files.shutil, "rmtree", lambda p: (whole.append((folder / "c.txt").exists()), rmtree(p)))
     with files.publishing(folder) as tmp:
-        assert files.is_published(folder)  # the old one stays until the new one is whole
+        assert tmp.name.startswith(".")  # so that nobody who looks for `made*` finds a half one
+        assert files.is_published(folder)
         (tmp / "c.txt").write_text("c")
+    assert whole == [True]  # the old one stays until the new one is in its place
     assert names(folder.parent) == ["made/c.txt", "made/manifest.json"]
     files.verify(folder)
 

@@ -160,6 +160,7 @@ def test_mlflow_holds_one_run_a_stage_run_and_the_champion(runs: Path, env: dict
     for run in stages:
         steps = [m.step for m in client.get_metric_history(run.info.run_id, "loss")]
         assert steps == list(range(len(steps))), f"{run.info.run_name}: {steps}"
+        assert run.info.status == "FINISHED", run.info.run_name
         assert client.list_artifacts(run.info.run_id, "parts")
         assert run.data.params
     ids = {r.info.run_id for r in stages}
@@ -218,17 +219,19 @@ def _variant(runs: Path, name: str) -> dict[str, dict[str, str]]:
 @pytest.fixture(scope="module")
 def head(runs: Path, env: dict[str, str]) -> Iterator[dict[str, str]]:
     """`ray start --head` on free ports, as a person would start it, and the environment that talks to it."""
-    port, dashboard, client = free_port(), free_port(), free_port()
+    port, dashboard, agent, client = (free_port() for _ in range(4))
     ray = Path(sys.executable).with_name("ray")
     # A job's interpreter is the cluster's: the environment's own comes first, as in an activated one.
     bin_first = f"{ray.parent}{os.pathsep}{env['PATH']}"
     inherited = {**env, "REMORA_RUNS": str(runs), "PATH": bin_first}
-    options = [f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+    options = [f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+    options.append(f"--ray-client-server-port={client}")
     command = [str(ray), "start", "--head", "--block", "--num-cpus=2", *options]
     log = runs.parent / "head.log"
     with log.open("w") as out:
         node = subprocess.Popen(command, env=inherited, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
-    until("the cluster", lambda: node.poll() is not None or _answers(dashboard))
+    # Jobs go through the node's agent, which comes up seconds after the dashboard and registers itself there.
+    until("the cluster", lambda: node.poll() is not None or (_answers(dashboard) and _runs_jobs(env, dashboard)))
     assert node.poll() is None, log.read_text()
     yield {**inherited, "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     node.send_signal(signal.SIGTERM)
@@ -246,6 +249,12 @@ def _answers(port: int) -> bool:
         return httpx.get(f"http://127.0.0.1:{port}/api/version", trust_env=False, timeout=2).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def _runs_jobs(env: dict[str, str], dashboard: int) -> bool:
+    ray = Path(sys.executable).with_name("ray")
+    command = [str(ray), "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--", "true"]
+    return subprocess.run(command, env=env, capture_output=True, timeout=PATIENCE, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

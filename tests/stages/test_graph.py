@@ -144,12 +144,13 @@ def test_a_pretrained_model_has_no_stage_of_its_own():
 
 def test_overrides_are_merged_key_by_key():
     stages = resolve_stages(
-        variant(overrides={"align": {"lr": "1e-4", "tune": {"llm": {"from": 2}}}, "finetune": {"steps": 5}})
+        variant(overrides={"align": {"lr": "1e-4"}, "finetune": {"steps": 5, "tune": {"vision": {"from": 2}}}})
     )
     _, align, finetune = stages
     assert align.lr == 1e-4 and align.epochs == 1 and align.batch == 256
-    assert (align.tune.llm.mode, align.tune.llm.blocks, align.tune.connector.mode) == ("from", 2, "full")
     assert (finetune.steps, finetune.epochs) == (5, None)
+    tune = finetune.tune
+    assert (tune.vision.mode, tune.vision.blocks, tune.llm.mode) == ("from", 2, "full")
 
 
 @pytest.mark.parametrize(

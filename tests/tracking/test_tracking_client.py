@@ -115,6 +115,18 @@ def test_one_run_a_key(tracker):
     assert len({tracker.start("no key"), tracker.start("no key")}) == 2
 
 
+def test_finished_names_only_a_run_that_ended_well(tracker, outage):
+    assert tracker.finished("k") is None
+    run = tracker.start("a", key="k")
+    assert tracker.finished("k") is None
+    tracker.finish(run, "FAILED")
+    assert tracker.finished("k") is None
+    tracker.finish(run)
+    assert tracker.finished("k") == run
+    outage()
+    assert tracker.finished("k") is None
+
+
 def test_figures_files_and_tags(tracker, tmp_path, points):
     run = tracker.start("a")
     tracker.metrics(run, {"gqa": {"accuracy": 0.5}, "n": 3, "ok": True, "text": "x", "bad:name//": 1, "nan": math.nan})

@@ -108,6 +108,14 @@ def test_a_save_that_fails_leaves_nothing_behind(problem, raised, root, monkeypa
     assert checkpoint.latest(root).step == 100
 
 
+def test_what_a_killed_save_left_is_passed_over(root):
+    half = checkpoint.publishing(root / "step-000150")
+    (half.__enter__() / "trained.safetensors").write_bytes(b"half")
+    assert checkpoint.latest(root).step == 100
+    save(root, 200)
+    assert [name for name in names(root) if not name.startswith(".")] == ["step-000100", "step-000200"]
+
+
 def test_steps_are_ordered_as_numbers(tmp_path):
     for step in (999_999, 1_000_000):
         save(tmp_path, step)

@@ -66,7 +66,7 @@ def run_variant(
         stages = _train_missing(lineage, store, variant, tracker, mlflow_run, status)
         for run in lineage:
             # Linked, not repeated: a stage run that several variants share has one MLflow run.
-            tracker.tag(mlflow_run, f"remora.stage.{run.stage.name}", str(store.record(run)["mlflow_run"]))
+            tracker.tag(mlflow_run, f"remora.stage.{run.stage.name}", _recorded(run, store, variant, tracker))
         bundle = runs / "bundles" / f"{name}-{last.id[:12]}"
         about = {"variant": variant.model_dump(mode="json"), "stages": [r.name for r in lineage]}
         write_bundle(bundle, name, store.parts(lineage), last.stage.template, variant.seed, about)
@@ -133,29 +133,53 @@ def _train(
     with contextlib.ExitStack() as mirrors:
         for run in missing:
             job = store.prepare(run, variant.cluster)
-            mlflow_runs[run] = tracker.start(
-                run.name,
-                parent=parent,
-                key=f"stage/{run.id}",
-                tags={
-                    "remora.kind": "stage",
-                    "remora.identity": run.id,
-                    "remora.parent_stage": run.parent.name if run.parent else "",
-                },
-                params=_params(run, variant),
-            )
-            tracker.text(mlflow_runs[run], run.stage.model_dump_json(indent=1), "stage.json")
+            mlflow_runs[run] = _start_record(run, variant, tracker, parent)
             mirrors.enter_context(tracking.Mirror(tracker, mlflow_runs[run], lambda run=run: store.journal(run)))  # type: ignore[misc]
             tasks.append(Task(run.name, job, _record(run, variant, mlflow_runs[run])))
         try:
             train_stages(tasks, variant.cluster, store.runs, status)
         except BaseException:
             for run in missing:
-                tracker.finish(mlflow_runs[run], "FINISHED" if store.finished(run) else "FAILED")
+                if not store.finished(run):
+                    tracker.finish(mlflow_runs[run], "FAILED")
             raise
-    for run in missing:
-        tracker.artifacts(mlflow_runs[run], store.folder(run) / "parts", "parts")
-        tracker.finish(mlflow_runs[run])
+
+
+def _start_record(run: StageRun, variant: Variant, tracker: tracking.Tracker, parent: str | None = None) -> str:
+    """The stage run's MLflow run, made or taken up again."""
+    mlflow_run = tracker.start(
+        run.name,
+        parent=parent,
+        key=_key(run),
+        tags={
+            "remora.kind": "stage",
+            "remora.identity": run.id,
+            "remora.parent_stage": run.parent.name if run.parent else "",
+        },
+        params=_params(run, variant),
+    )
+    tracker.text(mlflow_run, run.stage.model_dump_json(indent=1), "stage.json")
+    return mlflow_run
+
+
+def _recorded(run: StageRun, store: Store, variant: Variant, tracker: tracking.Tracker) -> str:
+    """The MLflow run of a published stage run, complete: whoever trained it may have been killed before it wrote all.
+
+    Every call may be repeated, so two variants that do this at the same time do no harm.
+    """
+    found = tracker.finished(_key(run))
+    if found:
+        return found
+    mlflow_run = _start_record(run, variant, tracker)
+    with tracking.Mirror(tracker, mlflow_run, lambda: store.journal(run)):
+        pass  # leaving the block writes the steps that are not there yet
+    tracker.artifacts(mlflow_run, store.folder(run) / "parts", "parts")
+    tracker.finish(mlflow_run)
+    return mlflow_run
+
+
+def _key(run: StageRun) -> str:
+    return f"stage/{run.id}"
 
 
 def _record(run: StageRun, variant: Variant, mlflow_run: str) -> dict[str, Any]:

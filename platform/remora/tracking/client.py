@@ -118,6 +118,10 @@ class Tracker:
         """Write the waiting calls, in order; how many lines still wait afterwards."""
         return self._delivery.replay()
 
+    def finished(self, key: str) -> str | None:
+        """The id of the run that `start` would resume for `key`, if it ended well; None also without an answer."""
+        return self._delivery.finished(key)
+
     def last_step(self, run_id: str) -> int:
         """The last step of `loss` that MLflow holds for the run; -1 when there is none or no answer."""
         return self._delivery.last_step(run_id)

@@ -10,7 +10,8 @@ import json
 import logging
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from remora.errors import StoreError
 from remora.tracking.backlog import Backlog
@@ -20,6 +21,7 @@ from remora.tracking.server import NO_STEP, Server
 log = logging.getLogger(__name__)
 
 PENDING = "pending-"
+T = TypeVar("T")
 
 
 class Delivery:
@@ -60,14 +62,21 @@ class Delivery:
         return self._real.get(pending, pending)
 
     def last_step(self, run: str) -> int:
+        return self._asked(lambda: self.server.last_step(self.real(run)), NO_STEP)
+
+    def finished(self, key: str) -> str | None:
+        return self._asked(lambda: self.server.find(key, "FINISHED"), None)
+
+    def _asked(self, question: Callable[[], T], otherwise: T) -> T:
+        """MLflow's answer once no call waits; `otherwise` when it gives none."""
         with self.lock:
             try:
-                return self.server.last_step(self.real(run)) if self.caught_up() else NO_STEP
+                return question() if self.caught_up() else otherwise
             except Unreachable as e:
                 self._failed(e)
             except Refused as e:
                 log.warning("tracking: %s", e)
-        return NO_STEP
+        return otherwise
 
     def real(self, run: str) -> str:
         """MLflow's id of a run that was started while MLflow did not answer; any other id as it is.

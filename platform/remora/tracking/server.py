@@ -26,12 +26,12 @@ class Server(Connection):
         super().__init__(runs, uri, experiment)
         self._last_steps: dict[str, int] = {}
 
-    def find(self, key: str) -> str | None:
-        """The run that carries `key`, the oldest if two processes made one at the same moment."""
+    def find(self, key: str, status: str | None = None) -> str | None:
+        """The run that carries `key` (and has that status), the oldest if two processes made one at the same moment."""
         experiment = self.open()
         with self.answers() as client:
             quote = '"' if "'" in key else "'"
-            where = f"tags.`{KEY}` = {quote}{key}{quote}"
+            where = f"tags.`{KEY}` = {quote}{key}{quote}" + (f" and attributes.status = '{status}'" if status else "")
             found = client.search_runs([experiment], where, max_results=1, order_by=["attributes.start_time ASC"])
         return found[0].info.run_id if found else None
 
