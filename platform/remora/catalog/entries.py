@@ -127,11 +127,9 @@ class Connector(Spec):
         needs = {"resampler": {"queries", "heads", "head_width"}, "qformer": {"queries"}}
         needs |= {"ldpv2": {"factor"}, "pixel-shuffle": {"factor"}}
         wanted = needs.get(self.kind, set())
-        given = {k for k in ("queries", "heads", "head_width", "factor") if getattr(self, k) is not None}
-        if missing := sorted(wanted - given):
-            raise ValueError(f"{self.kind} needs {', '.join(missing)}")
-        if extra := sorted(given - wanted):
-            raise ValueError(f"{self.kind} has no {', '.join(extra)}")
+        for key in ("queries", "heads", "head_width", "factor"):
+            if (getattr(self, key) is not None) != (key in wanted):
+                raise ValueError(f"{self.kind} {'needs' if key in wanted else 'has no'} {key}")
         return self
 
 
