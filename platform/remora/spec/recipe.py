@@ -53,16 +53,17 @@ class PartTuning(Spec):
         if not isinstance(value, dict):
             return value
         value = dict(value)
-        given = [k for k in (*MODES, "mode", "blocks") if k in value]
-        if len(given) > 1 and given not in (["mode", "blocks"], ["lora", "mode"]):
-            raise ValueError(f"{' and '.join(given)} exclude each other; write a word, {{last: n}} or {{from: n}}")
+        written = [k for k in ("last", "from", "mode", "blocks") if k in value]
+        written += ["lora"] if value.get("lora") is not None and "mode" not in value else []
+        if len(written) > 1 and written != ["mode", "blocks"]:
+            raise ValueError(f"{' and '.join(written)} exclude each other; write a word, {{last: n}} or {{from: n}}")
         for mode in ("last", "from"):
             if mode in value:
                 value |= {"mode": mode, "blocks": value.pop(mode)}
-        if "lora" in value:
+        if value.get("lora") is not None:
             value = {"mode": "lora"} | value
         elif value.get("mode") == "lora":
-            value["lora"] = Lora()
+            value["lora"] = {}
         return value
 
     @model_validator(mode="after")
