@@ -43,10 +43,13 @@ def write_bundle(
         said: dict[str, Any] = {}
         for part, ref in parts.items():
             trained = ref.folder is not None and not (part == "llm" and _is_cached(ref))
-            said[part] = {"name": ref.name, "folder": part if trained else None}
+            adapters = [f"{part}-adapter-{i}" for i in range(len(ref.adapters))]
+            said[part] = {"name": ref.name, "folder": part if trained else None, "adapters": adapters}
             if trained:
                 assert ref.folder is not None
                 shutil.copytree(ref.folder, tmp / part)
+            for adapter, name_of in zip(ref.adapters, adapters, strict=True):
+                shutil.copytree(adapter, tmp / name_of)
         (tmp / FILE).write_text(
             json.dumps(
                 {"name": name, "parts": said, "template": template, "seed": seed, "about": dict(about)}, indent=1
@@ -79,5 +82,5 @@ def read_bundle(folder: Path, cache: Path) -> Bundle:
         where = folder / ref["folder"] if ref["folder"] else None
         if where is None and part == "llm":
             where = pretrained_folder(ref["name"], catalog.llm(ref["name"]), cache / "llm")
-        parts[part] = PartRef(ref["name"], where)
+        parts[part] = PartRef(ref["name"], where, tuple(folder / a for a in ref["adapters"]))
     return Bundle(said["name"], parts, said["template"], said["seed"])

@@ -27,7 +27,8 @@ from remora.data.mixture import StageData
 from remora.data.prompt import Prompter
 from remora.errors import TrainingError
 from remora.files import disk_errors
-from remora.model.parts import PartRef, compose, save_part, seed_for
+from remora.model.parts import PartRef, compose, save_part
+from remora.model.seeds import seed_for
 from remora.model.tuning import freeze_and_train, parameter_groups, tuning_table
 from remora.spec import Cluster, Stage
 from remora.training import checkpoint, journal
@@ -56,7 +57,7 @@ class StageJob:
         return json.dumps(
             {
                 "stage": self.stage.model_dump(mode="json"),
-                "parts": {k: [p.name, p.folder and str(p.folder)] for k, p in self.parts.items()},
+                "parts": {k: p.to_json() for k, p in self.parts.items()},
                 "folder": str(self.folder),
                 "data": str(self.data),
                 "seed": self.seed,
@@ -69,7 +70,7 @@ class StageJob:
         raw = json.loads(text)
         return cls(
             stage=Stage.model_validate(raw["stage"]),
-            parts={k: PartRef(name, Path(f) if f else None) for k, (name, f) in raw["parts"].items()},
+            parts={k: PartRef.from_json(said) for k, said in raw["parts"].items()},
             folder=Path(raw["folder"]),
             data=Path(raw["data"]),
             seed=raw["seed"],
@@ -105,7 +106,7 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
 
     # The model as the stages before left it, and what of it trains now.
     model, tokenizer = compose(job.parts, job.seed, stage.tune.present)
-    freeze_and_train(model, stage.tune)
+    freeze_and_train(model, stage.tune, job.seed)
     table = tuning_table(model, stage)
 
     # Data is a function of the step: there is nothing to restore but the step itself.
@@ -193,9 +194,10 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
     for part in stage.tune.trained:
         module = model.part(part)
         assert module is not None
-        state = engine.weights(module)
+        lora = stage.tune[part].lora
+        state = engine.weights(module, trained_only=lora is not None)
         if lead:
-            save_part(part, model, state, tokenizer, job.folder / PARTS_FOLDER / part)
+            save_part(part, model, state, tokenizer, job.folder / PARTS_FOLDER / part, lora)
     if lead:
         journal.append(log_path, "trained", steps=data.steps, loss=loss)
     engine.close()
