@@ -25,7 +25,7 @@ import torch.distributed as dist
 from remora import catalog
 from remora.data.mixture import StageData
 from remora.data.prompt import Prompter
-from remora.errors import TrainingError
+from remora.errors import SpecError, TrainingError
 from remora.files import disk_errors
 from remora.model.parts import PartRef, compose, save_part
 from remora.model.seeds import seed_for
@@ -103,6 +103,9 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
     rank, world = dist.get_rank(), dist.get_world_size()
     lead = rank == 0
     log_path = job.folder / journal.JOURNAL
+
+    if cluster.zero == 3 and any(t.lora and t.lora.bits for t in (stage.tune[p] for p in stage.tune.present)):
+        raise SpecError("ZeRO 3 cannot split weights of 4 or 8 bits; set cluster.zero to 2, or leave lora's bits out")
 
     # The model as the stages before left it, and what of it trains now.
     model, tokenizer = compose(job.parts, job.seed, stage.tune.present)
