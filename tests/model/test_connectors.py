@@ -63,7 +63,8 @@ def test_no_picture_sees_another(kind):
     with torch.inference_mode():
         # another batch size adds up in another order: a few fp32 roundings
         assert torch.allclose(connector(tokens[1:]), connector(tokens)[1:], atol=1e-5)
-        assert not torch.allclose(*connector(tokens), atol=1e-2)
+        first, second = connector(tokens)
+        assert (first - second).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", [k for k in TINY if k != "identity"])
