@@ -113,24 +113,33 @@ class Connector(Spec):
 
     short: str
     kind: Literal["identity", "mlp", "resampler", "qformer", "ldp", "ldpv2", "pixel-shuffle"]
-    depth: int = Field(1, ge=1)
+    depth: int | None = Field(None, ge=1)
     """Layers of an mlp, resampler or qformer."""
-    queries: int | None = None
-    heads: int | None = None
-    head_width: int | None = None
+    queries: int | None = Field(None, ge=1)
+    """Embeddings that a resampler or qformer makes, whatever comes in."""
+    heads: int | None = Field(None, ge=1)
+    head_width: int | None = Field(None, ge=1)
     factor: int | None = Field(None, ge=1)
-    """Side of the squares of tokens that become one (pixel-shuffle), or the side of the grid that comes out (ldpv2)."""
+    """Side of the squares of tokens that become one (pixel-shuffle)."""
+    grid: int | None = Field(None, ge=1)
+    """Side of the grid that comes out (ldpv2)."""
     source: str
 
     @model_validator(mode="after")
     def _has_its_shape(self) -> Self:
-        needs = {"resampler": {"queries", "heads", "head_width"}, "qformer": {"queries"}}
-        needs |= {"ldpv2": {"factor"}, "pixel-shuffle": {"factor"}}
-        wanted = needs.get(self.kind, set())
-        for key in ("queries", "heads", "head_width", "factor"):
-            if (getattr(self, key) is not None) != (key in wanted):
+        reader = ("depth", "queries", "heads", "head_width")
+        needs = {"mlp": ("depth",), "resampler": reader, "qformer": reader}
+        needs |= {"ldpv2": ("grid",), "pixel-shuffle": ("factor",)}
+        wanted = needs.get(self.kind, ())
+        for key in (*reader, "factor", "grid"):
+            if (key in self.shape) != (key in wanted):
                 raise ValueError(f"{self.kind} {'needs' if key in wanted else 'has no'} {key}")
         return self
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """What its kind is built with besides the widths of both ends."""
+        return self.model_dump(exclude={"short", "kind", "source"}, exclude_none=True)
 
 
 class Template(Spec):
