@@ -30,7 +30,15 @@ LLMS = {
 def tower_entry(name, layer) -> Vision:
     config, prefix = TOWERS[name]
     like = catalog.vision("clip-l-336").model_dump()
-    small = {"config": config, "image_size": 28, "tokens": 4, "width": 16, "blocks": 4, "layer": layer, "prefix": prefix}
+    small = {
+        "config": config,
+        "image_size": 28,
+        "tokens": 4,
+        "width": 16,
+        "blocks": 4,
+        "layer": layer,
+        "prefix": prefix,
+    }
     return Vision.model_validate(like | small)
 
 

@@ -49,6 +49,11 @@ class Vision(Spec):
     licence: str
     source: str
 
+    @property
+    def input_size(self) -> int:
+        """Pixels of a side that the encoder is given: the largest scale, which S2 makes the others from."""
+        return max((self.image_size, *self.scales))
+
     @model_validator(mode="after")
     def _loader_has_what_it_needs(self) -> Self:
         if self.loader == "transformers" and not (self.hub and "model_type" in self.config):
@@ -94,7 +99,9 @@ class LLM(Spec):
             raise ValueError("loader transformers needs hub")
         if (self.loader == "scratch") != (self.stage is not None):
             raise ValueError("a scratch model needs the stage that trains it, and no other has one")
-        if missing := {"model_type", "hidden_size", "num_hidden_layers", "vocab_size"} - set(self.config):
+        if missing := {"model_type", "hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings"} - set(
+            self.config
+        ):
             raise ValueError(f"config lacks {', '.join(sorted(missing))}")
         return self
 
@@ -102,6 +109,11 @@ class LLM(Spec):
     def hidden(self) -> int:
         """Channels of an embedding."""
         return int(self.config["hidden_size"])
+
+    @property
+    def context(self) -> int:
+        """Positions that it was built for."""
+        return int(self.config["max_position_embeddings"])
 
     @property
     def layers(self) -> int:
@@ -207,4 +219,6 @@ class Published(Spec):
 
     def variant(self, name: str) -> Variant:
         """The model as a variant of that name, to plan or to train."""
-        return Variant(name=name, **{k: getattr(self, k) for k in ("vision", "connector", "llm", "recipe", "overrides")})
+        return Variant(
+            name=name, **{k: getattr(self, k) for k in ("vision", "connector", "llm", "recipe", "overrides")}
+        )

@@ -9,8 +9,11 @@ from collections.abc import Callable
 from math import isqrt
 
 from remora import catalog
-from remora.catalog.entries import Connector
+from remora.catalog.entries import LLM, Connector, Vision
 from remora.errors import SpecError
+
+WORDS = 32
+"""Tokens that a question and a short answer need at the least beside a picture."""
 
 
 def grid_side(tokens: int) -> int:
@@ -33,6 +36,22 @@ def check_fit(entry: Connector, tokens_in: int, width: int, hidden: int) -> None
     """
     if problem := _width_problem(entry, width, hidden) or _grid_problem(entry, tokens_in):
         raise _refusal(problem, lambda e: not (_width_problem(e, width, hidden) or _grid_problem(e, tokens_in)))
+
+
+def check_composition(vision: Vision, connector: Connector, llm: LLM) -> int:
+    """Whether three parts make a model; returns how many embeddings it makes of a picture.
+
+    Raises:
+        SpecError: they do not fit, or a picture leaves no room for words in the language model's context.
+    """
+    check_fit(connector, vision.tokens, vision.width, llm.hidden)
+    embeddings, context = tokens_out(connector, vision.tokens), llm.context
+    if embeddings + WORDS > context:
+        raise SpecError(
+            f"a picture becomes {embeddings} embeddings, which leaves no room for words in the language model's context "
+            f"of {context}; take a connector that makes fewer (resampler-128, pixel-shuffle-4), or a smaller image"
+        )
+    return embeddings
 
 
 def check_width(entry: Connector, width: int, hidden: int) -> None:

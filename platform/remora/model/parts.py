@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from remora import catalog
 from remora.files import sha256_file
 from remora.model.connectors import build_connector, tokens_out
+from remora.model.hub import resolved_revision
 from remora.model.llm import load_llm
 from remora.model.lora import merge_adapter, save_adapter
 from remora.model.seeds import seed_for
@@ -53,7 +54,9 @@ def source_digest(part: str, name: str) -> str:
     if part == "vision" and catalog.vision(name).package:
         return sha256_file(Path(weights_file(catalog.vision(name))))
     entry = {"vision": catalog.vision, "connector": catalog.connector, "llm": catalog.llm}[part](name)
-    facts = entry.model_dump(mode="json", exclude={"stage", "source", "short", "licence"})
+    facts = entry.model_dump(mode="json", exclude={"stage", "source", "short", "licence", "templates", "gated"})
+    if hub := facts.get("hub"):
+        facts["revision"] = resolved_revision(hub, facts["revision"])
     return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()
 
 
@@ -76,7 +79,7 @@ def compose(
             entry = catalog.connector(parts["connector"].name)
             connector = build_connector(entry, encoder.width, llm.config.hidden_size)
         _load(connector, parts["connector"])
-        image_size, image_tokens = encoder.image_size, tokens_out(entry, encoder.tokens)
+        image_size, image_tokens = encoder.input_size, tokens_out(entry, encoder.tokens)
     return VisionLanguageModel(llm, vision, connector, image_size, image_tokens), tokenizer
 
 

@@ -140,6 +140,7 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
             workers=world,
             table=[dataclasses.asdict(row) for row in table],
         )
+    dropped: dict[str, str] = {}
     peaks = {str(g["part"]): g["lr"] for g in engine.optimizer.param_groups}
     loss = math.nan
 
@@ -148,7 +149,14 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
         batches = list(data.micro_batches(step, rank, world, micro, accumulation))
 
         # The loss is a mean over the supervised tokens of the global batch, whoever holds them.
-        (tokens,) = engine.sum(sum(b.supervised for b in batches))
+        new = {s: reason for s, reason in data.dropped.items() if s not in dropped}
+        tokens, dropped_now = engine.sum(sum(b.supervised for b in batches), len(new))
+        if dropped_now:  # a sample that teaches nothing keeps its row, and is named
+            dropped |= new
+            for sample, reason in engine.gather(new).items():
+                log.warning("sample %s is dropped: %s", sample, reason)
+                if lead:
+                    journal.append(log_path, "dropped", step=step, sample=sample, reason=reason)
         if not tokens:
             raise TrainingError(f"{_samples(data, step)}: no supervised token in the whole batch; check the template")
         total = 0.0
@@ -177,6 +185,7 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
                 lr={part: peak * factor for part, peak in peaks.items()},
                 samples=len(data.positions(step)),
                 tokens=tokens,
+                dropped=dropped_now,
                 samples_per_second=len(data.positions(step)) / seconds,
                 tokens_per_second=padded / seconds,
             )
