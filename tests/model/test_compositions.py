@@ -45,8 +45,9 @@ def _classes(kind, small):
         key = _key(entry)
         if kind == "llm":
             # What decides which code runs; sizes are alike by now, and constants (rope's base, epsilons) are no code.
-            flags = {k: v for k, v in entry.config.items() if isinstance(v, bool | str) or k == "num_key_value_heads"}
-            key = json.dumps(flags, sort_keys=True)
+            config = entry.config
+            grouped = config.get("num_key_value_heads", 4) < 4
+            key = json.dumps([config["model_type"], config.get("tie_word_embeddings", False), grouped])
         groups.setdefault(key, (entry, []))[1].append(name)
     return list(groups.values())
 
