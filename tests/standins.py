@@ -60,6 +60,7 @@ def small_llm(entry: LLM) -> LLM:
         "num_attention_heads": heads,
         "num_key_value_heads": kv,
         "head_dim": 4,
+        "max_position_embeddings": 4096,
         "bos_token_id": 0,
         "eos_token_id": 0,
         "pad_token_id": 1,

@@ -103,4 +103,4 @@ def test_every_legal_composition_trains_and_answers(vision, llm, monkeypatch):
         answerer = Answerer("tiny", model, prompter, "standing-in")
         (answer,) = answerer.answer([[Message("user", "What is it?", (picture,))]], max_new_tokens=2)
         assert answer.prompt_tokens > embeddings and 1 <= answer.completion_tokens <= 2
-    assert tried >= 5  # the connectors that make few embeddings fit everything
+    assert tried >= 7  # the connectors without a grid fit everything

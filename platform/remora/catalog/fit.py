@@ -48,7 +48,7 @@ def check_composition(vision: Vision, connector: Connector, llm: LLM) -> int:
     embeddings, context = tokens_out(connector, vision.tokens), llm.context
     if embeddings + WORDS > context:
         raise SpecError(
-            f"a picture becomes {embeddings} embeddings, which leaves no room for words in the llm's context of {context}; "
+            f"a picture becomes {embeddings} embeddings, which leaves no room for words in a context of {context}; "
             f"take a connector that makes fewer (resampler-128, pixel-shuffle-4), or a smaller image"
         )
     return embeddings

@@ -70,12 +70,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 def create_from_scratch(entry: LLM, texts: Iterable[str], seed: int, folder: Path) -> None:
     """Publish a freshly initialised model and its tokenizer as `folder`; the same inputs give the same bytes."""
     tokenizer = train_tokenizer(texts, entry.vocabulary)
-    config = AutoConfig.for_model(
-        **entry.config,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = AutoConfig.for_model(**(entry.config | ids))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
