@@ -19,7 +19,9 @@ WEIGHTS = (0.3, 0.7)
 def state(seed, dtype=torch.bfloat16):
     g = torch.Generator().manual_seed(seed)
     sizes = {"b.weight": (5, 3), "a.weight": (64, 64), "scale": (), "empty": (0, 4)}
-    return {n: torch.randn(s, generator=g).to(dtype) for n, s in sizes.items()} | {"steps": torch.tensor([7, 8])}
+    return {n: torch.randn(s, generator=g).to(dtype) for n, s in sizes.items()} | {
+        "steps": torch.tensor([7, 2**24 + 1])
+    }
 
 
 def expected(states, name, weights=WEIGHTS):
@@ -31,7 +33,7 @@ def test_the_average_is_the_weighted_sum_rounded_once(dtype):
     states = [state(0, dtype), state(1, dtype)]
     out = average_states(states, WEIGHTS)
     assert list(out) == list(states[0])
-    assert torch.equal(out["steps"], torch.tensor([7, 8]))
+    assert torch.equal(out["steps"], torch.tensor([7, 2**24 + 1]))
     for name in ("a.weight", "b.weight", "scale", "empty"):
         assert out[name].dtype == dtype and out[name].shape == states[0][name].shape
         # half a step of the dtype for the one rounding, and two fp32 roundings of products below 4

@@ -145,7 +145,9 @@ def test_ldp_is_its_two_blocks_written_out(side):
     compare(connector, tokens_of(side**2, 2), reference)
 
 
-@pytest.mark.parametrize(("hidden", "inner"), [(4, 8), (16, 8), (52, 16), (76, 24), (2048, 512), (2560, 640)])
+@pytest.mark.parametrize(
+    ("hidden", "inner"), [(4, 8), (16, 8), (52, 16), (76, 24), (240, 64), (2048, 512), (2560, 640)]
+)
 def test_squeeze_and_excite_is_as_wide_as_torchvisions(hidden, inner):
     with torch.device("meta"):
         assert SqueezeExcite(hidden).fc1.weight.shape == (inner, hidden, 1, 1)
