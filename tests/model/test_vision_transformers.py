@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from logging import Handler
 
 import pytest
 import torch
@@ -114,15 +115,24 @@ def test_the_weights_have_the_asked_precision(tmp_path):
     assert tower(pixels(30).bfloat16()).isfinite().all()
 
 
-def test_loading_says_nothing_and_leaves_logging_as_it_was(tmp_path, capfd):
+def test_loading_says_nothing_and_leaves_logging_as_it_was(tmp_path, capfd, monkeypatch):
     family = CLIPModel(CLIPConfig(vision_config=CONFIGS["clip_vision_model"], text_config=TEXT))
     family.save_pretrained(tmp_path)
-    capfd.readouterr()
+    said = []
+    listener = Handler()
+    monkeypatch.setattr(listener, "emit", lambda record: said.append(record.getMessage()))
     before = logging.get_verbosity()
-    build_tower(entry("clip_vision_model", hub=str(tmp_path)))
-    assert capfd.readouterr() == ("", "")
-    assert logging.get_verbosity() == before
-    assert not logging.is_progress_bar_enabled()
+    logging.set_verbosity_info()
+    logging.enable_progress_bar()
+    logging.add_handler(listener)
+    capfd.readouterr()
+    try:
+        build_tower(entry("clip_vision_model", hub=str(tmp_path)))
+        assert said == [] and capfd.readouterr() == ("", "")
+        assert logging.get_verbosity() == logging.INFO and logging.is_progress_bar_enabled()
+    finally:
+        logging.remove_handler(listener)
+        logging.set_verbosity(before)
 
 
 def refused(error, *parts, **changes):
