@@ -96,7 +96,7 @@ def _config(entry: Vision) -> tuple[PreTrainedConfig, int]:
 
 
 def transformers_tower(entry: Vision, pretrained: bool) -> Tower:
-    """Build the entry's encoder from its config; pretrained weights come from its hub id or folder, as precise as there.
+    """Build the entry's encoder from its config; pretrained weights come from its hub id or folder.
 
     Raises:
         SpecError: transformers knows no such encoder, or it has no such layer.
