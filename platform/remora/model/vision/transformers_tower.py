@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -31,8 +30,7 @@ UNREADABLE = (OSError, RuntimeError, ValueError, SafetensorError, pickle.Unpickl
 class TransformersTower(Tower):
     """hidden_states[entry.layer] of a transformers encoder without the prefix tokens: [B, tokens, width].
 
-    `net` holds the transformers model under its own names, so that `net.` before a name is all that tells the tower's
-    weights from a published checkpoint's.
+    `net` is the transformers model, so `net.save_pretrained` writes the names that published checkpoints have.
     """
 
     def __init__(self, net: PreTrainedModel, total: int, prefix: int) -> None:
@@ -94,12 +92,11 @@ def _config(entry: Vision) -> tuple[PreTrainedConfig, int]:
             "such as clip_vision_model, siglip_vision_model, dinov2 or vit"
         )
     config.num_hidden_layers = blocks_read(entry, total)
-    config.vision_use_head = False  # SigLIP's pooling head; other models do not look at it
     return config, total
 
 
 def transformers_tower(entry: Vision, pretrained: bool) -> Tower:
-    """Build the entry's encoder from its config, in fp32; pretrained weights come from its hub id or folder.
+    """Build the entry's encoder from its config; pretrained weights come from its hub id or folder.
 
     Raises:
         SpecError: transformers knows no such encoder, or it has no such layer.
@@ -107,7 +104,7 @@ def transformers_tower(entry: Vision, pretrained: bool) -> Tower:
     """
     config, total = _config(entry)
     if not pretrained:
-        return TransformersTower(AutoModel.from_config(config, dtype=torch.float32), total, entry.prefix)
+        return TransformersTower(AutoModel.from_config(config), total, entry.prefix)
     assert entry.hub is not None, "the catalog checks it"
     folder = snapshot(entry.hub, entry.revision)
     with _quiet():
@@ -116,7 +113,6 @@ def transformers_tower(entry: Vision, pretrained: bool) -> Tower:
             net, found = AutoModel.from_pretrained(
                 folder,
                 config=config,
-                dtype=torch.float32,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 local_files_only=True,
