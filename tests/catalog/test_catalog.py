@@ -54,7 +54,9 @@ def test_what_a_published_model_names_is_in_the_catalog():
 
 def test_the_papers_models_are_all_there():
     names = set(catalog.entries("published"))
-    assert {f"TinyLLaVA-{r}-{v}-{m}" for r in ("base", "share") for v in ("C", "Sig") for m in ("TL", "SLM", "Phi")} <= names
+    assert {
+        f"TinyLLaVA-{r}-{v}-{m}" for r in ("base", "share") for v in ("C", "Sig") for m in ("TL", "SLM", "Phi")
+    } <= names
     assert {f"Bunny-{m}-{v}" for m in ("phi-1.5", "stablelm-2", "phi-2") for v in ("siglip", "eva")} <= names
     assert {"Mipha-1.6B", "Mipha-2.4B", "Mipha-3B"} <= names
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -30,7 +32,15 @@ LLMS = {
 def tower_entry(name, layer) -> Vision:
     config, prefix = TOWERS[name]
     like = catalog.vision("clip-l-336").model_dump()
-    small = {"config": config, "image_size": 28, "tokens": 4, "width": 16, "blocks": 4, "layer": layer, "prefix": prefix}
+    small = {
+        "config": config,
+        "image_size": 28,
+        "tokens": 4,
+        "width": 16,
+        "blocks": 4,
+        "layer": layer,
+        "prefix": prefix,
+    }
     return Vision.model_validate(like | small)
 
 
@@ -43,9 +53,11 @@ def llm_entry(name) -> LLM:
 def reached(model, entry, tuned=lambda name: True) -> int:
     """Parameters that the features' gradient reaches when only those that `tuned` names are free: a real backward."""
     for name, p in model.named_parameters():
-        p.requires_grad_(tuned(name))
+        p.requires_grad_(bool(tuned(name)))
     out = model(torch.randn(1, 3, 28, 28), output_hidden_states=True)
     features = out.last_hidden_state if entry.layer == -1 else out.hidden_states[entry.layer]
+    if entry.layer == -1 and entry.config["model_type"] == "clip_vision_model":
+        features = model.post_layernorm(features)  # transformers norms CLIP's class token alone
     features[:, entry.prefix :].square().sum().backward()
     return sum(p.numel() for p in model.parameters() if p.grad is not None)
 
@@ -59,14 +71,10 @@ def test_an_encoder_trains_what_the_features_gradient_reaches(name, layer):
     assert count(outline.whole) == count(model)
     assert outline.trained(PartTuning(mode="full")) == reached(model, entry)
     model.zero_grad()
-    last_blocks = ("layers.2.", "layers.3.", "layer.2.", "layer.3.")
     behind = ("post_layernorm", "layernorm") if layer == -1 else ()
-    tail = [n for n, _ in model.named_parameters() if n.startswith(behind)] if behind else []
-    free = reached(model, entry, lambda n: any(b in n for b in last_blocks) or n in tail) if layer > -3 else 0
-    assert layer == -3 or outline.trained(PartTuning.model_validate({"last": 2})) == free
-    assert outline.trained(PartTuning.model_validate({"from": 2})) == outline.trained(
-        PartTuning.model_validate({"last": 2})
-    )
+    free = reached(model, entry, lambda n: re.search(r"layers?\.[123]\.", n) or n.startswith(behind))
+    assert outline.trained(PartTuning.model_validate({"last": 3})) == free
+    assert outline.trained(PartTuning.model_validate({"from": 1})) == free
     assert outline.trained(PartTuning(mode="frozen")) == 0
 
 
@@ -83,6 +91,7 @@ def test_a_language_models_parts_are_counted_once(name):
     assert outline.trained(PartTuning.model_validate({"last": 2})) == free
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft 0.21
 @pytest.mark.parametrize("targets", [(), ("q_proj", "v_proj")])
 @pytest.mark.parametrize("name", ["llama", "phi", "stablelm"])
 def test_adapters_are_as_many_as_peft_makes(name, targets):

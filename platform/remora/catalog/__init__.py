@@ -86,7 +86,9 @@ def _recipe_file(path: Path) -> Recipe:
     """A recipe of the catalog, which is called as its file is."""
     found = load(Recipe, path)
     if found.name != path.stem:
-        raise SpecError(f"{path}: the recipe is named {found.name!r}; a catalog recipe is named as its file: {path.stem}")
+        raise SpecError(
+            f"{path}: the recipe is named {found.name!r}; a catalog recipe is named as its file: {path.stem}"
+        )
     return found
 
 

@@ -194,4 +194,6 @@ class Published(Spec):
 
     def variant(self, name: str) -> Variant:
         """The model as a variant of that name, to plan or to train."""
-        return Variant(name=name, **{k: getattr(self, k) for k in ("vision", "connector", "llm", "recipe", "overrides")})
+        return Variant(
+            name=name, **{k: getattr(self, k) for k in ("vision", "connector", "llm", "recipe", "overrides")}
+        )
