@@ -30,7 +30,8 @@ def row(name: str, s) -> str:
         for t in [s.tune[part]]
     )
     data = " + ".join(str(e.dataset) for e in s.mixture)
-    return f"| {name} | {s.name} | {data} | {tune} | {s.batch} | {s.epochs:g} | {s.max_length} | {s.aspect} | {s.template} |"
+    cells = (name, s.name, data, tune, s.batch, f"{s.epochs:g}", s.max_length, s.aspect, s.template)
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,4 +1,4 @@
-"""Before anything runs: which stage runs a spec needs, which are there, what sharing saves, and how large a model is."""
+"""Before anything runs: which stage runs a spec needs, which are there, what sharing saves, how large a model is."""
 
 from remora.planning.plan import Plan, PlanRow, plan_of
 from remora.planning.sizes import Sizes, as_published, published_table, sizes
