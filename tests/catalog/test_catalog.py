@@ -140,7 +140,7 @@ def test_counts_agree_with_published_files(name, bytes_, each):
     assert 0 <= bytes_ - held * each < 100_000
 
 
-# Pythia's Table 1 and the models' cards; timm's of eva02_large_patch14_clip_336 counts the projection to 768 channels too.
+# Pythia's Table 1 and the models' cards. timm's of eva02_large_patch14_clip_336 counts the projection to 768 channels.
 STATED = {"pythia-1.4b": 1_414_647_808, "pythia-2.8b": 2_775_208_960, "smollm2-360m-instruct": 361_821_120}
 STATED |= {"smollm2-1.7b-instruct": 1_711_376_384, "qwen2.5-0.5b": 494_032_768}
 
