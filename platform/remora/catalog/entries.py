@@ -47,6 +47,11 @@ class Vision(Spec):
     licence: str
     source: str
 
+    @property
+    def input_size(self) -> int:
+        """Pixels of a side that the encoder is given: the largest scale, which S2 makes the others from."""
+        return max((self.image_size, *self.scales))
+
     @model_validator(mode="after")
     def _loader_has_what_it_needs(self) -> Self:
         if self.loader == "transformers" and not (self.hub and "model_type" in self.config):
@@ -90,7 +95,9 @@ class LLM(Spec):
             raise ValueError("loader transformers needs hub")
         if (self.loader == "scratch") != (self.stage is not None):
             raise ValueError("a scratch model needs the stage that trains it, and no other has one")
-        if missing := {"model_type", "hidden_size", "num_hidden_layers", "vocab_size"} - set(self.config):
+        if missing := {"model_type", "hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings"} - set(
+            self.config
+        ):
             raise ValueError(f"config lacks {', '.join(sorted(missing))}")
         return self
 
@@ -98,6 +105,11 @@ class LLM(Spec):
     def hidden(self) -> int:
         """Channels of an embedding."""
         return int(self.config["hidden_size"])
+
+    @property
+    def context(self) -> int:
+        """Positions that it was built for."""
+        return int(self.config["max_position_embeddings"])
 
     @property
     def layers(self) -> int:
@@ -113,32 +125,45 @@ class Connector(Spec):
 
     short: str
     kind: Literal["identity", "mlp", "resampler", "qformer", "ldp", "ldpv2", "pixel-shuffle"]
-    depth: int = Field(1, ge=1)
+    depth: int | None = Field(None, ge=1)
     """Layers of an mlp, resampler or qformer."""
-    queries: int | None = None
-    heads: int | None = None
-    head_width: int | None = None
+    queries: int | None = Field(None, ge=1)
+    """Embeddings that a resampler or qformer makes, whatever comes in."""
+    heads: int | None = Field(None, ge=1)
+    head_width: int | None = Field(None, ge=1)
     factor: int | None = Field(None, ge=1)
-    """Side of the squares of tokens that become one (pixel-shuffle), or the side of the grid that comes out (ldpv2)."""
+    """Side of the squares of tokens that become one (pixel-shuffle)."""
+    grid: int | None = Field(None, ge=1)
+    """Side of the grid that comes out (ldpv2)."""
     source: str
 
     @model_validator(mode="after")
     def _has_its_shape(self) -> Self:
-        needs = {"resampler": {"queries", "heads", "head_width"}, "qformer": {"queries"}}
-        needs |= {"ldpv2": {"factor"}, "pixel-shuffle": {"factor"}}
-        wanted = needs.get(self.kind, set())
-        for key in ("queries", "heads", "head_width", "factor"):
-            if (getattr(self, key) is not None) != (key in wanted):
+        reader = ("depth", "queries", "heads", "head_width")
+        needs = {"mlp": ("depth",), "resampler": reader, "qformer": reader}
+        needs |= {"ldpv2": ("grid",), "pixel-shuffle": ("factor",)}
+        wanted = needs.get(self.kind, ())
+        for key in (*reader, "factor", "grid"):
+            if (key in self.shape) != (key in wanted):
                 raise ValueError(f"{self.kind} {'needs' if key in wanted else 'has no'} {key}")
         return self
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """What its kind is built with besides the widths of both ends."""
+        return self.model_dump(exclude={"short", "kind", "source"}, exclude_none=True)
 
 
 class Template(Spec):
     """A prompt template; see templates.yaml for its marks."""
 
-    system: str
+    system: str = ""
+    opening: str | None = None
+    """The first user turn, where it is not like the others (it holds the system sentence)."""
     user: str
     assistant: str
+    chat: bool = False
+    """Whether `user` and `assistant` are what the tokenizer's own chat template is given as messages."""
     image_suffix: str = "\n"
     """Text after every picture."""
     tokens: tuple[str, ...] = ()
