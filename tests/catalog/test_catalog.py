@@ -151,14 +151,10 @@ def test_counts_agree_with_model_cards():
     assert round((eva.parameters + (eva.width + 1) * 768) / 1e6, 2) == 304.43
 
 
-# What a template may be called, beside those of templates.yaml: `tokenizer` is the model's own.
-TEMPLATES = {"plain", "vicuna", "brief", "chatml", "llama-2", "llama-3", "gemma", "zephyr", "tokenizer"}
-
-
 @pytest.mark.parametrize(("name", "entry"), catalog.entries("llm").items(), ids=catalog.entries("llm"))
 def test_a_language_model_says_its_tokens_and_templates(name, entry):
     assert set(entry.tokens) == {"bos", "eos", "pad", "unk"} and entry.tokens["eos"]
-    assert entry.templates and set(entry.templates) <= TEMPLATES
+    assert entry.templates and set(entry.templates) <= set(catalog.entries("templates"))
     assert "plain" in entry.templates  # the first stage of every recipe
 
 
