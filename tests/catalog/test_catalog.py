@@ -176,7 +176,8 @@ def test_an_mlp_of_any_depth_needs_no_entry(n):
 
 @pytest.mark.parametrize(("name", "entry"), catalog.entries("connectors").items(), ids=catalog.entries("connectors"))
 def test_a_connector_makes_as_many_embeddings_as_its_entry_says(name, entry):
-    assert build_connector(entry, 16, 24)(torch.zeros(2, 9, 16)).shape == (2, tokens_out(entry, 9), 24)
+    # 12 x 12 tokens can be halved, and shuffled by 2, 3 and 4; identity needs equal widths.
+    assert build_connector(entry, 24, 24)(torch.zeros(2, 144, 24)).shape == (2, tokens_out(entry, 144), 24)
 
 
 @pytest.mark.parametrize(
