@@ -91,8 +91,7 @@ class Marks:
             before, after = (self.user if number else self.opening).split("{image}", 1)
             between, words, rest = after.partition("{text}")  # `plain` has no {text}: the caption's prompt is unused
             said = content(turn, self.template.image_suffix, self.specials)
-            out += split_tokens(before, self.specials)
-            out += said[:-1] + split_tokens(between, self.specials)
+            out += [*split_tokens(before, self.specials), *said[:-1], *split_tokens(between, self.specials)]
             out += [said[-1], *split_tokens(rest, self.specials)] if words else []
         if turns and turns[-1].role == "user":
             out += split_tokens(head, self.specials)
