@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from remora import catalog
 from remora.data.conversation import Turn
 from remora.data.prompt import Prompter, rendered_words
+from remora.data.rendering import pattern_of, split_tokens
 from remora.errors import SpecError
 from remora.model.vlm import IGNORE, IMAGE
 
@@ -179,6 +180,20 @@ def test_pictures_stand_at_the_start_of_their_turn_each_with_its_line_end(prompt
     first = ids.index(IMAGE)
     assert ids[first : first + 2 * N + 2] == [*[IMAGE] * N, line, *[IMAGE] * N, line]
     assert decode(prompter, ids[:first]) == "USER: a ASSISTANT: b<|im_end|>USER: "
+
+
+def test_a_token_of_both_the_template_and_an_answer_is_the_answers(prompters):
+    """Line ends join in Qwen's tokenizer. Left out, the answer would lack a part; records have none at its start."""
+    prompter = prompters["qwen2", "chatml"]
+    tokenizer = prompter.tokenizer
+    (both,) = tokenizer("\n\n")["input_ids"]
+    tokens = prompter.encode(turns_of([("a", "\nb", 0)]))
+    assert both in tokens.ids and decode(prompter, [i for i in tokens.labels if i != IGNORE]) == "\n\nb<|im_end|>"
+
+
+def test_of_special_tokens_that_begin_alike_the_longest_is_meant():
+    pieces = split_tokens("a<|end|><|end|>x", pattern_of(["<|end|>", "<|end|>x", "a<|end|"]))
+    assert [(p.text, p.token) for p in pieces] == [("a<|end|", True), (">", False), ("<|end|>x", True)]
 
 
 def test_words_for_a_new_tokenizer_hold_no_special_token():
