@@ -83,10 +83,10 @@ class WordTokenizer:
     def encode(self, text: str, continues: bool = False) -> Iterator[tuple[int, range]]:
         """(id, characters of `text` that it stands for) of every token. `continues`: more text stood before it.
 
-        A token without a character of its own, as Llama's first space, stands for the one that it is before.
+        The space that Llama's puts first stands for the character behind it, and a byte for its whole character.
         """
         start = len(FENCE) if continues else 0
         encoded = self._words.encode((FENCE if continues else "") + text, add_special_tokens=False)
         for id, (first, last) in zip(encoded.ids, encoded.offsets, strict=True):
             if id != self._fence:
-                yield id, range(first - start, max(last, first + 1) - start)
+                yield id, range(first - start, last - start)
