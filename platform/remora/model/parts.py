@@ -42,9 +42,9 @@ def seed_for(seed: int, purpose: str) -> int:
 
 def source_digest(part: str, name: str) -> str:
     """Digest of what a pristine part is made from: its weight file, or the facts it is built by."""
-    if part == "vision":
+    if part == "vision" and catalog.vision(name).package:
         return sha256_file(Path(weights_file(catalog.vision(name))))
-    entry = catalog.llm(name) if part == "llm" else catalog.connector(name)
+    entry = {"vision": catalog.vision, "connector": catalog.connector, "llm": catalog.llm}[part](name)
     facts = entry.model_dump(mode="json", exclude={"stage", "source", "short", "licence"})
     return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from remora.errors import SpecError
-from remora.model.vision import Tower
+from remora.model.vision import Tower, Unread
 from remora.model.vlm import VisionLanguageModel
 from remora.spec import PARTS, PartTuning, Stage, Tuning
 
@@ -37,10 +37,12 @@ def _trained_modules(part: str, module: nn.Module, tuning: PartTuning) -> list[n
     blocks, tail = blocks_of(part, module)
     assert tuning.blocks is not None
     first = tuning.blocks if tuning.mode == "from" else len(blocks) - tuning.blocks
-    if not 0 <= first < len(blocks):
+    read = sum(not isinstance(b, Unread) for b in blocks)
+    if not 0 <= first < read:
+        behind = "" if read == len(blocks) else f", of which those after {read - 1} are not read"
         raise SpecError(
             f"tune.{part}: {{{tuning.mode}: {tuning.blocks}}} leaves nothing to train or asks for too much; "
-            f"{part} has blocks 0 to {len(blocks) - 1}"
+            f"{part} has blocks 0 to {len(blocks) - 1}{behind}"
         )
     return [*blocks[first:], *tail]
 
