@@ -136,9 +136,13 @@ class Connector(Spec):
 class Template(Spec):
     """A prompt template; see templates.yaml for its marks."""
 
-    system: str
+    system: str = ""
+    opening: str | None = None
+    """The first user turn, where it is not like the others (it holds the system sentence)."""
     user: str
     assistant: str
+    chat: bool = False
+    """Whether `user` and `assistant` are what the tokenizer's own chat template is given as messages."""
     image_suffix: str = "\n"
     """Text after every picture."""
     tokens: tuple[str, ...] = ()
