@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from exchange_fake import MLP2, encoder, tiny_vlm
+from exchange_fake import MLP2, WORDS, encoder, tiny_vlm
 from PIL import Image
 from safetensors import safe_open
 from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -16,8 +16,9 @@ from remora.data.conversation import Turn
 from remora.data.images import preprocess
 from remora.data.prompt import Prompter
 from remora.errors import DataError
-from remora.inference.exchange import PROBES, messages_of, reason_against_prompts
+from remora.inference.exchange import PROBES, messages_of, stock_chat
 from remora.model.exchange.llava import reason_against, write_llava
+from remora.model.exchange.processor import with_image_token, write_processor
 from remora.model.vlm import IMAGE
 
 EXACT = 1e-5  # fp32: the same matrices in the same order; what differs is only which kernel adds them up
@@ -33,7 +34,7 @@ def export(folder, vision, llm, model, tokenizer, template="vicuna", **changes):
         connector_state=model.connector.state_dict(),
         llm=model.llm,
         tokenizer=tokenizer,
-        template=catalog.template(template),
+        chat=stock_chat(prompter)[0],
         stop=prompter.stop,
         **changes,
     )
@@ -70,7 +71,7 @@ def test_the_stock_class_gives_our_logits_and_tokens(tmp_path, vision, llm):
         shown = pictures(sum(t.images for t in turns))
         ids, logits = ours(model, prompter, entry, turns, shown)
         chat = processor.apply_chat_template(messages_of(turns), add_generation_prompt=True)
-        inputs = processor(text=chat, images=shown or None, return_tensors="pt", add_special_tokens=False)
+        inputs = processor(text=chat, images=shown, return_tensors="pt", add_special_tokens=False)
         assert torch.equal(inputs["input_ids"], ids.masked_fill(ids == IMAGE, picture))
         said = stock(**inputs).logits
         torch.testing.assert_close(said[..., : len(tokenizer)], logits, rtol=EXACT, atol=EXACT)
@@ -128,10 +129,10 @@ def test_a_new_token_never_wins():
 
 def test_pictures_are_prepared_as_ours(tmp_path):
     """Odd sizes: the shorter side and a centre crop (CLIP), both sides (SigLIP)."""
-    for vision in ("siglip",):
+    for vision in ("siglip", "clip"):
         model, tokenizer = tiny_vlm(vision, "llama")
         _, _, processor = export(tmp_path / vision, vision, "llama", model, tokenizer)
-        for size in ((40, 17), (16, 33), (16, 16)):
+        for size in ((40, 17), (16, 33), (16, 16), (21, 50)):
             image = Image.effect_noise(size, 90).convert("RGB")
             theirs = processor.image_processor(image, return_tensors="pt")["pixel_values"][0]
             torch.testing.assert_close(theirs, preprocess(image, encoder(vision)), rtol=1e-5, atol=1e-5)
@@ -147,35 +148,81 @@ def test_padded_pictures_have_the_stock_classes_padding(tmp_path):
     assert float(pixels[:, 8].min()) > 1.5, "the middle is the picture"
 
 
-@pytest.mark.parametrize("template", ["vicuna", "brief", "plain", "chatml"])
+@pytest.mark.parametrize("template", sorted(set(catalog.entries("templates")) - {"tokenizer"}))
 def test_every_template_renders_as_ours(template):
     tokenizer = tiny_vlm("clip", "llama")[1]
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    assert reason_against_prompts(Prompter(catalog.template(template), tokenizer, 16)) is None
+    tokenizer.add_special_tokens({"additional_special_tokens": list(catalog.template(template).tokens), "bos_token": "<s>"})
+    assert stock_chat(Prompter(catalog.template(template), tokenizer, 16))[1] is None
 
 
-def test_tokens_that_eat_spaces_and_marks_of_a_first_word_are_tamed(tmp_path):
-    """Phi-3's special tokens swallow the line break after them, SentencePiece marks the first stretch of a text only."""
-    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+OWN = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+
+
+def test_a_tokenizers_own_template_takes_pictures():
+    tokenizer = tiny_vlm("clip", "llama")[1]
+    tokenizer.chat_template = OWN
+    prompter = Prompter(catalog.template("tokenizer"), tokenizer, 16)
+    chat, reason = stock_chat(prompter)
+    assert reason is None and chat.endswith(OWN)
+    tokenizer.chat_template = OWN + " {{ messages | length }}"
+    assert stock_chat(Prompter(catalog.template("tokenizer"), tokenizer, 16))[1] is None, "any template, not this one"
+
+
+def sentencepiece(scheme, bos=False):
+    """A tokenizer that marks words as SentencePiece does, with special tokens that eat the space after them (Phi-3's)."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
     from tokenizers.models import BPE
     from transformers import AddedToken, PreTrainedTokenizerFast
 
     raw = Tokenizer(BPE(unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    raw.decoder = decoders.Metaspace(prepend_scheme="first")
-    raw.train_from_iterator(["USER: What is this? ASSISTANT: abc\n"] * 3, trainers.BpeTrainer(special_tokens=["<unk>"]))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", eos_token="</s>", pad_token="</s>")
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=True)
+    raw.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    specials = ["<unk>", "<s>", "</s>"]
+    alphabet = [chr(i) for i in range(33, 127)] + ["\n", "\t"]
+    raw.train_from_iterator(WORDS * 3, trainers.BpeTrainer(special_tokens=specials, initial_alphabet=alphabet))
+    if bos:
+        raw.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
     for word in ("<|im_start|>", "<|im_end|>"):
         tokenizer.add_tokens([AddedToken(word, special=True, rstrip=True, normalized=False)], special_tokens=True)
-    for template in ("chatml", "vicuna"):
-        prompter = Prompter(catalog.template(template), tokenizer, 16)
-        assert reason_against_prompts(prompter) is None
-    model, _ = tiny_vlm("clip", "llama")
-    prompter, _, processor = export(tmp_path / "out", "clip", "llama", model, tokenizer, template="chatml")
-    text = processor.apply_chat_template(messages_of(PROBES[0]), add_generation_prompt=True)
-    got = processor(text=text, images=pictures(1), add_special_tokens=False, return_tensors="pt")["input_ids"][0]
-    picture = processor.image_token_id
-    assert got.tolist() == [picture if i == IMAGE else i for i in prompter.encode(PROBES[0]).ids]
+    return tokenizer
+
+
+@pytest.mark.parametrize("template", ["chatml", "vicuna", "llama-2"])
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+def test_sentencepiece_reads_a_whole_text_as_its_pieces(tmp_path, scheme, template):
+    """Which words get a space in front of them depends on what stands before, and a picture is nothing to ours."""
+    tokenizer = sentencepiece(scheme, bos=True)
+    prompter = Prompter(catalog.template(template), tokenizer, 16)
+    chat, reason = stock_chat(prompter)
+    assert reason is None, reason
+    processor_of(tmp_path, tokenizer, chat)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    for turns in PROBES:
+        shown = pictures(sum(t.images for t in turns))
+        text = processor.apply_chat_template(messages_of(turns), add_generation_prompt=True)
+        got = processor(text=text, images=shown, add_special_tokens=False)["input_ids"][0]
+        assert got == [processor.image_token_id if i == IMAGE else i for i in prompter.encode(turns).ids]
+
+
+def processor_of(folder, tokenizer, chat):
+    write_processor(with_image_token(tokenizer), chat, encoder("clip"), 4, "square", folder)
+
+
+@pytest.mark.parametrize("picture_in_message", [False, True])
+def test_transformers_own_chat_call_gives_our_ids(tmp_path, picture_in_message):
+    """apply_chat_template with tokenize=True: it decides itself whether the tokenizer adds a BOS."""
+    tokenizer = sentencepiece("first", bos=True)
+    prompter = Prompter(catalog.template("vicuna"), tokenizer, 16)
+    processor_of(tmp_path, tokenizer, stock_chat(prompter)[0])
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    turns = [Turn("user", "What?", int(picture_in_message))]
+    messages = messages_of(turns)
+    if picture_in_message:
+        messages[0]["content"][0]["image"] = pictures(1)[0]
+    got = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    expected = [processor.image_token_id if i == IMAGE else i for i in prompter.encode(turns).ids]
+    assert list(got["input_ids"][0]) == expected
 
 
 def test_a_users_words_make_no_picture(tmp_path):
@@ -197,7 +244,7 @@ def test_what_has_no_stock_layout_is_refused_with_a_reason():
     assert "has a bias" in reason_against(clip, MLP2, model.llm)
     llama = tiny_vlm("clip", "llama")[0].llm
     assert "scales" in reason_against(encoder("clip", scales=(16, 32)), MLP2, llama)
-    assert "final norm" in reason_against(encoder("clip", layer=-1), MLP2, llama)
+    assert reason_against(encoder("clip", layer=-1), MLP2, llama) is None
     assert "5 tokens before" in reason_against(encoder("clip", prefix=5), MLP2, llama)
     linear = MLP2.model_copy(update={"depth": 1})
     assert "2-layer mlp" in reason_against(clip, linear, llama)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remora import catalog
@@ -17,7 +18,7 @@ from remora.data.prompt import Prompter
 from remora.errors import DataError
 from remora.inference.bundle import FILE, Bundle, read_bundle, write_bundle
 from remora.model.exchange.llava import reason_against, write_llava
-from remora.model.exchange.processor import IMAGE_TOKEN, chat_template, leading, with_image_token
+from remora.model.exchange.processor import IMAGE_TOKEN, LEADS, chat_template, with_image_token
 from remora.model.exchange.tower import module_of
 from remora.model.parts import PartRef, compose, save_part
 from remora.model.vlm import IMAGE, VisionLanguageModel
@@ -26,6 +27,7 @@ from remora.spec import PARTS
 PROBES = (
     [Turn("user", "What is this?", 1)],
     [Turn("user", " Two  pictures,\n one question?", 2), Turn("assistant", "Yes."), Turn("user", "Sure? 42!")],
+    [Turn("user", "", 1)],
     [Turn("user", "No picture."), Turn("assistant", "a cat"), Turn("user", "And\there: é, 日本?", 1)],
 )
 """Conversations that must come out as the same tokens from the exported tokenizer and from our own prompter."""
@@ -52,8 +54,9 @@ def export_bundle(folder: Path, out: Path, cache: Path) -> Exported:
     connector = catalog.connector(bundle.parts["connector"].name)
     llm = cast(PreTrainedModel, model.llm)
     prompter = Prompter(catalog.template(bundle.template), tokenizer, model.image_tokens)
-    reason = reason_against(encoder, connector, llm) or reason_against_prompts(prompter)
-    if reason:
+    chat, reason = stock_chat(prompter)
+    reason = reason_against(encoder, connector, llm) or reason
+    if reason or chat is None:
         _write_whole(out, bundle, model, tokenizer, json.loads((folder / FILE).read_text())["about"])
         return Exported("remora", reason)
     assert model.vision is not None and model.connector is not None
@@ -66,7 +69,7 @@ def export_bundle(folder: Path, out: Path, cache: Path) -> Exported:
         connector_state=model.connector.state_dict(),
         llm=llm,
         tokenizer=tokenizer,
-        template=prompter.template,
+        chat=chat,
         stop=prompter.stop,
     )
     return Exported("llava")
@@ -77,24 +80,42 @@ def _refuse_full(out: Path) -> None:
         raise DataError(f"{out} is there already and not empty; give a new folder with --out")
 
 
-def reason_against_prompts(prompter: Prompter) -> str | None:
-    """Why the stock tokenizer and chat template would not read a conversation as our prompter does; None if they do."""
-    tokenizer = with_image_token(prompter.tokenizer, prompter.template, prompter.stop)
-    try:
-        template = chat_template(prompter.template, prompter.stop, leading(tokenizer))
-    except DataError as e:
-        return str(e)
-    picture = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+def stock_chat(prompter: Prompter) -> tuple[str | None, str | None]:
+    """A chat template with which the stock processor makes our prompter's tokens, and why there is none.
+
+    Proved on `PROBES`, not derived: a whole rendered text goes through the tokenizer at once, ours goes in pieces.
+    """
+    tokenizer = with_image_token(prompter.tokenizer)
+    reason = ""
+    for lead in LEADS:
+        try:
+            chat = chat_template(prompter.template, tokenizer, prompter.stop, lead)
+            reason = _difference(prompter, tokenizer, chat)
+        except (DataError, TemplateError) as e:
+            return None, str(e)
+        if not reason:
+            return chat, None
+    return None, reason
+
+
+def _difference(prompter: Prompter, tokenizer: PreTrainedTokenizerBase, chat: str) -> str:
+    """Where the two read a probe as other tokens; an empty string if nowhere."""
+    picture = cast(int, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
     for turns in PROBES:
-        text = tokenizer.apply_chat_template(
-            messages_of(turns), chat_template=template, tokenize=False, add_generation_prompt=True
+        text = str(
+            tokenizer.apply_chat_template(
+                messages_of(turns), chat_template=chat, tokenize=False, add_generation_prompt=True
+            )
         )
-        theirs = tokenizer(text, add_special_tokens=False)["input_ids"]
-        ours = _folded(prompter.encode(turns).ids, prompter.image_tokens, cast(int, picture))
-        if theirs != ours:
-            at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), -1)
-            return f"its tokenizer reads a whole conversation otherwise than its pieces (from token {at} of a probe on)"
-    return None
+        ours = _folded(prompter.encode(turns).ids, prompter.image_tokens, picture)
+        # Engines tokenise a chat without special tokens; transformers adds them where the text brings no BOS.
+        adds = not (tokenizer.bos_token and text.startswith(str(tokenizer.bos_token)))
+        for special in {False, adds}:
+            theirs = tokenizer(text, add_special_tokens=special)["input_ids"]
+            if theirs != ours:
+                at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+                return f"its tokenizer reads a whole conversation otherwise than its pieces (from token {at} of {text!r:.60})"
+    return ""
 
 
 def messages_of(turns: Sequence[Turn]) -> list[dict[str, Any]]:

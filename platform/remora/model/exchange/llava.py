@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from remora.catalog import Connector, Template, Vision
+from remora.catalog import Connector, Vision
 from remora.errors import DataError
 from remora.files import publishing
 from remora.model.exchange.processor import with_image_token, write_processor
@@ -38,8 +38,6 @@ def reason_against(encoder: Vision, connector: Connector, llm: PreTrainedModel) 
         return f"the vision encoder ({encoder.short}) is no class of transformers"
     if encoder.scales:
         return f"the vision encoder reads {len(encoder.scales)} scales, llava reads one"
-    if encoder.layer == -1:
-        return "the vision encoder is read behind its final norm, llava reads the blocks' output before it"
     if encoder.prefix > 1:
         return f"{encoder.prefix} tokens before the grid are dropped, llava drops one or none"
     if (connector.kind, connector.depth) != ("mlp", 2):
@@ -83,20 +81,21 @@ def write_llava(
     connector_state: Mapping[str, Tensor],
     llm: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    template: Template,
+    chat: str,
     stop: str,
     aspect: Literal["square", "pad"] = "square",
 ) -> None:
     """Publish a stock llava folder: config, weights, tokenizer, processor with chat template, generation config.
 
     vision_state holds the tower under the names of its transformers class (a tower cut at the block that is read is
-    enough), connector_state is an `nn.Sequential`'s `{0,2}.{weight,bias}`, `stop` is the token that ends an answer.
+    enough), connector_state is an `nn.Sequential`'s `{0,2}.{weight,bias}`, `chat` is the chat template (see
+    `remora.model.exchange.processor`), `stop` the token that ends an answer.
     Nothing is rounded: weights keep their type and the logits of the tokens that were there stay the same.
 
     Raises:
-        DataError: a tensor is missing or has another shape, or the tokenizer puts more than a BOS before a text.
+        DataError: a tensor is missing or has another shape.
     """
-    tokenizer = with_image_token(tokenizer, template, stop)
+    tokenizer = with_image_token(tokenizer)
     image_token = int(tokenizer.convert_tokens_to_ids(tokenizer.image_token))  # type: ignore[attr-defined]
     # Cut at the block that is read, `vision_feature_layer` is -1: transformers 5 and vLLM both give a CLIP or SigLIP
     # tower's last hidden state before the final norm, and no engine loads or runs the block that nobody reads.
@@ -136,7 +135,7 @@ def write_llava(
     )
     with publishing(folder) as tmp:
         model.save_pretrained(tmp, state_dict={k: v.contiguous() for k, v in state.items()})
-        write_processor(tokenizer, template, stop, encoder, vision.patch_size, aspect, tmp)
+        write_processor(tokenizer, chat, encoder, vision.patch_size, aspect, tmp)
 
 
 def _language_state(llm: PreTrainedModel, rows: int) -> dict[str, Tensor]:

@@ -7,75 +7,106 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import Tokenizer
 from transformers import AddedToken, CLIPImageProcessor, LlavaImageProcessor, LlavaProcessor, PreTrainedTokenizerBase
 
 from remora.catalog import Template, Vision
 from remora.errors import DataError
 
 IMAGE_TOKEN = "<image>"
+LEADS = ("", " ")
+"""What may stand between a picture and the words after it. A tokenizer that puts a space before a text's first word alone
+does so after a picture too when Remora gives it the pieces; in a whole text that space has to be written."""
 
 
-def with_image_token(tokenizer: PreTrainedTokenizerBase, template: Template, stop: str) -> PreTrainedTokenizerBase:
-    """A copy that has `<image>` and reads a whole rendered conversation as Remora reads its pieces.
-
-    Remora tokenises the words between two special tokens alone. A tokenizer that is given the whole text cuts it at the
-    same tokens, but some tokens eat the spaces beside them (`rstrip`), and some tokenizers put their word mark in front
-    of the first stretch only (`prepend_scheme: first`); both are switched off.
-    """
+def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy that has `<image>`: the next free id, or its own."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
-    said = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
-    for token in said["added_tokens"]:
-        if token["content"] in (*template.tokens, stop, IMAGE_TOKEN):
-            token |= {"lstrip": False, "rstrip": False, "normalized": False}
-    pre = said["pre_tokenizer"] or {}
-    for step in (pre, *pre.get("pretokenizers", ())):
-        if step.get("prepend_scheme") == "first":
-            step["prepend_scheme"] = "always"
-    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(said))  # type: ignore[attr-defined]
     tokenizer.image_token = IMAGE_TOKEN  # type: ignore[attr-defined]
     return tokenizer
 
 
-def chat_template(template: Template, stop: str, bos: str) -> str:
-    """A Jinja chat template that renders as `template` does; `bos` comes first.
+def chat_template(template: Template, tokenizer: PreTrainedTokenizerBase, stop: str, lead: str = "") -> str:
+    """A Jinja chat template that renders as `template` does; `stop` ends an answer, `lead` follows a picture (`LEADS`).
 
     Content is a text, or a list of `{"type": "image"}` and `{"type": "text", "text": …}`. A turn's pictures stand where
     the template has them, its texts are joined by line breaks, and `<image>` in a text is dropped: an engine would take
     it for a picture. There is no system turn, as everywhere in Remora.
+
+    Raises:
+        DataError: the tokenizer puts more than a BOS before a text.
     """
-    before, after = template.user.split("{image}", 1)
-    between, words, rest = after.partition("{text}")
-    head, tail = template.assistant.replace("{eos}", stop).split("{text}", 1)
-    picture = _quoted(IMAGE_TOKEN + template.image_suffix)
-    text = (
-        '{%- if message["content"] is string %}{% set said = message["content"] %}{% else %}'
-        '{% set said = message["content"] | selectattr("type", "equalto", "text") | map(attribute="text") | join("\\n") %}'
-        "{% endif %}"
+    read = _READ.replace("PICTURE", _quoted(IMAGE_TOKEN))
+    for word, suffix in (("SUFFIX", template.image_suffix), ("LAST", template.image_suffix.rstrip())):
+        read = read.replace(word, _quoted(lead + suffix if suffix and not suffix.startswith(" ") else suffix))
+    if template.chat:
+        # The tokenizer's own template takes texts: pictures become text first, then it renders as it always does.
+        return _PRELUDE.replace("READ", read) + str(tokenizer.get_chat_template())
+    fill = {"{bos}": str(tokenizer.bos_token or ""), "{eos}": stop}
+    system, user, assistant, opening = (
+        _filled(text, fill)
+        for text in (template.system, template.user, template.assistant, template.opening or template.user)
     )
-    no_system = _quoted("system turns are not part of this model's prompt; put the words into a user turn")
+    header, _, ending = assistant.partition("{text}")
     return "\n".join(
         [
-            f"{{{{- {_quoted(bos + template.system)} }}}}",
-            '{%- for message in messages %}',
-            text,
-            '{%- if message["role"] == "user" %}',
-            f"{{{{- {_quoted(before)} }}}}",
-            '{%- if message["content"] is not string %}{% for part in message["content"] %}'
-            '{% if part["type"] == "image" %}' + f"{{{{ {picture} }}}}" + "{% endif %}{% endfor %}{% endif %}",
-            f"{{{{- {_quoted(between)} }}}}",
-            *([f"{{{{- said | replace({_quoted(IMAGE_TOKEN)}, '') }}}}{{{{ {_quoted(rest)} }}}}"] if words else []),
-            '{%- elif message["role"] == "assistant" %}',
-            f"{{{{- {_quoted(head)} ~ said ~ {_quoted(tail)} }}}}",
+            f"{{{{- {_quoted(leading(tokenizer) + system)} }}}}",
+            "{%- for message in messages %}",
+            read,
+            '{%- if message["role"] == "user" and loop.first %}',
+            *_user(opening),
+            '{%- elif message["role"] == "user" %}',
+            *_user(user),
             "{%- else %}",
-            f"{{{{- raise_exception({no_system}) }}}}",
+            f"{{{{- {_quoted(header)} ~ said ~ {_quoted(ending)} }}}}",
             "{%- endif %}",
             "{%- endfor %}",
             '{%- if add_generation_prompt and messages[-1]["role"] == "user" %}'
-            f"{{{{ {_quoted(template.assistant.split('{text}', 1)[0].rstrip(' '))} }}}}" + "{% endif %}",
+            f"{{{{ {_quoted(header.rstrip(' '))} }}}}" + "{% endif %}",
         ]
     )
+
+
+_READ = """\
+{%- if message["role"] not in ["user", "assistant"] %}
+{{- raise_exception("only user and assistant turns are part of this model's prompt; put other words into a user turn") }}
+{%- endif %}
+{%- set count = namespace(left=0) %}
+{%- if message["content"] is string %}
+{%- set said = message["content"] | replace(PICTURE, "") %}
+{%- else %}
+{%- for part in message["content"] %}{% if part["type"] == "image" %}{% set count.left = count.left + 1 %}{% endif %}{% endfor %}
+{%- set texts = message["content"] | selectattr("type", "equalto", "text") | map(attribute="text") %}
+{%- set said = texts | join("\\n") | replace(PICTURE, "") %}
+{%- endif %}
+{%- set seen %}{% for i in range(count.left) %}{{ PICTURE }}{{ LAST if loop.last and not said else SUFFIX }}{% endfor %}{% endset %}"""
+"""Jinja: what a message says (`said`) and its pictures (`seen`), each with its suffix, the last without its spaces when no
+words follow."""
+_PRELUDE = """\
+{%- macro strftime_now(format) %}26 Jul 2024{% endmacro %}
+{%- set enable_thinking = false %}
+{%- set plain = namespace(messages=[]) %}
+{%- for message in messages %}
+READ
+{%- set plain.messages = plain.messages + [{"role": message["role"], "content": seen ~ said}] %}
+{%- endfor %}
+{%- set messages = plain.messages %}
+{#- What follows is the language model's own chat template. -#}
+"""
+"""Jinja before a tokenizer's own template. The fixed date and no thinking are as in remora.data.chat."""
+
+
+def _filled(text: str, fill: dict[str, str]) -> str:
+    for mark, token in fill.items():
+        text = text.replace(mark, token)
+    return text
+
+
+def _user(text: str) -> list[str]:
+    before, after = text.split("{image}", 1)
+    between, words, rest = after.partition("{text}")
+    said = f" ~ said ~ {_quoted(rest)}" if words else ""  # `plain` has no {text}: the caption's prompt is unused
+    return [f"{{{{- {_quoted(before)} ~ seen ~ {_quoted(between)}{said} }}}}"]
 
 
 def _quoted(text: str) -> str:
@@ -100,14 +131,13 @@ def leading(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def write_processor(
     tokenizer: PreTrainedTokenizerBase,
-    template: Template,
-    stop: str,
+    chat: str,
     encoder: Vision,
     patch: int,
     aspect: Literal["square", "pad"],
     folder: Path,
 ) -> None:
-    """Write tokenizer, processor and chat template into `folder`."""
+    """Write tokenizer, picture processor and chat template into `folder`; `patch` is a patch's side in pixels."""
     side = {"height": encoder.image_size, "width": encoder.image_size}
     crop = encoder.fit == "crop" and aspect == "square"
     settings: dict[str, Any] = {
@@ -119,16 +149,15 @@ def write_processor(
         "resample": 3,  # bicubic
     }
     pictures = LlavaImageProcessor(do_pad=True, **settings) if aspect == "pad" else CLIPImageProcessor(**settings)
-    strategy = "default" if encoder.prefix else "full"
     grid = (encoder.image_size // patch) ** 2
     processor = LlavaProcessor(
         image_processor=pictures,
         tokenizer=tokenizer,
         patch_size=patch,
-        vision_feature_select_strategy=strategy,
+        vision_feature_select_strategy="default" if encoder.prefix else "full",
         # The stock count is grid + additional, less one with `default`.
         num_additional_image_tokens=encoder.tokens + encoder.prefix - grid,
-        chat_template=chat_template(template, stop, leading(tokenizer)),
+        chat_template=chat,
         image_token=IMAGE_TOKEN,
     )
     processor.save_pretrained(folder)

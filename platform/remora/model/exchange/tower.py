@@ -12,8 +12,8 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from remora.errors import DataError
 
-UNREAD = ("post_layernorm.", "layernorm.", "head.", "pooler.")
-"""What a tower has behind its last block. A layout that reads the blocks' output does not need it."""
+UNREAD = ("post_layernorm.", "layernorm.", "norm.", "head.", "pooler.", "embeddings.mask_token")
+"""What a tower has behind its last block, and DINOv2's token of masked pretraining: the blocks' output does not need it."""
 BLOCK = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 
 
