@@ -129,13 +129,8 @@ class Prompter:
 
     def _flush(self, run: list[Piece], after: str | None, until: str | None, ids: list[int], labels: list[int]) -> None:
         """Tokenise adjoining words as one text; a token is supervised when it holds a supervised character."""
-        text = "".join(p.text for p in run)
-        supervised = [p.supervised for p in run for _ in p.text]
-        if until and self._words.strips(until, "left"):
-            text = text.rstrip()
-        if after and self._words.strips(after, "right"):
-            supervised = supervised[len(text) - len(text.lstrip()) :]
-            text = text.lstrip()
+        text, cut = self._words.trim("".join(p.text for p in run), after, until)
+        supervised = [p.supervised for p in run for _ in p.text][cut:]
         for token, characters in self._words.encode(text, continues=after is not None):
             ids.append(token)
             labels.append(token if any(supervised[characters.start : characters.stop]) else IGNORE)

@@ -45,30 +45,40 @@ class WordTokenizer:
                     f"the template writes {token!r}, which the tokenizer does not have; "
                     "choose another: remora catalog templates"
                 )
+        added = {t.content: t for t in original.get_added_tokens_decoder().values()}
+        # Special is what either the library or transformers calls so, and whatever the prompt writes.
+        called = {
+            *written,
+            *(str(t) for t in tokenizer.all_special_tokens),
+            *(c for c, t in added.items() if t.special),
+        }
+        ids = {token: original.token_to_id(token) for token in called}
+        self.special: dict[str, int] = {token: id for token, id in ids.items() if id is not None}
+        self._strips_left = {t for t in self.special if t in added and added[t].lstrip}
+        self._strips_right = {t for t in self.special if t in added and added[t].rstrip}
         self._words = copy.deepcopy(original)
         self._words.no_truncation()
         self._words.no_padding()
         self._words.post_processor = None
-        self._words.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in written])
+        self._words.add_special_tokens([AddedToken(t, normalized=False) for t in self.special])
         self._words.add_tokens([AddedToken(FENCE, normalized=False, special=False)])
         self._words.encode_special_tokens = True
         self._fence = self._words.token_to_id(FENCE)
-        self.added = {t.content: t for t in self._words.get_added_tokens_decoder().values()}
-        # Called special by either, a token is one: the library's own list misses those of a tokenizer_config.json.
-        named = {*written, *(str(t) for t in tokenizer.all_special_tokens)}
-        self.special = {c: self._words.token_to_id(c) for c, t in self.added.items() if t.special or c in named}
+        # An unknown character may become the unknown token, unless that is also one that the prompt writes.
+        forbidden = {id for token, id in self.special.items() if token != tokenizer.unk_token or token in written}
         for token in self.special:
-            forged = {id for id, _ in self.encode(token)} & set(self.special.values())
-            if forged:
+            if any(id in forbidden for id, _ in self.encode(token)):
                 raise SpecError(
                     f"the tokenizer makes the special token {token!r} out of plain text, so any text could forge it; "
                     "choose another language model: remora catalog llm"
                 )
 
-    def strips(self, token: str, side: str) -> bool:
-        """Whether a special token takes the spaces on its `left` or `right` with it, as Phi-3's do."""
-        added = self.added[token]
-        return bool(added.lstrip if side == "left" else added.rstrip)
+    def trim(self, text: str, after: str | None, until: str | None) -> tuple[str, int]:
+        """(text without the spaces that its neighbours swallow, as Phi-3's role tokens do; how many at its start)."""
+        if until in self._strips_left:
+            text = text.rstrip()
+        kept = text.lstrip() if after in self._strips_right else text
+        return kept, len(text) - len(kept)
 
     def encode(self, text: str, continues: bool = False) -> Iterator[tuple[int, range]]:
         """(id, characters of `text` that it stands for) of every token. `continues`: more text stood before it.
