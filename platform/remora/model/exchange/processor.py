@@ -14,8 +14,8 @@ from remora.errors import DataError
 
 IMAGE_TOKEN = "<image>"
 LEADS = ("", " ")
-"""What may stand between a picture and the words after it. A tokenizer that puts a space before a text's first word alone
-does so after a picture too when Remora gives it the pieces; in a whole text that space has to be written."""
+"""What may stand between a picture, or the BOS, and the words after it. Some tokenizers put a space before a text's first
+word; Remora gives them these words as a text of their own, and in a whole text the space has to be written."""
 
 
 def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -48,9 +48,12 @@ def chat_template(template: Template, tokenizer: PreTrainedTokenizerBase, stop: 
         for text in (template.system, template.user, template.assistant, template.opening or template.user)
     )
     header, _, ending = assistant.partition("{text}")
+    bos, first = leading(tokenizer), system or opening.partition("{image}")[0]
+    starts_with_words = bool(first) and not first.startswith((" ", bos or stop, stop, *template.tokens))
+    start = bos + lead + system if bos and starts_with_words else bos + system
     return "\n".join(
         [
-            f"{{{{- {_quoted(leading(tokenizer) + system)} }}}}",
+            f"{{{{- {_quoted(start)} }}}}",
             "{%- for message in messages %}",
             read,
             '{%- if message["role"] == "user" and loop.first %}',
