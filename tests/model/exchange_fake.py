@@ -49,6 +49,9 @@ LLM = {
     "gemma": GemmaConfig(**TEXT, num_key_value_heads=1, head_dim=8),
 }
 
+ROWS = dict.fromkeys(LLM, 340) | {"qwen2": 352}
+"""Rows of the vocabulary: as many as the tokenizer has tokens, or a few spare ones as Qwen2 and Phi-2 have them."""
+
 
 def encoder(name: str, layer: int = -2, **changes: object) -> Vision:
     """The catalog entry of one of the towers."""
@@ -108,7 +111,7 @@ def tiny_vlm(vision: str, llm: str, seed: int = 0) -> tuple[VisionLanguageModel,
     """A composition with random weights, and its tokenizer (a byte-level BPE of 340 tokens)."""
     tokenizer = train_tokenizer(WORDS, 340)
     generator = torch.Generator().manual_seed(seed)
-    config = LLM[llm].__class__.from_dict({**LLM[llm].to_dict(), "vocab_size": len(tokenizer)})
+    config = LLM[llm].__class__.from_dict({**LLM[llm].to_dict(), "vocab_size": ROWS[llm]})
     text = AutoModelForCausalLM.from_config(config).eval()
     tower = AutoModel.from_config(VISION[vision]).eval()
     connector = mlp(24, 32, 2)

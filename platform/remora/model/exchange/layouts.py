@@ -61,7 +61,7 @@ class Published:
     """Empty where the layout leaves a frozen tower at its hub."""
     layer: int
     prefix: int
-    """Tokens that are dropped before the rest. With SigLIP and TinyLLaVA's `patch` it is the first patch: 728 remain."""
+    """Tokens that are dropped before the rest; with SigLIP and TinyLLaVA's `patch` that is the first patch: 728 are left."""
     depth: int
     """Linear layers of the connector."""
     connector: dict[str, Tensor]
@@ -91,7 +91,9 @@ def read_published(folder: Path) -> Published:
     )
 
 
-def _sort(folder: Path, tensors: Mapping[str, Tensor], places: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, Tensor]]:
+def _sort(
+    folder: Path, tensors: Mapping[str, Tensor], places: Mapping[str, tuple[str, str]]
+) -> dict[str, dict[str, Tensor]]:
     """Tensors by part: the first prefix of `places` that fits says (part, what replaces the prefix)."""
     parts: dict[str, dict[str, Tensor]] = {"llm": {}, "vision": {}, "connector": {}}
     lost = []
@@ -116,7 +118,9 @@ def _llava_hf(folder: Path, said: dict[str, Any]) -> Published:
         if getattr(config, key) != wanted:
             raise DataError(f"{folder}: {key} {getattr(config, key)!r} has no connector here, only {wanted!r} has")
     if not isinstance(config.vision_feature_layer, int):
-        raise DataError(f"{folder}: vision_feature_layer {config.vision_feature_layer} reads several layers, here is one")
+        raise DataError(
+            f"{folder}: vision_feature_layer {config.vision_feature_layer} reads several layers, here is one"
+        )
     linear = {f"linear_{i}.": ("connector", f"{2 * (i - 1)}.") for i in (1, 2)}
     places = {
         "language_model.model.": ("llm", "@."),
@@ -181,11 +185,16 @@ def _llava(folder: Path, said: dict[str, Any]) -> Published:
     kind = str(said.get("model_type"))
     text = TEXT_TYPES.get(re.split("[-_]", kind)[-1])
     if text is None:
-        raise DataError(f"{folder}: model_type {kind!r} has no language model of transformers; known endings: " + ", ".join(TEXT_TYPES))
+        raise DataError(
+            f"{folder}: model_type {kind!r} has no language model of transformers; known endings: "
+            + ", ".join(TEXT_TYPES)
+        )
     if said.get("use_s2") or said.get("s2"):
         raise DataError(f"{folder}: the checkpoint reads several scales (S2); only single-scale towers can be imported")
     if said.get("mm_vision_select_feature", "patch") != "patch":
-        raise DataError(f"{folder}: mm_vision_select_feature {said['mm_vision_select_feature']!r} keeps a class token in the grid")
+        raise DataError(
+            f"{folder}: mm_vision_select_feature {said['mm_vision_select_feature']!r} keeps a class token in the grid"
+        )
     linear = said.get("mm_projector_type") == "linear"
     places = {
         "model.mm_projector.": ("connector", "0." if linear else ""),
@@ -232,11 +241,13 @@ def _config_of(folder: Path, key: str, said: object) -> PretrainedConfig:
     try:
         return cast(PretrainedConfig, AutoConfig.for_model(**{k: v for k, v in said.items() if k != "auto_map"}))
     except ValueError:
-        raise DataError(f"{folder}: {key} is of {kind!r}, which transformers does not have; it cannot be imported") from None
+        raise DataError(
+            f"{folder}: {key} is of {kind!r}, which transformers does not have; it cannot be imported"
+        ) from None
 
 
 def _counted_from_the_end(layer: int, blocks: int) -> int:
-    """A `vision_feature_layer`, which counts hidden states (0 is the embeddings), from the end: -1 is the last block's."""
+    """A `vision_feature_layer`, which counts hidden states (0: the embeddings), from the end: -1 is the last block's."""
     return layer if layer < 0 else layer - blocks - 1
 
 

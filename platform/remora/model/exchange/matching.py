@@ -16,13 +16,20 @@ from remora.model.exchange.layouts import Published
 from remora.model.exchange.tower import blocks_read
 
 NOT_ARCHITECTURE = {
-    *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "auto_map"),
+    *("_name_or_path", "architectures", "transformers_version", "dtype", "use_cache", "return_dict"),
+    *(
+        "is_encoder_decoder",
+        "output_hidden_states",
+        "output_attentions",
+        "problem_type",
+        "id2label",
+        "label2id",
+        "chunk_size_feed_forward",
+    ),
     *("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings", "max_window_layers"),
-    *("initializer_range", "initializer_factor", "initializer_cutoff_factor", "attention_dropout", "resid_pdrop"),
-    *("embd_pdrop", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"),
-    *("num_hidden_layers", "vision_use_head", "projection_dim", "out_features", "out_indices", "stage_names"),
-    *("return_dict", "output_hidden_states", "output_attentions", "problem_type", "id2label", "label2id"),
-    *("chunk_size_feed_forward", "is_encoder_decoder", "model_max_length", "pretraining_tp", "_attn_implementation"),
+    *("initializer_range", "initializer_factor", "attention_dropout", "resid_pdrop", "embd_pdrop", "hidden_dropout"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "classifier_dropout", "pretraining_tp"),
+    *("vision_use_head", "projection_dim", "out_features", "out_indices", "stage_names", "num_hidden_layers"),
 }
 """Keys that decide no shape and no number of a forward pass, or that are compared on their own (blocks)."""
 MEAN_STD = {
@@ -33,8 +40,9 @@ MEAN_STD = {
 
 
 def architecture(config: PretrainedConfig) -> dict[str, Any]:
-    """What of a config decides the model: everything but `NOT_ARCHITECTURE`."""
-    return {k: v for k, v in config.to_dict().items() if k not in NOT_ARCHITECTURE and v is not None}
+    """What of a config decides the model: what its class knows, without `NOT_ARCHITECTURE`."""
+    known = type(config)().to_dict()  # a checkpoint's config.json may hold anything besides
+    return {k: v for k, v in config.to_dict().items() if k in known and k not in NOT_ARCHITECTURE and v is not None}
 
 
 def differences(ours: PretrainedConfig, theirs: PretrainedConfig) -> list[str]:
@@ -68,9 +76,8 @@ def reasons_against_vision(entry: Vision, found: Published) -> list[str]:
             said.append(f"layer {entry.layer} != {found.layer}")
         return said
     read, theirs = blocks_read(entry.blocks, entry.layer), blocks_read(config.num_hidden_layers, found.layer)
-    if entry.layer == -1 or read != theirs:
-        final = " and the final norm" if entry.layer == -1 else ""
-        said.append(f"reads {read} blocks{final} != {theirs} blocks")
+    if read != theirs:
+        said.append(f"reads {read} blocks != {theirs}")
     return said + differences(AutoConfig.for_model(**entry.config), config)
 
 
@@ -101,7 +108,12 @@ def match_connector(depth: int) -> str:
     for name, entry in catalog.entries("connectors").items():
         if (entry.kind, entry.depth) == ("mlp", depth):  # type: ignore[attr-defined]
             return name
-    facts = {"short": f"mlp{depth}", "kind": "mlp", "depth": depth, "source": f"{depth} linear layers with GELU between"}
+    facts = {
+        "short": f"mlp{depth}",
+        "kind": "mlp",
+        "depth": depth,
+        "source": f"{depth} linear layers with GELU between",
+    }
     raise _missing("connectors", {f"mlp{depth}x_gelu": facts})
 
 
@@ -115,7 +127,9 @@ def _one(kind: str, fitting: list[str], hub: str | None, entry: Any) -> str:
     if len(best) == 1:
         return best[0]
     if best:
-        raise DataError(f"{kind}: {', '.join(best)} are all of the checkpoint's architecture; choose: --{kind} {best[0]}")
+        raise DataError(
+            f"{kind}: {', '.join(best)} are all of the checkpoint's architecture; choose: --{kind} {best[0]}"
+        )
     raise _missing(kind, entry())
 
 
@@ -130,10 +144,10 @@ def _missing(kind: str, entry: Mapping[str, Any]) -> DataError:
 
 
 def _facts(config: PretrainedConfig) -> dict[str, Any]:
-    """A config as short as its class's defaults allow, in plain YAML."""
-    left_out = ("transformers_version", "dtype", "torch_dtype", "architectures", "_name_or_path", "model_type")
-    diff = {k: v for k, v in config.to_diff_dict().items() if k not in left_out}
-    return cast("dict[str, Any]", yaml.safe_load(yaml.safe_dump({"model_type": config.model_type} | diff)))
+    """What an entry's config has to say, in plain YAML."""
+    also = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
+    facts = {"model_type": config.model_type} | {k: v for k in also if (v := getattr(config, k, None)) is not None}
+    return cast("dict[str, Any]", yaml.safe_load(yaml.safe_dump(facts | architecture(config), sort_keys=False)))
 
 
 def _parameters(auto: Any, config: PretrainedConfig) -> int:
@@ -187,13 +201,9 @@ def _llm_entry(found: Published) -> dict[str, Any]:
             "short": name,
             "loader": "transformers",
             "hub": found.llm_hub or "?",
-            "config": _facts(found.llm_config) | {k: getattr(found.llm_config, k) for k in NEEDED},
+            "config": _facts(found.llm_config),
             "parameters": _parameters(AutoModelForCausalLM, found.llm_config),
             "licence": "unknown",
             "source": f"config.json of an imported {found.layout} checkpoint",
         }
     }
-
-
-NEEDED = ("hidden_size", "num_hidden_layers", "vocab_size")
-"""Keys that an entry's config must have, also where they are the class's default."""

@@ -7,22 +7,28 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import AddedToken, CLIPImageProcessor, LlavaImageProcessor, LlavaProcessor, PreTrainedTokenizerBase
+from transformers import (
+    AddedToken,
+    CLIPImageProcessorPil,
+    LlavaImageProcessorPil,
+    LlavaProcessor,
+    PreTrainedTokenizerBase,
+)
 
 from remora.catalog import Template, Vision
 from remora.errors import DataError
 
 IMAGE_TOKEN = "<image>"
 LEADS = ("", " ")
-"""What may stand between a picture, or the BOS, and the words after it. Some tokenizers put a space before a text's first
-word; Remora gives them these words as a text of their own, and in a whole text the space has to be written."""
+"""What may stand between a picture, or the BOS, and the words after it. Some tokenizers put a space before a text's
+first word; Remora gives them these words as a text of their own, and in a whole text the space has to be written."""
 
 
 def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """A copy that has `<image>`: the next free id, or its own."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
-    tokenizer.image_token = IMAGE_TOKEN  # type: ignore[attr-defined]
+    tokenizer.image_token = IMAGE_TOKEN
     return tokenizer
 
 
@@ -72,19 +78,23 @@ def chat_template(template: Template, tokenizer: PreTrainedTokenizerBase, stop: 
 
 _READ = """\
 {%- if message["role"] not in ["user", "assistant"] %}
-{{- raise_exception("only user and assistant turns are part of this model's prompt; put other words into a user turn") }}
+{{- raise_exception("this model's prompt has user and assistant turns alone; put other words into a user turn") }}
 {%- endif %}
 {%- set count = namespace(left=0) %}
 {%- if message["content"] is string %}
 {%- set said = message["content"] | replace(PICTURE, "") %}
 {%- else %}
-{%- for part in message["content"] %}{% if part["type"] == "image" %}{% set count.left = count.left + 1 %}{% endif %}{% endfor %}
+{%- for part in message["content"] %}
+{%- if part["type"] == "image" %}{% set count.left = count.left + 1 %}{% endif %}
+{%- endfor %}
 {%- set texts = message["content"] | selectattr("type", "equalto", "text") | map(attribute="text") %}
 {%- set said = texts | join("\\n") | replace(PICTURE, "") %}
 {%- endif %}
-{%- set seen %}{% for i in range(count.left) %}{{ PICTURE }}{{ LAST if loop.last and not said else SUFFIX }}{% endfor %}{% endset %}"""
-"""Jinja: what a message says (`said`) and its pictures (`seen`), each with its suffix, the last without its spaces when no
-words follow."""
+{%- set seen %}
+{%- for i in range(count.left) %}{{ PICTURE }}{{ LAST if loop.last and not said else SUFFIX }}{% endfor %}
+{%- endset %}"""
+"""Jinja: what a message says (`said`) and its pictures (`seen`), each with its suffix, the last without its spaces when
+no words follow."""
 _PRELUDE = """\
 {%- macro strftime_now(format) %}26 Jul 2024{% endmacro %}
 {%- set enable_thinking = false %}
@@ -151,7 +161,7 @@ def write_processor(
         "image_std": list(encoder.std),
         "resample": 3,  # bicubic
     }
-    pictures = LlavaImageProcessor(do_pad=True, **settings) if aspect == "pad" else CLIPImageProcessor(**settings)
+    pictures = LlavaImageProcessorPil(do_pad=True, **settings) if aspect == "pad" else CLIPImageProcessorPil(**settings)
     grid = (encoder.image_size // patch) ** 2
     processor = LlavaProcessor(
         image_processor=pictures,

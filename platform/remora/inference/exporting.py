@@ -1,4 +1,4 @@
-"""A trained variant out of Remora, and a published model into it: bundles and the layouts of other projects."""
+"""A trained variant out of Remora: a bundle in the stock llava layout, or whole in our own."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def export_bundle(folder: Path, out: Path, cache: Path) -> Exported:
     Raises:
         DataError: no bundle there, or `out` holds files already.
     """
-    _refuse_full(out)
+    refuse_full(out)
     bundle = read_bundle(folder, cache)
     model, tokenizer = compose(bundle.parts, bundle.seed)
     encoder = catalog.vision(bundle.parts["vision"].name)
@@ -71,11 +71,17 @@ def export_bundle(folder: Path, out: Path, cache: Path) -> Exported:
         tokenizer=tokenizer,
         chat=chat,
         stop=prompter.stop,
+        llm_hub=catalog.llm(bundle.parts["llm"].name).hub or "",
     )
     return Exported("llava")
 
 
-def _refuse_full(out: Path) -> None:
+def refuse_full(out: Path) -> None:
+    """Publishing replaces a folder; nobody's files shall go that way.
+
+    Raises:
+        DataError: `out` holds something.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is there already and not empty; give a new folder with --out")
 
@@ -113,8 +119,11 @@ def _difference(prompter: Prompter, tokenizer: PreTrainedTokenizerBase, chat: st
         for special in {False, adds}:
             theirs = tokenizer(text, add_special_tokens=special)["input_ids"]
             if theirs != ours:
-                at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
-                return f"its tokenizer reads a whole conversation otherwise than its pieces (from token {at} of {text!r:.60})"
+                differ = (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)
+                at = next(differ, min(len(ours), len(theirs)))
+                return (
+                    f"its tokenizer reads a whole conversation otherwise than its pieces: token {at} of {text[:60]!r}"
+                )
     return ""
 
 
