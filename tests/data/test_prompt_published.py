@@ -10,7 +10,7 @@ import random
 from functools import cache
 
 import pytest
-from prompt_published import LLAVA_2, PICTURE, VICUNA, Published, Round, turns_of
+from prompt_published import PICTURE, VICUNA, Published, Round, turns_of
 from prompt_tokenizers import MAKERS, WRITTEN
 
 from remora import catalog
@@ -151,7 +151,8 @@ def test_v1_is_llavas_factorys_and_bunnys(made, name, template):
         counted = published.mask_by_counting(ids, text, " ASSISTANT: ", eos, hack)
         as_published += counted is not None
         meant = published.mask_by_beginnings(ids, spans)
-        check(prompter, conversation, published, ids, meant if counted is None else counted)
+        assert counted in (meant, None)
+        check(prompter, conversation, published, ids, meant)
     # Only texts that write "ASSISTANT: " themselves are lost to the published code here.
     assert as_published >= 0.95 * COUNT
 
@@ -166,8 +167,10 @@ def test_llama_2_is_llavas(made, name):
         counted = published.mask_by_counting(ids, text, "[/INST] ", published.eos, hack=False)
         as_published += counted is not None
         meant = published.mask_by_beginnings(ids, spans)
-        check(prompter, conversation, published, ids, meant if counted is None else counted)
-    assert LLAVA_2 in text and as_published >= 0.5 * COUNT
+        assert counted in (meant, None)
+        check(prompter, conversation, published, ids, meant)
+    # Where BOS and end token are one (phi, pythia), the published code takes the BOS between rounds for an end.
+    assert as_published >= (0.4 if published.tokenizer.bos_token == published.tokenizer.eos_token else 1) * COUNT
 
 
 @pytest.mark.parametrize("name", MAKERS)

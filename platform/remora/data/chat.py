@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from remora.data.conversation import Turn
-from remora.data.rendering import Piece, answer, content, split_tokens
+from remora.data.rendering import Piece, answer, content, pattern_of, split_tokens
 from remora.errors import SpecError
 
 MARK = re.compile("\ue000([0-9]+)\ue001")
@@ -34,7 +34,7 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, image_suffix: str, specials: Iterable[str]) -> None:
         self.tokenizer = tokenizer
         self.image_suffix = image_suffix
-        self.specials = tuple(specials)
+        self.specials = pattern_of(specials)
         self._around = lru_cache(maxsize=512)(self._around_messages)
         last, _ = self._around(2)[-1]
         stops = [p.text for p in split_tokens(last, self.specials) if p.token]
@@ -45,7 +45,7 @@ class ChatTemplate:
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
         """The conversation; it ends where the next answer starts if the last turn is the user's."""
         around = self._around(len(turns))
-        out = split_tokens(around[0][0], self.specials)
+        out = [*split_tokens(around[0][0], self.specials)]
         for number, turn in enumerate(turns):
             if turn.role == "user":
                 out += content(turn, self.image_suffix, self.specials)
@@ -54,7 +54,9 @@ class ChatTemplate:
             if self.stop not in ending:
                 raise SpecError(f"the tokenizer's chat template does not end every answer with {self.stop!r}{OTHER}")
             out += answer(*around[number], turn.text, ending, self.stop, self.specials)
-        return out + split_tokens(around[-1][0], self.specials) if turns[-1].role == "user" else out
+        if turns[-1].role == "user":
+            out += split_tokens(around[-1][0], self.specials)
+        return out
 
     def _around_messages(self, count: int) -> list[tuple[str, str]]:
         """(asked, lead) before, between and after `count` messages; the model writes the lead before its answer."""

@@ -31,8 +31,7 @@ UNREADABLE = (OSError, RuntimeError, ValueError, SafetensorError, pickle.Unpickl
 class TransformersTower(Tower):
     """hidden_states[entry.layer] of a transformers encoder without the prefix tokens: [B, tokens, width].
 
-    `net` holds the transformers model under its own names, so that `net.` before a name is all that tells the tower's
-    weights from a published checkpoint's.
+    `net` is the transformers model, so `net.save_pretrained` writes the names that published checkpoints have.
     """
 
     def __init__(self, net: PreTrainedModel, total: int, prefix: int) -> None:
