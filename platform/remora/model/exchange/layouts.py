@@ -61,7 +61,7 @@ class Published:
     """Empty where the layout leaves a frozen tower at its hub."""
     layer: int
     prefix: int
-    """Tokens that are dropped before the rest; with SigLIP and TinyLLaVA's `patch` that is the first patch: 728 are left."""
+    """Tokens that are dropped before the rest; with SigLIP and TinyLLaVA's `patch` it is the first patch (728 of 729 stay)."""
     depth: int
     """Linear layers of the connector."""
     connector: dict[str, Tensor]
@@ -247,7 +247,7 @@ def _config_of(folder: Path, key: str, said: object) -> PretrainedConfig:
 
 
 def _counted_from_the_end(layer: int, blocks: int) -> int:
-    """A `vision_feature_layer`, which counts hidden states (0: the embeddings), from the end: -1 is the last block's."""
+    """A `vision_feature_layer`, which counts hidden states (0: the embeddings), from the end: -1 is the last one."""
     return layer if layer < 0 else layer - blocks - 1
 
 

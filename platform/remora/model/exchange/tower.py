@@ -13,7 +13,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from remora.errors import DataError
 
 UNREAD = ("post_layernorm.", "layernorm.", "norm.", "head.", "pooler.", "embeddings.mask_token")
-"""What a tower has behind its last block, and DINOv2's token of masked pretraining: the blocks' output needs neither."""
+"""What a tower has behind its last block, and DINOv2's token of masked pretraining: the blocks' output needs none."""
 BLOCK = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 
 
