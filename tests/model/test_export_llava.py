@@ -56,7 +56,7 @@ def ours(model, prompter, entry, turns, shown):
     ("vision", "llm"),
     [("clip", m) for m in ("llama", "phi3", "gpt_neox")]
     + [("siglip", m) for m in ("llama", "qwen2", "phi", "stablelm", "gemma")]
-    + [("dinov2", "llama")],
+    + [("dinov2", "llama"), ("vit", "llama")],
 )
 @torch.no_grad()
 def test_the_stock_class_gives_our_logits_and_tokens(tmp_path, vision, llm):

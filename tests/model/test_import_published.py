@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from exchange_layouts import factory, llava_hf, original
 from safetensors.torch import load_file, save_file
 
 from remora import catalog
+from remora.commands import exchange as commands
 from remora.errors import DataError
 from remora.inference.bundle import read_bundle
 from remora.inference.exporting import export_bundle
@@ -123,14 +125,14 @@ def test_factorys_patch_drops_siglips_first_patch_and_so_does_the_import(tmp_pat
     [
         ("siglip", "phi", "bunny-phi", {}),
         ("siglip", "qwen2", "bunny-qwen", {}),
-        ("siglip", "stablelm", "bunny-stablelm", {"partial_rotary_factor": None, "rope_parameters": None}),
+        ("siglip", "stablelm", "bunny-stablelm", {}),
         ("clip", "llama", "llava_llama", {}),
     ],
 )
 def test_bunny_and_llava_with_their_towers(tmp_path, known, vision, llm, kind, changes):
     model, tokenizer = tiny_vlm(vision, llm)
     if llm == "stablelm":  # as StableLM was published before transformers had it
-        changes = {"rope_pct": 0.25, "norm_eps": 1e-5, "rope_theta": 10000.0}
+        changes = {"rope_pct": 0.5, "norm_eps": 1e-3, "rope_theta": 10000.0}
     source = original(tmp_path / "in", model, tokenizer, vision, llm, kind, **changes)
     if llm == "stablelm":
         said = json.loads((source / "config.json").read_text())
@@ -199,6 +201,22 @@ def test_an_unmatched_part_comes_with_the_entry_to_add(tmp_path, known):
         known[kind][new] = model_of(**facts)
     import_checkpoint(source, tmp_path / "out")
     check(model, tmp_path, 0)
+
+
+def test_the_commands_say_what_they_did(tmp_path, known, capsys):
+    model, tokenizer = tiny_vlm("siglip", "llama")
+    source = llava_hf(tmp_path / "in", model, tokenizer, "siglip", "llama")
+    asked = {"folder": source, "out": tmp_path / "out", "vision": None, "llm": None, "template": None}
+    entry = known["vision"].pop("siglip")
+    with pytest.raises(DataError, match="the catalog has no vision"):
+        commands.import_(Namespace(**asked))
+    assert capsys.readouterr().out.startswith("siglip-vision-model-24:\n  short:")
+    known["vision"]["siglip"] = entry
+    commands.import_(Namespace(**asked))
+    said = capsys.readouterr().out
+    assert "from a llava-hf checkpoint, template vicuna" in said and "vision: siglip" in said
+    commands.export(Namespace(bundle=tmp_path / "out", out=tmp_path / "stock", runs=tmp_path))
+    assert "the stock llava layout" in capsys.readouterr().out
 
 
 def test_two_of_one_architecture_are_asked_for(tmp_path, known):

@@ -61,7 +61,7 @@ class Published:
     """Empty where the layout leaves a frozen tower at its hub."""
     layer: int
     prefix: int
-    """Tokens that are dropped before the rest; with SigLIP and TinyLLaVA's `patch` it is the first patch (728 of 729 stay)."""
+    """Tokens dropped before the rest; with SigLIP and TinyLLaVA's `patch` it is the first patch, so that 728 stay."""
     depth: int
     """Linear layers of the connector."""
     connector: dict[str, Tensor]

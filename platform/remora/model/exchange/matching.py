@@ -75,6 +75,8 @@ def reasons_against_vision(entry: Vision, found: Published) -> list[str]:
         if entry.layer != found.layer:
             said.append(f"layer {entry.layer} != {found.layer}")
         return said
+    if entry.config["model_type"] != config.model_type:
+        return [*said, f"model_type {entry.config['model_type']} != {config.model_type}"]
     read, theirs = blocks_read(entry.blocks, entry.layer), blocks_read(config.num_hidden_layers, found.layer)
     if read != theirs:
         said.append(f"reads {read} blocks != {theirs}")
@@ -96,6 +98,8 @@ def reasons_against_llm(entry: LLM, found: Published) -> list[str]:
     said = []
     if entry.layers != found.llm_config.num_hidden_layers:
         said.append(f"num_hidden_layers {entry.layers} != {found.llm_config.num_hidden_layers}")
+    if entry.config["model_type"] != found.llm_config.model_type:
+        return [*said, f"model_type {entry.config['model_type']} != {found.llm_config.model_type}"]
     return said + differences(AutoConfig.for_model(**entry.config), found.llm_config)
 
 
