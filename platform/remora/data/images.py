@@ -55,7 +55,7 @@ def preprocess(image: Image.Image, encoder: Vision, aspect: Literal["square", "p
     transformers' CLIPImageProcessor (`crop`) or SiglipImageProcessor (`stretch`), to the pixel. `pad` puts the whole
     picture in the middle of a square of the mean colour first, as LLaVA-1.5 does.
     """
-    side = max((encoder.image_size, *encoder.scales))
+    side = encoder.input_size
     if aspect == "pad":
         image = _padded(image, encoder.mean)
     square = _cropped(image, side) if encoder.fit == "crop" else image.resize((side, side), BICUBIC)

