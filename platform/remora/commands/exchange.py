@@ -6,14 +6,22 @@ import argparse
 import sys
 
 from rich.console import Console
+from transformers.utils import logging
 
 from remora.errors import DataError
 from remora.inference.exporting import export_bundle
 from remora.inference.importing import import_checkpoint
 
 
+def _quiet() -> None:
+    """transformers' bars and tables say in many lines what our errors say in one."""
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+
+
 def export(args: argparse.Namespace) -> None:
     """Write the model of a bundle to a folder, in the stock llava layout if it has one."""
+    _quiet()
     made = export_bundle(args.bundle, args.out, args.runs / "cache")
     if made.layout == "llava":
         said = "the stock llava layout; transformers' LlavaForConditionalGeneration and vLLM load it as it is"
@@ -24,6 +32,7 @@ def export(args: argparse.Namespace) -> None:
 
 def import_(args: argparse.Namespace) -> None:
     """Write a bundle from a downloaded checkpoint; an entry that the catalog lacks is printed, ready to paste."""
+    _quiet()
     try:
         made = import_checkpoint(args.folder, args.out, vision=args.vision, llm=args.llm, template=args.template)
     except DataError as e:

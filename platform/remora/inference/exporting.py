@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from remora.model.exchange.processor import IMAGE_TOKEN, LEADS, chat_template, w
 from remora.model.exchange.tower import module_of
 from remora.model.parts import PartRef, compose, save_part
 from remora.model.vlm import IMAGE, VisionLanguageModel
-from remora.spec import PARTS
+from remora.spec import PARTS, Stage
 
 PROBES = (
     [Turn("user", "What is this?", 1)],
@@ -71,6 +71,7 @@ def export_bundle(folder: Path, out: Path, cache: Path) -> Exported:
         tokenizer=tokenizer,
         chat=chat,
         stop=prompter.stop,
+        aspect=bundle.aspect,
         llm_hub=catalog.llm(bundle.parts["llm"].name).hub or "",
     )
     return Exported("llava")
@@ -157,4 +158,9 @@ def _write_whole(
             assert module is not None
             save_part(part, model, module.state_dict(), tokenizer, Path(tmp) / part)
             parts[part] = PartRef(bundle.parts[part].name, Path(tmp) / part)
-        write_bundle(out, bundle.name, parts, bundle.template, bundle.seed, about)
+        save_bundle(out, replace(bundle, parts=parts), about)
+
+
+def save_bundle(folder: Path, bundle: Bundle, about: dict[str, Any]) -> None:
+    """Publish a bundle that no stage made; of the last stage `write_bundle` reads what a bundle has too."""
+    write_bundle(folder, bundle.name, bundle.parts, cast(Stage, bundle), bundle.seed, about)

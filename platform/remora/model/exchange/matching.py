@@ -141,7 +141,8 @@ def _missing(kind: str, entry: Mapping[str, Any]) -> DataError:
     (name,) = entry
     error = DataError(
         f"the catalog has no {kind} of the checkpoint's architecture ({name}); "
-        f"add the entry printed above to catalog/{kind}.yaml, and check the values that the checkpoint does not tell"
+        f"put the entry printed above into {kind}.yaml of a folder, check what a checkpoint does not tell, "
+        "and name the folder in REMORA_CATALOG"
     )
     error.add_note(yaml.safe_dump(dict(entry), sort_keys=False, width=110))
     return error
