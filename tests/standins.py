@@ -27,6 +27,7 @@ def small_vision(entry: Vision) -> Vision:
         "layers": 3,
         "num_attention_heads": 2,
         "heads": 2,
+        "head_width": WIDTH // 2,
         "patch_size": PATCH,
         "image_size": size,
         "projection_dim": WIDTH,

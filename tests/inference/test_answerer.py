@@ -10,13 +10,11 @@ from PIL import Image
 
 from remora.catalog import llm
 from remora.errors import DataError, TornArtifact
-from remora.inference import Answerer, Turn, read_bundle, write_bundle
+from remora.inference import Answerer, Bundle, Turn, read_bundle, write_bundle
 from remora.model.llm import create_from_scratch
 from remora.model.parts import PartRef, compose, save_part
-from remora.spec import Stage
 from tiny import shrunk
 
-LAST = Stage(name="s", mixture=["demo-finetune"], template="brief", aspect="pad", steps=1, lr=1)
 WORDS = ["USER: What is this? ASSISTANT: a red circle", "USER: Which of these is it: a, b or c? ASSISTANT: blue"] * 3
 
 
@@ -38,7 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in ("connector", "llm"):
         save_part(part, model, model.part(part).state_dict(), tokenizer, root / "parts" / part)
     trained = {**parts, **{p: PartRef(parts[p].name, root / "parts" / p) for p in ("connector", "llm")}}
-    write_bundle(root / "bundle", "noise", trained, LAST, 0, {})
+    write_bundle(root / "bundle", Bundle("noise", trained, "brief", "pad", 0), {})
     return root / "bundle"
 
 

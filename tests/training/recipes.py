@@ -17,7 +17,7 @@ import torch.distributed as dist
 from PIL import Image
 
 from remora import catalog
-from remora.inference import Answerer, Turn, write_bundle
+from remora.inference import Answerer, Bundle, Turn, write_bundle
 from remora.spec import Cluster, Variant
 from remora.stages import Store, path, resolve_stages
 from remora.training import stage
@@ -47,7 +47,8 @@ def main() -> None:
             store.publish(run.name, {})
             print(json.dumps({"recipe": recipe, "stage": run.stage.name, "events": events}), flush=True)
         bundle = store.runs / "bundles" / recipe
-        write_bundle(bundle, recipe, store.parts(lineage), lineage[-1].stage, 0, {})
+        last = lineage[-1].stage
+        write_bundle(bundle, Bundle(recipe, store.parts(lineage), last.template, last.aspect, 0), {})
         picture = Image.new("RGB", (50, 30), "red")
         (answer,) = Answerer.load(bundle).answer([[Turn("user", "What is this?", (picture,))]], max_new_tokens=3)
         print(json.dumps({"recipe": recipe, "tokens": answer.prompt_tokens}), flush=True)

@@ -25,7 +25,7 @@ class Vision(Spec):
     config: dict[str, Any] = Field(default_factory=dict)
     """Architecture: a transformers vision config with its model_type, or the fields of an `eva-clip` tower."""
     image_size: int
-    """Pixels of a side; the picture is square by the time an encoder reads it."""
+    """Pixels of a side, with scales of the largest; the picture is square by the time an encoder reads it."""
     tokens: int
     """Tokens a picture gives, a square grid read row by row."""
     width: int
@@ -33,7 +33,7 @@ class Vision(Spec):
     blocks: int
     """Blocks of the whole encoder; `{last: n}` and `{from: n}` count them."""
     layer: int = -1
-    """The block whose output is read, counted from the end: -2 leaves out the last block and the final norm."""
+    """The block whose output is read, counted from the end, before any final norm: -2 leaves out the last one."""
     prefix: int = 0
     """Tokens before the grid (class token, registers), which are dropped."""
     scales: tuple[int, ...] = ()
@@ -56,7 +56,8 @@ class Vision(Spec):
     def _loader_has_what_it_needs(self) -> Self:
         if self.loader == "transformers" and not (self.hub and "model_type" in self.config):
             raise ValueError("loader transformers needs hub and config with its model_type")
-        if isqrt(self.tokens) ** 2 != self.tokens:
+        # With the prefix: TinyLLaVA Factory drops a patch of SigLIP's grid as if it were a class token, 728 of 729.
+        if not any(isqrt(n) ** 2 == n for n in (self.tokens, self.tokens + self.prefix)):
             raise ValueError(f"tokens {self.tokens} are no square grid")
         return self
 

@@ -1,4 +1,4 @@
-"""`remora export` and `remora import`: a trained variant in a layout that others read, and theirs as a bundle."""
+"""`remora export`, `remora import`, `remora average`: models out, models in, and one of several."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.console import Console
 from transformers.utils import logging
 
 from remora.errors import DataError
+from remora.inference.averaging import average_bundles
 from remora.inference.exporting import export_bundle
 from remora.inference.importing import import_checkpoint
 
@@ -46,3 +47,11 @@ def import_(args: argparse.Namespace) -> None:
     if made.tower_at_hub:
         lines.append(f"  the checkpoint leaves its tower at the hub: {made.parts['vision']} is read from there")
     Console(soft_wrap=True).print("\n".join(lines), markup=False, highlight=False)
+
+
+def average(args: argparse.Namespace) -> None:
+    """Write the weighted average of bundles."""
+    _quiet()
+    average_bundles(args.bundles, args.weights, args.out, args.runs / "cache")
+    shares = " + ".join(f"{w:g} x {b.name}" for w, b in zip(args.weights, args.bundles, strict=True))
+    Console(soft_wrap=True).print(f"{args.out}: {shares}", markup=False, highlight=False)

@@ -97,8 +97,8 @@ def check(args: argparse.Namespace, console: Console) -> None:
             embeddings = str(answers[legal[0]][0]) if legal else ""
             table.add_row(vision, connector, embeddings, _said(legal, refused))
     console.print(table)
-    legal = sum(n is not None for n, _ in found.values())
-    console.print(f"{len(found)} compositions, {legal} legal, {len(found) - legal} not", highlight=False)
+    good = sum(n is not None for n, _ in found.values())
+    console.print(f"{len(found)} compositions, {good} legal, {len(found) - good} not", highlight=False)
 
 
 def _said(legal: list[str], refused: dict[str, str]) -> str:

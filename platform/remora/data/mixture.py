@@ -181,7 +181,10 @@ class StageData:
         rows = []
         for sample in (self.sample(p) for p in positions):
             tokens = self.encode(sample)
-            shown = sample.images[: tokens.images] if encoder else ()  # not those of rounds that were cut
-            rows.append((tokens, [preprocess(open_image(p), encoder, self.stage.aspect) for p in shown]))
+            pictures = []
+            if encoder:
+                shown = sample.images[: tokens.images]  # not those of rounds that were cut
+                pictures = [preprocess(open_image(p), encoder, self.stage.aspect) for p in shown]
+            rows.append((tokens, pictures))
         keys = [self.seed + p for p in positions]
         return collate(rows, self.pad, encoder.input_size if encoder else 1, keys)

@@ -16,9 +16,9 @@ from typing import Any, Literal
 from remora import catalog
 from remora.errors import DataError
 from remora.files import publishing, verify
+from remora.model.hub import cached
 from remora.model.llm import pretrained_folder
 from remora.model.parts import PartRef
-from remora.spec import Stage
 
 FILE = "bundle.json"
 
@@ -30,21 +30,19 @@ class Bundle:
     name: str
     parts: dict[str, PartRef]
     template: str
+    """The prompt template that questions are asked in, the last stage's."""
     aspect: Literal["square", "pad"]
     seed: int
 
 
-def write_bundle(
-    folder: Path, name: str, parts: Mapping[str, PartRef], last: Stage, seed: int, about: Mapping[str, Any]
-) -> None:
+def write_bundle(folder: Path, bundle: Bundle, about: Mapping[str, Any]) -> None:
     """Publish a bundle. Parts with a folder below a stage run are copied, pretrained ones stay references.
 
-    Questions are asked in the template, and pictures shown in the aspect, of the last stage.
     `about` is kept as it is, for people: the resolved spec and the stage runs it came from.
     """
     with publishing(folder) as tmp:
         said: dict[str, Any] = {}
-        for part, ref in parts.items():
+        for part, ref in bundle.parts.items():
             trained = ref.folder is not None and not (part == "llm" and _is_cached(ref))
             adapters = [f"{part}-adapter-{i}" for i in range(len(ref.adapters))]
             said[part] = {"name": ref.name, "folder": part if trained else None, "adapters": adapters}
@@ -56,11 +54,11 @@ def write_bundle(
         (tmp / FILE).write_text(
             json.dumps(
                 {
-                    "name": name,
+                    "name": bundle.name,
                     "parts": said,
-                    "template": last.template,
-                    "aspect": last.aspect,
-                    "seed": seed,
+                    "template": bundle.template,
+                    "aspect": bundle.aspect,
+                    "seed": bundle.seed,
                     "about": dict(about),
                 },
                 indent=1,
@@ -71,6 +69,10 @@ def write_bundle(
 def _is_cached(ref: PartRef) -> bool:
     """Whether a language model's folder is the catalog's conversion and not the work of a stage run."""
     assert ref.folder is not None
+    entry = catalog.llm(ref.name)
+    if entry.loader == "transformers":
+        assert entry.hub  # the catalog entry holds this
+        return ref.folder == cached(entry.hub, entry.revision)
     return catalog.llm(ref.name).loader != "scratch" and ref.folder.name.startswith(f"{ref.name}-")
 
 

@@ -22,7 +22,7 @@ from remora.model.exchange.processor import IMAGE_TOKEN, LEADS, chat_template, w
 from remora.model.exchange.tower import module_of
 from remora.model.parts import PartRef, compose, save_part
 from remora.model.vlm import IMAGE, VisionLanguageModel
-from remora.spec import PARTS, Stage
+from remora.spec import PARTS
 
 PROBES = (
     [Turn("user", "What is this?", 1)],
@@ -158,9 +158,4 @@ def _write_whole(
             assert module is not None
             save_part(part, model, module.state_dict(), tokenizer, Path(tmp) / part)
             parts[part] = PartRef(bundle.parts[part].name, Path(tmp) / part)
-        save_bundle(out, replace(bundle, parts=parts), about)
-
-
-def save_bundle(folder: Path, bundle: Bundle, about: dict[str, Any]) -> None:
-    """Publish a bundle that no stage made; of the last stage `write_bundle` reads what a bundle has too."""
-    write_bundle(folder, bundle.name, bundle.parts, cast(Stage, bundle), bundle.seed, about)
+        write_bundle(out, replace(bundle, parts=parts), about)

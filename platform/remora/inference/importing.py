@@ -9,8 +9,8 @@ from pathlib import Path
 from remora import catalog
 from remora.data.prompt import Prompter
 from remora.errors import DataError
-from remora.inference.bundle import Bundle
-from remora.inference.exporting import refuse_full, save_bundle
+from remora.inference.bundle import Bundle, write_bundle
+from remora.inference.exporting import refuse_full
 from remora.model.exchange.layouts import Published, read_published
 from remora.model.exchange.matching import (
     match_connector,
@@ -59,7 +59,7 @@ def import_checkpoint(
         tokenizer = load_tokenizer(Path(tmp) / "llm")
         Prompter(catalog.template(template), tokenizer, 1)  # refuses a template that the tokenizer cannot write
         about = {"imported": {"layout": found.layout, "from": folder.name}}
-        save_bundle(out, Bundle(out.name, parts, template, found.aspect, 0), about)
+        write_bundle(out, Bundle(out.name, parts, template, found.aspect, 0), about)
     return Imported(found.layout, names, template, found.aspect, not found.vision)
 
 

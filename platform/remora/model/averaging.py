@@ -47,7 +47,7 @@ def average_states(states: Sequence[Mapping[str, Tensor]], weights: Sequence[flo
     Raises:
         SpecError: they differ, or the weights are none of an average.
     """
-    _check_weights(weights, len(states))
+    check_weights(weights, len(states))
     _check_names([set(s) for s in states])
     return {name: average([s[name] for s in states], weights, name) for name in states[0]}
 
@@ -62,7 +62,7 @@ def average_folders(folders: Sequence[Path], weights: Sequence[float], out: Path
     Raises:
         SpecError: a folder has no safetensors, names, shapes or dtypes differ, or the weights are none of an average.
     """
-    _check_weights(weights, len(folders))
+    check_weights(weights, len(folders))
     where = [_files_by_name(folder) for folder in folders]
     _check_names([set(names) for names in where])
     out.mkdir(parents=True)
@@ -81,7 +81,10 @@ def _refusal(problem: str) -> SpecError:
     return SpecError(f"only results of the same parts can be averaged: {problem}")
 
 
-def _check_weights(weights: Sequence[float], count: int) -> None:
+def check_weights(weights: Sequence[float], count: int) -> None:
+    """Raises:
+    SpecError: they are none of an average.
+    """
     # not(...): a comparison with NaN is never true
     if not (len(weights) == count and all(w >= 0 for w in weights) and abs(sum(weights) - 1) <= 1e-6):
         shown = " + ".join(f"{w:g}" for w in weights)

@@ -39,6 +39,10 @@ def load_llm(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model (fp32, eval mode) and tokenizer from a Hugging Face folder, whatever precision its files have."""
     disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    # The loss and the answers call the head themselves, so a model that does more than one matrix there is refused.
+    for key, nothing in (("final_logit_softcapping", None), ("logit_scale", 1.0), ("logits_scaling", 1.0)):
+        if getattr(model.config, key, nothing) != nothing:
+            raise DataError(f"{folder}: its config has {key} {getattr(model.config, key)}, which is not supported yet")
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 

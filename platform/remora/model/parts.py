@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from remora import catalog
+from remora.catalog import LLM, Connector, Vision
+from remora.catalog.fit import check_composition
 from remora.files import sha256_file
 from remora.model.connectors import build_connector, tokens_out
 from remora.model.hub import resolved_revision
@@ -29,6 +31,8 @@ from remora.model.vlm import VisionLanguageModel
 from remora.spec import PARTS, Lora
 
 WEIGHTS = "model.safetensors"
+NOT_THE_MODEL = {"stage", "source", "short", "licence", "templates", "gated"}
+"""Fields of an entry that change nothing of the weights."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,9 @@ def source_digest(part: str, name: str) -> str:
     if part == "vision" and catalog.vision(name).package:
         return sha256_file(Path(weights_file(catalog.vision(name))))
     entry = {"vision": catalog.vision, "connector": catalog.connector, "llm": catalog.llm}[part](name)
-    facts = entry.model_dump(mode="json", exclude={"stage", "source", "short", "licence", "templates", "gated"})
+    facts = entry.model_dump(mode="json", exclude=NOT_THE_MODEL, exclude_none=True)
     if hub := facts.get("hub"):
-        facts["revision"] = resolved_revision(hub, facts["revision"])
+        facts["revision"] = resolved_revision(hub, facts.get("revision"))
     return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()
 
 
@@ -81,6 +85,18 @@ def compose(
         _load(connector, parts["connector"])
         image_size, image_tokens = encoder.input_size, tokens_out(entry, encoder.tokens)
     return VisionLanguageModel(llm, vision, connector, image_size, image_tokens), tokenizer
+
+
+def sketch(vision: Vision, connector: Connector, llm: LLM) -> VisionLanguageModel:
+    """The model without weights, on torch's meta device: it takes no memory, and what would train can be counted."""
+    with torch.device("meta"):
+        return VisionLanguageModel(
+            AutoModelForCausalLM.from_config(AutoConfig.for_model(**llm.config)),
+            build_tower(vision, pretrained=False),
+            build_connector(connector, vision.width, llm.hidden),
+            vision.input_size,
+            check_composition(vision, connector, llm),
+        )
 
 
 def _load(module: nn.Module, ref: PartRef) -> None:

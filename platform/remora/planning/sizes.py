@@ -13,7 +13,8 @@ from math import floor
 
 from remora import catalog
 from remora.catalog import Published
-from remora.model.outline import connector_outline, count, llm_outline, vision_outline
+from remora.model.parts import sketch
+from remora.model.tuning import freeze_and_train, tuning_table
 from remora.spec import PARTS, Variant
 from remora.stages import resolve_stages
 
@@ -43,17 +44,21 @@ def sizes(variant: Variant) -> Sizes:
     Raises:
         SpecError: a name that the catalog does not hold, or an override that breaks a rule.
     """
-    encoder, entry = catalog.vision(variant.vision), catalog.llm(variant.llm)
-    vision, llm = vision_outline(encoder), llm_outline(entry)
-    connector = connector_outline(catalog.connector(variant.connector), encoder.width, entry.hidden)
-    parts = {"vision": vision, "connector": connector, "llm": llm}
-    return Sizes(
-        encoder.parameters,
-        count(connector.whole),
-        count(llm.whole),
-        count(*llm.embeddings),
-        {s.name: {p: parts[p].trained(s.tune[p]) for p in PARTS} for s in resolve_stages(variant)},
+    encoder, connector, llm = (
+        catalog.vision(variant.vision),
+        catalog.connector(variant.connector),
+        catalog.llm(variant.llm),
     )
+    model = sketch(encoder, connector, llm)
+    parts = {row.part: row.parameters for row in tuning_table(model, resolve_stages(variant)[-1])}
+    trained = {}
+    for stage in resolve_stages(variant):
+        model = sketch(encoder, connector, llm)  # anew, because adapters stay
+        freeze_and_train(model, stage.tune)
+        trained[stage.name] = dict.fromkeys(PARTS, 0) | {r.part: r.trained for r in tuning_table(model, stage)}
+    ends = model.llm.get_input_embeddings(), model.llm.get_output_embeddings()  # type: ignore[operator]
+    embeddings = sum({id(p): p.numel() for m in ends for p in m.parameters()}.values())
+    return Sizes(encoder.parameters, parts["connector"], parts["llm"], embeddings, trained)
 
 
 def as_published(size: Sizes, model: Published) -> str:

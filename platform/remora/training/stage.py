@@ -158,7 +158,10 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
                 if lead:
                     journal.append(log_path, "dropped", step=step, sample=sample, reason=reason)
         if not tokens:
-            raise TrainingError(f"{_samples(data, step)}: no supervised token in the whole batch; check the template")
+            raise TrainingError(
+                f"{_samples(data, step)}: no supervised token in the whole batch; "
+                "check the template, and the journal for samples that were dropped"
+            )
         total = 0.0
         for i, batch in enumerate(batches):
             total += engine.backward(batch, tokens)

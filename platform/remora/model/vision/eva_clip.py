@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from remora.catalog import Vision
 from remora.errors import DataError, SpecError, nearest
-from remora.model.hub import snapshot
+from remora.model.hub import FILES, snapshot
 from remora.model.vision.tower import Tower, Unread, blocks_read
 
 EPS = 1e-6
@@ -196,8 +196,13 @@ def eva_clip(entry: Vision, pretrained: bool) -> Tower:
         raise SpecError(f"vision {entry.short}: loader eva-clip needs hub, an id or a folder with the weights")
     tower = EvaClipTower(config, blocks_read(entry, config.layers), entry.prefix)
     if pretrained:
-        _load(tower, _weights_file(snapshot(cast(str, entry.hub), entry.revision), config.file))
+        _load(tower, _weights_file(_snapshot(entry, config.file), config.file))
     return tower
+
+
+def _snapshot(entry: Vision, file: str | None) -> Path:
+    # The hub repository holds a dozen checkpoints of gigabytes; one is wanted.
+    return snapshot(cast(str, entry.hub), entry.revision, files=[file] if file else FILES)
 
 
 def _weights_file(folder: Path, name: str | None) -> Path:
