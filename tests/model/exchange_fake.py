@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 from transformers import (
@@ -117,7 +119,7 @@ def tiny_vlm(vision: str, llm: str, seed: int = 0) -> tuple[VisionLanguageModel,
     generator = torch.Generator().manual_seed(seed)
     config = LLM[llm].__class__.from_dict({**LLM[llm].to_dict(), "vocab_size": ROWS[llm]})
     text = AutoModelForCausalLM.from_config(config).eval()
-    tower = AutoModel.from_config(VISION[vision]).eval()
+    tower = AutoModel.from_config(copy.deepcopy(VISION[vision])).eval()
     connector = mlp(24, 32, 2)
     for module in (text, tower, connector):
         enlarge(module, generator)

@@ -41,7 +41,7 @@ def test_what_is_not_there_is_one_line(hub, tmp_path):
     assert "licence" not in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(DataError, match=r"licence must be accepted at huggingface.co/org/other and `hf auth login`"):
         snapshot("org/other", gated=True)
-    with pytest.raises(DataError, match="no folder .*nothing"):
+    with pytest.raises(DataError, match=r"no folder .*nothing"):
         snapshot(str(tmp_path / "nothing"))
 
 

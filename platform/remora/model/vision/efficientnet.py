@@ -25,8 +25,11 @@ class EfficientNetLiteTower(Tower):
         super().__init__()
         net._fc = nn.Identity()  # 1.3 M weights that only the classifier needs
         self.net = net
-        self.blocks = net._blocks  # type: ignore[assignment]
         self.tail = [net._conv_head, net._bn1]  # type: ignore[list-item]
+
+    @property
+    def blocks(self) -> nn.ModuleList:  # type: ignore[override]  # one registration, or every weight would be saved twice
+        return self.net._blocks  # type: ignore[return-value]
 
     def forward(self, pixels: Tensor) -> Tensor:
         grid = self.net.extract_features(pixels.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
