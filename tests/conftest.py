@@ -26,25 +26,30 @@ WORDS = [
 ]
 
 
+def write_records(root, path="train.json", images="images", count=3, pictures=True):
+    """A LLaVA JSON of `count` records, a small PNG each, below `root`; returns its path."""
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    records = []
+    for i in range(count):
+        tag = "<image>\n" if pictures else ""
+        said = [("human", f"{tag}What is number {i}?"), ("gpt", f"thing {i}" + ", too" * (i % 3))]
+        record = {"id": f"s{i}", "conversations": [{"from": who, "value": words} for who, words in said]}
+        if pictures:
+            (root / images).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 6), (20 * i % 256, 100, 50)).save(root / images / f"{i}.png")
+            record["image"] = f"{i}.png"
+        records.append(record)
+    file.write_text(json.dumps(records))
+    return file
+
+
 @pytest.fixture
 def tiny_data(tmp_path):
-    """A factory: writes a LLaVA JSON of `count` records, a small PNG each, below tmp_path; returns its path."""
+    """`write_records` below tmp_path."""
 
     def make(path="train.json", count=3, images="images", pictures=True):
-        file = tmp_path / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        records = []
-        for i in range(count):
-            tag = "<image>\n" if pictures else ""
-            said = [("human", f"{tag}What is number {i}?"), ("gpt", f"thing {i}" + ", too" * (i % 3))]
-            record = {"id": f"s{i}", "conversations": [{"from": who, "value": words} for who, words in said]}
-            if pictures:
-                (tmp_path / images).mkdir(parents=True, exist_ok=True)
-                Image.new("RGB", (8, 6), (20 * i % 256, 100, 50)).save(tmp_path / images / f"{i}.png")
-                record["image"] = f"{i}.png"
-            records.append(record)
-        file.write_text(json.dumps(records))
-        return file
+        return write_records(tmp_path, path, images, count, pictures)
 
     return make
 

@@ -55,8 +55,23 @@ def _parser() -> argparse.ArgumentParser:
     render = verb("render", "a space or a variant with everything resolved")
     render.add_argument("spec", type=Path)
     catalog = verb("catalog", "what is known: vision, llm, connectors, templates, datasets, benchmarks, recipes")
-    catalog.add_argument("kind", nargs="?")
+    catalog.add_argument(
+        "kind", nargs="?", help="one of these, or `check`: which encoder x connector x llm make a model"
+    )
     catalog.add_argument("name", nargs="?")
+    catalog.add_argument("--json", type=Path, metavar="FILE", help="with `check`: write every composition to FILE")
+    export = verb("export", "a trained variant in the stock llava layout, or whole in our own")
+    export.add_argument("bundle", type=Path, help="the folder of a trained variant")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    importing = verb("import", "a downloaded checkpoint (llava-hf, TinyLLaVA, Bunny, LLaVA) as a bundle")
+    importing.add_argument("folder", type=Path, help="the folder of the checkpoint")
+    importing.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    for part in ("vision", "llm", "template"):
+        importing.add_argument(f"--{part}", metavar="NAME", help="its catalog name (default: found by architecture)")
+    average = verb("average", "the weighted average of variants with the same parts, as Bunny makes them")
+    average.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folders of trained variants")
+    average.add_argument("--weights", type=float, nargs="+", required=True, help="one each, together 1: 0.3 0.7")
+    average.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     data = verb("data", "make the demo's data")
     data.add_argument("what", choices=["demo"])
     data.add_argument("--seed", type=int, default=0)
@@ -73,6 +88,9 @@ MODULES = {
     "plan": "show",
     "render": "show",
     "catalog": "show",
+    "export": "exchange",
+    "import": "exchange",
+    "average": "exchange",
     "data": "data",
     "ui": "serve",
 }
@@ -85,8 +103,9 @@ def main(argv: list[str] | None = None) -> None:
     args.runs = Path(args.runs or os.environ.get("REMORA_RUNS") or Path.home() / "remora").expanduser().absolute()
     # A polite kill ends as Ctrl-C does: whatever was started is stopped on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    function = {"import": "import_"}.get(args.verb, args.verb)  # `import` is Python's own word
     try:
-        getattr(importlib.import_module(f"remora.commands.{MODULES[args.verb]}"), args.verb)(args)
+        getattr(importlib.import_module(f"remora.commands.{MODULES[args.verb]}"), function)(args)
     except RemoraError as e:
         sys.exit("\n".join(f"remora: {line}" for line in str(e).splitlines()))
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@
     ├── SpecError         a YAML file or a value in it
     │   └── UnknownName   a name that the catalog does not hold
     ├── DataError         a dataset, a picture, a question file
+    │   └── OverLength    a conversation of which no round fits
     ├── StoreError        the run folder: full, read-only, a lease
     │   └── TornArtifact  files that do not match their manifest
     ├── TrainingError     a stage that cannot run or whose loss is not a number

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from remora import catalog
 from remora.errors import SpecError, UnknownName
-from remora.model.connectors import build_connector, tokens_out
+from remora.model.connectors import build_connector
 from remora.model.llm import create_from_scratch, load_llm
 from remora.model.vision import build_tower
+from remora.stages import resolve_stages
 
 STAGES = [(r.name, s) for r in catalog.entries("recipes").values() for s in r.stages]
 STAGES += [(n, e.stage) for n, e in catalog.entries("llm").items() if e.stage]
@@ -36,15 +39,25 @@ def test_what_a_stage_names_is_in_the_catalog(owner, stage):
         catalog.dataset(entry.dataset)
 
 
-def test_recipes_are_called_as_their_files_are():
-    assert {name: r.name for name, r in catalog.entries("recipes").items()} == {
-        n: n for n in catalog.entries("recipes")
-    }
-
-
 def test_what_a_benchmark_names_is_in_the_catalog():
     for entry in catalog.entries("benchmarks").values():
         catalog.dataset(entry.prior)
+
+
+def test_what_a_published_model_names_is_in_the_catalog():
+    for name, entry in catalog.entries("published").items():
+        variant = entry.variant(name)
+        catalog.vision(variant.vision), catalog.connector(variant.connector), catalog.llm(variant.llm)
+        assert resolve_stages(variant)
+
+
+def test_the_papers_models_are_all_there():
+    names = set(catalog.entries("published"))
+    assert {
+        f"TinyLLaVA-{r}-{v}-{m}" for r in ("base", "share") for v in ("C", "Sig") for m in ("TL", "SLM", "Phi")
+    } <= names
+    assert {f"Bunny-{m}-{v}" for m in ("phi-1.5", "stablelm-2", "phi-2") for v in ("siglip", "eva")} <= names
+    assert {"Mipha-1.6B", "Mipha-2.4B", "Mipha-3B"} <= names
 
 
 def test_short_names_differ_so_variant_names_do():
@@ -63,17 +76,8 @@ def test_templates_say_what_the_prompter_reads():
 
 @pytest.mark.parametrize(("name", "entry"), catalog.entries("llm").items(), ids=catalog.entries("llm"))
 def test_a_language_model_has_the_parameters_that_its_entry_says(name, entry):
-    config = LlamaConfig(
-        vocab_size=entry.vocabulary,
-        hidden_size=entry.hidden,
-        intermediate_size=entry.intermediate,
-        num_hidden_layers=entry.layers,
-        num_attention_heads=entry.heads,
-        num_key_value_heads=entry.kv_heads,
-        tie_word_embeddings=True,
-    )
     with torch.device("meta"):
-        assert parameters(LlamaForCausalLM(config)) == entry.parameters
+        assert parameters(AutoModelForCausalLM.from_config(AutoConfig.for_model(**entry.config))) == entry.parameters
 
 
 def test_the_demo_model_is_built_as_its_entry_says(tmp_path):
@@ -82,10 +86,14 @@ def test_the_demo_model_is_built_as_its_entry_says(tmp_path):
     model, _ = load_llm(tmp_path / "llm")
     assert parameters(model) == entry.parameters
     assert (model.config.hidden_size, model.config.num_hidden_layers) == (entry.hidden, entry.layers)
-    assert (model.config.vocab_size, model.config.max_position_embeddings) == (entry.vocabulary, entry.context)
+    assert (model.config.vocab_size, model.config.max_position_embeddings) == (entry.vocabulary, 512)
 
 
-@pytest.mark.parametrize(("name", "entry"), catalog.entries("vision").items(), ids=catalog.entries("vision"))
+BUILT = {n: e for n, e in catalog.entries("vision").items() if e.loader == "efficientnet-lite"}
+OUTLINED = {n: e for n, e in catalog.entries("vision").items() if n not in BUILT}
+
+
+@pytest.mark.parametrize(("name", "entry"), BUILT.items(), ids=BUILT)
 def test_an_encoder_is_as_its_entry_says(name, entry):
     tower = build_tower(entry, pretrained=False)
     assert parameters(tower) == entry.parameters
@@ -95,9 +103,75 @@ def test_an_encoder_is_as_its_entry_says(name, entry):
     assert tokens.shape == (1, entry.tokens, entry.width)
 
 
-@pytest.mark.parametrize(("name", "entry"), catalog.entries("connectors").items(), ids=catalog.entries("connectors"))
-def test_a_connector_makes_as_many_embeddings_as_its_entry_says(name, entry):
-    assert build_connector(entry, 16, 24)(torch.zeros(2, 9, 16)).shape == (2, tokens_out(entry, 9), 24)
+@pytest.mark.parametrize(("name", "entry"), OUTLINED.items(), ids=OUTLINED)
+def test_an_encoder_of_the_hub_gives_the_tokens_that_its_entry_says(name, entry):
+    with torch.device("meta"):
+        tower = build_tower(entry, pretrained=False)
+        tokens = tower(torch.zeros(1, 3, entry.image_size, entry.image_size))
+    assert tokens.shape == (1, entry.tokens, entry.width)
+    assert len(tower.blocks) == entry.blocks
+    assert entry.image_size == max(entry.scales or (entry.image_size,))  # the picture is made once, at the largest
+
+
+@pytest.mark.parametrize(("name", "entry"), OUTLINED.items(), ids=OUTLINED)
+def test_an_encoder_of_the_hub_has_the_parameters_that_its_entry_says(name, entry):
+    if entry.loader == "eva-clip":  # attention with two biases, SwiGLU, two norms inside and two before; see the tower
+        w, inner = entry.width, int(entry.width * entry.config["mlp_ratio"])
+        block = 4 * w * w + 3 * w + 2 * w + 3 * w * inner + 2 * inner + w + 2 * inner + 4 * w
+        assert entry.blocks * block + 3 * 14 * 14 * w + w + w + (entry.tokens + 1) * w + 2 * w == entry.parameters
+        return
+    with torch.device("meta"):
+        assert parameters(AutoModel.from_config(AutoConfig.for_model(**entry.config))) == entry.parameters
+
+
+# Bytes of the published weight files over the bytes of a number. The headers are what is left over: below 100 kB.
+FILES = {
+    "tinyllama-1.1b-chat": (2_200_119_864, 2),
+    "qwen3-1.7b": (4_063_479_808, 2),  # of all tensors; the tied head is in the files twice
+    "dinov2-l-224": (1_217_522_888, 4),
+}
+
+
+@pytest.mark.parametrize(("name", "bytes_", "each"), [(n, *f) for n, f in FILES.items()], ids=FILES)
+def test_counts_agree_with_published_files(name, bytes_, each):
+    held = (catalog.llm if name in catalog.entries("llm") else catalog.vision)(name).parameters
+    if name.startswith("qwen3"):
+        held += catalog.llm(name).vocabulary * catalog.llm(name).hidden
+    assert 0 <= bytes_ - held * each < 100_000
+
+
+# Pythia's Table 1 and the models' cards. timm's of eva02_large_patch14_clip_336 counts the projection to 768 channels.
+STATED = {"pythia-1.4b": 1_414_647_808, "pythia-2.8b": 2_775_208_960, "smollm2-360m-instruct": 361_821_120}
+STATED |= {"smollm2-1.7b-instruct": 1_711_376_384, "qwen2.5-0.5b": 494_032_768}
+
+
+def test_counts_agree_with_model_cards():
+    assert {n: catalog.llm(n).parameters for n in STATED} == STATED
+    eva = catalog.vision("eva02-clip-l-336")
+    assert round((eva.parameters + (eva.width + 1) * 768) / 1e6, 2) == 304.43
+
+
+@pytest.mark.parametrize(("name", "entry"), catalog.entries("llm").items(), ids=catalog.entries("llm"))
+def test_a_language_model_says_its_tokens_and_templates(name, entry):
+    assert set(entry.tokens) == {"bos", "eos", "pad", "unk"} and entry.tokens["eos"]
+    assert entry.templates and set(entry.templates) <= set(catalog.entries("templates"))
+    assert "plain" in entry.templates  # the first stage of every recipe
+
+
+def test_what_is_pinned_is_pinned_to_a_commit():
+    pinned = [e.revision for k in ("vision", "llm") for e in catalog.entries(k).values() if e.revision]
+    assert len(pinned) > 20 and all(re.fullmatch(r"[0-9a-f]{40}", r) for r in pinned)
+
+
+@pytest.mark.parametrize("n", [1, 3, 12])
+def test_an_mlp_of_any_depth_needs_no_entry(n):
+    entry = catalog.connector(f"mlp{n}x_gelu")
+    assert (entry.kind, entry.depth) == ("mlp", n)
+    assert sum(isinstance(m, torch.nn.Linear) for m in build_connector(entry, 4, 6).modules()) == n
+    assert entry.short not in {e.short for m, e in catalog.entries("connectors").items() if m != f"mlp{n}x_gelu"}
+    for wrong in ("mlp0x_gelu", "mlpx_gelu", "mlp2x_gelu2"):
+        with pytest.raises(UnknownName, match="unknown connector"):
+            catalog.connector(wrong)
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,7 @@ def test_a_sample_that_does_not_fit_its_stage_is_named(changes, why, tiny_data, 
     file = tiny_data(pictures=not changes)
     stage = {"name": "s", "mixture": [{"path": str(file), "images": str(tmp_path / "images")}], "lr": 1, "steps": 1}
     stage |= {"batch": 1, "tune": {"vision": "absent", "connector": "absent", "llm": "full"}, **changes}
+    stage |= {"over_length": "fail"}
     prompter = Prompter(catalog.template("brief"), tiny_tokenizer, 0)
     data = StageData(Stage.model_validate(stage), tmp_path, prompter, None, seed=0)
     with pytest.raises(DataError, match=why):

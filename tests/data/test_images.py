@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from encoders import vision
 from remora import catalog
 from remora.data.images import open_image, preprocess
 from remora.errors import DataError
@@ -50,6 +53,38 @@ def test_sixteen_bit_grey_keeps_its_brightness(value, shown, name, tmp_path):
     assert colours(open_image(tmp_path / name)) == {(shown,) * 3}
 
 
+def test_sixteen_bits_of_either_byte_order_and_thirty_two(tmp_path):
+    shades = np.array([[0, 257, 32768, 65535]])
+    Image.fromarray(shades.astype(">u2")).save(tmp_path / "big.tiff")
+    Image.fromarray(shades.astype(np.int32)).save(tmp_path / "int.tiff")
+    (tmp_path / "p.pgm").write_bytes(b"P5 4 1 65535 " + shades.astype(">u2").tobytes())
+    modes = set()
+    for name in ("big.tiff", "int.tiff", "p.pgm"):
+        with Image.open(tmp_path / name) as image:
+            modes.add(image.mode)
+        assert np.asarray(open_image(tmp_path / name))[..., 0].tolist() == [[0, 1, 128, 255]], name
+    assert {"I;16B", "I"} <= modes
+
+
+@pytest.mark.parametrize(("mode", "colour", "hidden"), [("RGB", RED, RED), ("L", 76, 76), ("1", 0, 0)])
+def test_one_colour_that_stands_for_nothing(mode, colour, hidden, tmp_path):
+    """PNG can name a transparent colour in pictures without an alpha channel."""
+    image = Image.new(mode, (2, 1), colour)
+    image.putpixel((1, 0), BLUE if mode == "RGB" else 255)
+    image.save(tmp_path / "t.png", transparency=hidden)
+    shown = open_image(tmp_path / "t.png")
+    assert [shown.getpixel((x, 0)) for x in (0, 1)] == [WHITE, BLUE if mode == "RGB" else WHITE]
+
+
+def test_a_palette_of_half_transparent_colours(tmp_path):
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([*RED, *BLUE])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "p.png", transparency=bytes([51, 255]))
+    shown = open_image(tmp_path / "p.png")
+    assert [shown.getpixel((x, 0)) for x in (0, 1)] == [(255, 204, 204), BLUE]
+
+
 def test_cmyk(tmp_path):
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "c.jpg", quality=100)
     assert np.allclose(np.asarray(open_image(tmp_path / "c.jpg")), RED, atol=3)  # JPEG's rounding
@@ -66,10 +101,46 @@ def test_exif_turns_the_picture_upright(tmp_path):
     assert [upright.getpixel((0, y)) for y in (0, 1)] == [RED, BLUE]
 
 
-def test_an_animation_is_its_first_frame(tmp_path):
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_exif_turn_is_undone(turn, tmp_path):
+    """A camera writes the sensor's rows as `turn` says (EXIF 2.32, tag 0x0112); the world stays as it was."""
+    world = np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8)
+    stored = {
+        1: world,
+        2: world[:, ::-1],
+        3: world[::-1, ::-1],
+        4: world[::-1],
+        5: world.swapaxes(0, 1),
+        6: np.rot90(world),  # the top of the world is the sensor's right side
+        7: world[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(world, -1),
+    }[turn]
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "e.png", exif=exif)
+    assert np.array_equal(np.asarray(open_image(tmp_path / "e.png")), world)
+
+
+def test_a_transparent_picture_is_turned_too(tmp_path):
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([*RED, *BLUE])
+    image.putpixel((1, 0), 1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "e.png", exif=exif, transparency=1)
+    upright = open_image(tmp_path / "e.png")
+    assert [upright.getpixel((0, y)) for y in (0, 1)] == [RED, WHITE]
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tiff", "a.avif"])
+def test_an_animation_is_its_first_frame(name, tmp_path):
     frames = [Image.new("RGB", (4, 4), c) for c in (RED, BLUE)]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert colours(open_image(tmp_path / "a.gif")) == {RED}
+    exact = {"lossless": True} if name == "a.webp" else {}
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **exact)
+    with Image.open(tmp_path / name) as image:
+        assert image.n_frames == 2
+    shown = np.asarray(open_image(tmp_path / name)).astype(int)
+    assert shown.shape == (4, 4, 3) and np.abs(shown - RED).max() <= 3  # AVIF rounds colours
 
 
 def test_a_missing_picture_is_named(tmp_path):
@@ -111,9 +182,85 @@ def test_a_folder_is_no_picture(tmp_path):
         open_image(tmp_path)
 
 
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+SHAPES = [(1, 1), (1, 60), (60, 1), (1, 64), (3, 100), (300, 7), (336, 336), (640, 480), (479, 641), (25, 24), (23, 24)]
+"""Width and height: smaller and larger than what is wanted, equal to it, odd and even, long and thin."""
+
+
+def noise(width: int, height: int) -> Image.Image:
+    shape = (height, width, 3)
+    return Image.fromarray(np.random.default_rng([width, height]).integers(0, 256, shape, dtype=np.uint8))
+
+
+def encoder(fit: str, side: int, **changes) -> catalog.Vision:
+    return vision("eva-clip", fit=fit, image_size=side, **({"mean": CLIP_MEAN, "std": CLIP_STD} | changes))
+
+
+def published(image: Image.Image, entry: catalog.Vision, side: int) -> np.ndarray:
+    """What transformers' own preprocessing makes of it, [3, side, side]."""
+    square = {"height": side, "width": side}
+    numbers = {"image_mean": list(entry.mean), "image_std": list(entry.std)}
+    if entry.fit == "crop":
+        processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=square, **numbers)
+    else:
+        processor = SiglipImageProcessorPil(size=square, **numbers)
+    return processor(image, return_tensors="np")["pixel_values"][0]
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+@pytest.mark.parametrize("side", [24, 33, 336])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_square_is_the_publishers_own_to_the_last_bit(fit, side, shape):
+    image, entry = noise(*shape), encoder(fit, side)
+    assert np.array_equal(preprocess(image, entry).numpy(), published(image, entry, side))
+
+
+def test_square_of_siglips_mean_and_deviation():
+    image, entry = noise(50, 40), encoder("stretch", 24, mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert np.array_equal(preprocess(image, entry).numpy(), published(image, entry, 24))
+
+
+@pytest.mark.parametrize("shape", [(1, 65), (1, 5000), (300, 4), (3, 2000)], ids=str)
+def test_a_very_long_picture_is_cropped_before_it_grows(shape, monkeypatch):
+    image, entry = noise(*shape), encoder("crop", 33)
+    grown, resize = [], Image.Image.resize
+
+    def watched(self, size, *args, **kwargs):
+        grown.append(size[0] * size[1])
+        return resize(self, size, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    shades = preprocess(image, entry).numpy() * np.reshape(CLIP_STD, (3, 1, 1)) * 255
+    assert max(grown) <= 33 * max(33, *shape)
+    expected = published(image, entry, 33) * np.reshape(CLIP_STD, (3, 1, 1)) * 255
+    # Pillow holds the crop's edges in single precision, which moves a pixel by a thousandth of its size; on noise,
+    # where neighbours differ by up to 255, that is seldom more than a shade.
+    assert np.abs(shades - expected).mean() < 0.05 and np.abs(shades - expected).max() < 3
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+@pytest.mark.parametrize("shape", [(10, 10), (11, 4), (4, 11), (1, 9), (50, 31), (31, 50), (100, 1)], ids=str)
+def test_pad_puts_the_whole_picture_on_the_mean_colour(fit, shape):
+    """LLaVA-1.5's rule: the colour is int(255 * mean), the shorter side's first margin the smaller half."""
+    image, entry = noise(*shape), encoder(fit, 24)
+    side = max(shape)
+    square = np.empty((side, side, 3), np.uint8)
+    square[:] = (122, 116, 104)
+    left, top = (side - shape[0]) // 2, (side - shape[1]) // 2
+    square[top : top + shape[1], left : left + shape[0]] = np.asarray(image)
+    expected = published(Image.fromarray(square), entry, 24)
+    assert np.array_equal(preprocess(image, entry, "pad").numpy(), expected)
+
+
+def test_pixels_of_several_scales_come_at_the_largest():
+    image, entry = noise(70, 50), encoder("stretch", 24, scales=(24, 48, 72))
+    assert np.array_equal(preprocess(image, entry).numpy(), published(image, entry, 72))
+    assert preprocess(image, entry, "pad").shape == (3, 72, 72)
+
+
 @pytest.mark.parametrize(("name", "entry"), catalog.entries("vision").items(), ids=catalog.entries("vision"))
 def test_pixels_have_the_encoders_size_and_range(name, entry):
-    side = entry.image_size
+    side = max((entry.image_size, *entry.scales))
     for colour in ((0, 0, 0), WHITE, (255, 128, 0)):
         pixels = preprocess(Image.new("RGB", (30, 70), colour), entry)
         assert pixels.shape == (3, side, side) and pixels.dtype == torch.float32 and pixels.is_contiguous()

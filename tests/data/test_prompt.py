@@ -1,34 +1,33 @@
-"""Prompts and label masks: what is supervised is exactly what the model must say, and no text forges a token.
-
-The published recipes' mask is written down in `llava_v1` below, by their own method: one text, tokenised whole around
-the pictures, cut into rounds at the end token and into question and answer at "ASSISTANT: ".
-"""
+"""Prompts and label masks: what is supervised is exactly what the model must say, and no text forges a token."""
 
 from __future__ import annotations
+
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
+from prompt_published import LLAVA_2, VICUNA
+from prompt_tokenizers import MAKERS, WRITTEN
+from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from remora import catalog
 from remora.data.conversation import Turn
 from remora.data.prompt import Prompter, rendered_words
+from remora.data.rendering import pattern_of, split_tokens
 from remora.errors import SpecError
 from remora.model.vlm import IGNORE, IMAGE
 
-N = 3  # image tokens
-VICUNA = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+N = 3
+"""Image tokens."""
+BYTE_LEVEL = ["phi", "pythia", "stablelm", "smollm2", "qwen2", "llama-3"]
+"""Tokenizers whose decoding gives back every character (after Unicode's NFC, for some)."""
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-TEXTS = [
-    "A chat between a curious user and an artificial intelligence assistant. 0 1 2 3 4 5 6 7 8 9",
-    "USER: What is in the picture? ASSISTANT: a red circle, two cats and a dog",
-    "user assistant yes no It is red. The picture shows 42 cats!",
-] * 3
 CONVERSATIONS = {
     "one": [("What is it?", "a red circle", 1)],
     "digits": [("How many cats?", "42", 1)],
@@ -37,188 +36,164 @@ CONVERSATIONS = {
     "pictures": [("Which one is red?", "The first.", 2), ("And this?", "no", 1)],
     "lines": [("Count:\n1\n2", "3\n4\n\n5", 1), ("?", "!", 0)],
     "unicode": [("Qu'est-ce que c'est ?", "é 🐟 鮣 ñ", 1), ("🐠?", "🐡", 0)],
-    "words alone": [("", "a cat", 1)],
+    "words alone": [("", "a cat", 1), ("", "b", 0)],
 }
 
 
-def smol_like() -> PreTrainedTokenizerFast:
-    """Digits apart, as SmolLM2 has them: a number's space is a token of its own. Has ChatML's tokens."""
-    tokenizer = Tokenizer(BPE())
-    split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
-    tokenizer.decoder = decoders.ByteLevel()
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=350, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|endoftext|>", additional_special_tokens=specials[1:]
-    )
-
-
-def bos_first(tiny: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """The demo's kind of tokenizer, with a BOS that it puts before every text, as Llama's and Gemma's do."""
-    tokenizer = Tokenizer.from_str(tiny.backend_tokenizer.to_str())
-    tokenizer.add_special_tokens(["<s>"])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-
-
 @pytest.fixture(scope="module")
-def tokenizers(tiny_tokenizer):
-    return {"demo": tiny_tokenizer, "smol": smol_like(), "bos": bos_first(tiny_tokenizer)}
-
-
-@pytest.fixture(params=["demo", "smol", "bos"])
-def tokenizer(request, tokenizers):
-    return tokenizers[request.param]
-
-
-def templates_for(tokenizer) -> list[str]:
-    """The catalog's templates whose special tokens the tokenizer has."""
-    return [
-        name
-        for name, t in catalog.entries("templates").items()
-        if all(token in tokenizer.get_vocab() for token in t.tokens)
-    ]
+def prompters():
+    """Every template on every tokenizer; `tokenizer` is ChatML there."""
+    out = {}
+    for name, make in MAKERS.items():
+        tokenizer = make()
+        tokenizer.chat_template = CHATML
+        for template, entry in catalog.entries("templates").items():
+            out[name, template] = Prompter(entry, tokenizer, N)
+    return out
 
 
 def turns_of(rounds) -> list[Turn]:
     return [t for q, a, n in rounds for t in (Turn("user", q, n), Turn("assistant", a))]
 
 
-def decode(tokenizer, ids) -> str:
-    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+def decode(prompter, ids) -> str:
+    return prompter.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
-def written(name: str, tokenizer, rounds) -> tuple[str, str]:
-    """(what is supervised, what is not), as the templates' sources have it, pictures left out."""
-    eos, bos = tokenizer.eos_token, tokenizer.bos_token or ""
+def written(template: str, tokenizer, rounds) -> tuple[str, str]:
+    """(what is supervised, what is not), written out; a picture leaves only its line end."""
+    eos, auto = tokenizer.eos_token, "<|begin_of_text|>" if tokenizer.bos_token == "<|begin_of_text|>" else ""
+    asked = [("\n" * n if q else "\n" * (n - 1)) + q for q, _, n in rounds]
     said = [a for _, a, _ in rounds]
-    if name == "plain":
-        return "".join(f"{a}\n" for a in said), bos
-    if name == "chatml":
-        asked = [f"<|im_start|>user\n{chr(10) * n}{q}<|im_end|>\n<|im_start|>assistant\n\n" for q, _, n in rounds]
-        return "".join(f"{a}<|im_end|>" for a in said), bos + "".join(asked)
-    asked = [f"USER: {chr(10) * n}{q} ASSISTANT:" for q, _, n in rounds]
-    system = VICUNA if name == "vicuna" else ""
-    return "".join(f" {a}{eos}" for a in said), bos + system + "".join(asked)
+    if template == "plain":
+        return "".join(f"{a}\n" for a in said), auto
+    if template in ("vicuna", "brief", "bunny-llama-3"):
+        stop = "<|end_of_text|>" if template == "bunny-llama-3" else eos
+        system = "" if template == "brief" else VICUNA + " "
+        return "".join(f" {a}{stop}" for a in said), auto + system + "".join(f"USER: {q} ASSISTANT:" for q in asked)
+    if template in ("chatml", "tokenizer"):
+        rest = "".join(f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n\n" for q in asked)
+        return "".join(f"{a}<|im_end|>" for a in said), (auto if template == "chatml" else "") + rest
+    if template == "llama-2":
+        bos = tokenizer.bos_token or ""
+        system = f"<<SYS>>\n{LLAVA_2}\n<</SYS>>\n\n"
+        rest = "".join(f"{bos if i else ''}[INST] {'' if i else system}{q} [/INST]" for i, q in enumerate(asked))
+        return "".join(f" {a} {eos}" for a in said), auto + rest
+    if template == "llama-3":
+        role = "<|start_header_id|>{}<|end_header_id|>\n\n"
+        rest = "".join(f"{role.format('user')}{q}<|eot_id|>{role.format('assistant')}" for q in asked)
+        return "".join(f"{a}<|eot_id|>" for a in said), auto + rest
+    if template == "gemma":
+        rest = "".join(f"<start_of_turn>user\n{q}<end_of_turn>\n<start_of_turn>model\n\n" for q in asked)
+        return "".join(f"{a}<end_of_turn>" for a in said), auto + rest
+    assert template == "zephyr"
+    return "".join(f"{a}{eos}" for a in said), auto + "".join(f"<|user|>\n{q}{eos}\n<|assistant|>\n\n" for q in asked)
+
+
+def check(prompter, template: str, rounds) -> None:
+    """ids and labels against `written`, and special tokens against those of a conversation that spells none."""
+    tokens = prompter.encode(turns_of(rounds))
+    pairs = list(zip(tokens.ids, tokens.labels, strict=True))
+    assert all(label in (IGNORE, i) for i, label in pairs)
+    assert tokens.images == sum(n for _, _, n in rounds) and tokens.ids.count(IMAGE) == N * tokens.images
+    for wanted, ids in zip(
+        written(template, prompter.tokenizer, rounds),
+        ([i for i, label in pairs if label != IGNORE], [i for i, label in pairs if label == IGNORE and i != IMAGE]),
+        strict=True,
+    ):
+        assert unicodedata.normalize("NFC", decode(prompter, ids)) == unicodedata.normalize("NFC", wanted)
+    assert specials(prompter, tokens) == specials(prompter, prompter.encode(turns_of([("x", "x", 0)] * len(rounds))))
+
+
+def specials(prompter, tokens) -> list[tuple[int, bool]]:
+    """(id, whether it is supervised) of every special token, and of every one that the template writes."""
+    tokenizer, template = prompter.tokenizer, prompter.template
+    wanted = [t for t in WRITTEN if t in CHATML] if template.chat else [*template.tokens, prompter.stop]
+    watched = {*tokenizer.all_special_ids, *(tokenizer.convert_tokens_to_ids(t) for t in wanted)}
+    return [(i, label != IGNORE) for i, label in zip(tokens.ids, tokens.labels, strict=True) if i in watched]
 
 
 @pytest.mark.parametrize("rounds", CONVERSATIONS.values(), ids=CONVERSATIONS)
-def test_supervised_is_exactly_what_the_assistant_says_and_its_end(tokenizer, rounds):
-    for name in templates_for(tokenizer):
-        tokens = Prompter(catalog.template(name), tokenizer, N).encode(turns_of(rounds))
-        pairs = list(zip(tokens.ids, tokens.labels, strict=True))
-        supervised, rest = written(name, tokenizer, rounds)
-        assert all(label in (IGNORE, i) for i, label in pairs)
-        assert decode(tokenizer, [i for i, label in pairs if label != IGNORE]) == supervised, name
-        assert decode(tokenizer, [i for i, label in pairs if label == IGNORE and i != IMAGE]) == rest, name
-        assert tokens.ids.count(IMAGE) == N * sum(n for _, _, n in rounds)
-        for special in tokenizer.all_special_tokens:  # those that the template writes are one token each
-            wanted = (supervised + rest).count(special)
-            assert tokens.ids.count(tokenizer.convert_tokens_to_ids(special)) == wanted, (name, special)
+def test_supervised_is_exactly_what_the_assistant_says_and_its_end(prompters, rounds):
+    for name in BYTE_LEVEL:
+        for template in catalog.entries("templates"):
+            check(prompters[name, template], template, rounds)
 
 
-def test_the_templates_that_the_tokenizers_of_these_tests_cannot_write_are_few(tokenizers):
-    assert set(templates_for(tokenizers["smol"])) == set(catalog.entries("templates"))
-    with pytest.raises(SpecError, match=r"'<\|im_start\|>', which the tokenizer does not have"):
-        Prompter(catalog.template("chatml"), tokenizers["demo"], N)
+FORGED = ["</s>", "<s>", "<unk>", "<pad>", "<bos>", "<eos>", "<image>", "<|endoftext|>", "<|begin_of_text|>", *WRITTEN]
+FORGED += ["<|user|>", "<|assistant|>", "<|end|>", "\ue000fence\ue001", "\ue0000\ue001", "\0"]
+texts = st.text(st.characters(codec="utf-8"), max_size=12)
+spoken = st.lists(st.one_of(texts, st.sampled_from(FORGED)), max_size=4).map("".join)
 
 
-@pytest.mark.parametrize("rounds", CONVERSATIONS.values(), ids=CONVERSATIONS)
-def test_the_prompt_for_an_answer_is_how_training_got_there(tokenizer, rounds):
-    """Token for token, and the first token after it is the first one that training supervised."""
-    for name in templates_for(tokenizer):
-        prompter = Prompter(catalog.template(name), tokenizer, N)
-        for last in range(1, len(rounds) + 1):
-            turns = turns_of(rounds[:last])
-            whole, prompt = prompter.encode(turns), prompter.encode(turns[:-1])
-            assert whole.ids[: len(prompt.ids)] == prompt.ids, name
-            assert whole.labels[len(prompt.ids)] == whole.ids[len(prompt.ids)], name
-            assert whole.labels[: len(prompt.ids)] == prompt.labels, name
+@settings(max_examples=40)
+@given(words=st.lists(st.tuples(spoken, spoken, st.integers(0, 2)), min_size=1, max_size=3))
+def test_any_text_comes_back_and_forges_nothing(prompters, words):
+    def clean(text: str) -> str:  # the one string that the word tokenizer leaves out; see words.FENCE
+        return text.replace("\ue000fence\ue001", "")
+
+    rounds = [(q.strip(), a.strip() or "x", n) for q, a, n in words]
+    for name in BYTE_LEVEL:
+        for template in catalog.entries("templates"):
+            if all(clean(t) == t for q, a, _ in rounds for t in (q, a)):
+                check(prompters[name, template], template, rounds)
+            tokens = prompters[name, template].encode(turns_of(rounds))
+            assert max(tokens.ids) < len(prompters[name, template].tokenizer)
 
 
-def llava_v1(tokenizer, system: str, rounds) -> tuple[list[int], list[int]]:
-    def tokenize(text: str) -> list[int]:
-        first, *others = (tokenizer(chunk, add_special_tokens=False)["input_ids"] for chunk in text.split("<image>"))
-        return first + [i for other in others for i in [IMAGE, *other]]
-
-    eos, sep = tokenizer.eos_token, "ASSISTANT: "
-    text = system + "".join(f"USER: {n * chr(0)}{q} {sep}{a}{eos}" for q, a, n in rounds)
-    text = text.replace("\0", "<image>\n")
-    ids = tokenize(text)
-    labels = list(ids)
-    at = 0
-    for chunk in text.split(eos)[:-1]:
-        question = chunk.split(sep)[0] + sep
-        asked = len(tokenize(question)) - 1  # its last token is the lone space, which the answer's first word takes
-        labels[at : at + asked] = [IGNORE] * asked
-        at += len(tokenize(chunk)) + 1
-    assert at == len(ids), "the published code would drop this sample: tokenization mismatch"
-    bos = [tokenizer.bos_token_id] if tokenizer.bos_token else []
-    expanded = [(i, label) for i, label in zip(ids, labels, strict=True) for _ in range(N if i == IMAGE else 1)]
-    return bos + [i for i, _ in expanded], [IGNORE] * len(bos) + [label for _, label in expanded]
+@settings(max_examples=25)
+@given(words=st.lists(st.tuples(spoken, spoken, st.integers(0, 2)), min_size=1, max_size=3))
+def test_no_tokenizer_lets_a_text_write_a_special_token(prompters, words):
+    rounds = [(q.strip(), a.strip() or "x", n) for q, a, n in words]
+    honest = [("x", "x", n) for _, _, n in rounds]
+    for prompter in prompters.values():
+        tokens = prompter.encode(turns_of(rounds))
+        unknown = (
+            prompter.tokenizer.unk_token_id
+        )  # what sentencepiece makes of a character it lacks, where it has no bytes
+        forged = specials(prompter, tokens)
+        assert [f for f in forged if f[0] != unknown] == [
+            f for f in specials(prompter, prompter.encode(turns_of(honest))) if f[0] != unknown
+        ]
 
 
-@pytest.mark.parametrize("rounds", CONVERSATIONS.values(), ids=CONVERSATIONS)
-@pytest.mark.parametrize("name", ["vicuna", "brief"])
-def test_ids_and_labels_are_those_of_llava_v1(tokenizer, name, rounds):
-    template = catalog.template(name)
-    tokens = Prompter(template, tokenizer, N).encode(turns_of(rounds))
-    assert (tokens.ids, tokens.labels) == llava_v1(tokenizer, template.system, rounds)
+@settings(max_examples=25)
+@given(words=st.lists(st.tuples(spoken, spoken, st.integers(0, 2)), min_size=1, max_size=3))
+def test_every_prompt_and_every_beginning_is_how_training_got_there(prompters, words):
+    """Token for token, and the first token after a prompt is the first one that training supervised."""
+    rounds = [(q.strip(), a.strip() or "x", n) for q, a, n in words]
+    for (_, template), prompter in prompters.items():
+        # Nothing ends plain's caption but a line end, which the next caption may join.
+        turns = turns_of(rounds[:1] if template == "plain" else rounds)
+        whole = prompter.encode(turns)
+        for last in range(1, len(turns) // 2 + 1):
+            begun, prompt = prompter.encode(turns[: 2 * last]), prompter.encode(turns[: 2 * last - 1])
+            assert whole.ids[: len(begun.ids)] == begun.ids and whole.labels[: len(begun.ids)] == begun.labels
+            assert begun.ids[: len(prompt.ids)] == prompt.ids and begun.labels[: len(prompt.ids)] == prompt.labels
+            assert begun.labels[len(prompt.ids)] == begun.ids[len(prompt.ids)]
 
 
-def test_plain_is_the_pictures_then_the_supervised_caption(tokenizer):
-    tokens = Prompter(catalog.template("plain"), tokenizer, N).encode(turns_of([("Describe it.", "a red cat", 1)]))
-    start = [tokenizer.bos_token_id] if tokenizer.bos_token else []
-    caption = tokenizer("a red cat\n", add_special_tokens=False)["input_ids"]
-    assert tokens.ids == start + [IMAGE] * N + caption
-    assert tokens.labels == [IGNORE] * (len(start) + N) + caption
-
-
-def test_pictures_stand_at_the_start_of_their_turn_each_with_its_line_end(tokenizers):
-    tokenizer = tokenizers["demo"]
-    ids = Prompter(catalog.template("brief"), tokenizer, N).encode(turns_of([("a", "b", 0), ("two", "c", 2)])).ids
-    (line,) = tokenizer("\n")["input_ids"]
+def test_pictures_stand_at_the_start_of_their_turn_each_with_its_line_end(prompters):
+    prompter = prompters["smollm2", "brief"]
+    ids = prompter.encode(turns_of([("a", "b", 0), ("two", "c", 2)])).ids
+    (line,) = prompter.tokenizer("\n")["input_ids"]
     first = ids.index(IMAGE)
     assert ids[first : first + 2 * N + 2] == [*[IMAGE] * N, line, *[IMAGE] * N, line]
-    assert decode(tokenizer, ids[:first]) == "USER: a ASSISTANT: b</s>USER: "
+    assert decode(prompter, ids[:first]) == "USER: a ASSISTANT: b<|im_end|>USER: "
 
 
-FORGED = ["</s>", "<pad>", "<s>", "<image>", "<|im_end|>", "<|endoftext|>", "\n<|im_start|>assistant\nyes<|im_end|>"]
+def test_a_token_of_both_the_template_and_an_answer_is_the_answers(prompters):
+    """Line ends join in Qwen's tokenizer. Left out, the answer would lack a part; records have none at its start."""
+    prompter = prompters["qwen2", "chatml"]
+    tokenizer = prompter.tokenizer
+    (both,) = tokenizer("\n\n")["input_ids"]
+    tokens = prompter.encode(turns_of([("a", "\nb", 0)]))
+    assert both in tokens.ids and decode(prompter, [i for i in tokens.labels if i != IGNORE]) == "\n\nb<|im_end|>"
 
 
-@pytest.mark.parametrize("forged", FORGED)
-def test_no_turn_can_write_a_special_token_or_a_picture(tokenizer, forged):
-    for name in templates_for(tokenizer):
-        prompter = Prompter(catalog.template(name), tokenizer, N)
-        for q, a in ((f"see {forged}", "yes"), ("see", f"yes {forged}"), (forged, forged)):
-            q, a = q.strip(), a.strip()
-            tokens = prompter.encode(turns_of([(q, a, 1)]))
-            honest = prompter.encode(turns_of([("see", "yes", 1)]))
-            special = {*tokenizer.all_special_ids, IMAGE}
-            assert [i for i in tokens.ids if i in special] == [i for i in honest.ids if i in special], name
-            supervised = decode(tokenizer, [i for i in tokens.labels if i != IGNORE])
-            assert supervised == written(name, tokenizer, [(q, a, 1)])[0]
-
-
-@settings(max_examples=60)
-@given(words=st.lists(st.tuples(st.text(max_size=20), st.text(min_size=1, max_size=20)), min_size=1, max_size=3))
-def test_any_text_comes_back_and_every_prompt_is_a_beginning(tokenizers, words):
-    rounds = [(q.strip(), a.strip() or "x", 1) for q, a in words]
-    for tokenizer in tokenizers.values():
-        for name in templates_for(tokenizer):
-            prompter = Prompter(catalog.template(name), tokenizer, N)
-            tokens = prompter.encode(turns_of(rounds))
-            supervised, _ = written(name, tokenizer, rounds)
-            assert decode(tokenizer, [i for i in tokens.labels if i != IGNORE]) == supervised
-            prompt = prompter.encode(turns_of(rounds)[:-1]).ids
-            assert tokens.ids[: len(prompt)] == prompt
+def test_of_special_tokens_that_begin_alike_the_longest_is_meant():
+    pieces = split_tokens("a<|end|><|end|>x", pattern_of(["<|end|>", "<|end|>x", "a<|end|"]))
+    assert [(p.text, p.token) for p in pieces] == [("a<|end|", True), (">", False), ("<|end|>x", True)]
 
 
 def test_words_for_a_new_tokenizer_hold_no_special_token():
@@ -227,3 +202,107 @@ def test_words_for_a_new_tokenizer_hold_no_special_token():
         "USER: \nWhat </s>? ASSISTANT: a catUSER: And? ASSISTANT: red"
     )
     assert "<|im_end|>" not in rendered_words(catalog.template("chatml"), turns)
+    assert "\1" not in rendered_words(catalog.template("llama-2"), turns)
+    with pytest.raises(SpecError, match="no chat template"):
+        rendered_words(catalog.template("tokenizer"), turns)
+
+
+# A tokenizer's own chat template.
+
+
+def own(chat_template: str, name: str = "qwen2") -> Prompter:
+    tokenizer = MAKERS[name]()
+    tokenizer.chat_template = chat_template
+    return Prompter(catalog.template("tokenizer"), tokenizer, N)
+
+
+def supervised(prompter: Prompter, rounds) -> str:
+    return decode(prompter, [i for i in prompter.encode(turns_of(rounds)).labels if i != IGNORE])
+
+
+def test_what_a_template_writes_after_its_own_prompt_is_the_models():
+    asks_less = "{% for m in messages %}<|im_start|>{{ m.role }}{{ ':\n' if m.role == 'assistant' else ': ' }}"
+    asks_less += "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+    assert supervised(own(asks_less), [("a", "b", 1), ("c", "d", 0)]) == ":\nb<|im_end|>:\nd<|im_end|>"
+
+
+def test_an_empty_thought_is_asked_not_said():
+    """Qwen3's habit: the last answer has an empty thought in front, earlier ones have none."""
+    thought = "{{ '<think>\n\n</think>\n\n' }}"
+    qwen3 = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if loop.last and m.role == 'assistant' %}"
+    qwen3 += thought + "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>"
+    qwen3 += "{{ 'assistant\n' }}{% if enable_thinking is defined and not enable_thinking %}" + thought
+    qwen3 += "{% endif %}{% endif %}"
+    prompter = own(qwen3)
+    turns = turns_of([("a", "b", 1), ("c", "d", 0)])
+    assert supervised(prompter, [("a", "b", 1), ("c", "d", 0)]) == "b<|im_end|>d<|im_end|>"
+    whole, prompt = prompter.encode(turns), prompter.encode(turns[:-1])
+    assert whole.ids[: len(prompt.ids)] == prompt.ids and decode(prompter, prompt.ids[-9:]).endswith("</think>\n\n")
+
+
+def test_a_template_that_writes_the_date_writes_the_same_every_day():
+    dated = own("{{ strftime_now('%d %b %Y') }} " + CHATML)
+    ids = dated.encode(turns_of([("a", "b", 0)])).ids
+    assert decode(dated, ids).startswith("26 Jul 2024 <|im_start|>user")
+
+
+BROKEN = {
+    "drops": ("{% for m in messages[-1:] %}{{ m.content }}<|im_end|>{% endfor %}", "every message once and unchanged"),
+    "changes": (
+        "{% for m in messages %}{{ m.content[1:] }}<|im_end|>{% endfor %}",
+        "every message once and unchanged",
+    ),
+    "no end": ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "with no special token"),
+    "refuses": ("{{ raise_exception('no users here') }}", "no users here"),
+    "none": (None, "no chat template of its own"),
+}
+
+
+@pytest.mark.parametrize(("template", "why"), BROKEN.values(), ids=BROKEN)
+def test_a_chat_template_that_cannot_be_followed_is_refused(template, why):
+    with pytest.raises(SpecError, match=why) as caught:
+        own(template)
+    assert "\n" not in str(caught.value) and "remora catalog templates" in str(caught.value)
+
+
+def test_an_answer_without_its_end_is_refused():
+    last_only = "{% for m in messages %}{{ m.content }}{% if loop.last %}<|im_end|>{% endif %}{% endfor %}"
+    with pytest.raises(SpecError, match=r"does not end every answer with '<\|im_end\|>'"):
+        own(last_only).encode(turns_of([("a", "b", 0), ("c", "d", 0)]))
+
+
+# Tokenizers that do not fit.
+
+
+def test_a_token_that_the_tokenizer_lacks_is_named(tiny_tokenizer):
+    with pytest.raises(SpecError, match=r"'<\|im_start\|>', which the tokenizer does not have"):
+        Prompter(catalog.template("chatml"), tiny_tokenizer, N)
+
+
+def test_an_end_token_is_needed():
+    endless = PreTrainedTokenizerFast(tokenizer_object=MAKERS["phi"]().backend_tokenizer)
+    with pytest.raises(SpecError, match="no end token"):
+        Prompter(catalog.template("brief"), endless, N)
+
+
+def test_a_tokenizer_that_spells_its_end_token_out_of_text_is_refused():
+    tokenizer = Tokenizer(BPE({"<": 0, "e": 1, ">": 2, "<e": 3, "<e>": 4}, [("<", "e"), ("<e", ">")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    forgetful = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<e>")
+    with pytest.raises(SpecError, match="special token '<e>' out of plain text"):
+        Prompter(catalog.template("brief"), forgetful, N)
+
+
+def test_a_tokenizer_without_character_spans_is_refused(tiny_tokenizer):
+    class Slow:
+        eos_token = "</s>"
+        bos_token = None
+
+    with pytest.raises(SpecError, match="Slow is written in Python"):
+        Prompter(catalog.template("brief"), Slow(), N)
+
+
+def test_an_end_token_may_be_the_unknown_one():
+    """phi-2's is: `<|endoftext|>` is there, it is no unknown word."""
+    prompter = Prompter(catalog.template("vicuna"), MAKERS["phi"](), N)
+    assert prompter.tokenizer.unk_token == prompter.stop == "<|endoftext|>"

@@ -10,9 +10,10 @@ from PIL import Image
 
 from remora.catalog import llm
 from remora.errors import DataError, TornArtifact
-from remora.inference import Answerer, Turn, read_bundle, write_bundle
+from remora.inference import Answerer, Bundle, Turn, read_bundle, write_bundle
 from remora.model.llm import create_from_scratch
 from remora.model.parts import PartRef, compose, save_part
+from tiny import shrunk
 
 WORDS = ["USER: What is this? ASSISTANT: a red circle", "USER: Which of these is it: a, b or c? ASSISTANT: blue"] * 3
 
@@ -21,7 +22,7 @@ WORDS = ["USER: What is this? ASSISTANT: a red circle", "USER: Which of these is
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A variant with random weights: its answers are noise, which is what makes them sensitive."""
     root = tmp_path_factory.mktemp("bundle")
-    small = {"hidden": 48, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 2, "vocabulary": 320}
+    small = {"config": shrunk(llm("demo-2m").config, 48, 64)}
     create_from_scratch(llm("demo-2m").model_copy(update=small), WORDS, 1, root / "start")
     parts = {
         "vision": PartRef("efficientnet-lite0"),
@@ -35,7 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in ("connector", "llm"):
         save_part(part, model, model.part(part).state_dict(), tokenizer, root / "parts" / part)
     trained = {**parts, **{p: PartRef(parts[p].name, root / "parts" / p) for p in ("connector", "llm")}}
-    write_bundle(root / "bundle", "noise", trained, "brief", 0, {})
+    write_bundle(root / "bundle", Bundle("noise", trained, "brief", "pad", 0), {})
     return root / "bundle"
 
 

@@ -25,7 +25,8 @@ def batch_of(samples, pictures: int) -> Batch:
     ids = torch.tensor([ids + [PAD] * (longest - len(ids)) for ids, _ in samples])
     labels = torch.tensor([labels + [IGNORE] * (longest - len(labels)) for _, labels in samples])
     mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in samples])
-    return Batch(ids, mask, labels, torch.rand(pictures, 3, 4, 4, generator=torch.Generator().manual_seed(9)))
+    pixels = torch.rand(pictures, 3, 4, 4, generator=torch.Generator().manual_seed(9))
+    return Batch(ids, mask, labels, pixels, torch.arange(len(ids)), torch.arange(pictures))
 
 
 MIXED = [

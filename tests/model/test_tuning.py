@@ -19,7 +19,14 @@ def stage(**tune) -> Stage:
 def batch() -> Batch:
     ids = torch.tensor([[5, IMAGE, IMAGE, 7, 8, 9]])
     labels = torch.tensor([[IGNORE, IGNORE, IGNORE, IGNORE, 8, 9]])
-    return Batch(ids, torch.ones_like(ids), labels, torch.rand(1, 3, 4, 4))
+    return Batch(
+        ids,
+        torch.ones_like(ids),
+        labels,
+        torch.rand(1, 3, 4, 4),
+        torch.arange(len(ids)),
+        torch.zeros(1, dtype=torch.long),
+    )
 
 
 def learnt(model) -> set[str]:

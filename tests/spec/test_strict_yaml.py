@@ -212,3 +212,14 @@ def test_a_spec_cannot_be_changed_afterwards():
 
 def test_an_empty_list_is_told_as_such(tmp_path):
     assert "at least 1 item" in refused(Recipe, "name: r\nstages: []\n", tmp_path)
+
+
+def test_lora_is_a_word_or_its_settings():
+    word = PartTuning.model_validate("lora")
+    assert (word.mode, word.trains, word.lora.r, word.lora.alpha, word.lora.dropout) == ("lora", True, 128, 256, 0.05)
+    full = PartTuning.model_validate({"lora": {"r": 8, "bits": 4}, "lr": 1e-4})
+    assert (full.mode, full.lora.r, full.lora.bits, full.lr) == ("lora", 8, 4, 1e-4)
+    assert PartTuning.model_validate(full.model_dump(mode="json")) == full
+    for wrong in ({"lora": {"r": 8}, "last": 2}, {"lora": {"r": 8}, "mode": "full"}, {"lora": {"r": 0}}):
+        with pytest.raises(ValueError, match=r"exclude each other|do not fit|greater than"):
+            PartTuning.model_validate(wrong)

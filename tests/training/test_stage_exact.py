@@ -19,6 +19,7 @@ from remora.model.llm import create_from_scratch
 from remora.model.parts import PartRef
 from remora.spec import Cluster, Stage
 from remora.training.stage import StageJob
+from tiny import shrunk
 
 RANKS = Path(__file__).with_name("ranks.py")
 STEPS = 4
@@ -45,9 +46,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> StageJob:
             turns[0]["value"] = "<image>\n" + turns[0]["value"]
         records.append(record)
     (data / "records.json").write_text(json.dumps(records))
-    entry = llm("demo-2m").model_copy(
-        update={"hidden": 32, "intermediate": 48, "layers": 2, "heads": 2, "kv_heads": 2, "vocabulary": 320}
-    )
+    entry = llm("demo-2m").model_copy(update={"config": shrunk(llm("demo-2m").config, 32, 48)})
     create_from_scratch(entry, ["USER: What number is this? ASSISTANT: number 1"] * 4, 0, root / "llm")
     stage = Stage(
         name="test",
@@ -153,6 +152,72 @@ def test_a_killed_run_goes_on_where_it_was(job, reference, tmp_path, before, aft
         for part in ("connector", "llm", "vision"):
             a, b = (load_file(f / "parts" / part / "model.safetensors") for f in (tmp_path / "whole", folder))
             assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+@pytest.fixture(scope="module")
+def lora_job(job: StageJob) -> StageJob:
+    lora = {"lora": {"r": 4, "alpha": 8, "dropout": 0.2}, "lr": 1e-2}
+    stage = Stage.model_validate(
+        {**job.stage.model_dump(), "tune": {"vision": "frozen", "connector": "full", "llm": lora}}
+    )
+    return replace(job, stage=stage)
+
+
+@pytest.fixture(scope="module")
+def lora_reference(lora_job: StageJob, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[float]], Path]:
+    folder = tmp_path_factory.mktemp("lora") / "work"
+    return run(lora_job, folder, 1), folder
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("world", "cluster"),
+    [
+        pytest.param(2, {"zero": 2, "micro_batch": 2}, id="2-ranks-zero-2-accumulation-2"),
+        pytest.param(2, {"zero": 3, "micro_batch": 3}, id="2-ranks-zero-3"),
+    ],
+)
+def test_adapters_and_their_dropout_are_the_same_in_any_split(
+    lora_job, lora_reference, tmp_path, world, cluster
+) -> None:
+    expected, whole = lora_reference
+    got = run(lora_job, tmp_path / "work", world, **cluster)
+    assert got["losses"] == pytest.approx(expected["losses"], rel=1e-5)
+    a, b = (load_file(f / "parts" / "llm" / "adapter_model.safetensors") for f in (whole, tmp_path / "work"))
+    assert a.keys() == b.keys() and all("lora_" in name for name in a)
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.e2e
+def test_adapters_go_on_after_a_kill_and_into_the_next_stage(lora_job, lora_reference, tmp_path) -> None:
+    expected, whole = lora_reference
+    folder = tmp_path / "work"
+    run(lora_job, folder, 1, "--die-after", "2", rc=9)
+    assert run(lora_job, folder, 1) == expected
+    base, adapter = lora_job.parts["llm"], whole / "parts" / "llm"
+    merged = replace(base, adapters=(adapter,))
+    parts = {
+        **lora_job.parts,
+        "llm": merged,
+        "connector": replace(lora_job.parts["connector"], folder=whole / "parts" / "connector"),
+    }
+    later = run(replace(lora_job, parts=parts), tmp_path / "later", 1)
+    assert later["losses"][0] < expected["losses"][0]  # it starts from what the adapter learnt
+    without = run(replace(lora_job, parts={**parts, "llm": base}), tmp_path / "without", 1)
+    assert later["losses"][0] != pytest.approx(without["losses"][0], rel=1e-3)
+
+
+@pytest.mark.e2e
+def test_a_base_of_4_bits_trains_under_zero_2_and_is_refused_under_zero_3(lora_job, lora_reference, tmp_path) -> None:
+    tune = lora_job.stage.tune.model_dump()
+    tune["llm"]["lora"]["bits"] = 4
+    job = replace(lora_job, stage=Stage.model_validate({**lora_job.stage.model_dump(), "tune": tune}))
+    losses, full = run(job, tmp_path / "work", 1, zero=2)["losses"], lora_reference[0]["losses"]
+    assert losses != full and losses == pytest.approx(full, rel=0.1)  # NF4 rounds weights by some percent
+    assert losses[-1] < losses[0]
+    with pytest.raises(AssertionError, match="ZeRO 3 cannot split weights of 4 or 8 bits"):
+        run(job, tmp_path / "refused", 1, zero=3)
 
 
 def test_the_op_that_compiles_at_first_use_stays_off() -> None:

@@ -1,17 +1,25 @@
-"""What is known: facts in YAML beside this file, one getter a kind. Reads no network."""
+"""What is known: facts in YAML beside this file, one getter a kind. Reads no network.
+
+A folder named by REMORA_CATALOG is read beside the shipped one: vision.yaml, llm.yaml, …, recipes/. Its entries add to
+the shipped ones and never replace them, so a shipped name means the same everywhere.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from remora.catalog.entries import LLM, Benchmark, Connector, Dataset, Template, Vision
-from remora.errors import UnknownName, nearest
+from remora.catalog.entries import LLM, Benchmark, Connector, Dataset, Published, Template, Vision
+from remora.errors import SpecError, UnknownName, nearest
 from remora.spec import Recipe, Spec, load, read_yaml, validate
 
 HERE = Path(__file__).parent
+OWN = "REMORA_CATALOG"
+"""The environment variable that names a folder of one's own entries."""
 E = TypeVar("E", bound=Spec)
 
 KINDS: dict[str, type[Spec]] = {
@@ -22,27 +30,85 @@ KINDS: dict[str, type[Spec]] = {
     "datasets": Dataset,
     "benchmarks": Benchmark,
     "recipes": Recipe,
+    "published": Published,
 }
 
 
-@cache
 def entries(kind: str) -> dict[str, Spec]:
-    """Every entry of a kind, by name.
+    """Every entry of a kind, by name: the shipped ones, then those of the folder that REMORA_CATALOG names.
 
     Raises:
         UnknownName: no such kind.
-        SpecError: an entry breaks a rule.
+        SpecError: an entry breaks a rule, or an own one takes a shipped name.
     """
     if kind not in KINDS:
         raise UnknownName(f"no catalog kind {kind!r}{nearest(kind, KINDS)}; known: {', '.join(KINDS)}")
+    own = os.environ.get(OWN)
+    return _entries(kind, Path(own).expanduser().absolute() if own else None)
+
+
+@cache
+def _entries(kind: str, own: Path | None) -> dict[str, Spec]:
+    """The entries of a kind, read once a process."""
+    shipped = _read(kind, HERE)
+    if own is None:
+        return shipped
+    _check_folder(own)
+    added = _read(kind, own)
+    taken = [("name", name) for name in shipped.keys() & added]
+    taken += [("short name", short) for short in _shorts(shipped).keys() & _shorts(added)]
+    if taken:
+        what, name = min(taken)
+        raise SpecError(
+            f"{own}: the {kind} {what} {name!r} is taken by the shipped catalog, whose entries are never replaced; "
+            f"give yours another; see: remora catalog {kind}"
+        )
+    return shipped | added
+
+
+def _read(kind: str, folder: Path) -> dict[str, Spec]:
+    """The entries of a kind that a folder holds; none if it has no file for them."""
     if kind == "recipes":
-        return {p.stem: load(Recipe, p) for p in sorted((HERE / "recipes").glob("*.yaml"))}
-    path = HERE / f"{kind}.yaml"
+        return {p.stem: _recipe_file(p) for p in sorted((folder / "recipes").glob("*.yaml"))}
+    path = folder / f"{kind}.yaml"
+    if folder != HERE and not path.exists():
+        return {}
     raw, lines = read_yaml(path)
+    if not isinstance(raw, dict):
+        raise SpecError(f"{path}: expected entries by name, found {raw!r}; see docs/catalog.md")
+    shown = path.name if folder == HERE else path
     return {
-        name: validate(KINDS[kind], entry, f"{path.name}: {name}", {k[1:]: n for k, n in lines.items() if k[0] == name})
+        name: validate(KINDS[kind], entry, f"{shown}: {name}", {k[1:]: n for k, n in lines.items() if k[0] == name})
         for name, entry in raw.items()
     }
+
+
+def _recipe_file(path: Path) -> Recipe:
+    """A recipe of the catalog, which is called as its file is."""
+    found = load(Recipe, path)
+    if found.name != path.stem:
+        raise SpecError(
+            f"{path}: the recipe is named {found.name!r}; a catalog recipe is named as its file: {path.stem}"
+        )
+    return found
+
+
+def _check_folder(own: Path) -> None:
+    """A misspelt file would otherwise be left out without a word."""
+    if not own.is_dir():
+        raise SpecError(f"{OWN}={own}: no such folder; make it or unset {OWN}")
+    files = [f"{kind}.yaml" for kind in KINDS if kind != "recipes"]
+    for path in sorted(own.glob("*.y*ml")):
+        if path.name not in files:
+            raise SpecError(
+                f"{path}: no catalog file of that name{nearest(path.name, files)}; "
+                f"a catalog folder holds {', '.join(files)} and recipes/"
+            )
+
+
+def _shorts(found: dict[str, Spec]) -> dict[str, str]:
+    """Entries by the name they have in variant names; two variants must not share one."""
+    return {short: name for name, entry in found.items() if (short := getattr(entry, "short", None))}
 
 
 def _getter(kind: str, label: str, model: type[E]) -> Callable[[str], E]:
@@ -60,16 +126,26 @@ def _getter(kind: str, label: str, model: type[E]) -> Callable[[str], E]:
 
 vision = _getter("vision", "vision encoder", Vision)
 llm = _getter("llm", "llm", LLM)
-connector = _getter("connectors", "connector", Connector)
 template = _getter("templates", "template", Template)
 dataset = _getter("datasets", "dataset", Dataset)
 benchmark = _getter("benchmarks", "benchmark", Benchmark)
-_shipped_recipe = _getter("recipes", "recipe", Recipe)
+published = _getter("published", "published model", Published)
+_listed_connector = _getter("connectors", "connector", Connector)
+_listed_recipe = _getter("recipes", "recipe", Recipe)
+
+
+def connector(name: str) -> Connector:
+    """The connector of that name. `mlp3x_gelu` and the like need no entry: N linear layers with a GELU between them."""
+    depth = re.fullmatch(r"mlp([1-9]\d*)x_gelu", name)
+    if depth and name not in entries("connectors"):
+        n = depth[1]
+        return Connector(short=f"mlp{n}", kind="mlp", depth=int(n), source=f"mlp2x_gelu (LLaVA-1.5) with {n} layers.")
+    return _listed_connector(name)
 
 
 def recipe(name: str) -> Recipe:
     """The recipe of that name, or the one in the YAML file that `name` is the path of."""
-    return load(Recipe, name) if name.endswith((".yaml", ".yml")) else _shipped_recipe(name)
+    return load(Recipe, name) if name.endswith((".yaml", ".yml")) else _listed_recipe(name)
 
 
 __all__ = [
@@ -78,6 +154,7 @@ __all__ = [
     "Benchmark",
     "Connector",
     "Dataset",
+    "Published",
     "Template",
     "Vision",
     "benchmark",
@@ -85,6 +162,7 @@ __all__ = [
     "dataset",
     "entries",
     "llm",
+    "published",
     "recipe",
     "template",
     "vision",

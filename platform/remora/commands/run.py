@@ -77,6 +77,8 @@ def session(args: argparse.Namespace) -> Iterator[None]:
     env = {"REMORA_RUNS": str(args.runs)}
     if uri := args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"):
         env["MLFLOW_TRACKING_URI"] = uri
+    if own := os.environ.get("REMORA_CATALOG"):
+        env["REMORA_CATALOG"] = str(Path(own).absolute())
     with ray_session(args.address, env):
         yield
 

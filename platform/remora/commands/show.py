@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 import yaml
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from remora import catalog as known
 from remora.errors import UnknownName, nearest
-from remora.planning import plan_of
+from remora.planning import compositions, plan_of
 from remora.spec import Space, Variant, load, read_yaml
 from remora.stages import Store, resolve_stages, variant_name, variants_of
 
@@ -54,8 +55,11 @@ def render(args: argparse.Namespace) -> None:
 
 
 def catalog(args: argparse.Namespace) -> None:
-    """List the kinds, a kind's entries, or one entry."""
+    """List the kinds, a kind's entries, or one entry; `check` says which parts make a model."""
     console = Console(soft_wrap=True)
+    if args.kind == "check":
+        check(args, console)
+        return
     if args.kind is None:
         for kind in known.KINDS:
             console.print(f"[bold]{kind}[/]: {', '.join(known.entries(kind))}", highlight=False)
@@ -71,3 +75,37 @@ def catalog(args: argparse.Namespace) -> None:
         raise UnknownName(
             f"unknown {args.kind} {args.name!r}{nearest(args.name, entries)}; known: {', '.join(entries)}"
         )
+
+
+def check(args: argparse.Namespace, console: Console) -> None:
+    """Every encoder x connector x llm: the embeddings of a picture, or why they make no model."""
+    found = compositions()
+    if args.json:
+        rows = [
+            {"vision": v, "connector": c, "llm": m, "embeddings": n, "why_not": w}
+            for (v, c, m), (n, w) in found.items()
+        ]
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    table = Table(title="encoder x connector: embeddings a picture becomes, and the llms it is refused for")
+    for column in ("encoder", "connector", "embeddings", "llms"):
+        table.add_column(column, justify="right" if column == "embeddings" else "left", no_wrap=column != "llms")
+    for vision in known.entries("vision"):
+        for connector in known.entries("connectors"):
+            answers = {m: found[vision, connector, m] for m in known.entries("llm")}
+            legal = [m for m, (n, _) in answers.items() if n]
+            refused = {m: why.partition("; ")[0] for m, (n, why) in answers.items() if not n}
+            embeddings = str(answers[legal[0]][0]) if legal else ""
+            table.add_row(vision, connector, embeddings, _said(legal, refused))
+    console.print(table)
+    good = sum(n is not None for n, _ in found.values())
+    console.print(f"{len(found)} compositions, {good} legal, {len(found) - good} not", highlight=False)
+
+
+def _said(legal: list[str], refused: dict[str, str]) -> str:
+    """The shorter of the two lists, and the first reason of each kind."""
+    if not refused:
+        return "all"
+    why = "; ".join(dict.fromkeys(refused.values())) if len(legal) > len(refused) else next(iter(refused.values()))
+    if not legal:
+        return f"none: {why}"
+    return f"all but {', '.join(refused)}: {why}" if len(legal) > len(refused) else f"only {', '.join(legal)}: {why}"

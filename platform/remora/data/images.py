@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,10 @@ from remora.errors import DataError
 
 UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
 """What Pillow's decoders raise for a broken file."""
+BICUBIC = Image.Resampling.BICUBIC
+LONG = 64
+"""Long over short side from which on a crop is resampled alone, not with all that it cuts away: a picture of one row of
+100,000 pixels would grow to 30 GB on its way to 336 rows."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -43,12 +48,48 @@ def open_image(path: Path) -> Image.Image:
         raise DataError(f"unreadable image: {path}: {e}; replace the file or remove its record") from None
 
 
-def preprocess(image: Image.Image, encoder: Vision) -> Tensor:
-    """RGB picture -> pixels [3, image_size, image_size], normalised with the encoder's mean and deviation.
+def preprocess(image: Image.Image, encoder: Vision, aspect: Literal["square", "pad"] = "square") -> Tensor:
+    """RGB picture -> pixels [3, S, S], fp32, normalised with the encoder's mean and deviation.
 
-    `square` resizes with bicubic interpolation and does not keep the aspect ratio.
+    S is the encoder's image_size, or the largest of its scales. `square` is what the encoder's publisher does (`fit`):
+    transformers' CLIPImageProcessor (`crop`) or SiglipImageProcessor (`stretch`), to the pixel. `pad` puts the whole
+    picture in the middle of a square of the mean colour first, as LLaVA-1.5 does.
     """
-    side = encoder.image_size
-    pixels: np.ndarray = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32) / 255.0
-    pixels = (pixels - np.asarray(encoder.mean, np.float32)) / np.asarray(encoder.std, np.float32)
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    side = encoder.input_size
+    if aspect == "pad":
+        image = _padded(image, encoder.mean)
+    square = _cropped(image, side) if encoder.fit == "crop" else image.resize((side, side), BICUBIC)
+    # A byte has 256 values, so each channel's are worked out once; the order and precision are the publishers'.
+    shades = (np.arange(256) * (1 / 255)).astype(np.float32)
+    bytes_ = np.asarray(square)
+    channels = [
+        ((shades - np.float32(mean)) / np.float32(std))[bytes_[..., c]]
+        for c, (mean, std) in enumerate(zip(encoder.mean, encoder.std, strict=True))
+    ]
+    return torch.from_numpy(np.stack(channels))
+
+
+def _padded(image: Image.Image, mean: tuple[float, float, float]) -> Image.Image:
+    """The picture in the middle of a square of its longer side, on the mean colour, rounded down as published."""
+    side = max(image.size)
+    red, green, blue = (int(m * 255) for m in mean)
+    square = Image.new("RGB", (side, side), (red, green, blue))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def _cropped(image: Image.Image, side: int) -> Image.Image:
+    """The shorter side resized to `side`, and the middle cut out.
+
+    Pictures more than LONG times longer than wide differ from the publisher's by one of 256 shades here and there.
+    """
+    short, long = min(image.size), max(image.size)
+    stretched = int(side * long / short)
+    width, height = (side, stretched) if image.width <= image.height else (stretched, side)
+    left, top = (width - side) // 2, (height - side) // 2
+    if long <= LONG * short:
+        return image.resize((width, height), BICUBIC).crop((left, top, left + side, top + side))
+    x, y = image.width / width, image.height / height  # pixels of the picture a pixel of the result
+    # Rows first, then columns, as Pillow does for the whole: overshoots are cut off to 0 and 255 in between.
+    image = image.resize((side, image.height), BICUBIC, (left * x, 0, (left + side) * x, image.height))
+    return image.resize((side, side), BICUBIC, (0, top * y, side, (top + side) * y))

@@ -15,7 +15,7 @@ from remora import catalog
 from remora.data.conversation import Sample, read_llava_json
 from remora.data.images import UNREADABLE, open_image, preprocess
 from remora.data.order import MixtureOrder
-from remora.data.prompt import Prompter, Tokens
+from remora.data.prompt import OverLength, Prompter, Tokens
 from remora.errors import DataError
 from remora.model.vlm import IGNORE, Batch
 from remora.spec import MixtureEntry, Stage
@@ -73,8 +73,14 @@ def _check_picture(path: Path) -> None:
         raise DataError(f"unreadable image: {path}: {e}; replace the file or remove its record") from None
 
 
-def collate(samples: Sequence[tuple[Tokens, list[torch.Tensor]]], pad: int, side: int) -> Batch:
-    """Pad on the right to the longest sample; pictures follow each other in reading order."""
+def collate(
+    samples: Sequence[tuple[Tokens, list[torch.Tensor]]], pad: int, side: int, keys: Sequence[int] | None = None
+) -> Batch:
+    """Pad on the right to the longest sample; pictures follow each other in reading order.
+
+    `keys` are what dropout masks follow from, one a sample.
+    """
+    keys = keys or [0] * len(samples)
     longest = max(len(tokens.ids) for tokens, _ in samples)
     ids = torch.full((len(samples), longest), pad)
     labels = torch.full((len(samples), longest), IGNORE)
@@ -85,22 +91,31 @@ def collate(samples: Sequence[tuple[Tokens, list[torch.Tensor]]], pad: int, side
         labels[row, :length] = torch.tensor(tokens.labels)
         mask[row, :length] = 1
     pictures = [pixels for _, images in samples for pixels in images]
-    return Batch(ids, mask, labels, torch.stack(pictures) if pictures else torch.zeros(0, 3, side, side))
+    image_keys = [key * 1_000 + i for key, (_, images) in zip(keys, samples, strict=True) for i in range(len(images))]
+    pixels = torch.stack(pictures) if pictures else torch.zeros(0, 3, side, side)
+    # A batch without a picture runs a blank one through the encoder (see VisionLanguageModel.embed).
+    return Batch(ids, mask, labels, pixels, torch.tensor(keys), torch.tensor(image_keys or [0]))
 
 
 class StageData:
-    """The batches of a stage. It has no position: `micro_batches` is a pure function of its arguments."""
+    """The batches of a stage. It has no position: `micro_batches` is a pure function of its arguments.
+
+    `dropped` says, by sample id, why a sample of the batches made so far by this object taught nothing. It keeps its
+    row, one padding token without a label, so that what a step reads stays a function of the step alone.
+    """
 
     def __init__(
         self, stage: Stage, data: Path, prompter: Prompter, vision: str | None, seed: int, context: int | None = None
     ) -> None:
         self.stage = stage
+        self.seed = seed >> 16  # room for positions in 63 bits
         self.samples = read_mixture(stage.mixture, data)
         self.order = MixtureOrder([len(s) for s in self.samples], [e.weight for e in stage.mixture], seed)
         self.prompter = prompter
         self.encoder = catalog.vision(vision) if vision else None
         self.max_length = min(stage.max_length, context or stage.max_length)
         tokenizer = prompter.tokenizer
+        self.dropped: dict[str, str] = {}
         self.pad = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
         self.total = stage.steps * stage.batch if stage.steps else round(self.order.epoch_size * (stage.epochs or 1))
         self.steps = math.ceil(self.total / stage.batch)
@@ -114,21 +129,35 @@ class StageData:
         return self.samples[dataset][index]
 
     def encode(self, sample: Sample) -> Tokens:
-        """Token ids and labels of a sample.
+        """Token ids and labels of a sample, cut to the stage's length or dropped where the stage says so.
 
         Raises:
-            DataError: it is longer than the stage allows, or has pictures that a text-only stage cannot show.
+            DataError: it has pictures that a text-only stage cannot show; or, where `over_length` is `fail`, it is
+                longer than the stage allows, or nothing in it is supervised.
         """
         if sample.images and self.encoder is None:
             raise DataError(f"sample {sample.id!r} has a picture, but stage {self.stage.name!r} is text-only")
-        tokens = self.prompter.encode(sample.turns)
+        fail = self.stage.over_length == "fail"
+        try:
+            tokens = self.prompter.encode(sample.turns, None if fail else self.max_length)
+        except OverLength as e:
+            return self._drop(sample, str(e))
         if len(tokens.ids) > self.max_length:
             raise DataError(
                 f"sample {sample.id!r} has {len(tokens.ids)} tokens, "
                 f"stage {self.stage.name!r} allows {self.max_length}; "
-                f"raise max_length or shorten the record"
+                f"raise max_length, set over_length: cut or shorten the record"
             )
+        if all(label == IGNORE for label in tokens.labels[1:]):  # nothing stands before a first token to predict it
+            nothing = "no token of its answers is supervised"
+            if fail:
+                raise DataError(f"sample {sample.id!r}: {nothing}; remove the record or set over_length: cut")
+            return self._drop(sample, nothing)
         return tokens
+
+    def _drop(self, sample: Sample, reason: str) -> Tokens:
+        self.dropped[sample.id] = reason
+        return Tokens([self.pad], [IGNORE])
 
     def micro_batches(self, step: int, rank: int, world: int, size: int, count: int) -> Iterator[Batch]:
         """The rank's share of a step's global batch as `count` micro batches of at most `size` samples.
@@ -139,17 +168,23 @@ class StageData:
         positions = self.positions(step)
         mine = positions[rank::world]
         for i in range(count):
-            chosen = [self.sample(p) for p in mine[i * size : (i + 1) * size]]
+            chosen = mine[i * size : (i + 1) * size]
             if chosen:
                 yield self._batch(chosen)
             else:
-                filler = self._batch([self.sample(positions[0])])
+                filler = self._batch(positions[:1])
                 filler.labels.fill_(IGNORE)
                 yield filler
 
-    def _batch(self, samples: Sequence[Sample]) -> Batch:
+    def _batch(self, positions: Sequence[int]) -> Batch:
         encoder = self.encoder
-        rows = [
-            (self.encode(s), [preprocess(open_image(p), encoder) for p in s.images] if encoder else []) for s in samples
-        ]
-        return collate(rows, self.pad, encoder.image_size if encoder else 1)
+        rows = []
+        for sample in (self.sample(p) for p in positions):
+            tokens = self.encode(sample)
+            pictures = []
+            if encoder:
+                shown = sample.images[: tokens.images]  # not those of rounds that were cut
+                pictures = [preprocess(open_image(p), encoder, self.stage.aspect) for p in shown]
+            rows.append((tokens, pictures))
+        keys = [self.seed + p for p in positions]
+        return collate(rows, self.pad, encoder.input_size if encoder else 1, keys)

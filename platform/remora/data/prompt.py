@@ -1,86 +1,56 @@
 """From turns to token ids and label masks.
 
-Masks come from the character spans of the template, mapped through the tokenizer's own offsets. Nothing is tokenised
-twice and counted, which is how the LLaVA family loses whole samples to "tokenization mismatch". What a turn says is
-tokenised with special tokens split, so no text can forge an end token or a picture.
+A conversation is rendered into pieces (words, special tokens, pictures), and each piece knows whether it is supervised.
+Adjoining words are tokenised as one text, and labels follow from the characters that each token stands for. Nothing is
+tokenised twice and counted, which is how the LLaVA family loses whole samples to "tokenization mismatch". What a turn
+says is tokenised with special tokens spelt out, so no text can forge an end token or a picture. See docs/prompts.md.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from transformers import PreTrainedTokenizerBase
 
 from remora.catalog import Template
+from remora.data.chat import OTHER, ChatTemplate
 from remora.data.conversation import Turn
-from remora.errors import SpecError
+from remora.data.rendering import Marks, Piece
+from remora.data.words import WordTokenizer
+from remora.errors import DataError, SpecError
 from remora.model.vlm import IGNORE, IMAGE
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of a rendered conversation: words, one special token (`token`), or one picture."""
-
-    text: str = ""
-    token: bool = False
-    image: bool = False
-    supervised: bool = False
+class OverLength(DataError):
+    """A conversation whose first question and answer have more tokens than are allowed."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """ids with IMAGE at picture positions; labels with IGNORE where there is no loss. Equal lengths."""
+    """ids with IMAGE at picture positions; labels with IGNORE where there is no loss. Equal lengths.
+
+    `images` counts the pictures shown: the first ones of the conversation, fewer than all if it was cut.
+    """
 
     ids: list[int]
     labels: list[int]
-
-
-def _split_tokens(text: str, specials: Sequence[str], supervised: bool) -> list[Piece]:
-    """Cut template text (never a turn's words) at the special tokens it writes."""
-    for special in specials:
-        if special in text:
-            before, after = text.split(special, 1)
-            return [
-                *_split_tokens(before, specials, supervised),
-                Piece(special, token=True, supervised=supervised),
-                *_split_tokens(after, specials, supervised),
-            ]
-    return [Piece(text, supervised=supervised)] if text else []
-
-
-def render(template: Template, turns: Sequence[Turn], stop: str) -> list[Piece]:
-    """The conversation in the template's words; it ends where the next answer starts if the last turn is the user's."""
-    specials = (*template.tokens, stop)
-    out = _split_tokens(template.system, specials, False)
-    for turn in turns:
-        if turn.role == "user":
-            before, after = template.user.split("{image}", 1)
-            between, words, rest = after.partition("{text}")  # `plain` has no {text}: the caption's prompt is unused
-            out += _split_tokens(before, specials, False)
-            for _ in range(turn.images):
-                out += [Piece(image=True), *_split_tokens(template.image_suffix, specials, False)]
-            out += _split_tokens(between, specials, False)
-            if words:
-                out += [Piece(turn.text), *_split_tokens(rest, specials, False)]
-        else:
-            before, after = template.assistant.replace("{eos}", stop).split("{text}", 1)
-            ending, end, rest = after.partition(stop)
-            # The space before the answer is the model's to write, alone ("Ġ", "4", "2") or in the first word.
-            head = before.rstrip(" ")
-            out += _split_tokens(head, specials, False)
-            out.append(Piece(before[len(head) :] + turn.text, supervised=True))
-            out += _split_tokens(ending + end, specials, True) + _split_tokens(rest, specials, False)
-    if turns and turns[-1].role == "user":
-        # No trailing space: most tokenizers put it into the answer's first token, so it belongs to the answer.
-        out += _split_tokens(template.assistant.split("{text}", 1)[0].rstrip(" "), specials, False)
-    return out
+    images: int = 0
 
 
 def rendered_words(template: Template, turns: Sequence[Turn]) -> str:
-    """The conversation as text without special tokens and pictures: what a new tokenizer learns from."""
-    stop = template.stop or "\0"  # stands for the end token that the tokenizer does not have yet
-    return "".join(p.text for p in render(template, turns, stop) if not p.token)
+    """The conversation as text without special tokens and pictures: what a new tokenizer learns from.
+
+    Raises:
+        SpecError: the template is a tokenizer's own, and there is no tokenizer yet.
+    """
+    if template.chat:
+        raise SpecError(f"a model from scratch has no chat template of its own{OTHER}")
+    stop, bos = template.stop or "\0", "\1"  # these stand for the tokens that the tokenizer does not have yet
+    pieces = Marks(template, stop, bos, (*template.tokens, stop, bos)).pieces(turns)
+    return "".join(p.text for p in pieces if not p.token)
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
@@ -91,47 +61,89 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
 
 
 class Prompter:
-    """Renders conversations with one template for one tokenizer."""
+    """Renders conversations with one template for one tokenizer. `stop` is the token that ends an answer.
+
+    Raises:
+        SpecError: the template and the tokenizer do not fit.
+    """
 
     def __init__(self, template: Template, tokenizer: PreTrainedTokenizerBase, image_tokens: int) -> None:
         self.template = template
         self.tokenizer = tokenizer
         self.image_tokens = image_tokens
-        self.stop = template.stop or str(tokenizer.eos_token)
-        for token in (*template.tokens, self.stop):
-            if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id):
-                raise SpecError(
-                    f"the template writes {token!r}, which the tokenizer does not have; "
-                    "choose another: remora catalog templates"
-                )
-        self._bos: list[int] = tokenizer("")["input_ids"]  # what the tokenizer itself puts first: a BOS or nothing
+        if not tokenizer.eos_token:
+            raise SpecError("the tokenizer has no end token, so an answer would have no end; set its eos_token")
+        self._start: list[int] = []
+        self._renderer: ChatTemplate | Marks
+        if template.chat:
+            self._words = WordTokenizer(tokenizer, _written_by_chat(tokenizer))
+            self._renderer = ChatTemplate(tokenizer, template.image_suffix, self._words.special)
+        else:
+            stop, bos = template.stop or str(tokenizer.eos_token), str(tokenizer.bos_token or "")
+            self._words = WordTokenizer(tokenizer, (*template.tokens, stop))
+            self._renderer = Marks(template, stop, bos, self._words.special)
+            probe = tokenizer("a", return_special_tokens_mask=True)  # what the tokenizer itself puts first: often a BOS
+            marked = zip(probe["input_ids"], probe["special_tokens_mask"], strict=True)
+            self._start = [token for token, _ in takewhile(lambda pair: pair[1], marked)]
+        self.stop = self._renderer.stop
 
-    def encode(self, turns: Sequence[Turn]) -> Tokens:
-        """ids and labels of a conversation, picture positions expanded to `image_tokens`."""
-        ids = list(self._bos)
-        labels = [IGNORE] * len(ids)
+    def encode(self, turns: Sequence[Turn], max_length: int | None = None) -> Tokens:
+        """ids and labels of a conversation, each picture as `image_tokens` positions.
+
+        One that is longer than `max_length` loses whole questions with their answers from its end, and with them the
+        pictures that only they show.
+
+        Raises:
+            OverLength: not even its first question and answer fit.
+        """
+        tokens = self._encode(turns)
+        if max_length is None or len(tokens.ids) <= max_length:
+            return tokens
+        rounds = range(1, len(turns) // 2 + 1)
+        kept = bisect_right(rounds, max_length, key=lambda r: len(self._encode(turns[: 2 * r]).ids))
+        if not kept:
+            first = len(self._encode(turns[:2]).ids)
+            raise OverLength(f"its first question and answer have {first} tokens, of {max_length} allowed")
+        return self._encode(turns[: 2 * kept])
+
+    def _encode(self, turns: Sequence[Turn]) -> Tokens:
+        ids, labels = list(self._start), [IGNORE] * len(self._start)
         run: list[Piece] = []
-        for piece in [*render(self.template, turns, self.stop), Piece(token=True)]:
+        after: str | None = None  # the special token that the run follows; none at the start and behind a picture
+        images = 0
+        for piece in self._renderer.pieces(turns):
             if not (piece.token or piece.image):
                 run.append(piece)
                 continue
-            self._flush(run, ids, labels)
-            run = []
+            self._flush(run, after, piece.text if piece.token else None, ids, labels)
+            run, after = [], piece.text if piece.token else None
             if piece.image:
                 ids += [IMAGE] * self.image_tokens
                 labels += [IGNORE] * self.image_tokens
-            elif piece.text:
-                ids.append(token_id(self.tokenizer, piece.text))
+                images += 1
+            else:
+                ids.append(self._words.special[piece.text])
                 labels.append(ids[-1] if piece.supervised else IGNORE)
-        return Tokens(ids, labels)
+        self._flush(run, after, None, ids, labels)
+        return Tokens(ids, labels, images)
 
-    def _flush(self, run: list[Piece], ids: list[int], labels: list[int]) -> None:
+    def _flush(self, run: list[Piece], after: str | None, until: str | None, ids: list[int], labels: list[int]) -> None:
         """Tokenise adjoining words as one text; a token is supervised when it holds a supervised character."""
-        if not run:
-            return
-        text = "".join(p.text for p in run)
-        supervised = [flag for p in run for flag in [p.supervised] * len(p.text)]
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True)
-        for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        text, cut = self._words.trim("".join(p.text for p in run), after, until)
+        supervised = [p.supervised for p in run for _ in p.text][cut:]
+        for token, characters in self._words.encode(text, continues=after is not None):
             ids.append(token)
-            labels.append(token if any(supervised[start:end]) else IGNORE)
+            labels.append(token if any(supervised[characters.start : characters.stop]) else IGNORE)
+
+
+def _written_by_chat(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The added tokens in the source of the tokenizer's chat template, and its end token.
+
+    Raises:
+        SpecError: it has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise SpecError(f"the tokenizer has no chat template of its own{OTHER}")
+    source = tokenizer.get_chat_template()
+    added = (str(t) for t in tokenizer.added_tokens_decoder.values())
+    return [*(t for t in added if t.strip() and t in source), str(tokenizer.eos_token)]

@@ -53,11 +53,19 @@ class Answerer:
     picture_batch = 16
     """Pictures that go through the encoder at once; on a CPU its activations should fit the cache."""
 
-    def __init__(self, name: str, model: VisionLanguageModel, prompter: Prompter, vision: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: VisionLanguageModel,
+        prompter: Prompter,
+        vision: str,
+        aspect: Literal["square", "pad"] = "square",
+    ) -> None:
         self.name = name
         self.model = model.eval().requires_grad_(False)
         self.prompter = prompter
         self.encoder = catalog.vision(vision)
+        self.aspect = aspect
         self.stop_id = token_id(prompter.tokenizer, prompter.stop)
         # Benchmarks ask the same few questions about many pictures, and tokenising one costs as much as answering it.
         self._ids = lru_cache(maxsize=4096)(lambda turns: prompter.encode(turns).ids)
@@ -69,7 +77,7 @@ class Answerer:
         bundle = read_bundle(folder, cache or folder.parent / "cache")
         model, tokenizer = compose(bundle.parts, bundle.seed)
         prompter = Prompter(catalog.template(bundle.template), tokenizer, model.image_tokens)
-        return cls(bundle.name, model, prompter, bundle.parts["vision"].name)
+        return cls(bundle.name, model, prompter, bundle.parts["vision"].name, bundle.aspect)
 
     def answer(
         self,
@@ -122,7 +130,8 @@ class Answerer:
         out: dict[int, Tensor] = {}
         for start in range(0, len(distinct), self.picture_batch):
             chunk = distinct[start : start + self.picture_batch]
-            embeddings = self.model.image_embeddings(torch.stack([preprocess(i, self.encoder) for i in chunk]))
+            pixels = torch.stack([preprocess(i, self.encoder, self.aspect) for i in chunk])
+            embeddings = self.model.image_embeddings(pixels)
             out.update((id(image), e) for image, e in zip(chunk, embeddings, strict=True))
         return out
 

@@ -11,11 +11,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from remora import catalog
 from remora.errors import DataError
 from remora.files import publishing, verify
+from remora.model.hub import cached
 from remora.model.llm import pretrained_folder
 from remora.model.parts import PartRef
 
@@ -29,27 +30,38 @@ class Bundle:
     name: str
     parts: dict[str, PartRef]
     template: str
+    """The prompt template that questions are asked in, the last stage's."""
+    aspect: Literal["square", "pad"]
     seed: int
 
 
-def write_bundle(
-    folder: Path, name: str, parts: Mapping[str, PartRef], template: str, seed: int, about: Mapping[str, Any]
-) -> None:
+def write_bundle(folder: Path, bundle: Bundle, about: Mapping[str, Any]) -> None:
     """Publish a bundle. Parts with a folder below a stage run are copied, pretrained ones stay references.
 
     `about` is kept as it is, for people: the resolved spec and the stage runs it came from.
     """
     with publishing(folder) as tmp:
         said: dict[str, Any] = {}
-        for part, ref in parts.items():
+        for part, ref in bundle.parts.items():
             trained = ref.folder is not None and not (part == "llm" and _is_cached(ref))
-            said[part] = {"name": ref.name, "folder": part if trained else None}
+            adapters = [f"{part}-adapter-{i}" for i in range(len(ref.adapters))]
+            said[part] = {"name": ref.name, "folder": part if trained else None, "adapters": adapters}
             if trained:
                 assert ref.folder is not None
                 shutil.copytree(ref.folder, tmp / part)
+            for adapter, name_of in zip(ref.adapters, adapters, strict=True):
+                shutil.copytree(adapter, tmp / name_of)
         (tmp / FILE).write_text(
             json.dumps(
-                {"name": name, "parts": said, "template": template, "seed": seed, "about": dict(about)}, indent=1
+                {
+                    "name": bundle.name,
+                    "parts": said,
+                    "template": bundle.template,
+                    "aspect": bundle.aspect,
+                    "seed": bundle.seed,
+                    "about": dict(about),
+                },
+                indent=1,
             )
         )
 
@@ -57,6 +69,10 @@ def write_bundle(
 def _is_cached(ref: PartRef) -> bool:
     """Whether a language model's folder is the catalog's conversion and not the work of a stage run."""
     assert ref.folder is not None
+    entry = catalog.llm(ref.name)
+    if entry.loader == "transformers":
+        assert entry.hub  # the catalog entry holds this
+        return ref.folder == cached(entry.hub, entry.revision)
     return catalog.llm(ref.name).loader != "scratch" and ref.folder.name.startswith(f"{ref.name}-")
 
 
@@ -79,5 +95,5 @@ def read_bundle(folder: Path, cache: Path) -> Bundle:
         where = folder / ref["folder"] if ref["folder"] else None
         if where is None and part == "llm":
             where = pretrained_folder(ref["name"], catalog.llm(ref["name"]), cache / "llm")
-        parts[part] = PartRef(ref["name"], where)
-    return Bundle(said["name"], parts, said["template"], said["seed"])
+        parts[part] = PartRef(ref["name"], where, tuple(folder / a for a in ref["adapters"]))
+    return Bundle(said["name"], parts, said["template"], said["aspect"], said["seed"])

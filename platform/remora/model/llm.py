@@ -18,25 +18,31 @@ import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from remora.catalog import LLM
 from remora.errors import DataError
 from remora.files import disk_errors, is_published, publishing, verify
+from remora.model.hub import snapshot
 
 END, PAD = "</s>", "<pad>"
 
 
 def load_llm(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model (fp32, eval mode) and tokenizer from a Hugging Face folder."""
+    """Model (fp32, eval mode) and tokenizer from a Hugging Face folder, whatever precision its files have."""
+    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    # The loss and the answers call the head themselves, so a model that does more than one matrix there is refused.
+    for key, nothing in (("final_logit_softcapping", None), ("logit_scale", 1.0), ("logits_scaling", 1.0)):
+        if getattr(model.config, key, nothing) != nothing:
+            raise DataError(f"{folder}: its config has {key} {getattr(model.config, key)}, which is not supported yet")
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
@@ -66,24 +72,13 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def create_from_scratch(entry: LLM, texts: Iterable[str], seed: int, folder: Path) -> None:
-    """Publish a freshly initialised Llama and its tokenizer as `folder`; the same inputs give the same bytes."""
+    """Publish a freshly initialised model and its tokenizer as `folder`; the same inputs give the same bytes."""
     tokenizer = train_tokenizer(texts, entry.vocabulary)
-    config = LlamaConfig(
-        vocab_size=entry.vocabulary,
-        hidden_size=entry.hidden,
-        intermediate_size=entry.intermediate,
-        num_hidden_layers=entry.layers,
-        num_attention_heads=entry.heads,
-        num_key_value_heads=entry.kv_heads,
-        max_position_embeddings=entry.context,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = AutoConfig.for_model(**(entry.config | ids))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+        model = AutoModelForCausalLM.from_config(config)
     with publishing(folder) as tmp:
         model.save_pretrained(tmp)
         tokenizer.save_pretrained(tmp)
@@ -96,6 +91,7 @@ def convert_gguf(entry: LLM, folder: Path) -> None:
     serializable"), so the weights move into a model built from the same config without its quantization.
     """
     assert entry.package and entry.file  # the catalog entry holds this
+    disable_progress_bar()
     with publishing(folder) as tmp:
         gguf = _packaged_file(entry.package, entry.file, tmp)
         tokenizer = AutoTokenizer.from_pretrained(tmp, gguf_file=gguf.name)
@@ -128,9 +124,12 @@ def _packaged_file(package: str, member: str, folder: Path) -> Path:
 
 
 def pretrained_folder(name: str, entry: LLM, cache: Path) -> Path:
-    """The folder of a pretrained catalog entry below `cache`, made on first use and verified on every other."""
+    """The folder of a pretrained catalog entry: the hub's own, or a conversion below `cache`, made once, verified."""
     key = hashlib.sha256(entry.model_dump_json().encode()).hexdigest()[:12]
     folder = cache / f"{name}-{key}"
+    if entry.loader == "transformers":
+        assert entry.hub  # the catalog entry holds this
+        return snapshot(entry.hub, entry.revision, entry.gated)
     with disk_errors(cache):
         if is_published(folder):
             verify(folder)

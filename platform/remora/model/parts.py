@@ -10,42 +10,57 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from remora import catalog
+from remora.catalog import LLM, Connector, Vision
+from remora.catalog.fit import check_composition
 from remora.files import sha256_file
 from remora.model.connectors import build_connector, tokens_out
+from remora.model.hub import resolved_revision
 from remora.model.llm import load_llm
+from remora.model.lora import merge_adapter, save_adapter
+from remora.model.seeds import seed_for
 from remora.model.vision import build_tower, weights_file
 from remora.model.vlm import VisionLanguageModel
-from remora.spec import PARTS
+from remora.spec import PARTS, Lora
 
 WEIGHTS = "model.safetensors"
+NOT_THE_MODEL = {"stage", "source", "short", "licence", "templates", "gated"}
+"""Fields of an entry that change nothing of the weights."""
 
 
 @dataclass(frozen=True)
 class PartRef:
-    """A part: its catalog name, and the folder that holds its weights if they are not the catalog's."""
+    """A part: its catalog name, the folder that holds its weights if they are not the catalog's, and its adapters."""
 
     name: str
     folder: Path | None = None
+    adapters: tuple[Path, ...] = ()
+    """LoRA folders, merged into the weights one after the other."""
 
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "folder": self.folder and str(self.folder), "adapters": [*map(str, self.adapters)]}
 
-def seed_for(seed: int, purpose: str) -> int:
-    """A 63-bit seed for one purpose, so that no two random streams of a run are the same."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8]) >> 1
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> PartRef:
+        folder = Path(said["folder"]) if said["folder"] else None
+        return cls(said["name"], folder, tuple(Path(p) for p in said["adapters"]))
 
 
 def source_digest(part: str, name: str) -> str:
     """Digest of what a pristine part is made from: its weight file, or the facts it is built by."""
-    if part == "vision":
+    if part == "vision" and catalog.vision(name).package:
         return sha256_file(Path(weights_file(catalog.vision(name))))
-    entry = catalog.llm(name) if part == "llm" else catalog.connector(name)
-    facts = entry.model_dump(mode="json", exclude={"stage", "source", "short", "licence"})
+    entry = {"vision": catalog.vision, "connector": catalog.connector, "llm": catalog.llm}[part](name)
+    facts = entry.model_dump(mode="json", exclude=NOT_THE_MODEL, exclude_none=True)
+    if hub := facts.get("hub"):
+        facts["revision"] = resolved_revision(hub, facts.get("revision"))
     return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()
 
 
@@ -56,6 +71,7 @@ def compose(
     llm_ref = parts["llm"]
     assert llm_ref.folder is not None, "the llm part is a folder by the time a model is built"
     llm, tokenizer = load_llm(llm_ref.folder)
+    _merge(llm, llm_ref)
     vision = connector = None
     image_size = image_tokens = 0
     if "vision" in present:
@@ -67,13 +83,31 @@ def compose(
             entry = catalog.connector(parts["connector"].name)
             connector = build_connector(entry, encoder.width, llm.config.hidden_size)
         _load(connector, parts["connector"])
-        image_size, image_tokens = encoder.image_size, tokens_out(entry, encoder.tokens)
+        image_size, image_tokens = encoder.input_size, tokens_out(entry, encoder.tokens)
     return VisionLanguageModel(llm, vision, connector, image_size, image_tokens), tokenizer
+
+
+def sketch(vision: Vision, connector: Connector, llm: LLM) -> VisionLanguageModel:
+    """The model without weights, on torch's meta device: it takes no memory, and what would train can be counted."""
+    with torch.device("meta"):
+        return VisionLanguageModel(
+            AutoModelForCausalLM.from_config(AutoConfig.for_model(**llm.config)),
+            build_tower(vision, pretrained=False),
+            build_connector(connector, vision.width, llm.hidden),
+            vision.input_size,
+            check_composition(vision, connector, llm),
+        )
 
 
 def _load(module: nn.Module, ref: PartRef) -> None:
     if ref.folder is not None:
         module.load_state_dict(load_file(ref.folder / WEIGHTS))
+    _merge(module, ref)
+
+
+def _merge(module: nn.Module, ref: PartRef) -> None:
+    for adapter in ref.adapters:
+        merge_adapter(module, adapter)
 
 
 def save_part(
@@ -82,12 +116,18 @@ def save_part(
     state: Mapping[str, torch.Tensor],
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
+    lora: Lora | None = None,
 ) -> None:
-    """Write one part: `state` holds its full weights by the part's own names (gathered, also under ZeRO 3)."""
+    """Write one part: `state` holds its weights by the part's own names (gathered, also under ZeRO 3).
+
+    With `lora`, `state` is the adapter's tensors, and only they are written.
+    """
     folder.mkdir(parents=True)
     module = model.part(part)
     assert module is not None
-    if part == "llm":
+    if lora:
+        save_adapter(state, lora, folder)
+    elif part == "llm":
         module.save_pretrained(folder, state_dict=dict(state))  # type: ignore[operator]
         tokenizer.save_pretrained(folder)
     else:

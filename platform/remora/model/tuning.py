@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from remora.errors import SpecError
-from remora.model.vision import Tower
+from remora.model.dropout import key_dropouts
+from remora.model.lora import add_adapter
+from remora.model.seeds import seed_for
+from remora.model.vision import Tower, Unread
 from remora.model.vlm import VisionLanguageModel
 from remora.spec import PARTS, PartTuning, Stage, Tuning
 
@@ -24,11 +27,17 @@ class TuningRow:
 
 
 def blocks_of(part: str, module: nn.Module) -> tuple[nn.ModuleList, list[nn.Module]]:
-    """The ordered blocks of a part, and the modules behind them that train with the last one."""
+    """The ordered blocks of a part, and the modules behind them that train with the last one.
+
+    Language models of transformers call their blocks `layers`; what else of the backbone has weights, apart from the
+    embeddings, comes after them (`norm`, `final_layernorm`, `final_layer_norm`). The head is not of the backbone.
+    """
     if isinstance(module, Tower):
         return module.blocks, module.tail
     backbone = module.base_model
-    return backbone.layers, [backbone.norm]  # type: ignore[union-attr,return-value,list-item]
+    blocks, embeddings = backbone.layers, module.get_input_embeddings()  # type: ignore[operator,union-attr]
+    others = [m for m in backbone.children() if m is not blocks and m is not embeddings]  # type: ignore[union-attr]
+    return blocks, [m for m in others if any(True for _ in m.parameters())]  # type: ignore[return-value]
 
 
 def _trained_modules(part: str, module: nn.Module, tuning: PartTuning) -> list[nn.Module]:
@@ -37,19 +46,23 @@ def _trained_modules(part: str, module: nn.Module, tuning: PartTuning) -> list[n
     blocks, tail = blocks_of(part, module)
     assert tuning.blocks is not None
     first = tuning.blocks if tuning.mode == "from" else len(blocks) - tuning.blocks
-    if not 0 <= first < len(blocks):
+    read = sum(not isinstance(b, Unread) for b in blocks)
+    if not 0 <= first < read:
+        behind = "" if read == len(blocks) else f", of which those after {read - 1} are not read"
         raise SpecError(
             f"tune.{part}: {{{tuning.mode}: {tuning.blocks}}} leaves nothing to train or asks for too much; "
-            f"{part} has blocks 0 to {len(blocks) - 1}"
+            f"{part} has blocks 0 to {len(blocks) - 1}{behind}"
         )
     return [*blocks[first:], *tail]
 
 
-def freeze_and_train(model: VisionLanguageModel, tuning: Tuning) -> None:
+def freeze_and_train(model: VisionLanguageModel, tuning: Tuning, seed: int = 0) -> None:
     """Set `requires_grad` and the mode of every part. Frozen parts hold no gradients and stay in eval mode.
 
+    `seed` initialises adapters; each part draws from a stream of its own.
+
     Raises:
-        SpecError: a part has fewer blocks than the tuning asks for.
+        SpecError: a part has fewer blocks than the tuning asks for, or an adapter's target is not there.
     """
     for part in PARTS:
         module = model.part(part)
@@ -57,9 +70,15 @@ def freeze_and_train(model: VisionLanguageModel, tuning: Tuning) -> None:
             continue
         module.requires_grad_(False)
         module.train(tuning[part].trains)
-        if tuning[part].trains:
+        if tuning[part].mode == "lora":
+            adapter = tuning[part].lora
+            assert adapter is not None
+            add_adapter(part, module, adapter, seed_for(seed, f"lora/{part}"))
+        elif tuning[part].trains:
             for trained in _trained_modules(part, module, tuning[part]):
                 trained.requires_grad_(True)
+        if tuning[part].trains:
+            model.dropouts[part] = key_dropouts(module, first_layer=100_000 * PARTS.index(part))
 
 
 def tuning_table(model: VisionLanguageModel, stage: Stage) -> list[TuningRow]:
@@ -72,6 +91,8 @@ def tuning_table(model: VisionLanguageModel, stage: Stage) -> list[TuningRow]:
         sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in module.parameters()]
         tuning = stage.tune[part]
         mode = tuning.mode if tuning.blocks is None else f"{tuning.mode} {tuning.blocks}"
+        if tuning.lora:
+            mode = f"lora r={tuning.lora.r}" + (f" on {tuning.lora.bits} bits" if tuning.lora.bits else "")
         trained = sum(n for n, trains in sizes if trains)
         rows.append(TuningRow(part, mode, sum(n for n, _ in sizes), trained, stage.lr_of(part) if trained else None))
     return rows

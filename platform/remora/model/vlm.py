@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from remora.model.dropout import KeyedDropout
 from remora.model.vision import Tower
 
 IMAGE = -200
@@ -22,13 +23,16 @@ class Batch:
     """Samples padded on the right (training) or on the left (answering).
 
     ids [B, T] with IMAGE where a picture's tokens go; mask [B, T], 1 where a token is; labels [B, T], the token itself
-    where it is supervised and IGNORE elsewhere; pixels [I, 3, H, W], all pictures in reading order.
+    where it is supervised and IGNORE elsewhere; pixels [I, 3, H, W], all pictures in reading order; keys [B] and
+    image_keys [I], numbers that dropout masks follow from: one a sample, one a picture.
     """
 
     ids: Tensor
     mask: Tensor
     labels: Tensor
     pixels: Tensor
+    keys: Tensor
+    image_keys: Tensor
 
     @property
     def supervised(self) -> int:
@@ -59,6 +63,8 @@ class VisionLanguageModel(nn.Module):
         self.llm = llm
         self.image_size = image_size
         self.image_tokens = image_tokens
+        self.dropouts: dict[str, list[KeyedDropout]] = {}
+        """Part -> the dropouts in it that act; set by `freeze_and_train`."""
 
     def part(self, name: str) -> nn.Module | None:
         return cast("nn.Module | None", getattr(self, name))
@@ -93,6 +99,9 @@ class VisionLanguageModel(nn.Module):
 
         Logits are made for supervised positions only; image, prompt and padding tokens never reach the vocabulary.
         """
+        for part, dropouts in self.dropouts.items():
+            for dropout in dropouts:
+                dropout.keys = batch.keys if part == "llm" else batch.image_keys
         embeddings = self.embed(batch.ids, batch.pixels)
         backbone = self.llm.base_model
         hidden = backbone(inputs_embeds=embeddings, attention_mask=batch.mask, use_cache=False).last_hidden_state  # type: ignore[operator]

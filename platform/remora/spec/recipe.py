@@ -11,17 +11,35 @@ from remora.spec.base import Spec
 PARTS = ("vision", "connector", "llm")
 
 
+class Lora(Spec):
+    """Low-rank adapters on a part's linear layers (arXiv 2106.09685); the part's own weights stay frozen."""
+
+    r: int = Field(128, ge=1)
+    alpha: float = Field(256, gt=0)
+    """The adapter's output is scaled by alpha / r."""
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: tuple[str, ...] = ()
+    """Last components of the names of the linear layers that get an adapter; all linear layers but the head if none."""
+    bits: Literal[4, 8] | None = None
+    """Hold the frozen weights in 4 (NF4) or 8 bits; needs bitsandbytes: pip install 'remora[quantized]'."""
+
+
+MODES = ("last", "from", "lora")
+"""What a tuning may be written by, as a mapping of one key."""
+
+
 class PartTuning(Spec):
     """What one part does in a stage.
 
-    Written as a word (`frozen`, `full`, `absent`), as `{last: 6}`, `{from: 12}`, or in full
+    Written as a word (`frozen`, `full`, `lora`, `absent`), as `{last: 6}`, `{from: 12}`, `{lora: {r: 64}}`, or in full
     (`{mode: full, lr: 1e-4}`).
     """
 
-    mode: Literal["absent", "frozen", "full", "last", "from"]
+    mode: Literal["absent", "frozen", "full", "last", "from", "lora"]
     """absent: the part is not built (a text-only stage); last/from: only the last n blocks, or blocks from n on."""
     blocks: int | None = Field(None, ge=0)
     """The n of last and from."""
+    lora: Lora | None = None
     lr: float | None = Field(None, gt=0)
     """Peak learning rate; the stage's if not given."""
     weight_decay: float | None = Field(None, ge=0)
@@ -31,28 +49,36 @@ class PartTuning(Spec):
     @classmethod
     def _shorthand(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return {"mode": value}
-        if isinstance(value, dict):
-            value = dict(value)
-            given = [k for k in ("last", "from", "mode", "blocks") if k in value]
-            if len(given) > 1 and given != ["mode", "blocks"]:
-                raise ValueError(f"{' and '.join(given)} exclude each other; write a word, {{last: n}} or {{from: n}}")
-            for mode in ("last", "from"):
-                if mode in value:
-                    value |= {"mode": mode, "blocks": value.pop(mode)}
+            value = {"mode": value}
+        if not isinstance(value, dict):
+            return value
+        value = dict(value)
+        written = [k for k in ("last", "from", "mode", "blocks") if k in value]
+        written += ["lora"] if value.get("lora") is not None and "mode" not in value else []
+        if len(written) > 1 and written != ["mode", "blocks"]:
+            raise ValueError(f"{' and '.join(written)} exclude each other; write a word, {{last: n}} or {{from: n}}")
+        for mode in ("last", "from"):
+            if mode in value:
+                value |= {"mode": mode, "blocks": value.pop(mode)}
+        if value.get("lora") is not None:
+            value = {"mode": "lora"} | value
+        elif value.get("mode") == "lora":
+            value["lora"] = {}
         return value
 
     @model_validator(mode="after")
-    def _blocks_belong(self) -> Self:
+    def _settings_belong(self) -> Self:
         if (self.blocks is not None) != (self.mode in ("last", "from")):
             raise ValueError(
                 f"mode {self.mode!r} and blocks {self.blocks!r} do not fit; write {{last: n}} or {{from: n}}"
             )
+        if (self.lora is not None) != (self.mode == "lora"):
+            raise ValueError(f"mode {self.mode!r} and lora do not fit; write {{lora: {{r: 128, alpha: 256}}}}")
         return self
 
     @property
     def trains(self) -> bool:
-        return self.mode in ("full", "last", "from")
+        return self.mode in ("full", *MODES)
 
 
 class Tuning(Spec):
@@ -68,7 +94,7 @@ class Tuning(Spec):
             raise ValueError("the llm cannot be absent: it gives the loss")
         if (self.vision.mode == "absent") != (self.connector.mode == "absent"):
             raise ValueError("vision and connector are absent together or not at all")
-        if self.connector.mode in ("last", "from"):
+        if self.connector.mode in MODES:
             raise ValueError("a connector trains whole (full) or not at all (frozen)")
         if not self.trained:
             raise ValueError("nothing trains; set at least one part to full, {last: n} or {from: n}")
@@ -123,8 +149,12 @@ class Stage(Spec):
     epochs: float | None = Field(None, gt=0)
     steps: int | None = Field(None, ge=1)
     """Either epochs or steps."""
+    aspect: Literal["square", "pad"] = "square"
+    """How pictures become square: `square` as the encoder's own preprocessing does it, `pad` with its mean colour."""
     max_length: int = Field(2048, ge=8)
     """Tokens a sample may have, image tokens included."""
+    over_length: Literal["cut", "fail"] = "cut"
+    """A longer conversation: `cut` at a turn's end, so that whole answers remain, or dropped by name if none fits."""
     lr: float = Field(gt=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(0.03, ge=0, lt=1)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from remora import catalog
+from remora.catalog import LLM
+from remora.catalog.fit import check_composition
 from remora.data.mixture import fingerprint
 from remora.errors import SpecError, nearest
 from remora.files import digest
@@ -118,12 +120,14 @@ def path(variant: Variant, data: Path) -> tuple[StageRun, ...]:
         DataError: a dataset or picture that is missing or unreadable.
     """
     names = {part: getattr(variant, part) for part in PARTS}
-    catalog.vision(names["vision"])
-    catalog.connector(names["connector"])
+    model = catalog.llm(names["llm"])
+    check_composition(catalog.vision(names["vision"]), catalog.connector(names["connector"]), model)
     for name in variant.benchmarks:
         catalog.benchmark(name)
     run: StageRun | None = None
     for stage in resolve_stages(variant):
+        _check_template(stage, names["llm"], model)
+        _check_trains(stage, variant)
         present = stage.tune.present
         identity = {
             "numerics": NUMERICS,
@@ -137,6 +141,36 @@ def path(variant: Variant, data: Path) -> tuple[StageRun, ...]:
         run = StageRun(digest(identity), stage, run, tuple((p, names[p]) for p in present), variant.seed)
     assert run is not None
     return run.lineage
+
+
+def _check_trains(stage: Stage, variant: Variant) -> None:
+    connector = catalog.connector(variant.connector)
+    if connector.kind == "identity" and stage.tune.trained == ("connector",):
+        raise SpecError(
+            f"stage {stage.name!r} trains the connector alone, and {variant.connector!r} has no weights; take a recipe "
+            "without that stage, or train another part in it (overrides)"
+        )
+    for part, blocks, read in (
+        ("vision", (v := catalog.vision(variant.vision)).blocks, v.blocks + v.layer + 1),
+        ("llm", (m := catalog.llm(variant.llm)).layers, m.layers),
+    ):
+        tuning = stage.tune[part]
+        if tuning.blocks is not None:
+            first = tuning.blocks if tuning.mode == "from" else blocks - tuning.blocks
+            if not 0 <= first < read:
+                raise SpecError(
+                    f"stage {stage.name!r}: tune.{part} {{{tuning.mode}: {tuning.blocks}}} leaves nothing to train or "
+                    f"asks for too much; it has blocks 0 to {blocks - 1}, of which 0 to {read - 1} are read"
+                )
+
+
+def _check_template(stage: Stage, name: str, model: LLM) -> None:
+    # A template of words alone fits every model; one with special tokens fits those that were trained with them.
+    if catalog.template(stage.template).tokens and model.templates and stage.template not in model.templates:
+        raise SpecError(
+            f"stage {stage.name!r}: template {stage.template!r} does not fit llm {name!r}, "
+            f"which takes {', '.join(model.templates)}; set overrides: {{{stage.name}: {{template: …}}}}"
+        )
 
 
 def union(paths: Iterable[Sequence[StageRun]]) -> dict[str, StageRun]:

@@ -18,6 +18,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from remora.data.prompt import rendered_words
 from remora.errors import StoreError, TornArtifact
 from remora.files import disk_errors, is_published, publishing, verify, write_atomic, write_json
 from remora.model.llm import create_from_scratch, pretrained_folder
-from remora.model.parts import PartRef, seed_for
+from remora.model.parts import PartRef
+from remora.model.seeds import seed_for
 from remora.spec import Cluster
 from remora.stages.graph import StageRun
 from remora.training.journal import JOURNAL
@@ -114,10 +116,13 @@ class Store:
         refs: dict[str, PartRef] = {}
         for run in lineage:
             for part, name in run.parts:
-                if run.stage.tune[part].trains:
-                    refs[part] = PartRef(name, self.folder(run) / PARTS_FOLDER / part)
+                tuning, made = run.stage.tune[part], self.folder(run) / PARTS_FOLDER / part
+                if tuning.trains and not tuning.lora:
+                    refs[part] = PartRef(name, made)
                 elif part not in refs:
                     refs[part] = PartRef(name, self._pristine(part, name))
+                if tuning.lora:
+                    refs[part] = replace(refs[part], adapters=(*refs[part].adapters, made))
         return refs
 
     def _pristine(self, part: str, name: str) -> Path | None:

@@ -33,7 +33,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def drop_steps_from(path: Path, step: int) -> None:
-    """Forget step events from `step` on: the run resumes there and will write them again."""
+    """Forget what happened in steps from `step` on: the run resumes there and will write it again."""
     if path.exists():
-        kept = [e for e in read(path) if not (e["event"] == "step" and e["step"] >= step)]
+        kept = [e for e in read(path) if e.get("step", -1) < step]
         write_atomic(path, "".join(json.dumps(e) + "\n" for e in kept))

@@ -25,9 +25,10 @@ import torch.distributed as dist
 from remora import catalog
 from remora.data.mixture import StageData
 from remora.data.prompt import Prompter
-from remora.errors import TrainingError
+from remora.errors import SpecError, TrainingError
 from remora.files import disk_errors
-from remora.model.parts import PartRef, compose, save_part, seed_for
+from remora.model.parts import PartRef, compose, save_part
+from remora.model.seeds import seed_for
 from remora.model.tuning import freeze_and_train, parameter_groups, tuning_table
 from remora.spec import Cluster, Stage
 from remora.training import checkpoint, journal
@@ -56,7 +57,7 @@ class StageJob:
         return json.dumps(
             {
                 "stage": self.stage.model_dump(mode="json"),
-                "parts": {k: [p.name, p.folder and str(p.folder)] for k, p in self.parts.items()},
+                "parts": {k: p.to_json() for k, p in self.parts.items()},
                 "folder": str(self.folder),
                 "data": str(self.data),
                 "seed": self.seed,
@@ -69,7 +70,7 @@ class StageJob:
         raw = json.loads(text)
         return cls(
             stage=Stage.model_validate(raw["stage"]),
-            parts={k: PartRef(name, Path(f) if f else None) for k, (name, f) in raw["parts"].items()},
+            parts={k: PartRef.from_json(said) for k, said in raw["parts"].items()},
             folder=Path(raw["folder"]),
             data=Path(raw["data"]),
             seed=raw["seed"],
@@ -103,9 +104,12 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
     lead = rank == 0
     log_path = job.folder / journal.JOURNAL
 
+    if cluster.zero == 3 and any(t.lora and t.lora.bits for t in (stage.tune[p] for p in stage.tune.present)):
+        raise SpecError("ZeRO 3 cannot split weights of 4 or 8 bits; set cluster.zero to 2, or leave lora's bits out")
+
     # The model as the stages before left it, and what of it trains now.
     model, tokenizer = compose(job.parts, job.seed, stage.tune.present)
-    freeze_and_train(model, stage.tune)
+    freeze_and_train(model, stage.tune, job.seed)
     table = tuning_table(model, stage)
 
     # Data is a function of the step: there is nothing to restore but the step itself.
@@ -136,6 +140,7 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
             workers=world,
             table=[dataclasses.asdict(row) for row in table],
         )
+    dropped: dict[str, str] = {}
     peaks = {str(g["part"]): g["lr"] for g in engine.optimizer.param_groups}
     loss = math.nan
 
@@ -144,9 +149,19 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
         batches = list(data.micro_batches(step, rank, world, micro, accumulation))
 
         # The loss is a mean over the supervised tokens of the global batch, whoever holds them.
-        (tokens,) = engine.sum(sum(b.supervised for b in batches))
+        new = {s: reason for s, reason in data.dropped.items() if s not in dropped}
+        tokens, dropped_now = engine.sum(sum(b.supervised for b in batches), len(new))
+        if dropped_now:  # a sample that teaches nothing keeps its row, and is named
+            dropped |= new
+            for sample, reason in engine.gather(new).items():
+                log.warning("sample %s is dropped: %s", sample, reason)
+                if lead:
+                    journal.append(log_path, "dropped", step=step, sample=sample, reason=reason)
         if not tokens:
-            raise TrainingError(f"{_samples(data, step)}: no supervised token in the whole batch; check the template")
+            raise TrainingError(
+                f"{_samples(data, step)}: no supervised token in the whole batch; "
+                "check the template, and the journal for samples that were dropped"
+            )
         total = 0.0
         for i, batch in enumerate(batches):
             total += engine.backward(batch, tokens)
@@ -173,6 +188,7 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
                 lr={part: peak * factor for part, peak in peaks.items()},
                 samples=len(data.positions(step)),
                 tokens=tokens,
+                dropped=dropped_now,
                 samples_per_second=len(data.positions(step)) / seconds,
                 tokens_per_second=padded / seconds,
             )
@@ -193,9 +209,10 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
     for part in stage.tune.trained:
         module = model.part(part)
         assert module is not None
-        state = engine.weights(module)
+        lora = stage.tune[part].lora
+        state = engine.weights(module, trained_only=lora is not None)
         if lead:
-            save_part(part, model, state, tokenizer, job.folder / PARTS_FOLDER / part)
+            save_part(part, model, state, tokenizer, job.folder / PARTS_FOLDER / part, lora)
     if lead:
         journal.append(log_path, "trained", steps=data.steps, loss=loss)
     engine.close()

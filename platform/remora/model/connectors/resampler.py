@@ -1,4 +1,4 @@
-"""Connectors: vision tokens [B, N, width] in, language-model embeddings [B, M, hidden] out."""
+"""The perceiver resampler: learnt latents that read the vision tokens, whatever their number."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from remora.catalog import Connector
-
-
-def mlp(width: int, hidden: int, depth: int) -> nn.Sequential:
-    """`depth` linear layers with GELU between them; M = N. Source: LLaVA-1.5's mlp2x_gelu (depth 2)."""
-    layers: list[nn.Module] = [nn.Linear(width, hidden)]
-    for _ in range(depth - 1):
-        layers += [nn.GELU(), nn.Linear(hidden, hidden)]
-    return nn.Sequential(*layers)
 
 
 class PerceiverLayer(nn.Module):
@@ -53,7 +43,12 @@ class Resampler(nn.Module):
     """`queries` learnt latents read the vision tokens; M = queries.
 
     Source: Flamingo's perceiver resampler (arXiv 2204.14198, appendix A.1.1). The vision tokens are first mapped to
-    the language model's width, as TinyLLaVA Factory does.
+    the language model's width, as TinyLLaVA Factory does (connector/resampler.py).
+    Initialisation: latents normal(0, 1), as Factory's; layers by torch's default, where a rule for Factory's whole
+    model says normal(0, 0.02).
+    Names: after Factory's `connector._connector.`, `linear` -> `project`; in `layers.i`, `0.norm_media`, `0.to_q`,
+    `0.to_kv`, `0.to_out`, `0.norm_latents` -> `norm_tokens`, `query`, `key_value`, `out`, `norm_latents`, and `1` ->
+    `feed_forward`; `latents` and `norm` are the same.
     """
 
     def __init__(self, width: int, hidden: int, queries: int, depth: int, heads: int, head_width: int) -> None:
@@ -69,16 +64,3 @@ class Resampler(nn.Module):
         for layer in self.layers:
             latents = layer(latents, tokens)
         return cast(Tensor, self.norm(latents))
-
-
-def build_connector(entry: Connector, width: int, hidden: int) -> nn.Module:
-    """The connector of a catalog entry, from `width` channels to `hidden`, with torch's default initialisation."""
-    if entry.kind == "mlp":
-        return mlp(width, hidden, entry.depth)
-    assert entry.queries and entry.heads and entry.head_width  # the catalog entry holds this
-    return Resampler(width, hidden, entry.queries, entry.depth, entry.heads, entry.head_width)
-
-
-def tokens_out(entry: Connector, tokens_in: int) -> int:
-    """How many embeddings the connector makes of a picture's tokens."""
-    return tokens_in if entry.queries is None else entry.queries

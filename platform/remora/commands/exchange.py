@@ -1,0 +1,57 @@
+"""`remora export`, `remora import`, `remora average`: models out, models in, and one of several."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from rich.console import Console
+from transformers.utils import logging
+
+from remora.errors import DataError
+from remora.inference.averaging import average_bundles
+from remora.inference.exporting import export_bundle
+from remora.inference.importing import import_checkpoint
+
+
+def _quiet() -> None:
+    """transformers' bars and tables say in many lines what our errors say in one."""
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write the model of a bundle to a folder, in the stock llava layout if it has one."""
+    _quiet()
+    made = export_bundle(args.bundle, args.out, args.runs / "cache")
+    if made.layout == "llava":
+        said = "the stock llava layout; transformers' LlavaForConditionalGeneration and vLLM load it as it is"
+    else:
+        said = f"Remora's own layout with every part in it, and not the stock one: {made.reason}"
+    Console(soft_wrap=True).print(f"{args.out}: {said}", markup=False, highlight=False)
+
+
+def import_(args: argparse.Namespace) -> None:
+    """Write a bundle from a downloaded checkpoint; an entry that the catalog lacks is printed, ready to paste."""
+    _quiet()
+    try:
+        made = import_checkpoint(args.folder, args.out, vision=args.vision, llm=args.llm, template=args.template)
+    except DataError as e:
+        for entry in getattr(e, "__notes__", ()):
+            sys.stdout.write(entry)
+        raise
+    lines = [f"{args.out}: a bundle from a {made.layout} checkpoint, template {made.template}"]
+    lines += [f"  {part}: {name}" for part, name in made.parts.items()]
+    if made.aspect == "pad":
+        lines.append("  its pictures were padded to squares in training (aspect pad)")
+    if made.tower_at_hub:
+        lines.append(f"  the checkpoint leaves its tower at the hub: {made.parts['vision']} is read from there")
+    Console(soft_wrap=True).print("\n".join(lines), markup=False, highlight=False)
+
+
+def average(args: argparse.Namespace) -> None:
+    """Write the weighted average of bundles."""
+    _quiet()
+    average_bundles(args.bundles, args.weights, args.out, args.runs / "cache")
+    shares = " + ".join(f"{w:g} x {b.name}" for w, b in zip(args.weights, args.bundles, strict=True))
+    Console(soft_wrap=True).print(f"{args.out}: {shares}", markup=False, highlight=False)

@@ -1,0 +1,98 @@
+"""From turns to the pieces of a prompt, by the marks of a catalog template."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from remora.catalog import Template
+from remora.data.conversation import Turn
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a rendered conversation: words, one special token (`token`), or one picture."""
+
+    text: str = ""
+    token: bool = False
+    image: bool = False
+    supervised: bool = False
+
+
+def pattern_of(specials: Iterable[str]) -> re.Pattern[str]:
+    """Finds a special token in template text, the longest where several begin."""
+    return re.compile("|".join(re.escape(s) for s in sorted(specials, key=len, reverse=True)))
+
+
+@lru_cache(maxsize=4096)
+def split_tokens(text: str, specials: re.Pattern[str], supervised: bool = False) -> tuple[Piece, ...]:
+    """Cut template text (never a turn's words) at the special tokens it writes."""
+    pieces, at = [], 0
+    for found in specials.finditer(text):
+        pieces += [Piece(text[at : found.start()], supervised=supervised), Piece(found[0], True, supervised=supervised)]
+        at = found.end()
+    pieces.append(Piece(text[at:], supervised=supervised))
+    return tuple(p for p in pieces if p.text)
+
+
+def content(turn: Turn, suffix: str, specials: re.Pattern[str]) -> list[Piece]:
+    """A user's turn: its pictures, each with its suffix, then its words.
+
+    Without words the last suffix loses its spaces: LLaVA strips a message after it has put the picture in.
+    """
+    pieces: list[Piece] = []
+    for number in range(turn.images):
+        last = number == turn.images - 1 and not turn.text
+        pieces += [Piece(image=True), *split_tokens(suffix.rstrip() if last else suffix, specials)]
+    return [*pieces, Piece(turn.text)]
+
+
+def answer(head: str, lead: str, text: str, ending: str, stop: str, specials: re.Pattern[str]) -> list[Piece]:
+    """An assistant's turn. What the model writes is supervised: `lead`, its words, and `ending` as far as the stop.
+
+    An ending without the stop (`plain` has none) is the model's altogether.
+    """
+    before, end, after = ending.partition(stop)
+    return [
+        *split_tokens(head, specials),
+        *split_tokens(lead, specials, True),
+        Piece(text, supervised=True),
+        *split_tokens(before + end, specials, True),
+        *split_tokens(after, specials),
+    ]
+
+
+class Marks:
+    """A template of the catalog, with a tokenizer's `bos` and the token that ends an answer."""
+
+    def __init__(self, template: Template, stop: str, bos: str, specials: Iterable[str]) -> None:
+        self.template = template
+        self.stop = stop
+        self.specials = pattern_of(specials)
+        fill = {"{bos}": bos, "{eos}": stop}
+        self.system, self.user, self.assistant, self.opening = (
+            re.sub(r"\{bos\}|\{eos\}", lambda m: fill[m[0]], text)
+            for text in (template.system, template.user, template.assistant, template.opening or template.user)
+        )
+
+    def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
+        """The conversation; it ends where the next answer starts if the last turn is the user's."""
+        header, _, ending = self.assistant.partition("{text}")
+        # Most tokenizers put the space before an answer into its first token, so that space is the model's to write.
+        head = header.rstrip(" ")
+        lead = header[len(head) :]
+        out = [*split_tokens(self.system, self.specials)]
+        for number, turn in enumerate(turns):
+            if turn.role == "assistant":
+                out += answer(head, lead, turn.text, ending, self.stop, self.specials)
+                continue
+            before, after = (self.user if number else self.opening).split("{image}", 1)
+            between, words, rest = after.partition("{text}")  # `plain` has no {text}: the caption's prompt is unused
+            said = content(turn, self.template.image_suffix, self.specials)
+            out += [*split_tokens(before, self.specials), *said[:-1], *split_tokens(between, self.specials)]
+            out += [said[-1], *split_tokens(rest, self.specials)] if words else []
+        if turns and turns[-1].role == "user":
+            out += split_tokens(head, self.specials)
+        return out

@@ -1,0 +1,92 @@
+"""Words to ids: as the tokenizer gives them inside a longer text, but never a special token.
+
+The backend is copied once and changed in three ways. Special tokens, and those that the template writes, are spelt out
+when a text contains them. The post-processor is gone: it adds the BOS, and GPT-2's trims spaces off the spans. And one
+more token, the fence, can be put before a text, so that the tokenizer treats it as the middle of a longer one: Llama's
+puts a space before a text's first word, and only there.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerBase
+
+from remora.errors import SpecError
+
+FENCE = "\ue000fence\ue001"
+"""In no vocabulary; private-use characters. Where a text spells it out, it is left out."""
+
+
+class WordTokenizer:
+    """Plain words of one tokenizer.
+
+    Args:
+        written: special tokens that a prompt writes, whether or not the tokenizer calls them special.
+
+    Raises:
+        SpecError: the tokenizer has no backend of the `tokenizers` library, lacks a token of `written`, or spells a
+            special token's id out of plain text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, written: Iterable[str]) -> None:
+        original = getattr(tokenizer, "backend_tokenizer", None)
+        if original is None:
+            raise SpecError(
+                f"{type(tokenizer).__name__} is written in Python and gives no character spans; "
+                "convert it to a tokenizer.json (transformers: AutoTokenizer with use_fast) and use that folder"
+            )
+        written = tuple(written)
+        for token in written:
+            if original.token_to_id(token) is None:
+                raise SpecError(
+                    f"the template writes {token!r}, which the tokenizer does not have; "
+                    "choose another: remora catalog templates"
+                )
+        added = {t.content: t for t in original.get_added_tokens_decoder().values()}
+        # Special is what either the library or transformers calls so, and whatever the prompt writes.
+        called = {
+            *written,
+            *(str(t) for t in tokenizer.all_special_tokens),
+            *(c for c, t in added.items() if t.special),
+        }
+        ids = {token: original.token_to_id(token) for token in called}
+        self.special: dict[str, int] = {token: id for token, id in ids.items() if id is not None}
+        self._strips_left = {t for t in self.special if t in added and added[t].lstrip}
+        self._strips_right = {t for t in self.special if t in added and added[t].rstrip}
+        self._words = copy.deepcopy(original)
+        self._words.no_truncation()
+        self._words.no_padding()
+        self._words.post_processor = None
+        self._words.add_special_tokens([AddedToken(t, normalized=False) for t in self.special])
+        self._words.add_tokens([AddedToken(FENCE, normalized=False, special=False)])
+        self._words.encode_special_tokens = True
+        self._fence = self._words.token_to_id(FENCE)
+        # An unknown character may become the unknown token, unless that is also one that the prompt writes.
+        forbidden = {id for token, id in self.special.items() if token != tokenizer.unk_token or token in written}
+        for token in self.special:
+            if any(id in forbidden for id, _ in self.encode(token)):
+                raise SpecError(
+                    f"the tokenizer makes the special token {token!r} out of plain text, so any text could forge it; "
+                    "choose another language model: remora catalog llm"
+                )
+
+    def trim(self, text: str, after: str | None, until: str | None) -> tuple[str, int]:
+        """(text without the spaces that its neighbours swallow, as Phi-3's role tokens do; how many at its start)."""
+        if until in self._strips_left:
+            text = text.rstrip()
+        kept = text.lstrip() if after in self._strips_right else text
+        return kept, len(text) - len(kept)
+
+    def encode(self, text: str, continues: bool = False) -> Iterator[tuple[int, range]]:
+        """(id, characters of `text` that it stands for) of every token. `continues`: more text stood before it.
+
+        The space that Llama's puts first stands for the character behind it, and a byte for its whole character.
+        """
+        start = len(FENCE) if continues else 0
+        encoded = self._words.encode((FENCE if continues else "") + text, add_special_tokens=False)
+        for id, (first, last) in zip(encoded.ids, encoded.offsets, strict=True):
+            if id != self._fence:
+                yield id, range(first - start, last - start)

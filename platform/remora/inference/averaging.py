@@ -1,0 +1,59 @@
+"""The weighted average of trained variants, as a bundle (Bunny's last step; see model/averaging.py)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from remora.errors import SpecError
+from remora.inference.bundle import Bundle, read_bundle, write_bundle
+from remora.inference.exporting import refuse_full
+from remora.model.averaging import average_folders, check_weights
+from remora.model.parts import PartRef, compose, save_part
+from remora.spec import PARTS
+
+
+def average_bundles(folders: Sequence[Path], weights: Sequence[float], out: Path, cache: Path) -> None:
+    """Write the bundle `out`: every part the average of the bundles' parts, adapters merged first.
+
+    Raises:
+        SpecError: other parts, another template or aspect, or weights that are none of an average.
+        DataError: no bundle there, or `out` holds files already.
+    """
+    refuse_full(out)
+    check_weights(weights, len(folders))
+    bundles = [read_bundle(folder, cache) for folder in folders]
+    for bundle, folder in zip(bundles, folders, strict=True):
+        if (mine := _kind(bundle)) != (first := _kind(bundles[0])):
+            odd = next(f"{k} {mine[k]!r} and {first[k]!r}" for k in mine if mine[k] != first[k])
+            raise SpecError(f"only variants of the same parts can be averaged: {folder} and {folders[0]} have {odd}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as tmp:
+        written = [_write_parts(b, Path(tmp) / str(i)) for i, b in enumerate(bundles)]
+        parts = {}
+        for part in PARTS:
+            name = bundles[0].parts[part].name
+            if all(b.parts[part] == bundles[0].parts[part] for b in bundles):
+                parts[part] = bundles[0].parts[part]  # nobody trained it: it stays a reference
+                continue
+            average_folders([folder / part for folder in written], weights, Path(tmp) / part)
+            parts[part] = PartRef(name, Path(tmp) / part)
+        about = {"average": [{"of": str(f), "weight": w} for f, w in zip(folders, weights, strict=True)]}
+        write_bundle(out, replace(bundles[0], name=out.name, parts=parts), about)
+
+
+def _kind(bundle: Bundle) -> dict[str, str]:
+    named = {part: bundle.parts[part].name for part in PARTS}
+    return named | {"template": bundle.template, "aspect": bundle.aspect}
+
+
+def _write_parts(bundle: Bundle, folder: Path) -> Path:
+    """Every part of a bundle as whole weights: pretrained ones from the catalog, adapters merged."""
+    model, tokenizer = compose(bundle.parts, bundle.seed)
+    for part in PARTS:
+        module = model.part(part)
+        assert module is not None
+        save_part(part, model, module.state_dict(), tokenizer, folder / part)
+    return folder

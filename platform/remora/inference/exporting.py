@@ -1,0 +1,161 @@
+"""A trained variant out of Remora: a bundle in the stock llava layout, or whole in our own."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from jinja2 import TemplateError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from remora import catalog
+from remora.data.conversation import Turn
+from remora.data.prompt import Prompter
+from remora.errors import DataError
+from remora.inference.bundle import FILE, Bundle, read_bundle, write_bundle
+from remora.model.exchange.llava import reason_against, write_llava
+from remora.model.exchange.processor import IMAGE_TOKEN, LEADS, chat_template, with_image_token
+from remora.model.exchange.tower import module_of
+from remora.model.parts import PartRef, compose, save_part
+from remora.model.vlm import IMAGE, VisionLanguageModel
+from remora.spec import PARTS
+
+PROBES = (
+    [Turn("user", "What is this?", 1)],
+    [Turn("user", " Two  pictures,\n one question?", 2), Turn("assistant", "Yes."), Turn("user", "Sure? 42!")],
+    [Turn("user", "", 1)],
+    [Turn("user", "No picture."), Turn("assistant", "a cat"), Turn("user", "And\there: é, 日本?", 1)],
+)
+"""Conversations that must come out as the same tokens from the exported tokenizer and from our own prompter."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: `llava` (the stock layout), or `remora` and the reason why."""
+
+    layout: str
+    reason: str | None = None
+
+
+def export_bundle(folder: Path, out: Path, cache: Path) -> Exported:
+    """Write a bundle's model to `out`: in the stock llava layout if it has one, else whole in our own.
+
+    Raises:
+        DataError: no bundle there, or `out` holds files already.
+    """
+    refuse_full(out)
+    bundle = read_bundle(folder, cache)
+    model, tokenizer = compose(bundle.parts, bundle.seed)
+    encoder = catalog.vision(bundle.parts["vision"].name)
+    connector = catalog.connector(bundle.parts["connector"].name)
+    llm = cast(PreTrainedModel, model.llm)
+    prompter = Prompter(catalog.template(bundle.template), tokenizer, model.image_tokens)
+    chat, reason = stock_chat(prompter)
+    reason = reason_against(encoder, connector, llm) or reason
+    if reason or chat is None:
+        _write_whole(out, bundle, model, tokenizer, json.loads((folder / FILE).read_text())["about"])
+        return Exported("remora", reason)
+    assert model.vision is not None and model.connector is not None
+    tower = module_of(model.vision)
+    write_llava(
+        out,
+        encoder=encoder,
+        vision_config=tower.config,
+        vision_state=tower.state_dict(),
+        connector_state=model.connector.state_dict(),
+        llm=llm,
+        tokenizer=tokenizer,
+        chat=chat,
+        stop=prompter.stop,
+        aspect=bundle.aspect,
+        llm_hub=catalog.llm(bundle.parts["llm"].name).hub or "",
+    )
+    return Exported("llava")
+
+
+def refuse_full(out: Path) -> None:
+    """Publishing replaces a folder; nobody's files shall go that way.
+
+    Raises:
+        DataError: `out` holds something.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is there already and not empty; give a new folder with --out")
+
+
+def stock_chat(prompter: Prompter) -> tuple[str | None, str | None]:
+    """A chat template with which the stock processor makes our prompter's tokens, and why there is none.
+
+    Proved on `PROBES`, not derived: a whole rendered text goes through the tokenizer at once, ours goes in pieces.
+    """
+    tokenizer = with_image_token(prompter.tokenizer)
+    reason = ""
+    for lead in LEADS:
+        try:
+            chat = chat_template(prompter.template, tokenizer, prompter.stop, lead)
+            reason = _difference(prompter, tokenizer, chat)
+        except (DataError, TemplateError) as e:
+            return None, str(e)
+        if not reason:
+            return chat, None
+    return None, reason
+
+
+def _difference(prompter: Prompter, tokenizer: PreTrainedTokenizerBase, chat: str) -> str:
+    """Where the two read a probe as other tokens; an empty string if nowhere."""
+    picture = cast(int, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+    for turns in PROBES:
+        text = str(
+            tokenizer.apply_chat_template(
+                messages_of(turns), chat_template=chat, tokenize=False, add_generation_prompt=True
+            )
+        )
+        ours = _folded(prompter.encode(turns).ids, prompter.image_tokens, picture)
+        # Engines tokenise a chat without special tokens; transformers adds them where the text brings no BOS.
+        adds = not (tokenizer.bos_token and text.startswith(str(tokenizer.bos_token)))
+        for special in {False, adds}:
+            theirs = tokenizer(text, add_special_tokens=special)["input_ids"]
+            if theirs != ours:
+                differ = (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)
+                at = next(differ, min(len(ours), len(theirs)))
+                return (
+                    f"its tokenizer reads a whole conversation otherwise than its pieces: token {at} of {text[:60]!r}"
+                )
+    return ""
+
+
+def messages_of(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    """Turns as the messages of a chat template."""
+    return [
+        {"role": t.role, "content": [*({"type": "image"} for _ in range(t.images)), {"type": "text", "text": t.text}]}
+        for t in turns
+    ]
+
+
+def _folded(ids: list[int], image_tokens: int, picture: int) -> list[int]:
+    """ids with every `image_tokens` IMAGE as one `picture`."""
+    out: list[int] = []
+    i = 0
+    while i < len(ids):
+        out.append(picture if ids[i] == IMAGE else ids[i])
+        i += image_tokens if ids[i] == IMAGE else 1
+    return out
+
+
+def _write_whole(
+    out: Path, bundle: Bundle, model: VisionLanguageModel, tokenizer: PreTrainedTokenizerBase, about: dict[str, Any]
+) -> None:
+    """A bundle with every part in it: no hub and no cache is read when it is loaded."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as tmp:
+        parts = {}
+        for part in PARTS:
+            module = model.part(part)
+            assert module is not None
+            save_part(part, model, module.state_dict(), tokenizer, Path(tmp) / part)
+            parts[part] = PartRef(bundle.parts[part].name, Path(tmp) / part)
+        write_bundle(out, replace(bundle, parts=parts), about)

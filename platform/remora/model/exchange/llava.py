@@ -1,0 +1,182 @@
+"""The stock `llava` layout: what `LlavaForConditionalGeneration` of transformers loads, and vLLM with it.
+
+The layout is two linear layers with a GELU between a vision tower of transformers and a language model whose head is
+one matrix. What is not that is refused here, with a reason; it is exported in Remora's own layout instead.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    GenerationConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from remora.catalog import Connector, Vision
+from remora.errors import DataError
+from remora.files import publishing
+from remora.model.exchange.processor import IMAGE_TOKEN, with_image_token, write_processor
+from remora.model.exchange.tower import blocks_read, cut_config, cut_state
+
+PREFIXED = ("clip_vision_model", "siglip_vision_model")
+"""Towers whose tensors are published below `vision_model.`; vLLM's own llava class finds them nowhere else."""
+
+
+def reason_against(encoder: Vision, connector: Connector, llm: PreTrainedModel) -> str | None:
+    """Why this composition has no stock llava layout, in one clause; None if it has one."""
+    if encoder.loader != "transformers":
+        return f"the vision encoder ({encoder.short}) is no class of transformers"
+    if encoder.scales:
+        return f"the vision encoder reads {len(encoder.scales)} scales, llava reads one"
+    if encoder.prefix > 1:
+        return f"{encoder.prefix} tokens before the grid are dropped, llava drops one or none"
+    if (connector.kind, connector.depth) != ("mlp", 2):
+        # An identity as second layer would encode one linear layer, but vLLM has no `linear` activation between them.
+        return f"the connector is {connector.kind} of depth {connector.depth}, llava's is a 2-layer mlp with GELU"
+    return _reason_against_head(llm)
+
+
+def _tables(llm: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear]:
+    """The token embeddings and the head; tied ones share their weight."""
+    return cast(nn.Embedding, llm.get_input_embeddings()), cast(nn.Linear, llm.get_output_embeddings())
+
+
+@torch.no_grad()
+def _reason_against_head(llm: PreTrainedModel) -> str | None:
+    """llava's head is one matrix over the last hidden states. Measured, because a class may scale or cap its logits."""
+    name = type(llm).__name__
+    embeddings, head = _tables(llm)
+    bias = getattr(head, "bias", None)
+    if bias is not None and bool(bias.any()):
+        return f"the head of {name} has a bias, llava's has none"
+    if head.weight is embeddings.weight and getattr(llm.base_model, "embed_tokens", None) is not embeddings:
+        return f"{name} ties its head to embeddings that llava does not look for"
+    generator = torch.Generator().manual_seed(0)
+    some = torch.randint(embeddings.num_embeddings, (1, 8), generator=generator)
+    hidden = llm.base_model(input_ids=some, use_cache=False).last_hidden_state
+    plain, said = hidden @ head.weight.T, llm(input_ids=some, use_cache=False).logits
+    if not torch.allclose(plain, said, rtol=1e-4, atol=1e-5 * float(plain.abs().max())):
+        return f"{name} does more to its logits than one matrix (a scale or a cap), llava does not"
+    try:
+        with torch.device("meta"):
+            backbone = AutoModel.from_config(llm.config)
+    except (AttributeError, KeyError, ValueError) as e:
+        return f"transformers builds no backbone from the config of {name} ({e})"
+    if type(backbone) is not type(llm.base_model):
+        return f"transformers builds {type(backbone).__name__} from the config of {name}"
+    return None
+
+
+def write_llava(
+    folder: Path,
+    *,
+    encoder: Vision,
+    vision_config: PretrainedConfig,
+    vision_state: Mapping[str, Tensor],
+    connector_state: Mapping[str, Tensor],
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chat: str,
+    stop: str,
+    llm_hub: str = "",
+    aspect: Literal["square", "pad"] = "square",
+) -> None:
+    """Publish a stock llava folder: config, weights, tokenizer, processor with chat template, generation config.
+
+    vision_state holds the tower under the names of its transformers class (a tower cut at the block that is read is
+    enough), connector_state is an `nn.Sequential`'s `{0,2}.{weight,bias}`, `chat` is the chat template (see
+    `remora.model.exchange.processor`), `stop` the token that ends an answer, `llm_hub` the language
+    model's hub id.
+    Nothing is rounded: weights keep their type and the logits of the tokens that were there stay the same.
+
+    Raises:
+        DataError: a tensor is missing or has another shape.
+    """
+    tokenizer = with_image_token(tokenizer)
+    image_token = cast(int, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+    # Cut at the block that is read, `vision_feature_layer` is -1: transformers 5 and vLLM both give a CLIP or SigLIP
+    # tower's last hidden state before the final norm, and no engine loads or runs the block that nobody reads.
+    vision = cut_config(vision_config, blocks_read(encoder.blocks, encoder.layer))
+    embeddings, head = _tables(llm)
+    rows = embeddings.num_embeddings
+    if image_token >= rows:
+        rows = -(-(image_token + 1) // 64) * 64  # a multiple of 64, which tensor-parallel engines and GPUs want
+    text = copy.deepcopy(llm.config)
+    # Where a part came from, as llava-hf's own configs say it; never a folder of this machine.
+    vision._name_or_path, text._name_or_path = encoder.hub or "", llm_hub
+    text.vocab_size = rows
+    text.tie_word_embeddings = head.weight is embeddings.weight
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=image_token,
+        image_seq_length=encoder.tokens,
+        projector_hidden_act="gelu",
+        vision_feature_select_strategy="default" if encoder.prefix else "full",
+        vision_feature_layer=-1,
+        tie_word_embeddings=text.tie_word_embeddings,
+    )
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    state = {f"model.vision_tower.{k}": v for k, v in cut_state(vision, vision_state).items()}
+    for ours, theirs in (("0", "linear_1"), ("2", "linear_2")):
+        for kind in ("weight", "bias"):
+            state[f"model.multi_modal_projector.{theirs}.{kind}"] = connector_state[f"{ours}.{kind}"]
+    state |= _language_state(llm, rows)
+    _assign(model, state)
+    if vision.model_type in PREFIXED:
+        state = {k.replace("model.vision_tower.", "model.vision_tower.vision_model."): v for k, v in state.items()}
+    stop_id = tokenizer.convert_tokens_to_ids(stop)
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=stop_id,
+        pad_token_id=stop_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+    )
+    with publishing(folder) as tmp:
+        model.save_pretrained(tmp, state_dict={k: v.contiguous() for k, v in state.items()})
+        write_processor(tokenizer, chat, encoder, vision.patch_size, aspect, tmp)
+
+
+def _language_state(llm: PreTrainedModel, rows: int) -> dict[str, Tensor]:
+    """The language model under llava's names, its vocabulary grown to `rows`.
+
+    A new row is the mean of all rows. Its logit is then the mean of all logits: never above the largest, so a greedy
+    answer never takes it, and by convexity of exp its probability is at most 1 / vocabulary.
+    """
+    embeddings, head = _tables(llm)
+    grown: dict[int, Tensor] = {}
+    for table in (embeddings.weight.detach(), head.weight.detach()):
+        new = table.double().mean(dim=0).to(table.dtype).expand(rows - len(table), -1)
+        grown[table.data_ptr()] = torch.cat([table, new]) if len(new) else table
+    state = {f"model.language_model.{k}": grown.get(v.data_ptr(), v) for k, v in llm.base_model.state_dict().items()}
+    if head.weight is not embeddings.weight:
+        state["lm_head.weight"] = grown[head.weight.data_ptr()]
+    return state
+
+
+def _assign(model: LlavaForConditionalGeneration, state: Mapping[str, Tensor]) -> None:
+    """Give a model without storage its tensors: that all names and shapes fit is seen before anything is written."""
+    try:
+        said = model.load_state_dict(dict(state), strict=False, assign=True)
+    except RuntimeError as e:
+        raise DataError(f"export: {str(e).splitlines()[-1].strip()}; the catalog entry is of another model") from None
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    wrong = sorted((set(said.missing_keys) - tied) | set(said.unexpected_keys))
+    if wrong:
+        raise DataError(
+            f"export: {len(wrong)} tensors do not fit a llava of this config, e.g. {', '.join(wrong[:3])}; "
+            "the catalog entry is of another model"
+        )
+    model.tie_weights()

@@ -1,0 +1,214 @@
+"""Which catalog entries a published checkpoint is made of: by the hub ids it names, else by equal architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+import yaml
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig
+
+from remora import catalog
+from remora.catalog import LLM, Vision
+from remora.errors import DataError
+from remora.model.exchange.layouts import Published
+from remora.model.exchange.tower import blocks_read
+
+NOT_ARCHITECTURE = {
+    *("_name_or_path", "architectures", "transformers_version", "dtype", "use_cache", "return_dict"),
+    *(
+        "is_encoder_decoder",
+        "output_hidden_states",
+        "output_attentions",
+        "problem_type",
+        "id2label",
+        "label2id",
+        "chunk_size_feed_forward",
+    ),
+    *("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings", "max_window_layers"),
+    *("initializer_range", "initializer_factor", "attention_dropout", "resid_pdrop", "embd_pdrop", "hidden_dropout"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "classifier_dropout", "pretraining_tp"),
+    *("vision_use_head", "projection_dim", "out_features", "out_indices", "stage_names", "num_hidden_layers"),
+}
+"""Keys that decide no shape and no number of a forward pass, or that are compared on their own (blocks)."""
+MEAN_STD = {
+    "clip_vision_model": ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711], "crop"),
+    "dinov2": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], "crop"),
+}
+"""Of the published encoders of that type (their preprocessor_config.json); SigLIP's are 0.5."""
+
+
+def architecture(config: PretrainedConfig) -> dict[str, Any]:
+    """What of a config decides the model: what its class knows, without `NOT_ARCHITECTURE`."""
+    known = type(config)().to_dict()  # a checkpoint's config.json may hold anything besides
+    return {k: v for k, v in config.to_dict().items() if k in known and k not in NOT_ARCHITECTURE and v is not None}
+
+
+def differences(ours: PretrainedConfig, theirs: PretrainedConfig) -> list[str]:
+    """`key ours != theirs` for every key in which two architectures differ."""
+    a, b = architecture(ours), architecture(theirs)
+    return [f"{k} {a.get(k)!r} != {b.get(k)!r}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+
+
+def match_vision(found: Published) -> str:
+    """Name of the encoder that the checkpoint's tower is.
+
+    Raises:
+        DataError: the catalog has none; the error's note is the entry to add.
+    """
+    fitting = [name for name, entry in _entries("vision") if not reasons_against_vision(cast(Vision, entry), found)]
+    return _one("vision", fitting, found.vision_hub, lambda: _vision_entry(found))
+
+
+def reasons_against_vision(entry: Vision, found: Published) -> list[str]:
+    """Why an encoder of the catalog is not the checkpoint's tower; empty if it is."""
+    if entry.loader != "transformers":
+        return [f"loader {entry.loader}"]
+    said = [f"scales {list(entry.scales)}"] if entry.scales else []
+    if entry.prefix != found.prefix:
+        said.append(f"prefix {entry.prefix} != {found.prefix}")
+    config = found.vision_config
+    if config is None:
+        if entry.hub != found.vision_hub:
+            said.append(f"hub {entry.hub} != {found.vision_hub}")
+        if entry.layer != found.layer:
+            said.append(f"layer {entry.layer} != {found.layer}")
+        return said
+    if entry.config["model_type"] != config.model_type:
+        return [*said, f"model_type {entry.config['model_type']} != {config.model_type}"]
+    read, theirs = blocks_read(entry.blocks, entry.layer), blocks_read(config.num_hidden_layers, found.layer)
+    if read != theirs:
+        said.append(f"reads {read} blocks != {theirs}")
+    return said + differences(AutoConfig.for_model(**entry.config), config)
+
+
+def match_llm(found: Published) -> str:
+    """Name of the language model that the checkpoint's is.
+
+    Raises:
+        DataError: the catalog has none, or several of that architecture.
+    """
+    fitting = [name for name, entry in _entries("llm") if not reasons_against_llm(cast(LLM, entry), found)]
+    return _one("llm", fitting, found.llm_hub, lambda: _llm_entry(found))
+
+
+def reasons_against_llm(entry: LLM, found: Published) -> list[str]:
+    """Why a language model of the catalog is not the checkpoint's; empty if it is."""
+    said = []
+    if entry.layers != found.llm_config.num_hidden_layers:
+        said.append(f"num_hidden_layers {entry.layers} != {found.llm_config.num_hidden_layers}")
+    if entry.config["model_type"] != found.llm_config.model_type:
+        return [*said, f"model_type {entry.config['model_type']} != {found.llm_config.model_type}"]
+    return said + differences(AutoConfig.for_model(**entry.config), found.llm_config)
+
+
+def match_connector(depth: int) -> str:
+    """Name of the connector of `depth` linear layers.
+
+    Raises:
+        DataError: the catalog has none.
+    """
+    for name, entry in catalog.entries("connectors").items():
+        if (entry.kind, entry.depth) == ("mlp", depth):  # type: ignore[attr-defined]
+            return name
+    facts = {
+        "short": f"mlp{depth}",
+        "kind": "mlp",
+        "depth": depth,
+        "source": f"{depth} linear layers with GELU between",
+    }
+    raise _missing("connectors", {f"mlp{depth}x_gelu": facts})
+
+
+def _entries(kind: str) -> list[tuple[str, Any]]:
+    return list(catalog.entries(kind).items())
+
+
+def _one(kind: str, fitting: list[str], hub: str | None, entry: Any) -> str:
+    named = [name for name in fitting if hub and catalog.entries(kind)[name].hub == hub]  # type: ignore[attr-defined]
+    best = named or fitting
+    if len(best) == 1:
+        return best[0]
+    if best:
+        raise DataError(
+            f"{kind}: {', '.join(best)} are all of the checkpoint's architecture; choose: --{kind} {best[0]}"
+        )
+    raise _missing(kind, entry())
+
+
+def _missing(kind: str, entry: Mapping[str, Any]) -> DataError:
+    (name,) = entry
+    error = DataError(
+        f"the catalog has no {kind} of the checkpoint's architecture ({name}); "
+        f"put the entry printed above into {kind}.yaml of a folder, check what a checkpoint does not tell, "
+        "and name the folder in REMORA_CATALOG"
+    )
+    error.add_note(yaml.safe_dump(dict(entry), sort_keys=False, width=110))
+    return error
+
+
+def _facts(config: PretrainedConfig) -> dict[str, Any]:
+    """What an entry's config has to say, in plain YAML."""
+    also = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
+    facts = {"model_type": config.model_type} | {k: v for k in also if (v := getattr(config, k, None)) is not None}
+    return cast("dict[str, Any]", yaml.safe_load(yaml.safe_dump(facts | architecture(config), sort_keys=False)))
+
+
+def _parameters(auto: Any, config: PretrainedConfig) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in auto.from_config(config).parameters())
+
+
+def _name(hub: str | None, config: PretrainedConfig) -> str:
+    return hub.rpartition("/")[2].lower() if hub else f"{config.model_type.replace('_', '-')}-{config.hidden_size}"
+
+
+def _vision_entry(found: Published) -> dict[str, Any]:
+    config = found.vision_config
+    if config is None:
+        hub = found.vision_hub or "?"
+        facts: dict[str, Any] = {"short": hub.rpartition("/")[2], "loader": "transformers", "hub": hub}
+        facts["config"] = {"model_type": f"see huggingface.co/{hub}/blob/main/config.json"}
+        return {hub.rpartition("/")[2].lower(): facts | {"layer": found.layer, "prefix": found.prefix}}
+    name = _name(found.vision_hub, config)
+    grid = (config.image_size // config.patch_size) ** 2
+    # Every tower with a class token drops it; SigLIP has none, so what is dropped there is a patch.
+    classes = 0 if config.model_type == "siglip_vision_model" else 1
+    mean, std, fit = MEAN_STD.get(config.model_type, ([0.5] * 3, [0.5] * 3, "stretch"))
+    tokens = grid + classes - found.prefix
+    return {
+        name if tokens == grid else f"{name}-{tokens}": {
+            "short": name,
+            "loader": "transformers",
+            "hub": found.vision_hub or "?",
+            "config": _facts(config),
+            "image_size": config.image_size,
+            "tokens": tokens,
+            "width": config.hidden_size,
+            "blocks": config.num_hidden_layers,
+            "layer": found.layer,
+            "prefix": found.prefix,
+            "mean": mean,
+            "std": std,
+            "fit": fit,
+            "parameters": _parameters(AutoModel, config),
+            "licence": "unknown",
+            "source": f"config.json of an imported {found.layout} checkpoint",
+        }
+    }
+
+
+def _llm_entry(found: Published) -> dict[str, Any]:
+    name = _name(found.llm_hub, found.llm_config)
+    return {
+        name: {
+            "short": name,
+            "loader": "transformers",
+            "hub": found.llm_hub or "?",
+            "config": _facts(found.llm_config),
+            "parameters": _parameters(AutoModelForCausalLM, found.llm_config),
+            "licence": "unknown",
+            "source": f"config.json of an imported {found.layout} checkpoint",
+        }
+    }

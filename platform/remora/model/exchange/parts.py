@@ -1,0 +1,111 @@
+"""A published checkpoint as part folders: strictly loaded, in the form that `remora.model.parts.compose` reads."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from remora import catalog
+from remora.errors import DataError
+from remora.model.connectors import build_connector
+from remora.model.exchange.layouts import Published
+from remora.model.exchange.tower import blocks_read, cut_config, cut_state, load_strictly, module_of
+from remora.model.llm import load_tokenizer
+from remora.model.parts import WEIGHTS, PartRef
+from remora.model.vision import build_tower
+
+TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
+    *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"),
+)
+"""Files that a tokenizer may consist of; never code."""
+
+
+def write_parts(source: Path, found: Published, names: Mapping[str, str], folder: Path) -> dict[str, PartRef]:
+    """Write the checkpoint's parts below `folder`; `names` are their catalog names.
+
+    A tower whose weights the checkpoint leaves at the hub stays a reference.
+
+    Raises:
+        DataError: a tensor is unknown, missing or of another shape, or the tokenizer does not fit the vocabulary.
+    """
+    _write_llm(source, found, folder / "llm")
+    _write_connector(found, names, folder / "connector")
+    if found.vision:
+        _write_vision(found, names["vision"], folder / "vision")
+    return {p: PartRef(n, folder / p if (folder / p).is_dir() else None) for p, n in names.items()}
+
+
+def _write_llm(source: Path, found: Published, folder: Path) -> None:
+    with torch.device("meta"):
+        outline = AutoModelForCausalLM.from_config(found.llm_config)
+    state = {
+        f"{outline.base_model_prefix}.{k[2:]}" if k.startswith("@.") else k: tensor for k, tensor in found.llm.items()
+    }
+    head = outline.get_output_embeddings()
+    if head.bias is not None and not found.head_bias:
+        state.setdefault("lm_head.bias", torch.zeros(head.bias.shape, dtype=next(iter(state.values())).dtype))
+    if found.llm_config.tie_word_embeddings:
+        _drop_copy(state)
+    model = load_strictly(AutoModelForCausalLM, found.llm_config, state, "language model")
+    model.save_pretrained(folder)
+    for name in TOKENIZER:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    try:
+        tokenizer = load_tokenizer(folder)
+    except (OSError, ValueError) as e:
+        reason = " ".join(str(e).split())[:200]
+        raise DataError(
+            f"{source}: no tokenizer that can be read: {reason}; put the language model's files there"
+        ) from e
+    rows = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+    if len(tokenizer) > rows:
+        raise DataError(
+            f"{source}: the tokenizer has {len(tokenizer)} tokens, the model {rows}; they are of two models"
+        )
+
+
+def _drop_copy(state: dict[str, Tensor]) -> None:
+    """A tied head may be stored beside its embeddings, and is then the same."""
+    for name in [n for n in state if n in ("lm_head.weight", "embed_out.weight")]:
+        copy = state.pop(name)
+        if not any(torch.equal(copy, t) for k, t in state.items() if "embed" in k and t.shape == copy.shape):
+            raise DataError(
+                f"language model: config.json ties the head to the embeddings, but {name} differs from them"
+            )
+
+
+def _write_connector(found: Published, names: Mapping[str, str], folder: Path) -> None:
+    width, hidden = catalog.vision(names["vision"]).width, found.llm_config.hidden_size
+    with torch.device("meta"):
+        connector = build_connector(catalog.connector(names["connector"]), width, hidden)
+    wanted = {k: tuple(v.shape) for k, v in connector.state_dict().items()}
+    have = {k: tuple(v.shape) for k, v in found.connector.items()}
+    if wanted != have:
+        name = sorted(k for k in wanted.keys() | have.keys() if wanted.get(k) != have.get(k))[0]
+        raise DataError(
+            f"connector: {name} is {have.get(name, 'missing')} in the checkpoint, {wanted.get(name, 'unknown')} in "
+            f"{names['connector']} between {names['vision']} and this language model"
+        )
+    folder.mkdir(parents=True)
+    save_file({k: v.float().contiguous() for k, v in found.connector.items()}, folder / WEIGHTS)
+
+
+def _write_vision(found: Published, name: str, folder: Path) -> None:
+    entry = catalog.vision(name)
+    config = cut_config(
+        found.vision_config or AutoConfig.for_model(**entry.config), blocks_read(entry.blocks, entry.layer)
+    )
+    whole = load_strictly(AutoModel, config, cut_state(config, found.vision), "vision tower").state_dict()
+    tower = build_tower(entry, pretrained=False)
+    net = module_of(tower)
+    net.load_state_dict({k: whole[k] for k in net.state_dict()})
+    folder.mkdir(parents=True)
+    save_file({k: v.contiguous() for k, v in tower.state_dict().items()}, folder / WEIGHTS)

@@ -1,0 +1,177 @@
+"""Tokenizer, chat template and picture processor of an exported model: they say in the stock way what ours say."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import (
+    AddedToken,
+    CLIPImageProcessorPil,
+    LlavaImageProcessorPil,
+    LlavaProcessor,
+    PreTrainedTokenizerBase,
+)
+
+from remora.catalog import Template, Vision
+from remora.errors import DataError
+
+IMAGE_TOKEN = "<image>"
+LEADS = ("", " ")
+"""What may stand between a picture, or the BOS, and the words after it. Some tokenizers put a space before a text's
+first word; Remora gives them these words as a text of their own, and in a whole text the space has to be written."""
+
+
+def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy that has `<image>`: the next free id, or its own."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
+    tokenizer.image_token = IMAGE_TOKEN
+    return tokenizer
+
+
+def chat_template(template: Template, tokenizer: PreTrainedTokenizerBase, stop: str, lead: str = "") -> str:
+    """A Jinja chat template that renders as `template` does; `stop` ends an answer, `lead` follows a picture (`LEADS`).
+
+    Content is a text, or a list of `{"type": "image"}` and `{"type": "text", "text": …}`. A turn's pictures stand where
+    the template has them, its texts are joined by line breaks, and `<image>` in a text is dropped: an engine would take
+    it for a picture. There is no system turn, as everywhere in Remora.
+
+    Raises:
+        DataError: the tokenizer puts more than a BOS before a text.
+    """
+    read = _READ.replace("PICTURE", _quoted(IMAGE_TOKEN))
+    for word, suffix in (("SUFFIX", template.image_suffix), ("LAST", template.image_suffix.rstrip())):
+        read = read.replace(word, _quoted(lead + suffix if suffix and not suffix.startswith(" ") else suffix))
+    if template.chat:
+        # The tokenizer's own template takes texts: pictures become text first, then it renders as it always does.
+        return _PRELUDE.replace("READ", read) + str(tokenizer.get_chat_template())
+    fill = {"{bos}": str(tokenizer.bos_token or ""), "{eos}": stop}
+    system, user, assistant, opening = (
+        _filled(text, fill)
+        for text in (template.system, template.user, template.assistant, template.opening or template.user)
+    )
+    header, _, ending = assistant.partition("{text}")
+    bos, first = leading(tokenizer), system or opening.partition("{image}")[0]
+    starts_with_words = bool(first) and not first.startswith((" ", bos or stop, stop, *template.tokens))
+    start = bos + lead + system if bos and starts_with_words else bos + system
+    return "\n".join(
+        [
+            f"{{{{- {_quoted(start)} }}}}",
+            "{%- for message in messages %}",
+            read,
+            '{%- if message["role"] == "user" and loop.first %}',
+            *_user(opening),
+            '{%- elif message["role"] == "user" %}',
+            *_user(user),
+            "{%- else %}",
+            f"{{{{- {_quoted(header)} ~ said ~ {_quoted(ending)} }}}}",
+            "{%- endif %}",
+            "{%- endfor %}",
+            '{%- if add_generation_prompt and messages[-1]["role"] == "user" %}'
+            f"{{{{ {_quoted(header.rstrip(' '))} }}}}" + "{% endif %}",
+        ]
+    )
+
+
+_READ = """\
+{%- if message["role"] not in ["user", "assistant"] %}
+{{- raise_exception("this model's prompt has user and assistant turns alone; put other words into a user turn") }}
+{%- endif %}
+{%- set count = namespace(left=0) %}
+{%- if message["content"] is string %}
+{%- set said = message["content"] | replace(PICTURE, "") %}
+{%- else %}
+{%- for part in message["content"] %}
+{%- if part["type"] == "image" %}{% set count.left = count.left + 1 %}{% endif %}
+{%- endfor %}
+{%- set texts = message["content"] | selectattr("type", "equalto", "text") | map(attribute="text") %}
+{%- set said = texts | join("\\n") | replace(PICTURE, "") %}
+{%- endif %}
+{%- set seen %}
+{%- for i in range(count.left) %}{{ PICTURE }}{{ LAST if loop.last and not said else SUFFIX }}{% endfor %}
+{%- endset %}"""
+"""Jinja: what a message says (`said`) and its pictures (`seen`), each with its suffix, the last without its spaces when
+no words follow."""
+_PRELUDE = """\
+{%- macro strftime_now(format) %}26 Jul 2024{% endmacro %}
+{%- set enable_thinking = false %}
+{%- set plain = namespace(messages=[]) %}
+{%- for message in messages %}
+READ
+{%- set plain.messages = plain.messages + [{"role": message["role"], "content": seen ~ said}] %}
+{%- endfor %}
+{%- set messages = plain.messages %}
+{#- What follows is the language model's own chat template. -#}
+"""
+"""Jinja before a tokenizer's own template. The fixed date and no thinking are as in remora.data.chat."""
+
+
+def _filled(text: str, fill: dict[str, str]) -> str:
+    for mark, token in fill.items():
+        text = text.replace(mark, token)
+    return text
+
+
+def _user(text: str) -> list[str]:
+    before, after = text.split("{image}", 1)
+    between, words, rest = after.partition("{text}")
+    said = f" ~ said ~ {_quoted(rest)}" if words else ""  # `plain` has no {text}: the caption's prompt is unused
+    return [f"{{{{- {_quoted(before)} ~ seen ~ {_quoted(between)}{said} }}}}"]
+
+
+def _quoted(text: str) -> str:
+    """A string literal of Jinja, which takes Python's escapes."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def leading(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The BOS that the tokenizer itself puts before every text, or an empty string.
+
+    Raises:
+        DataError: it puts something else.
+    """
+    ids = tokenizer("")["input_ids"]
+    if ids == []:
+        return ""
+    if ids == [tokenizer.bos_token_id]:
+        return str(tokenizer.bos_token)
+    tokens = " ".join(tokenizer.convert_ids_to_tokens(ids))
+    raise DataError(f"the tokenizer puts {tokens} around an empty text, a chat template can write a BOS alone")
+
+
+def write_processor(
+    tokenizer: PreTrainedTokenizerBase,
+    chat: str,
+    encoder: Vision,
+    patch: int,
+    aspect: Literal["square", "pad"],
+    folder: Path,
+) -> None:
+    """Write tokenizer, picture processor and chat template into `folder`; `patch` is a patch's side in pixels."""
+    side = {"height": encoder.image_size, "width": encoder.image_size}
+    crop = encoder.fit == "crop" and aspect == "square"
+    settings: dict[str, Any] = {
+        "size": {"shortest_edge": encoder.image_size} if crop else side,
+        "do_center_crop": crop,
+        "crop_size": side,  # also where nothing is cropped: the stock processor counts a picture's tokens by it
+        "image_mean": list(encoder.mean),
+        "image_std": list(encoder.std),
+        "resample": 3,  # bicubic
+    }
+    pictures = LlavaImageProcessorPil(do_pad=True, **settings) if aspect == "pad" else CLIPImageProcessorPil(**settings)
+    grid = (encoder.image_size // patch) ** 2
+    processor = LlavaProcessor(
+        image_processor=pictures,
+        tokenizer=tokenizer,
+        patch_size=patch,
+        vision_feature_select_strategy="default" if encoder.prefix else "full",
+        # The stock count is grid + additional, less one with `default`.
+        num_additional_image_tokens=encoder.tokens + encoder.prefix - grid,
+        chat_template=chat,
+        image_token=IMAGE_TOKEN,
+    )
+    processor.save_pretrained(folder)
+    pictures.save_pretrained(folder)  # preprocessor_config.json, where engines and older versions look

@@ -1,0 +1,71 @@
+"""Files of a published model: a local folder, or a Hugging Face id that is downloaded once and cached (HF_HOME)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from remora.errors import DataError
+from remora.files import sha256_file
+
+FILES = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.model", "*.txt", "*.jinja")
+"""What is fetched: configs, weights, tokenizers. Never code: nothing of a repository is executed."""
+
+
+def cached(hub: str, revision: str | None = None, files: Sequence[str] = FILES) -> Path | None:
+    """The folder of `hub` if it is on this machine already; asks no network."""
+    folder = Path(hub).expanduser()
+    if folder.is_dir():
+        return folder.absolute()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub, revision=revision, local_files_only=True, allow_patterns=list(files)))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def snapshot(hub: str, revision: str | None = None, gated: bool = False, files: Sequence[str] = FILES) -> Path:
+    """The folder that holds the files of `hub`, a Hugging Face id or a local folder; `files` are patterns of names.
+
+    Raises:
+        DataError: neither a folder nor a repository that can be reached; says what to do.
+    """
+    if folder := cached(hub, revision, files):
+        return folder
+    if hub.startswith((".", "/", "~")):
+        raise DataError(f"no folder {hub}; give a Hugging Face id or the folder of a downloaded model")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub, revision=revision, allow_patterns=list(files)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+        reason = str(e).strip().splitlines()[0]
+        login = f" Its licence must be accepted at huggingface.co/{hub} and `hf auth login` run." if gated else ""
+        raise DataError(
+            f"{hub} is not in the cache and cannot be downloaded: {reason}.{login} "
+            f"Next: `hf download {hub}` on a machine with access and copy its HF_HOME here, "
+            f"or a catalog entry whose hub is the folder of the files (docs/catalog.md)"
+        ) from e
+
+
+def resolved_revision(hub: str, revision: str | None) -> str:
+    """What identifies the files: a folder's contents, the pinned revision or the cached commit; `unresolved` before the
+    first download."""
+    if (own := Path(hub).expanduser()).is_dir():
+        files = sorted(p for pattern in FILES for p in own.glob(pattern))
+        return _contents(tuple((p, p.stat().st_mtime_ns) for p in files))
+    if revision:
+        return revision
+    folder = cached(hub)
+    return folder.name if folder else "unresolved"
+
+
+@lru_cache(maxsize=64)
+def _contents(files: tuple[tuple[Path, int], ...]) -> str:
+    said = "".join(f"{path.name} {sha256_file(path)}\n" for path, _ in files)
+    return hashlib.sha256(said.encode()).hexdigest()

@@ -1,0 +1,158 @@
+"""Encoders that transformers knows: CLIP, SigLIP, DINOv2 (with registers), ViT and their like.
+
+Only what is read is built: with layer -2 the last block, the final norm and SigLIP's pooling head are neither held nor
+run, and the result is still hidden_states[-2] of the whole model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from remora.catalog import Vision
+from remora.errors import DataError, SpecError, nearest
+from remora.model.hub import snapshot
+from remora.model.vision.tower import Tower, Unread, blocks_read
+
+UNREADABLE = (OSError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError, EOFError)
+"""What torch, safetensors and transformers raise for files that are missing, cut or no weights."""
+
+
+class TransformersTower(Tower):
+    """hidden_states[entry.layer] of a transformers encoder without the prefix tokens: [B, tokens, width].
+
+    `net` is the transformers model, so `net.save_pretrained` writes the names that published checkpoints have.
+    """
+
+    def __init__(self, net: PreTrainedModel, total: int, prefix: int) -> None:
+        """`net` has only the blocks that are read; `total` is how many the published encoder has."""
+        super().__init__()
+        self.net = net
+        self.prefix = prefix
+        self.tail = []
+        self._blocks = _strip(net)
+        held = len(net.get_submodule(self._blocks))  # type: ignore[arg-type]
+        self.blocks.extend(Unread() for _ in range(total - held))
+
+    @property
+    def blocks(self) -> nn.ModuleList:  # type: ignore[override]  # one registration, or every weight would be saved twice
+        return self.net.get_submodule(self._blocks)  # type: ignore[return-value]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.net(pixel_values=pixels).last_hidden_state[:, self.prefix :]
+
+
+def _strip(net: PreTrainedModel) -> str:
+    """Take away what does not lead to the last block's output; returns the name of the list of blocks.
+
+    Raises:
+        SpecError: the model has no such list, or reads no pictures.
+    """
+    if net.main_input_name != "pixel_values":
+        raise SpecError(f"model_type {net.config.model_type!r} does not read pictures; it reads {net.main_input_name}")
+    count = net.config.num_hidden_layers
+    lists = [n for n, m in net.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    if not lists:
+        raise SpecError(f"model_type {net.config.model_type!r} has no list of {count} blocks; it is no plain encoder")
+    children = [name for name, _ in net.named_children()]
+    for name in children[children.index(lists[0].partition(".")[0]) + 1 :]:
+        setattr(net, name, nn.Identity())  # final norm, pooler, pooling head
+    for module in net.modules():
+        if getattr(module, "mask_token", None) is not None:
+            module.mask_token = None  # type: ignore[assignment]  # of masked pretraining; without a mask no gradient ever reaches it
+    return lists[0]
+
+
+def _config(entry: Vision) -> tuple[PreTrainedConfig, int]:
+    """The configuration of what is read, and how many blocks the whole encoder has.
+
+    Raises:
+        SpecError: transformers knows no such model, or it has no such layer.
+    """
+    kind = entry.config["model_type"]
+    if kind not in CONFIG_MAPPING:
+        raise SpecError(f"vision {entry.short}: transformers has no model_type {kind!r}{nearest(kind, CONFIG_MAPPING)}")
+    try:
+        config = AutoConfig.for_model(**entry.config)
+    except (ValueError, TypeError, StrictDataclassError) as e:
+        raise SpecError(f"vision {entry.short}: config: {' '.join(str(e).split())}") from None
+    total = getattr(config, "num_hidden_layers", 0)
+    if not total:
+        raise SpecError(
+            f"vision {entry.short}: model_type {kind!r} is no encoder of equal blocks; write the vision config alone, "
+            "such as clip_vision_model, siglip_vision_model, dinov2 or vit"
+        )
+    config.num_hidden_layers = blocks_read(entry, total)
+    return config, total
+
+
+def transformers_tower(entry: Vision, pretrained: bool) -> Tower:
+    """Build the entry's encoder from its config; pretrained weights come from its hub id or folder.
+
+    Raises:
+        SpecError: transformers knows no such encoder, or it has no such layer.
+        DataError: the folder cannot be had, or does not hold the weights.
+    """
+    config, total = _config(entry)
+    if not pretrained:
+        return TransformersTower(AutoModel.from_config(config), total, entry.prefix)
+    assert entry.hub is not None, "the catalog checks it"
+    folder = snapshot(entry.hub, entry.revision)
+    with _quiet():
+        try:
+            # transformers' own loading also knows the names that older checkpoints use, and passes over a text tower.
+            net, found = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                local_files_only=True,
+            )
+        except UNREADABLE as e:
+            reason = " ".join(str(e).split())[:300]
+            raise DataError(f"{folder}: unreadable weights: {reason}; download the model again") from e
+    tower = TransformersTower(net, total, entry.prefix)
+    _check(tower, found, folder)
+    return tower
+
+
+def _check(tower: TransformersTower, found: Mapping[str, Any], folder: Path) -> None:
+    """What transformers only warns about, a weight that is not there or has another shape, is an error.
+
+    Heads, norms and blocks that the tower does not hold may be absent.
+    """
+    held = tower.net.state_dict().keys()
+    if missing := sorted(held & set(found["missing_keys"])):
+        raise DataError(
+            f"{folder} lacks {len(missing)} of the encoder's {len(held)} weights ({', '.join(missing[:3])}, …); "
+            f"give the folder of a {tower.net.config.model_type}, or the config that fits it"
+        )
+    if wrong := sorted(m for m in found["mismatched_keys"] if m[0] in held):
+        name, there, wanted = wrong[0]
+        raise DataError(
+            f"{folder}: {name} has shape {list(there)}, the catalog's config wants {list(wanted)}; "
+            "correct the config or the hub id"
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar, and no table of every weight of the text tower that is passed over."""
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
