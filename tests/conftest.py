@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from hypothesis import settings
-from PIL import Image
 from torch import nn
 
 from remora import catalog
 from remora.model.llm import train_tokenizer
 from remora.model.vision import Tower
 from remora.model.vlm import VisionLanguageModel
+from tiny import write_records
 
 # The same examples every time: a failure is the change's, not the day's.
 settings.register_profile("remora", derandomize=True, deadline=None)
@@ -24,24 +22,6 @@ WORDS = [
     "USER: What is in the picture? ASSISTANT: a red circle",
     "USER: Is there a blue square? ASSISTANT: yes, there are two",
 ]
-
-
-def write_records(root, path="train.json", images="images", count=3, pictures=True):
-    """A LLaVA JSON of `count` records, a small PNG each, below `root`; returns its path."""
-    file = root / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    records = []
-    for i in range(count):
-        tag = "<image>\n" if pictures else ""
-        said = [("human", f"{tag}What is number {i}?"), ("gpt", f"thing {i}" + ", too" * (i % 3))]
-        record = {"id": f"s{i}", "conversations": [{"from": who, "value": words} for who, words in said]}
-        if pictures:
-            (root / images).mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 6), (20 * i % 256, 100, 50)).save(root / images / f"{i}.png")
-            record["image"] = f"{i}.png"
-        records.append(record)
-    file.write_text(json.dumps(records))
-    return file
 
 
 @pytest.fixture

@@ -162,6 +162,7 @@ def test_mlflow_holds_one_run_a_stage_run_and_the_champion(runs: Path, env: dict
         assert steps == list(range(len(steps))), f"{run.info.run_name}: {steps}"
         assert run.info.status == "FINISHED", run.info.run_name
         assert client.list_artifacts(run.info.run_id, "parts")
+        assert "tuning.md" in {a.path for a in client.list_artifacts(run.info.run_id)}
         assert run.data.params
     ids = {r.info.run_id for r in stages}
     variants = [r for r in found if r.data.tags.get("remora.kind") == "variant" and r.info.status == "FINISHED"]

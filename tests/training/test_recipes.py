@@ -17,6 +17,7 @@ from remora.model.llm import create_from_scratch
 from remora.spec import Variant
 from remora.stages import resolve_stages
 from standins import small_llm, small_vision
+from tiny import write_records
 
 SCRIPT = Path(__file__).parent / "recipes.py"
 WORDS = ["USER: What is number 1? ASSISTANT: thing 1, too", "A chat between a curious user and an assistant."] * 3
@@ -26,8 +27,6 @@ RECIPES = sorted(catalog.entries("recipes"))
 @pytest.fixture(scope="module")
 def said(tmp_path_factory):
     """What the script prints: (recipe, stage) -> journal, and the recipes whose model answered."""
-    from conftest import write_records
-
     root = tmp_path_factory.mktemp("recipes")
     vision = small_vision(catalog.vision("clip-l-336"))
     # As many blocks as the real one: share trains the encoder from block 12 on.

@@ -174,9 +174,19 @@ def _recorded(run: StageRun, store: Store, variant: Variant, tracker: tracking.T
     mlflow_run = _start_record(run, variant, tracker)
     with tracking.Mirror(tracker, mlflow_run, lambda: store.journal(run)):
         pass  # leaving the block writes the steps that are not there yet
+    tracker.text(mlflow_run, _tuning(store.journal(run)), "tuning.md")
     tracker.artifacts(mlflow_run, store.folder(run) / "parts", "parts")
     tracker.finish(mlflow_run)
     return mlflow_run
+
+
+def _tuning(path: Path) -> str:
+    """What trained in a stage run, as a Markdown table."""
+    lines = ["| part | mode | parameters | trained | rate |", "|---|---|---:|---:|---:|"]
+    for row in next(e["table"] for e in journal.read(path) if e["event"] == "started"):
+        rate = f"{row['lr']:g}" if row["lr"] else ""
+        lines.append(f"| {row['part']} | {row['mode']} | {row['parameters']:,} | {row['trained']:,} | {rate} |")
+    return "\n".join(lines) + "\n"
 
 
 def _key(run: StageRun) -> str:

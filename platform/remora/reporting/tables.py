@@ -51,22 +51,23 @@ _STYLE = {
 
 def scores_table(variants: Sequence[dict[str, Any]], champion: str, titles: dict[str, str]) -> Table:
     """Every variant on every benchmark: accuracy with its 95% interval, blind and question-only beside it."""
+    # 80 columns hold all of it: a variant is a line of its own above its benchmarks.
     table = Table(title="Held-out accuracy", title_justify="left")
-    table.add_column("variant", no_wrap=True)
-    table.add_column("benchmark", no_wrap=True)
+    table.add_column("variant, benchmark", no_wrap=True)
     for column in ("accuracy (95% interval)", "blind", "question\nonly", "n"):
         table.add_column(column, justify="right", no_wrap=True)
     for variant in variants:
+        crowned = variant["name"] == champion
+        style = "bold" if crowned else ""
+        table.add_row(variant["name"] + (" ★" if crowned else ""), style=style)
         for i, (name, s) in enumerate(variant["benchmarks"].items()):
-            crowned = variant["name"] == champion
             table.add_row(
-                (variant["name"] + (" ★" if crowned else "")) if i == 0 else "",
-                titles[name],
+                f"  {titles[name]}",
                 f"{s['accuracy']:.3f} ({s['ci'][0]:.3f}–{s['ci'][1]:.3f})",
                 f"{s['blind']:.3f}",
                 f"{s['question_only']:.3f}",
                 f"{s['n']:,}",
-                style="bold" if crowned else "",
+                style=style,
                 end_section=i == len(variant["benchmarks"]) - 1,
             )
     return table
