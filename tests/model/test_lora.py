@@ -12,9 +12,12 @@ from peft import PeftModel
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from encoders import entry
 from remora.errors import DataError, SpecError
+from remora.model.dropout import key_dropouts
 from remora.model.lora import CONFIG, WEIGHTS, add_adapter, linear_layers, merge_adapter, save_adapter
 from remora.model.tuning import freeze_and_train, tuning_table
+from remora.model.vision import build_tower
 from remora.spec import Lora, Stage, Tuning
 
 LORA = Lora(r=4, alpha=8, dropout=0.0)
@@ -127,3 +130,26 @@ def test_the_saved_layout_is_pefts(adapted):
     said = json.loads((folder / "adapter" / CONFIG).read_text())
     assert (said["peft_type"], said["r"], said["lora_alpha"]) == ("LORA", 4, 8)
     assert (folder / "adapter" / WEIGHTS).exists()
+
+
+def test_an_encoders_adapter_trains_and_is_merged_when_the_part_is_loaded_again(tmp_path):
+    facts = entry("clip_vision_model", layer=-2)
+    torch.manual_seed(0)
+    tower, plain = build_tower(facts, pretrained=False), build_tower(facts, pretrained=False)
+    plain.load_state_dict(tower.state_dict())
+    add_adapter("vision", tower, LORA.model_copy(update={"dropout": 0.5}), seed=0)
+    with torch.no_grad():
+        for p in (p for n, p in tower.named_parameters() if ".lora_B" in n):
+            p.normal_(std=0.2)
+    # Three of the four blocks are read: q, k, v, out and two of the MLP in each.
+    assert len(adapter_of(tower)) == 2 * 3 * 6
+    dropouts = key_dropouts(tower)
+    assert dropouts and all(d.training for d in dropouts)
+    pixels = torch.randn(2, 3, 30, 30)
+    for dropout in dropouts:
+        dropout.eval()
+    save_adapter(adapter_of(tower), LORA, tmp_path)
+    merge_adapter(plain, tmp_path)
+    assert torch.allclose(plain(pixels), tower(pixels), atol=1e-5)
+    tower(pixels).sum().backward()
+    assert all((p.grad is not None) == (".lora_" in n) for n, p in tower.named_parameters())
