@@ -206,3 +206,27 @@ def test_a_name_that_is_not_there_is_found_before_anything_trains(more, why, cat
 def test_so_is_data_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match="next: remora data demo"):
         path(variant(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("parts", "overrides", "why"),
+    [
+        ({}, {"pretrain": {"tune": {"vision": {"from": 16}}}}, r"'pretrain': tune.vision: \{from: 16\} leaves nothing"),
+        ({}, {"finetune": {"tune": {"llm": {"last": 9}}}}, r"'finetune': tune.llm: \{last: 9\} .* blocks 0 to 3"),
+        ({"vision": "clip-l-336"}, {"pretrain": {"tune": {"vision": {"last": 1}}}}, "those after 22 are not read"),
+        ({"vision": "clip-l-336"}, {}, "a picture becomes 576 embeddings, which leaves no room .* context of 512"),
+        ({"connector": "ldp"}, {}, "ldp makes one of 2 x 2 tokens, and 9 are 3 x 3; these fit: "),
+        ({"vision": "clip-l-336", "connector": "identity", "llm": "qwen3-0.6b"}, {}, "has no weights; take a recipe"),
+        (
+            {"llm": "phi-2"},
+            {"align": {"template": "chatml"}},
+            "template 'chatml' does not fit llm 'phi-2', which takes",
+        ),
+    ],
+)
+def test_parts_and_stages_that_do_not_fit_are_refused_before_any_data_is_read(parts, overrides, why, tmp_path):
+    asked = {"vision": "efficientnet-lite0", "connector": "mlp2x_gelu", "llm": "demo-2m", "recipe": "share"}
+    if parts.get("vision") and parts.get("connector") is None and overrides:
+        parts = {**parts, "llm": "tinyllama-1.1b-chat"}
+    with pytest.raises(SpecError, match=why):
+        path(Variant(**asked | parts, overrides=overrides), tmp_path)

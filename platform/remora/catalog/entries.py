@@ -48,6 +48,11 @@ class Vision(Spec):
     source: str
 
     @property
+    def blocks_read(self) -> int:
+        """Blocks that run to give `layer`."""
+        return self.blocks + self.layer + 1
+
+    @property
     def input_size(self) -> int:
         """Pixels of a side that the encoder is given: the largest scale, which S2 makes the others from."""
         return max((self.image_size, *self.scales))

@@ -60,7 +60,10 @@ def ray_session(
         os.environ.update({k: os.environ.get(k, v) for k, v in env.items()})
         # One machine is not preempted; the watcher is one more process for every group of workers.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        options |= {"address": "local", "include_dashboard": dashboard}
+        # A process that has answered one benchmark has torch and transformers loaded, which costs 8 s on two cores: it
+        # is kept for the next variant's.
+        kept = {"idle_worker_killing_time_threshold_ms": 600_000}
+        options |= {"address": "local", "include_dashboard": dashboard, "_system_config": kept}
     else:
         if re.fullmatch(r"[^/]+:\d+", where) and not _alive(where):
             raise ClusterError(_nothing_at(where, "nothing listens there"))  # ray.init would wait for ever

@@ -44,15 +44,11 @@ def _trained_modules(part: str, module: nn.Module, tuning: PartTuning) -> list[n
     if tuning.mode == "full":
         return [module]
     blocks, tail = blocks_of(part, module)
-    assert tuning.blocks is not None
-    first = tuning.blocks if tuning.mode == "from" else len(blocks) - tuning.blocks
     read = sum(not isinstance(b, Unread) for b in blocks)
-    if not 0 <= first < read:
-        behind = "" if read == len(blocks) else f", of which those after {read - 1} are not read"
-        raise SpecError(
-            f"tune.{part}: {{{tuning.mode}: {tuning.blocks}}} leaves nothing to train or asks for too much; "
-            f"{part} has blocks 0 to {len(blocks) - 1}{behind}"
-        )
+    try:
+        first = tuning.first_block(part, len(blocks), read)
+    except ValueError as e:
+        raise SpecError(str(e)) from None
     return [*blocks[first:], *tail]
 
 

@@ -80,6 +80,22 @@ class PartTuning(Spec):
     def trains(self) -> bool:
         return self.mode in ("full", *MODES)
 
+    def first_block(self, part: str, blocks: int, read: int) -> int:
+        """Which of a part's `blocks`, of which the first `read` are read, is the first that `last` or `from` trains.
+
+        Raises:
+            ValueError: it leaves none to train, or asks for more than there are.
+        """
+        assert self.blocks is not None
+        first = self.blocks if self.mode == "from" else blocks - self.blocks
+        if not 0 <= first < read:
+            behind = "" if read == blocks else f", of which those after {read - 1} are not read"
+            raise ValueError(
+                f"tune.{part}: {{{self.mode}: {self.blocks}}} leaves nothing to train or asks for too much; "
+                f"{part} has blocks 0 to {blocks - 1}{behind}"
+            )
+        return first
+
 
 class Tuning(Spec):
     """What every part does in a stage."""

@@ -150,18 +150,13 @@ def _check_trains(stage: Stage, variant: Variant) -> None:
             f"stage {stage.name!r} trains the connector alone, and {variant.connector!r} has no weights; take a recipe "
             "without that stage, or train another part in it (overrides)"
         )
-    for part, blocks, read in (
-        ("vision", (v := catalog.vision(variant.vision)).blocks, v.blocks + v.layer + 1),
-        ("llm", (m := catalog.llm(variant.llm)).layers, m.layers),
-    ):
-        tuning = stage.tune[part]
-        if tuning.blocks is not None:
-            first = tuning.blocks if tuning.mode == "from" else blocks - tuning.blocks
-            if not 0 <= first < read:
-                raise SpecError(
-                    f"stage {stage.name!r}: tune.{part} {{{tuning.mode}: {tuning.blocks}}} leaves nothing to train or "
-                    f"asks for too much; it has blocks 0 to {blocks - 1}, of which 0 to {read - 1} are read"
-                )
+    vision, layers = catalog.vision(variant.vision), catalog.llm(variant.llm).layers
+    for part, blocks, read in (("vision", vision.blocks, vision.blocks_read), ("llm", layers, layers)):
+        if stage.tune[part].blocks is not None:
+            try:
+                stage.tune[part].first_block(part, blocks, read)
+            except ValueError as e:
+                raise SpecError(f"stage {stage.name!r}: {e}") from None
 
 
 def _check_template(stage: Stage, name: str, model: LLM) -> None:
