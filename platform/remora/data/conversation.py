@@ -61,7 +61,7 @@ def problems(record: Any) -> Iterator[Problem]:
     if not isinstance(paths, list) or not all(isinstance(p, str) for p in paths):
         yield "image-field", f"image is {paths!r}; it is a path or a list of paths"
         return
-    human = (m["value"] for m in said if isinstance(m, dict) and m.get("from") == "human")
+    human = (m.get("value") for m in said if isinstance(m, dict) and m.get("from") == "human")
     tags = sum(v.count(TAG) for v in human if isinstance(v, str))
     if len(paths) != tags:
         kind = "image-without-tag" if len(paths) > tags else "tag-without-image"

@@ -124,10 +124,12 @@ def path(variant: Variant, data: Path) -> tuple[StageRun, ...]:
     check_composition(catalog.vision(names["vision"]), catalog.connector(names["connector"]), model)
     for name in variant.benchmarks:
         catalog.benchmark(name)
-    run: StageRun | None = None
-    for stage in resolve_stages(variant):
+    stages = resolve_stages(variant)
+    for stage in stages:  # what does not fit is told before gigabytes of data are read
         _check_template(stage, names["llm"], model)
         _check_trains(stage, variant)
+    run: StageRun | None = None
+    for stage in stages:
         present = stage.tune.present
         identity = {
             "numerics": NUMERICS,
