@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from remora.data.conversation import Problem, Turn, parse_record, problems, read_records
+from remora.data.conversation import Problem, Turn, image_field, parse_record, problems, read_records
 from remora.data.images import UNREADABLE
 from remora.data.prompt import OverLength, Prompter
 from remora.model.vlm import IGNORE
@@ -126,8 +126,8 @@ def check_dataset(
 
 def _paths(record: dict[str, Any], images: Path) -> Iterator[Path]:
     """The pictures that a record with other problems names, as far as it does."""
-    paths = record.get("image")
-    for p in [paths] if isinstance(paths, str) else paths if isinstance(paths, list) else []:
+    paths = image_field(record)
+    for p in paths if isinstance(paths, list) else []:
         if isinstance(p, str) and p:
             yield images / p
 

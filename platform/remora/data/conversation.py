@@ -40,6 +40,12 @@ Problem = tuple[str, str]
 """(kind, what it is in words); the kinds are docs/data.md's."""
 
 
+def image_field(record: dict[str, Any]) -> Any:
+    """What a record's `image` names: a list of paths, unless it is something that no record may have there."""
+    paths = record.get("image") or []
+    return [paths] if isinstance(paths, str) else paths
+
+
 def problems(record: Any) -> Iterator[Problem]:
     """Everything that is wrong with one LLaVA record itself, its pictures' files aside."""
     if not isinstance(record, dict) or not isinstance(record.get("conversations"), list):
@@ -56,8 +62,7 @@ def problems(record: Any) -> Iterator[Problem]:
             yield "empty-answer", f"turn {i}: the answer is empty; give it words or remove the record"
     if len(said) % 2 or not said:
         yield "no-answer", "the last turn has no answer; a conversation ends with gpt"
-    paths = record.get("image") or []
-    paths = [paths] if isinstance(paths, str) else paths
+    paths = image_field(record)
     if not isinstance(paths, list) or not all(isinstance(p, str) for p in paths):
         yield "image-field", f"image is {paths!r}; it is a path or a list of paths"
         return
@@ -82,9 +87,7 @@ def parse_record(record: Any, images: Path, where: str) -> Sample:
         else Turn("assistant", m["value"].strip())
         for m in record["conversations"]
     )
-    paths = record.get("image") or []
-    paths = [paths] if isinstance(paths, str) else paths
-    return Sample(str(record.get("id", where)), turns, tuple(images / p for p in paths))
+    return Sample(str(record.get("id", where)), turns, tuple(images / p for p in image_field(record)))
 
 
 def read_records(path: Path, hint: str = "") -> list[Any]:

@@ -11,7 +11,7 @@ from remora.errors import SpecError
 from remora.inference.bundle import Bundle, read_bundle, write_bundle
 from remora.inference.exporting import refuse_full
 from remora.model.averaging import average_folders, check_weights
-from remora.model.parts import PartRef, compose, save_part
+from remora.model.parts import PartRef, compose, save_parts
 from remora.spec import PARTS
 
 
@@ -31,7 +31,9 @@ def average_bundles(folders: Sequence[Path], weights: Sequence[float], out: Path
             raise SpecError(f"only variants of the same parts can be averaged: {folder} and {folders[0]} have {odd}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as tmp:
-        written = [_write_parts(b, Path(tmp) / str(i)) for i, b in enumerate(bundles)]
+        written = [Path(tmp) / str(i) for i in range(len(bundles))]
+        for bundle, folder in zip(bundles, written, strict=True):
+            save_parts(*compose(bundle.parts, bundle.seed), folder)  # pretrained parts too, and adapters merged
         parts = {}
         for part in PARTS:
             name = bundles[0].parts[part].name
@@ -47,13 +49,3 @@ def average_bundles(folders: Sequence[Path], weights: Sequence[float], out: Path
 def _kind(bundle: Bundle) -> dict[str, str]:
     named = {part: bundle.parts[part].name for part in PARTS}
     return named | {"template": bundle.template, "aspect": bundle.aspect}
-
-
-def _write_parts(bundle: Bundle, folder: Path) -> Path:
-    """Every part of a bundle as whole weights: pretrained ones from the catalog, adapters merged."""
-    model, tokenizer = compose(bundle.parts, bundle.seed)
-    for part in PARTS:
-        module = model.part(part)
-        assert module is not None
-        save_part(part, model, module.state_dict(), tokenizer, folder / part)
-    return folder

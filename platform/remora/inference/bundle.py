@@ -73,7 +73,7 @@ def _is_cached(ref: PartRef) -> bool:
     if entry.loader == "transformers":
         assert entry.hub  # the catalog entry holds this
         return ref.folder == cached(entry.hub, entry.revision)
-    return catalog.llm(ref.name).loader != "scratch" and ref.folder.name.startswith(f"{ref.name}-")
+    return entry.loader != "scratch" and ref.folder.name.startswith(f"{ref.name}-")
 
 
 def read_bundle(folder: Path, cache: Path) -> Bundle:

@@ -20,7 +20,7 @@ from remora.inference.bundle import FILE, Bundle, read_bundle, write_bundle
 from remora.model.exchange.llava import reason_against, write_llava
 from remora.model.exchange.processor import IMAGE_TOKEN, LEADS, chat_template, with_image_token
 from remora.model.exchange.tower import module_of
-from remora.model.parts import PartRef, compose, save_part
+from remora.model.parts import PartRef, compose, save_parts
 from remora.model.vlm import IMAGE, VisionLanguageModel
 from remora.spec import PARTS
 
@@ -152,10 +152,6 @@ def _write_whole(
     """A bundle with every part in it: no hub and no cache is read when it is loaded."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as tmp:
-        parts = {}
-        for part in PARTS:
-            module = model.part(part)
-            assert module is not None
-            save_part(part, model, module.state_dict(), tokenizer, Path(tmp) / part)
-            parts[part] = PartRef(bundle.parts[part].name, Path(tmp) / part)
+        save_parts(model, tokenizer, Path(tmp))
+        parts = {part: PartRef(bundle.parts[part].name, Path(tmp) / part) for part in PARTS}
         write_bundle(out, replace(bundle, parts=parts), about)

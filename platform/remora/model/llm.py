@@ -125,11 +125,11 @@ def _packaged_file(package: str, member: str, folder: Path) -> Path:
 
 def pretrained_folder(name: str, entry: LLM, cache: Path) -> Path:
     """The folder of a pretrained catalog entry: the hub's own, or a conversion below `cache`, made once, verified."""
-    key = hashlib.sha256(entry.model_dump_json().encode()).hexdigest()[:12]
-    folder = cache / f"{name}-{key}"
     if entry.loader == "transformers":
         assert entry.hub  # the catalog entry holds this
         return snapshot(entry.hub, entry.revision, entry.gated)
+    key = hashlib.sha256(entry.model_dump_json().encode()).hexdigest()[:12]
+    folder = cache / f"{name}-{key}"
     with disk_errors(cache):
         if is_published(folder):
             verify(folder)

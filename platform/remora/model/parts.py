@@ -110,6 +110,14 @@ def _merge(module: nn.Module, ref: PartRef) -> None:
         merge_adapter(module, adapter)
 
 
+def save_parts(model: VisionLanguageModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write every part of a model that is whole in memory, each into a folder of its name below `folder`."""
+    for part in PARTS:
+        module = model.part(part)
+        assert module is not None
+        save_part(part, model, module.state_dict(), tokenizer, folder / part)
+
+
 def save_part(
     part: str,
     model: VisionLanguageModel,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from remora.errors import SpecError
 from remora.model.dropout import key_dropouts
 from remora.model.lora import add_adapter
 from remora.model.seeds import seed_for
@@ -45,11 +44,7 @@ def _trained_modules(part: str, module: nn.Module, tuning: PartTuning) -> list[n
         return [module]
     blocks, tail = blocks_of(part, module)
     read = sum(not isinstance(b, Unread) for b in blocks)
-    try:
-        first = tuning.first_block(part, len(blocks), read)
-    except ValueError as e:
-        raise SpecError(str(e)) from None
-    return [*blocks[first:], *tail]
+    return [*blocks[tuning.first_block(part, len(blocks), read) :], *tail]
 
 
 def freeze_and_train(model: VisionLanguageModel, tuning: Tuning, seed: int = 0) -> None:

@@ -44,16 +44,13 @@ def sizes(variant: Variant) -> Sizes:
     Raises:
         SpecError: a name that the catalog does not hold, or an override that breaks a rule.
     """
-    encoder, connector, llm = (
-        catalog.vision(variant.vision),
-        catalog.connector(variant.connector),
-        catalog.llm(variant.llm),
-    )
-    model = sketch(encoder, connector, llm)
-    parts = {row.part: row.parameters for row in tuning_table(model, resolve_stages(variant)[-1])}
+    encoder, stages = catalog.vision(variant.vision), resolve_stages(variant)
+    entries = encoder, catalog.connector(variant.connector), catalog.llm(variant.llm)
+    model = sketch(*entries)
+    parts = {row.part: row.parameters for row in tuning_table(model, stages[-1])}
     trained = {}
-    for stage in resolve_stages(variant):
-        model = sketch(encoder, connector, llm)  # anew, because adapters stay
+    for stage in stages:
+        model = sketch(*entries)  # anew, because adapters stay
         freeze_and_train(model, stage.tune)
         trained[stage.name] = dict.fromkeys(PARTS, 0) | {r.part: r.trained for r in tuning_table(model, stage)}
     ends = model.llm.get_input_embeddings(), model.llm.get_output_embeddings()  # type: ignore[operator]

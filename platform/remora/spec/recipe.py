@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from remora.errors import SpecError
 from remora.spec.base import Spec
 
 PARTS = ("vision", "connector", "llm")
@@ -84,13 +85,13 @@ class PartTuning(Spec):
         """Which of a part's `blocks`, of which the first `read` are read, is the first that `last` or `from` trains.
 
         Raises:
-            ValueError: it leaves none to train, or asks for more than there are.
+            SpecError: it leaves none to train, or asks for more than there are.
         """
         assert self.blocks is not None
         first = self.blocks if self.mode == "from" else blocks - self.blocks
         if not 0 <= first < read:
             behind = "" if read == blocks else f", of which those after {read - 1} are not read"
-            raise ValueError(
+            raise SpecError(
                 f"tune.{part}: {{{self.mode}: {self.blocks}}} leaves nothing to train or asks for too much; "
                 f"{part} has blocks 0 to {blocks - 1}{behind}"
             )

@@ -157,7 +157,7 @@ def _check_trains(stage: Stage, variant: Variant) -> None:
         if stage.tune[part].blocks is not None:
             try:
                 stage.tune[part].first_block(part, blocks, read)
-            except ValueError as e:
+            except SpecError as e:
                 raise SpecError(f"stage {stage.name!r}: {e}") from None
 
 

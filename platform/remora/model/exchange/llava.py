@@ -27,7 +27,7 @@ from remora.catalog import Connector, Vision
 from remora.errors import DataError
 from remora.files import publishing
 from remora.model.exchange.processor import IMAGE_TOKEN, with_image_token, write_processor
-from remora.model.exchange.tower import blocks_read, cut_config, cut_state
+from remora.model.exchange.tower import cut_config, cut_state
 
 PREFIXED = ("clip_vision_model", "siglip_vision_model")
 """Towers whose tensors are published below `vision_model.`; vLLM's own llava class finds them nowhere else."""
@@ -107,7 +107,7 @@ def write_llava(
     image_token = cast(int, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
     # Cut at the block that is read, `vision_feature_layer` is -1: transformers 5 and vLLM both give a CLIP or SigLIP
     # tower's last hidden state before the final norm, and no engine loads or runs the block that nobody reads.
-    vision = cut_config(vision_config, blocks_read(encoder.blocks, encoder.layer))
+    vision = cut_config(vision_config, encoder.blocks_read)
     embeddings, head = _tables(llm)
     rows = embeddings.num_embeddings
     if image_token >= rows:

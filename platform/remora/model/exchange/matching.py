@@ -13,7 +13,6 @@ from remora import catalog
 from remora.catalog import LLM, Vision
 from remora.errors import DataError
 from remora.model.exchange.layouts import Published
-from remora.model.exchange.tower import blocks_read
 
 NOT_ARCHITECTURE = {
     *("_name_or_path", "architectures", "transformers_version", "dtype", "use_cache", "return_dict"),
@@ -77,9 +76,9 @@ def reasons_against_vision(entry: Vision, found: Published) -> list[str]:
         return said
     if entry.config["model_type"] != config.model_type:
         return [*said, f"model_type {entry.config['model_type']} != {config.model_type}"]
-    read, theirs = blocks_read(entry.blocks, entry.layer), blocks_read(config.num_hidden_layers, found.layer)
-    if read != theirs:
-        said.append(f"reads {read} blocks != {theirs}")
+    theirs = config.num_hidden_layers + found.layer + 1
+    if entry.blocks_read != theirs:
+        said.append(f"reads {entry.blocks_read} blocks != {theirs}")
     return said + differences(AutoConfig.for_model(**entry.config), config)
 
 

@@ -15,7 +15,7 @@ from remora import catalog
 from remora.errors import DataError
 from remora.model.connectors import build_connector
 from remora.model.exchange.layouts import Published
-from remora.model.exchange.tower import blocks_read, cut_config, cut_state, load_strictly, module_of
+from remora.model.exchange.tower import cut_config, cut_state, load_strictly, module_of
 from remora.model.llm import load_tokenizer
 from remora.model.parts import WEIGHTS, PartRef
 from remora.model.vision import build_tower
@@ -100,9 +100,7 @@ def _write_connector(found: Published, names: Mapping[str, str], folder: Path) -
 
 def _write_vision(found: Published, name: str, folder: Path) -> None:
     entry = catalog.vision(name)
-    config = cut_config(
-        found.vision_config or AutoConfig.for_model(**entry.config), blocks_read(entry.blocks, entry.layer)
-    )
+    config = cut_config(found.vision_config or AutoConfig.for_model(**entry.config), entry.blocks_read)
     whole = load_strictly(AutoModel, config, cut_state(config, found.vision), "vision tower").state_dict()
     tower = build_tower(entry, pretrained=False)
     net = module_of(tower)

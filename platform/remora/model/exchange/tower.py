@@ -17,11 +17,6 @@ UNREAD = ("post_layernorm.", "layernorm.", "norm.", "head.", "pooler.", "embeddi
 BLOCK = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 
 
-def blocks_read(blocks: int, layer: int) -> int:
-    """How many of `blocks` blocks run when the output of block `layer` (counted from the end, -1 the last) is read."""
-    return blocks + 1 + layer
-
-
 def cut_config(config: PretrainedConfig, blocks: int) -> PretrainedConfig:
     """The config of the tower's first `blocks` blocks, without SigLIP's pooling head."""
     said = config.to_dict()
