@@ -144,6 +144,8 @@ def _train(
                 if not store.finished(run):
                     tracker.finish(mlflow_runs[run], "FAILED")
             raise
+    for run in missing:
+        _complete_record(run, mlflow_runs[run], store, tracker)
 
 
 def _start_record(run: StageRun, variant: Variant, tracker: tracking.Tracker, parent: str | None = None) -> str:
@@ -174,10 +176,14 @@ def _recorded(run: StageRun, store: Store, variant: Variant, tracker: tracking.T
     mlflow_run = _start_record(run, variant, tracker)
     with tracking.Mirror(tracker, mlflow_run, lambda: store.journal(run)):
         pass  # leaving the block writes the steps that are not there yet
+    _complete_record(run, mlflow_run, store, tracker)
+    return mlflow_run
+
+
+def _complete_record(run: StageRun, mlflow_run: str, store: Store, tracker: tracking.Tracker) -> None:
     tracker.text(mlflow_run, _tuning(store.journal(run)), "tuning.md")
     tracker.artifacts(mlflow_run, store.folder(run) / "parts", "parts")
     tracker.finish(mlflow_run)
-    return mlflow_run
 
 
 def _tuning(path: Path) -> str:

@@ -81,9 +81,7 @@ class Server(Connection):
     def last_step(self, run: str) -> int:
         """The last step of `loss` in MLflow, `NO_STEP` before the first; asked anew."""
         with self.answers() as client:
-            client.get_run(
-                run
-            )  # fails fast; the history of a long training takes seconds, and nothing shorter has steps
+            client.get_run(run)  # fails fast; the history of a long training takes seconds
             with self.patient():
                 history = client.get_metric_history(run, "loss")
         self._last_steps[run] = max((point.step for point in history), default=NO_STEP)
