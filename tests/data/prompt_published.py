@@ -46,7 +46,7 @@ class Round:
 
 
 def turns_of(rounds) -> list[Turn]:
-    """What `parse_record` makes of them, but that the ends of texts without a picture are kept."""
+    """What `parse_turns` makes of them, but that the ends of texts without a picture are kept."""
     turns = []
     for r in rounds:
         turns += [Turn("user", r.question.strip() if r.images else r.question, r.images), Turn("assistant", r.answer)]

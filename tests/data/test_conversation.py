@@ -6,13 +6,25 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from remora.data.conversation import Turn, parse_record, read_llava_json
-from remora.data.mixture import StageData, fingerprint, locate
+from remora.data.conversation import Sample, Turn
+from remora.data.mixture import StageData, fingerprint, locate, open_entry
 from remora.errors import DataError
 from remora.spec import MixtureEntry, Stage
 
 FOLDER = Path("/pictures")
+
+
+def read_one(record: dict, folder: Path) -> Sample:
+    """A record as the only one of a dataset; every picture that it names is there."""
+    file = folder / "train.json"
+    file.write_text(json.dumps([record]))
+    for name in [record["image"]] if isinstance(record.get("image"), str) else record.get("image") or []:
+        if name:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (2, 2)).save(folder / name)
+    return open_entry(MixtureEntry(path=str(file)), folder)[0]
 
 
 def said(*values: str, **record) -> dict:
@@ -20,13 +32,10 @@ def said(*values: str, **record) -> dict:
     return {"conversations": [{"from": speakers[i % 2], "value": v} for i, v in enumerate(values)], **record}
 
 
-def test_a_record_becomes_turns_and_paths_in_reading_order():
-    sample = parse_record(
-        said(
-            "<image>\nWhat? ", " a cat\n", "And <image> and <image>?", "two", id=7, image=["a.png", "b/c.png", "d.png"]
-        ),
-        FOLDER,
-        "f: record 0",
+def test_a_record_becomes_turns_and_paths_in_reading_order(tmp_path):
+    paths = ["a.png", "b/c.png", "d.png"]
+    sample = read_one(
+        said("<image>\nWhat? ", " a cat\n", "And <image> and <image>?", "two", id=7, image=paths), tmp_path
     )
     assert sample.id == "7"
     assert sample.turns == (
@@ -35,19 +44,17 @@ def test_a_record_becomes_turns_and_paths_in_reading_order():
         Turn("user", "And  and ?", 2),
         Turn("assistant", "two"),
     )
-    assert sample.images == (FOLDER / "a.png", FOLDER / "b/c.png", FOLDER / "d.png")
+    assert [p.location for p in sample.images] == [str(tmp_path / p) for p in paths]
 
 
 @pytest.mark.parametrize("image", [{}, {"image": None}, {"image": []}, {"image": ""}])
-def test_a_record_without_a_picture(image):
-    sample = parse_record(said("Hello", "Hi", **image), FOLDER, "f: record 3")
-    assert sample.images == () and sample.id == "f: record 3"
+def test_a_record_without_a_picture(image, tmp_path):
+    sample = read_one(said("Hello", "Hi", **image), tmp_path)
+    assert sample.images == () and sample.id == f"{tmp_path}/train.json: record 0"
 
 
-def test_an_answer_may_talk_about_the_tag():
-    assert parse_record(said("Which tag?", "It is <image>."), FOLDER, "f").turns[1] == Turn(
-        "assistant", "It is <image>."
-    )
+def test_an_answer_may_talk_about_the_tag(tmp_path):
+    assert read_one(said("Which tag?", "It is <image>."), tmp_path).turns[1] == Turn("assistant", "It is <image>.")
 
 
 BAD = {
@@ -75,7 +82,7 @@ def test_a_bad_record_is_named_by_file_and_number_in_one_line(record, why, tmp_p
     file = tmp_path / "train.json"
     file.write_text(json.dumps([said("a", "b"), record]))
     with pytest.raises(DataError) as caught:
-        read_llava_json(file, FOLDER)
+        open_entry(MixtureEntry(path=str(file)), tmp_path)
     message = str(caught.value)
     assert message.startswith(f"{file}: record 1: ") and why in message and "\n" not in message
 
@@ -84,13 +91,13 @@ def test_a_bad_record_is_named_by_file_and_number_in_one_line(record, why, tmp_p
 def test_a_file_of_no_records_is_refused(content, tmp_path):
     (tmp_path / "train.json").write_bytes(content)
     with pytest.raises(DataError) as caught:
-        read_llava_json(tmp_path / "train.json", FOLDER)
+        open_entry(MixtureEntry(path=str(tmp_path / "train.json")), tmp_path)
     assert str(tmp_path / "train.json") in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_missing_dataset_tells_the_command_that_makes_it(tmp_path):
     with pytest.raises(DataError) as caught:
-        read_llava_json(*locate(MixtureEntry(dataset="demo-captions"), tmp_path))
+        open_entry(MixtureEntry(dataset="demo-captions"), tmp_path)
     assert str(caught.value) == (
         f"missing dataset file: {tmp_path}/demo/captions.json (dataset 'demo-captions'); next: remora data demo"
     )
@@ -98,8 +105,8 @@ def test_a_missing_dataset_tells_the_command_that_makes_it(tmp_path):
 
 def test_pictures_of_a_file_are_beside_it_or_where_the_entry_says(tmp_path):
     entry = {"path": str(tmp_path / "a" / "train.json")}
-    assert locate(MixtureEntry.model_validate(entry), FOLDER)[1] == tmp_path / "a"
-    assert locate(MixtureEntry.model_validate(entry | {"images": str(tmp_path)}), FOLDER)[1] == tmp_path
+    assert locate(MixtureEntry.model_validate(entry), FOLDER)[1] == str(tmp_path / "a")
+    assert locate(MixtureEntry.model_validate(entry | {"images": str(tmp_path)}), FOLDER)[1] == str(tmp_path)
 
 
 def entry_of(file: Path) -> list[MixtureEntry]:
@@ -119,16 +126,17 @@ def test_a_fingerprint_is_of_the_content_not_of_the_place(tiny_data, tmp_path):
 
 def test_a_fingerprint_finds_a_missing_and_a_broken_picture(tiny_data, tmp_path):
     for folder, spoil, why in (
-        ("a", lambda p: p.unlink(), "missing image: "),
-        ("b", lambda p: p.write_bytes(p.read_bytes()[:-20]), "unreadable image: "),
-        ("c", lambda p: p.write_text("not a picture"), "unreadable image: "),
+        ("a", lambda p: p.unlink(), "1 missing-image of 3 records"),
+        ("b", lambda p: p.write_bytes(p.read_bytes()[:-20]), "1 corrupt-image of 3 records"),
+        ("c", lambda p: p.write_text("not a picture"), "1 corrupt-image of 3 records"),
     ):
         file = tiny_data(f"{folder}/train.json", images=f"{folder}/images")
         picture = tmp_path / folder / "images" / "1.png"
         spoil(picture)
         with pytest.raises(DataError) as caught:
             fingerprint(entry_of(file), tmp_path)
-        assert str(caught.value).startswith(f"{why}{picture}") and "\n" not in str(caught.value)
+        message = str(caught.value)
+        assert message.startswith(f"{file}: record 1: {picture}") and why in message and "\n" not in message
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from encoders import vision
 from remora import catalog
-from remora.data.images import open_image, preprocess
+from remora.data.images import preprocess
+from remora.data.pictures import open_image
 from remora.errors import DataError
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -15,6 +15,7 @@ from remora import catalog
 from remora.catalog.fit import check_composition
 from remora.data.check import NOTED, check_dataset
 from remora.data.demo import build_demo
+from remora.data.locations import absolute, parent
 from remora.data.mixture import locate
 from remora.data.prompt import Prompter
 from remora.errors import DataError
@@ -66,15 +67,14 @@ def check(args: argparse.Namespace, console: Console) -> None:
         )
     reports = []
     with _bars(console) as progress:
-        for path, images, hint, prompter, length in _datasets(args, console):
-
-            def opened(done: int, total: int, name: str = path.name) -> None:
-                progress(f"{name}: pictures", done, total)
-
-            reports.append(check_dataset(path, images, hint, prompter, length, opened))
+        for location, images, hint, prompter, length in _datasets(args, console):
+            try:
+                reports.append(check_dataset(location, images, prompter, length, partial(progress, location)))
+            except DataError as e:
+                raise DataError(f"{e}{hint}") from None
     for report in reports:
         console.print(
-            f"[bold]{report.file}[/]: {report.records:,} records, {report.pictures:,} pictures", highlight=False
+            f"[bold]{report.location}[/]: {report.records:,} records, {report.pictures:,} pictures", highlight=False
         )
         for kind, count in report.counts.most_common():
             console.print(f"  {kind}: {count:,}" + (" (noted)" if kind in NOTED else ""), highlight=False)
@@ -87,15 +87,17 @@ def check(args: argparse.Namespace, console: Console) -> None:
     console.print("nothing that would stop a training run")
 
 
-Dataset = tuple[Path, Path, str, Prompter | None, int | None]
+Dataset = tuple[str, str, str, Prompter | None, int | None]
 
 
 def _datasets(args: argparse.Namespace, console: Console) -> Iterator[Dataset]:
     """What to check: one file, or each dataset of a variant's stages, rendered as the stage would."""
-    if args.target.suffix not in (".yaml", ".yml"):
-        yield args.target, args.images or args.target.parent, "; give a LLaVA JSON or JSONL file", None, None
+    if not args.target.endswith((".yaml", ".yml")):
+        location = absolute(str(args.target))
+        images = absolute(args.images) if args.images else parent(location)
+        yield location, images, "; give the path of a dataset", None, None
         return
-    variant, store = load(Variant, str(args.target)), Store(args.runs)
+    variant, store = load(Variant, args.target), Store(args.runs)
     embeddings = check_composition(
         catalog.vision(variant.vision), catalog.connector(variant.connector), catalog.llm(variant.llm)
     )

@@ -7,24 +7,25 @@ It reads every record and opens every picture, and never stops at the first that
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from remora.data.conversation import Problem, Turn, image_field, parse_record, problems, read_records
-from remora.data.images import UNREADABLE
+from remora.data.conversation import Problem, Turn, image_field, parse_turns, problems
+from remora.data.indexing import size_of
+from remora.data.locations import join
+from remora.data.pictures import Picture, picture_problem
 from remora.data.prompt import OverLength, Prompter
+from remora.data.sources import Raw, find_source
+from remora.errors import DataError
 from remora.model.vlm import IGNORE
 
 EXAMPLES = 5
 """How many of a kind are shown."""
-LARGEST = 50_000_000
-"""Pixels from which on a picture is called oversized: 150 MB to decode, for the few hundred of a side that are read."""
+WAITING = 1_000
+"""Pictures that wait for a thread before reading of records goes on."""
 
 NOTED = {"duplicate-id", "oversized-image", "over-length"}
 """Kinds that a training run lives with: it says so and goes on. All others stop it, or teach nothing."""
@@ -34,7 +35,7 @@ NOTED = {"duplicate-id", "oversized-image", "over-length"}
 class Report:
     """What a dataset holds, and what is wrong with it."""
 
-    file: Path
+    location: str
     records: int = 0
     pictures: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -55,81 +56,93 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         kinds = {k: {"count": n, "fatal": k not in NOTED, "examples": self.examples[k]} for k, n in self.counts.items()}
         counts = {"records": self.records, "pictures": self.pictures, "fatal": self.fatal}
-        return {"file": str(self.file), **counts, "problems": kinds}
-
-
-def picture_problem(path: Path) -> Problem | None:
-    """What is wrong with a picture file. It is decoded, because a cut JPEG passes every cheaper test."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if width * height > LARGEST:
-                return "oversized-image", f"{path} has {width} x {height} pixels; {LARGEST:,} are plenty"
-            image.load()
-    except FileNotFoundError:
-        return "missing-image", f"{path} is not there"
-    except Image.DecompressionBombError as e:
-        return "oversized-image", f"{path}: {e}"
-    except UNREADABLE as e:
-        return "corrupt-image", f"{path}: {str(e).splitlines()[0]}"
-    return None
+        return {"location": self.location, **counts, "problems": kinds}
 
 
 def check_dataset(
-    path: Path,
-    images: Path,
-    hint: str = "",
+    location: str,
+    images: str,
     prompter: Prompter | None = None,
     max_length: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Read every record of a LLaVA JSON or JSONL file and every picture that it names.
+    """Read every record of a dataset and decode every picture that it shows.
 
     With a prompter each conversation is also rendered: too long for `max_length`, or nothing supervised, is found too.
+    `progress` is told bytes of records, of how many.
 
     Raises:
-        DataError: the file itself cannot be read.
+        DataError: the dataset cannot be read at all.
     """
-    report = Report(path)
-    records = read_records(path, hint)
-    report.records = len(records)
-    seen: dict[str, int] = {}
-    shown: dict[Path, list[int]] = {}
-    for i, record in enumerate(records):
-        where = f"{path}: record {i}"
-        found = list(problems(record))
-        for kind, problem in found:
-            report.add(kind, where, problem)
-        name = record.get("id") if isinstance(record, dict) else None
-        if name is not None and (first := seen.setdefault(str(name), i)) != i:
-            report.add("duplicate-id", where, f"id {name!r} is record {first}'s too")
-        if not found:
-            sample = parse_record(record, images, where)
-            for file in sample.images:
-                shown.setdefault(file, []).append(i)
-            if prompter:
-                for kind, problem in _prompt_problems(prompter, sample.turns, max_length):
+    report, source = Report(location), find_source(location)
+    total, done = sum(size_of(file) for file in source.files), 0
+    ids: dict[str, str] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
+        pictures = _Pictures(pool, images, report)
+        for shard in source.shards():
+            for number, raw in enumerate(source.read(shard), shard.first):
+                where = f"{shard.file}: record {number}"
+                report.records += 1
+                found = list(problems(raw.record))
+                for kind, problem in found:
                     report.add(kind, where, problem)
-        elif isinstance(record, dict):
-            for file in _paths(record, images):
-                shown.setdefault(file, []).append(i)
-    report.pictures = len(shown)
-    # Decoding releases the interpreter's lock; a picture that several records show is opened once.
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for done, (used, problem_) in enumerate(zip(shown.values(), pool.map(picture_problem, shown), strict=True)):
-            if problem_:
-                for i in used:
-                    report.add(problem_[0], f"{path}: record {i}", problem_[1])
-            progress(done + 1, len(shown))
+                name = raw.record.get("id") if isinstance(raw.record, dict) else None
+                if name is not None and (first := ids.setdefault(str(name), where)) != where:
+                    report.add("duplicate-id", where, f"id {name!r} is that of {first} too")
+                if prompter and not found:
+                    for kind, problem in _prompt_problems(prompter, parse_turns(raw.record), max_length):
+                        report.add(kind, where, problem)
+                pictures.add(raw, where)
+            done += shard.bytes
+            progress(done, total)
+        pictures.drain(0)
+    if not report.records:
+        raise DataError(f"{location}: no record in it")
     return report
 
 
-def _paths(record: dict[str, Any], images: Path) -> Iterator[Path]:
-    """The pictures that a record with other problems names, as far as it does."""
-    paths = image_field(record)
-    for p in paths if isinstance(paths, list) else []:
-        if isinstance(p, str) and p:
-            yield images / p
+class _Pictures:
+    """Pictures on their way through a pool of threads; a file that several records show is opened once."""
+
+    def __init__(self, pool: ThreadPoolExecutor, images: str, report: Report) -> None:
+        self.pool, self.images, self.report = pool, images, report
+        self.waiting: deque[tuple[str, Future[Problem | None]]] = deque()
+        self.opened: dict[str, Future[Problem | None]] = {}
+
+    def add(self, raw: Raw, where: str) -> None:
+        """The pictures of a record, as far as it names any."""
+        if raw.pictures is not None:
+            for held in raw.pictures:
+                self.report.pictures += 1
+                self.waiting.append((where, self.pool.submit(_picture_problem, held)))
+        else:
+            names = image_field(raw.record) if isinstance(raw.record, dict) else []
+            for name in names if isinstance(names, list) else []:
+                if isinstance(name, str) and name:
+                    place = join(self.images, name)
+                    if place not in self.opened:
+                        self.report.pictures += 1
+                        self.opened[place] = self.pool.submit(_picture_problem, Picture(place))
+                    self.waiting.append((where, self.opened[place]))
+        self.drain(WAITING)
+
+    def drain(self, left: int) -> None:
+        """Take results, in the order of records, until `left` pictures wait."""
+        while len(self.waiting) > left:
+            where, future = self.waiting.popleft()
+            if problem := future.result():
+                self.report.add(problem[0], where, problem[1])
+
+
+def _picture_problem(held: Picture | bytes) -> Problem | None:
+    """What is wrong with a picture. It is decoded, because a cut JPEG passes every cheaper test."""
+    try:
+        content = held if isinstance(held, bytes) else held.read()
+    except FileNotFoundError:
+        return "missing-image", f"{held!s} is not there"
+    except (OSError, ValueError) as e:  # ValueError: a name that no file can have
+        return "corrupt-image", f"{held!s} cannot be read: {e}"
+    return picture_problem(content, "a picture in the record" if isinstance(held, bytes) else str(held), decode=True)
 
 
 def _prompt_problems(prompter: Prompter, turns: Sequence[Turn], max_length: int | None) -> Iterator[Problem]:

@@ -1,51 +1,20 @@
-"""Pictures: from a file to the pixels that an encoder reads."""
+"""From a picture to the pixels that an encoder reads."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from remora.catalog import Vision
-from remora.errors import DataError
 
-UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
-"""What Pillow's decoders raise for a broken file."""
 BICUBIC = Image.Resampling.BICUBIC
 LONG = 64
 """Long over short side from which on a crop is resampled alone, not with all that it cuts away: a picture of one row of
 100,000 pixels would grow to 30 GB on its way to 336 rows."""
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """First frame, upright (EXIF), transparency on white, as RGB."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion clips to white
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def open_image(path: Path) -> Image.Image:
-    """Read a picture file as RGB.
-
-    Raises:
-        DataError: the file is missing, or is no picture that can be decoded.
-    """
-    try:
-        with Image.open(path) as image:
-            return to_rgb(image)
-    except FileNotFoundError:
-        raise DataError(f"missing image: {path}; put it there or remove its record") from None
-    except UNREADABLE as e:
-        raise DataError(f"unreadable image: {path}: {e}; replace the file or remove its record") from None
 
 
 def preprocess(image: Image.Image, encoder: Vision, aspect: Literal["square", "pad"] = "square") -> Tensor:

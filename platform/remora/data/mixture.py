@@ -2,75 +2,76 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from remora import catalog
-from remora.data.conversation import Sample, read_llava_json
-from remora.data.images import UNREADABLE, open_image, preprocess
-from remora.data.order import MixtureOrder
+from remora.data.conversation import Sample
+from remora.data.images import preprocess
+from remora.data.index import NOTED, Dataset
+from remora.data.indexing import Progress, Spread, open_dataset
+from remora.data.locations import absolute, parent
+from remora.data.order import mixture_order
 from remora.data.prompt import OverLength, Prompter, Tokens
+from remora.data.sources import find_source
 from remora.errors import DataError
+from remora.files import digest
 from remora.model.vlm import IGNORE, Batch
 from remora.spec import MixtureEntry, Stage
 
 
-def locate(entry: MixtureEntry, data: Path) -> tuple[Path, Path, str]:
-    """(JSON file, image folder, what to do if it is missing) of a mixture entry; `data` holds the catalog's sets."""
+def locate(entry: MixtureEntry, data: Path) -> tuple[str, str, str]:
+    """(location, image folder, what to do if it is missing) of a mixture entry; `data` holds the catalog's sets."""
     if entry.dataset is not None:
         known = catalog.dataset(entry.dataset)
-        return data / known.path, data / known.images, f" (dataset {entry.dataset!r}); next: {known.make}"
+        return str(data / known.path), str(data / known.images), f" (dataset {entry.dataset!r}); next: {known.make}"
     assert entry.path is not None
-    path = Path(entry.path).expanduser().absolute()
-    images = Path(entry.images).expanduser().absolute() if entry.images else path.parent
-    return path, images, "; give the path of a LLaVA JSON file"
+    location = absolute(entry.path)
+    return location, absolute(entry.images) if entry.images else parent(location), "; give the path of a dataset"
 
 
-def read_mixture(mixture: Sequence[MixtureEntry], data: Path) -> list[list[Sample]]:
-    """Every dataset of a mixture, in order."""
-    return [read_llava_json(*locate(entry, data)) for entry in mixture]
+def open_entry(
+    entry: MixtureEntry, data: Path, spread: Spread | None = None, progress: Progress | None = None
+) -> Dataset:
+    """The dataset of a mixture entry, without what the entry skips. Its index is built first if need be.
+
+    Raises:
+        DataError: it is missing or unreadable; it has problems that the entry does not skip; or it skips more than
+            the entry allows. The first such record is named, and how many there are of each kind.
+    """
+    location, images, hint = locate(entry, data)
+    try:
+        whole = open_dataset(find_source(location), location, images, data / "index", spread, progress)
+    except DataError as e:
+        raise DataError(f"{e}{hint}") from None
+    bad = {kind: n for kind, n in whole.counts.items() if kind not in NOTED and kind not in entry.skip}
+    if bad:
+        first = next(flaw for flaw in whole.flaws() if flaw.kind in bad)
+        counts = ", ".join(f"{n:,} {kind}" for kind, n in bad.items())
+        raise DataError(
+            f"{whole.where(first.record)}: {first.problem} ({counts} of {whole.records:,} records); "
+            f"mend or remove them (remora data check {location}), or let the mixture skip: [{', '.join(bad)}]"
+        )
+    kept = Dataset(whole.folder, entry.skip) if entry.skip else whole
+    if kept.skipped > entry.max_skipped * kept.records:
+        raise DataError(
+            f"{location}: {kept.skipped:,} of {kept.records:,} records are skipped, more than max_skipped "
+            f"{entry.max_skipped:g} allows; mend the dataset (remora data check {location}) or raise it"
+        )
+    return kept
+
+
+def read_mixture(mixture: Sequence[MixtureEntry], data: Path) -> list[Dataset]:
+    """Every dataset of a mixture, in order; see `open_entry`."""
+    return [open_entry(entry, data) for entry in mixture]
 
 
 def fingerprint(mixture: Sequence[MixtureEntry], data: Path) -> str:
-    """Digest of everything that a mixture reads: the JSON files and every picture's bytes.
-
-    It opens each picture, so a missing or broken one is found before anything trains.
-    """
-    return hashlib.sha256("".join(_fingerprint(*_stat(e, data)) for e in mixture).encode()).hexdigest()
-
-
-def _stat(entry: MixtureEntry, data: Path) -> tuple[Path, Path, str, int]:
-    path, images, hint = locate(entry, data)
-    return path, images, hint, path.stat().st_mtime_ns if path.exists() else 0
-
-
-@lru_cache(maxsize=64)
-def _fingerprint(path: Path, images: Path, hint: str, mtime: int) -> str:
-    seen = hashlib.sha256()
-    files: dict[Path, None] = {}
-    for sample in read_llava_json(path, images, hint):
-        files.update(dict.fromkeys(sample.images))
-    seen.update(path.read_bytes())
-    for file in files:
-        _check_picture(file)
-        seen.update(hashlib.sha256(file.read_bytes()).digest())
-    return seen.hexdigest()
-
-
-def _check_picture(path: Path) -> None:
-    try:
-        with Image.open(path) as image:
-            image.verify()  # walks the file's chunks and checksums without decoding the pixels
-    except FileNotFoundError:
-        raise DataError(f"missing image: {path}; put it there or remove its record") from None
-    except UNREADABLE as e:
-        raise DataError(f"unreadable image: {path}: {e}; replace the file or remove its record") from None
+    """Digest of everything that a mixture reads: records and the bytes of pictures, not where they lie."""
+    return digest([[dataset.digest, len(dataset)] for dataset in read_mixture(mixture, data)])
 
 
 def collate(
@@ -110,7 +111,7 @@ class StageData:
         self.stage = stage
         self.seed = seed >> 16  # room for positions in 63 bits
         self.samples = read_mixture(stage.mixture, data)
-        self.order = MixtureOrder([len(s) for s in self.samples], [e.weight for e in stage.mixture], seed)
+        self.order = mixture_order(stage.mixture, [len(s) for s in self.samples], seed)
         self.prompter = prompter
         self.encoder = catalog.vision(vision) if vision else None
         self.max_length = min(stage.max_length, context or stage.max_length)
@@ -184,7 +185,7 @@ class StageData:
             pictures = []
             if encoder:
                 shown = sample.images[: tokens.images]  # not those of rounds that were cut
-                pictures = [preprocess(open_image(p), encoder, self.stage.aspect) for p in shown]
+                pictures = [preprocess(p.open(), encoder, self.stage.aspect) for p in shown]
             rows.append((tokens, pictures))
         keys = [self.seed + p for p in positions]
         return collate(rows, self.pad, encoder.input_size if encoder else 1, keys)

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Sequence
+
+from remora.spec import MixtureEntry
 
 ROUNDS = 6
 
@@ -48,14 +51,20 @@ class Permutation:
 class MixtureOrder:
     """The order in which a stage reads its datasets.
 
-    `sizes` are the datasets' lengths, `weights` how often each sample is read in an epoch. A weight of 2.5 reads every
-    sample twice and a half of them (chosen by the seed) once more. Position p belongs to epoch p // n.
+    `sizes` are the datasets' lengths, `weights` how often each sample is read in an epoch, `caps` how many reads of a
+    dataset an epoch has at most. A weight of 2.5 reads every sample twice and a half of them (chosen by the seed) once
+    more. Position p belongs to epoch p // n.
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int) -> None:
+    def __init__(
+        self, sizes: Sequence[int], weights: Sequence[float], seed: int, caps: Sequence[int | None] | None = None
+    ) -> None:
         self.seed = seed
         self.sizes = list(sizes)
-        self.reads = [max(1, round(size * weight)) for size, weight in zip(sizes, weights, strict=True)]
+        self.reads = [
+            min(max(1, round(size * weight)), cap or sys.maxsize)
+            for size, weight, cap in zip(sizes, weights, caps or [None] * len(self.sizes), strict=True)
+        ]
         self.epoch_size = sum(self.reads)
         self._epoch: tuple[int, Permutation] | None = None
 
@@ -73,3 +82,8 @@ class MixtureOrder:
                 return dataset, order[rest]
             read -= reads
         raise AssertionError("unreachable: read is below the sum of reads")
+
+
+def mixture_order(mixture: Sequence[MixtureEntry], sizes: Sequence[int], seed: int) -> MixtureOrder:
+    """The order of a stage's mixture, whose datasets have `sizes` samples."""
+    return MixtureOrder(sizes, [e.weight for e in mixture], seed, [e.cap for e in mixture])

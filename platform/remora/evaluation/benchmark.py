@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image
 
 from remora import catalog
-from remora.data.images import open_image
 from remora.data.mixture import read_mixture
+from remora.data.pictures import open_image
 from remora.evaluation.baselines import QuestionOnly
 from remora.evaluation.questions import Question, read_questions, shuffled_pictures
 from remora.evaluation.statistics import accuracy_interval

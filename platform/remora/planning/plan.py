@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.data.mixture import read_mixture
-from remora.data.order import MixtureOrder
+from remora.data.order import mixture_order
 from remora.spec import Stage, Variant
 from remora.stages import Store, path, union, variant_name
 
@@ -70,5 +70,5 @@ def _length(stage: Stage, data: Path) -> tuple[int, int]:
     if stage.steps:
         return stage.steps, stage.steps * stage.batch
     sizes = [len(d) for d in read_mixture(stage.mixture, data)]
-    samples = round(MixtureOrder(sizes, [e.weight for e in stage.mixture], 0).epoch_size * (stage.epochs or 1))
+    samples = round(mixture_order(stage.mixture, sizes, 0).epoch_size * (stage.epochs or 1))
     return math.ceil(samples / stage.batch), samples

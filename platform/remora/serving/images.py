@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from remora.data.pictures import to_rgb
 from remora.serving.args import Limits
 from remora.serving.protocol import Refusal
 
@@ -84,8 +85,6 @@ def _open(data: bytes, name: str, limits: Limits) -> Image.Image:
 
 
 def _rgb(picture: Image.Image, name: str) -> Image.Image:
-    from remora.data.images import to_rgb  # what training reads by; torch comes with it, so not at the top
-
     try:
         return to_rgb(picture)
     except Exception as e:

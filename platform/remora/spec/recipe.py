@@ -129,17 +129,40 @@ class Tuning(Spec):
         return tuple(p for p in PARTS if self[p].trains)
 
 
+Skippable = Literal[
+    "no-conversation",
+    "unknown-role",
+    "turn-order",
+    "no-text",
+    "not-unicode",
+    "empty-answer",
+    "no-answer",
+    "image-field",
+    "tag-without-image",
+    "image-without-tag",
+    "missing-image",
+    "corrupt-image",
+]
+"""Problems of a record that leave nothing to read (docs/data.md)."""
+
+
 class MixtureEntry(Spec):
-    """One dataset of a mixture: a catalog name, or a LLaVA JSON file with its image folder."""
+    """One dataset of a mixture: a catalog name, or a dataset of one's own with its image folder."""
 
     dataset: str | None = None
     """A name from `remora catalog datasets`."""
     path: str | None = None
-    """A LLaVA conversation JSON file."""
+    """A file, a folder or a URL of a format that docs/data.md names."""
     images: str | None = None
     """The folder that its image paths are relative to; the file's own folder if not given."""
     weight: float = Field(1.0, gt=0)
     """How often each of its samples is read in an epoch; 0.5 reads a seeded half."""
+    cap: int | None = Field(None, ge=1)
+    """Samples of it that an epoch reads at most: a seeded choice, the same in every epoch."""
+    skip: tuple[Skippable, ...] = ()
+    """Problems whose records are left out and counted; any other stops the run before it begins."""
+    max_skipped: float = Field(0.01, ge=0, le=1)
+    """The share of its records that may be left out."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,173 @@
+"""A dataset that is opened without being read: any record by its number, from memory-mapped files.
+
+An index is built once (see indexing.py) and holds every record as its turns and the places of its pictures,
+with a digest of each picture's bytes. Pictures stay where they are, unless their format cannot be read at random. Below
+the index folder of a run folder's data:
+
+    <name>-<place>/state.json      where the dataset lies, its files as they were, and which index they have
+    <name>-<place>/pictures.npz    size, time and digest of every picture file, so that only what changed is read again
+    <name>-<place>/<content>/      the index: records.bin, offsets.npy, problems.jsonl, index.json, pictures/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from remora.data.conversation import Sample, Turn
+from remora.data.locations import is_url
+from remora.data.pictures import Picture
+from remora.errors import DataError
+
+FORMAT = 1
+"""Raise by hand when an index is written differently; those of another format are built anew."""
+NOTED = frozenset({"oversized-image"})
+"""Problems that an index knows of and a training run lives with."""
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """What is wrong with one record: its number, the kind of problem (docs/data.md) and the problem in words."""
+
+    record: int
+    kind: str
+    problem: str
+
+
+def encode_record(name: str | None, turns: Sequence[Turn], images: Sequence[Picture]) -> bytes:
+    """A record as an index keeps it."""
+    said = [[t.text, t.images] for t in turns]
+    shown = [[p.location, p.offset, p.length, p.sha256] for p in images]
+    return json.dumps([name, said, shown], separators=(",", ":")).encode()
+
+
+class Dataset(Sequence[Sample]):
+    """The samples of an index: all, or without those that have problems of some kinds.
+
+    Memory-mapped: opening costs milliseconds whatever it holds, and the processes of a machine share the pages.
+    """
+
+    def __init__(self, folder: Path, without: Sequence[str] = ()) -> None:
+        try:
+            about = json.loads((folder / "index.json").read_text())
+            self._offsets = np.load(folder / "offsets.npy", mmap_mode="r")
+            self._records = np.memmap(folder / "records.bin", np.uint8, mode="r")
+        except (OSError, ValueError) as e:
+            raise DataError(f"unreadable index: {folder}: {e}; delete the folder, it will be built again") from None
+        if len(self._records) != self._offsets[-1]:
+            raise DataError(f"torn index: {folder}: records.bin is cut; delete the folder, it will be built again")
+        self.folder = folder
+        self.digest: str = about["digest"]
+        """sha256 of every record and every picture's bytes, in order; not of where they lie."""
+        self.counts: Counter[str] = Counter(about["problems"])
+        """Kind of problem -> records that have it."""
+        self.records = len(self._offsets) - 1
+        """Records of the source, broken ones included."""
+        self._shards: list[tuple[int, str, int]] = [tuple(s) for s in about["shards"]]
+        skipped = {flaw.record for flaw in self.flaws() if flaw.kind in without} if without else set()
+        self.skipped = len(skipped)
+        self._kept = np.setdiff1d(np.arange(self.records), np.fromiter(skipped, int)) if skipped else None
+
+    def __len__(self) -> int:
+        return self.records if self._kept is None else len(self._kept)
+
+    @overload
+    def __getitem__(self, i: int) -> Sample: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Sample]: ...
+    def __getitem__(self, i: int | slice) -> Sample | list[Sample]:
+        """A sample by its number.
+
+        Raises:
+            DataError: its record has a problem that leaves nothing to read.
+        """
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        number = self.number(i)
+        start, end = self._offsets[number : number + 2].tolist()
+        if start == end:
+            flaw = next(f for f in self.flaws() if f.record == number)
+            raise DataError(f"{self.where(number)}: {flaw.problem}")
+        name, said, shown = json.loads(self._records[start:end].tobytes())
+        turns = tuple(
+            Turn("assistant", text) if k % 2 else Turn("user", text, images) for k, (text, images) in enumerate(said)
+        )
+        images = tuple(Picture(self._place(place), *rest) for place, *rest in shown)
+        return Sample(name if name is not None else self.where(number), turns, images)
+
+    def number(self, i: int) -> int:
+        """The number of a sample's record in the source."""
+        return i % len(self) if self._kept is None else int(self._kept[i])
+
+    def where(self, number: int) -> str:
+        """A record's place in the source, for people."""
+        begins, file, first = self._shards[bisect_right(self._shards, number, key=lambda s: s[0]) - 1]
+        return f"{file}: record {first + number - begins}"
+
+    def flaws(self) -> Iterator[Flaw]:
+        """Every problem, in the order of records."""
+        return (Flaw(*flaw) for flaw in self._flaws)
+
+    @cached_property
+    def _flaws(self) -> list[list[Any]]:
+        return [json.loads(line) for line in (self.folder / "problems.jsonl").read_text().splitlines()]
+
+    def _place(self, location: str) -> str:
+        """Pictures that the index keeps itself are named below it."""
+        return location if location.startswith("/") or is_url(location) else str(self.folder / location)
+
+
+class IndexWriter:
+    """Fills the folder of an index, shard by shard, in order."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._records = (folder / "records.bin").open("wb")
+        self._problems = (folder / "problems.jsonl").open("w")
+        self._ends = [0]
+        self._shards: list[tuple[int, str, int]] = []
+        self._counts: Counter[str] = Counter()
+        self._digest = hashlib.sha256()
+
+    @property
+    def records(self) -> int:
+        return len(self._ends) - 1
+
+    def add(self, file: str, first: int, records: Sequence[bytes], digests: bytes, flaws: Sequence[Flaw]) -> None:
+        """One shard: its records as `encode_record` made them (empty for those that cannot be read) and flaws, whose
+        numbers count from the shard's first record."""
+        begins = self.records
+        self._shards.append((begins, file, first))
+        for record in records:
+            self._ends.append(self._ends[-1] + len(record))
+        self._records.write(b"".join(records))
+        self._digest.update(digests)
+        for flaw in flaws:
+            self._problems.write(json.dumps([begins + flaw.record, flaw.kind, flaw.problem]) + "\n")
+        self._counts.update(kind for _, kind in dict.fromkeys((f.record, f.kind) for f in flaws))
+
+    def __enter__(self) -> IndexWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._records.close()
+        self._problems.close()
+
+    def finish(self) -> str:
+        """Write what is left, after the block; returns the content's digest."""
+        np.save(self.folder / "offsets.npy", np.asarray(self._ends, np.uint64))
+        digest = self._digest.hexdigest()
+        about = {"format": FORMAT, "digest": digest, "problems": self._counts, "shards": self._shards}
+        (self.folder / "index.json").write_text(json.dumps(about))
+        return digest

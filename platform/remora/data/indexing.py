@@ -1,0 +1,316 @@
+"""Building indexes: each shard of a source is read by itself, by whoever has hands free, and written in order.
+
+What a shard needs is read once: the record's rules are `conversation.problems`, every picture's bytes are walked and
+digested. A picture that an earlier index saw, unchanged in size and time, is not read again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from remora.data.conversation import Problem, image_field, parse_turns, problems
+from remora.data.index import FORMAT, NOTED, Dataset, Flaw, IndexWriter, encode_record
+from remora.data.locations import is_url, join, stamp
+from remora.data.pictures import Picture, picture_problem
+from remora.data.sources import Raw, Shard, Source
+from remora.errors import DataError
+from remora.files import digest, disk_errors, is_published, publishing, write_json
+
+PICTURES = "pictures.npz"
+AT_ONCE = 16
+"""Pictures that a worker fetches from a URL at a time."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Spread = Callable[[Callable[[Shard], "Indexed"], Iterable[Shard]], Iterable["Indexed"]]
+"""Applies a function to shards, by whatever workers there are; results come in the shards' order."""
+Progress = Callable[[int, int], None]
+"""Told (bytes of records that are indexed, of how many)."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture file as it was: bytes, time of change (ns; both -1 if it was not there), digest, and its problem."""
+
+    size: int
+    changed: int
+    sha256: str
+    problem: Problem | None
+
+
+@dataclass
+class Indexed:
+    """What one shard came to."""
+
+    shard: Shard
+    records: list[bytes] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
+    flaws: list[Flaw] = field(default_factory=list)
+    seen: dict[str, Seen] = field(default_factory=dict)
+    """Picture files on this machine's disks."""
+
+
+def open_dataset(
+    source: Source,
+    location: str,
+    images: str,
+    root: Path,
+    spread: Spread | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """The dataset at `location`, whose index is below `root`; built first if it is not there or out of date.
+
+    Raises:
+        DataError: a file is missing, is not of its format, or holds no record.
+        StoreError: the index cannot be written.
+    """
+    home = root / f"{_stem(location)}-{digest([location, images])[:8]}"
+    with disk_errors(root):
+        home.mkdir(parents=True, exist_ok=True)
+        with _locked(home):
+            files: list[list[Any]] = [[file, *_stamp(file)] for file in source.files]
+            state = _state(home)
+            if state and state["files"] == files and not _changed(home):
+                return Dataset(home / state["index"])
+            total = sum(size for _, size, _ in files)
+            folder = _build(source, images, home, spread or over_processes, progress or (lambda done, of: None), total)
+            write_json(home / "state.json", {"format": FORMAT, "files": files, "index": folder.name})
+    return Dataset(folder)
+
+
+def over_processes(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Results in order, from a pool of processes; a single item is not worth one (0.3 s each)."""
+    items = iter(items)
+    head = list(islice(items, 2))
+    if len(head) < 2:
+        yield from map(work, head)
+        return
+    workers = os.cpu_count() or 1
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        waiting: deque[Future[Result]] = deque()
+        for item in chain(head, items):
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 2 * workers:  # results are megabytes: no more of them than hands
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _build(source: Source, images: str, home: Path, spread: Spread, progress: Progress, total: int) -> Path:
+    seen: dict[str, Seen] = {}
+    pictures = home / "pictures.new"  # filled by the workers, moved into the index at the end
+    shutil.rmtree(pictures, ignore_errors=True)
+    pictures.mkdir()
+    done = 0
+    workshop = home / "building"
+    try:
+        with publishing(workshop) as tmp:
+            with IndexWriter(tmp) as writer:
+                for part in spread(partial(index_shard, source, images, str(home)), source.shards()):
+                    shard = part.shard
+                    writer.add(shard.file, shard.first, part.records, b"".join(part.digests), part.flaws)
+                    seen |= part.seen
+                    done += shard.bytes
+                    progress(done, total)
+            if not writer.records:
+                raise DataError(f"{', '.join(source.files)}: no record in it")
+            key = digest([writer.finish(), images])[:16]
+            if any(pictures.iterdir()):
+                pictures.rename(tmp / "pictures")
+        final = home / key
+        if is_published(final):
+            shutil.rmtree(workshop)
+        else:
+            workshop.rename(final)
+    finally:
+        shutil.rmtree(pictures, ignore_errors=True)
+        shutil.rmtree(workshop, ignore_errors=True)
+    _write_seen(home, seen)
+    return final
+
+
+def index_shard(source: Source, images: str, home: str, shard: Shard) -> Indexed:
+    """Read one shard: its records, what is wrong with them, and the digests of their pictures. Runs in a worker."""
+    out, table = Indexed(shard), Path(home) / PICTURES
+    known = _known(table, table.stat().st_mtime_ns) if table.exists() else {}
+    kept = Path(home) / "pictures.new" / f"{digest([shard.file, shard.start])[:16]}.bin"
+    for number, raw in enumerate(source.read(shard)):
+        flaws = list(problems(raw.record))
+        shown: list[Picture] = []
+        if not flaws:
+            for picture, broken in _pictures(raw, images, kept, known, out.seen):
+                shown.append(picture)
+                flaws += [broken] if broken else []
+        out.flaws += [Flaw(number, kind, why) for kind, why in flaws]
+        if all(kind in NOTED for kind, _ in flaws):
+            name = raw.record.get("id")
+            turns = parse_turns(raw.record)
+            out.records.append(encode_record(None if name is None else str(name), turns, shown))
+            content: Any = [str(name), [[t.text, t.images] for t in turns], [p.sha256 for p in shown]]
+        else:
+            out.records.append(b"")
+            content = [kind for kind, _ in flaws]
+        out.digests.append(bytes.fromhex(digest(content)))
+    return out
+
+
+def _pictures(
+    raw: Raw, images: str, kept: Path, known: dict[str, Seen], seen: dict[str, Seen]
+) -> Iterator[tuple[Picture, Problem | None]]:
+    """Each picture of a record with its digest, and what is wrong with it."""
+    if raw.pictures is None:
+        places = [join(images, name) for name in image_field(raw.record)]
+        for place in places:
+            if place not in seen and not is_url(place):
+                seen[place] = _look(place, known.get(place))
+        remote = [place for place in places if is_url(place)]
+        with ThreadPoolExecutor(min(AT_ONCE, len(remote) or 1)) as pool:
+            fetched = dict(zip(remote, pool.map(_read, map(Picture, remote)), strict=True)) if remote else {}
+        for place in places:
+            found = seen.get(place) or fetched[place]
+            yield Picture(place, sha256=found.sha256), found.problem
+        return
+    for held in raw.pictures:
+        if isinstance(held, bytes):
+            with kept.open("ab") as f:
+                picture = Picture(f"pictures/{kept.name}", f.tell(), len(held), hashlib.sha256(held).hexdigest())
+                f.write(held)
+            yield picture, picture_problem(held, "a picture in the record", decode=False)
+        else:
+            found = _read(held)
+            yield Picture(held.location, held.offset, held.length, found.sha256), found.problem
+
+
+def _look(place: str, known: Seen | None) -> Seen:
+    """A picture file, read only if it is not as it was."""
+    try:
+        now = os.stat(place)  # noqa: PTH116
+    except OSError:
+        return Seen(-1, -1, "", ("missing-image", f"{place} is not there"))
+    if known and (known.size, known.changed) == (now.st_size, now.st_mtime_ns):
+        return known
+    found = _read(Picture(place))
+    return Seen(now.st_size, now.st_mtime_ns, found.sha256, found.problem)
+
+
+def _read(picture: Picture) -> Seen:
+    try:
+        content = picture.read()
+    except FileNotFoundError:
+        return Seen(-1, -1, "", ("missing-image", f"{picture} is not there"))
+    except OSError as e:
+        return Seen(-1, -1, "", ("corrupt-image", f"{picture} cannot be read: {e}"))
+    return Seen(-1, -1, hashlib.sha256(content).hexdigest(), picture_problem(content, str(picture), decode=False))
+
+
+# What an index remembers of the files that it was built from.
+
+
+def _stem(location: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in location.rstrip("/").rpartition("/")[2])[:60]
+
+
+def size_of(file: str) -> int:
+    """Bytes of a dataset's file.
+
+    Raises:
+        DataError: it is missing or cannot be asked.
+    """
+    return _stamp(file)[0]
+
+
+def _stamp(file: str) -> tuple[int, str]:
+    try:
+        return stamp(file)
+    except FileNotFoundError:
+        raise DataError(f"missing dataset file: {file}") from None
+    except OSError as e:
+        raise DataError(f"unreadable dataset file: {file}: {e}") from None
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """One builder at a time: whoever waits finds the index built."""
+    with (home / "lock").open("w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def _state(home: Path) -> dict[str, Any] | None:
+    """What is known of the dataset, if an index of it can be opened."""
+    try:
+        state = json.loads((home / "state.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return state if state.get("format") == FORMAT and is_published(home / state["index"]) else None
+
+
+def _write_seen(home: Path, seen: dict[str, Seen]) -> None:
+    problems = {i: s.problem for i, s in enumerate(seen.values()) if s.problem}
+    tmp = home / ".pictures.npz"
+    with tmp.open("wb") as f:
+        np.savez(
+            f,
+            names=np.frombuffer("\0".join(seen).encode(), np.uint8),
+            stamps=np.array([(s.size, s.changed) for s in seen.values()], np.int64).reshape(-1, 2),
+            digests=np.frombuffer(b"".join(bytes.fromhex(s.sha256 or "00" * 32) for s in seen.values()), np.uint8),
+            problems=np.frombuffer(json.dumps(problems).encode(), np.uint8),
+        )
+    tmp.replace(home / PICTURES)
+
+
+def _names(table: Any) -> list[str]:
+    text = table["names"].tobytes().decode()
+    return text.split("\0") if text else []
+
+
+def _changed(home: Path) -> bool:
+    """Whether a picture file on this machine's disks is not as it was: 2 s for 665,000 of them."""
+    with np.load(home / PICTURES) as table:
+        stamps = table["stamps"].tolist()
+        for place, (size, changed) in zip(_names(table), stamps, strict=True):
+            try:
+                now = os.stat(place)  # noqa: PTH116
+            except OSError:
+                if size != -1:
+                    return True
+            else:
+                if (size, changed) != (now.st_size, now.st_mtime_ns):
+                    return True
+    return False
+
+
+@lru_cache(maxsize=1)
+def _known(path: Path, changed: int) -> dict[str, Seen]:
+    """The picture files that the last index was built from; `changed` is when that was written."""
+    try:
+        with np.load(path) as table:
+            digests = table["digests"].tobytes()
+            problems = json.loads(table["problems"].tobytes())
+            return {
+                place: Seen(
+                    size,
+                    changed,
+                    digests[32 * i : 32 * i + 32].hex(),
+                    (problems[str(i)][0], problems[str(i)][1]) if str(i) in problems else None,
+                )
+                for i, (place, (size, changed)) in enumerate(zip(_names(table), table["stamps"].tolist(), strict=True))
+            }
+    except (OSError, ValueError, KeyError):
+        return {}

@@ -1,0 +1,57 @@
+"""What every format gives: shards that can be read by themselves, and their records in LLaVA's form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from remora.data.pictures import Picture
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A stretch of a source's records: what one worker reads in one go.
+
+    `file` is where it lies, `first` the number of its first record there, `start` and `end` what they are to the format
+    (bytes, row groups, members), and `bytes` its share of the work.
+    """
+
+    file: str
+    first: int
+    start: int
+    end: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Raw:
+    """One record as a source has it: LLaVA's mapping (conversation.py), or whatever stands in its place.
+
+    `pictures` are those that its `image` field names, in order, where the source holds them itself: bytes (they will be
+    kept beside the index) or a range of a file. None where the names are of files below the image folder.
+    """
+
+    record: Any
+    pictures: tuple[Picture | bytes, ...] | None = None
+
+
+class Source(Protocol):
+    """A dataset as it lies. Instances are small and picklable: workers get one with the shards that they read."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that hold the records; when one changes, the index is built anew."""
+        ...
+
+    def shards(self) -> Iterator[Shard]:
+        """Its records in order, cut into shards.
+
+        Raises:
+            DataError: a file is missing or is not of the format.
+        """
+        ...
+
+    def read(self, shard: Shard) -> Iterator[Raw]:
+        """The records of a shard. One that cannot be read comes as a string, which no record is, so it is named."""
+        ...

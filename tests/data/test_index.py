@@ -1,0 +1,157 @@
+"""An index gives every record as it was, knows what changed, and reads again only that."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from remora.data import indexing
+from remora.data.index import Dataset
+from remora.data.indexing import open_dataset, over_processes
+from remora.data.mixture import fingerprint, open_entry
+from remora.data.sources import find_source, llava
+from remora.errors import DataError
+from remora.spec import MixtureEntry
+
+RANDOM = random.Random(0)
+
+
+def opened(file: Path, **how) -> Dataset:
+    return open_dataset(find_source(str(file)), str(file), str(file.parent / "images"), file.parent / "index", **how)
+
+
+def entry(file: Path, **more) -> MixtureEntry:
+    return MixtureEntry(path=str(file), images=str(file.parent / "images"), **more)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Pictures that were read to be indexed."""
+    read, seen = indexing._read, []
+    monkeypatch.setattr(indexing, "_read", lambda picture: seen.append(Path(picture.location).name) or read(picture))
+    return seen
+
+
+def test_every_record_comes_back_and_its_pictures_open(tiny_data):
+    file = tiny_data("train.json", count=7)
+    dataset = opened(file)
+    assert len(dataset) == 7 and [s.id for s in dataset] == [f"s{i}" for i in range(7)]
+    assert dataset[4].turns[0].text == "What is number 4?" and dataset[-1].id == "s6" and dataset[2:4][1].id == "s3"
+    assert dataset[5].images[0].open().getpixel((0, 0)) == (100, 100, 50)
+    with pytest.raises(IndexError):
+        dataset[7]
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_shards_read_by_many_make_the_index_that_one_makes(tiny_data, monkeypatch, suffix):
+    file = tiny_data("train.json", count=40)
+    if suffix == "jsonl":
+        records = json.loads(file.read_text())
+        file = file.with_suffix(".jsonl")
+        file.write_text("\n\n".join(json.dumps(r) for r in records))
+    whole = opened(file)
+    monkeypatch.setattr(llava, "SHARD", 700)
+    (file.parent / "index").rename(file.parent / "one")
+    shards = list(find_source(str(file)).shards())
+    assert len(shards) > 5 and sum(s.bytes for s in shards) <= file.stat().st_size
+
+    def backwards(work, items):  # finished in any order, given back in theirs
+        items = list(items)
+        done = {i: work(items[i]) for i in RANDOM.sample(range(len(items)), len(items))}
+        return [done[i] for i in range(len(items))]
+
+    told = []
+    cut = opened(file, spread=backwards, progress=lambda done, of: told.append((done, of)))
+    assert cut.digest == whole.digest and list(cut) == list(whole)
+    assert [cut.where(i) for i in range(40)] == [f"{file}: record {i}" for i in range(40)]
+    assert told[-1][0] == sum(s.bytes for s in shards) and told[-1][1] == file.stat().st_size
+
+
+def test_a_pool_of_processes_gives_the_same(tiny_data, monkeypatch):
+    file = tiny_data("train.json", count=12)
+    whole = opened(file)
+    monkeypatch.setattr(llava, "SHARD", 900)
+    assert sum(1 for _ in find_source(str(file)).shards()) > 2
+    (file.parent / "index").rename(file.parent / "one")
+    assert opened(file, spread=over_processes).digest == whole.digest
+
+
+def test_only_what_changed_is_read_again(tiny_data, reads):
+    file = tiny_data("train.json", count=4)
+    first = opened(file)
+    assert sorted(reads) == [f"{i}.png" for i in range(4)]
+    reads.clear()
+    assert opened(file).folder == first.folder and not reads
+
+    os.utime(file.parent / "images" / "2.png", (1, 1))  # touched, not changed: the same index
+    assert opened(file).folder == first.folder and reads == ["2.png"]
+    reads.clear()
+
+    Image.new("RGB", (3, 3)).save(file.parent / "images" / "1.png")
+    second = opened(file)
+    assert reads == ["1.png"] and second.digest != first.digest and second[0] == first[0]
+    reads.clear()
+
+    records = json.loads(file.read_text())
+    file.write_text(json.dumps(records[:3]))
+    assert len(opened(file)) == 3 and not reads
+    assert len(first) == 4 and first[3].id == "s3"  # who had it open goes on reading what it was
+
+
+def test_a_picture_that_changes_under_a_run_is_told(tiny_data):
+    file = tiny_data("train.json")
+    picture = opened(file)[1].images[0]
+    Image.new("RGB", (9, 9)).save(picture.location)
+    with pytest.raises(DataError, match=r"changed image: .*1\.png is not what it was"):
+        picture.open()
+
+
+def test_what_is_skipped_is_said_and_limited(tiny_data):
+    file = tiny_data("train.json", count=5)
+    (file.parent / "images" / "1.png").unlink()
+    (file.parent / "images" / "3.png").write_text("no picture")
+    with pytest.raises(DataError) as caught:
+        open_entry(entry(file), file.parent)
+    message = str(caught.value)
+    assert message.startswith(f"{file}: record 1: ") and "1 missing-image, 1 corrupt-image of 5 records" in message
+    assert "skip: [missing-image, corrupt-image]" in message and "\n" not in message
+    with pytest.raises(DataError, match="1 corrupt-image of 5"):
+        open_entry(entry(file, skip=["missing-image"], max_skipped=1), file.parent)
+    both = ["missing-image", "corrupt-image"]
+    with pytest.raises(DataError, match=r"2 of 5 records are skipped, more than max_skipped 0\.3"):
+        open_entry(entry(file, skip=both, max_skipped=0.3), file.parent)
+    kept = open_entry(entry(file, skip=both, max_skipped=0.4), file.parent)
+    assert [s.id for s in kept] == ["s0", "s2", "s4"] and kept.skipped == 2 and kept.number(1) == 2
+    # A file that is put back counts again.
+    Image.new("RGB", (8, 6)).save(file.parent / "images" / "1.png")
+    kept = open_entry(entry(file, skip=both, max_skipped=0.4), file.parent)
+    assert [s.id for s in kept] == ["s0", "s1", "s2", "s4"]
+
+
+def test_the_fingerprint_says_which_records_are_read(tiny_data):
+    file = tiny_data("train.json", count=4)
+    before = fingerprint([entry(file)], file.parent)
+    (file.parent / "images" / "1.png").unlink()
+    after = fingerprint([entry(file, skip=["missing-image"], max_skipped=1)], file.parent)
+    assert before != after
+
+
+def test_a_torn_index_is_refused_by_name(tiny_data):
+    dataset = opened(tiny_data("train.json"))
+    records = dataset.folder / "records.bin"
+    records.write_bytes(records.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"torn index: .*records\.bin is cut"):
+        Dataset(dataset.folder)
+
+
+def test_a_dataset_without_a_record_is_refused(tmp_path):
+    for name, text in (("a.json", "[]"), ("a.jsonl", "\n \n")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DataError, match="no record in it"):
+            opened(tmp_path / name)
+    assert not any((tmp_path / "index").glob("*/building*"))
