@@ -67,9 +67,11 @@ def test_an_unknown_part(tmp_path: Path, data: Path, capsys: pytest.CaptureFixtu
 def test_a_missing_and_an_unreadable_image(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = spec(tmp_path, data)
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
-    assert f"unreadable image: {tmp_path}/a.png" in said(capsys, "train", file, "--runs", str(tmp_path), "--plain")
+    message = said(capsys, "train", file, "--runs", str(tmp_path), "--plain")
+    assert f"data.json: record 0: {tmp_path}/a.png: " in message and "1 corrupt-image of 1 records" in message
     (tmp_path / "a.png").unlink()
-    assert f"missing image: {tmp_path}/a.png" in said(capsys, "train", file, "--runs", str(tmp_path), "--plain")
+    message = said(capsys, "train", file, "--runs", str(tmp_path), "--plain")
+    assert f"data.json: record 0: {tmp_path}/a.png is not there (1 missing-image of 1 records)" in message
 
 
 def test_data_that_was_not_made_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

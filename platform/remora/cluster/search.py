@@ -21,7 +21,7 @@ from remora.errors import ClusterError, RemoraError, SpecError
 from remora.evaluation import Score, as_json
 from remora.files import write_json
 from remora.spec import Space, Variant
-from remora.stages import Store, path, union, variant_name, variants_of
+from remora.stages import StageRun, Store, paths, union, variant_name, variants_of
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def result_file(runs: Path, search: str) -> Path:
     return runs / "searches" / f"{search}.json"
 
 
-def check(space: Space, store: Store) -> dict[str, tuple[Variant, tuple[str, ...]]]:
-    """Every variant by name with its stage runs' names: finds what is wrong with a space before anything starts.
+def check(space: Space, store: Store) -> dict[str, tuple[Variant, tuple[StageRun, ...]]]:
+    """Every variant by name with its stage runs: finds what is wrong with a space before anything starts.
 
     Raises:
         RemoraError: an unknown name, a broken dataset, a run folder that cannot be written.
@@ -69,12 +69,12 @@ def check(space: Space, store: Store) -> dict[str, tuple[Variant, tuple[str, ...
         )
     store.check_writable()
     variants = variants_of(space)
-    named = {variant_name(v): (v, tuple(r.name for r in path(v, store.data))) for v in variants}
-    if len(named) < len(variants):
+    found = paths(variants, store.data)
+    if len(found) < len(variants):
         raise SpecError(
             f"space {space.name!r}: two variants share a name: {', '.join(variant_name(v) for v in variants)}"
         )
-    return named
+    return {variant_name(v): (v, found[variant_name(v)]) for v in variants}
 
 
 def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
@@ -90,8 +90,8 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
     began = time.time()
     store = Store(runs)
     variants = check(space, store)
-    paths = {name: path(v, store.data) for name, (v, _) in variants.items()}
-    there = sum(store.finished(run) for run in union(paths.values()).values())
+    lineages = [lineage for _, lineage in variants.values()]
+    there = sum(store.finished(run) for run in union(lineages).values())
     tracker = tracking.Tracker(runs, tracking_uri)
     tracker.prepare()
     parent = tracker.start(space.name, tags={"remora.kind": "search"}, params={"seed": space.seed})
@@ -136,9 +136,9 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
         raise
     tracker.tag(parent, "remora.champion", best.name)
     tracker.finish(parent)
-    planned = sum(len(p) for p in paths.values())
+    planned = sum(len(lineage) for lineage in lineages)
     trained = sum(state == "trained" for o in outcomes for state in o.stages.values())
-    counts = {"planned": planned, "distinct": len(union(paths.values())), "trained": trained,
+    counts = {"planned": planned, "distinct": len(union(lineages)), "trained": trained,
               "reused": planned - trained, "there_before": there}  # fmt: skip
     result = Result(space.name, outcomes, best, version, counts, time.time() - began, time.time())
     write_json(result_file(runs, space.name), result.as_json())

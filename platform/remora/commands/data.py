@@ -1,4 +1,4 @@
-"""`remora data demo` and `remora data check`."""
+"""`remora data …`: its verbs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from remora import catalog
 from remora.catalog.fit import check_composition
+from remora.commands.indexing import index
 from remora.data.check import NOTED, check_dataset
 from remora.data.demo import build_demo
 from remora.data.locations import absolute, parent
@@ -28,6 +29,9 @@ def data(args: argparse.Namespace) -> None:
     """Write the demo's pictures, conversations and question files below <run folder>/data/demo, or check a dataset."""
     if args.what == "check":
         check(args, Console(soft_wrap=True))
+        return
+    if args.what == "index":
+        index(args)
         return
     manifest = build(args, Console())
     counts = ", ".join(f"{name} {n:,}" for name, n in manifest["counts"].items())

@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from remora.commands.indexing import entries_of, prepare
 from remora.errors import ClusterError
 from remora.processes import Child, remora_command
 from remora.reporting.progress import Progress
@@ -32,6 +33,7 @@ SINGLE = "single"
 def train(args: argparse.Namespace) -> None:
     """Train and measure one variant."""
     variant = load(Variant, args.spec)
+    prepare(entries_of([variant]), args, Console())
     if not args.plain and sys.stdout.isatty():
         live(args, "train", SINGLE, [variant_name(variant)], Console())
         return
@@ -53,7 +55,9 @@ def train(args: argparse.Namespace) -> None:
 def search(args: argparse.Namespace) -> None:
     """Train and measure every variant of a space, and register the best."""
     space = load(Space, args.spec)
-    names = [variant_name(v) for v in variants_of(space)]
+    variants = variants_of(space)
+    names = [variant_name(v) for v in variants]
+    prepare(entries_of(variants), args, Console())
     if not args.plain and sys.stdout.isatty():
         live(args, "search", space.name, names, Console())
         return

@@ -10,23 +10,17 @@ from rich.console import Console
 from rich.table import Table
 
 from remora import catalog as known
+from remora.commands.indexing import entries_of, prepare
 from remora.errors import UnknownName, nearest
 from remora.planning import compositions, plan_of
-from remora.spec import Space, Variant, load, read_yaml
-from remora.stages import Store, resolve_stages, variant_name, variants_of
-
-
-def read_spec(path: object) -> list[Variant]:
-    """The variants of a YAML file: a space has many, a variant is itself. `name`d lists of parts make it a space."""
-    raw, _ = read_yaml(str(path))
-    if isinstance(raw, dict) and "champion" in raw:
-        return variants_of(load(Space, str(path)))
-    return [load(Variant, str(path))]
+from remora.stages import Store, read_variants, resolve_stages, variant_name
 
 
 def plan(args: argparse.Namespace) -> None:
     """Every stage run of the spec: who uses it, and whether it is there already."""
-    result = plan_of(read_spec(args.spec), Store(args.runs))
+    variants = read_variants(args.spec)
+    prepare(entries_of(variants), args, Console())
+    result = plan_of(variants, Store(args.runs))
     table = Table(title=f"{args.spec}: stage runs", title_justify="left")
     for column in ("stage run", "used by", "steps", "samples", "state"):
         table.add_column(column, justify="right" if column in ("steps", "samples") else "left")
@@ -49,7 +43,7 @@ def render(args: argparse.Namespace) -> None:
             **v.model_dump(mode="json", exclude={"name", "overrides"}),
             "stages": [s.model_dump(mode="json", exclude_none=True) for s in resolve_stages(v)],
         }
-        for v in read_spec(args.spec)
+        for v in read_variants(args.spec)
     ]
     Console().print(yaml.safe_dump_all(out, sort_keys=False, width=120), end="", markup=False, highlight=False)
 

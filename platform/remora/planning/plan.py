@@ -10,7 +10,7 @@ from pathlib import Path
 from remora.data.mixture import read_mixture
 from remora.data.order import mixture_order
 from remora.spec import Stage, Variant
-from remora.stages import Store, path, union, variant_name
+from remora.stages import Store, paths, union
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ def plan_of(variants: Sequence[Variant], store: Store) -> Plan:
     Raises:
         RemoraError: a name, dataset or picture that is not there.
     """
-    paths = {variant_name(v): path(v, store.data) for v in variants}
+    found = paths(variants, store.data)
     rows = []
-    for run in union(paths.values()).values():
-        users = tuple(name for name, p in paths.items() if run in p)
+    for run in union(found.values()).values():
+        users = tuple(name for name, p in found.items() if run in p)
         steps, samples = _length(run.stage, store.data)
         rows.append(PlanRow(run.name, users, steps, samples, store.finished(run)))
     return Plan(tuple(rows))

@@ -19,7 +19,7 @@ from remora.data.mixture import fingerprint
 from remora.errors import SpecError, nearest
 from remora.files import digest
 from remora.model.parts import source_digest
-from remora.spec import PARTS, Space, Stage, Variant, validate
+from remora.spec import PARTS, MixtureEntry, Space, Stage, Variant, load, read_yaml, validate
 
 NUMERICS = 1
 """Raise by hand when a change makes the same spec give other weights."""
@@ -82,6 +82,18 @@ def resolve_stages(variant: Variant) -> tuple[Stage, ...]:
     return tuple(_overridden(s, variant.overrides.get(s.name, {})) for s in stages)
 
 
+def read_variants(file: Path | str) -> list[Variant]:
+    """The variants of a YAML file: a space (it has a champion) has many, a variant is itself.
+
+    Raises:
+        SpecError: the file is neither.
+    """
+    raw, _ = read_yaml(file)
+    if isinstance(raw, dict) and "champion" in raw:
+        return variants_of(load(Space, file))
+    return [load(Variant, file)]
+
+
 def variants_of(space: Space) -> list[Variant]:
     """Every variant of a space, each with the overrides of the stages that its recipe has.
 
@@ -112,8 +124,16 @@ def _overridden(stage: Stage, changes: dict[str, Any]) -> Stage:
     return validate(Stage, merged, f"overrides: {stage.name}")
 
 
-def path(variant: Variant, data: Path) -> tuple[StageRun, ...]:
-    """The stage runs that make the variant, in order. Reads the data once, to fingerprint it.
+def paths(variants: Iterable[Variant], data: Path) -> dict[str, tuple[StageRun, ...]]:
+    """Every variant's stage runs, by its name; a mixture that several read is looked at once. See `path`."""
+    digests: dict[tuple[MixtureEntry, ...], str] = {}
+    return {variant_name(v): path(v, data, digests) for v in variants}
+
+
+def path(
+    variant: Variant, data: Path, digests: dict[tuple[MixtureEntry, ...], str] | None = None
+) -> tuple[StageRun, ...]:
+    """The stage runs that make the variant, in order. Indexes its data if need be; `digests` are of mixtures known.
 
     Raises:
         UnknownName: a part, recipe, template or dataset that the catalog does not hold.
@@ -129,7 +149,10 @@ def path(variant: Variant, data: Path) -> tuple[StageRun, ...]:
         _check_template(stage, names["llm"], model)
         _check_trains(stage, variant)
     run: StageRun | None = None
+    digests = {} if digests is None else digests
     for stage in stages:
+        if stage.mixture not in digests:
+            digests[stage.mixture] = fingerprint(stage.mixture, data)
         present = stage.tune.present
         identity = {
             "numerics": NUMERICS,
@@ -137,7 +160,7 @@ def path(variant: Variant, data: Path) -> tuple[StageRun, ...]:
             "parts": {p: [names[p], source_digest(p, names[p])] for p in present},
             "stage": stage.model_dump(mode="json"),
             "template": catalog.template(stage.template).model_dump(mode="json", exclude={"source"}),
-            "data": fingerprint(stage.mixture, data),
+            "data": digests[stage.mixture],
             "seed": variant.seed,
         }
         run = StageRun(digest(identity), stage, run, tuple((p, names[p]) for p in present), variant.seed)

@@ -1,0 +1,74 @@
+"""`remora data index`, and the indexes that every other verb needs first: built with a bar, once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from remora.data.index import Dataset
+from remora.data.indexing import Indexed, Spread
+from remora.data.mixture import open_entry
+from remora.data.sources import Shard
+from remora.spec import MixtureEntry, Variant
+from remora.stages import read_variants, resolve_stages
+
+
+def index(args: argparse.Namespace) -> None:
+    """Build the index of a dataset, or of all that a variant or a space reads, and say what each holds."""
+    if str(args.target).endswith((".yaml", ".yml")):
+        entries = entries_of(read_variants(args.target))
+    else:
+        entries = [MixtureEntry(path=args.target, images=args.images)]
+    console = Console(soft_wrap=True)
+    for entry, dataset in prepare(entries, args, console):
+        skipped = f", {dataset.skipped:,} skipped" if dataset.skipped else ""
+        console.print(f"{entry.dataset or entry.path}: {len(dataset):,} samples{skipped}", highlight=False)
+        console.print(f"  {dataset.folder}", highlight=False)
+
+
+def entries_of(variants: Iterable[Variant]) -> list[MixtureEntry]:
+    """Every mixture entry that the variants' stages read, once."""
+    return list(dict.fromkeys(e for v in variants for stage in resolve_stages(v) for e in stage.mixture))
+
+
+def prepare(
+    entries: Iterable[MixtureEntry], args: argparse.Namespace, console: Console
+) -> list[tuple[MixtureEntry, Dataset]]:
+    """Every entry with its dataset; indexes that are missing or out of date are built, with a bar for each.
+
+    On a cluster that was asked for (--address or RAY_ADDRESS) Ray Data builds them, else this machine's cores.
+    """
+    columns = (TextColumn("indexing {task.description}"), BarColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    found = []
+    with Progress(*columns, console=console, transient=True) as bars:
+        for entry in entries:
+            task = None
+
+            def told(done: int, total: int, name: str = entry.dataset or str(entry.path)) -> None:
+                nonlocal task
+                if task is None:
+                    task = bars.add_task(Path(name).name, total=total)
+                bars.update(task, completed=done)
+
+            found.append((entry, open_entry(entry, args.runs / "data", _spread(args), told)))
+    return found
+
+
+def _spread(args: argparse.Namespace) -> Spread | None:
+    if not (getattr(args, "address", None) or os.environ.get("RAY_ADDRESS")):
+        return None
+
+    def on_cluster(work: Callable[[Shard], Indexed], shards: Iterable[Shard]) -> Iterator[Indexed]:
+        # Joined only when there is something to build.
+        from remora.cluster.indexing import over_ray
+        from remora.commands.run import session
+
+        with session(args):
+            yield from over_ray(work, shards)
+
+    return on_cluster
