@@ -165,3 +165,16 @@ def test_padding_carries_no_label_and_no_attention(stage_data):
     assert padded.any() and not padded[:, 0].any()
     assert (batch.labels[padded] == IGNORE).all() and (batch.ids[padded] == data.pad).all()
     assert (batch.labels[(batch.labels != IGNORE)] == batch.ids[batch.labels != IGNORE]).all()
+
+
+def test_a_cap_is_a_seeded_choice_that_every_epoch_reads():
+    order = MixtureOrder([100, 5], [1, 2], seed=3, caps=[10, None])
+    assert order.epoch_size == 20
+    epochs = [[order[e * 20 + i] for i in range(20)] for e in range(3)]
+    first = {s for d, s in epochs[0] if d == 0}
+    assert len(first) == 10 and all({s for d, s in e if d == 0} == first for e in epochs)
+    assert epochs[0] != epochs[1] and first != {
+        s for d, s in (MixtureOrder([100, 5], [1, 2], 4, [10, None])[i] for i in range(20)) if d == 0
+    }
+    assert Counter(s for d, s in epochs[0] if d == 1) == dict.fromkeys(range(5), 2)
+    assert MixtureOrder([3], [1], 0, [10]).epoch_size == 3

@@ -61,7 +61,7 @@ def test_equal_specs_have_equal_identities(catalog_data):
         ({"overrides": {"align": {"batch": 8}}}, [False, True, True]),
         ({"overrides": {"language": {"epochs": 2}}}, [True, True, True]),
         ({"overrides": {"align": {"tune": {"vision": {"last": 2}}}}}, [False, True, True]),
-        ({"overrides": {"align": {"mixture": ["llava-mix-665k"]}}}, [False, True, True]),
+        ({"overrides": {"align": {"mixture": [{"dataset": "llava-mix-665k", "cap": 2}]}}}, [False, True, True]),
         ({"overrides": {"align": {"lr": 1e-3, "epochs": 1}}}, [False, False, False]),  # what it is anyway
         ({"connector": "linear"}, [False, True, True]),
         ({"cluster": {"workers": 4, "zero": 3, "micro_batch": 2}}, [False, False, False]),
@@ -228,3 +228,13 @@ def test_parts_and_stages_that_do_not_fit_are_refused_before_any_data_is_read(pa
         parts = {**parts, "llm": "tinyllama-1.1b-chat"}
     with pytest.raises(SpecError, match=why):
         path(Variant(**asked | parts, overrides=overrides), tmp_path)
+
+
+def test_a_dataset_that_moved_is_the_same_dataset(tiny_data, catalog_data):
+    runs = []
+    for place in ("here", "there"):
+        file = tiny_data(f"{place}/train.json", images=f"{place}/images")
+        entry = {"path": str(file), "images": str(file.parent / "images")}
+        mixture = {"mixture": [entry], "template": "plain"}
+        runs.append(ids(variant(overrides={"align": mixture, "finetune": mixture}), catalog_data))
+    assert runs[0] == runs[1]

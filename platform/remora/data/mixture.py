@@ -70,8 +70,8 @@ def read_mixture(mixture: Sequence[MixtureEntry], data: Path) -> list[Dataset]:
 
 
 def fingerprint(mixture: Sequence[MixtureEntry], data: Path) -> str:
-    """Digest of everything that a mixture reads: records and the bytes of pictures, not where they lie."""
-    return digest([[dataset.digest, len(dataset)] for dataset in read_mixture(mixture, data)])
+    """Digest of all that a mixture reads: records, the bytes of pictures, what is skipped. Not of where they lie."""
+    return digest([[open_entry(entry, data).digest, *sorted(entry.skip)] for entry in mixture])
 
 
 def collate(
