@@ -64,7 +64,7 @@ def test_a_key_written_twice_is_refused(tmp_path):
     [
         ("batch: many", "spec.yaml:7: stages.0.batch: Input should be a valid integer"),
         ("batch: 0", "spec.yaml:7: stages.0.batch: Input should be greater than or equal to 1 (found 0)"),
-        ("schedule: cosin", "spec.yaml:7: stages.0.schedule: Input should be 'cosine', 'linear' or 'constant'"),
+        ("schedule: cosin", "spec.yaml:7: stages.0.schedule: Input should be 'cosine', 'linear', 'constant' or 'wsd'"),
         ("weight_decay: .inf", "spec.yaml:7: stages.0.weight_decay: Input should be a finite number"),
         ("template: [a]", "spec.yaml:7: stages.0.template: Input should be a valid string"),
         ("tune: {vision: sleeping}", "spec.yaml:7: stages.0.tune.vision.mode: Input should be 'absent', 'frozen'"),

@@ -10,6 +10,7 @@ from transformers import (
     get_constant_schedule_with_warmup,
     get_cosine_schedule_with_warmup,
     get_linear_schedule_with_warmup,
+    get_wsd_schedule,
 )
 
 from remora.spec import Stage
@@ -26,6 +27,9 @@ def published(schedule: str, warmup: float, steps: int) -> list[float]:
     warm = math.ceil(steps * warmup)  # TrainingArguments.get_warmup_steps
     if schedule == "constant":
         scheduler = get_constant_schedule_with_warmup(optimizer, warm)
+    elif schedule == "wsd":
+        falling = min(round(0.1 * steps), steps - warm)
+        scheduler = get_wsd_schedule(optimizer, warm, falling, steps, decay_type="1-sqrt")
     else:
         make = get_cosine_schedule_with_warmup if schedule == "cosine" else get_linear_schedule_with_warmup
         scheduler = make(optimizer, warm, steps)
@@ -37,8 +41,8 @@ def published(schedule: str, warmup: float, steps: int) -> list[float]:
     return factors
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-@pytest.mark.parametrize("warmup", [0.0, 0.03, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "wsd"])
+@pytest.mark.parametrize("warmup", [0.0, 0.03, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("steps", [1, 2, 33, 100, 173])
 def test_factors_are_those_of_transformers(schedule, warmup, steps):
     ours = [rate_factor(stage(schedule, warmup), step, steps) for step in range(steps)]
@@ -50,3 +54,8 @@ def test_a_rate_rises_to_its_peak_and_falls_to_nearly_nothing():
     assert factors[0] == 0.0 and factors[30] == max(factors) == 1.0
     assert factors[:31] == sorted(factors[:31]) and factors[30:] == sorted(factors[30:], reverse=True)
     assert 0 < factors[-1] < 1e-5
+
+
+def test_a_warmup_and_a_decay_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="more than the whole"):
+        stage("wsd", 0.95)

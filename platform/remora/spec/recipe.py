@@ -196,9 +196,12 @@ class Stage(Spec):
     over_length: Literal["cut", "fail"] = "cut"
     """A longer conversation: `cut` at a turn's end, so that whole answers remain, or dropped by name if none fits."""
     lr: float = Field(gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """After the warm-up: to 0 along a cosine or a line; level; or level and then to 0 over the last steps (wsd)."""
     warmup: float = Field(0.03, ge=0, lt=1)
     """Share of the steps that the rate takes to rise from 0."""
+    decay: float = Field(0.1, gt=0, le=1)
+    """Share of the steps that wsd takes to fall to 0; MiniCPM (arXiv 2404.06395) found a tenth enough."""
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
@@ -209,6 +212,8 @@ class Stage(Spec):
     def _one_length(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps")
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(f"warmup {self.warmup:g} and decay {self.decay:g} are more than the whole")
         return self
 
     def lr_of(self, part: str) -> float:
