@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from remora.data.batches import StageData
 from remora.data.conversation import Turn, parse_record, read_llava_json
-from remora.data.mixture import StageData, fingerprint, locate
+from remora.data.mixture import fingerprint, locate
 from remora.errors import DataError
 from remora.spec import MixtureEntry, Stage
 
