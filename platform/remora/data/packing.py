@@ -56,13 +56,14 @@ def _best_fit(lengths: Sequence[int], order: Sequence[int], capacity: int) -> li
 def group(lengths: Sequence[int], size: int, ranks: int = 1) -> list[list[int]]:
     """Indices of the lengths, in groups of at most `size` samples of like length, the longest first.
 
-    There are as few groups as hold all samples, rounded up to the ranks, and they differ by one sample at most: samples
-    that are padded to the longest of their group waste least beside their like. Ties go by index.
+    There are as few as hold all samples, `ranks` times over, and they differ by two samples at most. Samples that are
+    padded to the longest of their group waste least beside their like; those of one pass are dealt to the ranks in
+    turn, so that none waits for another that has all the long ones. Ties go by index.
     """
     longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    count = max(1, math.ceil(len(lengths) / (size * ranks))) * ranks
-    edges = [i * len(lengths) // count for i in range(count + 1)]
-    return [sorted(longest_first[a:b]) for a, b in pairwise(edges)]
+    passes = max(1, math.ceil(len(lengths) / (size * ranks)))
+    edges = [i * len(lengths) // passes for i in range(passes + 1)]
+    return [sorted(longest_first[a:b][rank::ranks]) for a, b in pairwise(edges) for rank in range(ranks)]
 
 
 def deal(shares: Sequence[list[int]], rank: int, ranks: int) -> list[list[int]]:
