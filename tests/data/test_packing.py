@@ -21,7 +21,7 @@ def flat(shares):
     return sorted(itertools.chain(*shares))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(lengths=LENGTHS, ranks=RANKS)
 def test_rows_hold_each_sample_once_and_no_more_than_their_capacity(lengths, ranks):
     rows = pack(lengths, CAPACITY, ranks)
@@ -32,7 +32,7 @@ def test_rows_hold_each_sample_once_and_no_more_than_their_capacity(lengths, ran
     assert all(row == sorted(row) for row in rows)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(lengths=LENGTHS, ranks=RANKS)
 def test_no_two_rows_could_be_one(lengths, ranks):
     rows = pack(lengths, CAPACITY, 1)
@@ -51,7 +51,7 @@ def loads_of(lengths, count):
         yield max(loads)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6))
 def test_few_samples_are_packed_as_well_as_they_can_be(lengths):
     rows = pack(lengths, 12)
@@ -82,7 +82,7 @@ def test_without_samples_every_rank_still_has_a_row():
     assert pack([], CAPACITY, 3) == group([], 2, 3) == [[], [], []]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(lengths=LENGTHS, ranks=RANKS, size=st.integers(1, 7))
 def test_groups_hold_each_sample_once_and_no_more_than_their_size(lengths, ranks, size):
     groups = group(lengths, size, ranks)
@@ -106,7 +106,7 @@ def test_grouping_never_pads_more_than_the_order_of_the_step():
         assert grouped <= in_order
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(count=st.integers(1, 6), ranks=RANKS)
 def test_every_share_is_dealt_once_and_every_rank_has_as_many(count, ranks):
     shares = [[i] for i in range(count * ranks)]
