@@ -80,6 +80,12 @@ class Engine:
         dist.all_reduce(tensor)
         return [float(v) for v in tensor]
 
+    def gather(self, named: Mapping[str, str]) -> dict[str, str]:
+        """What all ranks say, on every rank, in the order of ranks."""
+        said: list[dict[str, str]] = [{}] * self.world
+        dist.all_gather_object(said, dict(named))
+        return {k: v for one in said for k, v in one.items()}
+
     def backward(self, batch: Batch, tokens: float, last: bool) -> float:
         """Add the gradients of one micro batch, `last` or not of its step; returns its summed loss (nats).
 

@@ -150,13 +150,15 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
         batches = list(data.micro_batches(step, rank, world, cluster.micro_batch, cluster.rows))
 
         # The loss is a mean over the supervised tokens of the global batch, whoever holds them.
-        (tokens,) = engine.sum(sum(b.supervised for b in batches))
         new = {s: reason for s, reason in data.dropped.items() if s not in dropped}
-        for sample, reason in new.items():  # one that teaches nothing is named; every rank knows of all
-            dropped[sample] = reason
-            log.warning("sample %s is dropped: %s", sample, reason)
-            if lead:
-                journal.append(log_path, "dropped", step=step, sample=sample, reason=reason)
+        tokens, dropped_now = engine.sum(sum(b.supervised for b in batches), len(new))
+        if dropped_now:  # a sample that teaches nothing is named, once whichever ranks met it
+            new = engine.gather(new)
+            dropped |= new
+            for sample, reason in new.items():
+                log.warning("sample %s is dropped: %s", sample, reason)
+                if lead:
+                    journal.append(log_path, "dropped", step=step, sample=sample, reason=reason)
         if not tokens:
             raise TrainingError(
                 f"{_samples(data, step)}: no supervised token in the whole batch; "
