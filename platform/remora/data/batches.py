@@ -47,9 +47,8 @@ def collate(
     image_keys = [key * 1_000 + i for key, (_, images) in zip(keys, samples, strict=True) for i in range(len(images))]
     pixels = torch.stack(pictures) if pictures else torch.zeros(0, 3, side, side)
     # A batch without a picture runs a blank one through the encoder (see VisionLanguageModel.embed).
-    batch = Batch(ids, mask, labels, pixels, torch.tensor(keys), torch.tensor(image_keys or [0]))
-    batch.lengths = lengths if rows == "packed" else ()
-    return batch
+    packed = lengths if rows == "packed" else ()
+    return Batch(ids, mask, labels, pixels, torch.tensor(keys), torch.tensor(image_keys or [0]), packed)
 
 
 class StageData:
