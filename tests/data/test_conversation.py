@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from remora.data.batches import StageData
 from remora.data.conversation import Sample, Turn
-from remora.data.mixture import StageData, fingerprint, locate, open_entry
+from remora.data.mixture import fingerprint, locate, open_entry
 from remora.errors import DataError
 from remora.spec import MixtureEntry, Stage
 

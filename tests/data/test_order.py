@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from itertools import chain
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remora import catalog
-from remora.data.mixture import StageData
+from remora.data.batches import StageData
 from remora.data.order import MixtureOrder, Permutation
 from remora.data.prompt import Prompter
 from remora.model.vlm import IGNORE
@@ -110,57 +109,60 @@ def stage_data(tiny_data, tiny_tokenizer, tmp_path):
     return make
 
 
-def read(data: StageData, step: int, world: int, size: int) -> tuple[list[int], int]:
+def read(data: StageData, step: int, world: int, size: int, rows: str) -> tuple[list[int], int]:
     """(numbers of the samples that all ranks train on, supervised tokens)."""
-    count = math.ceil(math.ceil(data.stage.batch / world) / size)
-    samples, supervised = [], 0
+    samples, supervised, passes = [], 0, set()
     for rank in range(world):
-        batches = list(data.micro_batches(step, rank, world, size, count))
-        assert len(batches) == count  # every rank takes as many passes, also those without a sample
+        batches = list(data.micro_batches(step, rank, world, size, rows))
+        passes.add(len(batches))
         for batch in batches:
             supervised += batch.supervised
             for row, labels in zip(batch.ids, batch.labels, strict=True):
                 if (labels != IGNORE).any():
                     text = data.prompter.tokenizer.decode(row)
-                    samples.append(int(re.search(r"number (\d+)\?", text)[1]))
+                    samples += [int(n) for n in re.findall(r"number (\d+)\?", text)]
+    assert len(passes) == 1  # every rank takes as many, also those without a sample
     return samples, supervised
 
 
+@pytest.mark.parametrize("rows", ["packed", "padded"])
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_step_reads_the_same_samples_for_every_number_of_workers(stage_data, size):
+def test_a_step_reads_the_same_samples_for_every_number_of_workers(stage_data, size, rows):
     data = stage_data(epochs=2)
     seen = []
     for step in range(data.steps):
-        samples, supervised = read(data, step, 1, size)
+        samples, supervised = read(data, step, 1, size, rows)
         for world in (2, 3):
-            others, tokens = read(data, step, world, size)
+            others, tokens = read(data, step, world, size, rows)
             assert sorted(others) == sorted(samples) and tokens == supervised
-        seen.append(samples)
+        seen.append([int(data.sample(p).id[1:]) for p in data.positions(step)])
+        assert sorted(seen[-1]) == sorted(samples)
     assert [len(s) for s in seen] == [4] * 5
     in_order = list(chain(*seen))
     assert sorted(in_order[:10]) == sorted(in_order[10:]) == list(range(10))
     assert in_order[:10] != in_order[10:]
 
 
-def test_the_last_batch_of_an_epoch_is_smaller_and_some_ranks_have_none_of_it(stage_data):
+@pytest.mark.parametrize("rows", ["packed", "padded"])
+def test_the_last_batch_of_an_epoch_is_smaller_and_some_ranks_have_none_of_it(stage_data, rows):
     data = stage_data()
     assert data.steps == 3
     for world in (1, 2, 3):
-        steps = [read(data, step, world, 1)[0] for step in range(3)]
+        steps = [read(data, step, world, 1, rows)[0] for step in range(3)]
         assert [len(s) for s in steps] == [4, 4, 2]
         assert sorted(chain(*steps)) == list(range(10))
 
 
 def test_a_stage_in_steps_reads_on_into_the_next_epoch(stage_data):
     data = stage_data(epochs=None, steps=7)
-    read_at = Counter(chain(*(read(data, step, 2, 2)[0] for step in range(7))))
+    read_at = Counter(chain(*(read(data, step, 2, 2, "packed")[0] for step in range(7))))
     assert data.total == 28 and sum(read_at.values()) == 28
     assert set(read_at.values()) == {2, 3}
 
 
 def test_padding_carries_no_label_and_no_attention(stage_data):
     data = stage_data()
-    (batch,) = data.micro_batches(0, 0, 1, 4, 1)
+    (batch,) = data.micro_batches(0, 0, 1, 4, "padded")
     padded = batch.mask == 0
     assert padded.any() and not padded[:, 0].any()
     assert (batch.labels[padded] == IGNORE).all() and (batch.ids[padded] == data.pad).all()

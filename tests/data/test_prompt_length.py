@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 from PIL import Image
 from prompt_tokenizers import MAKERS
 
 from remora import catalog
+from remora.data.batches import StageData
 from remora.data.conversation import Turn
-from remora.data.mixture import StageData
 from remora.data.prompt import OverLength, Prompter, Tokens
 from remora.errors import DataError
 from remora.model.vlm import IGNORE, IMAGE
@@ -99,23 +98,26 @@ def stage_data(tmp_path):
 
 
 def test_cut_and_dropped_samples_of_a_step_are_the_same_on_one_rank_and_on_two(stage_data):
-    def read(world: int, size: int):
+    def read(world: int, size: int, layout: str):
         data = stage_data()
-        count = math.ceil(math.ceil(len(SAID) / world) / size)
-        batches, dropped = [], {}
+        batches, dropped, passes = [], [], set()
         for rank in range(world):
             own = stage_data()
-            batches += own.micro_batches(0, rank, world, size, count)
-            assert len(batches) == count * (rank + 1)
-            dropped |= own.dropped
-        rows = sorted(tuple(row[row != IGNORE].tolist()) for b in batches for row in b.labels)
+            mine = list(own.micro_batches(0, rank, world, size, layout))
+            batches += mine
+            passes.add(len(mine))
+            dropped.append(own.dropped)
+        assert len(passes) == 1 and all(d == dropped[0] for d in dropped)  # every rank knows of all
+        samples = [s for b in batches for row in b.labels for s in row.split(b.lengths or [len(row)])]
+        rows = sorted(tuple(s[s != IGNORE].tolist()) for s in samples)
         pictures = sorted(tuple(p.flatten().tolist()) for b in batches for p in b.pixels if b.supervised)
         assert all((b.ids == IMAGE).sum() == N * len(b.pixels) for b in batches)
         assert data.steps == 1
-        return sum(b.supervised for b in batches), [r for r in rows if r], pictures, dropped
+        return sum(b.supervised for b in batches), [r for r in rows if r], pictures, dropped[0]
 
-    one = read(1, len(SAID))
-    assert read(2, len(SAID)) == read(2, 2) == read(1, 3) == one
+    one = read(1, len(SAID), "padded")
+    assert read(2, len(SAID), "padded") == read(2, 2, "padded") == read(1, 3, "padded") == one
+    assert read(1, 1, "packed") == read(2, 1, "packed") == read(2, 2, "packed") == read(8, 1, "packed") == one
     tokens, rows, pictures, dropped = one
     assert set(dropped) == {"s2", "s3"} and all("first question and answer" in why for why in dropped.values())
     assert len(rows) == 5 and tokens == sum(len(r) for r in rows)
@@ -124,19 +126,22 @@ def test_cut_and_dropped_samples_of_a_step_are_the_same_on_one_rank_and_on_two(s
 
 def test_a_dropped_sample_is_a_row_of_one_token_without_a_label(stage_data):
     data = stage_data()
-    (batch,) = data.micro_batches(0, 0, 1, len(SAID), 1)
+    (batch,) = data.micro_batches(0, 0, 1, len(SAID), "padded")
     assert len(batch.ids) == len(SAID)
     rows = [data.sample(p).id for p in data.positions(0)]
     for name in ("s2", "s3"):
-        row = rows.index(name)
+        row = rows.index(name)  # one group holds all, in the order of the step
         assert batch.mask[row].sum() == 1 and batch.ids[row].eq(data.pad).all() and batch.labels[row].eq(IGNORE).all()
+    (packed,) = data.micro_batches(0, 0, 1, len(SAID), "packed")
+    assert len(packed.lengths) == len(SAID) - 2  # in a packed row it has no place at all
+    assert packed.ids[0].tolist() == batch.ids[batch.mask.sum(1) > 1][batch.mask[batch.mask.sum(1) > 1] == 1].tolist()
     whole = next(d for d in data.samples[0] if d.id == "s1")
     assert data.encode(whole) == data.prompter.encode(whole.turns)
 
 
 def test_a_step_of_dropped_samples_alone_goes_through_a_model_without_a_loss(stage_data, tiny_model):
     data = stage_data(max_length=8)
-    (batch,) = data.micro_batches(0, 0, 1, len(SAID), 1)
+    (batch,) = data.micro_batches(0, 0, 1, len(SAID), "padded")
     assert set(data.dropped) == {f"s{n}" for n in range(len(SAID))} and batch.supervised == 0 and len(batch.pixels) == 0
     batch.ids.zero_()  # the tiny model's vocabulary is smaller
     loss = tiny_model(batch)
@@ -147,15 +152,15 @@ def test_a_step_of_dropped_samples_alone_goes_through_a_model_without_a_loss(sta
 def test_fail_names_the_sample_and_both_lengths(stage_data):
     data = stage_data(over_length="fail")
     with pytest.raises(DataError, match=r"sample 's\d' has \d+ tokens, stage 's' allows 60; raise max_length"):
-        list(data.micro_batches(0, 0, 1, len(SAID), 1))
+        list(data.micro_batches(0, 0, 1, len(SAID), "padded"))
     assert not data.dropped
     data = stage_data(over_length="fail", max_length=2000)
-    list(data.micro_batches(0, 0, 1, len(SAID), 1))
+    list(data.micro_batches(0, 0, 1, len(SAID), "padded"))
 
 
 def test_a_models_context_limits_a_stage_too(stage_data):
     data = stage_data(context=60, max_length=2000)
-    list(data.micro_batches(0, 0, 1, len(SAID), 1))
+    list(data.micro_batches(0, 0, 1, len(SAID), "padded"))
     assert set(data.dropped) == {"s2", "s3"}
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
+from remora.data.batches import collate
 from remora.data.conversation import Turn
 from remora.data.images import preprocess
-from remora.data.mixture import collate
 from remora.data.prompt import Prompter
 from remora.inference import Answerer
 from remora.inference import Turn as Message

@@ -35,6 +35,15 @@ def test_a_row_gets_the_same_mask_alone_in_any_batch_and_with_more_padding():
     assert torch.allclose(together[together != 0], torch.tensor(1 / 0.6))
 
 
+def test_a_sample_gets_the_same_mask_anywhere_in_a_packed_row():
+    drop = KeyedDropout(0.4, 7).train()
+    drop.keys, drop.positions = torch.tensor([[5, 5, 5, 900, 900, 12]]), torch.tensor([[0, 1, 2, 0, 1, 0]])
+    row = drop(torch.ones(1, 6, 50))
+    drop.keys, drop.positions = torch.tensor([5, 900, 12]), None
+    alone = drop(torch.ones(3, 3, 50))
+    assert torch.equal(row[0], torch.cat([alone[0], alone[1, :2], alone[2, :1]]))
+
+
 def test_every_dropout_that_acts_is_replaced_and_eval_mode_is_none():
     net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Sequential(nn.Dropout(0.0), nn.Dropout(0.1)))
     net.attention_dropout = 0.3

@@ -64,7 +64,7 @@ def test_equal_specs_have_equal_identities(catalog_data):
         ({"overrides": {"align": {"mixture": [{"dataset": "llava-mix-665k", "cap": 2}]}}}, [False, True, True]),
         ({"overrides": {"align": {"lr": 1e-3, "epochs": 1}}}, [False, False, False]),  # what it is anyway
         ({"connector": "linear"}, [False, True, True]),
-        ({"cluster": {"workers": 4, "zero": 3, "micro_batch": 2}}, [False, False, False]),
+        ({"cluster": {"workers": 4, "zero": 3, "micro_batch": 2, "rows": "padded"}}, [False, False, False]),
         ({"name": "mine", "benchmarks": ["easy-vqa"]}, [False, False, False]),
     ],
     ids=str,

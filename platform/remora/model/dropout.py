@@ -2,7 +2,8 @@
 
 torch's dropout draws from a generator of the process, so its masks depend on how a batch is split over workers and on
 what was drawn before: a resumed or differently split run would be another run. Here the mask of an element is a hash
-of (sample key, layer, token, channel). It costs a few integer operations an element, on any device.
+of (sample key, layer, token, channel), with tokens counted within the sample. It costs a few integer operations an
+element, on any device.
 """
 
 from __future__ import annotations
@@ -31,22 +32,29 @@ def _mixed(x: Tensor) -> Tensor:
     return x ^ _shifted(x, 31)
 
 
-def uniform(keys: Tensor, layer: int, tokens: int, channels: int) -> Tensor:
-    """Numbers in [0, 1) [B, tokens, channels], each a hash of (key of its row, layer, token, channel)."""
+def uniform(keys: Tensor, layer: int, tokens: int, channels: int, positions: Tensor | None = None) -> Tensor:
+    """Numbers in [0, 1) [B, tokens, channels], each a hash of (its sample's key, layer, position, channel).
+
+    keys are [B], one a row, with positions counted from the row's start; or both are [B, tokens], one a token.
+    """
     device = keys.device
-    row = _mixed(keys * _GOLDEN + layer + 1)  # [B]
-    place = torch.arange(tokens, device=device)[:, None] * 65_537 + torch.arange(channels, device=device)  # [T, C]
-    return _shifted(_mixed(row[:, None, None] + place * _GOLDEN), 40).to(torch.float32) / (1 << 24)
+    if positions is None:
+        keys, positions = keys[:, None], torch.arange(tokens, device=device)
+    sample = _mixed(keys * _GOLDEN + layer + 1)  # [B, 1 or T]
+    place = positions[..., None] * 65_537 + torch.arange(channels, device=device)  # [(B,) T, C]
+    return _shifted(_mixed(sample[..., None] + place * _GOLDEN), 40).to(torch.float32) / (1 << 24)
 
 
 class KeyedDropout(nn.Module):
-    """Inverted dropout with rate `p` for [B, T, C]; `keys` [B] are set before each forward pass."""
+    """Inverted dropout with rate `p` for [B, T, C]; `keys` and `positions` (as of `uniform`) are set before each
+    forward pass."""
 
     def __init__(self, p: float, layer: int) -> None:
         super().__init__()
         self.p = p
         self.layer = layer
         self.keys: Tensor | None = None
+        self.positions: Tensor | None = None
 
     def extra_repr(self) -> str:
         return f"p={self.p}, layer={self.layer}"
@@ -55,7 +63,7 @@ class KeyedDropout(nn.Module):
         if not self.training or self.p == 0.0:
             return x
         assert self.keys is not None, "the model sets the keys of a batch before it runs"
-        keep = uniform(self.keys, self.layer, x.shape[1], x.shape[2]) >= self.p
+        keep = uniform(self.keys, self.layer, x.shape[1], x.shape[2], self.positions) >= self.p
         return x * keep / (1 - self.p)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from remora.model.attention import positions_of, states
 from remora.model.dropout import KeyedDropout
 from remora.model.vision import Tower
 
@@ -20,11 +21,12 @@ IGNORE = -100
 
 @dataclass
 class Batch:
-    """Samples padded on the right (training) or on the left (answering).
+    """Samples padded on the right, one a row (training), or on the left (answering), or packed into one row (training).
 
     ids [B, T] with IMAGE where a picture's tokens go; mask [B, T], 1 where a token is; labels [B, T], the token itself
-    where it is supervised and IGNORE elsewhere; pixels [I, 3, H, W], all pictures in reading order; keys [B] and
-    image_keys [I], numbers that dropout masks follow from: one a sample, one a picture.
+    where it is supervised and IGNORE elsewhere; pixels [I, 3, H, W], all pictures in reading order; keys [S] and
+    image_keys [I], numbers that dropout masks follow from: one a sample, one a picture. `lengths` are the tokens of a
+    packed row's S samples, which follow each other in the one row (B = 1) without padding; empty where S = B.
     """
 
     ids: Tensor
@@ -33,14 +35,26 @@ class Batch:
     pixels: Tensor
     keys: Tensor
     image_keys: Tensor
+    lengths: tuple[int, ...] = ()
+
+    @property
+    def targets(self) -> Tensor:
+        """[B, T - 1], what each position but the last is to predict, or IGNORE: a sample's last position has nothing
+        behind it, so its first token is never predicted."""
+        targets = self.labels[:, 1:]
+        if len(self.lengths) > 1:
+            first = torch.tensor(self.lengths[:-1]).cumsum(0)  # of all samples but the first
+            targets = targets.index_fill(1, first.to(targets.device) - 1, IGNORE)
+        return targets
 
     @property
     def supervised(self) -> int:
-        """Tokens that the loss sums over: the first position of a row has nothing before it to predict it."""
-        return int((self.labels[:, 1:] != IGNORE).sum())
+        """Tokens that the loss sums over."""
+        return int((self.targets != IGNORE).sum())
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
+        tensors = [f.name for f in fields(self) if isinstance(getattr(self, f.name), Tensor)]
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
 def place(embeddings: Tensor, ids: Tensor, pictures: Tensor) -> Tensor:
@@ -95,19 +109,27 @@ class VisionLanguageModel(nn.Module):
         return cast(Tensor, embeddings)
 
     def forward(self, batch: Batch, scale: float = 1.0) -> Tensor:
-        """`scale` times the sum of cross entropies (nats) over the batch's supervised tokens, a scalar.
+        """`scale` times the sum of cross entropies (nats) over the supervised tokens of packed rows, or of rows padded
+        on the right; a scalar.
 
         Logits are made for supervised positions only; image, prompt and padding tokens never reach the vocabulary.
         """
-        for part, dropouts in self.dropouts.items():
-            for dropout in dropouts:
-                dropout.keys = batch.keys if part == "llm" else batch.image_keys
-        embeddings = self.embed(batch.ids, batch.pixels)
-        backbone = self.llm.base_model
-        hidden = backbone(inputs_embeds=embeddings, attention_mask=batch.mask, use_cache=False).last_hidden_state  # type: ignore[operator]
-        targets = batch.labels[:, 1:]
+        self._key_dropouts(batch)
+        hidden = states(self.llm, self.embed(batch.ids, batch.pixels), batch.lengths)
+        targets = batch.targets
         keep = targets != IGNORE
         logits = self.llm.get_output_embeddings()(hidden[:, :-1][keep])  # type: ignore[operator]
         # Without a supervised token this is an empty sum: zero, but still on the graph, so that every rank steps.
         loss = F.cross_entropy(logits.float(), targets[keep], reduction="sum")
         return scale * loss
+
+    def _key_dropouts(self, batch: Batch) -> None:
+        """Tell every dropout whose tokens it sees: the masks of a sample are the same in a packed row as alone."""
+        keys, positions = batch.keys, None
+        if batch.lengths and self.dropouts.get("llm"):
+            device = keys.device
+            keys = keys.repeat_interleave(torch.tensor(batch.lengths, device=device))[None]
+            positions = positions_of(batch.lengths).to(device)
+        for part, dropouts in self.dropouts.items():
+            for dropout in dropouts:
+                dropout.keys, dropout.positions = (keys, positions) if part == "llm" else (batch.image_keys, None)

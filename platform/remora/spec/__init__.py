@@ -2,7 +2,7 @@
 
 from remora.spec.base import Spec, load, parse_yaml, read_yaml, validate
 from remora.spec.recipe import PARTS, Lora, MixtureEntry, PartTuning, Recipe, Stage, Tuning
-from remora.spec.variant import Champion, Cluster, Job, Space, Variant
+from remora.spec.variant import Champion, Cluster, Job, Rows, Space, Variant
 
 __all__ = [
     "PARTS",
@@ -13,6 +13,7 @@ __all__ = [
     "MixtureEntry",
     "PartTuning",
     "Recipe",
+    "Rows",
     "Space",
     "Spec",
     "Stage",

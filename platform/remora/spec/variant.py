@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from remora.spec.base import Spec
+
+Rows = Literal["packed", "padded"]
 
 
 class Cluster(Spec):
@@ -17,7 +19,12 @@ class Cluster(Spec):
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
     micro_batch: int = Field(16, ge=1)
-    """Samples that one worker puts through the model at once; accumulation follows from batch / (workers x this)."""
+    """How much one worker puts through the model at once: packed, up to this times max_length tokens; padded, this many
+    samples. So no pass holds more than this times max_length tokens, but packed passes come near it wherever a step has
+    as many, and the shorter the samples, the more of their pictures one pass shows. Accumulation follows."""
+    rows: Rows = "packed"
+    """packed: a step's samples follow each other in rows without padding. padded: one sample a row, beside others of
+    like length. Same samples, same loss (docs/batches.md)."""
     zero: int = Field(2, ge=0, le=3)
     """DeepSpeed ZeRO stage."""
     checkpoint_every: int = Field(50, ge=1)

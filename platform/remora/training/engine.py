@@ -45,8 +45,6 @@ class Engine:
         groups: optimiser groups with `params`, `lr`, `weight_decay` and `part`.
         stage: betas, eps and clipping.
         zero: ZeRO stage, 0 to 3.
-        micro_batch: samples a forward pass.
-        accumulation: forward passes of a rank in a step.
     """
 
     def __init__(
@@ -55,18 +53,16 @@ class Engine:
         groups: Sequence[dict[str, Any]],
         stage: Stage,
         zero: int,
-        micro_batch: int,
-        accumulation: int,
     ) -> None:
         ds = _deepspeed()
         self.model = model
         self.zero = zero
-        self.accumulation = accumulation
         self.clip = stage.clip
         optimizer = torch.optim.AdamW([dict(g) for g in groups], betas=stage.betas, eps=stage.eps)
         config = {
-            "train_micro_batch_size_per_gpu": micro_batch,
-            "gradient_accumulation_steps": accumulation,
+            # Passes differ in samples and steps in passes, so `backward` says which pass is a step's last.
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
             "gradient_clipping": stage.clip or 0.0,
             # Buckets of DeepSpeed's default size would reserve 2 GB for a model of a few MB.
             "zero_optimization": {"stage": zero, "reduce_bucket_size": 5e7, "allgather_bucket_size": 5e7},
@@ -90,13 +86,14 @@ class Engine:
         dist.all_gather_object(said, dict(named))
         return {k: v for one in said for k, v in one.items()}
 
-    def backward(self, batch: Batch, tokens: float) -> float:
-        """Add the gradients of one micro batch; returns its summed loss (nats).
+    def backward(self, batch: Batch, tokens: float, last: bool) -> float:
+        """Add the gradients of one micro batch, `last` or not of its step; returns its summed loss (nats).
 
-        `tokens` is the supervised tokens of the whole global batch. DeepSpeed divides by the accumulation steps and
-        averages over ranks; the scale undoes both, so that gradients are those of sum / tokens for any split.
+        `tokens` is the supervised tokens of the whole global batch. DeepSpeed averages over ranks; the scale undoes it,
+        so that gradients are those of sum / tokens for any split.
         """
-        scale = self.accumulation * self.world / tokens
+        scale = self.world / tokens
+        self.engine.set_gradient_accumulation_boundary(last)
         loss = self.engine(batch.to(self.device), scale)
         self.engine.backward(loss)
         return float(loss.detach()) / scale
@@ -109,10 +106,6 @@ class Engine:
         norm = self._whole_norm() if self.zero == 0 else None
         self.engine.step()
         return float(self.engine.get_global_grad_norm()) if norm is None else norm
-
-    def micro_step(self) -> None:
-        """Between two backward passes of one step: DeepSpeed counts them by calls of its `step`."""
-        self.engine.step()
 
     def _whole_norm(self) -> float:
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]

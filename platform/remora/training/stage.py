@@ -23,10 +23,11 @@ from typing import Any
 import torch.distributed as dist
 
 from remora import catalog
-from remora.data.mixture import StageData
+from remora.data.batches import StageData
 from remora.data.prompt import Prompter
 from remora.errors import SpecError, TrainingError
 from remora.files import disk_errors
+from remora.model.attention import attend_per_sample
 from remora.model.parts import PartRef, compose, save_part
 from remora.model.seeds import seed_for
 from remora.model.tuning import freeze_and_train, parameter_groups, tuning_table
@@ -109,6 +110,8 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
 
     # The model as the stages before left it, and what of it trains now.
     model, tokenizer = compose(job.parts, job.seed, stage.tune.present)
+    if cluster.rows == "packed":
+        attend_per_sample(model.llm)
     freeze_and_train(model, stage.tune, job.seed)
     table = tuning_table(model, stage)
 
@@ -123,9 +126,7 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
     start = found.step if found else 0
     if found:
         model.load_state_dict(found.trained(), strict=False)
-    micro = min(cluster.micro_batch, math.ceil(stage.batch / world))
-    accumulation = math.ceil(math.ceil(stage.batch / world) / micro)
-    engine = Engine(model, parameter_groups(model, stage), stage, cluster.zero, micro, accumulation)
+    engine = Engine(model, parameter_groups(model, stage), stage, cluster.zero)
     if found:
         engine.load_moments(found.moments(), start)
 
@@ -146,14 +147,15 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
 
     for step in range(start, data.steps):
         tick = time.monotonic()
-        batches = list(data.micro_batches(step, rank, world, micro, accumulation))
+        batches = list(data.micro_batches(step, rank, world, cluster.micro_batch, cluster.rows))
 
         # The loss is a mean over the supervised tokens of the global batch, whoever holds them.
         new = {s: reason for s, reason in data.dropped.items() if s not in dropped}
         tokens, dropped_now = engine.sum(sum(b.supervised for b in batches), len(new))
-        if dropped_now:  # a sample that teaches nothing keeps its row, and is named
+        if dropped_now:  # a sample that teaches nothing is named, once whichever ranks met it
+            new = engine.gather(new)
             dropped |= new
-            for sample, reason in engine.gather(new).items():
+            for sample, reason in new.items():
                 log.warning("sample %s is dropped: %s", sample, reason)
                 if lead:
                     journal.append(log_path, "dropped", step=step, sample=sample, reason=reason)
@@ -164,15 +166,15 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
             )
         total = 0.0
         for i, batch in enumerate(batches):
-            total += engine.backward(batch, tokens)
-            if i < accumulation - 1:
-                engine.micro_step()
+            total += engine.backward(batch, tokens, last=i == len(batches) - 1)
 
         # One step, at the rates of this step number.
         factor = rate_factor(stage, step, data.steps)
         rates = [peaks[g["part"]] * factor for g in engine.optimizer.param_groups]
         norm = engine.step(rates)
-        total, padded = engine.sum(total, sum(b.mask.numel() for b in batches))
+        total, computed, real = engine.sum(
+            total, sum(b.mask.numel() for b in batches), sum(int(b.mask.sum()) for b in batches)
+        )
         loss = total / tokens
         if not math.isfinite(loss):
             raise TrainingError(f"{_samples(data, step)}: loss is {loss}; lower lr or set clip, then run again")
@@ -188,9 +190,10 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
                 lr={part: peak * factor for part, peak in peaks.items()},
                 samples=len(data.positions(step)),
                 tokens=tokens,
-                dropped=dropped_now,
+                dropped=len(new),
+                real_tokens=real / computed,
                 samples_per_second=len(data.positions(step)) / seconds,
-                tokens_per_second=padded / seconds,
+                tokens_per_second=computed / seconds,
             )
 
         # Every so often: a place to come back to. All ranks gather, one writes.

@@ -1,0 +1,144 @@
+"""The batches of a stage: which samples, on which rank, in which rows, as a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from remora import catalog
+from remora.data.conversation import Sample
+from remora.data.images import preprocess
+from remora.data.mixture import read_mixture
+from remora.data.order import mixture_order
+from remora.data.packing import deal, group, pack
+from remora.data.prompt import OverLength, Prompter, Tokens
+from remora.errors import DataError
+from remora.model.vlm import IGNORE, Batch
+from remora.spec import Rows, Stage
+
+
+def collate(
+    samples: Sequence[tuple[Tokens, list[Tensor]]],
+    pad: int,
+    side: int,
+    keys: Sequence[int] | None = None,
+    rows: Rows = "padded",
+) -> Batch:
+    """One row a sample, padded on the right to the longest; or, packed, one row for all, one after the other.
+
+    Pictures, 3 x side x side, follow each other in reading order. `keys` are what dropout masks follow from, one a
+    sample.
+    """
+    keys = keys or [0] * len(samples)
+    lengths = tuple(len(tokens.ids) for tokens, _ in samples)
+    shape = (1, sum(lengths)) if rows == "packed" else (len(samples), max(lengths))
+    ids, labels = torch.full(shape, pad), torch.full(shape, IGNORE)
+    mask = torch.zeros(shape, dtype=torch.long)
+    row, start = 0, 0
+    for (tokens, _), length in zip(samples, lengths, strict=True):
+        here = row, slice(start, start + length)
+        ids[here], labels[here], mask[here] = torch.tensor(tokens.ids), torch.tensor(tokens.labels), 1
+        row, start = (row, start + length) if rows == "packed" else (row + 1, 0)
+    pictures = [pixels for _, images in samples for pixels in images]
+    image_keys = [key * 1_000 + i for key, (_, images) in zip(keys, samples, strict=True) for i in range(len(images))]
+    pixels = torch.stack(pictures) if pictures else torch.zeros(0, 3, side, side)
+    # A batch without a picture runs a blank one through the encoder (see VisionLanguageModel.embed).
+    packed = lengths if rows == "packed" else ()
+    return Batch(ids, mask, labels, pixels, torch.tensor(keys), torch.tensor(image_keys or [0]), packed)
+
+
+class StageData:
+    """The batches of a stage. It has no position: `micro_batches` is a pure function of its arguments.
+
+    `dropped` says, by sample id, why a sample of the steps asked for so far taught nothing; it is the same on every
+    rank. Such a sample has no place in a packed row. Among padded rows it keeps its own, one padding token without a
+    label.
+    """
+
+    def __init__(
+        self, stage: Stage, data: Path, prompter: Prompter, vision: str | None, seed: int, context: int | None = None
+    ) -> None:
+        self.stage = stage
+        self.seed = seed >> 16  # room for positions in 63 bits
+        self.samples = read_mixture(stage.mixture, data)
+        self.order = mixture_order(stage.mixture, [len(s) for s in self.samples], seed)
+        self.prompter = prompter
+        self.encoder = catalog.vision(vision) if vision else None
+        self.max_length = min(stage.max_length, context or stage.max_length)
+        tokenizer = prompter.tokenizer
+        self.dropped: dict[str, str] = {}
+        self.pad = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+        self.nothing = Tokens([self.pad], [IGNORE])
+        self.total = stage.steps * stage.batch if stage.steps else round(self.order.epoch_size * (stage.epochs or 1))
+        self.steps = math.ceil(self.total / stage.batch)
+
+    def positions(self, step: int) -> range:
+        """Positions of the global batch of a step; the last batch of a run in epochs may be smaller."""
+        return range(step * self.stage.batch, min((step + 1) * self.stage.batch, self.total))
+
+    def sample(self, position: int) -> Sample:
+        dataset, index = self.order[position]
+        return self.samples[dataset][index]
+
+    def encode(self, sample: Sample) -> Tokens:
+        """Token ids and labels of a sample, cut to the stage's length or dropped where the stage says so.
+
+        Raises:
+            DataError: it has pictures that a text-only stage cannot show; or, where `over_length` is `fail`, it is
+                longer than the stage allows, or nothing in it is supervised.
+        """
+        if sample.images and self.encoder is None:
+            raise DataError(f"sample {sample.id!r} has a picture, but stage {self.stage.name!r} is text-only")
+        fail = self.stage.over_length == "fail"
+        try:
+            tokens = self.prompter.encode(sample.turns, None if fail else self.max_length)
+        except OverLength as e:
+            return self._drop(sample, str(e))
+        if len(tokens.ids) > self.max_length:
+            raise DataError(
+                f"sample {sample.id!r} has {len(tokens.ids)} tokens, "
+                f"stage {self.stage.name!r} allows {self.max_length}; "
+                f"raise max_length, set over_length: cut or shorten the record"
+            )
+        if all(label == IGNORE for label in tokens.labels[1:]):  # nothing stands before a first token to predict it
+            nothing = "no token of its answers is supervised"
+            if fail:
+                raise DataError(f"sample {sample.id!r}: {nothing}; remove the record or set over_length: cut")
+            return self._drop(sample, nothing)
+        return tokens
+
+    def _drop(self, sample: Sample, reason: str) -> Tokens:
+        self.dropped[sample.id] = reason
+        return self.nothing
+
+    def micro_batches(self, step: int, rank: int, world: int, size: int, rows: Rows) -> Iterator[Batch]:
+        """The rank's share of a step's global batch, one micro batch a forward pass, as many on every rank.
+
+        Packed, a micro batch is a row of at most `size` x max_length tokens; padded, it is at most `size` samples of
+        like length. Every rank tokenises all samples of the step, because what goes where follows from their lengths,
+        and opens its own pictures. Where there is nothing left for a rank its batch is a token without a label.
+        """
+        read = [(p, sample := self.sample(p), self.encode(sample)) for p in self.positions(step)]
+        if rows == "packed":
+            read = [r for r in read if r[2] is not self.nothing]
+        lengths = [len(tokens.ids) for _, _, tokens in read]
+        shares = pack(lengths, size * self.max_length, world) if rows == "packed" else group(lengths, size, world)
+        for share in deal(shares, rank, world):
+            yield self._batch([read[i] for i in share], rows)
+
+    def _batch(self, read: Sequence[tuple[int, Sample, Tokens]], rows: Rows) -> Batch:
+        encoder = self.encoder
+        samples: list[tuple[Tokens, list[Tensor]]] = []
+        for _, sample, tokens in read:
+            pictures = []
+            if encoder:
+                shown = sample.images[: tokens.images]  # not those of rounds that were cut
+                pictures = [preprocess(p.open(), encoder, self.stage.aspect) for p in shown]
+            samples.append((tokens, pictures))
+        keys = [self.seed + position for position, _, _ in read]
+        side = encoder.input_size if encoder else 1
+        return collate(samples or [(self.nothing, [])], self.pad, side, keys, rows)
