@@ -66,7 +66,7 @@ def test_a_store_where_nobody_listens_is_named(monkeypatch):
     monkeypatch.setattr(locations, "PAUSE", 0.0)
     with store() as gone:
         url = gone.url("/a.png")
-    with pytest.raises(DataError, match="after 5 tries in 0 s: .*onnect"):
+    with pytest.raises(DataError, match=r"after 5 tries in 0 s: .*onnect"):
         Picture(url).open()
 
 

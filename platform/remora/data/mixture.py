@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from remora import catalog
 from remora.data.conversation import Sample
@@ -17,7 +19,7 @@ from remora.data.locations import absolute, parent
 from remora.data.order import mixture_order
 from remora.data.prompt import OverLength, Prompter, Tokens
 from remora.data.sources import find_source
-from remora.errors import DataError
+from remora.errors import BrokenPicture, DataError
 from remora.files import digest
 from remora.model.vlm import IGNORE, Batch
 from remora.spec import MixtureEntry, Stage
@@ -98,11 +100,20 @@ def collate(
     return Batch(ids, mask, labels, pixels, torch.tensor(keys), torch.tensor(image_keys or [0]))
 
 
+@dataclass(frozen=True)
+class Broken:
+    """A sample whose picture cannot be opened: its entry's number in the mixture, and the kind of problem."""
+
+    entry: int
+    kind: str
+
+
 class StageData:
     """The batches of a stage. It has no position: `micro_batches` is a pure function of its arguments.
 
     `dropped` says, by sample id, why a sample of the batches made so far by this object taught nothing. It keeps its
-    row, one padding token without a label, so that what a step reads stays a function of the step alone.
+    row, one padding token without a label, so that what a step reads stays a function of the step alone. `broken` are
+    those of the dropped whose picture cannot be opened, where their entry skips that.
     """
 
     def __init__(
@@ -117,6 +128,7 @@ class StageData:
         self.max_length = min(stage.max_length, context or stage.max_length)
         tokenizer = prompter.tokenizer
         self.dropped: dict[str, str] = {}
+        self.broken: dict[str, Broken] = {}
         self.pad = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
         self.total = stage.steps * stage.batch if stage.steps else round(self.order.epoch_size * (stage.epochs or 1))
         self.steps = math.ceil(self.total / stage.batch)
@@ -178,14 +190,27 @@ class StageData:
                 yield filler
 
     def _batch(self, positions: Sequence[int]) -> Batch:
-        encoder = self.encoder
         rows = []
-        for sample in (self.sample(p) for p in positions):
-            tokens = self.encode(sample)
-            pictures = []
-            if encoder:
-                shown = sample.images[: tokens.images]  # not those of rounds that were cut
-                pictures = [preprocess(p.open(), encoder, self.stage.aspect) for p in shown]
-            rows.append((tokens, pictures))
+        for position in positions:
+            sample = self.sample(position)
+            rows.append(self._with_pictures(position, sample, self.encode(sample)))
         keys = [self.seed + p for p in positions]
-        return collate(rows, self.pad, encoder.input_size if encoder else 1, keys)
+        return collate(rows, self.pad, self.encoder.input_size if self.encoder else 1, keys)
+
+    def _with_pictures(self, position: int, sample: Sample, tokens: Tokens) -> tuple[Tokens, list[Tensor]]:
+        """A sample's tokens and pixels; nothing to learn where a picture is broken and the mixture skips that.
+
+        Raises:
+            DataError: a picture cannot be opened, for a reason that its entry does not skip or that may pass.
+        """
+        if self.encoder is None:
+            return tokens, []
+        shown = sample.images[: tokens.images]  # not those of rounds that were cut
+        try:
+            return tokens, [preprocess(p.open(), self.encoder, self.stage.aspect) for p in shown]
+        except BrokenPicture as e:
+            entry, _ = self.order[position]
+            if e.kind not in self.stage.mixture[entry].skip:
+                raise
+            self.broken[sample.id] = Broken(entry, e.kind)
+            return self._drop(sample, str(e)), []

@@ -18,6 +18,8 @@ class Cluster(Spec):
     gpus_per_worker: float = Field(0, ge=0)
     micro_batch: int = Field(16, ge=1)
     """Samples that one worker puts through the model at once; accumulation follows from batch / (workers x this)."""
+    loaders: int = Field(0, ge=0)
+    """Processes of each worker that make batches ahead; 0 for a thread of the worker (docs/loading.md)."""
     zero: int = Field(2, ge=0, le=3)
     """DeepSpeed ZeRO stage."""
     checkpoint_every: int = Field(50, ge=1)

@@ -9,6 +9,7 @@ process alone:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -23,8 +24,10 @@ from typing import Any
 import torch.distributed as dist
 
 from remora import catalog
+from remora.data.loader import Loader
 from remora.data.mixture import StageData
 from remora.data.prompt import Prompter
+from remora.data.skipped import Skipped
 from remora.errors import SpecError, TrainingError
 from remora.files import disk_errors
 from remora.model.parts import PartRef, compose, save_part
@@ -88,17 +91,18 @@ def run(job: StageJob, on_checkpoint: OnCheckpoint | None = None) -> dict[str, f
     A process group must exist. All ranks see the same folder.
 
     Returns:
-        steps, final loss (nats a supervised token), and seconds spent by this attempt.
+        steps, final loss (nats a supervised token), seconds spent by this attempt, and the share of its steps' time
+        that rank 0 waited for batches.
 
     Raises:
-        DataError: a sample cannot be read or does not fit.
+        DataError: a sample cannot be read or does not fit; or too many are skipped.
         TrainingError: the loss is not a finite number; the step and its samples are named.
     """
-    with disk_errors(job.folder):
-        return _run(job, on_checkpoint or (lambda step, loss, folder: None))
+    with disk_errors(job.folder), contextlib.ExitStack() as hands:
+        return _run(job, on_checkpoint or (lambda step, loss, folder: None), hands)
 
 
-def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
+def _run(job: StageJob, on_checkpoint: OnCheckpoint, hands: contextlib.ExitStack) -> dict[str, float]:
     stage, cluster, began = job.stage, job.cluster, time.monotonic()
     rank, world = dist.get_rank(), dist.get_world_size()
     lead = rank == 0
@@ -118,13 +122,21 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
     context = getattr(model.llm.config, "max_position_embeddings", None)
     data = StageData(stage, job.data, prompter, vision, seed_for(job.seed, f"order/{stage.name}"), context)
 
-    # Weights go in before DeepSpeed copies them, the optimiser's state after.
     found = checkpoint.latest(job.folder / "checkpoints")
     start = found.step if found else 0
-    if found:
-        model.load_state_dict(found.trained(), strict=False)
     micro = min(cluster.micro_batch, math.ceil(stage.batch / world))
     accumulation = math.ceil(math.ceil(stage.batch / world) / micro)
+    skipped = Skipped(stage.mixture, data.samples)
+    for event in journal.read(log_path):  # what this run met before it was stopped
+        if event["event"] == "dropped" and "kind" in event and event["step"] < start:
+            skipped.add(event["entry"], event["sample"], event["kind"])
+    loader = hands.enter_context(
+        Loader(data, (rank, world, micro, accumulation), range(start, data.steps), cluster.loaders)
+    )
+
+    # Weights go in before DeepSpeed copies them, the optimiser's state after.
+    if found:
+        model.load_state_dict(found.trained(), strict=False)
     engine = Engine(model, parameter_groups(model, stage), stage, cluster.zero, micro, accumulation)
     if found:
         engine.load_moments(found.moments(), start)
@@ -138,25 +150,32 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
             steps=data.steps,
             at=start,
             workers=world,
+            data=skipped.as_json(),
             table=[dataclasses.asdict(row) for row in table],
         )
     dropped: dict[str, str] = {}
     peaks = {str(g["part"]): g["lr"] for g in engine.optimizer.param_groups}
     loss = math.nan
+    waited = spent = 0.0
 
     for step in range(start, data.steps):
         tick = time.monotonic()
-        batches = list(data.micro_batches(step, rank, world, micro, accumulation))
+        loaded = next(loader)
+        batches, wait = loaded.batches, time.monotonic() - tick
 
         # The loss is a mean over the supervised tokens of the global batch, whoever holds them.
-        new = {s: reason for s, reason in data.dropped.items() if s not in dropped}
+        new = {s: reason for s, reason in loaded.dropped.items() if s not in dropped}
         tokens, dropped_now = engine.sum(sum(b.supervised for b in batches), len(new))
         if dropped_now:  # a sample that teaches nothing keeps its row, and is named
             dropped |= new
-            for sample, reason in engine.gather(new).items():
+            named = {sample: (reason, loaded.broken.get(sample)) for sample, reason in new.items()}
+            for sample, (reason, broken) in engine.gather(named).items():
                 log.warning("sample %s is dropped: %s", sample, reason)
                 if lead:
-                    journal.append(log_path, "dropped", step=step, sample=sample, reason=reason)
+                    why = dataclasses.asdict(broken) if broken else {}
+                    journal.append(log_path, "dropped", step=step, sample=sample, reason=reason, **why)
+                if broken:
+                    skipped.add(broken.entry, sample, broken.kind)
         if not tokens:
             raise TrainingError(
                 f"{_samples(data, step)}: no supervised token in the whole batch; "
@@ -177,8 +196,10 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
         if not math.isfinite(loss):
             raise TrainingError(f"{_samples(data, step)}: loss is {loss}; lower lr or set clip, then run again")
 
+        wait_max = engine.max(wait)
+        seconds = time.monotonic() - tick
+        waited, spent = waited + wait, spent + seconds
         if lead:
-            seconds = time.monotonic() - tick
             journal.append(
                 log_path,
                 "step",
@@ -189,6 +210,8 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
                 samples=len(data.positions(step)),
                 tokens=tokens,
                 dropped=dropped_now,
+                wait=wait,
+                wait_max=wait_max,
                 samples_per_second=len(data.positions(step)) / seconds,
                 tokens_per_second=padded / seconds,
             )
@@ -215,8 +238,10 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
             save_part(part, model, state, tokenizer, job.folder / PARTS_FOLDER / part, lora)
     if lead:
         journal.append(log_path, "trained", steps=data.steps, loss=loss)
+        log.info("waited for batches in %.2f %% of %.0f s of steps", 100 * waited / (spent or 1), spent)
     engine.close()
-    return {"steps": data.steps, "loss": loss, "seconds": time.monotonic() - began}
+    seconds = time.monotonic() - began
+    return {"steps": data.steps, "loss": loss, "seconds": seconds, "waited": waited / (spent or 1)}
 
 
 def _samples(data: StageData, step: int) -> str:
