@@ -40,7 +40,7 @@ from remora.training.journal import read
 from remora.training.stage import StageJob
 
 ROOT = Path(__file__).parent.parent
-ROUNDS, STEPS = 1, 60
+ROUNDS, STEPS = 3, 40
 DEVICE, PHOTOGRAPHS = 0.3, 32
 
 

@@ -200,7 +200,7 @@ def _tuning(path: Path) -> str:
 def _skipped(path: Path) -> dict[str, float]:
     """Records of each dataset, and those that were left out by kind: when it was indexed, or while a stage read it."""
     events = list(journal.read(path))
-    datasets = [e["data"] for e in events if e["event"] == "started"][-1]
+    datasets = [e.get("data", []) for e in events if e["event"] == "started"][-1]  # journals of before have none
     met = {(e["entry"], e["sample"]): e["kind"] for e in events if e["event"] == "dropped" and "kind" in e}
     found: Counter[str] = Counter()
     for number, data in enumerate(datasets):
