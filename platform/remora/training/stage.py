@@ -40,6 +40,8 @@ from remora.training.schedule import rate_factor
 
 log = logging.getLogger(__name__)
 PARTS_FOLDER = "parts"
+STARVED = 0.02
+"""Share of a stage's time from which on waiting for batches is worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,8 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint, hands: contextlib.ExitStack
                 )
             on_checkpoint(step + 1, loss, folder)
 
+    share = waited / spent if spent else 0.0
+
     # What training changed, and only that. An earlier attempt may have died while it wrote.
     if lead:
         shutil.rmtree(job.folder / PARTS_FOLDER, ignore_errors=True)
@@ -237,11 +241,11 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint, hands: contextlib.ExitStack
         if lead:
             save_part(part, model, state, tokenizer, job.folder / PARTS_FOLDER / part, lora)
     if lead:
-        journal.append(log_path, "trained", steps=data.steps, loss=loss)
-        log.info("waited for batches in %.2f %% of %.0f s of steps", 100 * waited / (spent or 1), spent)
+        journal.append(log_path, "trained", steps=data.steps, loss=loss, waited=share)
+        level = logging.WARNING if share > STARVED else logging.INFO
+        log.log(level, "%.2f %% of %.0f s of steps waited for batches (docs/loading.md)", 100 * share, spent)
     engine.close()
-    seconds = time.monotonic() - began
-    return {"steps": data.steps, "loss": loss, "seconds": seconds, "waited": waited / (spent or 1)}
+    return {"steps": data.steps, "loss": loss, "seconds": time.monotonic() - began, "waited": share}
 
 
 def _samples(data: StageData, step: int) -> str:
