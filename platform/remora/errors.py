@@ -4,7 +4,8 @@
     ├── SpecError         a YAML file or a value in it
     │   └── UnknownName   a name that the catalog does not hold
     ├── DataError         a dataset, a picture, a question file
-    │   └── OverLength    a conversation of which no round fits
+    │   ├── OverLength    a conversation of which no round fits
+    │   └── BrokenPicture a picture that is missing or that no decoder reads
     ├── StoreError        the run folder: full, read-only, a lease
     │   └── TornArtifact  files that do not match their manifest
     ├── TrainingError     a stage that cannot run or whose loss is not a number
@@ -35,6 +36,14 @@ class UnknownName(SpecError):
 
 class DataError(RemoraError):
     """A dataset, a picture or a question file is missing or unreadable."""
+
+
+class BrokenPicture(DataError):
+    """A picture that is missing, or that no decoder reads: `kind` is that of its problem (docs/data.md)."""
+
+    def __init__(self, message: str, kind: str = "corrupt-image") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class StoreError(RemoraError):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from remora import catalog
 from remora.data.batches import StageData
+from remora.data.mixture import read_mixture
 from remora.data.prompt import Prompter
 from remora.model.attention import attend_per_sample
 from remora.model.vlm import IGNORE, IMAGE
@@ -37,7 +38,8 @@ def stage_data(tmp_path, tiny_tokenizer):
         stage = {"name": "s", "mixture": [{"path": str(tmp_path / f"{kind}.json")}], "template": "brief"}
         stage |= {"batch": 12, "epochs": 1, "lr": 1e-3, "max_length": 64}
         prompter = Prompter(catalog.template("brief"), tiny_tokenizer, 2)
-        data = StageData(Stage.model_validate(stage), tmp_path, prompter, None, seed=3)
+        checked = Stage.model_validate(stage)
+        data = StageData(checked, read_mixture(checked.mixture, tmp_path), prompter, None, seed=3)
         data.encoder = catalog.vision("efficientnet-lite0").model_copy(update={"image_size": 4})
         return data
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from remora.data.batches import StageData
 from remora.data.conversation import Sample, Turn
-from remora.data.mixture import fingerprint, locate, open_entry
+from remora.data.mixture import fingerprint, locate, open_entry, read_mixture
 from remora.errors import DataError
 from remora.spec import MixtureEntry, Stage
 
@@ -121,8 +121,9 @@ def test_a_fingerprint_is_of_the_content_not_of_the_place(tiny_data, tmp_path):
     said.write_text(said.read_text().replace("thing", "being"))
     shown = tiny_data("four/train.json", images="four/images")
     (shown.parent / "images" / "0.png").write_bytes((shown.parent / "images" / "1.png").read_bytes())
-    assert fingerprint(entry_of(one), tmp_path) == fingerprint(entry_of(same), tmp_path)
-    assert len({fingerprint(entry_of(file), tmp_path) for file in (one, said, shown)}) == 3
+    prints = [fingerprint(e, read_mixture(e, tmp_path)) for e in map(entry_of, (one, same, said, shown))]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
 
 
 def test_a_fingerprint_finds_a_missing_and_a_broken_picture(tiny_data, tmp_path):
@@ -135,7 +136,7 @@ def test_a_fingerprint_finds_a_missing_and_a_broken_picture(tiny_data, tmp_path)
         picture = tmp_path / folder / "images" / "1.png"
         spoil(picture)
         with pytest.raises(DataError) as caught:
-            fingerprint(entry_of(file), tmp_path)
+            read_mixture(entry_of(file), tmp_path)
         message = str(caught.value)
         assert message.startswith(f"{file}: record 1: {picture}") and why in message and "\n" not in message
 
@@ -152,6 +153,7 @@ def test_a_sample_that_does_not_fit_its_stage_is_named(changes, why, tiny_data, 
     stage |= {"batch": 1, "tune": {"vision": "absent", "connector": "absent", "llm": "full"}, **changes}
     stage |= {"over_length": "fail"}
     prompter = Prompter(catalog.template("brief"), tiny_tokenizer, 0)
-    data = StageData(Stage.model_validate(stage), tmp_path, prompter, None, seed=0)
+    checked = Stage.model_validate(stage)
+    data = StageData(checked, read_mixture(checked.mixture, tmp_path), prompter, None, seed=0)
     with pytest.raises(DataError, match=why):
         data.encode(data.samples[0][0])

@@ -135,9 +135,10 @@ def test_what_is_skipped_is_said_and_limited(tiny_data):
 
 def test_the_fingerprint_says_which_records_are_read(tiny_data):
     file = tiny_data("train.json", count=4)
-    before = fingerprint([entry(file)], file.parent)
+    before = fingerprint([entry(file)], [open_entry(entry(file), file.parent)])
     (file.parent / "images" / "1.png").unlink()
-    after = fingerprint([entry(file, skip=["missing-image"], max_skipped=1)], file.parent)
+    lenient = entry(file, skip=["missing-image"], max_skipped=1)
+    after = fingerprint([lenient], [open_entry(lenient, file.parent)])
     assert before != after
 
 

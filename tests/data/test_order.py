@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from remora import catalog
 from remora.data.batches import StageData
+from remora.data.mixture import read_mixture
 from remora.data.order import MixtureOrder, Permutation
 from remora.data.prompt import Prompter
 from remora.model.vlm import IGNORE
@@ -104,7 +105,8 @@ def stage_data(tiny_data, tiny_tokenizer, tmp_path):
             "tune": {"vision": "absent", "connector": "absent", "llm": "full"},
         }
         prompter = Prompter(catalog.template("brief"), tiny_tokenizer, 0)
-        return StageData(Stage.model_validate(stage | changes), tmp_path, prompter, None, seed=5)
+        checked = Stage.model_validate(stage | changes)
+        return StageData(checked, read_mixture(checked.mixture, tmp_path), prompter, None, seed=5)
 
     return make
 

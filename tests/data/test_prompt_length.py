@@ -11,6 +11,7 @@ from prompt_tokenizers import MAKERS
 from remora import catalog
 from remora.data.batches import StageData
 from remora.data.conversation import Turn
+from remora.data.mixture import read_mixture
 from remora.data.prompt import OverLength, Prompter, Tokens
 from remora.errors import DataError
 from remora.model.vlm import IGNORE, IMAGE
@@ -90,7 +91,10 @@ def stage_data(tmp_path):
     def make(context=None, **changes) -> StageData:
         stage = {"name": "s", "mixture": [{"path": str(tmp_path / "train.json")}], "template": "brief"}
         stage |= {"batch": len(SAID), "epochs": 1, "lr": 1e-3, "max_length": 60, **changes}
-        data = StageData(Stage.model_validate(stage), tmp_path, prompter("brief", "stablelm"), None, 5, context)
+        checked = Stage.model_validate(stage)
+        data = StageData(
+            checked, read_mixture(checked.mixture, tmp_path), prompter("brief", "stablelm"), None, 5, context
+        )
         data.encoder = catalog.vision("efficientnet-lite0").model_copy(update={"image_size": 8})
         return data
 

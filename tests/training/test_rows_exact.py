@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from remora.catalog import llm
+from remora.data.mixture import read_mixture
 from remora.model.llm import create_from_scratch
 from remora.model.parts import PartRef
 from remora.spec import Cluster, Stage
@@ -60,7 +61,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> StageJob:
         "connector": PartRef("linear"),
         "llm": PartRef("demo-2m", root / "llm"),
     }
-    return StageJob(stage, parts, root / "work", root, 0, Cluster(checkpoint_every=1000, zero=0))
+    datasets = [d.folder for d in read_mixture(stage.mixture, root)]
+    return StageJob(stage, parts, root / "work", datasets, 0, Cluster(checkpoint_every=1000, zero=0))
 
 
 def run(job: StageJob, world: int, layouts: dict[str, dict[str, object]]) -> dict[str, list[dict[str, object]]]:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from remora.catalog import llm
+from remora.data.mixture import read_mixture
 from remora.model.llm import create_from_scratch
 from remora.model.parts import PartRef
 from remora.spec import Cluster, Stage
@@ -66,7 +67,10 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> StageJob:
         "connector": PartRef("mlp2x_gelu"),
         "llm": PartRef("demo-2m", root / "llm"),
     }
-    return StageJob(stage, parts, root / "work", data, 0, Cluster(workers=1, zero=0, checkpoint_every=2, micro_batch=6))
+    datasets = [d.folder for d in read_mixture(stage.mixture, data)]
+    return StageJob(
+        stage, parts, root / "work", datasets, 0, Cluster(workers=1, zero=0, checkpoint_every=2, micro_batch=6)
+    )
 
 
 def run(job: StageJob, folder: Path, world: int, *flags: str, rc: int = 0, **cluster: object) -> dict[str, list[float]]:

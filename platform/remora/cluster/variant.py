@@ -7,6 +7,7 @@ journal `<runs>/status/<search>/<variant>.jsonl` that the progress display follo
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +183,7 @@ def _recorded(run: StageRun, store: Store, variant: Variant, tracker: tracking.T
 
 def _complete_record(run: StageRun, mlflow_run: str, store: Store, tracker: tracking.Tracker) -> None:
     tracker.text(mlflow_run, _tuning(store.journal(run)), "tuning.md")
+    tracker.metrics(mlflow_run, _skipped(store.journal(run)))
     tracker.artifacts(mlflow_run, store.folder(run) / "parts", "parts")
     tracker.finish(mlflow_run)
 
@@ -193,6 +195,20 @@ def _tuning(path: Path) -> str:
         rate = f"{row['lr']:g}" if row["lr"] else ""
         lines.append(f"| {row['part']} | {row['mode']} | {row['parameters']:,} | {row['trained']:,} | {rate} |")
     return "\n".join(lines) + "\n"
+
+
+def _skipped(path: Path) -> dict[str, float]:
+    """Records of each dataset, and those that were left out by kind: when it was indexed, or while a stage read it."""
+    events = list(journal.read(path))
+    datasets = [e.get("data", []) for e in events if e["event"] == "started"][-1]  # journals of before have none
+    met = {(e["entry"], e["sample"]): e["kind"] for e in events if e["event"] == "dropped" and "kind" in e}
+    found: Counter[str] = Counter()
+    for number, data in enumerate(datasets):
+        found[f"data/{data['dataset']}/records"] += data["records"]
+        kinds = Counter(data["skipped"]) + Counter(kind for (entry, _), kind in met.items() if entry == number)
+        for kind, n in kinds.items():
+            found[f"data/{data['dataset']}/skipped.{kind}"] += n
+    return dict(found)
 
 
 def _key(run: StageRun) -> str:

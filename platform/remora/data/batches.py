@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,11 +12,11 @@ from torch import Tensor
 from remora import catalog
 from remora.data.conversation import Sample
 from remora.data.images import preprocess
-from remora.data.mixture import read_mixture
+from remora.data.index import Dataset
 from remora.data.order import mixture_order
 from remora.data.packing import deal, group, pack
 from remora.data.prompt import OverLength, Prompter, Tokens
-from remora.errors import DataError
+from remora.errors import BrokenPicture, DataError
 from remora.model.vlm import IGNORE, Batch
 from remora.spec import Rows, Stage
 
@@ -51,26 +51,41 @@ def collate(
     return Batch(ids, mask, labels, pixels, torch.tensor(keys), torch.tensor(image_keys or [0]), packed)
 
 
+@dataclass(frozen=True)
+class Broken:
+    """A sample whose picture cannot be opened: its entry's number in the mixture, and the kind of problem."""
+
+    entry: int
+    kind: str
+
+
 class StageData:
     """The batches of a stage. It has no position: `micro_batches` is a pure function of its arguments.
 
-    `dropped` says, by sample id, why a sample of the steps asked for so far taught nothing; it is the same on every
-    rank. Such a sample has no place in a packed row. Among padded rows it keeps its own, one padding token without a
-    label.
+    `dropped` says, by sample id, why a sample of the steps asked for so far taught nothing. Such a sample has no place
+    in a packed row. Among padded rows it keeps its own, one padding token without a label. `broken` are those of the
+    dropped whose picture cannot be opened, where their entry skips that; only the rank that shows them knows.
     """
 
     def __init__(
-        self, stage: Stage, data: Path, prompter: Prompter, vision: str | None, seed: int, context: int | None = None
+        self,
+        stage: Stage,
+        datasets: Sequence[Dataset],
+        prompter: Prompter,
+        vision: str | None,
+        seed: int,
+        context: int | None = None,
     ) -> None:
         self.stage = stage
         self.seed = seed >> 16  # room for positions in 63 bits
-        self.samples = read_mixture(stage.mixture, data)
+        self.samples = datasets
         self.order = mixture_order(stage.mixture, [len(s) for s in self.samples], seed)
         self.prompter = prompter
         self.encoder = catalog.vision(vision) if vision else None
         self.max_length = min(stage.max_length, context or stage.max_length)
         tokenizer = prompter.tokenizer
         self.dropped: dict[str, str] = {}
+        self.broken: dict[str, Broken] = {}
         self.pad = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
         self.nothing = Tokens([self.pad], [IGNORE])
         self.total = stage.steps * stage.batch if stage.steps else round(self.order.epoch_size * (stage.epochs or 1))
@@ -131,14 +146,25 @@ class StageData:
             yield self._batch([read[i] for i in share], rows)
 
     def _batch(self, read: Sequence[tuple[int, Sample, Tokens]], rows: Rows) -> Batch:
-        encoder = self.encoder
-        samples: list[tuple[Tokens, list[Tensor]]] = []
-        for _, sample, tokens in read:
-            pictures = []
-            if encoder:
-                shown = sample.images[: tokens.images]  # not those of rounds that were cut
-                pictures = [preprocess(p.open(), encoder, self.stage.aspect) for p in shown]
-            samples.append((tokens, pictures))
+        samples = [self._with_pictures(*one) for one in read]
         keys = [self.seed + position for position, _, _ in read]
-        side = encoder.input_size if encoder else 1
+        side = self.encoder.input_size if self.encoder else 1
         return collate(samples or [(self.nothing, [])], self.pad, side, keys, rows)
+
+    def _with_pictures(self, position: int, sample: Sample, tokens: Tokens) -> tuple[Tokens, list[Tensor]]:
+        """A sample's tokens and pixels; nothing to learn where a picture is broken and the mixture skips that.
+
+        Raises:
+            DataError: a picture cannot be opened, for a reason that its entry does not skip or that may pass.
+        """
+        if self.encoder is None:
+            return tokens, []
+        shown = sample.images[: tokens.images]  # not those of rounds that were cut
+        try:
+            return tokens, [preprocess(p.open(), self.encoder, self.stage.aspect) for p in shown]
+        except BrokenPicture as e:
+            entry, _ = self.order[position]
+            if e.kind not in self.stage.mixture[entry].skip:
+                raise
+            self.broken[sample.id] = Broken(entry, e.kind)
+            return self._drop(sample, str(e)), []

@@ -67,6 +67,7 @@ class Dataset(Sequence[Sample]):
         if len(self._records) != self._offsets[-1]:
             raise DataError(f"torn index: {folder}: records.bin is cut; delete the folder, it will be built again")
         self.folder = folder
+        self._without = tuple(without)
         self.digest: str = about["digest"]
         """sha256 of every record and every picture's bytes, in order; not of where they lie."""
         self.counts: Counter[str] = Counter(about["problems"])
@@ -77,6 +78,9 @@ class Dataset(Sequence[Sample]):
         skipped = {flaw.record for flaw in self.flaws() if flaw.kind in without} if without else set()
         self.skipped = len(skipped)
         self._kept = np.setdiff1d(np.arange(self.records), np.fromiter(skipped, int)) if skipped else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Dataset, (self.folder, self._without)  # another process maps the files itself
 
     def __len__(self) -> int:
         return self.records if self._kept is None else len(self._kept)

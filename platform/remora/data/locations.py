@@ -1,13 +1,41 @@
-"""Files on this machine and at URLs, by one name: an absolute path, or anything that fsspec opens (s3://, hf://, https://)."""
+"""Files on this machine and at URLs, by one name: an absolute path, or anything that fsspec opens (s3://, hf://, https://).
+
+A store that is slow, busy or away for a moment is asked again; docs/loading.md says how often.
+"""
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
-from collections.abc import Iterator
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urljoin
+
+log = logging.getLogger(__name__)
+TRIES = 5
+PAUSE = 1.0
+"""Seconds before the second try, give or take half of it; each later pause is twice as long: 15 s in all."""
+TIMEOUT = 20.0
+"""Seconds that a store has for one try. A network file system has its own: a read of a file cannot be called off."""
+
+BUSY = frozenset({408, 425, 429})
+"""HTTP's errors of the asker that pass by themselves, as all of the server's (5xx) may."""
+NETWORK = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH})
+"""What a network file system that is away says of a file that is there."""
+_CHANCE = random.SystemRandom()  # no generator whose state processes share or a seed reaches
+
+Result = TypeVar("Result")
+
+
+class Unreachable(OSError):
+    """A store that does not give a file, whatever the file is; the message says how often it was asked."""
 
 
 def is_url(location: str) -> bool:
@@ -48,6 +76,23 @@ def opened(location: str) -> Iterator[BinaryIO]:
             yield cast("BinaryIO", f)
 
 
+def read(location: str, offset: int = 0, length: int | None = None) -> bytes:
+    """The bytes of a file from `offset` on: `length` of them, or all.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        Unreachable: its store did not give it in TRIES tries, or does not let us in.
+        OSError: it cannot be read, whoever asks and when.
+    """
+
+    def local() -> bytes:
+        with open(location, "rb") as f:  # noqa: PTH123 (as above)
+            f.seek(offset)
+            return f.read() if length is None else f.read(length)
+
+    return _tried(location, (lambda: _fetch(location, offset, length)) if is_url(location) else local)
+
+
 def stamp(location: str) -> tuple[int, str]:
     """(bytes, a mark that changes when the file does): its time of change, or a store's own tag.
 
@@ -57,8 +102,105 @@ def stamp(location: str) -> tuple[int, str]:
     if not is_url(location):
         found = os.stat(location)  # noqa: PTH116
         return found.st_size, str(found.st_mtime_ns)
-    import fsspec
 
-    system, path = fsspec.core.url_to_fs(location)
-    info = system.info(path)
-    return int(info.get("size") or 0), str(system.ukey(path))
+    def ask() -> tuple[int, str]:
+        system, path = _system(location)
+        info = system.info(path)
+        return int(info.get("size") or 0), str(system.ukey(path))
+
+    return _tried(location, ask)
+
+
+def _tried(location: str, ask: Callable[[], Result]) -> Result:
+    """What `ask` returns, asked again while its error is one that passes."""
+    began = time.monotonic()
+    for tries in range(1, TRIES + 1):
+        try:
+            return ask()
+        except Exception as e:
+            lasting = _lasting(e, is_url(location))
+            if lasting is not None:
+                raise lasting from None
+            reason = _reason(e)
+            if tries == TRIES:
+                seconds = time.monotonic() - began
+                raise Unreachable(f"after {TRIES} tries in {seconds:.0f} s: {reason}") from e
+        pause = PAUSE * 2 ** (tries - 1) * _CHANCE.uniform(0.5, 1.5)
+        log.warning("%s: try %d of %d: %s; the next in %.1f s", location, tries, TRIES, reason, pause)
+        time.sleep(pause)
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _lasting(error: Exception, url: bool) -> Exception | None:
+    """What to raise for an error that another try would meet again; None for one that may pass."""
+    if not url:
+        return error if getattr(error, "errno", None) not in NETWORK else None
+    status = _status(error)
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return FileNotFoundError(errno.ENOENT, _reason(error))
+    if isinstance(error, (PermissionError, ImportError)) or status in (401, 403):
+        return Unreachable(_reason(error))
+    if status is not None and 400 <= status < 500 and status not in BUSY:
+        return OSError(_reason(error))
+    # Each library has its own errors of the network, few of them OSErrors; these are nobody's.
+    if isinstance(error, (TypeError, ValueError, AttributeError, LookupError, NotImplementedError, IsADirectoryError)):
+        return error if isinstance(error, OSError) else OSError(_reason(error))
+    return None
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that an error stands for: aiohttp's `status`, or that of requests' and httpx's `response`."""
+    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _reason(error: Exception) -> str:
+    status = _status(error)
+    if status:
+        return f"HTTP {status} {getattr(error, 'message', '')}".strip()
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return f"no answer in {TIMEOUT:g} s"
+    text = next(iter(str(error).splitlines()), "")
+    return text if isinstance(error, OSError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def _system(location: str) -> tuple[Any, str]:
+    """The file system of a URL and the path on it.
+
+    fsspec keeps one a process and protocol, with its open connections, and makes another in a process that was forked.
+    """
+    import fsspec  # 0.1 s, and most datasets lie on a disk
+
+    return fsspec.core.url_to_fs(location)
+
+
+def _fetch(location: str, offset: int, length: int | None) -> bytes:
+    """One try at the bytes of a URL, given up after TIMEOUT seconds."""
+    import fsspec.asyn
+
+    system, path = _system(location)
+    end = None if length is None else offset + length
+    span = {"start": offset, "end": end} if offset or length is not None else {}
+    if system.async_impl:
+        content = fsspec.asyn.sync(system.loop, system._cat_file, path, **span, timeout=TIMEOUT)
+    else:
+        content = _within(TIMEOUT, lambda: system.cat_file(path, **span))
+    if length is None or len(content) == length:
+        return content
+    if len(content) >= offset + length:  # a web server that knows no ranges sent the whole file
+        return content[offset : offset + length]
+    raise OSError(f"{len(content)} bytes came of {length}")
+
+
+def _within(seconds: float, call: Callable[[], bytes]) -> bytes:
+    """What `call` returns. A library that has no time limit of its own is left behind in its thread when it hangs."""
+    answer: Future[bytes] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except Exception as e:  # noqa: BLE001 (raised by `result`)
+            answer.set_exception(e)
+
+    threading.Thread(target=run, daemon=True).start()
+    return answer.result(seconds)

@@ -61,6 +61,6 @@ def read_mixture(mixture: Sequence[MixtureEntry], data: Path) -> list[Dataset]:
     return [open_entry(entry, data) for entry in mixture]
 
 
-def fingerprint(mixture: Sequence[MixtureEntry], data: Path) -> str:
+def fingerprint(mixture: Sequence[MixtureEntry], datasets: Sequence[Dataset]) -> str:
     """Digest of all that a mixture reads: records, the bytes of pictures, what is skipped. Not of where they lie."""
-    return digest([[open_entry(entry, data).digest, *sorted(entry.skip)] for entry in mixture])
+    return digest([[d.digest, *sorted(entry.skip)] for entry, d in zip(mixture, datasets, strict=True)])

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from remora.data.locations import opened
-from remora.errors import DataError
+from remora.data.locations import Unreachable, read
+from remora.errors import BrokenPicture, DataError
 
 UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
 """What Pillow's decoders raise for a broken file."""
@@ -36,25 +36,29 @@ class Picture:
         """Its bytes.
 
         Raises:
-            OSError: the file is not there or cannot be read.
+            DataError: its store is away; nothing is known of the picture.
+            OSError: it is not there (FileNotFoundError) or cannot be read, whoever asks and when.
         """
-        with opened(self.location) as f:
-            if self.offset:
-                f.seek(self.offset)
-            return f.read() if self.length is None else f.read(self.length)
+        try:
+            return read(self.location, self.offset, self.length)
+        except Unreachable as e:
+            raise DataError(
+                f"unreadable image: {self}: {e}; see that its store answers, then run the same command again"
+            ) from None
 
     def open(self) -> Image.Image:
         """The picture as RGB.
 
         Raises:
-            DataError: it is missing, cannot be decoded, or is not what was indexed.
+            BrokenPicture: it is missing or cannot be decoded.
+            DataError: its store is away, or it is not what was indexed.
         """
         try:
             content = self.read()
         except FileNotFoundError:
-            raise DataError(f"missing image: {self}; put it there or remove its record") from None
+            raise BrokenPicture(f"missing image: {self}; put it there or remove its record", "missing-image") from None
         except OSError as e:
-            raise DataError(f"unreadable image: {self}: {e}; replace the file or remove its record") from None
+            raise BrokenPicture(f"unreadable image: {self}: {e}; replace the file or remove its record") from None
         if self.sha256 and hashlib.sha256(content).hexdigest() != self.sha256:
             raise DataError(f"changed image: {self} is not what it was when this run began; run the same command again")
         return decode(content, str(self))
@@ -69,13 +73,13 @@ def decode(content: bytes, name: str) -> Image.Image:
     """A picture file's bytes as RGB.
 
     Raises:
-        DataError: no decoder reads them to their end.
+        BrokenPicture: no decoder reads them to their end.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
             return to_rgb(image)
     except UNREADABLE as e:
-        raise DataError(f"unreadable image: {name}: {_reason(e)}; replace the file or remove its record") from None
+        raise BrokenPicture(f"unreadable image: {name}: {_reason(e)}; replace the file or remove its record") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

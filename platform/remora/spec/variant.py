@@ -25,6 +25,8 @@ class Cluster(Spec):
     rows: Rows = "packed"
     """packed: a step's samples follow each other in rows without padding. padded: one sample a row, beside others of
     like length. Same samples, same loss (docs/batches.md)."""
+    loaders: int = Field(0, ge=0)
+    """Processes of each worker that make batches ahead; 0 for a thread of the worker (docs/loading.md)."""
     zero: int = Field(2, ge=0, le=3)
     """DeepSpeed ZeRO stage."""
     checkpoint_every: int = Field(50, ge=1)

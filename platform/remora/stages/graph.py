@@ -8,14 +8,15 @@ block is left out on purpose: workers, ZeRO stage and micro batches do not chang
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from remora import catalog
 from remora.catalog import LLM
 from remora.catalog.fit import check_composition
-from remora.data.mixture import fingerprint
+from remora.data.index import Dataset
+from remora.data.mixture import fingerprint, read_mixture
 from remora.errors import SpecError, nearest
 from remora.files import digest
 from remora.model.parts import source_digest
@@ -37,6 +38,8 @@ class StageRun:
     parts: tuple[tuple[str, str], ...]
     """(part, catalog name) of every part that is present, in PARTS order."""
     seed: int
+    datasets: tuple[Path, ...] = field(default=(), compare=False)
+    """The indexes that it reads; the identity holds what is in them."""
 
     @property
     def name(self) -> str:
@@ -126,16 +129,18 @@ def _overridden(stage: Stage, changes: dict[str, Any]) -> Stage:
     return validate(Stage, merged, f"overrides: {stage.name}")
 
 
+Opened = dict[tuple[MixtureEntry, ...], list[Dataset]]
+"""Mixtures with their datasets."""
+
+
 def paths(variants: Iterable[Variant], data: Path) -> dict[str, tuple[StageRun, ...]]:
     """Every variant's stage runs, by its name; a mixture that several read is looked at once. See `path`."""
-    digests: dict[tuple[MixtureEntry, ...], str] = {}
-    return {variant_name(v): path(v, data, digests) for v in variants}
+    opened: Opened = {}
+    return {variant_name(v): path(v, data, opened) for v in variants}
 
 
-def path(
-    variant: Variant, data: Path, digests: dict[tuple[MixtureEntry, ...], str] | None = None
-) -> tuple[StageRun, ...]:
-    """The stage runs that make the variant, in order. Indexes its data if need be; `digests` are of mixtures known.
+def path(variant: Variant, data: Path, opened: Opened | None = None) -> tuple[StageRun, ...]:
+    """The stage runs that make the variant, in order. Indexes its data if need be; `opened` has mixtures seen before.
 
     Raises:
         UnknownName: a part, recipe, template or dataset that the catalog does not hold.
@@ -151,10 +156,11 @@ def path(
         _check_template(stage, names["llm"], model)
         _check_trains(stage, variant)
     run: StageRun | None = None
-    digests = {} if digests is None else digests
+    opened = {} if opened is None else opened
     for stage in stages:
-        if stage.mixture not in digests:
-            digests[stage.mixture] = fingerprint(stage.mixture, data)
+        if stage.mixture not in opened:
+            opened[stage.mixture] = read_mixture(stage.mixture, data)
+        datasets = opened[stage.mixture]
         present = stage.tune.present
         identity = {
             "numerics": NUMERICS,
@@ -162,10 +168,11 @@ def path(
             "parts": {p: [names[p], source_digest(p, names[p])] for p in present},
             "stage": stage.model_dump(mode="json", exclude={"mixture": {"__all__": PLACE}}),
             "template": catalog.template(stage.template).model_dump(mode="json", exclude={"source"}),
-            "data": digests[stage.mixture],
+            "data": fingerprint(stage.mixture, datasets),
             "seed": variant.seed,
         }
-        run = StageRun(digest(identity), stage, run, tuple((p, names[p]) for p in present), variant.seed)
+        parts = tuple((p, names[p]) for p in present)
+        run = StageRun(digest(identity), stage, run, parts, variant.seed, tuple(d.folder for d in datasets))
     assert run is not None
     return run.lineage
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from remora import catalog
-from remora.data.mixture import read_mixture
+from remora.data.index import Dataset
 from remora.data.prompt import rendered_words
 from remora.errors import StoreError, TornArtifact
 from remora.files import disk_errors, is_published, publishing, verify, write_atomic, write_json
@@ -142,7 +142,7 @@ class Store:
             for part, name in run.parts:
                 if part not in refs:
                     refs[part] = PartRef(name, self._start(part, name, run))
-            job = StageJob(run.stage, {p: refs[p] for p, _ in run.parts}, work, self.data, run.seed, cluster)
+            job = StageJob(run.stage, {p: refs[p] for p, _ in run.parts}, work, run.datasets, run.seed, cluster)
             write_atomic(work / "job.json", job.to_json())
         return job
 
@@ -154,7 +154,8 @@ class Store:
             verify(start)
         else:
             template = catalog.template(run.stage.template)
-            words = [rendered_words(template, s.turns) for d in read_mixture(run.stage.mixture, self.data) for s in d]
+            datasets = [Dataset(d, entry.skip) for d, entry in zip(run.datasets, run.stage.mixture, strict=True)]
+            words = (rendered_words(template, sample.turns) for d in datasets for sample in d)
             create_from_scratch(catalog.llm(name), words, seed_for(run.seed, "llm"), start)
         return start
 

@@ -36,7 +36,10 @@ def main() -> None:
     finally:
         dist.destroy_process_group()
     if int(os.environ["RANK"]) == 0:
-        sys.stdout.write(f"{result['steps']} steps, loss {result['loss']:.4f}, {result['seconds']:.1f} s\n")
+        sys.stdout.write(
+            f"{result['steps']} steps, loss {result['loss']:.4f}, {result['seconds']:.1f} s, "
+            f"{result['waited']:.2%} of its steps' time waited for data\n"
+        )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from remora.model.vlm import Batch, VisionLanguageModel
 from remora.spec import Stage
 
+Said = TypeVar("Said")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state tensors for a parameter."""
 
@@ -80,9 +81,15 @@ class Engine:
         dist.all_reduce(tensor)
         return [float(v) for v in tensor]
 
-    def gather(self, named: Mapping[str, str]) -> dict[str, str]:
+    def max(self, value: float) -> float:
+        """The largest of all ranks (float64)."""
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return float(tensor)
+
+    def gather(self, named: Mapping[str, Said]) -> dict[str, Said]:
         """What all ranks say, on every rank, in the order of ranks."""
-        said: list[dict[str, str]] = [{}] * self.world
+        said: list[dict[str, Said]] = [{}] * self.world
         dist.all_gather_object(said, dict(named))
         return {k: v for one in said for k, v in one.items()}
 

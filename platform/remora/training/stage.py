@@ -9,13 +9,14 @@ process alone:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ import torch.distributed as dist
 
 from remora import catalog
 from remora.data.batches import StageData
+from remora.data.index import Dataset
+from remora.data.loader import Loader
 from remora.data.prompt import Prompter
+from remora.data.skipped import Skipped
 from remora.errors import SpecError, TrainingError
 from remora.files import disk_errors
 from remora.model.attention import attend_per_sample
@@ -38,6 +42,8 @@ from remora.training.schedule import rate_factor
 
 log = logging.getLogger(__name__)
 PARTS_FOLDER = "parts"
+STARVED = 0.02
+"""Share of a stage's time from which on waiting for batches is worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,8 @@ class StageJob:
     """Every part of the variant, with the folder of the weights it starts from."""
     folder: Path
     """The stage run's working folder: journal, checkpoints, and at the end `parts/`."""
-    data: Path
-    """The folder that catalog datasets are relative to."""
+    datasets: Sequence[Path]
+    """The index of each dataset of the stage's mixture, in its order. What they hold never changes."""
     seed: int
     cluster: Cluster
 
@@ -60,7 +66,7 @@ class StageJob:
                 "stage": self.stage.model_dump(mode="json"),
                 "parts": {k: p.to_json() for k, p in self.parts.items()},
                 "folder": str(self.folder),
-                "data": str(self.data),
+                "datasets": [str(folder) for folder in self.datasets],
                 "seed": self.seed,
                 "cluster": self.cluster.model_dump(mode="json"),
             }
@@ -73,7 +79,7 @@ class StageJob:
             stage=Stage.model_validate(raw["stage"]),
             parts={k: PartRef.from_json(said) for k, said in raw["parts"].items()},
             folder=Path(raw["folder"]),
-            data=Path(raw["data"]),
+            datasets=tuple(Path(folder) for folder in raw["datasets"]),
             seed=raw["seed"],
             cluster=Cluster.model_validate(raw["cluster"]),
         )
@@ -89,17 +95,18 @@ def run(job: StageJob, on_checkpoint: OnCheckpoint | None = None) -> dict[str, f
     A process group must exist. All ranks see the same folder.
 
     Returns:
-        steps, final loss (nats a supervised token), and seconds spent by this attempt.
+        steps, final loss (nats a supervised token), seconds spent by this attempt, and the share of its steps' time
+        that rank 0 waited for batches.
 
     Raises:
-        DataError: a sample cannot be read or does not fit.
+        DataError: a sample cannot be read or does not fit; or too many are skipped.
         TrainingError: the loss is not a finite number; the step and its samples are named.
     """
-    with disk_errors(job.folder):
-        return _run(job, on_checkpoint or (lambda step, loss, folder: None))
+    with disk_errors(job.folder), contextlib.ExitStack() as hands:
+        return _run(job, on_checkpoint or (lambda step, loss, folder: None), hands)
 
 
-def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
+def _run(job: StageJob, on_checkpoint: OnCheckpoint, hands: contextlib.ExitStack) -> dict[str, float]:
     stage, cluster, began = job.stage, job.cluster, time.monotonic()
     rank, world = dist.get_rank(), dist.get_world_size()
     lead = rank == 0
@@ -119,11 +126,19 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
     prompter = Prompter(catalog.template(stage.template), tokenizer, model.image_tokens)
     vision = job.parts["vision"].name if "vision" in stage.tune.present else None
     context = getattr(model.llm.config, "max_position_embeddings", None)
-    data = StageData(stage, job.data, prompter, vision, seed_for(job.seed, f"order/{stage.name}"), context)
+    datasets = [Dataset(d, entry.skip) for d, entry in zip(job.datasets, stage.mixture, strict=True)]
+    data = StageData(stage, datasets, prompter, vision, seed_for(job.seed, f"order/{stage.name}"), context)
 
-    # Weights go in before DeepSpeed copies them, the optimiser's state after.
     found = checkpoint.latest(job.folder / "checkpoints")
     start = found.step if found else 0
+    skipped = Skipped(stage.mixture, datasets)
+    for event in journal.read(log_path):  # what this run met before it was stopped
+        if event["event"] == "dropped" and "kind" in event and event["step"] < start:
+            skipped.add(event["entry"], event["sample"], event["kind"])
+    mine = (rank, world, cluster.micro_batch, cluster.rows)
+    loader = hands.enter_context(Loader(data, mine, range(start, data.steps), cluster.loaders))
+
+    # Weights go in before DeepSpeed copies them, the optimiser's state after.
     if found:
         model.load_state_dict(found.trained(), strict=False)
     engine = Engine(model, parameter_groups(model, stage), stage, cluster.zero)
@@ -139,26 +154,33 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
             steps=data.steps,
             at=start,
             workers=world,
+            data=skipped.as_json(),
             table=[dataclasses.asdict(row) for row in table],
         )
     dropped: dict[str, str] = {}
     peaks = {str(g["part"]): g["lr"] for g in engine.optimizer.param_groups}
     loss = math.nan
+    waited = spent = 0.0
 
     for step in range(start, data.steps):
         tick = time.monotonic()
-        batches = list(data.micro_batches(step, rank, world, cluster.micro_batch, cluster.rows))
+        loaded = next(loader)
+        batches, wait = loaded.batches, time.monotonic() - tick
 
         # The loss is a mean over the supervised tokens of the global batch, whoever holds them.
-        new = {s: reason for s, reason in data.dropped.items() if s not in dropped}
+        new = {s: reason for s, reason in loaded.dropped.items() if s not in dropped}
         tokens, dropped_now = engine.sum(sum(b.supervised for b in batches), len(new))
         if dropped_now:  # a sample that teaches nothing is named, once whichever ranks met it
-            new = engine.gather(new)
-            dropped |= new
-            for sample, reason in new.items():
+            named = engine.gather({sample: (reason, loaded.broken.get(sample)) for sample, reason in new.items()})
+            dropped |= {sample: reason for sample, (reason, _) in named.items()}
+            dropped_now = len(named)
+            for sample, (reason, broken) in named.items():
                 log.warning("sample %s is dropped: %s", sample, reason)
                 if lead:
-                    journal.append(log_path, "dropped", step=step, sample=sample, reason=reason)
+                    why = dataclasses.asdict(broken) if broken else {}
+                    journal.append(log_path, "dropped", step=step, sample=sample, reason=reason, **why)
+                if broken:
+                    skipped.add(broken.entry, sample, broken.kind)
         if not tokens:
             raise TrainingError(
                 f"{_samples(data, step)}: no supervised token in the whole batch; "
@@ -179,8 +201,10 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
         if not math.isfinite(loss):
             raise TrainingError(f"{_samples(data, step)}: loss is {loss}; lower lr or set clip, then run again")
 
+        wait_max = engine.max(wait)
+        seconds = time.monotonic() - tick
+        waited, spent = waited + wait, spent + seconds
         if lead:
-            seconds = time.monotonic() - tick
             journal.append(
                 log_path,
                 "step",
@@ -190,8 +214,10 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
                 lr={part: peak * factor for part, peak in peaks.items()},
                 samples=len(data.positions(step)),
                 tokens=tokens,
-                dropped=len(new),
+                dropped=dropped_now,
                 real_tokens=real / computed,
+                wait=wait,
+                wait_max=wait_max,
                 samples_per_second=len(data.positions(step)) / seconds,
                 tokens_per_second=computed / seconds,
             )
@@ -206,6 +232,8 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
                 )
             on_checkpoint(step + 1, loss, folder)
 
+    share = waited / spent if spent else 0.0
+
     # What training changed, and only that. An earlier attempt may have died while it wrote.
     if lead:
         shutil.rmtree(job.folder / PARTS_FOLDER, ignore_errors=True)
@@ -217,9 +245,11 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint) -> dict[str, float]:
         if lead:
             save_part(part, model, state, tokenizer, job.folder / PARTS_FOLDER / part, lora)
     if lead:
-        journal.append(log_path, "trained", steps=data.steps, loss=loss)
+        journal.append(log_path, "trained", steps=data.steps, loss=loss, waited=share)
+        level = logging.WARNING if share > STARVED else logging.INFO
+        log.log(level, "%.2f %% of %.0f s of steps waited for batches (docs/loading.md)", 100 * share, spent)
     engine.close()
-    return {"steps": data.steps, "loss": loss, "seconds": time.monotonic() - began}
+    return {"steps": data.steps, "loss": loss, "seconds": time.monotonic() - began, "waited": share}
 
 
 def _samples(data: StageData, step: int) -> str:

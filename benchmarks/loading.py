@@ -1,0 +1,177 @@
+"""What loading costs a stage: pictures opened a second by one process, and the time that steps wait for batches.
+
+    python benchmarks/loading.py pictures
+    python benchmarks/loading.py stage RUNS [LOADERS …]     # RUNS holds the demo's data: remora data demo --runs RUNS
+    python benchmarks/loading.py device [LOADERS …]
+
+`stage` trains the first steps of jobs/demo-base.yaml's alignment on two ranks, round by round, so that a busy minute of
+the machine meets every setting. `device` takes a batch of photographs every 0.3 s, as a training process does whose
+accelerator is at work. Loaders are the values of `cluster.loaders`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from remora import catalog
+from remora.data.batches import StageData
+from remora.data.images import preprocess
+from remora.data.loader import Loader
+from remora.data.mixture import read_mixture
+from remora.data.pictures import decode
+from remora.data.prompt import Prompter
+from remora.model.llm import train_tokenizer
+from remora.model.parts import PartRef
+from remora.spec import Cluster, Stage, Variant, load
+from remora.stages import Store, path
+from remora.training.journal import read
+from remora.training.stage import StageJob
+
+ROOT = Path(__file__).parent.parent
+ROUNDS, STEPS = 3, 40
+DEVICE, PHOTOGRAPHS = 0.3, 32
+
+
+def photograph(kind: str, seed: int = 0) -> bytes:
+    """640 x 480 with the detail of a photograph: smooth fields under a little noise; 60 kB as JPEG, 500 kB as PNG."""
+    random = np.random.default_rng(seed)
+    field = Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
+    noisy = np.asarray(field, np.int16) + random.normal(0, 4, (480, 640, 1)).astype(np.int16)
+    buffer = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, kind, quality=90)
+    return buffer.getvalue()
+
+
+def pictures() -> None:
+    for kind in ("JPEG", "PNG"):
+        content = photograph(kind)
+        image = decode(content, kind)
+        row = [f"{len(content) / 1000:.0f} kB", f"decode {rate(lambda c=content: decode(c, 'it')):.0f}/s"]
+        for encoder in ("clip-l-336", "siglip-so400m-384"):
+            vision = catalog.vision(encoder)
+            row.append(f"to {vision.input_size} {rate(lambda v=vision, i=image: preprocess(i, v)):.0f}/s")
+            row.append(f"both {rate(lambda v=vision, c=content: preprocess(decode(c, 'it'), v)):.0f}/s")
+        print(kind, *row, sep=" | ")
+
+
+def rate(call, seconds: float = 1.0) -> float:
+    """Calls a second: the best of three times `seconds`."""
+    best = 0.0
+    for _ in range(3):
+        began, n = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            call()
+            n += 1
+        best = max(best, n / (time.perf_counter() - began))
+    return best
+
+
+def stage(runs: Path, loaders: list[str]) -> None:
+    found: dict[str, list[dict[str, float]]] = {n: [] for n in loaders}
+    with tempfile.TemporaryDirectory() as tmp:
+        job = demo_job(runs)
+        for round_ in range(ROUNDS):
+            for n in loaders:
+                found[n].append(trained(job, n, Path(tmp) / f"{n}-{round_}".replace("/", "_")))
+    print(f"{STEPS} steps of 32 samples, two ranks; medians of {ROUNDS} rounds")
+    for n, rounds in found.items():
+        figures = {k: statistics.median(r[k] for r in rounds) for k in rounds[0]}
+        print(f"loaders {n}", *(f"{k} {v:.4g}" for k, v in figures.items()), sep=" | ")
+
+
+def demo_job(runs: Path) -> StageJob:
+    """The demo's alignment, STEPS long, of a language model that was not trained yet."""
+    store = Store(runs)
+    language, align, _ = path(load(Variant, ROOT / "jobs/demo-base.yaml"), store.data)
+    short = align.stage.model_copy(update={"steps": STEPS, "epochs": None})
+    llm = store.prepare(language, Cluster()).parts["llm"]
+    parts = {"vision": PartRef("efficientnet-lite0"), "connector": PartRef("mlp2x_gelu"), "llm": llm}
+    return StageJob(short, parts, runs, align.datasets, 0, Cluster(workers=2, micro_batch=16, zero=0))
+
+
+def trained(job: StageJob, loaders: str, folder: Path) -> dict[str, float]:
+    """Figures of one training. Loaders that are a path are another source tree, to compare with."""
+    folder.mkdir()
+    raw = json.loads(replace(job, folder=folder).to_json())
+    env = dict(os.environ)
+    if loaders.isdigit():
+        raw["cluster"]["loaders"] = int(loaders)
+    else:
+        env["PYTHONPATH"] = loaders
+        del raw["cluster"]["loaders"]
+    (folder / "job.json").write_text(json.dumps(raw))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        env |= {"MASTER_PORT": str(s.getsockname()[1]), "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}
+    command = [sys.executable, "-W", "ignore", "-m", "remora.training", str(folder / "job.json")]
+    began = time.monotonic()
+    with (folder / "log").open("w") as log:
+        ranks = [
+            subprocess.Popen(command, env=env | {"RANK": r, "LOCAL_RANK": r}, stdout=log, stderr=log) for r in "01"
+        ]
+        if any([rank.wait() for rank in ranks]):
+            sys.exit((folder / "log").read_text())
+    total = time.monotonic() - began
+    steps = [e for e in read(folder / "journal.jsonl") if e["event"] == "step"]
+    seconds = [e["samples"] / e["samples_per_second"] for e in steps]
+    figures = {"step ms": 1000 * statistics.median(seconds), "steps s": sum(seconds), "whole run s": total}
+    if "wait_max" in steps[0]:
+        figures["waited %"] = 100 * sum(e["wait_max"] for e in steps) / sum(seconds)
+        figures["waited % after the first step"] = 100 * sum(e["wait_max"] for e in steps[1:]) / sum(seconds[1:])
+    return figures
+
+
+def device(loaders: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as tmp:
+        data = photographs(Path(tmp))
+        for n in loaders:
+            with Loader(data, (0, 1, PHOTOGRAPHS, "padded"), range(30), int(n)) as loader:
+                next(loader)  # while the processes start
+                waited = 0.0
+                began = time.monotonic()
+                for _ in range(29):
+                    time.sleep(DEVICE)
+                    tick = time.monotonic()
+                    next(loader)
+                    waited += time.monotonic() - tick
+                seconds = time.monotonic() - began
+            print(f"loaders {n}: step {1000 * seconds / 29:.0f} ms, waited {waited / seconds:.1%}", flush=True)
+
+
+def photographs(folder: Path) -> StageData:
+    """A stage whose every sample shows a JPEG of 640 x 480, read for CLIP at 336 pixels."""
+    records = []
+    for i in range(PHOTOGRAPHS):
+        (folder / f"{i}.jpg").write_bytes(photograph("JPEG", i))
+        turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A field."}]
+        records.append({"id": str(i), "image": f"{i}.jpg", "conversations": turns})
+    (folder / "train.json").write_text(json.dumps(records))
+    mixture = [{"path": str(folder / "train.json")}]
+    stage = Stage(name="photographs", mixture=mixture, template="brief", batch=PHOTOGRAPHS, steps=30, lr=1e-3)
+    prompter = Prompter(catalog.template("brief"), train_tokenizer(["What is it? A field."] * 4, 340), 4)
+    return StageData(stage, read_mixture(stage.mixture, folder), prompter, "clip-l-336", 0)
+
+
+if __name__ == "__main__":
+    what, *args = sys.argv[1:] or [""]
+    if what == "pictures":
+        pictures()
+    elif what == "stage" and args:
+        stage(Path(args[0]), args[1:] or ["0", "1", "2"])
+    elif what == "device":
+        device(args or ["0", "1", "2"])
+    else:
+        sys.exit(__doc__)

@@ -1,0 +1,53 @@
+"""Records that a stage leaves out because a mixture's entry says so, and how many of them are too many."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from remora.data.index import Dataset
+from remora.errors import DataError
+from remora.spec import MixtureEntry
+
+
+class Skipped:
+    """What a mixture's datasets are read without: what their indexes skip, and what turned out broken since.
+
+    An index does not decode a picture, so a JPEG that was cut is met only when it is read.
+    """
+
+    def __init__(self, mixture: Sequence[MixtureEntry], datasets: Sequence[Dataset]) -> None:
+        self._mixture, self._datasets = mixture, datasets
+        self._since: list[dict[str, str]] = [{} for _ in mixture]  # sample id -> kind
+
+    def name(self, entry: int) -> str:
+        """The entry's dataset, or the path that it gives."""
+        return self._mixture[entry].dataset or str(self._mixture[entry].path)
+
+    def add(self, entry: int, sample: str, kind: str) -> None:
+        """One more of an entry; a sample counts once, however often an epoch reads it.
+
+        Raises:
+            DataError: these are now more than the entry's `max_skipped` allows.
+        """
+        self._since[entry][sample] = kind
+        allowed, dataset = self._mixture[entry].max_skipped, self._datasets[entry]
+        if dataset.skipped + len(self._since[entry]) > allowed * dataset.records:
+            counts = ", ".join(f"{n:,} {kind}" for kind, n in Counter(self._since[entry].values()).items())
+            raise DataError(
+                f"{self.name(entry)}: {counts} met while training and {dataset.skipped:,} records skipped before, of "
+                f"{dataset.records:,}, are more than max_skipped {allowed:g} allows; the last is sample {sample!r}; "
+                "mend the dataset (remora data check) or raise it"
+            )
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """What the indexes skip: an entry's dataset, its records, and how many have each kind that it skips."""
+        return [
+            {
+                "dataset": self.name(i),
+                "records": dataset.records,
+                "skipped": {kind: n for kind, n in dataset.counts.items() if kind in entry.skip},
+            }
+            for i, (entry, dataset) in enumerate(zip(self._mixture, self._datasets, strict=True))
+        ]
