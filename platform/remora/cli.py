@@ -72,12 +72,23 @@ def _parser() -> argparse.ArgumentParser:
     average.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folders of trained variants")
     average.add_argument("--weights", type=float, nargs="+", required=True, help="one each, together 1: 0.3 0.7")
     average.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    data = verb("data", "make the demo's data, or check a dataset")
-    data.add_argument("what", choices=["demo", "check"])
-    data.add_argument("target", nargs="?", help="check: a dataset's file, folder or URL, or a variant's YAML")
-    data.add_argument("--images", metavar="DIR", help="check: the folder of the file's pictures")
+    data = verb("data", "make the demo's data, check a dataset, or show what a stage reads of it")
+    data.add_argument("what", choices=["demo", "check", "show"])
+    data.add_argument(
+        "target", nargs="?", help="check, show: a dataset's name, file, folder or URL, or a variant's YAML"
+    )
+    data.add_argument("--images", metavar="DIR", help="check, show: the folder of the file's pictures")
     data.add_argument("--json", type=Path, metavar="FILE", help="check: write what was found to FILE")
-    data.add_argument("--seed", type=int, default=0, help="demo: of the split into seen and unseen concepts")
+    data.add_argument("--seed", type=int, help="demo: of the split into concepts (default: 0); show: of another order")
+    data.add_argument("-n", dest="samples", type=int, default=3, metavar="N", help="show: samples a stage (default: 3)")
+    data.add_argument(
+        "--from", dest="first", type=int, default=0, metavar="N", help="show: the first of them (default: 0)"
+    )
+    data.add_argument("--stage", metavar="NAME", help="show: this stage of the variant alone")
+    data.add_argument("--html", type=Path, metavar="FILE", help="show: write a page to FILE")
+    data.add_argument("--tokens", action="store_true", help="show: print every token with its id")
+    for part, what in (("template", "prompt template"), ("llm", "tokenizer"), ("vision", "encoder")):
+        data.add_argument(f"--{part}", metavar="NAME", help=f"show, of a dataset: the {what} to render it with")
     mlflow = verb("ui", "open MLflow's pages on the run folder")
     mlflow.add_argument("--port", type=int, default=5000)
     return parser

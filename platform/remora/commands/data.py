@@ -1,4 +1,4 @@
-"""`remora data demo` and `remora data check`."""
+"""`remora data demo`, `remora data check` and `remora data show`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from remora import catalog
 from remora.catalog.fit import check_composition
+from remora.commands.samples import sections_of, show
 from remora.data.check import NOTED, check_dataset
 from remora.data.demo import build_demo
 from remora.data.locations import absolute, parent
@@ -25,9 +26,15 @@ from remora.stages import Store, resolve_stages
 
 
 def data(args: argparse.Namespace) -> None:
-    """Write the demo's pictures, conversations and question files below <run folder>/data/demo, or check a dataset."""
+    """Write the demo's pictures, conversations and question files below <run folder>/data/demo; check, show."""
     if args.what == "check":
         check(args, Console(soft_wrap=True))
+        return
+    if args.what == "show":
+        console = Console()
+        with _bars(console) as progress:
+            sections = sections_of(args, console, progress)
+        show(args, console, sections)
         return
     manifest = build(args, Console())
     counts = ", ".join(f"{name} {n:,}" for name, n in manifest["counts"].items())
@@ -37,7 +44,7 @@ def data(args: argparse.Namespace) -> None:
 def build(args: argparse.Namespace, console: Console) -> dict:
     """Build (or find) the demo's data, with a progress bar."""
     with _bars(console) as progress:
-        return build_demo(args.runs / "data" / "demo", seed=getattr(args, "seed", 0), progress=progress)
+        return build_demo(args.runs / "data" / "demo", seed=getattr(args, "seed", None) or 0, progress=progress)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from remora.files import disk_errors, is_published, publishing, verify, write_at
 from remora.model.llm import create_from_scratch, pretrained_folder
 from remora.model.parts import PartRef
 from remora.model.seeds import seed_for
-from remora.spec import Cluster
+from remora.spec import Cluster, Stage
 from remora.stages.graph import StageRun
 from remora.training.journal import JOURNAL
 from remora.training.stage import PARTS_FOLDER, StageJob
@@ -153,10 +153,18 @@ class Store:
         if is_published(start):
             verify(start)
         else:
-            template = catalog.template(run.stage.template)
-            words = [rendered_words(template, s.turns) for d in read_mixture(run.stage.mixture, self.data) for s in d]
-            create_from_scratch(catalog.llm(name), words, seed_for(run.seed, "llm"), start)
+            create_from_scratch(catalog.llm(name), self.first_words(run.stage), seed_for(run.seed, "llm"), start)
         return start
+
+    def first_words(self, stage: Stage) -> list[str]:
+        """What the tokenizer of a model from scratch learns from: all conversations of the stage that trains it."""
+        template = catalog.template(stage.template)
+        return [rendered_words(template, s.turns) for d in read_mixture(stage.mixture, self.data) for s in d]
+
+    def llm_folder(self, run: StageRun) -> Path | None:
+        """Where a model from scratch is, which `run` trains: as trained, or as it starts; None if neither is there."""
+        made = (self.folder(run) / PARTS_FOLDER / "llm", self.work(run) / "start" / "llm")
+        return next((folder for folder in made if folder.is_dir()), None)
 
     def record(self, run: StageRun) -> dict[str, Any]:
         """What was written about a finished run when it was published."""
