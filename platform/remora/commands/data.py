@@ -16,12 +16,14 @@ from remora.catalog.fit import check_composition
 from remora.commands.samples import sections_of, show
 from remora.data.check import NOTED, check_dataset
 from remora.data.demo import build_demo
+from remora.data.layout import count_differences, layout
 from remora.data.locations import absolute, parent
 from remora.data.mixture import locate
 from remora.data.prompt import Prompter
 from remora.errors import DataError
 from remora.model.llm import load_tokenizer, pretrained_folder
-from remora.spec import Variant, load
+from remora.reporting.datasets import print_layout
+from remora.spec import MixtureEntry, Variant, load
 from remora.stages import Store, resolve_stages
 
 
@@ -72,6 +74,9 @@ def check(args: argparse.Namespace, console: Console) -> None:
         raise DataError(
             "give a file (remora data check train.json) or a variant (remora data check jobs/demo-base.yaml)"
         )
+    named = catalog.dataset(args.target) if args.target in catalog.entries("datasets") else None
+    if named:
+        print_layout(console, layout(named, Store(args.runs).data))
     reports = []
     with _bars(console) as progress:
         for location, images, hint, prompter, length in _datasets(args, console):
@@ -83,6 +88,8 @@ def check(args: argparse.Namespace, console: Console) -> None:
         console.print(
             f"[bold]{report.location}[/]: {report.records:,} records, {report.pictures:,} pictures", highlight=False
         )
+        for line in count_differences(named, report.records, report.text_only, report.folders) if named else ():
+            console.print(f"  {line}", style="bold red", highlight=False)
         for kind, count in report.counts.most_common():
             console.print(f"  {kind}: {count:,}" + (" (noted)" if kind in NOTED else ""), highlight=False)
             for example in report.examples[kind]:
@@ -99,6 +106,9 @@ Dataset = tuple[str, str, str, Prompter | None, int | None]
 
 def _datasets(args: argparse.Namespace, console: Console) -> Iterator[Dataset]:
     """What to check: one file, or each dataset of a variant's stages, rendered as the stage would."""
+    if args.target in catalog.entries("datasets"):
+        yield *locate(MixtureEntry(dataset=args.target), Store(args.runs).data), None, None
+        return
     if not args.target.endswith((".yaml", ".yml")):
         location = absolute(str(args.target))
         images = absolute(args.images) if args.images else parent(location)

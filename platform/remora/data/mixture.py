@@ -27,7 +27,8 @@ def locate(entry: MixtureEntry, data: Path) -> tuple[str, str, str]:
     """(location, image folder, what to do if it is missing) of a mixture entry; `data` holds the catalog's sets."""
     if entry.dataset is not None:
         known = catalog.dataset(entry.dataset)
-        return str(data / known.path), str(data / known.images), f" (dataset {entry.dataset!r}); next: {known.make}"
+        hint = f" (dataset {entry.dataset!r}); next: {known.next_step(entry.dataset, data)}"
+        return str(data / known.path), str(data / known.images), hint
     assert entry.path is not None
     location = absolute(entry.path)
     return location, absolute(entry.images) if entry.images else parent(location), "; give the path of a dataset"
