@@ -88,7 +88,7 @@ def lines(shown: View) -> list[str]:
 def picture_line(picture: PictureView) -> str:
     """`…/cats/1.jpg, 640 x 480 -> 336 x 336`."""
     if picture.original is None:
-        return f"{tail(picture.name)}: {picture.problem}"
+        return f"{tail(picture.name)}: {visible(picture.problem)}"
     size = f"{picture.original.width} x {picture.original.height}"
     if picture.seen:
         size += f" → {picture.seen.width} x {picture.seen.height}"
@@ -98,7 +98,7 @@ def picture_line(picture: PictureView) -> str:
 def tail(name: str) -> str:
     """The last two steps of a path."""
     steps = visible(name).split("/")
-    return name if len(steps) < 4 else "…/" + "/".join(steps[-2:])
+    return visible(name) if len(steps) < 4 else "…/" + "/".join(steps[-2:])
 
 
 # The terminal.
@@ -111,8 +111,8 @@ def print_sections(console: Console, sections: Sequence[Section], ids: bool = Fa
     """
     colours = console.is_terminal
     for section in sections:
-        console.rule(Text(section.title, "bold"), align="left", characters="─" if colours else "=")
-        facts = Text(" · ".join(section.facts), FAINT)
+        console.rule(Text(visible(section.title), "bold"), align="left", characters="─" if colours else "=")
+        facts = Text(visible(" · ".join(section.facts)), FAINT)
         for part in (facts, *(_card(shown, colours, ids) for shown in section.views)):
             console.print(part, highlight=False, soft_wrap=not colours)
             console.print()
