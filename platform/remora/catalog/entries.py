@@ -223,7 +223,7 @@ class Dataset(Spec):
     def next_step(self, name: str, data: Path) -> str:
         """The first command, and where the others stand."""
         first, *more = self.steps(data)
-        return first + (f" (and {len(more)} more steps: remora catalog datasets {name})" if more else "")
+        return first + (f" (then: remora catalog datasets {name})" if more else "")
 
 
 class Benchmark(Spec):

@@ -65,7 +65,7 @@ def show(args: argparse.Namespace, console: Console, sections: Sequence[Section]
     if args.html:
         with disk_errors(args.html.absolute().parent):
             write_page(args.html, args.target, sections)
-        console.print(f"{args.html}: {sum(len(s.views) for s in sections)} samples", highlight=False)
+        console.print(f"{args.html}: {sum(len(s.views) for s in sections)} samples", highlight=False, soft_wrap=True)
     else:
         print_sections(console, sections, ids=args.tokens)
 
@@ -134,6 +134,7 @@ def _tokenizer(variant: Variant, store: Store, console: Console) -> PreTrainedTo
         f"on {len(words):,} conversations",
         style="dim",
         highlight=False,
+        soft_wrap=True,
     )
     return train_tokenizer(words, entry.vocabulary)
 

@@ -48,7 +48,8 @@ def _folder(folder: Path, published: int | None) -> Place:
     if not folder.is_dir():
         return Place(folder, "missing", False)
     if published is None:
-        empty = next(os.scandir(folder), None) is None
+        with os.scandir(folder) as found:
+            empty = next(found, None) is None
         return Place(folder, "empty" if empty else "there", not empty)
     files = sum(len(names) for _, _, names in os.walk(folder, followlinks=True))
     more = "" if files == published else f", {published:,} published"

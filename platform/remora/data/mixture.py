@@ -44,6 +44,7 @@ def open_entry(
             the entry allows. The first such record is named, and how many there are of each kind.
     """
     location, images, hint = locate(entry, data)
+    check = f"remora data check {entry.dataset or location}"
     try:
         whole = open_dataset(find_source(location), location, images, data / "index", spread, progress)
     except DataError as e:
@@ -54,13 +55,13 @@ def open_entry(
         counts = ", ".join(f"{n:,} {kind}" for kind, n in bad.items())
         raise DataError(
             f"{whole.where(first.record)}: {first.problem} ({counts} of {whole.records:,} records); "
-            f"mend or remove them (remora data check {entry.dataset or location}), or let the mixture skip: [{', '.join(bad)}]"
+            f"mend or remove them ({check}), or let the mixture skip: [{', '.join(bad)}]"
         )
     kept = Dataset(whole.folder, entry.skip) if entry.skip else whole
     if kept.skipped > entry.max_skipped * kept.records:
         raise DataError(
             f"{location}: {kept.skipped:,} of {kept.records:,} records are skipped, more than max_skipped "
-            f"{entry.max_skipped:g} allows; mend the dataset (remora data check {entry.dataset or location}) or raise it"
+            f"{entry.max_skipped:g} allows; mend the dataset ({check}) or raise it"
         )
     return kept
 

@@ -211,15 +211,17 @@ def _runs(
 
 def _pieces(prompter: Prompter, before: Sequence[int], ids: Sequence[int]) -> Iterator[Token]:
     """Each token with its text. Bytes of one character stand together, with all of their ids."""
-    decode: Callable[..., str] = prompter.tokenizer.decode
     known, held = list(before), []
     for number, token in enumerate(ids):
         held.append(token)
-        start = decode(known, clean_up_tokenization_spaces=False)
-        text = decode([*known, *held], clean_up_tokenization_spaces=False)[len(start) :]
+        text = _decode(prompter, [*known, *held])[len(_decode(prompter, known)) :]
         if (text and not text.endswith(BROKEN)) or number == len(ids) - 1:
             yield Token(tuple(held), text)
             known, held = held, []
+
+
+def _decode(prompter: Prompter, ids: list[int]) -> str:
+    return str(prompter.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 def picture_view(name: str, opened: Opener, encoder: Vision | None, aspect: Aspect, shown: bool = True) -> PictureView:
