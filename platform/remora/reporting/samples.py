@@ -145,7 +145,8 @@ def _card(shown: View, colours: bool, ids: bool) -> RenderableType:
         body.append(Text(visible(line), WRONG if wrong else FAINT))
     for picture in shown.pictures:
         if colours and picture.shown and (image := picture.seen or picture.original):
-            body += [Text(picture_line(picture), PICTURE), half_blocks(image)]
+            body += [] if shown.spans else [Text(picture_line(picture), PICTURE)]
+            body.append(half_blocks(image))
         elif not (shown.spans and picture.shown and picture.original):  # that one is named in the prompt
             body.append(Text(picture_line(picture), FAINT if picture.original else WRONG))
     return Group(*body)
@@ -174,7 +175,7 @@ def half_blocks(image: Image.Image) -> Text:
     scale = SIDE / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     height += height % 2
-    small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    small = image.convert("RGB").resize((width, height), Image.Resampling.BOX)
     rows = np.asarray(small).tolist()
     out = Text()
     for upper, lower in zip(rows[::2], rows[1::2], strict=True):
