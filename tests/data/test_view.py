@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from remora.data.conversation import Sample, Turn
 from remora.data.images import preprocess
 from remora.data.mixture import StageData
 from remora.data.prompt import Prompter, Tokens
-from remora.data.view import View, as_seen, free_reader, rendered, spans, view
+from remora.data.view import View, as_seen, free_reader, rendered, spans, stage_reader, view
 from remora.model.vlm import IGNORE, IMAGE
 from remora.spec import Stage
 
@@ -148,6 +149,8 @@ def test_positions_order_ids_and_pixels_are_those_of_the_steps(stage_data, aspec
                 assert (length, v.id, v.spans, v.tokens) == (1, "s2", (), 0)
                 continue
             assert [i for s in v.spans for t in s.tokens for i in t.ids] == batch.ids[row, :length].tolist()
+            labels = [i if s.supervised else IGNORE for s in v.spans for t in s.tokens for i in t.ids]
+            assert labels == batch.labels[row, :length].tolist()
             assert v.supervised == int((batch.labels[row] != IGNORE).sum()) and v.tokens == length
             for picture in (p for p in v.pictures if p.shown):
                 mean, std = (torch.tensor(x)[:, None, None] for x in (data.encoder.mean, data.encoder.std))
@@ -165,6 +168,13 @@ def test_what_was_cut_and_dropped_is_said(stage_data):
     assert "first question and answer have" in shown["s2"].dropped and shown["s2"].rounds == (0, 1)
     assert shown["s1"].rounds == (1, 1) and not shown["s1"].dropped
     assert [p.shown for p in shown["s3"].pictures] == [True, True] and shown["s3"].image_tokens == 2 * N
+
+
+def test_of_two_samples_with_one_id_only_the_dropped_one_is(stage_data):
+    data = stage_data()
+    reader = stage_reader(data)
+    short, long = (s for s in data.samples[0] if s.id in ("s1", "s2"))
+    assert reader.encode(long)[1] and not reader.encode(replace(short, id="s2"))[1]
 
 
 def test_what_stops_a_run_is_shown_not_raised(stage_data):
