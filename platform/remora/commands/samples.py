@@ -29,7 +29,7 @@ from remora.spec import MixtureEntry, Stage, Variant, load
 from remora.stages import Store, path, resolve_stages
 
 HISTOGRAM = 300
-"""Samples of each dataset whose lengths the page draws: a second for what phi-2's tokenizer reads."""
+"""Samples of each dataset whose lengths the page draws: enough for a shape, and none of them opens a picture."""
 LENGTH = 2048
 """Tokens that a dataset's samples are cut to where no stage says."""
 EXCERPT = 400
