@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from remora import __version__
@@ -72,16 +73,41 @@ def _parser() -> argparse.ArgumentParser:
     average.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folders of trained variants")
     average.add_argument("--weights", type=float, nargs="+", required=True, help="one each, together 1: 0.3 0.7")
     average.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    data = verb("data", "make the demo's data; check or index a dataset")
-    data.add_argument("what", choices=["demo", "check", "index"])
-    data.add_argument("target", nargs="?", help="check: a dataset's file, folder or URL, or a variant's YAML")
-    data.add_argument("--images", metavar="DIR", help="check: the folder of the file's pictures")
-    data.add_argument("--json", type=Path, metavar="FILE", help="check: write what was found to FILE")
-    data.add_argument("--address", help="index: the Ray cluster that does it (default: RAY_ADDRESS, or this machine)")
-    data.add_argument("--seed", type=int, default=0, help="demo: of the split into seen and unseen concepts")
+    _data_verbs(verb("data", "make, check, index and show datasets"), on_cluster)
     mlflow = verb("ui", "open MLflow's pages on the run folder")
     mlflow.add_argument("--port", type=int, default=5000)
     return parser
+
+
+def _data_verbs(data: argparse.ArgumentParser, on_cluster: Callable[[argparse.ArgumentParser], None]) -> None:
+    """`remora data …`."""
+    verbs = data.add_subparsers(dest="what", required=True, metavar="WHAT")
+
+    def verb(name: str, help: str, target: str | None = None) -> argparse.ArgumentParser:
+        p = verbs.add_parser(name, help=help, description=help)
+        # Given behind the second verb too; SUPPRESS leaves what the first one was given.
+        p.add_argument("--runs", type=Path, metavar="DIR", default=argparse.SUPPRESS, help="run folder")
+        if target:
+            p.add_argument("target", help=target)
+            p.add_argument("--images", metavar="DIR", help="the folder of its pictures (default: its own)")
+        return p
+
+    a_dataset = "a dataset's name, file, folder or URL, or a variant's YAML"
+    demo = verb("demo", "make the data of `remora demo`")
+    demo.add_argument("--seed", type=int, default=0, help="of the split into seen and unseen concepts (default: 0)")
+    check = verb("check", "read every record and decode every picture, and say what is wrong", a_dataset)
+    check.add_argument("--json", type=Path, metavar="FILE", help="write what was found to FILE")
+    index = verb("index", "build the index that training reads a dataset by", a_dataset)
+    on_cluster(index)
+    show = verb("show", "what a stage reads: tokens, what is supervised, pictures", a_dataset)
+    show.add_argument("-n", dest="samples", type=int, default=3, metavar="N", help="samples a stage (default: 3)")
+    show.add_argument("--from", dest="first", type=int, default=0, metavar="N", help="the first of them (default: 0)")
+    show.add_argument("--seed", type=int, help="of another order")
+    show.add_argument("--stage", metavar="NAME", help="this stage of the variant alone")
+    show.add_argument("--html", type=Path, metavar="FILE", help="write a page to FILE")
+    show.add_argument("--tokens", action="store_true", help="print every token with its id")
+    for part, what in (("template", "prompt template"), ("llm", "tokenizer"), ("vision", "encoder")):
+        show.add_argument(f"--{part}", metavar="NAME", help=f"of a dataset: the {what} to render it with")
 
 
 MODULES = {

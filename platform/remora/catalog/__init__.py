@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from remora.catalog.entries import LLM, Benchmark, Connector, Dataset, Published, Template, Vision
+from remora.catalog.entries import LLM, Benchmark, Connector, Dataset, Folder, Published, Template, Vision
 from remora.errors import SpecError, UnknownName, nearest
 from remora.spec import Recipe, Spec, load, read_yaml, validate
 
@@ -154,6 +154,7 @@ __all__ = [
     "Benchmark",
     "Connector",
     "Dataset",
+    "Folder",
     "Published",
     "Template",
     "Vision",

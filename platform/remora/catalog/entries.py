@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from math import isqrt
+from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from remora.spec import Spec, Stage, Variant
 
@@ -179,14 +180,50 @@ class Template(Spec):
     source: str
 
 
+class Folder(Spec):
+    """A folder of pictures that a dataset reads, below its image folder (`.` for that itself)."""
+
+    path: str
+    records: int | None = Field(None, ge=1)
+    """Records that show a picture of it, as published."""
+    pictures: int | None = Field(None, ge=1)
+    """Files in it once what its publisher gives out is unpacked, where somebody counted; a dataset may need fewer."""
+
+
 class Dataset(Spec):
-    """Conversations in LLaVA's JSON, with their pictures."""
+    """Conversations in LLaVA's JSON, with their pictures. Paths are relative to <run folder>/data."""
 
     path: str
     images: str
-    make: str
-    """The command that puts it there."""
+    make: tuple[str, ...] = Field(min_length=1)
+    """The commands that put it there, in order, `{data}` for <run folder>/data; a line that begins with # is to be done
+    by hand. One command may be written as a word."""
+    records: int | None = Field(None, ge=1)
+    """Records, where published to the last one; broken ones count."""
+    text_only: int | None = Field(None, ge=0)
+    """How many of them show no picture."""
+    download: str | None = None
+    """Size of what is downloaded, as published."""
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    """Of the file at `path`, as its publisher gives it; None where no source for it was found."""
+    licence: str | None = None
+    folders: tuple[Folder, ...] = ()
+    """The picture folders that must be there."""
     source: str
+
+    @field_validator("make", mode="before")
+    @classmethod
+    def _one_command(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    def steps(self, data: Path) -> tuple[str, ...]:
+        """`make` for the folder that holds the datasets, ready to be copied into a shell."""
+        return tuple(step.replace("{data}", str(data)) for step in self.make)
+
+    def next_step(self, name: str, data: Path) -> str:
+        """The first command, and where the others stand."""
+        first, *more = self.steps(data)
+        return first + (f" (then: remora catalog datasets {name})" if more else "")
 
 
 class Benchmark(Spec):

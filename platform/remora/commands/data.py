@@ -14,28 +14,39 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from remora import catalog
 from remora.catalog.fit import check_composition
 from remora.commands.indexing import index
+from remora.commands.samples import sections_of, show
 from remora.data.check import NOTED, check_dataset
 from remora.data.demo import build_demo
+from remora.data.layout import count_differences, layout
 from remora.data.locations import absolute, parent
 from remora.data.mixture import locate
 from remora.data.prompt import Prompter
 from remora.errors import DataError
 from remora.model.llm import load_tokenizer, pretrained_folder
-from remora.spec import Variant, load
+from remora.reporting.datasets import print_layout
+from remora.spec import MixtureEntry, Variant, load
 from remora.stages import Store, resolve_stages
 
 
 def data(args: argparse.Namespace) -> None:
-    """Write the demo's pictures, conversations and question files below <run folder>/data/demo, or check a dataset."""
-    if args.what == "check":
-        check(args, Console(soft_wrap=True))
-        return
-    if args.what == "index":
-        index(args)
-        return
-    manifest = build(args, Console())
-    counts = ", ".join(f"{name} {n:,}" for name, n in manifest["counts"].items())
-    Console().print(f"{args.runs / 'data' / 'demo'}: {counts}", highlight=False)
+    """One of the verbs of `remora data`."""
+    console = Console(soft_wrap=args.what != "show")
+    if args.what == "demo":
+        demo(args, console)
+    elif args.what == "check":
+        check(args, console)
+    elif args.what == "index":
+        index(args, console)
+    else:
+        with _bars(console) as progress:
+            sections = sections_of(args, console, progress)
+        show(args, console, sections)
+
+
+def demo(args: argparse.Namespace, console: Console) -> None:
+    """Write the demo's pictures, conversations and question files below <run folder>/data/demo."""
+    counts = ", ".join(f"{name} {n:,}" for name, n in build(args, console)["counts"].items())
+    console.print(f"{args.runs / 'data' / 'demo'}: {counts}", highlight=False)
 
 
 def build(args: argparse.Namespace, console: Console) -> dict:
@@ -65,10 +76,9 @@ def check(args: argparse.Namespace, console: Console) -> None:
     Raises:
         DataError: something is that stops a training run or teaches nothing.
     """
-    if args.target is None:
-        raise DataError(
-            "give a file (remora data check train.json) or a variant (remora data check jobs/demo-base.yaml)"
-        )
+    named = catalog.dataset(args.target) if args.target in catalog.entries("datasets") else None
+    if named:
+        print_layout(console, layout(named, Store(args.runs).data))
     reports = []
     with _bars(console) as progress:
         for location, images, hint, prompter, length in _datasets(args, console):
@@ -80,6 +90,8 @@ def check(args: argparse.Namespace, console: Console) -> None:
         console.print(
             f"[bold]{report.location}[/]: {report.records:,} records, {report.pictures:,} pictures", highlight=False
         )
+        for line in count_differences(named, report.records, report.text_only, report.folders) if named else ():
+            console.print(f"  {line}", style="bold red", highlight=False)
         for kind, count in report.counts.most_common():
             console.print(f"  {kind}: {count:,}" + (" (noted)" if kind in NOTED else ""), highlight=False)
             for example in report.examples[kind]:
@@ -96,6 +108,9 @@ Dataset = tuple[str, str, str, Prompter | None, int | None]
 
 def _datasets(args: argparse.Namespace, console: Console) -> Iterator[Dataset]:
     """What to check: one file, or each dataset of a variant's stages, rendered as the stage would."""
+    if args.target in catalog.entries("datasets"):
+        yield *locate(MixtureEntry(dataset=args.target), Store(args.runs).data), None, None
+        return
     if not args.target.endswith((".yaml", ".yml")):
         location = absolute(str(args.target))
         images = absolute(args.images) if args.images else parent(location)

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from remora import catalog
 from remora.data.index import Dataset
 from remora.data.indexing import Indexed, Spread
 from remora.data.mixture import open_entry
@@ -18,13 +19,14 @@ from remora.spec import MixtureEntry, Variant
 from remora.stages import read_variants, resolve_stages
 
 
-def index(args: argparse.Namespace) -> None:
+def index(args: argparse.Namespace, console: Console) -> None:
     """Build the index of a dataset, or of all that a variant or a space reads, and say what each holds."""
     if str(args.target).endswith((".yaml", ".yml")):
         entries = entries_of(read_variants(args.target))
+    elif args.target in catalog.entries("datasets"):
+        entries = [MixtureEntry(dataset=args.target)]
     else:
         entries = [MixtureEntry(path=args.target, images=args.images)]
-    console = Console(soft_wrap=True)
     for entry, dataset in prepare(entries, args, console):
         skipped = f", {dataset.skipped:,} skipped" if dataset.skipped else ""
         console.print(f"{entry.dataset or entry.path}: {len(dataset):,} samples{skipped}", highlight=False)

@@ -13,6 +13,7 @@ from remora import catalog as known
 from remora.commands.indexing import entries_of, prepare
 from remora.errors import UnknownName, nearest
 from remora.planning import compositions, plan_of
+from remora.reporting.datasets import print_dataset
 from remora.stages import Store, read_variants, resolve_stages, variant_name
 
 
@@ -62,6 +63,8 @@ def catalog(args: argparse.Namespace) -> None:
     if args.name is None:
         for name, entry in entries.items():
             console.print(f"[bold]{name}[/]  {getattr(entry, 'source', '')}", highlight=False)
+    elif args.name in entries and args.kind == "datasets":
+        print_dataset(Console(), args.name, known.dataset(args.name), Store(args.runs).data)
     elif args.name in entries:
         dumped = {args.name: entries[args.name].model_dump(mode="json", exclude_none=True)}
         console.print(yaml.safe_dump(dumped, sort_keys=False, width=110), end="", markup=False, highlight=False)

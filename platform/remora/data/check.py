@@ -38,6 +38,10 @@ class Report:
     location: str
     records: int = 0
     pictures: int = 0
+    text_only: int = 0
+    """Records without a picture."""
+    folders: Counter[str] = field(default_factory=Counter)
+    """Folder of its first picture, as a record names it -> records."""
     counts: Counter[str] = field(default_factory=Counter)
     """Kind of problem -> how many records have it."""
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -53,9 +57,19 @@ class Report:
         if len(shown := self.examples.setdefault(kind, [])) < EXAMPLES:
             shown.append(f"{where}: {problem}")
 
+    def count(self, raw: Raw) -> None:
+        """One more record, by where its first picture lies."""
+        self.records += 1
+        names = image_field(raw.record) if isinstance(raw.record, dict) else []
+        if not (names or raw.pictures):
+            self.text_only += 1
+        elif isinstance(names, list) and names and isinstance(names[0], str):
+            self.folders[names[0].rpartition("/")[0]] += 1
+
     def as_json(self) -> dict[str, Any]:
         kinds = {k: {"count": n, "fatal": k not in NOTED, "examples": self.examples[k]} for k, n in self.counts.items()}
-        counts = {"records": self.records, "pictures": self.pictures, "fatal": self.fatal}
+        counts = {"records": self.records, "text_only": self.text_only, "pictures": self.pictures}
+        counts |= {"fatal": self.fatal}
         return {"location": self.location, **counts, "problems": kinds}
 
 
@@ -82,7 +96,7 @@ def check_dataset(
         for shard in source.shards():
             for number, raw in enumerate(source.read(shard), shard.first):
                 where = f"{shard.file}: record {number}"
-                report.records += 1
+                report.count(raw)
                 found = list(problems(raw.record))
                 for kind, problem in found:
                     report.add(kind, where, problem)

@@ -19,7 +19,8 @@ def locate(entry: MixtureEntry, data: Path) -> tuple[str, str, str]:
     """(location, image folder, what to do if it is missing) of a mixture entry; `data` holds the catalog's sets."""
     if entry.dataset is not None:
         known = catalog.dataset(entry.dataset)
-        return str(data / known.path), str(data / known.images), f" (dataset {entry.dataset!r}); next: {known.make}"
+        hint = f" (dataset {entry.dataset!r}); next: {known.next_step(entry.dataset, data)}"
+        return str(data / known.path), str(data / known.images), hint
     assert entry.path is not None
     location = absolute(entry.path)
     return location, absolute(entry.images) if entry.images else parent(location), "; give the path of a dataset"
@@ -35,6 +36,7 @@ def open_entry(
             the entry allows. The first such record is named, and how many there are of each kind.
     """
     location, images, hint = locate(entry, data)
+    check = f"remora data check {entry.dataset or location}"
     try:
         whole = open_dataset(find_source(location), location, images, data / "index", spread, progress)
     except DataError as e:
@@ -45,13 +47,13 @@ def open_entry(
         counts = ", ".join(f"{n:,} {kind}" for kind, n in bad.items())
         raise DataError(
             f"{whole.where(first.record)}: {first.problem} ({counts} of {whole.records:,} records); "
-            f"mend or remove them (remora data check {location}), or let the mixture skip: [{', '.join(bad)}]"
+            f"mend or remove them ({check}), or let the mixture skip: [{', '.join(bad)}]"
         )
     kept = Dataset(whole.folder, entry.skip) if entry.skip else whole
     if kept.skipped > entry.max_skipped * kept.records:
         raise DataError(
             f"{location}: {kept.skipped:,} of {kept.records:,} records are skipped, more than max_skipped "
-            f"{entry.max_skipped:g} allows; mend the dataset (remora data check {location}) or raise it"
+            f"{entry.max_skipped:g} allows; mend the dataset ({check}) or raise it"
         )
     return kept
 

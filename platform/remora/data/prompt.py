@@ -87,6 +87,11 @@ class Prompter:
             self._start = [token for token, _ in takewhile(lambda pair: pair[1], marked)]
         self.stop = self._renderer.stop
 
+    @property
+    def special(self) -> dict[str, int]:
+        """Every special token with its id: the tokenizer's, and those that a prompt writes."""
+        return self._words.special
+
     def encode(self, turns: Sequence[Turn], max_length: int | None = None) -> Tokens:
         """ids and labels of a conversation, each picture as `image_tokens` positions.
 

@@ -153,11 +153,19 @@ class Store:
         if is_published(start):
             verify(start)
         else:
-            template = catalog.template(run.stage.template)
-            datasets = [Dataset(d, entry.skip) for d, entry in zip(run.datasets, run.stage.mixture, strict=True)]
-            words = (rendered_words(template, sample.turns) for d in datasets for sample in d)
-            create_from_scratch(catalog.llm(name), words, seed_for(run.seed, "llm"), start)
+            create_from_scratch(catalog.llm(name), self.first_words(run), seed_for(run.seed, "llm"), start)
         return start
+
+    def first_words(self, run: StageRun) -> list[str]:
+        """What the tokenizer of a model from scratch learns from: all conversations of the stage run that trains it."""
+        template = catalog.template(run.stage.template)
+        datasets = [Dataset(d, entry.skip) for d, entry in zip(run.datasets, run.stage.mixture, strict=True)]
+        return [rendered_words(template, sample.turns) for d in datasets for sample in d]
+
+    def llm_folder(self, run: StageRun) -> Path | None:
+        """Where a model from scratch is, which `run` trains: as trained, or as it starts; None if neither is there."""
+        made = (self.folder(run) / PARTS_FOLDER / "llm", self.work(run) / "start" / "llm")
+        return next((folder for folder in made if folder.is_dir()), None)
 
     def record(self, run: StageRun) -> dict[str, Any]:
         """What was written about a finished run when it was published."""

@@ -1,0 +1,228 @@
+"""`remora data show`: what the model really reads, of a variant's stages or of a dataset as it lies."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from remora import catalog
+from remora.catalog.fit import check_composition
+from remora.data.batches import StageData
+from remora.data.conversation import Sample, image_field, parse_turns, problems
+from remora.data.indexing import size_of
+from remora.data.locations import absolute, join, parent
+from remora.data.mixture import locate, open_entry
+from remora.data.pictures import Picture, decode
+from remora.data.prompt import Prompter
+from remora.data.sources import Raw, find_source
+from remora.data.view import Opener, View, free_reader, lengths, picture_view, rendered, view
+from remora.errors import DataError, SpecError, nearest
+from remora.files import disk_errors
+from remora.model.llm import load_tokenizer, pretrained_folder, train_tokenizer
+from remora.model.seeds import seed_for
+from remora.reporting.samples import Section, print_sections, write_page
+from remora.spec import MixtureEntry, Stage, Variant, load
+from remora.stages import Store, path, resolve_stages
+
+HISTOGRAM = 300
+"""Samples of each dataset whose lengths the page draws: enough for a shape, and none of them opens a picture."""
+LENGTH = 2048
+"""Tokens that a dataset's samples are cut to where no stage says."""
+EXCERPT = 400
+"""Characters shown of a record that is none."""
+
+
+Progress = Callable[[str, int, int], None]
+"""Told (what, done, of how many)."""
+
+
+def sections_of(args: argparse.Namespace, console: Console, progress: Progress) -> list[Section]:
+    """The samples asked for: those of each stage of a variant, or of a dataset.
+
+    Raises:
+        DataError: no target, options that it does not have, or no such sample.
+    """
+    if args.samples < 1 or args.first < 0:
+        raise DataError(f"-n {args.samples} --from {args.first}: that is no sample; give -n 3 --from 0")
+    of_variant = args.target.endswith((".yaml", ".yml"))
+    misplaced = ("template", "llm", "vision", "images") if of_variant else ("stage", "seed")
+    if given := [f"--{name}" for name in misplaced if getattr(args, name) is not None]:
+        why = "a variant's stages say it" if of_variant else "a dataset has no stages and no order but its own"
+        raise DataError(
+            f"{', '.join(given)}: {why}; leave it out, or show {'a dataset' if of_variant else 'a variant'}"
+        )
+    return list(_stages(args, console, progress) if of_variant else _dataset(args))
+
+
+def show(args: argparse.Namespace, console: Console, sections: Sequence[Section]) -> None:
+    """Print samples, or write them as a page."""
+    if args.html:
+        with disk_errors(args.html.absolute().parent):
+            write_page(args.html, args.target, sections)
+        console.print(f"{args.html}: {sum(len(s.views) for s in sections)} samples", highlight=False, soft_wrap=True)
+    else:
+        print_sections(console, sections, ids=args.tokens)
+
+
+# A variant: each stage's mixture in its order.
+
+
+def _stages(args: argparse.Namespace, console: Console, progress: Progress) -> Iterator[Section]:
+    variant, store = load(Variant, args.target), Store(args.runs)
+    if args.seed is not None:
+        variant = variant.model_copy(update={"seed": args.seed})
+    vision, llm = catalog.vision(variant.vision), catalog.llm(variant.llm)
+    embeddings = check_composition(vision, catalog.connector(variant.connector), llm)
+    stages = resolve_stages(variant)
+    names = [stage.name for stage in stages]
+    if args.stage is not None and args.stage not in names:
+        raise SpecError(
+            f"--stage {args.stage}: no such stage{nearest(args.stage, names)}; there are: {', '.join(names)}"
+        )
+    chosen = [stage for stage in stages if args.stage in (None, stage.name)]
+    datasets = {  # with a bar: the first time, every record and picture is read
+        entry: open_entry(entry, store.data, progress=partial(progress, _name(entry)))
+        for stage in chosen
+        for entry in stage.mixture
+    }
+    tokenizer = _tokenizer(variant, store, console)
+    for stage in chosen:
+        prompter = Prompter(catalog.template(stage.template), tokenizer, embeddings)
+        encoder = variant.vision if "vision" in stage.tune.present else None
+        seed = seed_for(variant.seed, f"order/{stage.name}")
+        data = StageData(stage, [datasets[e] for e in stage.mixture], prompter, encoder, seed, llm.context)
+        entries = [_name(entry) for entry in stage.mixture]
+        last = min(args.first + args.samples, data.total)
+        if args.first >= last:
+            raise DataError(f"--from {args.first}: stage {stage.name!r} reads {data.total:,} samples; give less")
+        views = [view(data, position, entries) for position in range(args.first, last)]
+        drawn = {n: lengths(data, i, HISTOGRAM) for i, n in enumerate(entries)} if args.html else {}
+        yield Section(f"stage {stage.name}", _facts(stage, data, variant), views, drawn, data.max_length)
+
+
+def _name(entry: MixtureEntry) -> str:
+    return entry.dataset or str(entry.path)
+
+
+def _facts(stage: Stage, data: StageData, variant: Variant) -> list[str]:
+    """What decides how the stage's samples look."""
+    seen = (
+        f"{variant.vision} {data.encoder.input_size} x {data.encoder.input_size}, {stage.aspect}"
+        if data.encoder
+        else ""
+    )
+    mixture = " + ".join(f"{_name(e)} ({len(s):,})" for e, s in zip(stage.mixture, data.samples, strict=True))
+    facts = [mixture, f"template {stage.template}", f"{variant.llm}'s tokenizer", seen or "text only"]
+    return [*facts, f"at most {data.max_length:,} tokens", f"{data.total:,} samples in {data.steps:,} steps"]
+
+
+def _tokenizer(variant: Variant, store: Store, console: Console) -> PreTrainedTokenizerBase:
+    """The variant's tokenizer; that of a model from scratch as its first stage has trained or would train it."""
+    entry = catalog.llm(variant.llm)
+    if entry.loader != "scratch":
+        return load_tokenizer(pretrained_folder(variant.llm, entry, store.cache / "llm"))
+    first = path(variant, store.data)[0]
+    if folder := store.llm_folder(first):
+        return load_tokenizer(folder)
+    words = store.first_words(first)
+    console.print(
+        f"{variant.llm} has no tokenizer before stage {first.stage.name!r} has run; trained here as that stage will, "
+        f"on {len(words):,} conversations",
+        style="dim",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return train_tokenizer(words, entry.vocabulary)
+
+
+# A dataset: its records in their own order, read where they lie, without an index.
+
+
+def _dataset(args: argparse.Namespace) -> Iterator[Section]:
+    name = hint = ""
+    if args.target in catalog.entries("datasets"):
+        location, images, hint = locate(MixtureEntry(dataset=args.target), Store(args.runs).data)
+        name = args.target
+    else:
+        location = absolute(args.target)
+        images = parent(location)
+    images = absolute(args.images) if args.images else images
+    reader = _reader(args)
+    try:
+        source = find_source(location)
+        for file in source.files:
+            size_of(file)  # one line if it is not there
+        records = (
+            (number, raw) for shard in source.shards() for number, raw in enumerate(source.read(shard), shard.first)
+        )
+        chosen = list(islice(records, args.first, args.first + args.samples))
+    except DataError as e:
+        raise DataError(f"{e}{hint}") from None
+    if not chosen:
+        raise DataError(f"--from {args.first}: {location} has no such record; give less")
+    views = [reader(raw, images, View(number, name or location, number, "")) for number, raw in chosen]
+    facts = [f"pictures in {images}"] if not args.template else [f"template {args.template}", f"{args.llm}'s tokenizer"]
+    yield Section(name or location, facts, views, {}, LENGTH if args.template else None)
+
+
+Read = Callable[[Raw, str, View], View]
+
+
+def _reader(args: argparse.Namespace) -> Read:
+    """What to make of a record: its turns and pictures alone, or rendered by a template and an llm of one's choice."""
+    if (args.template is None) != (args.llm is None) or (args.vision and not args.template):
+        raise DataError("--template NAME, --llm NAME: a prompt needs both, and --vision them; give both or none")
+    if args.template is None:
+        return _plain
+    entry = catalog.llm(args.llm)
+    if entry.loader == "scratch":
+        raise SpecError(
+            f"llm {args.llm!r} has no tokenizer without a variant; show one that uses it, or choose another"
+        )
+    encoder = catalog.vision(args.vision or "clip-l-336")
+    folder = pretrained_folder(args.llm, entry, Store(args.runs).cache / "llm")
+    prompter = Prompter(catalog.template(args.template), load_tokenizer(folder), encoder.tokens)
+    reader = free_reader(prompter, encoder, "square", min(LENGTH, entry.context))
+
+    def read(raw: Raw, images: str, place: View) -> View:
+        plain = _plain(raw, images, place)
+        if plain.problems:
+            return plain
+        return rendered(reader, Sample(plain.id, plain.turns, ()), _pictures(raw, images), plain)
+
+    return read
+
+
+def _plain(raw: Raw, images: str, place: View) -> View:
+    found = [f"{kind}: {why}" for kind, why in problems(raw.record)]
+    if found:
+        shown = str(raw.record)
+        found.append(shown if len(shown) <= EXCERPT else shown[:EXCERPT] + "…")
+        return View(place.position, place.dataset, place.record, "", problems=tuple(found))
+    pictures = tuple(picture_view(name, opened, None, "square") for name, opened in _pictures(raw, images))
+    return View(
+        place.position,
+        place.dataset,
+        place.record,
+        str(raw.record.get("id", "")),
+        parse_turns(raw.record),
+        pictures,
+    )
+
+
+def _pictures(raw: Raw, images: str) -> list[tuple[str, Opener]]:
+    """Name and opener of each picture of a record that has no problem."""
+    if raw.pictures is None:
+        held: list[Picture | bytes] = [Picture(join(images, name)) for name in image_field(raw.record)]
+    else:
+        held = list(raw.pictures)
+    names = [str(p) if isinstance(p, Picture) else f"picture {i} in the record" for i, p in enumerate(held)]
+    return [
+        (name, p.open if isinstance(p, Picture) else partial(decode, p, name))
+        for name, p in zip(names, held, strict=True)
+    ]

@@ -1,0 +1,75 @@
+"""Whether a catalog's dataset lies as it was published: its file, its picture folders, its counts.
+
+What is missing here would show up record by record in what check.py reads, an hour later and a million times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from remora.catalog import Dataset
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file or folder of a dataset: where, how it is found, and whether that is as it should be."""
+
+    path: Path
+    found: str
+    good: bool
+
+
+def layout(entry: Dataset, data: Path) -> Iterator[Place]:
+    """The dataset's file, then each of its picture folders; `data` holds the catalog's sets. Digests what is published
+    with a digest (a second a gigabyte), counts what is published with a count."""
+    file = data / entry.path
+    yield _file(file, entry.sha256)
+    for folder in entry.folders:
+        yield _folder(data / entry.images / folder.path, folder.pictures)
+
+
+def _file(file: Path, sha256: str | None) -> Place:
+    if not file.is_file():
+        return Place(file, "missing", False)
+    size = f"{file.stat().st_size:,} bytes"
+    if sha256 is None:
+        return Place(file, size, True)
+    with file.open("rb") as f:
+        same = hashlib.file_digest(f, "sha256").hexdigest() == sha256
+    return Place(file, f"{size}, {'its sha256 is' if same else 'NOT'} the published", same)
+
+
+def _folder(folder: Path, published: int | None) -> Place:
+    if not folder.is_dir():
+        return Place(folder, "missing", False)
+    if published is None:
+        with os.scandir(folder) as found:
+            empty = next(found, None) is None
+        return Place(folder, "empty" if empty else "there", not empty)
+    files = sum(len(names) for _, _, names in os.walk(folder, followlinks=True))
+    more = "" if files == published else f", {published:,} published"
+    return Place(folder, f"{files:,} files{more}", files >= published)
+
+
+def count_differences(entry: Dataset, records: int, text_only: int, folders: Mapping[str, int]) -> Iterator[str]:
+    """Where the counts that were read are not those that were published.
+
+    `folders` are records by the folder of their first picture, below the dataset's image folder.
+    """
+    read = Counter(folders)
+    pairs = [("records", entry.records, records), ("records without a picture", entry.text_only, text_only)]
+    for folder in entry.folders:
+        inside = sum(n for name, n in read.items() if _is_below(name, folder.path))
+        pairs.append((f"records with pictures of {folder.path}", folder.records, inside))
+    for what, published, found in pairs:
+        if published is not None and published != found:
+            yield f"{what}: {published:,} published, {found:,} read"
+
+
+def _is_below(name: str, folder: str) -> bool:
+    return folder == "." or name == folder or name.startswith(folder + "/")

@@ -1,0 +1,57 @@
+"""A dataset of the catalog, and how it lies, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from remora.catalog import Dataset
+from remora.data.layout import Place
+
+
+def print_dataset(console: Console, name: str, entry: Dataset, data: Path) -> None:
+    """What is known of a dataset, and the commands that put it below `data`, to be copied."""
+    console.print(f"[bold]{name}[/]", highlight=False)
+    facts = {
+        "": entry.source,
+        "records": _records(entry),
+        "download": entry.download,
+        "licence": entry.licence,
+        "sha256": entry.sha256,
+        "file": str(data / entry.path),
+        "pictures": str(data / entry.images),
+    }
+    for key, value in facts.items():
+        if value:
+            console.print(Text.assemble((f"{key}: " if key else "", "dim"), value.strip()), highlight=False)
+    if entry.folders:
+        table = Table("folder", "records", "files", box=None, pad_edge=False)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for folder in entry.folders:
+            table.add_row(folder.path, _count(folder.records), _count(folder.pictures))
+        console.print(table)
+    console.print("To put it there:")
+    for step in entry.steps(data):
+        console.print(f"  {step}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Then: remora data check {name}", highlight=False)
+
+
+def _records(entry: Dataset) -> str | None:
+    if entry.records is None:
+        return None
+    return f"{entry.records:,}" + (f", {entry.text_only:,} of them without a picture" if entry.text_only else "")
+
+
+def _count(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"
+
+
+def print_layout(console: Console, places: Iterable[Place]) -> None:
+    """Each file and folder with how it was found, as it is looked at."""
+    for place in places:
+        console.print(Text(f"{place.path}: {place.found}", "" if place.good else "bold red"), highlight=False)
