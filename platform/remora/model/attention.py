@@ -4,8 +4,8 @@ transformers' own way (positions that restart) builds that mask for sdpa: for 8,
 through all of it. Here the samples' lengths stand where the mask would be, and each sample is a causal call of its own.
 The cost of attention falls from the row's length squared to the sum of its samples' squares (docs/batches.md).
 
-CUDA runs the same calls. torch's kernel for rows of samples (torch.nn.attention.varlen) takes half precision alone, and
-stages train in fp32.
+CUDA takes the same calls; it has not been tried. torch's kernel for rows of samples (torch.nn.attention.varlen) takes
+half precision alone, and stages train in fp32.
 """
 
 from __future__ import annotations
