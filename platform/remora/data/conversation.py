@@ -50,7 +50,8 @@ def image_field(record: dict[str, Any]) -> Any:
 def problems(record: Any) -> Iterator[Problem]:
     """Everything that is wrong with one LLaVA record itself, its pictures' files aside."""
     if not isinstance(record, dict) or not isinstance(record.get("conversations"), list):
-        yield "no-conversation", "a record needs 'conversations', a list of turns; see docs/data.md"
+        found = f"; here is {record[:100]!r}" if isinstance(record, str) else ""
+        yield "no-conversation", f"a record needs 'conversations', a list of turns; see docs/data.md{found}"
         return
     said = record["conversations"]
     for i, message in enumerate(said):

@@ -15,7 +15,7 @@ __all__ = ["Raw", "Shard", "Source", "find_source", "is_url", "picture_folder"]
 
 FORMATS = (
     ".json and .jsonl (LLaVA), .parquet, .arrow, .tar, .csv and .tsv files, patterns of them (train-*.parquet, "
-    "{00000..00012}.tar), and folders of Parquet or tar files, of save_to_disk, or with a metadata.jsonl or metadata.csv"
+    "{00000..00012}.tar), folders of Parquet or tar files, of save_to_disk, or with a metadata.jsonl or metadata.csv"
 )
 
 
@@ -41,7 +41,9 @@ def find_source(location: str) -> Source:
 
 def picture_folder(location: str) -> str:
     """Where the pictures of a dataset are if nobody says: beside its file, or in its folder."""
-    return location.rstrip("/") if listing.names(location) is not None else parent(location)
+    if listing.is_pattern(location) or (is_url(location) and _format(location)):
+        return parent(location)
+    return parent(location) if listing.names(location) is None else location.rstrip("/")
 
 
 def _format(file: str) -> Callable[[str], Source] | None:
@@ -129,7 +131,5 @@ def _saved(folder: str) -> list[str]:
         raise DataError(f"unreadable dataset file: {state}: it names no _data_files; save the dataset again")
     listed = [f.get("filename") if isinstance(f, dict) else None for f in files]
     if not all(isinstance(name, str) and name.endswith(".arrow") for name in listed):
-        raise DataError(
-            f"unreadable dataset file: {state}: its _data_files are {files!r}; save the dataset again"[:500]
-        )
+        raise DataError(f"unreadable dataset file: {state}: its _data_files are {files!r}; save it again"[:500])
     return [join(folder, str(name)) for name in listed]

@@ -85,6 +85,6 @@ def reading(file: str, *errors: type[Exception]) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"missing dataset file: {file}") from None
-    except (OSError, ValueError, ArithmeticError, LookupError, TypeError, *errors) as e:
+    except (*errors, OSError, ValueError, ArithmeticError, LookupError, TypeError) as e:
         why = " ".join(str(e).split())[:200] or type(e).__name__
         raise DataError(f"unreadable dataset file: {file}: {why}") from None

@@ -76,8 +76,9 @@ class Captions:
                 nonlocal at
                 for line in f:
                     text = line.decode(errors="surrogateescape")
-                    yield text.removeprefix("\ufeff") if not at else text
+                    text = text if at else text.removeprefix("\ufeff")
                     at += len(line)
+                    yield text
 
             reader = csv.reader(lines(), "excel-tab" if self.file.endswith(".tsv") else "excel", strict=True)
             try:

@@ -104,7 +104,7 @@ def _members(f: BinaryIO, end: int | None = None) -> Iterator[tarfile.TarInfo]:
     """
     with tarfile.open(fileobj=f, mode="r:") as tar:
         while (member := tar.next()) and (end is None or member.offset < end):
-            tar.members.clear()  # it would keep every one
+            tar.members = []  # type: ignore[attr-defined]  # it would keep every one
             if tar.offset <= member.offset:
                 raise tarfile.ReadError(f"byte {member.offset}: a member of negative size")
             if not member.isdir() and _key(member):
