@@ -1,4 +1,4 @@
-"""`remora data demo` and `remora data check`."""
+"""`remora data demo`, `remora data check`, and the way to `remora data convert`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from remora import catalog
 from remora.catalog.fit import check_composition
+from remora.commands.convert import convert
 from remora.data.check import NOTED, check_dataset
 from remora.data.demo import build_demo
 from remora.data.locations import absolute, parent
@@ -25,7 +26,11 @@ from remora.stages import Store, resolve_stages
 
 
 def data(args: argparse.Namespace) -> None:
-    """Write the demo's pictures, conversations and question files below <run folder>/data/demo, or check a dataset."""
+    """Write the demo's data below <run folder>/data/demo, or check or convert a dataset."""
+    if args.what == "convert":
+        with _bars(console := Console(soft_wrap=True)) as progress:
+            convert(args, console, partial(progress, args.target))
+        return
     if args.what == "check":
         check(args, Console(soft_wrap=True))
         return

@@ -81,10 +81,11 @@ def reading(file: str, *errors: type[Exception]) -> Iterator[None]:
     Raises:
         DataError: the file is missing or not of its format.
     """
+    broken: tuple[type[Exception], ...] = (*errors, OSError, ValueError, ArithmeticError, LookupError, TypeError)
     try:
         yield
     except FileNotFoundError:
         raise DataError(f"missing dataset file: {file}") from None
-    except (*errors, OSError, ValueError, ArithmeticError, LookupError, TypeError) as e:
+    except broken as e:
         why = " ".join(str(e).split())[:200] or type(e).__name__
         raise DataError(f"unreadable dataset file: {file}: {why}") from None
