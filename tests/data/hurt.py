@@ -77,7 +77,9 @@ def write_all(folder: Path, count: int = 4) -> dict[str, Path]:
                 [["image", "question", "answer"], *([f"{i}.png", f"What\nis {i}?", f"thing {i}"] for i in range(count))]
             )
     (folder / "imagefolder").mkdir()
-    lines = [{"file_name": f"../{i}.png", "text": f"thing {i}"} for i in range(count)]
+    for i in range(count):
+        (folder / "imagefolder" / f"{i}.png").write_bytes(png(i))
+    lines = [{"file_name": f"{i}.png", "text": f"thing {i}"} for i in range(count)]
     (folder / "imagefolder" / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     files = ("a.json", "a.jsonl", "names.parquet", "held.parquet", "fine.parquet", "saved", "a.tar", "captions.tar")
     return {name: folder / name for name in (*files, "a.csv", "a.tsv", "imagefolder")}

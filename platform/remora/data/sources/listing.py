@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-from remora.data.locations import absolute, is_url
+from remora.data.locations import is_url, store_errors
 from remora.data.sources.base import reading
 from remora.errors import DataError
 
@@ -45,7 +45,7 @@ def names(folder: str) -> list[str] | None:
         return sorted(os.listdir(folder)) if os.path.isdir(folder) else None  # noqa: PTH112, PTH208
     import fsspec
 
-    with reading(folder, ImportError):
+    with reading(folder), store_errors(folder):
         system, path = fsspec.core.url_to_fs(folder)
         if not system.isdir(path):
             return None
@@ -92,6 +92,9 @@ def _braces(pattern: str) -> Iterator[str]:
 def _glob(pattern: str) -> list[str]:
     import fsspec
 
-    with reading(pattern, ImportError):
+    with reading(pattern), store_errors(pattern):
         system, path = fsspec.core.url_to_fs(pattern)
-        return [absolute(system.unstrip_protocol(found)) for found in sorted(system.glob(path))]
+        found = sorted(system.glob(path))
+    # A store gives names without its protocol; asking it to put that back costs a request for each (hf://).
+    protocol = pattern.partition("://")[0]
+    return [f if is_url(f) or not is_url(pattern) else f"{protocol}://{f.lstrip('/')}" for f in found]
