@@ -414,7 +414,7 @@ def test_a_hub_id_is_listed_as_its_repository(monkeypatch, tmp_path):
     monkeypatch.setattr(HfFileSystem, "isdir", lambda self, path: Path(place(path)).is_dir())
     for name in ("walk", "find", "glob"):
         monkeypatch.setattr(HfFileSystem, name, getattr(fsspec.AbstractFileSystem, name))
-    monkeypatch.setattr(HfFileSystem, "_open", lambda self, path, mode="rb", **_: Path(place(path)).open(mode))
+    monkeypatch.setattr(HfFileSystem, "_open", lambda self, path, mode="rb", **_: Path(place(path)).open(mode))  # noqa: SIM115
     location = f"hf://{repository}"
     source = find_source(location)
     assert source.files == tuple(f"{location}/data/train-{i:05d}-of-00002.parquet" for i in range(2))
