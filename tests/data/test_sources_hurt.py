@@ -33,8 +33,8 @@ HURT = [
     "a.tsv",
     "imagefolder/metadata.jsonl",
 ]
-FILES = settings(max_examples=100, suppress_health_check=list(HealthCheck))
-ROWS = settings(max_examples=250, suppress_health_check=list(HealthCheck))
+FILES = settings(max_examples=80, suppress_health_check=list(HealthCheck))
+ROWS = settings(max_examples=200, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

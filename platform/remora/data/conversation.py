@@ -16,7 +16,8 @@ from remora.data.pictures import Picture
 TAG = "<image>"
 SPEAKERS = ("human", "gpt")
 _LONE = re.compile(r"[\ud800-\udfff]")
-_NO_PATH = re.compile(r"[\0\ud800-\udfff]")
+_NO_PATH = re.compile(r"[\0\n\r\ud800-\udfff]")
+"""A line break is no file system's rule, but it comes from broken tables, and messages are of one line."""
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,9 @@ class Captions:
     def _check(self, header: list[str]) -> list[str]:
         found = columns(header, self.file)
         if not set(found) & set(PICTURES) or not set(found) & {"question", *CAPTIONS}:
+            has = " ".join(", ".join(header).split())
             raise DataError(
-                f"dataset file {self.file}: its header ({', '.join(header)}) needs image (or file_name, path) "
+                f"dataset file {self.file}: its header ({has}) needs image (or file_name, path) "
                 f"and caption or text, or question and answer"
             )
         return found

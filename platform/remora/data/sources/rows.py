@@ -37,7 +37,7 @@ def columns(names: Collection[str], file: str) -> list[str]:
         words = captions if shown else []
     found = [*words, *shown, *(n for n in ("id",) if n in names)]
     if not words or set(found) & set(repeated):
-        has = ", ".join(names) or "none"
+        has = " ".join(", ".join(names).split()) or "none"
         raise DataError(f"dataset file {file}: its columns ({has}) make no record; a record needs {LAYOUTS}"[:1000])
     return found
 
