@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     average.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folders of trained variants")
     average.add_argument("--weights", type=float, nargs="+", required=True, help="one each, together 1: 0.3 0.7")
     average.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    _data_verbs(verb("data", "make, check, index and show datasets"), on_cluster)
+    _data_verbs(verb("data", "make, check, index, show and convert datasets"), on_cluster)
     mlflow = verb("ui", "open MLflow's pages on the run folder")
     mlflow.add_argument("--port", type=int, default=5000)
     return parser
@@ -99,6 +99,9 @@ def _data_verbs(data: argparse.ArgumentParser, on_cluster: Callable[[argparse.Ar
     check.add_argument("--json", type=Path, metavar="FILE", help="write what was found to FILE")
     index = verb("index", "build the index that training reads a dataset by", a_dataset)
     on_cluster(index)
+    convert = verb("convert", "write a dataset in another format", "a dataset's file, folder or URL")
+    convert.add_argument("out", help="new: .json, .jsonl, .parquet, .csv, .tsv, .tar, name-{00000..}.tar, or a folder")
+    convert.add_argument("--shard-size", type=int, default=256, metavar="MB", help="of a tar (default: 256)")
     show = verb("show", "what a stage reads: tokens, what is supervised, pictures", a_dataset)
     show.add_argument("-n", dest="samples", type=int, default=3, metavar="N", help="samples a stage (default: 3)")
     show.add_argument("--from", dest="first", type=int, default=0, metavar="N", help="the first of them (default: 0)")

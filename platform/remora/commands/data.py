@@ -13,14 +13,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from remora import catalog
 from remora.catalog.fit import check_composition
+from remora.commands.convert import convert
 from remora.commands.indexing import index
 from remora.commands.samples import sections_of, show
 from remora.data.check import NOTED, check_dataset
 from remora.data.demo import build_demo
 from remora.data.layout import count_differences, layout
-from remora.data.locations import absolute, parent
+from remora.data.locations import absolute
 from remora.data.mixture import locate
 from remora.data.prompt import Prompter
+from remora.data.sources import picture_folder
 from remora.errors import DataError
 from remora.model.llm import load_tokenizer, pretrained_folder
 from remora.reporting.datasets import print_layout
@@ -37,6 +39,9 @@ def data(args: argparse.Namespace) -> None:
         check(args, console)
     elif args.what == "index":
         index(args, console)
+    elif args.what == "convert":
+        with _bars(console) as progress:
+            convert(args, console, partial(progress, args.target))
     else:
         with _bars(console) as progress:
             sections = sections_of(args, console, progress)
@@ -113,7 +118,7 @@ def _datasets(args: argparse.Namespace, console: Console) -> Iterator[Dataset]:
         return
     if not args.target.endswith((".yaml", ".yml")):
         location = absolute(str(args.target))
-        images = absolute(args.images) if args.images else parent(location)
+        images = absolute(args.images) if args.images else picture_folder(location)
         yield location, images, "; give the path of a dataset", None, None
         return
     variant, store = load(Variant, args.target), Store(args.runs)

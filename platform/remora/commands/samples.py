@@ -15,11 +15,11 @@ from remora.catalog.fit import check_composition
 from remora.data.batches import StageData
 from remora.data.conversation import Sample, image_field, parse_turns, problems
 from remora.data.indexing import size_of
-from remora.data.locations import absolute, join, parent
+from remora.data.locations import absolute, join
 from remora.data.mixture import locate, open_entry
 from remora.data.pictures import Picture, decode
 from remora.data.prompt import Prompter
-from remora.data.sources import Raw, find_source
+from remora.data.sources import Raw, find_source, picture_folder
 from remora.data.view import Opener, View, free_reader, lengths, picture_view, rendered, view
 from remora.errors import DataError, SpecError, nearest
 from remora.files import disk_errors
@@ -150,7 +150,7 @@ def _dataset(args: argparse.Namespace) -> Iterator[Section]:
         name = args.target
     else:
         location = absolute(args.target)
-        images = parent(location)
+        images = picture_folder(location)
     images = absolute(args.images) if args.images else images
     reader = _reader(args)
     try:

@@ -106,7 +106,8 @@ def check_dataset(
                 if prompter and not found:
                     for kind, problem in _prompt_problems(prompter, parse_turns(raw.record), max_length):
                         report.add(kind, where, problem)
-                pictures.add(raw, where)
+                if not any(kind == "image-field" for kind, _ in found):  # then its names are none
+                    pictures.add(raw, where)
             done += shard.bytes
             progress(done, total)
         pictures.drain(0)

@@ -16,7 +16,8 @@ from remora.data.pictures import Picture
 TAG = "<image>"
 SPEAKERS = ("human", "gpt")
 _LONE = re.compile(r"[\ud800-\udfff]")
-_NO_PATH = re.compile(r"[\0\ud800-\udfff]")
+_NO_PATH = re.compile(r"[\0\n\r\ud800-\udfff]")
+"""A line break is no file system's rule, but it comes from broken tables, and messages are of one line."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def image_field(record: dict[str, Any]) -> Any:
 def problems(record: Any) -> Iterator[Problem]:
     """Everything that is wrong with one LLaVA record itself, its pictures' files aside."""
     if not isinstance(record, dict) or not isinstance(record.get("conversations"), list):
-        yield "no-conversation", "a record needs 'conversations', a list of turns; see docs/data.md"
+        found = f"; here is {record[:100]!r}" if isinstance(record, str) else ""
+        yield "no-conversation", f"a record needs 'conversations', a list of turns; see docs/data.md{found}"
         return
     said = record["conversations"]
     for i, message in enumerate(said):

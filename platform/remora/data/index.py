@@ -60,8 +60,8 @@ class Dataset(Sequence[Sample]):
         try:
             about = json.loads((folder / "index.json").read_text())
             self._offsets = np.load(folder / "offsets.npy", mmap_mode="r")
-            size = (folder / "records.bin").stat().st_size
-            self._records = np.memmap(folder / "records.bin", np.uint8, mode="r") if size else np.zeros(0, np.uint8)
+            records = folder / "records.bin"  # empty where every record has a problem, and nothing maps no bytes
+            self._records = np.memmap(records, np.uint8, mode="r") if records.stat().st_size else np.empty(0, np.uint8)
         except (OSError, ValueError) as e:
             raise DataError(f"unreadable index: {folder}: {e}; delete the folder, it will be built again") from None
         if len(self._records) != self._offsets[-1]:

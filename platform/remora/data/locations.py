@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urljoin
 
+from remora.files import digest
+
 log = logging.getLogger(__name__)
 TRIES = 5
 PAUSE = 1.0
@@ -60,6 +62,22 @@ def parent(location: str) -> str:
 
 
 @contextmanager
+def store_errors(location: str) -> Iterator[None]:
+    """One kind of error for all stores: each library (aiohttp, httpx, botocore, …) raises its own.
+
+    Raises:
+        OSError: the store cannot be reached or asked, or no library for it is installed.
+    """
+    try:
+        yield
+    except Exception as e:
+        ours = type(e).__module__.startswith(("builtins", "remora.")) and not isinstance(e, ImportError | ValueError)
+        if ours or isinstance(e, OSError):
+            raise
+        raise OSError(f"{location}: {e or type(e).__name__}") from None
+
+
+@contextmanager
 def opened(location: str) -> Iterator[BinaryIO]:
     """The bytes of a file.
 
@@ -69,7 +87,7 @@ def opened(location: str) -> Iterator[BinaryIO]:
     if is_url(location):
         import fsspec  # 0.1 s, and most datasets lie on a disk
 
-        with fsspec.open(location, "rb") as f:
+        with store_errors(location), fsspec.open(location, "rb") as f:
             yield f
     else:
         with open(location, "rb") as f:  # noqa: PTH123 (a Path for each of a million pictures costs more than opening it)
@@ -106,7 +124,9 @@ def stamp(location: str) -> tuple[int, str]:
     def ask() -> tuple[int, str]:
         system, path = _system(location)
         info = system.info(path)
-        return int(info.get("size") or 0), str(system.ukey(path))
+        # Over HTTP a key of fsspec's is the URL's, whatever lies there; what the server says of it changes with it.
+        mark = digest({k: str(v) for k, v in info.items()}) if location.startswith("http") else str(system.ukey(path))
+        return int(info.get("size") or 0), mark
 
     return _tried(location, ask)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from remora import catalog
 from remora.data.index import NOTED, Dataset
 from remora.data.indexing import Progress, Spread, open_dataset
-from remora.data.locations import absolute, parent
-from remora.data.sources import find_source
+from remora.data.locations import absolute
+from remora.data.sources import find_source, picture_folder
 from remora.errors import DataError
 from remora.files import digest
 from remora.spec import MixtureEntry
@@ -23,7 +23,11 @@ def locate(entry: MixtureEntry, data: Path) -> tuple[str, str, str]:
         return str(data / known.path), str(data / known.images), hint
     assert entry.path is not None
     location = absolute(entry.path)
-    return location, absolute(entry.images) if entry.images else parent(location), "; give the path of a dataset"
+    return (
+        location,
+        absolute(entry.images) if entry.images else picture_folder(location),
+        "; give the path of a dataset",
+    )
 
 
 def open_entry(

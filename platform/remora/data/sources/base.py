@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from remora.data.pictures import Picture
+from remora.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,35 @@ class Source(Protocol):
     def read(self, shard: Shard) -> Iterator[Raw]:
         """The records of a shard. One that cannot be read comes as a string, which no record is, so it is named."""
         ...
+
+
+@dataclass(frozen=True)
+class Files:
+    """Several files of one format as one dataset. Records count from 0 in each."""
+
+    format: Callable[[str], Source]
+    files: tuple[str, ...]
+
+    def shards(self) -> Iterator[Shard]:
+        for file in self.files:
+            yield from self.format(file).shards()
+
+    def read(self, shard: Shard) -> Iterator[Raw]:
+        return self.format(shard.file).read(shard)
+
+
+@contextmanager
+def reading(file: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turn what a format's library raises for a file that is broken, `errors` and the usual ones, into one line.
+
+    Raises:
+        DataError: the file is missing or not of its format.
+    """
+    broken: tuple[type[Exception], ...] = (*errors, OSError, ValueError, ArithmeticError, LookupError, TypeError)
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"missing dataset file: {file}") from None
+    except broken as e:
+        why = " ".join(str(e).split())[:200] or type(e).__name__
+        raise DataError(f"unreadable dataset file: {file}: {why}") from None

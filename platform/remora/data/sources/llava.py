@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from remora.data.locations import opened
-from remora.data.sources.base import Raw, Shard
+from remora.data.sources.base import Raw, Shard, reading
 from remora.errors import DataError
 
 SHARD = 8 << 20
@@ -33,7 +33,7 @@ class LlavaJson:
 
     def shards(self) -> Iterator[Shard]:
         first = count = start = end = 0
-        with opened(self.file) as f:
+        with reading(self.file), opened(self.file) as f:
             for at, end in _spans(f, self.file):
                 if count and end - start > SHARD:
                     yield Shard(self.file, first, start, at, at - start)
@@ -66,7 +66,7 @@ class JsonLines:
 
     def shards(self) -> Iterator[Shard]:
         first = count = start = at = 0
-        with opened(self.file) as f:
+        with reading(self.file), opened(self.file) as f:
             for line in f:
                 at += len(line)
                 count += bool(line.strip())
@@ -86,7 +86,7 @@ class JsonLines:
 
 
 def _bytes(shard: Shard) -> bytes:
-    with opened(shard.file) as f:
+    with reading(shard.file), opened(shard.file) as f:
         f.seek(shard.start)
         return f.read(shard.end - shard.start)
 

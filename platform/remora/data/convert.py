@@ -1,0 +1,112 @@
+"""Converting a dataset: records of any source, one by one, into a target (targets.py) that is whole or not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from remora.data.conversation import image_field, problems
+from remora.data.indexing import Progress, size_of
+from remora.data.locations import is_url, join
+from remora.data.pictures import Picture
+from remora.data.sources import Source, find_source
+from remora.data.targets import Item, find_target
+from remora.errors import DataError
+from remora.files import disk_errors
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written, and what a reader of it should know."""
+
+    records: int
+    pictures: int
+    notes: tuple[str, ...]
+
+
+def convert_dataset(
+    location: str,
+    images: str,
+    target: str,
+    shard_size: int = 256 << 20,
+    progress: Progress = lambda done, total: None,
+) -> Converted:
+    """Write the dataset at `location` as `target`, whose suffix says the format. One record is held at a time.
+
+    `images` is the folder of the source's pictures, where they are files; `shard_size` is bytes of a tar;
+    `progress` is told bytes of records, of how many.
+
+    Raises:
+        DataError: the dataset cannot be read; a record has a problem (the first is named) or does not fit the
+            target; or the target is there already. Nothing is left of it.
+        StoreError: the disk is full or cannot be written.
+    """
+    source = find_source(location)
+    records = pictures = 0
+    with _workshop(target) as folder, find_target(target, folder, images, shard_size) as writer:
+        for item in _items(source, location, images, progress):
+            writer.add(item)
+            records += 1
+            pictures += len(item.pictures)
+        if not records:
+            raise DataError(f"{location}: no record in it")
+        notes = tuple(writer.notes())
+    return Converted(records, pictures, notes)
+
+
+def _items(source: Source, location: str, images: str, progress: Progress) -> Iterator[Item]:
+    total, done = sum(size_of(file) for file in source.files), 0
+    for shard in source.shards():
+        for number, raw in enumerate(source.read(shard), shard.first):
+            where = f"{shard.file}: record {number}"
+            for kind, problem in problems(raw.record):
+                raise DataError(f"{where}: {problem} ({kind}); find all such: remora data check {location}")
+            if raw.pictures is not None:
+                yield Item(where, raw.record, raw.pictures, embedded=True)
+                continue
+            shown = tuple(Picture(join(images, name)) for name in image_field(raw.record))
+            for picture in shown:
+                if not is_url(picture.location) and not os.path.isfile(picture.location):  # noqa: PTH113
+                    raise DataError(f"{where}: missing-image: {picture}; find all such: remora data check {location}")
+            yield Item(where, raw.record, shown, embedded=False)
+        done += shard.bytes
+        progress(done, total)
+
+
+@contextmanager
+def _workshop(target: str) -> Iterator[Path]:
+    """A folder beside the target. When the block ends, all that was put into it is moved to where it lies.
+
+    Raises:
+        DataError: something of that name is there already.
+    """
+    if is_url(target):
+        raise DataError(f"target {target}: a dataset is written on this machine's disks; copy it from there")
+    parent = Path(target).expanduser().absolute().parent
+    folder = parent / f".{Path(target).name[:60]}.{uuid.uuid4().hex[:8]}"
+    with disk_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        _refuse(Path(target).expanduser().absolute())
+        folder.mkdir()
+        try:
+            yield folder
+            made = sorted(folder.iterdir(), key=lambda path: path.is_file())  # pictures before the list that names them
+            for path in made:
+                _refuse(parent / path.name)
+            for path in made:
+                if path.is_file():
+                    with path.open("rb") as f:
+                        os.fsync(f.fileno())
+                path.rename(parent / path.name)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse(path: Path) -> None:
+    if os.path.lexists(path):
+        raise DataError(f"target {path} is there already; remove it or choose another name")

@@ -1,0 +1,66 @@
+"""Hugging Face `datasets` as `save_to_disk` leaves them: Arrow streams, whose batches are read without being copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow
+import pyarrow.ipc
+
+from remora.data.locations import is_url, opened
+from remora.data.sources.base import Raw, Shard, reading
+from remora.data.sources.rows import columns, row_record
+
+SHARD = 32 << 20
+"""Bytes of batches that a worker reads in one go."""
+ROWS = 64
+"""Rows that are held as Python objects at a time."""
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """An `.arrow` file: one stream of record batches."""
+
+    file: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file,)
+
+    def shards(self) -> Iterator[Shard]:
+        first = rows = start = size = number = 0
+        for number, batch in enumerate(self._batches(), 1):
+            rows, size = rows + batch.num_rows, size + batch.get_total_buffer_size()
+            if size >= SHARD:
+                yield Shard(self.file, first, start, number, size)
+                first, rows, start, size = first + rows, 0, number, 0
+        if rows:
+            yield Shard(self.file, first, start, number, size)
+
+    def read(self, shard: Shard) -> Iterator[Raw]:
+        with reading(self.file, pyarrow.ArrowException):
+            for number, batch in enumerate(self._batches()):
+                if number >= shard.end:
+                    return
+                if number < shard.start:  # mapped, so skipping it reads its header alone
+                    continue
+                chosen = batch.select(columns(batch.schema.names, self.file))
+                chosen.validate(full=True)
+                for at in range(0, batch.num_rows, ROWS):
+                    yield from map(row_record, chosen.slice(at, ROWS).to_pylist())
+
+    def _batches(self) -> Iterator[pyarrow.RecordBatch]:
+        with reading(self.file, pyarrow.ArrowException), _mapped(self.file) as f, pyarrow.ipc.open_stream(f) as stream:
+            yield from stream
+
+
+@contextmanager
+def _mapped(file: str) -> Iterator[object]:
+    if is_url(file):
+        with opened(file) as f:
+            yield f
+    else:
+        with pyarrow.memory_map(file) as f:
+            yield f

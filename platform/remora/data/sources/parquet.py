@@ -1,0 +1,56 @@
+"""Parquet: one shard is some row groups. Pictures that it embeds are given as bytes.
+
+A row group is the smallest stretch that can be read by itself (its rows are compressed together), so it is never cut,
+only joined with others. Rows are streamed out of it, so memory follows the pages, not the group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow
+import pyarrow.parquet
+
+from remora.data.locations import opened
+from remora.data.sources.base import Raw, Shard, reading
+from remora.data.sources.rows import columns, row_record
+
+SHARD = 32 << 20
+"""Bytes of row groups that a worker reads in one go, and a little more."""
+ROWS = 64
+"""Rows that are held as Python objects at a time."""
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """A `.parquet` file."""
+
+    file: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file,)
+
+    def shards(self) -> Iterator[Shard]:
+        with reading(self.file, pyarrow.ArrowException), opened(self.file) as f:
+            about = pyarrow.parquet.ParquetFile(f).metadata
+            # Column chunks of no known size would make a shard of no work.
+            groups = [about.row_group(i) for i in range(about.num_row_groups)]
+            sizes = [sum(g.column(c).total_compressed_size for c in range(g.num_columns)) for g in groups]
+            rows = [g.num_rows for g in groups]
+        first = start = 0
+        for group in range(len(rows)):
+            if group + 1 == len(rows) or sum(sizes[start : group + 1]) >= SHARD:
+                held = sum(rows[start : group + 1])
+                if held:
+                    yield Shard(self.file, first, start, group + 1, sum(sizes[start : group + 1]))
+                first, start = first + held, group + 1
+
+    def read(self, shard: Shard) -> Iterator[Raw]:
+        with reading(self.file, pyarrow.ArrowException), opened(self.file) as f:
+            table = pyarrow.parquet.ParquetFile(f, buffer_size=1 << 20, pre_buffer=False)
+            chosen = columns(table.schema_arrow.names, self.file)
+            groups = list(range(shard.start, shard.end))
+            for batch in table.iter_batches(ROWS, row_groups=groups, columns=chosen, use_threads=False):
+                yield from map(row_record, batch.to_pylist())
