@@ -100,11 +100,11 @@ def run(job: StageJob, on_checkpoint: OnCheckpoint | None = None) -> dict[str, f
         DataError: a sample cannot be read or does not fit; or too many are skipped.
         TrainingError: the loss is not a finite number; the step and its samples are named.
     """
-    with disk_errors(job.folder), contextlib.ExitStack() as hands:
-        return _run(job, on_checkpoint or (lambda step, loss, folder: None), hands)
+    with disk_errors(job.folder), contextlib.ExitStack() as closing:
+        return _run(job, on_checkpoint or (lambda step, loss, folder: None), closing)
 
 
-def _run(job: StageJob, on_checkpoint: OnCheckpoint, hands: contextlib.ExitStack) -> dict[str, float]:
+def _run(job: StageJob, on_checkpoint: OnCheckpoint, closing: contextlib.ExitStack) -> dict[str, float]:
     stage, cluster, began = job.stage, job.cluster, time.monotonic()
     rank, world = dist.get_rank(), dist.get_world_size()
     lead = rank == 0
@@ -132,7 +132,7 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint, hands: contextlib.ExitStack
     for event in journal.read(log_path):  # what this run met before it was stopped
         if event["event"] == "dropped" and "kind" in event and event["step"] < start:
             skipped.add(event["entry"], event["sample"], event["kind"])
-    loader = hands.enter_context(
+    loader = closing.enter_context(
         Loader(data, (rank, world, micro, accumulation), range(start, data.steps), cluster.loaders)
     )
 
