@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import socket
 import statistics
 import subprocess
@@ -45,6 +46,11 @@ ROUNDS, STEPS = 3, 40
 DEVICE, PHOTOGRAPHS = 0.3, 32
 
 
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def photograph(kind: str, seed: int = 0) -> bytes:
     """640 x 480 with the detail of a photograph: smooth fields under a little noise; 60 kB as JPEG, 500 kB as PNG."""
     random = np.random.default_rng(seed)
@@ -64,7 +70,7 @@ def pictures() -> None:
             vision = catalog.vision(encoder)
             row.append(f"to {vision.input_size} {rate(lambda v=vision, i=image: preprocess(i, v)):.0f}/s")
             row.append(f"both {rate(lambda v=vision, c=content: preprocess(decode(c, 'it'), v)):.0f}/s")
-        print(kind, *row, sep=" | ")
+        say(" | ".join([kind, *row]))
 
 
 def rate(call, seconds: float = 1.0) -> float:
@@ -86,10 +92,10 @@ def stage(runs: Path, loaders: list[str]) -> None:
         for round_ in range(ROUNDS):
             for n in loaders:
                 found[n].append(trained(job, n, Path(tmp) / f"{n}-{round_}".replace("/", "_")))
-    print(f"{STEPS} steps of 32 samples, two ranks; medians of {ROUNDS} rounds")
+    say(f"{STEPS} steps of 32 samples, two ranks; medians of {ROUNDS} rounds")
     for n, rounds in found.items():
         figures = {k: statistics.median(r[k] for r in rounds) for k in rounds[0]}
-        print(f"loaders {n}", *(f"{k} {v:.4g}" for k, v in figures.items()), sep=" | ")
+        say(" | ".join([f"loaders {n}", *(f"{k} {v:.4g}" for k, v in figures.items())]))
 
 
 def demo_job(runs: Path) -> StageJob:
@@ -117,7 +123,7 @@ def trained(job: StageJob, loaders: str, folder: Path) -> dict[str, float]:
         s.bind(("127.0.0.1", 0))
         env |= {"MASTER_PORT": str(s.getsockname()[1]), "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}
     command = [sys.executable, "-W", "ignore", "-m", "remora.training", str(folder / "job.json")]
-    began = time.monotonic()
+    began, cpu = time.monotonic(), cpu_seconds()
     with (folder / "log").open("w") as log:
         ranks = [
             subprocess.Popen(command, env=env | {"RANK": r, "LOCAL_RANK": r}, stdout=log, stderr=log) for r in "01"
@@ -128,10 +134,17 @@ def trained(job: StageJob, loaders: str, folder: Path) -> dict[str, float]:
     steps = [e for e in read(folder / "journal.jsonl") if e["event"] == "step"]
     seconds = [e["samples"] / e["samples_per_second"] for e in steps]
     figures = {"step ms": 1000 * statistics.median(seconds), "steps s": sum(seconds), "whole run s": total}
+    figures["cpu s of the ranks"] = cpu_seconds() - cpu
     if "wait_max" in steps[0]:
         figures["waited %"] = 100 * sum(e["wait_max"] for e in steps) / sum(seconds)
         figures["waited % after the first step"] = 100 * sum(e["wait_max"] for e in steps[1:]) / sum(seconds[1:])
     return figures
+
+
+def cpu_seconds() -> float:
+    """Of processes that ended: the ranks, not their loaders, which are another's children."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def device(loaders: list[str]) -> None:
@@ -148,7 +161,7 @@ def device(loaders: list[str]) -> None:
                     next(loader)
                     waited += time.monotonic() - tick
                 seconds = time.monotonic() - began
-            print(f"loaders {n}: step {1000 * seconds / 29:.0f} ms, waited {waited / seconds:.1%}", flush=True)
+            say(f"loaders {n}: step {1000 * seconds / 29:.0f} ms, waited {waited / seconds:.1%}")
 
 
 def photographs(folder: Path) -> StageData:

@@ -102,11 +102,11 @@ def run(job: StageJob, on_checkpoint: OnCheckpoint | None = None) -> dict[str, f
         DataError: a sample cannot be read or does not fit; or too many are skipped.
         TrainingError: the loss is not a finite number; the step and its samples are named.
     """
-    with disk_errors(job.folder), contextlib.ExitStack() as hands:
-        return _run(job, on_checkpoint or (lambda step, loss, folder: None), hands)
+    with disk_errors(job.folder), contextlib.ExitStack() as closing:
+        return _run(job, on_checkpoint or (lambda step, loss, folder: None), closing)
 
 
-def _run(job: StageJob, on_checkpoint: OnCheckpoint, hands: contextlib.ExitStack) -> dict[str, float]:
+def _run(job: StageJob, on_checkpoint: OnCheckpoint, closing: contextlib.ExitStack) -> dict[str, float]:
     stage, cluster, began = job.stage, job.cluster, time.monotonic()
     rank, world = dist.get_rank(), dist.get_world_size()
     lead = rank == 0
@@ -136,7 +136,7 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint, hands: contextlib.ExitStack
         if event["event"] == "dropped" and "kind" in event and event["step"] < start:
             skipped.add(event["entry"], event["sample"], event["kind"])
     mine = (rank, world, cluster.micro_batch, cluster.rows)
-    loader = hands.enter_context(Loader(data, mine, range(start, data.steps), cluster.loaders))
+    loader = closing.enter_context(Loader(data, mine, range(start, data.steps), cluster.loaders))
 
     # Weights go in before DeepSpeed copies them, the optimiser's state after.
     if found:
