@@ -72,12 +72,19 @@ def _parser() -> argparse.ArgumentParser:
     average.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folders of trained variants")
     average.add_argument("--weights", type=float, nargs="+", required=True, help="one each, together 1: 0.3 0.7")
     average.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    data = verb("data", "make the demo's data, or check a dataset")
-    data.add_argument("what", choices=["demo", "check"])
-    data.add_argument("target", type=Path, nargs="?", help="check: a LLaVA JSON or JSONL file, or a variant's YAML")
+    data = verb("data", "make the demo's data, check a dataset, or condense one")
+    data.add_argument("what", choices=["demo", "check", "condense"])
+    data.add_argument(
+        "target",
+        type=Path,
+        nargs="?",
+        help="check: a LLaVA JSON or JSONL file, or a variant's YAML; condense: a spec",
+    )
     data.add_argument("--images", type=Path, metavar="DIR", help="check: the folder of the file's pictures")
     data.add_argument("--json", type=Path, metavar="FILE", help="check: write what was found to FILE")
     data.add_argument("--seed", type=int, default=0, help="demo: of the split into seen and unseen concepts")
+    data.add_argument("--out", type=Path, metavar="DIR", help="condense: its folder (<run folder>/condensed/NAME)")
+    on_cluster(data)
     mlflow = verb("ui", "open MLflow's pages on the run folder")
     mlflow.add_argument("--port", type=int, default=5000)
     return parser

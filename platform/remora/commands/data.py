@@ -1,4 +1,4 @@
-"""`remora data demo` and `remora data check`."""
+"""`remora data demo`, `remora data check` and `remora data condense`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from remora import catalog
 from remora.catalog.fit import check_composition
+from remora.commands.condense import condense
 from remora.data.check import NOTED, check_dataset
 from remora.data.demo import build_demo
 from remora.data.mixture import locate
@@ -24,7 +25,10 @@ from remora.stages import Store, resolve_stages
 
 
 def data(args: argparse.Namespace) -> None:
-    """Write the demo's pictures, conversations and question files below <run folder>/data/demo, or check a dataset."""
+    """Write the demo's pictures, conversations and question files below <run folder>/data/demo; check; condense."""
+    if args.what == "condense":
+        condense(args)
+        return
     if args.what == "check":
         check(args, Console(soft_wrap=True))
         return

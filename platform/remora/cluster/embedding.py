@@ -1,0 +1,63 @@
+"""Embedding on a Ray cluster: Ray Data hands the parts of a dataset to workers that hold the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from remora.data.condense.embedding import EmbeddingJob, PartEmbedder
+from remora.errors import ClusterError, RemoraError
+from remora.spec.condensation import Workers
+
+
+class _Worker:
+    """Opens dataset and encoder once; the parts that it publishes are all that it leaves."""
+
+    def __init__(self, job: EmbeddingJob, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.parts = PartEmbedder(job, threads)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"rows": np.array([self.parts.embed(int(start)) for start in batch["start"]])}
+
+
+def embed_on_cluster(
+    job: EmbeddingJob,
+    starts: Sequence[int],
+    workers: Workers,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> None:
+    """Embed parts on as many workers as the spec says. Needs a Ray session, and a folder that every node sees.
+
+    A part is published whole, and one that is made twice replaces itself, so Ray may start a lost worker again.
+
+    Raises:
+        RemoraError: a worker met an error of a person's; its own line.
+        ClusterError: a worker failed otherwise.
+    """
+    import ray
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    parts = ray.data.from_items([{"start": start} for start in starts], override_num_blocks=len(starts))
+    done = parts.map_batches(
+        _Worker,
+        fn_constructor_args=(job, max(1, int(workers.cpus))),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers.count, len(starts))),
+        num_cpus=workers.cpus,
+        num_gpus=workers.gpus,
+    )
+    try:
+        for batch in done.iter_batches(batch_size=1, prefetch_batches=0):
+            progress(int(batch["rows"].sum()))
+    except ray.exceptions.RayError as e:
+        cause: BaseException | None = e
+        while cause is not None and not isinstance(cause, RemoraError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is not None:
+            raise type(cause)(*cause.args) from None
+        raise ClusterError(f"embedding failed on a worker: {str(e).strip().splitlines()[-1]}") from e
