@@ -71,9 +71,8 @@ def _recorded(
             tracker.metrics(run, {"left_out": found["left_out"]["counts"], "kept": found["kept"]})
             tracker.text(run, json.dumps(found, indent=1), "manifest.json")
             return
-        counts = ", ".join(
-            f"{name} {n:,}" if isinstance(n, int) else f"{name} {n:.4f}" for name, n in found.counts.items()
-        )
+        shown = {name: f"{n:,}" if isinstance(n, int) else f"{n:.4f}" for name, n in found.counts.items()}
+        counts = ", ".join(f"{name} {n}" for name, n in shown.items())
         say(f"{found.name}: {counts} " + (f"({found.seconds:.1f} s)" if found.seconds is not None else "(was there)"))
         seconds = {"seconds": found.seconds} if found.seconds is not None else {}
         tracker.metrics(run, {found.name: {**found.counts, **seconds}})

@@ -52,20 +52,23 @@ def load_encoder(encoder: Encoder) -> Loaded:
         SpecError: the catalog's encoder of that name has no text tower.
         DataError: the files cannot be had, or are no dual encoder's.
     """
-    known = catalog.entries("vision")
-    if entry := known.get(encoder.model):
-        kind = entry.config.get("model_type", "").partition("_")[0]
-        if entry.loader != "transformers" or entry.scales or kind not in KINDS:
-            usable = [n for n, e in known.items() if not e.scales and e.config.get("model_type", "").startswith(KINDS)]
+    entry = None
+    hub, revision = encoder.model, None
+    if encoder.model in (known := catalog.entries("vision")):
+        entry = catalog.vision(encoder.model)
+        usable = [name for name in known if _compares(catalog.vision(name))]
+        if entry.hub is None or encoder.model not in usable:
             raise SpecError(f"encoder {encoder.model!r} compares no texts with pictures; known: {', '.join(usable)}")
-        assert entry.hub is not None, "the catalog checks it"
         hub, revision = entry.hub, entry.revision
-    else:
-        hub, revision = encoder.model, None
     folder = snapshot(hub, revision)
     entry = entry or _described(folder)
     rules = entry.model_dump(mode="json", include={"image_size", "mean", "std", "fit"})
     return Loaded(folder, entry, {"files": resolved_revision(hub, revision), "pixels": rules})
+
+
+def _compares(entry: Vision) -> bool:
+    """Whether the published model of an entry has a text tower that transformers loads, and reads one picture size."""
+    return not entry.scales and entry.config.get("model_type") in [f"{kind}_vision_model" for kind in KINDS]
 
 
 def _described(folder: Path) -> Vision:

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from remora.data.condense import duplicates, filters, kmeans
+from remora.data.condense import duplicates, kmeans
+from remora.data.condense.filters import centroid_similarity, drawn, ranked, text_similarity
 from remora.data.condense.vectors import Vectors
 from remora.errors import DataError, TornArtifact
 from remora.files import digest, is_published, publishing, verify, write_json
@@ -75,9 +76,7 @@ class Condenser:
         self.folder, self.threads, self.heard = folder, threads, heard
         self.embeddings = embedded.digest
         if self.texts and len(self.texts) != len(self.images):
-            raise DataError(
-                f"{len(self.images)} embeddings of pictures but {len(self.texts)} of texts; a row is a pair"
-            )
+            raise DataError(f"{len(self.images)} embedded pictures but {len(self.texts)} texts; a row is a pair")
 
     def run(self) -> list[Step]:
         """Every step, in order; the last one's `rows` are what is kept.
@@ -98,33 +97,27 @@ class Condenser:
                 raise DataError(f"{name} keeps none of {before.counts['kept']} samples ({counts}); widen it")
 
         labels, centroids = clusters.load("labels"), clusters.load("centroids")
+
+        def by_text(folder: Path, rows: np.ndarray) -> Counts:
+            assert spec.text_rank and self.texts
+            return _rank(folder, rows, text_similarity(self.images, self.texts, rows, self.threads), *spec.text_rank)
+
+        def by_centroid(folder: Path, rows: np.ndarray) -> Counts:
+            assert spec.centroid_rank
+            scores = centroid_similarity(self.images, labels, centroids, rows, self.threads)
+            return _rank(folder, rows, scores, *spec.centroid_rank)
+
+        def sampled(folder: Path, rows: np.ndarray) -> Counts:
+            assert spec.sample
+            return _keep(folder, rows, drawn(rows, spec.sample, seed_for(spec.seed, "sample")))
+
         then("duplicates", spec.duplicate, lambda folder, _: self._duplicates(folder, labels, centroids))
-        if (ranks := spec.text_rank) and (texts := self.texts):
-            then(
-                "text-rank",
-                ranks,
-                lambda folder, rows: _rank(
-                    folder, rows, filters.text_similarity(self.images, texts, rows, self.threads), *ranks
-                ),
-            )
+        if spec.text_rank and self.texts:
+            then("text-rank", spec.text_rank, by_text)
         if spec.centroid_rank:
-            low, high = spec.centroid_rank
-            then(
-                "centroid-rank",
-                spec.centroid_rank,
-                lambda folder, rows: _rank(
-                    folder,
-                    rows,
-                    filters.centroid_similarity(self.images, labels, centroids, rows, self.threads),
-                    low,
-                    high,
-                ),
-            )
-        if count := spec.sample:
-            seed = seed_for(spec.seed, "sample")
-            then(
-                "sample", [count, spec.seed], lambda folder, rows: _keep(folder, rows, filters.drawn(rows, count, seed))
-            )
+            then("centroid-rank", spec.centroid_rank, by_centroid)
+        if spec.sample:
+            then("sample", [spec.sample, spec.seed], sampled)
         return steps
 
     def _step(self, name: str, parent: str, parameters: Any, make: Callable[[Path], Counts]) -> Step:
@@ -165,7 +158,7 @@ class Condenser:
 
 def _rank(folder: Path, rows: np.ndarray, scores: np.ndarray, low: float, high: float) -> Counts:
     np.save(folder / "scores.npy", scores)
-    return _keep(folder, rows, rows[filters.ranked(scores, low, high)])
+    return _keep(folder, rows, rows[ranked(scores, low, high)])
 
 
 def _keep(folder: Path, before: np.ndarray, rows: np.ndarray) -> dict[str, float]:
