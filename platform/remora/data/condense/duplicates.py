@@ -5,7 +5,7 @@ Memory is that of a cluster's rows and one block of its cosines, never of the wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -13,10 +13,8 @@ from scipy.sparse.csgraph import connected_components
 
 from remora.data.condense.vectors import BLOCK, Vectors, dots, ordered
 
-SIDE = 2048
-"""Rows and columns of a block of cosines: 16 MB."""
-PAIRS = 1 << 22
-"""Joined pairs that are held before they are folded into components: 64 MB."""
+SIDE = 1024
+"""Rows and columns of a block of cosines. One whose pairs are all joined takes some 60 MB on its way to components."""
 
 
 def components(rows: np.ndarray, threshold: float) -> np.ndarray:
@@ -27,47 +25,45 @@ def components(rows: np.ndarray, threshold: float) -> np.ndarray:
     float64. So the graph is that of the stored rows whatever BLAS computes it; a pair at the threshold is not joined.
     """
     labels = np.arange(len(rows), dtype=np.int32)
-    held: list[tuple[np.ndarray, np.ndarray]] = []
+    held: list[np.ndarray] = []
     count = 0
-    for left, right in _pairs(rows, threshold):
-        a, b = labels[left], labels[right]
-        apart = a != b
-        held.append((a[apart], b[apart]))
-        count += int(apart.sum())
-        if count > PAIRS:
+    starts = range(0, len(rows), SIDE)
+    for top, left in itertools.combinations_with_replacement(starts, 2):
+        ends = np.concatenate([labels[top : top + SIDE], labels[left : left + SIDE]])
+        if (ends == ends[0]).all():
+            continue  # a clump of copies: another pair joins nothing
+        pairs = labels[_above(rows, top, left, threshold)]
+        held.append(pairs[:, pairs[0] != pairs[1]])
+        count += held[-1].shape[1]
+        if count > len(rows):  # so that pairs need no more room than rows, and folding no more time than finding them
             labels = _joined(labels, held)
             held, count = [], 0
     return _joined(labels, held)
 
 
-def _joined(labels: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """The labels after the components of these pairs of labels have become one."""
+def _joined(labels: np.ndarray, pairs: list[np.ndarray]) -> np.ndarray:
+    """The labels after the components of these pairs of labels [2, n] have become one."""
     if not pairs:
         return labels
-    left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    left, right = np.concatenate(pairs, axis=1)
     graph = coo_array((np.ones(len(left), np.int8), (left, right)), (len(labels), len(labels)))
     _, found = connected_components(graph, directed=False)
     return found[labels]
 
 
-def _pairs(rows: np.ndarray, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Positions (i, j), i < j, of all pairs above the threshold, a block of cosines at a time."""
+def _above(rows: np.ndarray, top: int, left: int, threshold: float) -> np.ndarray:
+    """Positions [2, n] of the pairs, the earlier row first, whose cosine in this block is above the threshold."""
     doubt = rows.shape[1] * np.finfo(np.float32).eps
-    for top in range(0, len(rows), SIDE):
-        for start in range(top, len(rows), SIDE):
-            cosines = rows[top : top + SIDE] @ rows[start : start + SIDE].T
-            left, right = np.nonzero(cosines > threshold - doubt)
-            near = cosines[left, right]
-            left, right = left + top, right + start
-            if top == start:
-                above = left < right
-                left, right, near = left[above], right[above], near[above]
-            sure = near > threshold + doubt
-            unsure = np.flatnonzero(~sure)
-            for some in range(0, len(unsure), BLOCK):
-                doubted = unsure[some : some + BLOCK]
-                sure[doubted] = dots(rows[left[doubted]], rows[right[doubted]]) > threshold
-            yield left[sure], right[sure]
+    cosines = rows[top : top + SIDE] @ rows[left : left + SIDE].T
+    pairs = np.stack(np.nonzero(cosines > threshold - doubt))
+    near = cosines[pairs[0], pairs[1]]
+    pairs += [[top], [left]]
+    sure = near > threshold + doubt
+    unsure = np.flatnonzero(~sure)
+    for some in range(0, len(unsure), BLOCK):
+        doubted = unsure[some : some + BLOCK]
+        sure[doubted] = dots(rows[pairs[0, doubted]], rows[pairs[1, doubted]]) > threshold
+    return pairs[:, sure & (pairs[0] < pairs[1])]
 
 
 def medians(labels: np.ndarray, distances: np.ndarray) -> np.ndarray:
