@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from remora import errors
 from remora.data.condense.embedding import EmbeddingJob, PartEmbedder
 from remora.errors import ClusterError, RemoraError
 from remora.spec.condensation import Workers
@@ -16,13 +18,23 @@ class _Worker:
     """Opens dataset and encoder once; the parts that it publishes are all that it leaves."""
 
     def __init__(self, job: EmbeddingJob, threads: int) -> None:
+        self.job, self.threads = job, threads
+
+    @cached_property
+    def parts(self) -> PartEmbedder:
+        """Opened by the first call, so that what is wrong with it comes back as other errors do."""
         import torch
 
-        torch.set_num_threads(threads)
-        self.parts = PartEmbedder(job, threads)
+        torch.set_num_threads(self.threads)
+        return PartEmbedder(self.job, self.threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"rows": np.array([self.parts.embed(int(start)) for start in batch["start"]])}
+        """An error of a person's is a row of the result: of an exception Ray hands on a page of text."""
+        try:
+            rows = [self.parts.embed(int(start)) for start in batch["start"]]
+        except RemoraError as e:
+            return {"rows": np.zeros(1, int), "kind": np.array([type(e).__name__]), "error": np.array([str(e)])}
+        return {"rows": np.array([sum(rows)]), "kind": np.array([""]), "error": np.array([""])}
 
 
 def embed_on_cluster(
@@ -53,11 +65,9 @@ def embed_on_cluster(
     )
     try:
         for batch in done.iter_batches(batch_size=1, prefetch_batches=0):
-            progress(int(batch["rows"].sum()))
+            if kind := str(batch["kind"][0]):
+                raise getattr(errors, kind)(str(batch["error"][0]))
+            progress(int(batch["rows"][0]))
     except ray.exceptions.RayError as e:
-        cause: BaseException | None = e
-        while cause is not None and not isinstance(cause, RemoraError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is not None:
-            raise type(cause)(*cause.args) from None
-        raise ClusterError(f"embedding failed on a worker: {str(e).strip().splitlines()[-1]}") from e
+        lines = [line for line in str(e).splitlines() if line.strip()]
+        raise ClusterError(f"embedding failed on a worker: {lines[0]}; parts that are done stay done") from e

@@ -56,7 +56,7 @@ def load_encoder(encoder: Encoder) -> Loaded:
     hub, revision = encoder.model, None
     if encoder.model in (known := catalog.entries("vision")):
         entry = catalog.vision(encoder.model)
-        usable = [name for name in known if _compares(catalog.vision(name))]
+        usable = [name for name in known if compares_texts(catalog.vision(name))]
         if entry.hub is None or encoder.model not in usable:
             raise SpecError(f"encoder {encoder.model!r} compares no texts with pictures; known: {', '.join(usable)}")
         hub, revision = entry.hub, entry.revision
@@ -66,7 +66,7 @@ def load_encoder(encoder: Encoder) -> Loaded:
     return Loaded(folder, entry, {"files": resolved_revision(hub, revision), "pixels": rules})
 
 
-def _compares(entry: Vision) -> bool:
+def compares_texts(entry: Vision) -> bool:
     """Whether the published model of an entry has a text tower that transformers loads, and reads one picture size."""
     return not entry.scales and entry.config.get("model_type") in [f"{kind}_vision_model" for kind in KINDS]
 
