@@ -16,6 +16,7 @@ from remora.data.condense import embedding
 from remora.data.condense.embedding import EmbeddingJob, embed_here, identity, load_encoder
 from remora.data.condense.source import picture, read_source, words
 from remora.data.condense.vectors import Vectors
+from remora.data.conversation import Sample, Turn
 from remora.errors import DataError, SpecError
 from remora.spec import MixtureEntry
 from remora.spec.condensation import Encoder
@@ -61,6 +62,11 @@ def test_rows_are_the_encoders_and_the_unreadable_are_named(job, tmp_path):
     ]
     assert "unreadable image" in lost[0]["reason"] and "missing image" in lost[1]["reason"]
     assert lost[2]["reason"] == "sample 'r6' has no picture"
+
+
+def test_a_samples_text_is_what_its_answers_say():
+    turns = (Turn("user", "What?", 1), Turn("assistant", "a cat"), Turn("user", "Where?"), Turn("assistant", "there"))
+    assert words(Sample("1", turns, ())) == "a cat there"
 
 
 def test_only_missing_and_torn_parts_are_made(job):

@@ -193,12 +193,15 @@ def test_files_are_read_in_the_order_of_their_numbers(tmp_path):
     assert [f.stem for f in embedding_files(str(tmp_path))] == [f"img_emb_{i}" for i in range(12)]
 
 
+@pytest.mark.parametrize("order", ["clump first", "shuffled"])
 @pytest.mark.parametrize("side", [3, 64])
-def test_components_are_those_of_a_search(side, monkeypatch):
+def test_components_are_those_of_a_search(side, order, monkeypatch):
     """Long chains and dense clumps, in blocks of cosines of any size."""
     monkeypatch.setattr("remora.data.condense.duplicates.SIDE", side)
-    angles = np.concatenate([np.arange(40) * 0.05, 3 + np.zeros(30), np.random.default_rng(0).uniform(3.5, 6, 60)])
-    rows = np.stack([np.cos(angles), np.sin(angles)], 1)[np.random.default_rng(1).permutation(130)].astype(np.float32)
+    angles = np.concatenate([3 + np.zeros(30), np.arange(40) * 0.05, np.random.default_rng(0).uniform(3.5, 6, 60)])
+    if order == "shuffled":
+        np.random.default_rng(1).shuffle(angles)
+    rows = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
     threshold = float(np.cos(0.06))
     found = components(rows, threshold)
     kept = np.flatnonzero(medians(found, np.arange(130.0)) == np.arange(130))

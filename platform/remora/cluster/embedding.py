@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -69,5 +70,5 @@ def embed_on_cluster(
                 raise getattr(errors, kind)(str(batch["error"][0]))
             progress(int(batch["rows"][0]))
     except ray.exceptions.RayError as e:
-        lines = [line for line in str(e).splitlines() if line.strip()]
-        raise ClusterError(f"embedding failed on a worker: {lines[0]}; parts that are done stay done") from e
+        said = re.search(r"^[\w.]+: .+", str(e), re.MULTILINE)  # below the worker's traceback
+        raise ClusterError(f"embedding failed on a worker: {said[0] if said else type(e).__name__}") from e

@@ -44,7 +44,7 @@ def condense(args: argparse.Namespace) -> None:
         job, embedded = _embedded(spec, source, out, data, args)
         if source and len(source.samples) != len(embedded.images):
             raise DataError(f"{len(source.samples)} records but {len(embedded.images)} embeddings; a row is a record")
-        steps = Condenser(spec, embedded, out / "steps", len(os.sched_getaffinity(0)), heard).run()
+        steps = Condenser(spec, embedded, out / "steps", _threads(), heard).run()
         left_out = job.left_out() if job else _nowhere(steps[0])
         records = records_of(spec.source, data) if spec.source else None
         record = write_output(out, spec, steps, left_out, records, source.images if source else None)
@@ -97,7 +97,7 @@ def _embedded(
     assert spec.encoder and spec.source and source, "the spec checks it"
     key = identity(source, spec.encoder, load_encoder(spec.encoder))
     job = EmbeddingJob(spec.source, data, spec.encoder, out / "steps" / f"embeddings-{key[:16]}", len(source.samples))
-    missing = job.missing()
+    missing = job.missing(_threads())
     say(f"embeddings: {len(job.starts)} parts of {spec.encoder.part:,}, {len(missing)} to make")
     if missing:
         _embed(job, missing, spec, args)
@@ -115,12 +115,16 @@ def _embed(job: EmbeddingJob, missing: list[int], spec: Condensation, args: argp
         say(f"embeddings: {done:,} of {total:,}")
 
     if not (args.address or os.environ.get("RAY_ADDRESS")):
-        embed_here(job, missing, len(os.sched_getaffinity(0)), progress)
+        embed_here(job, missing, _threads(), progress)
         return
     from remora.cluster.embedding import embed_on_cluster
 
     with session(args):
         embed_on_cluster(job, missing, spec.workers, progress)
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0))  # the CPUs that this process may use, in a container too
 
 
 def _nowhere(clusters: Step) -> Iterator[dict[str, Any]]:

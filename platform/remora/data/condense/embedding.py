@@ -22,6 +22,7 @@ from remora import catalog
 from remora.catalog import Vision
 from remora.data.condense.source import Source, picture, read_source, words
 from remora.data.condense.steps import whole
+from remora.data.condense.vectors import ordered
 from remora.data.conversation import Sample
 from remora.data.images import preprocess
 from remora.errors import DataError, SpecError
@@ -120,9 +121,10 @@ class EmbeddingJob:
     def part(self, start: int) -> Path:
         return self.folder / f"part-{start:012d}"
 
-    def missing(self) -> list[int]:
-        """Starts of the parts that are not published; a torn one is made again."""
-        return [start for start in self.starts if not whole(self.part(start))]
+    def missing(self, threads: int = 1) -> list[int]:
+        """Starts of the parts that are not published; a torn one is made again. Reads every part to know."""
+        there = ordered(lambda start: whole(self.part(start)), self.starts, threads)
+        return [start for start, found in zip(self.starts, there, strict=True) if not found]
 
     def files(self, name: str) -> list[Path]:
         return [self.part(start) / f"{name}.npy" for start in self.starts]

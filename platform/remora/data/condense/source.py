@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,33 +25,36 @@ from remora.spec import MixtureEntry
 
 @dataclass(frozen=True)
 class Source:
-    """Samples in the order of the dataset's records, and the digest of all that an embedding follows from."""
+    """A dataset: its file, the folder that its image paths are relative to, its samples in the order of its records."""
 
-    samples: Sequence[Sample]
+    path: Path
     images: Path
-    """The folder that the records' image paths are relative to."""
-    digest: str
+    samples: Sequence[Sample]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that an embedding follows from: the file's bytes, and each picture's size and time of change.
+
+        Pictures are not read, and a missing one is no error here.
+        """
+        seen = hashlib.sha256(sha256_file(self.path).encode())
+        for file in (s.images[0] for s in self.samples if s.images):
+            try:
+                stat = file.stat()
+                seen.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            except OSError:
+                seen.update(f"{file} missing\n".encode())
+        return seen.hexdigest()
 
 
 def read_source(entry: MixtureEntry, data: Path) -> Source:
     """Open a dataset; `data` holds the catalog's.
 
-    The digest covers the JSON file's bytes and each picture's size and time of change. Bytes of pictures are not read
-    here, and a picture that is missing is no error here.
-
     Raises:
         DataError: the file is missing, or a record is not as it should be.
     """
     path, images, _ = locate(entry, data)
-    samples = read_mixture([entry], data)[0]
-    seen = hashlib.sha256(sha256_file(path).encode())
-    for file in (s.images[0] for s in samples if s.images):
-        try:
-            stat = file.stat()
-            seen.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        except OSError:
-            seen.update(f"{file} missing\n".encode())
-    return Source(samples, images, seen.hexdigest())
+    return Source(path, images, read_mixture([entry], data)[0])
 
 
 def records_of(entry: MixtureEntry, data: Path) -> list[Any]:
