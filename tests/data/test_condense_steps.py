@@ -173,7 +173,9 @@ def test_what_does_not_fit_is_told(tmp_path):
         run(tmp_path / "s", read, fewer)
     with pytest.raises(DataError, match=r"500 clusters for 100 embeddings; lower clusters\.count"):
         run(tmp_path / "s", read, read, clusters={"count": 500})
-    with pytest.raises(DataError, match=r"centroid-rank keeps none of \d+ samples"):
+    with pytest.raises(
+        DataError, match=r"centroid-rank keeps nothing of what was left \(clusters 100, duplicates \d+, text-rank \d+\)"
+    ):
         run(tmp_path / "s", read, read, centroid_rank=[0, 0.001])
     (tmp_path / "w").mkdir()
     np.save(tmp_path / "w" / "a.npy", np.zeros((2, 3)))

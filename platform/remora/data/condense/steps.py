@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,56 +84,40 @@ class Condenser:
         Raises:
             DataError: fewer embeddings than clusters, or a step keeps nothing.
         """
-        spec = self.spec
-        clusters = self._step("clusters", self.embeddings, [spec.clusters.model_dump(), spec.seed], self._clusters)
-        steps = [clusters]
+        spec, steps = self.spec, list[Step]()
 
-        def then(name: str, parameters: Any, make: Callable[[Path, np.ndarray], Counts]) -> None:
-            before = steps[-1]
-            rows = before.load("rows") if before is not clusters else np.empty(0)
-            steps.append(self._step(name, before.digest, parameters, lambda folder: make(folder, rows)))
-            if not steps[-1].counts["kept"]:
-                counts = ", ".join(f"{s.name} {s.counts['kept']}" for s in steps[1:])
-                raise DataError(f"{name} keeps none of {before.counts['kept']} samples ({counts}); widen it")
+        def step(name: str, parameters: Any, make: Callable[[Path, Sequence[Step]], Counts]) -> None:
+            steps.append(self._step(name, parameters, steps, make))
 
-        labels, centroids = clusters.load("labels"), clusters.load("centroids")
-
-        def by_text(folder: Path, rows: np.ndarray) -> Counts:
-            assert spec.text_rank and self.texts
-            return _rank(folder, rows, text_similarity(self.images, self.texts, rows, self.threads), *spec.text_rank)
-
-        def by_centroid(folder: Path, rows: np.ndarray) -> Counts:
-            assert spec.centroid_rank
-            scores = centroid_similarity(self.images, labels, centroids, rows, self.threads)
-            return _rank(folder, rows, scores, *spec.centroid_rank)
-
-        def sampled(folder: Path, rows: np.ndarray) -> Counts:
-            assert spec.sample
-            return _keep(folder, rows, drawn(rows, spec.sample, seed_for(spec.seed, "sample")))
-
-        then("duplicates", spec.duplicate, lambda folder, _: self._duplicates(folder, labels, centroids))
-        if spec.text_rank and self.texts:
-            then("text-rank", spec.text_rank, by_text)
+        step("clusters", [spec.clusters.model_dump(), spec.seed], self._clusters)
+        step("duplicates", spec.duplicate, self._duplicates)
+        if spec.text_rank:
+            step("text-rank", spec.text_rank, self._text_rank)
         if spec.centroid_rank:
-            then("centroid-rank", spec.centroid_rank, by_centroid)
+            step("centroid-rank", spec.centroid_rank, self._centroid_rank)
         if spec.sample:
-            then("sample", [spec.sample, spec.seed], sampled)
+            step("sample", [spec.sample, spec.seed], self._sample)
         return steps
 
-    def _step(self, name: str, parent: str, parameters: Any, make: Callable[[Path], Counts]) -> Step:
-        key = digest([RULES, name, parent, parameters])
-        step = Step(name, key, self.folder / f"{name}-{key[:16]}", {})
+    def _step(
+        self, name: str, parameters: Any, before: Sequence[Step], make: Callable[[Path, Sequence[Step]], Counts]
+    ) -> Step:
+        key = digest([RULES, name, before[-1].digest if before else self.embeddings, parameters])
+        folder = self.folder / f"{name}-{key[:16]}"
         seconds = None
-        if not whole(step.folder):
+        if not whole(folder):
             started = time.perf_counter()
-            with publishing(step.folder) as folder:
-                write_json(folder / COUNTS, make(folder))
+            with publishing(folder) as tmp:
+                write_json(tmp / COUNTS, make(tmp, before))
             seconds = time.perf_counter() - started
-        step = replace(step, counts=json.loads((step.folder / COUNTS).read_text()), seconds=seconds)
+        step = Step(name, key, folder, json.loads((folder / COUNTS).read_text()), seconds)
         self.heard(step)
+        if not step.counts["kept"]:
+            so_far = ", ".join(f"{s.name} {s.counts['kept']}" for s in before)
+            raise DataError(f"{name} keeps nothing of what was left ({so_far}); widen it or start from more")
         return step
 
-    def _clusters(self, folder: Path) -> Counts:
+    def _clusters(self, folder: Path, before: Sequence[Step]) -> Counts:
         found = kmeans.fit(self.images, self.spec.clusters, seed_for(self.spec.seed, "clusters"), self.threads)
         labels, distance = kmeans.assign(self.images, found.centroids, self.threads)
         np.save(folder / "centroids.npy", found.centroids)
@@ -148,12 +132,29 @@ class Condenser:
             "mean_distance": distance,
         }
 
-    def _duplicates(self, folder: Path, labels: np.ndarray, centroids: np.ndarray) -> Counts:
+    def _duplicates(self, folder: Path, before: Sequence[Step]) -> Counts:
+        labels, centroids = before[0].load("labels"), before[0].load("centroids")
         kept = duplicates.representatives(self.images, labels, centroids, self.spec.duplicate, self.threads)
         np.save(folder / "representative.npy", kept)
         clustered = kept[kept >= 0]
         largest = int(np.bincount(clustered).max())
         return _keep(folder, clustered, np.flatnonzero(kept == np.arange(len(kept)))) | {"largest": largest}
+
+    def _text_rank(self, folder: Path, before: Sequence[Step]) -> Counts:
+        assert self.spec.text_rank and self.texts, "the spec checks it"
+        rows = before[-1].load("rows")
+        return _rank(folder, rows, text_similarity(self.images, self.texts, rows, self.threads), *self.spec.text_rank)
+
+    def _centroid_rank(self, folder: Path, before: Sequence[Step]) -> Counts:
+        assert self.spec.centroid_rank
+        labels, centroids, rows = before[0].load("labels"), before[0].load("centroids"), before[-1].load("rows")
+        scores = centroid_similarity(self.images, labels, centroids, rows, self.threads)
+        return _rank(folder, rows, scores, *self.spec.centroid_rank)
+
+    def _sample(self, folder: Path, before: Sequence[Step]) -> Counts:
+        assert self.spec.sample
+        rows = before[-1].load("rows")
+        return _keep(folder, rows, drawn(rows, self.spec.sample, seed_for(self.spec.seed, "sample")))
 
 
 def _rank(folder: Path, rows: np.ndarray, scores: np.ndarray, low: float, high: float) -> Counts:
