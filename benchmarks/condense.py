@@ -103,15 +103,18 @@ def sizes(ns: list[int], threads: int) -> None:
     found = {n: measure(n, threads) for n in ns}
     say(f"{threads} threads, {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}; a step's seconds are wall (CPU)\n")
     names = [s["name"] for s in found[ns[0]]["steps"]]
-    say(f"| rows | clusters | {' | '.join(names)} | all | peak RSS GiB | kept by step |")
-    say("|---:" * (len(names) + 4) + "|---|")
+    say(f"| rows | clusters | rounds | {' | '.join(names)} | all | peak RSS GiB | kept by step |")
+    say("|---:" * (len(names) + 5) + "|---|")
     for n, r in found.items():
         seconds = " | ".join(f"{s['seconds']:.1f} ({s['cpu']:.1f})" for s in r["steps"])
         kept = " → ".join(f"{s['kept']:,}" for s in r["steps"])
-        say(f"| {n:,} | {r['clusters']} | {seconds} | {r['wall']:.1f} ({r['cpu']:.1f}) | {r['rss']:.2f} | {kept} |")
+        shape = f"{n:,} | {r['clusters']} | {r['steps'][0]['rounds']}"
+        say(f"| {shape} | {seconds} | {r['wall']:.1f} ({r['cpu']:.1f}) | {r['rss']:.2f} | {kept} |")
     for a, b in itertools.pairwise(ns):
         pairs = zip(found[a]["steps"], found[b]["steps"], strict=True)
-        slopes = ", ".join(f"{s['name']} {math.log(t['cpu'] / s['cpu'], b / a):.2f}" for s, t in pairs)
+        slopes = ", ".join(
+            f"{s['name']} {math.log(t['cpu'] / s['cpu'], b / a):.2f}" for s, t in pairs if s["name"] != "sample"
+        )
         say(f"\nSlopes of CPU seconds from {a:,} to {b:,} rows: {slopes}")
     extrapolate(ns[-1], found[ns[-1]])
 

@@ -84,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--json", type=Path, metavar="FILE", help="check: write what was found to FILE")
     data.add_argument("--seed", type=int, default=0, help="demo: of the split into seen and unseen concepts")
     data.add_argument("--out", type=Path, metavar="DIR", help="condense: its folder (<run folder>/condensed/NAME)")
-    on_cluster(data)
+    data.add_argument("--address", help="condense: Ray cluster that embeds (default: RAY_ADDRESS, or this process)")
+    data.add_argument("--tracking-uri", help="condense: MLflow server (default: as everywhere)")
     mlflow = verb("ui", "open MLflow's pages on the run folder")
     mlflow.add_argument("--port", type=int, default=5000)
     return parser

@@ -87,7 +87,7 @@ def test_again_and_changed(spec, capsys):
     capsys.readouterr()
     condense(spec)
     said = capsys.readouterr().out
-    assert said.count("(was there)") == 4 and "3 parts of 16, 0 to make" in said
+    assert said.count("(was there)") == 4 and "0 of 3 parts to make, 16 samples each" in said
     assert {p.name: p.read_bytes() for p in (out / "dataset").iterdir()} == first
     condense(write_spec(spec.parent, sample=3, centroid_rank=[0.0, 1.0]))
     said = capsys.readouterr().out

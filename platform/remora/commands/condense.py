@@ -98,7 +98,7 @@ def _embedded(
     key = identity(source, spec.encoder, load_encoder(spec.encoder))
     job = EmbeddingJob(spec.source, data, spec.encoder, out / "steps" / f"embeddings-{key[:16]}", len(source.samples))
     missing = job.missing(_threads())
-    say(f"embeddings: {len(job.starts)} parts of {spec.encoder.part:,}, {len(missing)} to make")
+    say(f"embeddings: {len(missing)} of {len(job.starts)} parts to make, {spec.encoder.part:,} samples each")
     if missing:
         _embed(job, missing, spec, args)
     return job, Embedded(Vectors(job.files("images")), Vectors(job.files("texts")), key)
