@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from condense_reference import ranking
 from remora.data.condense.duplicates import components, medians
 from remora.data.condense.filters import ranked
+from remora.data.condense.vectors import Vectors
 
 SHARE = st.integers(0, 100).map(lambda percent: percent / 100)
 RANGE = st.tuples(SHARE, SHARE).filter(lambda r: r[0] < r[1])
@@ -65,3 +68,20 @@ def test_what_is_kept_of_near_copies_follows_no_order(n, seed, threshold):
         return at[medians(components(rows[at], threshold), distances[at])][np.argsort(at)]
 
     assert kept(order).tolist() == kept(np.arange(n)).tolist()
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_rows_are_the_same_however_they_are_cut_into_files(sizes, random):
+    total = sum(sizes)
+    rows = np.random.default_rng(total).standard_normal((total, 3)).astype(np.float32)
+    wanted = np.array(sorted(random.sample(range(total), random.randint(0, total))), int)
+    with TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{i}.npy" for i in range(len(sizes))]
+        for file, part in zip(files, np.split(rows, np.cumsum(sizes)[:-1]), strict=True):
+            np.save(file, part)
+        cut = Vectors(files)
+        assert len(cut) == total
+        np.save(Path(folder) / "whole.npy", rows)
+        assert np.array_equal(cut.take(wanted), Vectors([Path(folder) / "whole.npy"]).take(wanted))
+        assert np.allclose(cut.take(wanted) * np.linalg.norm(rows[wanted], axis=1)[:, None], rows[wanted], atol=1e-6)

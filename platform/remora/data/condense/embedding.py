@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import AutoConfig
 
 from remora import catalog
 from remora.catalog import Vision
@@ -75,22 +76,25 @@ def compares_texts(entry: Vision) -> bool:
 def _described(folder: Path) -> Vision:
     """What the catalog would say of a folder's vision tower."""
     try:
-        tower = json.loads((folder / "config.json").read_text())["vision_config"]
+        tower = AutoConfig.from_pretrained(
+            folder, local_files_only=True
+        ).vision_config  # with what config.json leaves out
         pixels = json.loads((folder / "preprocessor_config.json").read_text())
-        size = pixels.get("crop_size") if pixels.get("do_center_crop") else pixels["size"]
+        crops = pixels.get("do_center_crop", "crop_size" in pixels)
+        size = pixels["crop_size" if crops else "size"]
         side = size if isinstance(size, int) else size.get("height", size.get("shortest_edge"))
         return Vision(
             short=folder.name,
             loader="transformers",
             hub=str(folder),
-            config=tower,
+            config=tower.to_dict(),
             image_size=side,
-            tokens=(side // tower["patch_size"]) ** 2,
-            width=tower["hidden_size"],
-            blocks=tower["num_hidden_layers"],
+            tokens=(side // tower.patch_size) ** 2,
+            width=tower.hidden_size,
+            blocks=tower.num_hidden_layers,
             mean=pixels["image_mean"],
             std=pixels["image_std"],
-            fit="crop" if pixels.get("do_center_crop") else "stretch",
+            fit="crop" if crops else "stretch",
             parameters=0,
             licence="unknown",
             source=str(folder),
