@@ -5,7 +5,7 @@
     │   └── UnknownName   a name that the catalog does not hold
     ├── DataError         a dataset, a picture, a question file
     │   ├── OverLength    a conversation of which no round fits
-    │   └── BrokenPicture a picture that is missing or that no decoder reads
+    │   └── BrokenRecord a picture that is missing or that no decoder reads
     ├── StoreError        the run folder: full, read-only, a lease
     │   └── TornArtifact  files that do not match their manifest
     ├── TrainingError     a stage that cannot run or whose loss is not a number
@@ -38,8 +38,8 @@ class DataError(RemoraError):
     """A dataset, a picture or a question file is missing or unreadable."""
 
 
-class BrokenPicture(DataError):
-    """A picture that is missing, or that no decoder reads: `kind` is that of its problem (docs/data.md)."""
+class BrokenRecord(DataError):
+    """A record that cannot be read, for what it says or for its picture: `kind` is its problem (docs/data.md)."""
 
     def __init__(self, message: str, kind: str = "corrupt-image") -> None:
         super().__init__(message)

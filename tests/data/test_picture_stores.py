@@ -18,7 +18,7 @@ from remora.data import locations
 from remora.data.indexing import open_dataset
 from remora.data.pictures import Picture
 from remora.data.sources import find_source
-from remora.errors import BrokenPicture, DataError
+from remora.errors import BrokenRecord, DataError
 from stores import Store, png, store
 
 PNG = png()
@@ -58,7 +58,7 @@ def test_a_store_that_stays_away_is_named_with_how_often_it_was_asked(shop, word
     assert re.match(
         rf"unreadable image: {re.escape(shop.url('/a.png'))}: after 5 tries in \d+ s: .*{reason}.*; see ", str(e.value)
     )
-    assert not isinstance(e.value, BrokenPicture)  # nothing is known of the picture itself
+    assert not isinstance(e.value, BrokenRecord)  # nothing is known of the picture itself
     assert asked(shop, "/a.png") == (10 if word == "drop" else 5)  # aiohttp asks a second time by itself
 
 
@@ -133,10 +133,10 @@ def test_a_network_file_system_is_tried_again(tmp_path, monkeypatch, number):
 
 def test_a_file_that_is_not_there_is_looked_for_once(tmp_path, monkeypatch):
     monkeypatch.setattr(locations.time, "sleep", lambda _: pytest.fail("tried again"))
-    with pytest.raises(BrokenPicture, match="missing image") as e:
+    with pytest.raises(BrokenRecord, match="missing image") as e:
         Picture(str(tmp_path / "a.png")).open()
     assert e.value.kind == "missing-image"
-    with pytest.raises(BrokenPicture, match="unreadable image"):
+    with pytest.raises(BrokenRecord, match="unreadable image"):
         Picture(str(tmp_path)).open()
 
 

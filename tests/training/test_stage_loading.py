@@ -95,10 +95,10 @@ def test_no_number_of_loaders_changes_a_bit_nor_does_a_change_of_it(job, tmp_pat
     for events in (expected, resumed):
         (dropped,) = [e for e in events if e["event"] == "dropped"]
         assert (dropped["sample"], dropped["entry"], dropped["kind"]) == ("s5", 0, "corrupt-image")
-        assert f"unreadable image: {job.data}/images/5.png" in dropped["reason"]
+        assert f"unreadable image: {Path(job.stage.mixture[0].images)}/5.png" in dropped["reason"]
         assert all(0 <= e["wait"] <= e["wait_max"] for e in events if e["event"] == "step")
         begun = [e["data"] for e in events if e["event"] == "started"]
-        path = job.stage.mixture[0].path
+        path = Path(job.stage.mixture[0].path).name
         assert begun[-1] == [{"dataset": path, "records": 24, "skipped": {"missing-image": 1}}]
     name = f"data/{path}"
     counts = {f"{name}/records": 24, f"{name}/skipped.missing-image": 1, f"{name}/skipped.corrupt-image": 1}
@@ -114,7 +114,7 @@ def test_a_picture_that_no_rule_skips_stops_the_run_and_so_do_too_many(job, tmp_
         return replace(job, stage=stage)
 
     _, said = train(changed(skip=("missing-image",)), tmp_path / "a", rc=1, loaders=1)
-    assert f"BrokenPicture: unreadable image: {job.data}/images/5.png: " in said.splitlines()[-1]
+    assert f"BrokenRecord: unreadable image: {Path(job.stage.mixture[0].images)}/5.png: " in said.splitlines()[-1]
     events, said = train(changed(max_skipped=1 / 24), tmp_path / "b", 2, rc=1)
     line = "1 corrupt-image met while training and 1 records skipped before, of 24, are more than max_skipped 0.0416667"
     assert line in said.splitlines()[-1]

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from remora import catalog
 from remora.catalog.fit import check_composition
+from remora.commands.condense import condense
 from remora.commands.convert import convert
 from remora.commands.indexing import index
 from remora.commands.samples import sections_of, show
@@ -39,6 +40,8 @@ def data(args: argparse.Namespace) -> None:
         check(args, console)
     elif args.what == "index":
         index(args, console)
+    elif args.what == "condense":
+        condense(args, console)
     elif args.what == "convert":
         with _bars(console) as progress:
             convert(args, console, partial(progress, args.target))

@@ -39,7 +39,10 @@ def entries_of(variants: Iterable[Variant]) -> list[MixtureEntry]:
 
 
 def prepare(
-    entries: Iterable[MixtureEntry], args: argparse.Namespace, console: Console
+    entries: Iterable[MixtureEntry],
+    args: argparse.Namespace,
+    console: Console,
+    opening: Callable[..., Dataset] = open_entry,
 ) -> list[tuple[MixtureEntry, Dataset]]:
     """Every entry with its dataset; indexes that are missing or out of date are built, with a bar for each.
 
@@ -57,7 +60,7 @@ def prepare(
                     task = bars.add_task(Path(name).name, total=total)
                 bars.update(task, completed=done)
 
-            found.append((entry, open_entry(entry, args.runs / "data", _spread(args), told)))
+            found.append((entry, opening(entry, args.runs / "data", _spread(args), told)))
     return found
 
 

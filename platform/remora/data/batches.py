@@ -16,7 +16,7 @@ from remora.data.index import Dataset
 from remora.data.order import mixture_order
 from remora.data.packing import deal, group, pack
 from remora.data.prompt import OverLength, Prompter, Tokens
-from remora.errors import BrokenPicture, DataError
+from remora.errors import BrokenRecord, DataError
 from remora.model.vlm import IGNORE, Batch
 from remora.spec import Rows, Stage
 
@@ -162,7 +162,7 @@ class StageData:
         shown = sample.images[: tokens.images]  # not those of rounds that were cut
         try:
             return tokens, [preprocess(p.open(), self.encoder, self.stage.aspect) for p in shown]
-        except BrokenPicture as e:
+        except BrokenRecord as e:
             entry, _ = self.order[position]
             if e.kind not in self.stage.mixture[entry].skip:
                 raise

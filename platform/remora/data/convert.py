@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from remora.data.conversation import image_field, problems
 from remora.data.indexing import Progress, size_of
 from remora.data.locations import is_url, join
 from remora.data.pictures import Picture
-from remora.data.sources import Source, find_source
+from remora.data.sources import find_source
 from remora.data.targets import Item, find_target
 from remora.errors import DataError
 from remora.files import disk_errors
@@ -46,10 +46,9 @@ def convert_dataset(
             target; or the target is there already. Nothing is left of it.
         StoreError: the disk is full or cannot be written.
     """
-    source = find_source(location)
     records = pictures = 0
     with _workshop(target) as folder, find_target(target, folder, images, shard_size) as writer:
-        for item in _items(source, location, images, progress):
+        for item in items(location, images, progress):
             writer.add(item)
             records += 1
             pictures += len(item.pictures)
@@ -59,10 +58,25 @@ def convert_dataset(
     return Converted(records, pictures, notes)
 
 
-def _items(source: Source, location: str, images: str, progress: Progress) -> Iterator[Item]:
+def items(
+    location: str,
+    images: str,
+    progress: Progress = lambda done, total: None,
+    only: Container[int] | None = None,
+) -> Iterator[Item]:
+    """The records of a dataset in order, or those whose numbers are in `only`.
+
+    Raises:
+        DataError: the dataset cannot be read, or one of those records has a problem.
+    """
+    source = find_source(location)
     total, done = sum(size_of(file) for file in source.files), 0
+    row = -1  # of all files together
     for shard in source.shards():
         for number, raw in enumerate(source.read(shard), shard.first):
+            row += 1
+            if only is not None and row not in only:
+                continue
             where = f"{shard.file}: record {number}"
             for kind, problem in problems(raw.record):
                 raise DataError(f"{where}: {problem} ({kind}); find all such: remora data check {location}")

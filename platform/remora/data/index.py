@@ -26,7 +26,7 @@ import numpy as np
 from remora.data.conversation import Sample, Turn
 from remora.data.locations import is_url
 from remora.data.pictures import Picture
-from remora.errors import DataError
+from remora.errors import BrokenRecord, DataError
 
 FORMAT = 1
 """Raise by hand when an index is written differently; those of another format are built anew."""
@@ -93,7 +93,7 @@ class Dataset(Sequence[Sample]):
         """A sample by its number.
 
         Raises:
-            DataError: its record has a problem that leaves nothing to read.
+            BrokenRecord: its record has a problem that leaves nothing to read.
         """
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
@@ -103,7 +103,7 @@ class Dataset(Sequence[Sample]):
         start, end = self._offsets[number : number + 2].tolist()
         if start == end:
             flaw = next(f for f in self.flaws() if f.record == number)
-            raise DataError(f"{self.where(number)}: {flaw.problem}")
+            raise BrokenRecord(f"{self.where(number)}: {flaw.problem}", flaw.kind)
         name, said, shown = json.loads(self._records[start:end].tobytes())
         turns = tuple(
             Turn("assistant", text) if k % 2 else Turn("user", text, images) for k, (text, images) in enumerate(said)

@@ -23,28 +23,37 @@ def locate(entry: MixtureEntry, data: Path) -> tuple[str, str, str]:
         return str(data / known.path), str(data / known.images), hint
     assert entry.path is not None
     location = absolute(entry.path)
-    return (
-        location,
-        absolute(entry.images) if entry.images else picture_folder(location),
-        "; give the path of a dataset",
-    )
+    images = absolute(entry.images) if entry.images else picture_folder(location)
+    return location, images, "; give the path of a dataset"
+
+
+def open_whole(
+    entry: MixtureEntry, data: Path, spread: Spread | None = None, progress: Progress | None = None
+) -> Dataset:
+    """The dataset of a mixture entry with all of its records, broken ones too. Its index is built first if need be.
+
+    Raises:
+        DataError: it is missing or unreadable.
+    """
+    location, images, hint = locate(entry, data)
+    try:
+        return open_dataset(find_source(location), location, images, data / "index", spread, progress)
+    except DataError as e:
+        raise DataError(f"{e}{hint}") from None
 
 
 def open_entry(
     entry: MixtureEntry, data: Path, spread: Spread | None = None, progress: Progress | None = None
 ) -> Dataset:
-    """The dataset of a mixture entry, without what the entry skips. Its index is built first if need be.
+    """The dataset of a mixture entry, without what the entry skips; see `open_whole`.
 
     Raises:
         DataError: it is missing or unreadable; it has problems that the entry does not skip; or it skips more than
             the entry allows. The first such record is named, and how many there are of each kind.
     """
-    location, images, hint = locate(entry, data)
+    location, *_ = locate(entry, data)
     check = f"remora data check {entry.dataset or location}"
-    try:
-        whole = open_dataset(find_source(location), location, images, data / "index", spread, progress)
-    except DataError as e:
-        raise DataError(f"{e}{hint}") from None
+    whole = open_whole(entry, data, spread, progress)
     bad = {kind: n for kind, n in whole.counts.items() if kind not in NOTED and kind not in entry.skip}
     if bad:
         first = next(flaw for flaw in whole.flaws() if flaw.kind in bad)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from remora.data.locations import Unreachable, read
-from remora.errors import BrokenPicture, DataError
+from remora.errors import BrokenRecord, DataError
 
 UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
 """What Pillow's decoders raise for a broken file."""
@@ -50,15 +50,15 @@ class Picture:
         """The picture as RGB.
 
         Raises:
-            BrokenPicture: it is missing or cannot be decoded.
+            BrokenRecord: it is missing or cannot be decoded.
             DataError: its store is away, or it is not what was indexed.
         """
         try:
             content = self.read()
         except FileNotFoundError:
-            raise BrokenPicture(f"missing image: {self}; put it there or remove its record", "missing-image") from None
+            raise BrokenRecord(f"missing image: {self}; put it there or remove its record", "missing-image") from None
         except OSError as e:
-            raise BrokenPicture(f"unreadable image: {self}: {e}; replace the file or remove its record") from None
+            raise BrokenRecord(f"unreadable image: {self}: {e}; replace the file or remove its record") from None
         if self.sha256 and hashlib.sha256(content).hexdigest() != self.sha256:
             raise DataError(f"changed image: {self} is not what it was when this run began; run the same command again")
         return decode(content, str(self))
@@ -73,13 +73,13 @@ def decode(content: bytes, name: str) -> Image.Image:
     """A picture file's bytes as RGB.
 
     Raises:
-        BrokenPicture: no decoder reads them to their end.
+        BrokenRecord: no decoder reads them to their end.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
             return to_rgb(image)
     except UNREADABLE as e:
-        raise BrokenPicture(f"unreadable image: {name}: {_reason(e)}; replace the file or remove its record") from None
+        raise BrokenRecord(f"unreadable image: {name}: {_reason(e)}; replace the file or remove its record") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

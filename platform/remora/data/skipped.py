@@ -22,8 +22,8 @@ class Skipped:
         self._since: list[dict[str, str]] = [{} for _ in mixture]  # sample id -> kind
 
     def name(self, entry: int) -> str:
-        """The entry's dataset, or the path that it gives."""
-        return self._mixture[entry].dataset or str(self._mixture[entry].path)
+        """The entry's dataset, or the last part of the path that it gives: MLflow's names hold no empty parts."""
+        return self._mixture[entry].dataset or str(self._mixture[entry].path).rstrip("/").rpartition("/")[2]
 
     def add(self, entry: int, sample: str, kind: str) -> None:
         """One more of an entry; a sample counts once, however often an epoch reads it.

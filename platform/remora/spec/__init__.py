@@ -1,6 +1,7 @@
 """What a user writes: variants, recipes, stages, mixtures and spaces, as strict YAML."""
 
 from remora.spec.base import Spec, load, parse_yaml, read_yaml, validate
+from remora.spec.condensation import Condensation
 from remora.spec.recipe import PARTS, Lora, MixtureEntry, PartTuning, Recipe, Stage, Tuning
 from remora.spec.variant import Champion, Cluster, Job, Rows, Space, Variant
 
@@ -8,6 +9,7 @@ __all__ = [
     "PARTS",
     "Champion",
     "Cluster",
+    "Condensation",
     "Job",
     "Lora",
     "MixtureEntry",

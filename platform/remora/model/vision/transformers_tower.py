@@ -107,7 +107,7 @@ def transformers_tower(entry: Vision, pretrained: bool) -> Tower:
         return TransformersTower(AutoModel.from_config(config), total, entry.prefix)
     assert entry.hub is not None, "the catalog checks it"
     folder = snapshot(entry.hub, entry.revision)
-    with _quiet():
+    with quiet():
         try:
             # transformers' own loading also knows the names that older checkpoints use, and passes over a text tower.
             net, found = AutoModel.from_pretrained(
@@ -145,7 +145,7 @@ def _check(tower: TransformersTower, found: Mapping[str, Any], folder: Path) -> 
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bar, and no table of every weight of the text tower that is passed over."""
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)

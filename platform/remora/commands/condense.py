@@ -1,0 +1,137 @@
+"""`remora data condense`: choose the part of a dataset that is worth training on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from remora import tracking
+from remora.commands.indexing import prepare
+from remora.commands.run import say, session
+from remora.data.condense.embedding import EmbeddingJob, embed_here, identity, load_encoder
+from remora.data.condense.output import write_output
+from remora.data.condense.source import embedding_files, files_digest, kept_items
+from remora.data.condense.steps import Condenser, Embedded, Step
+from remora.data.condense.vectors import Vectors
+from remora.data.index import Dataset
+from remora.data.mixture import locate, open_whole
+from remora.errors import DataError
+from remora.files import digest, disk_errors
+from remora.spec import Condensation, load
+
+
+def condense(args: argparse.Namespace, console: Console) -> None:
+    """Embed what is not embedded, make the steps that are not there, write the dataset.
+
+    Raises:
+        DataError: no spec is given, or its source and embeddings do not fit.
+    """
+    spec = load(Condensation, str(args.target))
+    out = (args.out or args.runs / "condensed" / spec.name).expanduser().absolute()
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    data = args.runs / "data"
+    source = prepare([spec.source], args, console, open_whole)[0][1] if spec.source else None
+    tracker = tracking.Tracker(args.runs, args.tracking_uri)
+    tracker.prepare()
+    with _recorded(tracker, spec, source) as heard:
+        job, embedded = _embedded(spec, source, out, args)
+        if source and source.records != len(embedded.images):
+            raise DataError(f"{source.records} records but {len(embedded.images)} embeddings; a row is a record")
+        steps = Condenser(spec, embedded, out / "steps", _threads(), heard).run()
+        left_out = job.left_out() if job else _nowhere(steps[0])
+        records = kept_items(spec.source, data, steps[-1].load("rows")) if spec.source else None
+        images = locate(spec.source, data)[1] if spec.source else None
+        record = write_output(out, spec, steps, left_out, records, images)
+        heard(record)
+    for kind, count in record["left_out"]["counts"].items():
+        say(f"left out: {count:,} {kind} ({out / 'dataset' / 'left-out.jsonl'})")
+    say(f"kept: {record['kept']:,} ({out / 'dataset'})")
+    if "mixture" in record:
+        say("in a stage's mixture:\n" + yaml.safe_dump([record["mixture"]], sort_keys=False, width=1000).rstrip())
+
+
+@contextmanager
+def _recorded(
+    tracker: tracking.Tracker, spec: Condensation, source: Dataset | None
+) -> Iterator[Callable[[Step | dict[str, Any]], None]]:
+    """One MLflow run for the block; the function takes each step, then the record, and says the steps aloud."""
+    key = digest([spec.model_dump(mode="json"), source.digest if source else None])
+    run = tracker.start(
+        "condense", key=f"condense/{key}", tags={"remora.kind": "condense"}, params=spec.model_dump(mode="json")
+    )
+
+    def heard(found: Step | dict[str, Any]) -> None:
+        if isinstance(found, dict):
+            tracker.metrics(run, {"left_out": found["left_out"]["counts"], "kept": found["kept"]})
+            tracker.text(run, json.dumps(found, indent=1), "manifest.json")
+            return
+        shown = {name: f"{n:,}" if isinstance(n, int) else f"{n:.4f}" for name, n in found.counts.items()}
+        counts = ", ".join(f"{name} {n}" for name, n in shown.items())
+        say(f"{found.name}: {counts} " + (f"({found.seconds:.1f} s)" if found.seconds is not None else "(was there)"))
+        seconds = {"seconds": found.seconds} if found.seconds is not None else {}
+        tracker.metrics(run, {found.name: {**found.counts, **seconds}})
+
+    try:
+        yield heard
+    except BaseException:
+        tracker.finish(run, "FAILED")
+        raise
+    tracker.finish(run)
+
+
+def _embedded(
+    spec: Condensation, source: Dataset | None, out: Path, args: argparse.Namespace
+) -> tuple[EmbeddingJob | None, Embedded]:
+    """The embeddings that are given, or those of the source, made where they are missing."""
+    if given := spec.embeddings:
+        images = embedding_files(given.images)
+        texts = embedding_files(given.texts) if given.texts else []
+        key = digest([files_digest(images), files_digest(texts)])
+        return None, Embedded(Vectors(images), Vectors(texts) if texts else None, key)
+    assert spec.encoder and spec.source and source, "the spec checks it"
+    key = identity(source, spec.encoder, load_encoder(spec.encoder))
+    job = EmbeddingJob(source.folder, spec.encoder, out / "steps" / f"embeddings-{key[:16]}", source.records)
+    missing = job.missing(_threads())
+    say(f"embeddings: {len(missing)} of {len(job.starts)} parts to make, {spec.encoder.part:,} samples each")
+    if missing:
+        _embed(job, missing, spec, args)
+    return job, Embedded(Vectors(job.files("images")), Vectors(job.files("texts")), key)
+
+
+def _embed(job: EmbeddingJob, missing: list[int], spec: Condensation, args: argparse.Namespace) -> None:
+    """On the Ray cluster that --address or RAY_ADDRESS names, else in this process."""
+    done = 0
+    total = sum(min(start + job.encoder.part, job.rows) - start for start in missing)
+
+    def progress(rows: int) -> None:
+        nonlocal done
+        done += rows
+        say(f"embeddings: {done:,} of {total:,}")
+
+    if not (args.address or os.environ.get("RAY_ADDRESS")):
+        embed_here(job, missing, _threads(), progress)
+        return
+    from remora.cluster.embedding import embed_on_cluster
+
+    with session(args):
+        embed_on_cluster(job, missing, spec.workers, progress)
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0))  # the CPUs that this process may use, in a container too
+
+
+def _nowhere(clusters: Step) -> Iterator[dict[str, Any]]:
+    """Rows of given embeddings that have no direction."""
+    for row, label in enumerate(clusters.load("labels")):
+        if label < 0:
+            yield {"row": row, "kind": "no-embedding", "reason": "zeros, or a number that is not finite"}

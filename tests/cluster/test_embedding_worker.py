@@ -1,0 +1,25 @@
+"""What a Ray worker does with a batch, without Ray: publish the part, or hand a person's error back as a row."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dual_encoders import write_encoder, write_pictures
+from remora.cluster.embedding import _Worker
+from remora.data.condense.embedding import EmbeddingJob
+from remora.data.mixture import open_whole
+from remora.spec import MixtureEntry
+from remora.spec.condensation import Encoder
+
+
+def test_a_part_is_published_and_an_error_is_a_row(tmp_path):
+    write_encoder(tmp_path / "clip")
+    entry = MixtureEntry(path=str(write_pictures(tmp_path, 5, {})), images=str(tmp_path / "images"))
+    index = open_whole(entry, tmp_path).folder
+    job = EmbeddingJob(index, Encoder(model=str(tmp_path / "clip"), part=3), tmp_path / "out", 5)
+    worker = _Worker(job, 1)
+    assert [int(worker({"start": np.array([start])})["rows"][0]) for start in (0, 3)] == [3, 2]
+    assert job.missing() == []
+    (tmp_path / "clip" / "tokenizer.json").write_text("{")
+    row = _Worker(job, 1)({"start": np.array([0])})
+    assert row["kind"].tolist() == ["DataError"] and "unreadable encoder" in row["error"][0] and not row["rows"][0]
