@@ -471,3 +471,15 @@ def test_single_files_are_read_over_http(tmp_path, server):
     refused(f"{server}/none.parquet", r"missing dataset file: http.*none\.parquet")
     shutil.copy(tmp_path / "0.png", tmp_path / "broken.tar")
     refused(f"{server}/broken.tar", r"unreadable dataset file: http.*broken\.tar")
+
+
+def test_a_store_that_fails_in_its_own_way_is_refused_in_one_line(memory, monkeypatch):
+    class LibraryError(Exception):
+        """As aiohttp, httpx and botocore have them: of no kind that Python knows."""
+
+    def fail(*args, **how):
+        raise LibraryError("no\nroute")
+
+    monkeypatch.setattr(type(memory), "_open", fail)
+    refused("memory://set/a.parquet", r"unreadable dataset file: memory://set/a\.parquet: .*no route")
+    refused("nosuch://set/a.parquet", "unreadable dataset file: nosuch://set/a.parquet: .*Protocol not known")
