@@ -1,6 +1,6 @@
 """What the ranks of a test run: a few steps of a stage, then a dump of what the engine holds. Started by torchrun.
 
-torchrun --nproc-per-node 2 ranks.py job.json out.json [--die-after STEP] [--mixed]
+torchrun --nproc-per-node 2 ranks.py job.json out.json [--die-after STEP] [--die-in STEP] [--ledger NAME]
 """
 
 from __future__ import annotations
@@ -12,14 +12,50 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from remora.model.seeds import seed_for
 from remora.training import stage
+from remora.training.engine import Engine
 from remora.training.journal import JOURNAL, read
+
+
+def option(name: str) -> str | None:
+    return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else None
+
+
+def keep_ledger(job: stage.StageJob, file: Path, die_in: int | None) -> None:
+    """Write down the positions of the samples of every step that was taken, as this rank's backward passes met them.
+
+    In step `die_in` the process ends in the middle: its passes were made, its optimiser step was not.
+    """
+    first = seed_for(job.seed, f"order/{job.stage.name}") >> 16  # the key of the sample at position 0
+    backward, step = Engine.backward, Engine.step
+    met: list[int] = []
+
+    def noted_backward(self, batch, *more):
+        if batch.supervised:
+            met.extend((batch.keys - first).tolist())
+        return backward(self, batch, *more)
+
+    def noted_step(self, rates):
+        steps = [p // job.stage.batch for p in met]
+        if die_in is not None and die_in in steps:
+            dist.barrier()
+            os._exit(9)
+        taken = step(self, rates)
+        with file.open("a") as f:
+            f.write(json.dumps({"step": steps[0] if steps else None, "positions": met}) + "\n")
+        met.clear()
+        return taken
+
+    Engine.backward, Engine.step = noted_backward, noted_step
 
 
 def main() -> None:
     job = stage.StageJob.from_json(Path(sys.argv[1]).read_text())
     dist.init_process_group("gloo")
-    die_after = int(sys.argv[sys.argv.index("--die-after") + 1]) if "--die-after" in sys.argv else None
+    die_after, die_in = (int(s) if (s := option(name)) else None for name in ("--die-after", "--die-in"))
+    if name := option("--ledger"):
+        keep_ledger(job, job.folder / f"ledger-{name}-{dist.get_rank()}.jsonl", die_in)
 
     def on_checkpoint(step: int, loss: float, folder: Path | None) -> None:
         if step == die_after:

@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 
 from remora.catalog import llm
 from remora.data.mixture import read_mixture
+from remora.data.order import MixtureOrder
 from remora.model.llm import create_from_scratch
 from remora.model.parts import PartRef
+from remora.model.seeds import seed_for
 from remora.spec import Cluster, Stage
 from remora.training.stage import StageJob
 from tiny import shrunk
@@ -157,6 +159,25 @@ def test_a_killed_run_goes_on_where_it_was(job, reference, tmp_path, before, aft
         for part in ("connector", "llm", "vision"):
             a, b = (load_file(f / "parts" / part / "model.safetensors") for f in (tmp_path / "whole", folder))
             assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+@pytest.mark.e2e
+def test_every_sample_is_learnt_from_once_an_epoch_through_kills_and_other_numbers_of_workers(job, tmp_path) -> None:
+    """The ledger: which samples the backward passes of each step met, on 1, 2 and 1 workers, killed in between."""
+    folder, cluster = tmp_path / "work", {"micro_batch": 2, "rows": "padded"}
+    run(job, folder, 1, "--ledger", "a", "--die-in", "3", rc=9, **cluster)
+    run(job, folder, 2, "--ledger", "b", "--die-in", "3", rc=9, **cluster)
+    run(job, folder, 1, "--ledger", "c", **cluster)
+    ledger: dict[str, dict[int, list[int]]] = {}
+    for file in folder.glob("ledger-*.jsonl"):
+        for line in map(json.loads, file.read_text().splitlines()):
+            ledger.setdefault(file.name[7], {}).setdefault(line["step"], []).extend(line["positions"])
+    assert {name: sorted(steps) for name, steps in ledger.items()} == {"a": [0, 1, 2], "b": [2], "c": [2, 3]}
+    for steps in ledger.values():  # a step that is taken again reads what it read
+        assert all(sorted(read) == list(range(6 * step, 6 * step + 6)) for step, read in steps.items())
+    order = MixtureOrder([12], [1.0], seed_for(job.seed, f"order/{job.stage.name}"))
+    learnt = [order[p] for step in range(4) for p in (ledger["c"].get(step) or ledger["a"][step])]
+    assert sorted(learnt[:12]) == sorted(learnt[12:]) == [(0, i) for i in range(12)]
 
 
 @pytest.fixture(scope="module")
