@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +27,7 @@ EXAMPLES = 5
 WAITING = 1_000
 """Pictures that wait for a thread before reading of records goes on."""
 
-NOTED = {"duplicate-id", "oversized-image", "over-length"}
+NOTED = frozenset({"duplicate-id", "oversized-image", "over-length"})
 """Kinds that a training run lives with: it says so and goes on. All others stop it, or teach nothing."""
 
 
@@ -36,6 +36,8 @@ class Report:
     """What a dataset holds, and what is wrong with it."""
 
     location: str
+    skip: frozenset[str] = frozenset()
+    """Kinds of problems whose records are left out."""
     records: int = 0
     pictures: int = 0
     text_only: int = 0
@@ -48,9 +50,14 @@ class Report:
     """Kind -> its first examples, each named by file and record number."""
 
     @property
+    def tolerated(self) -> frozenset[str]:
+        """Kinds that a training run lives with."""
+        return NOTED | self.skip
+
+    @property
     def fatal(self) -> int:
         """Problems that a training run does not live with."""
-        return sum(n for kind, n in self.counts.items() if kind not in NOTED)
+        return sum(n for kind, n in self.counts.items() if kind not in self.tolerated)
 
     def add(self, kind: str, where: str, problem: str) -> None:
         self.counts[kind] += 1
@@ -67,7 +74,10 @@ class Report:
             self.folders[names[0].rpartition("/")[0]] += 1
 
     def as_json(self) -> dict[str, Any]:
-        kinds = {k: {"count": n, "fatal": k not in NOTED, "examples": self.examples[k]} for k, n in self.counts.items()}
+        kinds = {
+            k: {"count": n, "fatal": k not in self.tolerated, "examples": self.examples[k]}
+            for k, n in self.counts.items()
+        }
         counts = {"records": self.records, "text_only": self.text_only, "pictures": self.pictures}
         counts |= {"fatal": self.fatal}
         return {"location": self.location, **counts, "problems": kinds}
@@ -78,17 +88,19 @@ def check_dataset(
     images: str,
     prompter: Prompter | None = None,
     max_length: int | None = None,
+    skip: Collection[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Read every record of a dataset and decode every picture that it shows.
 
     With a prompter each conversation is also rendered: too long for `max_length`, or nothing supervised, is found too.
+    `skip` are kinds of problems whose records its mixture entry leaves out.
     `progress` is told bytes of records, of how many.
 
     Raises:
         DataError: the dataset cannot be read at all.
     """
-    report, source = Report(location), find_source(location)
+    report, source = Report(location, frozenset(skip)), find_source(location)
     total, done = sum(size_of(file) for file in source.files), 0
     ids: dict[str, str] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock

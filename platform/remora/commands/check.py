@@ -1,0 +1,117 @@
+"""`remora data check`: a dataset, or all that a variant's or a space's stages read, rendered as they will be."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from remora import catalog
+from remora.catalog.fit import check_composition
+from remora.data.check import Report, check_dataset
+from remora.data.layout import count_differences, layout
+from remora.data.locations import absolute
+from remora.data.mixture import locate
+from remora.data.prompt import Prompter
+from remora.data.sources import picture_folder
+from remora.errors import DataError
+from remora.model.llm import load_tokenizer, pretrained_folder
+from remora.reporting.datasets import print_layout
+from remora.spec import MixtureEntry
+from remora.stages import Store, read_variants, resolve_stages
+
+
+@dataclass(frozen=True)
+class Target:
+    """A dataset to check, and how a stage reads it, if one does."""
+
+    location: str
+    images: str
+    hint: str
+    """What to do if it is missing."""
+    prompter: Prompter | None = None
+    max_length: int | None = None
+    skip: tuple[str, ...] = ()
+
+
+def check(args: argparse.Namespace, console: Console, progress: Callable[[str, int, int], None]) -> None:
+    """Read all of it and say what is wrong.
+
+    Raises:
+        DataError: something is that stops a training run or teaches nothing.
+    """
+    named = catalog.dataset(args.target) if args.target in catalog.entries("datasets") else None
+    if named:
+        print_layout(console, layout(named, Store(args.runs).data))
+    reports = []
+    for t in _targets(args, console):
+        try:
+            told = partial(progress, t.location)
+            reports.append(check_dataset(t.location, t.images, t.prompter, t.max_length, t.skip, told))
+        except DataError as e:
+            raise DataError(f"{e}{t.hint}") from None
+    for report in reports:
+        _say(report, console)
+        for line in count_differences(named, report.records, report.text_only, report.folders) if named else ():
+            console.print(f"  {line}", style="bold red", highlight=False)
+    if args.json:
+        args.json.write_text(json.dumps([r.as_json() for r in reports], indent=1) + "\n")
+    if fatal := sum(r.fatal for r in reports):
+        raise DataError(f"{fatal:,} problems would stop a training run or teach nothing; mend or remove those records")
+    console.print("nothing that would stop a training run")
+
+
+def _say(report: Report, console: Console) -> None:
+    counts = f"{report.records:,} records, {report.pictures:,} pictures"
+    console.print(f"[bold]{report.location}[/]: {counts}", highlight=False)
+    for kind, count in report.counts.most_common():
+        lived = "" if kind not in report.tolerated else " (skipped)" if kind in report.skip else " (noted)"
+        console.print(f"  {kind}: {count:,}{lived}", highlight=False)
+        for example in report.examples[kind]:
+            console.print(f"    {example}", markup=False, highlight=False)
+
+
+def _targets(args: argparse.Namespace, console: Console) -> Iterator[Target]:
+    if args.target in catalog.entries("datasets"):
+        yield Target(*locate(MixtureEntry(dataset=args.target), Store(args.runs).data))
+    elif args.target.endswith((".yaml", ".yml")):
+        yield from _read_by_stages(args, console)
+    else:
+        location = absolute(args.target)
+        images = absolute(args.images) if args.images else picture_folder(location)
+        yield Target(location, images, "; give the path of a dataset")
+
+
+def _read_by_stages(args: argparse.Namespace, console: Console) -> Iterator[Target]:
+    """What the stages read; what several read alike is checked once."""
+    store = Store(args.runs)
+    tokenizers: dict[str, PreTrainedTokenizerBase | None] = {}
+    seen = set()
+    for variant in read_variants(args.target):
+        vision, connector, llm = (
+            catalog.vision(variant.vision),
+            catalog.connector(variant.connector),
+            catalog.llm(variant.llm),
+        )
+        embeddings = check_composition(vision, connector, llm)
+        if variant.llm not in tokenizers:
+            tokenizers[variant.llm] = None
+            if llm.loader == "scratch":
+                console.print(f"lengths are not checked: {variant.llm} has no tokenizer before its first stage")
+            else:
+                folder = pretrained_folder(variant.llm, llm, store.cache / "llm")
+                tokenizers[variant.llm] = load_tokenizer(folder)
+        tokenizer = tokenizers[variant.llm]
+        for stage in resolve_stages(variant):
+            prompter = Prompter(catalog.template(stage.template), tokenizer, embeddings) if tokenizer else None
+            rendered = (variant.llm, stage.template, embeddings, stage.max_length) if tokenizer else ()
+            for entry in stage.mixture:
+                place = locate(entry, store.data)
+                if (key := (*place[:2], entry.skip, *rendered)) not in seen:
+                    seen.add(key)
+                    yield Target(*place, prompter, stage.max_length, entry.skip)
