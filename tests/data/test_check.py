@@ -79,6 +79,20 @@ def test_a_picture_of_several_records_is_named_for_each(tmp_path):
     assert [int(re.search(r"record (\d+)", e)[1]) for e in report.examples["missing-image"]] == [0, 1, 2, 3, 4]
 
 
+def test_what_a_mixture_skips_is_counted_and_not_fatal(broken, tmp_path, capsys):
+    file, _ = broken
+    report = check_dataset(str(file), str(file.parent), skip=["corrupt-image"])
+    assert report.counts["corrupt-image"] == 2 and report.fatal == 11
+    mixture = [{"path": str(tmp_path / "one.json"), "skip": ["missing-image"], "max_skipped": 1}]
+    (tmp_path / "one.json").write_text(json.dumps([record("<image>", "b", image="none.jpg"), record("a", "b")]))
+    stages = {name: {"mixture": mixture} for name in ("language", "align", "finetune")}
+    variant = {"vision": "efficientnet-lite0", "connector": "mlp2x_gelu", "llm": "demo-2m", "recipe": "base"}
+    (tmp_path / "variant.yaml").write_text(json.dumps(variant | {"overrides": stages}))
+    main(["data", "check", str(tmp_path / "variant.yaml")])
+    said = capsys.readouterr().out
+    assert said.count("missing-image: 1 (skipped)") == 1 and "nothing that would stop a training run" in said
+
+
 def test_lengths_and_masks_are_found_with_a_prompter(tmp_path, tiny_tokenizer):
     long = record("q", "a", "q", "a " * 60)
     (tmp_path / "train.json").write_text(json.dumps([record("q", "a"), long, record("q " * 60, "a")]))

@@ -74,10 +74,8 @@ class Report:
             self.folders[names[0].rpartition("/")[0]] += 1
 
     def as_json(self) -> dict[str, Any]:
-        kinds = {
-            k: {"count": n, "fatal": k not in self.tolerated, "examples": self.examples[k]}
-            for k, n in self.counts.items()
-        }
+        fatal = self.counts.keys() - self.tolerated
+        kinds = {k: {"count": n, "fatal": k in fatal, "examples": self.examples[k]} for k, n in self.counts.items()}
         counts = {"records": self.records, "text_only": self.text_only, "pictures": self.pictures}
         counts |= {"fatal": self.fatal}
         return {"location": self.location, **counts, "problems": kinds}
