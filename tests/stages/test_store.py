@@ -130,6 +130,7 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
 
 def test_preparing_again_keeps_the_start(tmp_path: Path) -> None:
     from remora.data.demo import build_demo
+    from remora.data.mixture import read_mixture
 
     store = Store(tmp_path)
     build_demo(store.data / "demo", limit=3)
@@ -137,7 +138,8 @@ def test_preparing_again_keeps_the_start(tmp_path: Path) -> None:
         update={"mixture": Stage(**{**STAGE.model_dump(), "mixture": ["demo-language"]}).mixture, "template": "brief",
                 "tune": Tuning(vision="absent", connector="absent", llm="full")}
     )  # fmt: skip
-    run = StageRun("f" * 64, stage, None, (("llm", "demo-2m"),), 0)
+    datasets = tuple(d.folder for d in read_mixture(stage.mixture, store.data))
+    run = StageRun("f" * 64, stage, None, (("llm", "demo-2m"),), 0, datasets)
     job = store.prepare(run, Cluster())
     start = (job.parts["llm"].folder / "model.safetensors").stat().st_mtime_ns
     assert store.prepare(run, Cluster()).parts == job.parts
