@@ -31,7 +31,7 @@ def main() -> None:
         record["conversations"][0]["value"] = record["conversations"][0]["value"].removeprefix("<image>\n")
     words.write_text(json.dumps(records))
     lines = ["# Checking datasets", "", "`python benchmarks/check.py`", ""]
-    lines += [f"{platform.machine()}, {os.cpu_count()} CPU cores, 24 GiB, 2026-11-21; other work ran beside it.", ""]
+    lines += [f"{platform.machine()}, {os.cpu_count()} CPU cores, 24 GiB, 2026-11-21.", ""]
     lines += [" ".join((__doc__ or "").split("\n\n")[1].split()), ""]
     lines += ["| what | threads | seconds | core seconds | records/s | pictures/s |", "|---|---|---|---|---|---|"]
     for what, location in (("with pictures", file), ("words alone", words)):

@@ -101,7 +101,7 @@ def main() -> None:
     file, images = make(folder, RECORDS)
     lines = ["# Indexes of datasets", "", "`python benchmarks/index.py`", ""]
     lines += [
-        f"{platform.machine()}, {os.cpu_count()} CPU cores, 24 GiB, ext4, 2026-11-21; other work ran beside it.",
+        f"{platform.machine()}, {os.cpu_count()} CPU cores, 24 GiB, ext4, 2026-11-21.",
         "",
     ]
     lines += [" ".join((__doc__ or "").split("\n\n")[1].split()), ""]
