@@ -31,10 +31,10 @@ def keep_ledger(job: stage.StageJob, file: Path, die_in: int | None) -> None:
     backward, step = Engine.backward, Engine.step
     met: list[int] = []
 
-    def noted_backward(self, batch, *more):
+    def noted_backward(self, batch, tokens, last):
         if batch.supervised:
             met.extend((batch.keys - first).tolist())
-        return backward(self, batch, *more)
+        return backward(self, batch, tokens, last)
 
     def noted_step(self, rates):
         steps = [p // job.stage.batch for p in met]
