@@ -3,7 +3,7 @@
 from remora.spec.base import Spec, load, parse_yaml, read_yaml, validate
 from remora.spec.condensation import Condensation
 from remora.spec.recipe import PARTS, Lora, MixtureEntry, PartTuning, Recipe, Stage, Tuning
-from remora.spec.variant import Champion, Cluster, Job, Rows, Space, Variant
+from remora.spec.variant import Champion, Cluster, Job, Precision, Rows, Space, Variant
 
 __all__ = [
     "PARTS",
@@ -14,6 +14,7 @@ __all__ = [
     "Lora",
     "MixtureEntry",
     "PartTuning",
+    "Precision",
     "Recipe",
     "Rows",
     "Space",

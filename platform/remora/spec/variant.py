@@ -10,14 +10,26 @@ from pydantic import Field
 from remora.spec.base import Spec
 
 Rows = Literal["packed", "padded"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class Cluster(Spec):
-    """Where and how a stage runs. Nothing here changes a result, so nothing here is part of a stage run's identity."""
+    """Where and how a stage runs. Only `precision` changes a result, so it alone is part of a stage run's identity."""
 
     workers: int = Field(1, ge=1)
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
+    memory_per_worker: float = Field(0, ge=0)
+    """GiB that Ray sets aside for a worker; 0 for no claim."""
+    accelerator: str | None = None
+    """The kind of GPU that Ray is to choose, by Ray's name for it (H100, A100-80G, L4)."""
+    precision: Precision = "fp32"
+    """What the model computes in. Trained weights, their gradients' sums and AdamW's state are fp32 in any case."""
+    activation_checkpointing: bool = False
+    """Keep only what enters each block, and compute the rest again for the backward pass: a third more work for a
+    fraction of the memory."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What the host's memory holds while a GPU computes: AdamW's state (ZeRO 2, 3), or weights as well (ZeRO 3)."""
     micro_batch: int = Field(16, ge=1)
     """How much one worker puts through the model at once: packed, up to this times max_length tokens; padded, this many
     samples. So no pass holds more than this times max_length tokens, but packed passes come near it wherever a step has
