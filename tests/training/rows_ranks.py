@@ -13,11 +13,12 @@ from pathlib import Path
 import torch.distributed as dist
 
 from remora.training import stage
+from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read
 
 
 def main() -> None:
-    job = stage.StageJob.from_json(Path(sys.argv[1]).read_text())
+    job = StageJob.from_json(Path(sys.argv[1]).read_text())
     dist.init_process_group("gloo")
     out = {}
     for name, cluster in json.loads(sys.argv[3]).items():

@@ -18,7 +18,7 @@ from remora.data.mixture import read_mixture
 from remora.model.llm import create_from_scratch
 from remora.model.parts import PartRef
 from remora.spec import Cluster, Stage
-from remora.training.stage import StageJob
+from remora.training.job import StageJob
 from standins import small_llm
 
 RANKS = Path(__file__).with_name("rows_ranks.py")
