@@ -4,9 +4,9 @@
     python benchmarks/train.py demo-2m       # one model, without writing
 
 The baseline is transformers' own LLaVA class in a plain loop: samples padded as they come, logits of every position,
-torch's AdamW as it is by default. It starts from our weights (our export, its stock llava layout) and reads our samples,
-so its losses have to be ours. Below it stand the levers, each switched off with all else as it is. Every measurement is
-a process of its own; processes take turns, so that a busy minute of the machine meets all of them.
+torch's AdamW as it is by default. It starts from our weights (our export, its stock llava layout) and reads our
+samples, so its losses have to be ours. Below it stand the levers, each switched off with all else as it is. Every
+measurement is a process of its own; processes take turns, so that a busy minute of the machine meets all of them.
 
 Lengths are those of LLaVA's mix-665k as benchmarks/packing.py simulates them, made shorter by the ratio of a picture's
 tokens to CLIP's 576. Weights, words and pixels are random.
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
 import random
@@ -26,19 +25,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from packing import IMAGE as CLIP_TOKENS
 from packing import MAX_LENGTH, SOURCES, SYSTEM
 
-BATCH, MICRO_BATCH = 16, 4
+BATCH, MICRO_BATCH = 16, 8
 """Samples of a step, and `cluster.micro_batch`: samples of a padded pass, rows of max_length of a packed one."""
 WARM, STEPS, TURNS = 1, 2, 3
 SAME = 1e-4
-"""How far losses may be apart, relative. Sums in another order change gradients by 1e-6 of themselves, but AdamW's first
-steps divide by them: an entry near zero may move the other way."""
+"""How far losses may be apart, relative. Sums in another order change gradients by 1e-6 of themselves, but AdamW's
+first steps divide by them: an entry near zero may move the other way."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +230,7 @@ def ours(shape: Shape, how: str, steps: int, rows: str, changed: Callable[[Any, 
     from remora.data.packing import deal, group, pack
     from remora.model.attention import attend_per_sample
     from remora.model.tuning import freeze_and_train, parameter_groups
-    from remora.spec import Stage
+    from remora.spec import Cluster, Stage
     from remora.training.engine import Engine
 
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1"}.items():
@@ -244,7 +243,7 @@ def ours(shape: Shape, how: str, steps: int, rows: str, changed: Callable[[Any, 
     if rows == "packed":
         attend_per_sample(model.llm)
     freeze_and_train(model, stage.tune)
-    engine = Engine(model, parameter_groups(model, stage), stage, 0)
+    engine = Engine(model, parameter_groups(model, stage), stage, Cluster(zero=0))
     changed(model, engine)
 
     def step(read: list[Any]) -> tuple[float, int]:
@@ -258,7 +257,11 @@ def ours(shape: Shape, how: str, steps: int, rows: str, changed: Callable[[Any, 
         kind = "packed" if rows == "packed" else "padded"
         batches = [collate([read[i] for i in s], 1, shape.vision["image_size"], rows=kind) for s in shares]
         supervised = sum(b.supervised for b in batches)
-        total = sum(engine.backward(b, supervised, last=b is batches[-1]) for b in batches)
+        total = 0.0
+        for batch in batches:
+            loss = engine.forward(batch)
+            engine.backward(loss, supervised, last=batch is batches[-1])
+            total += loss.item()
         engine.step([RATES[how]] * len(engine.optimizer.param_groups))
         return total / supervised, supervised
 
@@ -309,12 +312,30 @@ def all_logits(model: Any, engine: Any) -> None:
 
     from remora.model.attention import states
 
-    def forward(batch: Any, scale: float = 1.0) -> Any:
+    def forward(batch: Any) -> Any:
         hidden = states(model.llm, model.embed(batch.ids, batch.pixels), batch.lengths)
         logits = model.llm.get_output_embeddings()(hidden[:, :-1]).float()
-        return scale * F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
+        return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
 
     model.forward = forward
+
+
+def loss_apart(model: Any, engine: Any) -> None:
+    """The head's logits, then torch's cross entropy of them."""
+    from torch.nn import functional as F
+
+    from remora.model import vlm
+
+    def summed(head: Any, hidden: Any, targets: Any) -> Any:
+        return F.cross_entropy(head(hidden).float(), targets, reduction="sum")
+
+    vlm.summed_loss = summed
+
+
+def plain_adamw(model: Any, engine: Any) -> None:
+    """AdamW as torch runs it on this device if it is not asked for the fused kernel."""
+    for group in engine.optimizer.param_groups:
+        group["fused"] = False
 
 
 def all_gradients(model: Any, engine: Any) -> None:
@@ -327,6 +348,8 @@ LEVERS: dict[str, tuple[str, Callable[[Any, Any], None]]] = {
     "rows padded, of like length": ("padded", as_it_is),
     "rows padded, in order": ("in order", as_it_is),
     "logits of every position": ("packed", all_logits),
+    "head and loss apart": ("packed", loss_apart),
+    "AdamW not fused": ("packed", plain_adamw),
     "gradients of frozen parts": ("packed", all_gradients),
 }
 

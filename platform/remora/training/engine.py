@@ -71,7 +71,7 @@ class Engine:
         self.model = model
         self.zero = cluster.zero
         self.clip = stage.clip
-        optimizer = torch.optim.AdamW([dict(g) for g in groups], betas=stage.betas, eps=stage.eps)
+        optimizer = torch.optim.AdamW([dict(g) for g in groups], betas=stage.betas, eps=stage.eps, fused=True)
         config = {
             # Passes differ in samples and steps in passes, so `backward` says which pass is a step's last.
             "train_micro_batch_size_per_gpu": 1,
@@ -212,7 +212,7 @@ class Engine:
         held = self.optimizer.fp32_partitioned_groups_flat if self.zero == 3 else []
         for p in [*held, *(p for group in inner.param_groups for p in group["params"])]:
             inner.state[p] = {
-                "step": torch.tensor(float(step)),
+                "step": torch.tensor(float(step), device=p.device),  # the fused kernel reads it there
                 **{moment: torch.zeros_like(p, dtype=torch.float32) for moment in MOMENTS},
             }
         self._link()

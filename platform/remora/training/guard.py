@@ -57,8 +57,6 @@ class Watch:
         if self.rule.bad == "stop":
             raise TrainingError(f"{where}: {problem}; lower lr, set clip: 1.0 or guard: {{bad: skip}}, then run again")
         if self.bad > self.rule.limit:
-            raise TrainingError(
-                f"{where}: {problem}; guard.limit is {self.rule.limit} bad steps; lower lr or set clip"
-            )
+            raise TrainingError(f"{where}: {problem}; guard.limit is {self.rule.limit} bad steps; lower lr or set clip")
         if self.rule.bad == "roll_back":
             raise RolledBack
