@@ -39,6 +39,7 @@ from remora.training import checkpoint, journal, meter
 from remora.training.engine import Engine, loading
 from remora.training.guard import RolledBack, Watch
 from remora.training.job import PARTS_FOLDER, StageJob
+from remora.training.rehearsal import rehearse
 from remora.training.schedule import rate_factor
 
 log = logging.getLogger(__name__)
@@ -145,6 +146,7 @@ class Training:
             self._note("started", **started, data=self.skipped.as_json(), table=table)
             self.writer = checkpoint.Writer(job.folder / "checkpoints", cluster.keep_checkpoints, self._written)
             closing.callback(self.writer.wait)
+        rehearse(self.engine, self.data, cluster, self.journal)
 
     def train(self, preempted: Callable[[], bool]) -> None:
         """All steps that are left."""
