@@ -31,6 +31,7 @@ from remora.data.prompt import Prompter
 from remora.data.skipped import Skipped
 from remora.errors import SpecError, TrainingError
 from remora.files import disk_errors
+from remora.model.activations import checkpoint_activations
 from remora.model.attention import attend_per_sample
 from remora.model.parts import PartRef, compose, save_part
 from remora.model.seeds import seed_for
@@ -120,6 +121,8 @@ def _run(job: StageJob, on_checkpoint: OnCheckpoint, closing: contextlib.ExitSta
     if cluster.rows == "packed":
         attend_per_sample(model.llm)
     freeze_and_train(model, stage.tune, job.seed)
+    if cluster.activation_checkpointing:
+        checkpoint_activations(model)
     table = tuning_table(model, stage)
 
     # Data is a function of the step: there is nothing to restore but the step itself.
