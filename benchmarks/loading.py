@@ -38,8 +38,8 @@ from remora.model.llm import train_tokenizer
 from remora.model.parts import PartRef
 from remora.spec import Cluster, Stage, Variant, load
 from remora.stages import Store, path
+from remora.training.job import StageJob
 from remora.training.journal import read
-from remora.training.stage import StageJob
 
 ROOT = Path(__file__).parent.parent
 ROUNDS, STEPS = 3, 40

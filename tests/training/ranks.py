@@ -19,6 +19,7 @@ import torch.distributed as dist
 from remora.model.seeds import seed_for
 from remora.training import stage
 from remora.training.engine import Engine
+from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read
 
 
@@ -26,19 +27,19 @@ def option(name: str) -> str | None:
     return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else None
 
 
-def keep_ledger(job: stage.StageJob, file: Path, die_in: int | None) -> None:
-    """Write down the positions of the samples of every step that was taken, as this rank's backward passes met them.
+def keep_ledger(job: StageJob, file: Path, die_in: int | None) -> None:
+    """Write down the positions of the samples of every step that was taken, as this rank's passes met them.
 
     In step `die_in` the process ends in the middle: its passes were made, its optimiser step was not.
     """
     first = seed_for(job.seed, f"order/{job.stage.name}") >> 16  # the key of the sample at position 0
-    backward, step = Engine.backward, Engine.step
+    forward, step = Engine.forward, Engine.step
     met: list[int] = []
 
-    def noted_backward(self, batch, tokens, last):
+    def noted_forward(self, batch):
         if batch.supervised:
             met.extend((batch.keys - first).tolist())
-        return backward(self, batch, tokens, last)
+        return forward(self, batch)
 
     def noted_step(self, rates):
         steps = [p // job.stage.batch for p in met]
@@ -51,10 +52,25 @@ def keep_ledger(job: stage.StageJob, file: Path, die_in: int | None) -> None:
         met.clear()
         return taken
 
-    Engine.backward, Engine.step = noted_backward, noted_step
+    Engine.forward, Engine.step = noted_forward, noted_step
 
 
-def run_settings(job: stage.StageJob, settings: dict[str, dict[str, object]], out: Path) -> None:
+def die_once_saved(at: int) -> None:
+    """Let all ranks end when the checkpoint of that step is on disk."""
+    gather = stage.Training._checkpoint
+
+    def checkpoint(self, step):
+        gather(self, step)
+        if step == at:
+            if self.lead:
+                self.writer.wait()
+            dist.barrier()
+            os._exit(9)
+
+    stage.Training._checkpoint = checkpoint
+
+
+def run_settings(job: StageJob, settings: dict[str, dict[str, object]], out: Path) -> None:
     """Train the stage from its start once for each setting of the cluster."""
     said = {}
     for name, cluster in settings.items():
@@ -67,7 +83,7 @@ def run_settings(job: stage.StageJob, settings: dict[str, dict[str, object]], ou
 
 
 def main() -> None:
-    job = stage.StageJob.from_json(Path(sys.argv[1]).read_text())
+    job = StageJob.from_json(Path(sys.argv[1]).read_text())
     dist.init_process_group("gloo")
     if settings := option("--settings"):
         run_settings(job, json.loads(settings), Path(sys.argv[2]))
@@ -77,12 +93,9 @@ def main() -> None:
     if name := option("--ledger"):
         keep_ledger(job, job.folder / f"ledger-{name}-{dist.get_rank()}.jsonl", die_in)
 
-    def on_checkpoint(step: int, loss: float, folder: Path | None) -> None:
-        if step == die_after:
-            dist.barrier()
-            os._exit(9)
-
-    stage.run(job, on_checkpoint)
+    if die_after is not None:
+        die_once_saved(die_after)
+    stage.run(job)
     if dist.get_rank() == 0:
         losses = [e["loss"] for e in read(job.folder / JOURNAL) if e["event"] == "step"]
         norms = [e["grad_norm"] for e in read(job.folder / JOURNAL) if e["event"] == "step"]

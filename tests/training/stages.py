@@ -14,7 +14,7 @@ from remora.data.mixture import read_mixture
 from remora.model.llm import create_from_scratch
 from remora.model.parts import PartRef
 from remora.spec import Cluster, Stage
-from remora.training.stage import StageJob
+from remora.training.job import StageJob
 from standins import small_llm
 from tiny import shrunk
 
@@ -49,6 +49,7 @@ def mixed_job(
     connector: str = "linear",
     config: dict[str, Any] | None = None,
     every: int = 3,
+    seed: int = 0,
     **stage: Any,
 ) -> StageJob:
     """A stage on `mixed_records` with EfficientNet-Lite0 and two layers of a language model's class.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from launch import launch
 
-from remora.training.stage import StageJob
+from remora.training.job import StageJob
 from stages import mixed_job
 
 RANKS = Path(__file__).with_name("ranks.py")

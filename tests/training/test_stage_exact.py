@@ -21,7 +21,7 @@ from remora.model.llm import create_from_scratch
 from remora.model.parts import PartRef
 from remora.model.seeds import seed_for
 from remora.spec import Cluster, Stage
-from remora.training.stage import StageJob
+from remora.training.job import StageJob
 from tiny import shrunk
 
 RANKS = Path(__file__).with_name("ranks.py")

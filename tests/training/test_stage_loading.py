@@ -18,8 +18,8 @@ from remora.data.mixture import read_mixture
 from remora.model.llm import create_from_scratch
 from remora.model.parts import PartRef
 from remora.spec import Cluster, Stage
+from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read
-from remora.training.stage import StageJob
 from tiny import shrunk, write_records
 
 RANKS = Path(__file__).with_name("ranks.py")

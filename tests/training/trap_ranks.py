@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from remora.training import stage
 from remora.training.engine import Engine
+from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read
 
 
@@ -43,9 +44,9 @@ def spied(stop: int | None) -> tuple[type[Engine], dict[str, Any]]:
             adam = getattr(self.optimizer, "optimizer", self.optimizer)
             return sorted({float(state["step"]) for state in adam.state.values()})
 
-        def backward(self, batch, *args, **kwargs):
+        def forward(self, batch):
             self.shown.append(len(batch.pixels))
-            return super().backward(batch, *args, **kwargs)
+            return super().forward(batch)
 
         def step(self, *args, **kwargs):
             if len(seen["rates"]) == stop:
@@ -66,7 +67,7 @@ def spied(stop: int | None) -> tuple[type[Engine], dict[str, Any]]:
 
 
 def main() -> None:
-    job = stage.StageJob.from_json(Path(sys.argv[1]).read_text())
+    job = StageJob.from_json(Path(sys.argv[1]).read_text())
     dist.init_process_group("gloo")
     out = {}
     for name, setting in json.loads(sys.argv[3]).items():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ from remora.files import is_published, write_atomic
 # transformers would cost it 4 s of CPU and 200 MB for nothing.
 if TYPE_CHECKING:
     from remora.spec import Cluster
-    from remora.training.stage import StageJob
+    from remora.training.job import StageJob
 
 REFUSED = "refused.txt"
 """What a worker writes when it meets an error that another attempt would meet again."""
@@ -47,7 +45,8 @@ def _worker(config: dict[str, Any]) -> None:
 
     from remora.stages import Store
     from remora.training import journal
-    from remora.training.stage import StageJob, run
+    from remora.training.job import StageJob
+    from remora.training.stage import run
 
     store, status = Store(Path(config["runs"])), Path(config["status"])
     rank = ray.train.get_context().get_world_rank()
@@ -64,7 +63,7 @@ def _worker(config: dict[str, Any]) -> None:
         if rank == 0:
             journal.append(status, "stage", run=name, stage=job.stage.name, state="training")
         try:
-            run(job, _report)
+            run(job)
         except RemoraError as e:
             write_atomic(refused, f"{type(e).__name__}\n{e}")
             raise
@@ -72,20 +71,6 @@ def _worker(config: dict[str, Any]) -> None:
             store.publish(name, {**record, "began": began, "seconds": time.time() - began})
             journal.append(status, "stage", run=name, stage=job.stage.name, state="trained")
         dist.barrier()  # the next stage run starts from what was just published
-
-
-def _report(step: int, loss: float, folder: Path | None) -> None:
-    # The checkpoint is on storage that every node sees, verified and retained by us; Ray keeps a pointer to it, because
-    # it takes only checkpoints below its own folder as they are.
-    import ray.train
-
-    with tempfile.TemporaryDirectory() as pointer:
-        (Path(pointer) / "pointer.json").write_text(json.dumps({"checkpoint": folder and str(folder), "step": step}))
-        ray.train.report(
-            {"step": step, "loss": loss},
-            checkpoint=ray.train.Checkpoint(pointer) if folder else None,
-            checkpoint_dir_name=f"step-{step:06d}-{uuid.uuid4().hex[:8]}",
-        )
 
 
 def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
@@ -122,7 +107,6 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
         run_config=ray.train.RunConfig(
             name=attempt,
             storage_path=str(storage),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=cluster.keep_checkpoints),
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
         ),
     )
@@ -136,7 +120,7 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
             f"see {storage / attempt}, then run the same command again: it goes on from the last checkpoint"
         ) from e
     _raise_refused(refusals)
-    shutil.rmtree(storage / attempt, ignore_errors=True)  # pointers to checkpoints that the artifacts replace
+    shutil.rmtree(storage / attempt, ignore_errors=True)
 
 
 def _raise_refused(refusals: Sequence[Path]) -> None:

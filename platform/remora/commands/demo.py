@@ -19,10 +19,11 @@ from remora.errors import ClusterError, ServingError
 from remora.evaluation.questions import read_questions
 from remora.files import write_json
 from remora.processes import Child, remora_command
-from remora.reporting.tables import duration, scores_table, stages_table
+from remora.reporting.tables import scores_table, stages_table
 from remora.serving.client import ask, curl_command
 from remora.spec import Space, load
 from remora.stages import Store, variant_name, variants_of
+from remora.training.meter import duration
 
 SPACE = Path(__file__).parent / "demo.yaml"
 HEADLINE, UNSEEN = "easy-vqa", "openmoji-unseen"

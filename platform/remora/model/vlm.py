@@ -108,9 +108,9 @@ class VisionLanguageModel(nn.Module):
             embeddings = embeddings + 0.0 * self.image_embeddings(blank).sum()
         return cast(Tensor, embeddings)
 
-    def forward(self, batch: Batch, scale: float = 1.0) -> Tensor:
-        """`scale` times the sum of cross entropies (nats) over the supervised tokens of packed rows, or of rows padded
-        on the right; a scalar.
+    def forward(self, batch: Batch) -> Tensor:
+        """The sum of cross entropies (nats) over the supervised tokens of packed rows, or of rows padded on the right;
+        a scalar.
 
         Logits are made for supervised positions only; image, prompt and padding tokens never reach the vocabulary.
         """
@@ -120,8 +120,7 @@ class VisionLanguageModel(nn.Module):
         keep = targets != IGNORE
         logits = self.llm.get_output_embeddings()(hidden[:, :-1][keep])  # type: ignore[operator]
         # Without a supervised token this is an empty sum: zero, but still on the graph, so that every rank steps.
-        loss = F.cross_entropy(logits.float(), targets[keep], reduction="sum")
-        return scale * loss
+        return F.cross_entropy(logits.float(), targets[keep], reduction="sum")
 
     def _key_dropouts(self, batch: Batch) -> None:
         """Tell every dropout whose tokens it sees: the masks of a sample are the same in a packed row as alone."""

@@ -10,12 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from remora.reporting.progress import VariantProgress
-
-
-def duration(seconds: float) -> str:
-    """95 -> 1:35."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+from remora.training.meter import duration
 
 
 def live_table(variants: Sequence[VariantProgress], title: str) -> Table:

@@ -2,7 +2,7 @@
 
 from remora.spec.base import Spec, load, parse_yaml, read_yaml, validate
 from remora.spec.condensation import Condensation
-from remora.spec.recipe import PARTS, Lora, MixtureEntry, PartTuning, Recipe, Stage, Tuning
+from remora.spec.recipe import PARTS, Guard, Lora, MixtureEntry, PartTuning, Recipe, Stage, Tuning
 from remora.spec.variant import Champion, Cluster, Job, Precision, Rows, Space, Variant
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Champion",
     "Cluster",
     "Condensation",
+    "Guard",
     "Job",
     "Lora",
     "MixtureEntry",

@@ -176,6 +176,18 @@ class MixtureEntry(Spec):
         return self
 
 
+class Guard(Spec):
+    """What is done about a bad step: its loss or gradient is no number, or its loss leaps above those before it."""
+
+    bad: Literal["stop", "skip", "roll_back"] = "stop"
+    """stop: the stage ends with an error. skip: the step is not taken. roll_back: training goes back to the newest
+    checkpoint and on with the next step, so that none since is learned (as PaLM's did, arXiv 2204.02311, 5.1)."""
+    spike: float | None = Field(None, gt=1)
+    """A loss above this many times the median of the last 32 is a bad step's as well."""
+    limit: int = Field(10, ge=1)
+    """Bad steps that a stage may have."""
+
+
 class Stage(Spec):
     """One stage of a recipe. Rates are peak rates, batch sizes are global (all workers and accumulation together)."""
 
@@ -207,6 +219,7 @@ class Stage(Spec):
     eps: float = Field(1e-8, gt=0)
     clip: float | None = Field(None, gt=0)
     """Gradient norm to clip at. The LLaVA family's published runs were not clipped, so that is the default."""
+    guard: Guard = Guard()
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

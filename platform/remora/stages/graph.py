@@ -1,8 +1,8 @@
 """A variant as a path of stage runs, and a search as the union of its variants' paths.
 
 A stage run's identity is the digest of everything that decides its result: its parent's identity, the parts that take
-part and what they are made from, the resolved stage and its template, the data, the seed, and NUMERICS. The `cluster:`
-block is left out on purpose: workers, ZeRO stage and micro batches do not change the result.
+part and what they are made from, the resolved stage and its template, the data, the seed, the precision, and NUMERICS.
+The rest of the `cluster:` block is left out on purpose: workers, ZeRO stage and micro batches do not change the result.
 """
 
 from __future__ import annotations
@@ -170,6 +170,7 @@ def path(variant: Variant, data: Path, opened: Opened | None = None) -> tuple[St
             "template": catalog.template(stage.template).model_dump(mode="json", exclude={"source"}),
             "data": fingerprint(stage.mixture, datasets),
             "seed": variant.seed,
+            "precision": variant.cluster.precision,
         }
         parts = tuple((p, names[p]) for p in present)
         run = StageRun(digest(identity), stage, run, parts, variant.seed, tuple(d.folder for d in datasets))

@@ -32,8 +32,8 @@ from remora.model.parts import PartRef
 from remora.model.seeds import seed_for
 from remora.spec import Cluster
 from remora.stages.graph import StageRun
+from remora.training.job import PARTS_FOLDER, StageJob
 from remora.training.journal import JOURNAL
-from remora.training.stage import PARTS_FOLDER, StageJob
 
 log = logging.getLogger(__name__)
 POLL = 0.5

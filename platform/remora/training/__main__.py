@@ -6,6 +6,7 @@ torchrun --nproc-per-node 2 -m remora.training …/job.json
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 import torch.distributed as dist
 
 from remora.errors import RemoraError
-from remora.training.stage import StageJob, run
+from remora.training.job import StageJob
+from remora.training.stage import run
 
 
 def main() -> None:
@@ -28,6 +30,7 @@ def main() -> None:
         "LOCAL_RANK": "0",
     }.items():
         os.environ.setdefault(name, value)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         result = run(StageJob.from_json(Path(sys.argv[1]).read_text()))

@@ -4,13 +4,20 @@ What DeepSpeed would decide by itself is decided here instead. The optimiser is 
 block compiles a kernel at first use, two minutes on a CPU), rates are set by the caller before each step, and the
 optimiser's state is read and written as full named tensors, because DeepSpeed's own checkpoints are tied to the world
 size and the ZeRO stage.
+
+Half precision is torch.autocast around the forward pass: trained weights, gradients, their sums over ranks and AdamW's
+state are fp32 at every ZeRO stage. DeepSpeed's bf16 block would take a step with zero gradients before the first at
+stage 0, and its fp16 block refuses a CPU.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -19,11 +26,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from remora.model.vlm import Batch, VisionLanguageModel
-from remora.spec import Stage
+from remora.spec import Cluster, Stage
 
 Said = TypeVar("Said")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state tensors for a parameter."""
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+FIRST_SCALE, GROW_AFTER = 2.0**16, 1000
+"""fp16's loss scale at the start, and after how many good steps it doubles: those of torch.amp.GradScaler, halved."""
 
 
 def _deepspeed() -> Any:
@@ -45,7 +55,8 @@ class Engine:
         model: with `requires_grad` set; its weights are what training starts from.
         groups: optimiser groups with `params`, `lr`, `weight_decay` and `part`.
         stage: betas, eps and clipping.
-        zero: ZeRO stage, 0 to 3.
+        cluster: ZeRO stage and precision.
+        step: the optimiser steps that were taken before.
     """
 
     def __init__(
@@ -53,11 +64,12 @@ class Engine:
         model: VisionLanguageModel,
         groups: Sequence[dict[str, Any]],
         stage: Stage,
-        zero: int,
+        cluster: Cluster,
+        step: int = 0,
     ) -> None:
         ds = _deepspeed()
         self.model = model
-        self.zero = zero
+        self.zero = cluster.zero
         self.clip = stage.clip
         optimizer = torch.optim.AdamW([dict(g) for g in groups], betas=stage.betas, eps=stage.eps)
         config = {
@@ -66,7 +78,7 @@ class Engine:
             "gradient_accumulation_steps": 1,
             "gradient_clipping": stage.clip or 0.0,
             # Buckets of DeepSpeed's default size would reserve 2 GB for a model of a few MB.
-            "zero_optimization": {"stage": zero, "reduce_bucket_size": 5e7, "allgather_bucket_size": 5e7},
+            "zero_optimization": {"stage": cluster.zero, "reduce_bucket_size": 5e7, "allgather_bucket_size": 5e7},
             "steps_per_print": 10**9,
         }
         self.engine, self.optimizer, _, _ = ds.initialize(model=model, optimizer=optimizer, config=config)
@@ -74,18 +86,18 @@ class Engine:
         self.device = self.engine.device
         self.world = dist.get_world_size()
         self.rank = dist.get_rank()
+        self.dtype = DTYPES.get(cluster.precision)
+        self.scale = FIRST_SCALE if cluster.precision == "fp16" else 1.0
+        self.good = 0
+        """Steps since fp16's loss scale last changed."""
+        self._create_state(step)
 
-    def sum(self, *values: float) -> list[float]:
-        """Each value summed over all ranks (float64)."""
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor)
-        return [float(v) for v in tensor]
-
-    def max(self, value: float) -> float:
-        """The largest of all ranks (float64)."""
-        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
-        return float(tensor)
+    def tell(self, *values: float) -> list[list[float]]:
+        """Each value as all ranks have it (float64), in the order of ranks. One collective."""
+        mine = torch.tensor(values, dtype=torch.float64, device=self.device)
+        told = [torch.empty_like(mine) for _ in range(self.world)]
+        dist.all_gather(told, mine)
+        return torch.stack(told, 1).tolist()
 
     def gather(self, named: Mapping[str, Said]) -> dict[str, Said]:
         """What all ranks say, on every rank, in the order of ranks."""
@@ -93,46 +105,92 @@ class Engine:
         dist.all_gather_object(said, dict(named))
         return {k: v for one in said for k, v in one.items()}
 
-    def backward(self, batch: Batch, tokens: float, last: bool) -> float:
-        """Add the gradients of one micro batch, `last` or not of its step; returns its summed loss (nats).
+    def forward(self, batch: Batch) -> Tensor:
+        """The summed loss of a micro batch (nats), on the graph."""
+        half = self.dtype is not None
+        with torch.autocast(self.device.type, self.dtype, enabled=half, cache_enabled=self.zero < 3):
+            return self.engine(batch.to(self.device))
 
-        `tokens` is the supervised tokens of the whole global batch. DeepSpeed averages over ranks; the scale undoes it,
-        so that gradients are those of sum / tokens for any split.
+    def backward(self, loss: Tensor, tokens: float, last: bool) -> None:
+        """Add the gradients of a micro batch's summed loss, `last` or not of its step.
+
+        `tokens` is the supervised tokens of the whole global batch. DeepSpeed averages over ranks; the factor undoes
+        it, so that gradients are those of sum / tokens for any split.
         """
-        scale = self.world / tokens
+        if self.scale != 1.0 and self.zero:
+            self.optimizer.override_loss_scale(self.scale)  # DeepSpeed takes it out again before it clips
         self.engine.set_gradient_accumulation_boundary(last)
-        loss = self.engine(batch.to(self.device), scale)
-        self.engine.backward(loss)
-        return float(loss.detach()) / scale
+        self.engine.backward(loss * (self.world / tokens) * (1.0 if self.zero else self.scale))
 
     def step(self, rates: Sequence[float]) -> float:
-        """Take the optimiser step with one rate a group; returns the gradient norm before clipping."""
+        """Take the optimiser step with one rate a group; returns the gradient norm before clipping.
+
+        If that is no finite number, nothing was changed and the gradients are gone.
+        """
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        # At stage 0 DeepSpeed keeps no norm (not even when it clips); the gradients are whole there, so take it here.
-        norm = self._whole_norm() if self.zero == 0 else None
-        self.engine.step()
-        return float(self.engine.get_global_grad_norm()) if norm is None else norm
+        if self.zero:  # DeepSpeed looks at the norm itself and leaves such a step out
+            self.engine.step()
+            return float(self.engine.get_global_grad_norm())
+        # At stage 0 it keeps no norm and takes any step; the gradients are whole there.
+        norm = self._whole_norm()
+        if math.isfinite(norm):
+            self.engine.step()
+        else:
+            self.engine.zero_grad()
+        return norm
 
     def _whole_norm(self) -> float:
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if self.scale != 1.0:
+            torch._foreach_mul_(grads, 1 / self.scale)
         return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads])))
+
+    def rescale(self, overflow: bool) -> bool:
+        """After an fp16 step: whether it is to be taken again, at half the loss scale. The scale grows after good ones.
+
+        torch's own scaler leaves the step out, and so loses its samples.
+        """
+        if self.dtype != torch.float16:
+            return False
+        again = overflow and self.scale > 1.0
+        self.good = 0 if again else self.good + 1
+        if again or self.good == GROW_AFTER:
+            self.scale, self.good = self.scale * (0.5 if again else 2.0), 0
+        return again
+
+    def memory(self) -> float:
+        """GiB: the most that the GPU had allocated since this was last asked; on a CPU, the process's peak so far."""
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return peak / (1 << 30)
+        unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts KiB, but on macOS bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / (1 << 30)
 
     # State, whole and by name, on every rank. All ranks must call these together.
 
     def weights(self, module: nn.Module, trained_only: bool = False) -> dict[str, Tensor]:
-        """The module's parameters and buffers (only the trained parameters if asked), on the CPU, by its own names."""
-        params = [p for p in module.parameters() if p.requires_grad or not trained_only]
-        with self._gathered(params):
-            if trained_only:
-                return {n: p.detach().cpu().clone() for n, p in module.named_parameters() if p.requires_grad}
-            return {n: t.detach().cpu().clone() for n, t in module.state_dict().items()}
+        """The module's parameters and buffers (only the trained parameters if asked), on the CPU, by its own names.
+
+        On rank 0; the others have none. At stage 3 one parameter at a time is whole.
+        """
+        kept = {}
+        for name, parameter in module.named_parameters(remove_duplicate=trained_only):
+            if parameter.requires_grad or not trained_only:
+                with self._gathered([parameter]):
+                    if self.rank == 0:
+                        kept[name] = parameter.detach().cpu().clone()
+        if trained_only or self.rank:
+            return kept
+        # In the module's own order, with its buffers; a weight that two modules share is there under both names.
+        return {n: kept[n] if n in kept else t.detach().cpu().clone() for n, t in module.state_dict().items()}
 
     def _gathered(self, params: list[nn.Parameter]) -> contextlib.AbstractContextManager[Any]:
         return _deepspeed().zero.GatheredParameters(params) if self.zero == 3 else contextlib.nullcontext()
 
     def moments(self) -> dict[str, Tensor]:
-        """AdamW's state as `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`, fp32, on the CPU."""
+        """AdamW's state as `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`, fp32, on the CPU of rank 0."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         self._link()
@@ -143,13 +201,12 @@ class Engine:
                     whole = (
                         self.optimizer.state[p][moment] if self.zero == 0 else safe_get_full_optimizer_state(p, moment)
                     )
-                    state[f"{moment}.{self.names[id(p)]}"] = whole.detach().float().cpu().clone()
+                    if self.rank == 0:
+                        state[f"{moment}.{self.names[id(p)]}"] = whole.detach().float().cpu().clone()
         return state
 
-    def load_moments(self, state: Mapping[str, Tensor], step: int) -> None:
-        """Put AdamW's state back, before the first step. Rates are set at each step and are not part of it."""
-        from deepspeed.utils import safe_set_full_optimizer_state
-
+    def _create_state(self, step: int) -> None:
+        """AdamW's state as zeros, before the first step: what memory it takes is taken before training begins."""
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
         # At stage 3 DeepSpeed shows its flat partitions to AdamW only while it steps; the groups are empty in between.
         held = self.optimizer.fp32_partitioned_groups_flat if self.zero == 3 else []
@@ -159,12 +216,17 @@ class Engine:
                 **{moment: torch.zeros_like(p, dtype=torch.float32) for moment in MOMENTS},
             }
         self._link()
+
+    def load_moments(self, state: Mapping[str, Tensor]) -> None:
+        """Put AdamW's state back, before the first step. Rates are set at each step and are not part of it."""
+        from deepspeed.utils import safe_set_full_optimizer_state
+
         for p in self.model.parameters():
             if p.requires_grad:
                 for moment in MOMENTS:
                     value = state[f"{moment}.{self.names[id(p)]}"].to(self.device)
                     if self.zero == 0:
-                        inner.state[p][moment].copy_(value)
+                        self.optimizer.state[p][moment].copy_(value)
                     else:
                         safe_set_full_optimizer_state(p, value, moment)
 

@@ -1,0 +1,52 @@
+"""What a worker is told: one stage run as plain values, the same under Ray, torchrun and in a single process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from remora.model.parts import PartRef
+from remora.spec import Cluster, Stage
+
+PARTS_FOLDER = "parts"
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """All that a worker needs to know."""
+
+    stage: Stage
+    parts: Mapping[str, PartRef]
+    """Every part of the variant, with the folder of the weights it starts from."""
+    folder: Path
+    """The stage run's working folder: journal, checkpoints, and at the end `parts/`."""
+    datasets: Sequence[Path]
+    """The index of each dataset of the stage's mixture, in its order. What they hold never changes."""
+    seed: int
+    cluster: Cluster
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "stage": self.stage.model_dump(mode="json"),
+                "parts": {k: p.to_json() for k, p in self.parts.items()},
+                "folder": str(self.folder),
+                "datasets": [str(folder) for folder in self.datasets],
+                "seed": self.seed,
+                "cluster": self.cluster.model_dump(mode="json"),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> StageJob:
+        raw = json.loads(text)
+        return cls(
+            stage=Stage.model_validate(raw["stage"]),
+            parts={k: PartRef.from_json(said) for k, said in raw["parts"].items()},
+            folder=Path(raw["folder"]),
+            datasets=tuple(Path(folder) for folder in raw["datasets"]),
+            seed=raw["seed"],
+            cluster=Cluster.model_validate(raw["cluster"]),
+        )

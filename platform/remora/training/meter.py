@@ -1,0 +1,72 @@
+"""What a step cost: the figures that go to the journal, and the line that a person reads."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+RECENT = 20
+"""Steps that the time to go is reckoned from."""
+
+
+class Meter:
+    """Follows a stage's steps on one rank.
+
+    Args:
+        steps: how many the stage has.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.waited = self.spent = 0.0
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._began = self._loaded = time.monotonic()
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._began = time.monotonic()
+
+    def loaded(self) -> None:
+        """Its batches are here."""
+        self._loaded = time.monotonic()
+
+    @property
+    def wait(self) -> float:
+        """Seconds that this step waited for its batches."""
+        return self._loaded - self._began
+
+    def done(self) -> float:
+        """The step is over: the seconds it took."""
+        seconds = time.monotonic() - self._began
+        self.waited, self.spent = self.waited + self.wait, self.spent + seconds
+        self._recent.append(seconds)
+        return seconds
+
+    def left(self, step: int) -> float:
+        """Seconds until the stage is over, after `step`, at the pace of the last steps."""
+        return (self.steps - step - 1) * sum(self._recent) / max(1, len(self._recent))
+
+    @property
+    def share(self) -> float:
+        """The share of all steps' time that went into waiting."""
+        return self.waited / self.spent if self.spent else 0.0
+
+
+def line(stage: str, steps: int, event: Mapping[str, Any]) -> str:
+    """A step's journal event as one line."""
+    rates = " ".join(f"{part} {rate:.2e}" for part, rate in event["lr"].items())
+    mfu = f"  mfu {event['mfu']:.1%}" if event.get("mfu") is not None else ""
+    return (
+        f"{stage} {event['step'] + 1}/{steps}  loss {event['loss']:.4f}  norm {event['grad_norm']:.3g}  lr {rates}  "
+        f"{event['tokens_per_second']:,.0f} tokens/s{mfu}  wait {event['wait_share']:.1%}  "
+        f"{event['memory']:.2f} GiB  {duration(event['eta'])} left"
+    )
+
+
+def duration(seconds: float) -> str:
+    """4:05 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
