@@ -29,7 +29,7 @@ ZERO = (0, 1, 2, 3)
 def job(tmp_path_factory: pytest.TempPathFactory) -> StageJob:
     """Two samples a step, half of them with a picture; three parts at three rates, two of them trained in part."""
     tune = {"vision": {"last": 1, "lr": 1e-4}, "connector": {"mode": "full", "lr": 5e-3}, "llm": {"last": 1}}
-    stage = {"tune": tune, "batch": 2, "steps": STEPS, "warmup": 0.2, "weight_decay": 0.1, "clip": 0.5}
+    stage = {"tune": tune, "batch": 2, "steps": STEPS, "warmup": 0.2, "weight_decay": 0.1, "clip": 0.3}
     job = mixed_job(tmp_path_factory.mktemp("traps"), every=2, seed=7, **stage)
     job.folder.mkdir()
     (job.folder / "job.json").write_text(job.to_json())
@@ -135,7 +135,8 @@ def test_every_part_has_its_own_rate_after_a_resume(job, ranks, zero) -> None:
         assert rates == [[part, pytest.approx(expected[part], rel=1e-12)] for part, _ in rates]
         assert {part for part, _ in rates} == set(expected)
     assert seen["counters"] == [[3.0], [4.0], [5.0], [6.0]]
-    assert [e["loss"] for e in seen["steps"]] == [e["loss"] for e in whole["steps"]]
+    # The same setting twice in one process differs in the last bit: memory lies elsewhere, and kernels look at that.
+    assert [e["loss"] for e in seen["steps"]] == pytest.approx([e["loss"] for e in whole["steps"]], rel=1e-6)
 
 
 @pytest.mark.e2e
@@ -147,10 +148,9 @@ def test_a_saved_part_holds_the_weights_that_were_frozen_in_it(job, ranks, zero)
     for part in ("vision", "llm"):
         module = model.part(part)
         saved = load_file(job.folder / f"zero-{zero}" / "parts" / part / "model.safetensors")
-        tied = set(getattr(module, "_tied_weights_keys", None) or ())
-        assert saved.keys() == module.state_dict().keys() - tied
+        assert saved.keys() == module.state_dict().keys()
         free = {n for n, p in module.named_parameters() if p.requires_grad}
-        frozen = {n for n, p in module.named_parameters() if not p.requires_grad} - tied
+        frozen = {n for n, p in module.named_parameters() if not p.requires_grad}
         assert free and frozen
         assert all(torch.equal(saved[n], module.state_dict()[n]) for n in frozen)
         assert not any(torch.equal(saved[n], module.state_dict()[n]) for n in free)
@@ -162,6 +162,6 @@ def test_the_gradient_norm_is_torchs_at_every_stage(alone, ranks, zero) -> None:
     """At stage 0 DeepSpeed has no norm (None), not even when it clips."""
     norms = [e["grad_norm"] for e in alone["steps"]]
     assert norms == pytest.approx(alone["torch_norms"], rel=1e-6)
-    assert min(norms) > 0.5  # so every step was clipped, and this is the norm before that
+    assert min(norms) > 0.3  # so every step was clipped, and this is the norm before that
     # The gradients are fp32 sums over ranks; the norm of their squares adds roundings of its own.
     assert [e["grad_norm"] for e in ranks[f"zero-{zero}"]["steps"]] == pytest.approx(norms, rel=1e-5)

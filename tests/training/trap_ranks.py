@@ -34,8 +34,9 @@ def spied(stop: int | None) -> tuple[type[Engine], dict[str, Any]]:
         def __init__(self, model, *args, **kwargs):
             before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
             super().__init__(model, *args, **kwargs)
-            after = self.weights(model, trained_only=True)
-            seen["moved"] = max(float((after[n] - before[n]).abs().max()) for n in before)
+            after = self.weights(model, trained_only=True)  # on rank 0, and so is what is written down
+            assert after.keys() == before.keys() or self.rank
+            seen["moved"] = max((float((after[n] - before[n]).abs().max()) for n in after), default=None)
             seen["counters"].append(self.counters())
             self.shown: list[int] = []
 
