@@ -29,6 +29,7 @@ from remora.data.prompt import Prompter
 from remora.data.skipped import Skipped
 from remora.errors import SpecError, TrainingError
 from remora.files import disk_errors
+from remora.model.activations import checkpoint_activations
 from remora.model.attention import attend_per_sample
 from remora.model.parts import compose, save_part
 from remora.model.seeds import seed_for
@@ -96,6 +97,8 @@ class Training:
         if cluster.rows == "packed":
             attend_per_sample(self.model.llm)
         freeze_and_train(self.model, stage.tune, job.seed)
+        if cluster.activation_checkpointing:
+            checkpoint_activations(self.model)
 
         # Data is a function of the step: there is nothing to restore but the step itself.
         prompter = Prompter(catalog.template(stage.template), self.tokenizer, self.model.image_tokens)
