@@ -9,6 +9,7 @@ from torch import nn
 from remora.model.dropout import key_dropouts
 from remora.model.lora import add_adapter
 from remora.model.seeds import seed_for
+from remora.model.split import shape_of
 from remora.model.vision import Tower, Unread
 from remora.model.vlm import VisionLanguageModel
 from remora.spec import PARTS, PartTuning, Stage, Tuning
@@ -99,12 +100,8 @@ def parameter_groups(model: VisionLanguageModel, stage: Stage) -> list[dict[str,
         module = model.part(part)
         assert module is not None
         for decays in (True, False):
-            params = [p for p in module.parameters() if p.requires_grad and (_ndim(p) > 1) == decays]
+            params = [p for p in module.parameters() if p.requires_grad and (len(shape_of(p)) > 1) == decays]
             if params:
                 decay = stage.weight_decay_of(part) if decays else 0.0
                 groups.append({"params": params, "part": part, "lr": stage.lr_of(part), "weight_decay": decay})
     return groups
-
-
-def _ndim(parameter: nn.Parameter) -> int:
-    return len(getattr(parameter, "ds_shape", parameter.shape))

@@ -29,6 +29,7 @@ from remora.data.prompt import Prompter
 from remora.data.skipped import Skipped
 from remora.errors import SpecError, TrainingError
 from remora.files import disk_errors
+from remora.model import split
 from remora.model.activations import checkpoint_activations
 from remora.model.attention import attend_per_sample
 from remora.model.parts import compose, save_part
@@ -36,7 +37,7 @@ from remora.model.seeds import seed_for
 from remora.model.tuning import freeze_and_train, parameter_groups, tuning_table
 from remora.model.vlm import Batch
 from remora.training import checkpoint, journal, meter
-from remora.training.engine import Engine
+from remora.training.engine import Engine, loading
 from remora.training.guard import RolledBack, Watch
 from remora.training.job import PARTS_FOLDER, StageJob
 from remora.training.schedule import rate_factor
@@ -93,7 +94,8 @@ class Training:
             )
 
         # The model as the stages before left it, and what of it trains now.
-        self.model, self.tokenizer = compose(job.parts, job.seed, stage.tune.present)
+        with loading(cluster):
+            self.model, self.tokenizer = compose(job.parts, job.seed, stage.tune.present)
         if cluster.rows == "packed":
             attend_per_sample(self.model.llm)
         freeze_and_train(self.model, stage.tune, job.seed)
@@ -126,7 +128,7 @@ class Training:
 
         # Weights go in before DeepSpeed copies them, the optimiser's state after.
         if found:
-            self.model.load_state_dict(found.trained(), strict=False)
+            split.load(self.model, found.trained(), strict=False)
         self.engine = Engine(self.model, parameter_groups(self.model, stage), stage, cluster, state.get("taken", taken))
         closing.callback(self.engine.close)
         if found:
