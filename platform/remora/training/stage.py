@@ -109,7 +109,10 @@ class Training:
         datasets = [Dataset(d, entry.skip) for d, entry in zip(job.datasets, stage.mixture, strict=True)]
         self.data = StageData(stage, datasets, prompter, vision, seed_for(job.seed, f"order/{stage.name}"), context)
 
-        found = checkpoint.latest(job.folder / "checkpoints")
+        # One rank looks and all go by it: disks that are shared do not show everybody the same at once.
+        newest = [checkpoint.latest(job.folder / "checkpoints") if self.lead else None]
+        dist.broadcast_object_list(newest)
+        found = newest[0]
         taken = found.step if found else 0
         events = list(journal.read(self.journal))
         # After a roll back the steps since its checkpoint are left out: training goes on behind the bad one.
