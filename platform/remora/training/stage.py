@@ -34,10 +34,10 @@ from remora.model.activations import checkpoint_activations
 from remora.model.attention import attend_per_sample
 from remora.model.parts import compose, save_part
 from remora.model.seeds import seed_for
-from remora.model.tuning import freeze_and_train, parameter_groups, tuning_table
+from remora.model.tuning import freeze_and_train, halve_frozen, parameter_groups, tuning_table
 from remora.model.vlm import Batch
 from remora.training import checkpoint, journal, meter
-from remora.training.engine import Engine, loading
+from remora.training.engine import DTYPES, Engine, loading
 from remora.training.guard import RolledBack, Watch
 from remora.training.job import PARTS_FOLDER, StageJob
 from remora.training.schedule import rate_factor
@@ -99,6 +99,8 @@ class Training:
         if cluster.rows == "packed":
             attend_per_sample(self.model.llm)
         freeze_and_train(self.model, stage.tune, job.seed)
+        if half := DTYPES.get(cluster.precision):
+            halve_frozen(self.model, stage.tune, half)
         if cluster.activation_checkpointing:
             checkpoint_activations(self.model)
 
