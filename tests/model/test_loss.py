@@ -92,11 +92,6 @@ def test_rows_do_not_see_each_other_or_their_padding(tiny_model):
     assert alone == pytest.approx(whole, rel=1e-5)  # fp32, as above
 
 
-def test_the_scale_multiplies(tiny_model):
-    batch = batch_of(MIXED, pictures=3)
-    assert tiny_model(batch, 0.25).item() == pytest.approx(tiny_model(batch).item() / 4)
-
-
 def test_text_alone_has_the_language_models_loss_and_touches_every_parameter(tiny_model):
     text = batch_of(MIXED[2:], pictures=0)
     loss = tiny_model(text)

@@ -1,6 +1,9 @@
-"""What the ranks of a test run: a few steps of a stage, then a dump of what the engine holds. Started by torchrun.
+"""What the ranks of a test run: a few steps of a stage, then its losses; or one stage again and again, split otherwise.
 
 torchrun --nproc-per-node 2 ranks.py job.json out.json [--die-after STEP] [--die-in STEP] [--ledger NAME]
+torchrun --nproc-per-node 2 ranks.py job.json out.json --settings '{"packed": {"rows": "packed", "zero": 2}, …}'
+
+Imports take nine seconds a process, so many settings go through one; out.json then holds the events of each.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch.distributed as dist
@@ -66,9 +70,25 @@ def die_once_saved(at: int) -> None:
     stage.Training._checkpoint = checkpoint
 
 
+def run_settings(job: StageJob, settings: dict[str, dict[str, object]], out: Path) -> None:
+    """Train the stage from its start once for each setting of the cluster."""
+    said = {}
+    for name, cluster in settings.items():
+        folder = job.folder / name
+        folder.mkdir(exist_ok=True)
+        stage.run(replace(job, folder=folder, cluster=job.cluster.model_copy(update=cluster)))
+        said[name] = [e for e in read(folder / JOURNAL) if e["event"] in ("step", "dropped")]
+    if dist.get_rank() == 0:
+        out.write_text(json.dumps(said))
+
+
 def main() -> None:
     job = StageJob.from_json(Path(sys.argv[1]).read_text())
     dist.init_process_group("gloo")
+    if settings := option("--settings"):
+        run_settings(job, json.loads(settings), Path(sys.argv[2]))
+        dist.destroy_process_group()
+        return
     die_after, die_in = (int(s) if (s := option(name)) else None for name in ("--die-after", "--die-in"))
     if name := option("--ledger"):
         keep_ledger(job, job.folder / f"ledger-{name}-{dist.get_rank()}.jsonl", die_in)

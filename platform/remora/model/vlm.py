@@ -7,10 +7,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from remora.model.attention import positions_of, states
 from remora.model.dropout import KeyedDropout
+from remora.model.head import summed_loss
 from remora.model.vision import Tower
 
 IMAGE = -200
@@ -113,14 +113,13 @@ class VisionLanguageModel(nn.Module):
         a scalar.
 
         Logits are made for supervised positions only; image, prompt and padding tokens never reach the vocabulary.
+        Gradients of the head are made here as well (model/head.py).
         """
         self._key_dropouts(batch)
         hidden = states(self.llm, self.embed(batch.ids, batch.pixels), batch.lengths)
         targets = batch.targets
         keep = targets != IGNORE
-        logits = self.llm.get_output_embeddings()(hidden[:, :-1][keep])  # type: ignore[operator]
-        # Without a supervised token this is an empty sum: zero, but still on the graph, so that every rank steps.
-        return F.cross_entropy(logits.float(), targets[keep], reduction="sum")
+        return summed_loss(self.llm.get_output_embeddings(), hidden[:, :-1][keep], targets[keep])  # type: ignore[operator]
 
     def _key_dropouts(self, batch: Batch) -> None:
         """Tell every dropout whose tokens it sees: the masks of a sample are the same in a packed row as alone."""

@@ -113,7 +113,7 @@ class Engine:
         self.model = model
         self.zero = cluster.zero
         self.clip = stage.clip
-        optimizer = torch.optim.AdamW([dict(g) for g in groups], betas=stage.betas, eps=stage.eps)
+        optimizer = torch.optim.AdamW([dict(g) for g in groups], betas=stage.betas, eps=stage.eps, fused=True)
         self.engine, self.optimizer, _, _ = ds.initialize(
             model=model, optimizer=optimizer, config=_config(cluster, stage.clip)
         )
@@ -247,7 +247,7 @@ class Engine:
         held = self.optimizer.fp32_partitioned_groups_flat if self.zero == 3 else []
         for p in [*held, *(p for group in inner.param_groups for p in group["params"])]:
             inner.state[p] = {
-                "step": torch.tensor(float(step)),
+                "step": torch.tensor(float(step), device=p.device),  # the fused kernel reads it there
                 **{moment: torch.zeros_like(p, dtype=torch.float32) for moment in MOMENTS},
             }
         self._link()

@@ -1,0 +1,419 @@
+"""Training, against the usual loop: real tokens a second and peak memory, side by side.
+
+    python benchmarks/train.py               # writes benchmarks/results/train.md; twenty minutes on two cores
+    python benchmarks/train.py demo-2m       # one model, without writing
+
+The baseline is transformers' own LLaVA class in a plain loop: samples padded as they come, logits of every position,
+torch's AdamW as it is by default. It starts from our weights (our export, its stock llava layout) and reads our
+samples, so its losses have to be ours. Below it stand the levers, each switched off with all else as it is. Every
+measurement is a process of its own; processes take turns, so that a busy minute of the machine meets all of them.
+
+Lengths are those of LLaVA's mix-665k as benchmarks/packing.py simulates them, made shorter by the ratio of a picture's
+tokens to CLIP's 576. Weights, words and pixels are random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packing import IMAGE as CLIP_TOKENS
+from packing import MAX_LENGTH, SOURCES, SYSTEM
+
+BATCH, MICRO_BATCH = 16, 8
+"""Samples of a step, and `cluster.micro_batch`: samples of a padded pass, rows of max_length of a packed one."""
+WARM, STEPS, TURNS = 1, 2, 3
+SAME = 1e-4
+"""How far losses may be apart, relative. Sums in another order change gradients by 1e-6 of themselves, but AdamW's
+first steps divide by them: an entry near zero may move the other way."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A composition with random weights, in shapes that were published."""
+
+    llm: dict[str, Any]
+    """A config of transformers."""
+    vision: dict[str, Any]
+    """A CLIP tower's config, read as LLaVA reads it: the last block but one, without the class token."""
+    about: str
+
+    @property
+    def image_tokens(self) -> int:
+        return (self.vision["image_size"] // self.vision["patch_size"]) ** 2
+
+    @property
+    def max_length(self) -> int:
+        return MAX_LENGTH * self.image_tokens // CLIP_TOKENS
+
+
+def _tower(width: int, blocks: int, image: int, patch: int) -> dict[str, Any]:
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 64}
+    picture = {"image_size": image, "patch_size": patch}
+    return {"model_type": "clip_vision_model", "num_hidden_layers": blocks, "hidden_act": "gelu"} | sizes | picture
+
+
+def shapes() -> dict[str, Shape]:
+    from remora import catalog
+
+    pythia = catalog.llm("pythia-1.4b").config | {
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+    }
+    tiny_clip = _tower(256, 10, 224, 16)
+    return {
+        "demo-2m": Shape(
+            catalog.llm("demo-2m").config, _tower(128, 4, 96, 8), "the demo's 2 M language model, a CLIP of 4 blocks"
+        ),
+        "pythia-70m": Shape(
+            pythia, tiny_clip, "Pythia-70M (arXiv 2304.01373, Table 1) and TinyCLIP-ViT-8M/16 (arXiv 2309.12314)"
+        ),
+    }
+
+
+TUNINGS = {"fine-tuning": ("frozen", "full", "full"), "alignment": ("frozen", "full", "frozen")}
+"""What vision, connector and language model do: LLaVA's two stages."""
+GOALS = {"fine-tuning": 2.0, "alignment": 1.7}
+
+
+# The model and the samples, the same in every process.
+
+
+def composed(shape: Shape) -> tuple[Any, Any]:
+    """The catalog entry of the tower, and the model."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from remora import catalog
+    from remora.catalog import Vision
+    from remora.model.connectors import build_connector
+    from remora.model.vision import build_tower
+    from remora.model.vlm import VisionLanguageModel
+
+    encoder = Vision(
+        short="it",
+        loader="transformers",
+        hub="random",
+        config=shape.vision,
+        image_size=shape.vision["image_size"],
+        tokens=shape.image_tokens,
+        width=shape.vision["hidden_size"],
+        blocks=shape.vision["num_hidden_layers"],
+        layer=-2,
+        prefix=1,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        parameters=0,
+        licence="",
+        source="",
+    )
+    torch.manual_seed(0)
+    ids = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1}
+    llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape.llm | ids), attn_implementation="sdpa")
+    tower = build_tower(encoder, pretrained=False)
+    connector = build_connector(catalog.connector("mlp2x_gelu"), encoder.width, llm.config.hidden_size)
+    return encoder, VisionLanguageModel(llm, tower, connector, encoder.input_size, shape.image_tokens)
+
+
+WORDS = 400
+"""Of the exported tokenizer. Its picture's token is the first behind them, which random words leave out."""
+
+
+def export(shape: Shape, folder: Path) -> None:
+    from remora import catalog
+    from remora.data.prompt import Prompter
+    from remora.inference.exporting import stock_chat
+    from remora.model.exchange.llava import write_llava
+    from remora.model.exchange.tower import module_of
+    from remora.model.llm import train_tokenizer
+
+    encoder, model = composed(shape)
+    tower = module_of(model.vision)
+    tokenizer = train_tokenizer(["What is in the picture? A red circle beside two blue squares."] * 4, WORDS)
+    prompter = Prompter(catalog.template("brief"), tokenizer, shape.image_tokens)
+    write_llava(
+        folder,
+        encoder=encoder,
+        vision_config=tower.config,
+        vision_state=tower.state_dict(),
+        connector_state=model.connector.state_dict(),
+        llm=model.llm,
+        tokenizer=tokenizer,
+        chat=stock_chat(prompter)[0] or "",
+        stop=prompter.stop,
+    )
+
+
+def samples(shape: Shape, step: int) -> list[Any]:
+    """(tokens, pictures) of a step. The second half of each text is supervised."""
+    import torch
+
+    from remora.data.prompt import Tokens
+    from remora.model.vlm import IGNORE, IMAGE
+
+    draw, noise = random.Random(step), torch.Generator().manual_seed(step)
+    side = shape.vision["image_size"]
+    read = []
+    for name in draw.choices(list(SOURCES), [records for records, *_ in SOURCES.values()], k=BATCH):
+        _, shown, text, _ = SOURCES[name]
+        whole = min(MAX_LENGTH, SYSTEM + shown + text(draw)) * shape.image_tokens // CLIP_TOKENS
+        image = shape.image_tokens * bool(shown)
+        system = SYSTEM * shape.image_tokens // CLIP_TOKENS
+        words = [draw.randrange(2 * WORDS, shape.llm["vocab_size"]) for _ in range(whole - image)]
+        ids = words[:system] + [IMAGE] * image + words[system:]
+        asked = len(ids) - (len(words) - system) // 2
+        pictures = [torch.randn(3, side, side, generator=noise)] * bool(shown)
+        read.append((Tokens(ids, [IGNORE] * asked + ids[asked:], bool(shown)), pictures))
+    return read
+
+
+# The baseline.
+
+
+def usual_loop(shape: Shape, how: str, folder: Path, steps: int) -> dict[str, Any]:
+    import torch
+    from transformers import LlavaForConditionalGeneration
+
+    from remora.data.batches import collate
+    from remora.model.vlm import IGNORE, IMAGE
+
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    _, connector, llm = (mode == "full" for mode in TUNINGS[how])
+    model.requires_grad_(llm).train()
+    model.model.vision_tower.requires_grad_(False).eval()
+    model.model.multi_modal_projector.requires_grad_(connector)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATES[how], weight_decay=0.0)
+    picture = model.config.image_token_id
+
+    def step(read: list[Any]) -> tuple[float, int]:
+        total, supervised = 0.0, sum(label != IGNORE for tokens, _ in read for label in tokens.labels)
+        for start in range(0, len(read), MICRO_BATCH):
+            batch = collate(read[start : start + MICRO_BATCH], 1, shape.vision["image_size"])
+            loss = model(
+                input_ids=batch.ids.masked_fill(batch.ids == IMAGE, picture),
+                attention_mask=batch.mask,
+                labels=batch.labels,
+                pixel_values=batch.pixels if len(batch.pixels) else None,
+                use_cache=False,
+                num_items_in_batch=supervised,
+            ).loss
+            loss.backward()
+            total += loss.item()
+        optimizer.step()
+        optimizer.zero_grad()
+        return total, supervised
+
+    return timed(step, shape, steps)
+
+
+# Ours: what a stage does in a step, with the engine that it has.
+
+
+def ours(shape: Shape, how: str, steps: int, rows: str, changed: Callable[[Any, Any], None]) -> dict[str, Any]:
+    import torch.distributed as dist
+
+    from remora.data.batches import collate
+    from remora.data.packing import deal, group, pack
+    from remora.model.attention import attend_per_sample
+    from remora.model.tuning import freeze_and_train, parameter_groups
+    from remora.spec import Cluster, Stage
+    from remora.training.engine import Engine
+
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1"}.items():
+        os.environ[name] = value
+    os.environ["LOCAL_RANK"] = "0"
+    dist.init_process_group("gloo")
+    tune = dict(zip(("vision", "connector", "llm"), TUNINGS[how], strict=True))
+    stage = Stage(name="it", mixture=[{"path": "it"}], tune=tune, batch=BATCH, steps=9, lr=RATES[how])
+    _, model = composed(shape)
+    if rows == "packed":
+        attend_per_sample(model.llm)
+    freeze_and_train(model, stage.tune)
+    engine = Engine(model, parameter_groups(model, stage), stage, Cluster(zero=0))
+    changed(model, engine)
+
+    def step(read: list[Any]) -> tuple[float, int]:
+        lengths = [len(tokens.ids) for tokens, _ in read]
+        if rows == "packed":
+            shares = deal(pack(lengths, MICRO_BATCH * shape.max_length, 1), 0, 1)
+        elif rows == "padded":
+            shares = deal(group(lengths, MICRO_BATCH, 1), 0, 1)
+        else:
+            shares = [range(i, min(i + MICRO_BATCH, len(read))) for i in range(0, len(read), MICRO_BATCH)]
+        kind = "packed" if rows == "packed" else "padded"
+        batches = [collate([read[i] for i in s], 1, shape.vision["image_size"], rows=kind) for s in shares]
+        supervised = sum(b.supervised for b in batches)
+        total = 0.0
+        for batch in batches:
+            loss = engine.forward(batch)
+            engine.backward(loss, supervised, last=batch is batches[-1])
+            total += loss.item()
+        engine.step([RATES[how]] * len(engine.optimizer.param_groups))
+        return total / supervised, supervised
+
+    return timed(step, shape, steps)
+
+
+RATES = {"fine-tuning": 2e-5, "alignment": 1e-3}
+
+
+def timed(step: Callable[[list[Any]], tuple[float, int]], shape: Shape, steps: int) -> dict[str, Any]:
+    """Runs steps; the first WARM are not timed. Memory is the highest RSS from here on, above that of the model."""
+    data = [samples(shape, i) for i in range(WARM + steps)]
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
+    before = _status("VmRSS")
+    losses, seconds, supervised = [], [], 0
+    for read in data:
+        began = time.perf_counter()
+        loss, of = step(read)
+        seconds.append(time.perf_counter() - began)
+        losses.append(loss)
+        supervised += of
+    real = [sum(len(tokens.ids) for tokens, _ in read) for read in data]
+    return {
+        "losses": losses,
+        "seconds": seconds[WARM:],
+        "rates": [n / s for n, s in zip(real[WARM:], seconds[WARM:], strict=True)],
+        "MiB": (_status("VmHWM") - before) / 1024,
+        "model MiB": before / 1024,
+        "supervised": supervised / sum(real),
+    }
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+# The levers, each switched off.
+
+
+def as_it_is(model: Any, engine: Any) -> None:
+    pass
+
+
+def all_logits(model: Any, engine: Any) -> None:
+    """Logits of every position, of which the loss takes the supervised ones."""
+    from torch.nn import functional as F
+
+    from remora.model.attention import states
+
+    def forward(batch: Any) -> Any:
+        hidden = states(model.llm, model.embed(batch.ids, batch.pixels), batch.lengths)
+        logits = model.llm.get_output_embeddings()(hidden[:, :-1]).float()
+        return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
+
+    model.forward = forward
+
+
+def loss_apart(model: Any, engine: Any) -> None:
+    """The head's logits, then torch's cross entropy of them."""
+    from torch.nn import functional as F
+
+    from remora.model import vlm
+
+    def summed(head: Any, hidden: Any, targets: Any) -> Any:
+        return F.cross_entropy(head(hidden).float(), targets, reduction="sum")
+
+    vlm.summed_loss = summed
+
+
+def plain_adamw(model: Any, engine: Any) -> None:
+    """AdamW as torch runs it on this device if it is not asked for the fused kernel."""
+    for group in engine.optimizer.param_groups:
+        group["fused"] = False
+
+
+def all_gradients(model: Any, engine: Any) -> None:
+    """Gradients of frozen parts too: what a loop computes that only leaves them out of its optimiser."""
+    model.requires_grad_(True)
+
+
+LEVERS: dict[str, tuple[str, Callable[[Any, Any], None]]] = {
+    "ours": ("packed", as_it_is),
+    "rows padded, of like length": ("padded", as_it_is),
+    "rows padded, in order": ("in order", as_it_is),
+    "logits of every position": ("packed", all_logits),
+    "head and loss apart": ("packed", loss_apart),
+    "AdamW not fused": ("packed", plain_adamw),
+    "gradients of frozen parts": ("packed", all_gradients),
+}
+
+
+def measured(name: str, how: str, setting: str, folder: Path, steps: int) -> dict[str, Any]:
+    command = [sys.executable, "-W", "ignore", __file__, name, "--one", how, setting, str(folder), str(steps)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(said.stdout.splitlines()[-1])
+
+
+def one(shape: Shape, how: str, setting: str, folder: Path, steps: int) -> None:
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    with contextlib.redirect_stdout(sys.stderr):
+        if setting == "usual":
+            found = usual_loop(shape, how, folder, steps)
+        else:
+            found = ours(shape, how, steps, *LEVERS[setting])
+    print(json.dumps(found))
+
+
+def table(name: str, shape: Shape, how: str, turns: int, only: list[str]) -> list[str]:
+    found: dict[str, list[dict[str, Any]]] = {s: [] for s in only}
+    with tempfile.TemporaryDirectory() as tmp:
+        export(shape, Path(tmp) / "llava")
+        for turn in range(turns):
+            for setting in only:
+                found[setting].append(measured(name, how, setting, Path(tmp) / "llava", STEPS))
+                sys.stderr.write(f"{name} {how} turn {turn} {setting}: {found[setting][-1]}\n")
+    lines = ["| | step, s | real tokens/s | against usual | MiB above the model | against usual | loss |"]
+    lines.append("| --- " * 7 + "|")
+    medians = {}
+    for setting, runs in found.items():
+        rates, seconds = ([v for r in runs for v in r[key]] for key in ("rates", "seconds"))
+        medians[setting] = statistics.median(rates), statistics.median(r["MiB"] for r in runs)
+        (rate, memory), (usual, much) = medians[setting], medians["usual"]
+        losses = runs[0]["losses"]
+        apart = max(abs(a / b - 1) for a, b in zip(losses, found["usual"][0]["losses"], strict=True))
+        if apart > SAME:
+            sys.exit(f"{name} {how} {setting}: losses {losses} are {apart:.1e} from those of the usual loop")
+        lines.append(
+            f"| {setting} | {statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f}) | {rate:.0f} "
+            f"| {rate / usual:.2f} x | {memory:.0f} | {memory / much:.2f} x | {losses[-1]:.6f} ({apart:.0e}) |"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--one", nargs=4, metavar=("TUNING", "SETTING", "FOLDER", "STEPS"), help=argparse.SUPPRESS)
+    parser.add_argument("--how", nargs="*", default=list(TUNINGS))
+    parser.add_argument("--settings", nargs="*", default=["usual", *LEVERS])
+    parser.add_argument("--turns", type=int, default=TURNS)
+    args = parser.parse_args()
+    known = shapes()
+    if args.one:
+        how, setting, folder, steps = args.one
+        return one(known[args.models[0]], how, setting, Path(folder), int(steps))
+    for name in args.models or known:
+        for how in args.how:
+            print("\n".join([f"{name} {how}", *table(name, known[name], how, args.turns, args.settings)]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The language model's head and its loss in one: logits live a chunk at a time, and their gradient takes their place.
+
+Written apart, cross entropy over S supervised tokens holds four tensors [S, vocabulary] in fp32 by the time it runs
+backward (logits, log probabilities, the gradient of the loss, that of the logits). With a vocabulary of 50,000 they
+outweigh the model. The loss is a sum, so the gradient of a chunk's logits is known as soon as they are: softmax minus
+one. Nothing is computed twice. docs/training-speed.md has the figures.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+CHUNK = 1 << 24
+"""Logits at a time: 64 MiB of fp32. More saves no time on a CPU; a GPU's adding up of the head's gradient wants no less
+than this."""
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """hidden [S, H], weight [V, H], bias [V] or None, targets [S] -> the sum of cross entropies in nats, a scalar.
+
+    Gradients are made in the forward pass, for a loss of one; the backward pass scales them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+        wanted = ctx.needs_input_grad
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        states, table = hidden.to(dtype), weight.to(dtype)
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        to_hidden = torch.empty_like(hidden) if wanted[0] else None
+        to_weight = torch.zeros_like(weight) if wanted[1] else None
+        to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
+        rows = max(1, CHUNK // len(weight))
+        with torch.autocast(kind, enabled=False):
+            for start in range(0, len(targets), rows):
+                here = slice(start, start + rows)
+                some, which = states[here], targets[here, None]
+                scores = F.linear(some, table, None if bias is None else bias.to(dtype)).float()
+                sums = scores.logsumexp(1, keepdim=True)
+                loss += (sums - scores.gather(1, which)).sum()
+                if not any(wanted):
+                    continue
+                # In the scores' own memory: softmax, minus one where the target is.
+                slopes = scores.sub_(sums).exp_()
+                slopes.scatter_add_(1, which, -torch.ones_like(sums))
+                if to_bias is not None:
+                    to_bias += slopes.sum(0)
+                slopes = slopes.to(dtype)
+                if to_hidden is not None:
+                    to_hidden[here] = slopes @ table
+                if to_weight is not None and dtype == weight.dtype:
+                    to_weight.addmm_(slopes.T, some)
+                elif to_weight is not None:
+                    to_weight += slopes.T @ some
+        ctx.gradients = to_hidden, to_weight, to_bias
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, ()
+        return *(None if g is None else g.mul_(slope) for g in gradients), None
+
+
+def summed_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    """The sum of cross entropies (nats) of hidden [S, H] through the head for targets [S]; a scalar, fp32.
+
+    Without a token it is zero, but still on the graph, so that every rank steps.
+    """
+    weight, bias = cast(Tensor, head.weight), cast("Tensor | None", head.bias)
+    # Inside the head's own call: ZeRO 3 gathers a weight for the module that holds it, and only while it is called.
+    head.forward = lambda states: _SummedCrossEntropy.apply(states, weight, bias, targets)
+    try:
+        return cast(Tensor, head(hidden))
+    finally:
+        del head.forward
