@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from remora.catalog import llm
+from remora.data.demo import build_demo
 from remora.data.mixture import read_mixture
 from remora.model.llm import create_from_scratch
 from remora.model.parts import PartRef
-from remora.spec import Cluster, Stage
+from remora.spec import Cluster, Stage, Variant, load
+from remora.stages import StageRun, Store, path
 from remora.training.job import StageJob
 from standins import small_llm
 from tiny import shrunk
 
+DEMO = Path(__file__).resolve().parents[2] / "jobs" / "demo-base.yaml"
 WORDS = ["USER: What is number red circle? ASSISTANT: number 1"] * 4
 
 
@@ -70,3 +75,64 @@ def mixed_job(
     }
     datasets = [d.folder for d in read_mixture(spec.mixture, root)]
     return StageJob(spec, parts, root / "work", datasets, seed, Cluster(checkpoint_every=1000, zero=0))
+
+
+def thorough(root: Path, steps: int) -> StageJob:
+    """A stage on which all that could depend on a split is at work: Phi-2's class with its dropout, three parts at two
+    rates, decay, clipping, a sample that is dropped."""
+    tune = {"vision": {"last": 1, "lr": 1e-4}, "connector": "full", "llm": "full"}
+    stage = {"tune": tune, "batch": 16, "steps": steps, "lr": 3e-3, "weight_decay": 0.1, "clip": 1.0}
+    job = mixed_job(root, family="phi-2", config={"resid_pdrop": 0.1}, **stage)
+    job.folder.mkdir()
+    return job
+
+
+def demo_lineage(runs: Path) -> tuple[Store, tuple[StageRun, ...]]:
+    """The demo's stages (jobs/demo-base.yaml) on their own data, which is built below `runs` if need be."""
+    store = Store(runs)
+    build_demo(store.data / "demo")
+    return store, path(load(Variant, DEMO), store.data)
+
+
+def pairwise(factors: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    """Choices, one value of each factor, in which every two values of two factors meet; greedy, always the same."""
+
+    def pairs(chosen: tuple[Any, ...]) -> set[tuple[Any, ...]]:
+        return {(i, j, chosen[i], chosen[j]) for i, j in combinations(range(len(chosen)), 2)}
+
+    every = list(product(*factors))
+    missing = set().union(*map(pairs, every))
+    found = []
+    while missing:
+        found.append(max(every, key=lambda chosen: len(pairs(chosen) & missing)))
+        missing -= pairs(found[-1])
+    return found
+
+
+FACTORS: dict[str, tuple[Any, ...]] = {
+    "workers": (1, 2),
+    "accumulation": (1, 2, 4),
+    "zero": (0, 1, 2, 3),
+    "rows": ("padded", "packed"),
+    "activation_checkpointing": (False, True),
+}
+"""How a stage may be split."""
+
+
+def splits(stage: Stage, tokens: int, chosen: Sequence[tuple[Any, ...]]) -> dict[str, dict[str, Any]]:
+    """Settings of the cluster by name, one for each of `chosen` values of FACTORS; a step has about `tokens` tokens.
+
+    A pass of packed rows holds tokens, so how many a step has follows from its samples: up to one more or less.
+    """
+    settings = {}
+    for workers, accumulation, zero, rows, again in chosen:
+        passes = workers * accumulation
+        packed = max(1, round(1.15 * tokens / passes / stage.max_length))
+        settings[f"{workers} x {accumulation}, ZeRO {zero}, {rows}" + (", checkpointing" if again else "")] = {
+            "workers": workers,
+            "micro_batch": packed if rows == "packed" else -(-stage.batch // passes),
+            "zero": zero,
+            "rows": rows,
+            "activation_checkpointing": again,
+        }
+    return settings
