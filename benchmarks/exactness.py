@@ -79,7 +79,7 @@ def jobs(runs: Path, names: list[str]) -> Iterator[tuple[str, StageJob]]:
         if run.stage.name in names:
             with tempfile.TemporaryDirectory() as folder:
                 yield run.stage.name, replace(job, folder=Path(folder))
-        if not store.finished(run):
+        if run is not lineage[-1] and not store.finished(run):
             launch(RANKS, 1, job.folder / "job.json", job.folder / "out.json")
             store.publish(run.name, {})
 

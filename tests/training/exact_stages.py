@@ -78,10 +78,17 @@ def mixed_job(
 
 
 def thorough(root: Path, steps: int) -> StageJob:
-    """A stage on which all that could depend on a split is at work: Phi-2's class with its dropout, three parts at two
-    rates, decay, clipping, a sample that is dropped."""
-    tune = {"vision": {"last": 1, "lr": 1e-4}, "connector": "full", "llm": "full"}
+    """A stage in which all is at work that a split or an optimiser could get wrong.
+
+    Phi-2's class with its dropout, three parts at three rates and decays, warm-up, clipping, a sample that is dropped.
+    """
+    tune = {
+        "vision": {"last": 1, "lr": 1e-4, "weight_decay": 0.0},
+        "connector": {"mode": "full", "lr": 1e-3, "weight_decay": 0.3},
+        "llm": "full",
+    }
     stage = {"tune": tune, "batch": 16, "steps": steps, "lr": 3e-3, "weight_decay": 0.1, "clip": 1.0}
+    stage |= {"warmup": 0.1, "betas": (0.8, 0.95), "eps": 1e-7}
     job = mixed_job(root, family="phi-2", config={"resid_pdrop": 0.1}, **stage)
     job.folder.mkdir()
     return job

@@ -24,7 +24,7 @@ from remora.spec import Cluster  # noqa: E402
 from remora.training import stage  # noqa: E402
 from remora.training.journal import JOURNAL, read  # noqa: E402
 
-STEPS = 40
+STEPS = 15
 """Of each stage, from where the first steps of the stage before left it."""
 
 

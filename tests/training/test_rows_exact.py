@@ -1,6 +1,7 @@
-"""A stage has the same losses for 50 steps however it is split: every two choices of a split meet in one of the runs.
+"""A stage has the same losses for 50 steps however it is split, those of its formulas in float64.
 
-All combinations, and the demo's stages, are in benchmarks/exactness.py; docs/exactness.md has the figures.
+Every two choices of a split meet in one of the runs. All combinations, and the demo's stages, are in
+benchmarks/exactness.py; docs/exactness.md has the figures.
 """
 
 from __future__ import annotations
