@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from remora.errors import StoreError
 from remora.training import checkpoint
@@ -122,3 +124,86 @@ def test_steps_are_ordered_as_numbers(tmp_path):
     assert checkpoint.latest(tmp_path).step == 1_000_000
     save(tmp_path, 1_000_001, keep=1)
     assert names(tmp_path) == ["step-1000001"]
+
+
+# Written while steps go on.
+
+
+class Slow:
+    """Holds the writing of a file until it is let go."""
+
+    def __init__(self, monkeypatch):
+        self.begun, self.go = threading.Event(), threading.Event()
+        real = checkpoint.save_file
+
+        def slow(tensors, file):
+            self.begun.set()
+            assert self.go.wait(60)
+            real(tensors, file)
+
+        monkeypatch.setattr(checkpoint, "save_file", slow)
+
+
+def tensors(value: float) -> dict[str, torch.Tensor]:
+    return {"w": torch.full((4,), value)}
+
+
+def test_a_step_does_not_wait_for_the_disk(tmp_path, monkeypatch):
+    slow, told = Slow(monkeypatch), []
+    writer = checkpoint.Writer(tmp_path, 2, lambda *said: told.append(said))
+    writer.save(10, tensors(1), tensors(2), {"recent": [0.5]})
+    assert slow.begun.wait(60) and checkpoint.latest(tmp_path) is None and not told
+    slow.go.set()
+    writer.wait()
+    found = checkpoint.latest(tmp_path)
+    assert (found.step, found.state) == (10, {"recent": [0.5]}) and found.moments()["w"][0] == 2
+    ((step, seconds, error),) = told
+    assert step == 10 and seconds > 0 and error is None
+
+
+def test_one_is_written_at_a_time_and_in_order(tmp_path, monkeypatch):
+    slow = Slow(monkeypatch)
+    writer = checkpoint.Writer(tmp_path, 2, lambda *said: None)
+    writer.save(10, tensors(1), tensors(1), {})
+    second = threading.Thread(target=writer.save, args=(20, tensors(2), tensors(2), {}))
+    second.start()
+    second.join(0.2)
+    assert second.is_alive()  # it would hold a third copy of everything in memory
+    slow.go.set()
+    second.join(60)
+    writer.wait()
+    assert names(tmp_path) == ["step-000010", "step-000020"]
+
+
+def test_a_full_disk_costs_a_checkpoint_and_no_step(root, monkeypatch, caplog):
+    told = []
+    writer = checkpoint.Writer(root, 2, lambda *said: told.append(said))
+    real = checkpoint.save_file
+    for full in (OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device")):
+
+        def fails(tensors, file, full=full):
+            raise full
+
+        monkeypatch.setattr(checkpoint, "save_file", fails)
+        writer.save(150, tensors(1), tensors(1), {})
+        writer.wait()
+        assert names(root) == ["step-000050", "step-000100"]
+    assert all("disk is full" in e or "No space left" in e for _, _, e in told) and len(told) == 2
+    assert "the checkpoint of step 150 is not written, those before it stay" in caplog.text
+    monkeypatch.setattr(checkpoint, "save_file", real)
+    writer.save(200, tensors(1), tensors(1), {})
+    writer.wait()
+    assert names(root) == ["step-000100", "step-000200"]
+
+
+def test_a_fault_of_ours_is_raised_where_the_steps_are(tmp_path):
+    writer = checkpoint.Writer(tmp_path, 2, lambda *said: None)
+    writer.save(10, {"w": "no tensor"}, {}, {})
+    with pytest.raises((TypeError, ValueError, AttributeError)):
+        writer.wait()
+
+
+def test_what_a_killed_process_was_writing_is_cleared_away(root):
+    (root / ".step-000150.0123abcd").mkdir()
+    checkpoint.Writer(root, 2, lambda *said: None)
+    assert names(root) == ["step-000050", "step-000100"]

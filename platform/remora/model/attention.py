@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from remora.errors import SpecError
+from remora.model.split import shape_of, whole_as_they_run
 
 PER_SAMPLE = "per_sample"
 UNLIKE = ("softcap", "s_aux", "position_bias")
@@ -103,11 +104,11 @@ def attend_per_sample(llm: nn.Module) -> None:
         raise SpecError(f"packed rows: {kind} has layers of type {', '.join(sorted(mixing))}{OTHERWISE}")
     llm.set_attn_implementation(PER_SAMPLE)  # type: ignore[operator]
     lengths, table = (3, 5), llm.get_input_embeddings().weight  # type: ignore[operator]
-    row = torch.sin(torch.arange(sum(lengths) * table.shape[1]) + 1.0).view(1, sum(lengths), -1).to(table)
+    row = torch.sin(torch.arange(sum(lengths) * shape_of(table)[1]) + 1.0).view(1, sum(lengths), -1).to(table)
     was = llm.training
     llm.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), whole_as_they_run(llm):
             packed = states(llm, row, lengths)
             expected = torch.cat([states(llm, sample) for sample in row.split(lengths, 1)], 1)
     except (RuntimeError, TypeError, ValueError) as e:  # it takes no such mask, or no positions

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from remora.errors import DataError, SpecError, nearest
+from remora.model.split import shape_of, whole
 from remora.spec import Lora
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -117,8 +118,8 @@ def merge_adapter(module: nn.Module, folder: Path) -> None:
         name = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
         a, b = tensors[key].float(), tensors[key.replace("lora_A", "lora_B")].float()
         weight = layers[name].weight if name in layers else None
-        if weight is None or weight.shape != (b.shape[0], a.shape[1]):
-            found = "is not there" if weight is None else f"has shape {tuple(weight.shape)}"
+        if weight is None or shape_of(weight) != (b.shape[0], a.shape[1]):
+            found = "is not there" if weight is None else f"has shape {tuple(shape_of(weight))}"
             raise DataError(f"{folder}: its layer {name} {found} in this model; the adapter was made for another one")
-        with torch.no_grad():
-            weight += (scale * (b @ a)).to(weight.dtype)
+        with torch.no_grad(), whole([weight], written=True):
+            weight += (scale * (b @ a)).to(weight)

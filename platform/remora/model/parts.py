@@ -26,6 +26,7 @@ from remora.model.hub import resolved_revision
 from remora.model.llm import load_llm
 from remora.model.lora import merge_adapter, save_adapter
 from remora.model.seeds import seed_for
+from remora.model.split import load, split_like
 from remora.model.vision import build_tower, weights_file
 from remora.model.vlm import VisionLanguageModel
 from remora.spec import PARTS, Lora
@@ -67,7 +68,10 @@ def source_digest(part: str, name: str) -> str:
 def compose(
     parts: Mapping[str, PartRef], seed: int, present: tuple[str, ...] = PARTS
 ) -> tuple[VisionLanguageModel, PreTrainedTokenizerBase]:
-    """Build the model (fp32) from its parts; a connector without a folder is initialised from `seed`."""
+    """Build the model (fp32) from its parts; a connector without a folder is initialised from `seed`.
+
+    Where the language model comes split over ranks (`training.engine.loading`), so do the other parts.
+    """
     llm_ref = parts["llm"]
     assert llm_ref.folder is not None, "the llm part is a folder by the time a model is built"
     llm, tokenizer = load_llm(llm_ref.folder)
@@ -77,11 +81,13 @@ def compose(
     if "vision" in present:
         encoder = catalog.vision(parts["vision"].name)
         vision = build_tower(encoder, pretrained=parts["vision"].folder is None)
+        split_like(vision, llm)
         _load(vision, parts["vision"])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(seed, "connector"))
             entry = catalog.connector(parts["connector"].name)
             connector = build_connector(entry, encoder.width, llm.config.hidden_size)
+        split_like(connector, llm)
         _load(connector, parts["connector"])
         image_size, image_tokens = encoder.input_size, tokens_out(entry, encoder.tokens)
     return VisionLanguageModel(llm, vision, connector, image_size, image_tokens), tokenizer
@@ -101,7 +107,7 @@ def sketch(vision: Vision, connector: Connector, llm: LLM) -> VisionLanguageMode
 
 def _load(module: nn.Module, ref: PartRef) -> None:
     if ref.folder is not None:
-        module.load_state_dict(load_file(ref.folder / WEIGHTS))
+        load(module, load_file(ref.folder / WEIGHTS))
     _merge(module, ref)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from remora.spec.base import Spec
 
@@ -44,8 +44,22 @@ class Cluster(Spec):
     checkpoint_every: int = Field(50, ge=1)
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(2, ge=1)
+    rehearse: bool | None = None
+    """Whether a stage begins with a dry run of its largest passes, to run out of memory at once or not at all; on GPUs
+    if not said. On a CPU it can take minutes, and a process that takes too much is killed without a word."""
     max_failures: int = Field(3, ge=0)
     """Worker failures that a stage run survives."""
+
+    @model_validator(mode="after")
+    def _offload_fits_zero(self) -> Self:
+        least = {"none": 0, "optimizer": 2, "all": 3}[self.offload]
+        if self.zero < least:
+            what = "weights that ranks share" if least == 3 else "gradients that ranks share"
+            raise ValueError(
+                f"offload: {self.offload} needs {what}, and zero is {self.zero}; "
+                f"set zero: {least}{' or 3' if least == 2 else ''}, or offload: none"
+            )
+        return self
 
 
 class Champion(Spec):

@@ -31,6 +31,8 @@ def main() -> None:
     }.items():
         os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         result = run(StageJob.from_json(Path(sys.argv[1]).read_text()))

@@ -18,7 +18,7 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -48,6 +48,48 @@ def _deepspeed() -> Any:
     return deepspeed
 
 
+def _config(cluster: Cluster, clip: float | None = None) -> dict[str, Any]:
+    # Buckets of DeepSpeed's default size would reserve 2 GB for a model of a few MB.
+    zero: dict[str, Any] = {"stage": cluster.zero, "reduce_bucket_size": 5e7, "allgather_bucket_size": 5e7}
+    host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if cluster.offload != "none":
+        zero["offload_optimizer"] = host
+    if cluster.offload == "all":
+        zero["offload_param"] = host
+    return {
+        # Passes differ in samples and steps in passes, so `backward` says which pass is a step's last.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": clip or 0.0,
+        "zero_optimization": zero,
+        # Offloading, it would have its own AdamW, which is compiled at first use (100 s); torch's is told apart by no
+        # loss.
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
+
+
+@contextlib.contextmanager
+def loading(cluster: Cluster) -> Iterator[None]:
+    """In the block, at ZeRO 3, what transformers builds or loads is split over the ranks from the start: a rank holds
+    its share, and one parameter whole at a time. Rank 0 alone reads the files.
+
+    transformers keeps this in a global, whose name it shares with everybody in the process.
+    """
+    if cluster.zero < 3:
+        yield
+        return
+    _deepspeed()
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    kept = HfDeepSpeedConfig(_config(cluster))  # transformers refers to it weakly
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        del kept
+
+
 class Engine:
     """One model under DeepSpeed.
 
@@ -72,16 +114,9 @@ class Engine:
         self.zero = cluster.zero
         self.clip = stage.clip
         optimizer = torch.optim.AdamW([dict(g) for g in groups], betas=stage.betas, eps=stage.eps, fused=True)
-        config = {
-            # Passes differ in samples and steps in passes, so `backward` says which pass is a step's last.
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": stage.clip or 0.0,
-            # Buckets of DeepSpeed's default size would reserve 2 GB for a model of a few MB.
-            "zero_optimization": {"stage": cluster.zero, "reduce_bucket_size": 5e7, "allgather_bucket_size": 5e7},
-            "steps_per_print": 10**9,
-        }
-        self.engine, self.optimizer, _, _ = ds.initialize(model=model, optimizer=optimizer, config=config)
+        self.engine, self.optimizer, _, _ = ds.initialize(
+            model=model, optimizer=optimizer, config=_config(cluster, stage.clip)
+        )
         self.names = {id(p): n for n, p in model.named_parameters() if p.requires_grad}
         self.device = self.engine.device
         self.world = dist.get_world_size()

@@ -38,12 +38,12 @@ class Watch:
         """What is wrong with a step of this loss (nats a token) and gradient norm, or None."""
         if not math.isfinite(loss):
             return f"loss is {loss}"
-        if not math.isfinite(norm):
-            return f"the gradient's norm is {norm}"
         if self.rule.spike and len(self.recent) >= RECENT // 2:
             median = statistics.median(self.recent)
             if loss > self.rule.spike * median:
                 return f"loss {loss:.4g} is over {self.rule.spike:g} times the recent median {median:.4g}"
+        if not math.isfinite(norm):
+            return f"the gradient's norm is {norm}"
         return None
 
     def refuse(self, where: str, problem: str) -> None:

@@ -29,15 +29,18 @@ from remora.data.prompt import Prompter
 from remora.data.skipped import Skipped
 from remora.errors import SpecError, TrainingError
 from remora.files import disk_errors
+from remora.model import split
+from remora.model.activations import checkpoint_activations
 from remora.model.attention import attend_per_sample
 from remora.model.parts import compose, save_part
 from remora.model.seeds import seed_for
-from remora.model.tuning import freeze_and_train, parameter_groups, tuning_table
+from remora.model.tuning import freeze_and_train, halve_frozen, parameter_groups, tuning_table
 from remora.model.vlm import Batch
 from remora.training import checkpoint, journal, meter
-from remora.training.engine import Engine
+from remora.training.engine import DTYPES, Engine, loading
 from remora.training.guard import RolledBack, Watch
 from remora.training.job import PARTS_FOLDER, StageJob
+from remora.training.rehearsal import rehearse
 from remora.training.schedule import rate_factor
 
 log = logging.getLogger(__name__)
@@ -92,10 +95,15 @@ class Training:
             )
 
         # The model as the stages before left it, and what of it trains now.
-        self.model, self.tokenizer = compose(job.parts, job.seed, stage.tune.present)
+        with loading(cluster):
+            self.model, self.tokenizer = compose(job.parts, job.seed, stage.tune.present)
         if cluster.rows == "packed":
             attend_per_sample(self.model.llm)
         freeze_and_train(self.model, stage.tune, job.seed)
+        if half := DTYPES.get(cluster.precision):
+            halve_frozen(self.model, stage.tune, half)
+        if cluster.activation_checkpointing:
+            checkpoint_activations(self.model)
 
         # Data is a function of the step: there is nothing to restore but the step itself.
         prompter = Prompter(catalog.template(stage.template), self.tokenizer, self.model.image_tokens)
@@ -104,7 +112,10 @@ class Training:
         datasets = [Dataset(d, entry.skip) for d, entry in zip(job.datasets, stage.mixture, strict=True)]
         self.data = StageData(stage, datasets, prompter, vision, seed_for(job.seed, f"order/{stage.name}"), context)
 
-        found = checkpoint.latest(job.folder / "checkpoints")
+        # One rank looks and all go by it: disks that are shared do not show everybody the same at once.
+        newest = [checkpoint.latest(job.folder / "checkpoints") if self.lead else None]
+        dist.broadcast_object_list(newest)
+        found = newest[0]
         taken = found.step if found else 0
         events = list(journal.read(self.journal))
         # After a roll back the steps since its checkpoint are left out: training goes on behind the bad one.
@@ -123,7 +134,7 @@ class Training:
 
         # Weights go in before DeepSpeed copies them, the optimiser's state after.
         if found:
-            self.model.load_state_dict(found.trained(), strict=False)
+            split.load(self.model, found.trained(), strict=False)
         self.engine = Engine(self.model, parameter_groups(self.model, stage), stage, cluster, state.get("taken", taken))
         closing.callback(self.engine.close)
         if found:
@@ -143,6 +154,7 @@ class Training:
             self._note("started", **started, data=self.skipped.as_json(), table=table)
             self.writer = checkpoint.Writer(job.folder / "checkpoints", cluster.keep_checkpoints, self._written)
             closing.callback(self.writer.wait)
+        rehearse(self.engine, self.data, cluster, self.journal)
 
     def train(self, preempted: Callable[[], bool]) -> None:
         """All steps that are left."""
