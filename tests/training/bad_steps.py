@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from remora.errors import TrainingError
+from remora.model.seeds import seed_for
 from remora.spec import Guard
 from remora.training import engine, stage
 from remora.training.engine import Engine
@@ -47,7 +48,7 @@ def main() -> None:
 
 def train(job: StageJob, setting: dict[str, Any]) -> dict[str, Any]:
     """The journal's events, the error if there was one, and whether each optimiser step moved the weights."""
-    first = stage.seed_for(job.seed, f"order/{job.stage.name}") >> 16  # the key of the sample at position 0
+    first = seed_for(job.seed, f"order/{job.stage.name}") >> 16  # the key of the sample at position 0
     job = replace(
         job,
         stage=job.stage.model_copy(update={"guard": Guard(**setting.get("guard", {}))}),
