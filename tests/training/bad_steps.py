@@ -34,6 +34,7 @@ class Died(Exception):
 
 
 def main() -> None:
+    stage.peak_flops = lambda device, precision: 1e12  # type: ignore[assignment]  # as if this were a GPU
     job = StageJob.from_json(Path(sys.argv[1]).read_text())
     dist.init_process_group("gloo")
     out: dict[str, Any] = {}

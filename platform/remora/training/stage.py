@@ -31,6 +31,7 @@ from remora.model.vlm import Batch
 from remora.training.build import build_model, open_data
 from remora.training.checkpoint import Writer
 from remora.training.engine import Engine
+from remora.training.flops import StepFlops, peak_flops
 from remora.training.guard import RolledBack
 from remora.training.job import PARTS_FOLDER, StageJob
 from remora.training.journal import JOURNAL
@@ -96,6 +97,10 @@ class Training:
             self.engine.load_moments(past.found.moments())
             self.engine.scale, self.engine.good = past.found.state.get("scale", (self.engine.scale, 0))
         self.peaks = {str(g["part"]): g["lr"] for g in self.engine.optimizer.param_groups}
+        self.flops = StepFlops(self.model)
+        peak = peak_flops(self.engine.device, cluster.precision)
+        self.could = peak * world if peak else None
+        """Operations a second that all ranks' GPUs could do."""
 
         self.loss = math.nan
         self.meter = Meter(self.data.steps)
@@ -171,7 +176,8 @@ class Training:
         real = sum(int(b.mask.sum()) for b in batches)
         computed = sum(b.mask.numel() for b in batches)
         own = sum(float(s) for s in sums)
-        totals, reals, computeds, waits = self.engine.tell(own, real, computed, self.meter.wait)
+        told = self.engine.tell(own, real, computed, self.meter.wait, self.flops(batches) if self.could else 0.0)
+        totals, reals, computeds, waits, flops = told
         self.loss = sum(totals) / tokens
         seconds = self.meter.done()
         if problem := self.notes.watch.problem(self.loss, norm):
@@ -195,6 +201,7 @@ class Training:
             "wait_share": self.meter.share,
             "samples_per_second": len(self.data.positions(step)) / seconds,
             "tokens_per_second": sum(reals) / seconds,
+            "mfu": sum(flops) / seconds / self.could if self.could else None,
             "memory": self.engine.memory(),
             "eta": self.meter.left(step),
         }
