@@ -2,8 +2,10 @@
 
 torchrun --nproc-per-node 2 ranks.py job.json out.json [--die-after STEP] [--die-in STEP] [--ledger NAME]
 torchrun --nproc-per-node 2 ranks.py job.json out.json --settings '{"packed": {"rows": "packed", "zero": 2}, …}'
+    [--first STEPS] [--double]
 
-Imports take nine seconds a process, so many settings go through one; out.json then holds the events of each.
+Imports take nine seconds a process, so many settings go through one; out.json then holds the events of each. `--first`
+takes a stage's first steps at the rates of the whole stage. `--double` adds the same steps in float64, as "float64".
 """
 
 from __future__ import annotations
@@ -15,12 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch.distributed as dist
+from double import in_double
 
+from remora.data.batches import StageData
 from remora.model.seeds import seed_for
-from remora.training import stage
+from remora.training import build, stage
 from remora.training.engine import Engine
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read
+from remora.training.schedule import rate_factor
 
 
 def option(name: str) -> str | None:
@@ -59,34 +64,59 @@ def die_once_saved(at: int) -> None:
     """Let all ranks end when the checkpoint of that step is on disk."""
     gather = stage.Training._checkpoint
 
-    def checkpoint(self, step):
-        gather(self, step)
+    def checkpoint(self, step, at_once=False):
+        gather(self, step, at_once=at_once or step == at)
         if step == at:
-            if self.lead:
-                self.writer.wait()
-            dist.barrier()
             os._exit(9)
 
     stage.Training._checkpoint = checkpoint
 
 
-def run_settings(job: StageJob, settings: dict[str, dict[str, object]], out: Path) -> None:
-    """Train the stage from its start once for each setting of the cluster."""
-    said = {}
+def shorten(steps: int) -> None:
+    """Let stages end after their first steps, which they take at the rates of the whole stage."""
+
+    class First(StageData):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            whole, self.steps = self.steps, min(steps, self.steps)
+            stage.rate_factor = lambda of, step, _: rate_factor(of, step, whole)
+
+    build.StageData = First
+
+
+def run_settings(job: StageJob, settings: dict[str, dict[str, object]]) -> dict[str, list[dict[str, object]]]:
+    """Train the stage from its start once for each setting of the cluster; events, each step with its `passes`."""
+    said: dict[str, list[dict[str, object]]] = {}
+    passes, forward = 0, Engine.forward
+
+    def counted(self, batch):
+        nonlocal passes
+        passes += 1
+        return forward(self, batch)
+
+    Engine.forward = counted
     for name, cluster in settings.items():
-        folder = job.folder / name
+        folder, passes = job.folder / name, 0
         folder.mkdir(exist_ok=True)
         stage.run(replace(job, folder=folder, cluster=job.cluster.model_copy(update=cluster)))
         said[name] = [e for e in read(folder / JOURNAL) if e["event"] in ("step", "dropped")]
-    if dist.get_rank() == 0:
-        out.write_text(json.dumps(said))
+        steps = [e for e in said[name] if e["event"] == "step"]
+        for event in steps:
+            event["passes"] = passes / len(steps)
+    return said
 
 
 def main() -> None:
     job = StageJob.from_json(Path(sys.argv[1]).read_text())
     dist.init_process_group("gloo")
+    if first := option("--first"):
+        shorten(int(first))
     if settings := option("--settings"):
-        run_settings(job, json.loads(settings), Path(sys.argv[2]))
+        said = run_settings(job, json.loads(settings))
+        if "--double" in sys.argv:
+            said["float64"] = in_double(job, build.StageData, stage.rate_factor)
+        if dist.get_rank() == 0:
+            Path(sys.argv[2]).write_text(json.dumps(said))
         dist.destroy_process_group()
         return
     die_after, die_in = (int(s) if (s := option(name)) else None for name in ("--die-after", "--die-in"))

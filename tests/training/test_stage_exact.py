@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from launch import launch
 from safetensors.torch import load_file
 
 from remora.catalog import llm
@@ -79,23 +76,7 @@ def run(job: StageJob, folder: Path, world: int, *flags: str, rc: int = 0, **clu
     folder.mkdir(exist_ok=True)
     job = replace(job, folder=folder, cluster=job.cluster.model_copy(update={"workers": world, **cluster}))
     (folder / "job.json").write_text(job.to_json())
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", str(RANKS), str(folder / "job.json"), str(folder / "out.json"), *flags]
-    ranks = [
-        subprocess.Popen(
-            command,
-            env={**env, "RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(world)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for r in range(world)
-    ]
-    said = [p.communicate()[0] for p in ranks]
-    assert [p.returncode for p in ranks] == [rc] * world, said[0][-3000:]
+    launch(RANKS, world, folder / "job.json", folder / "out.json", *flags, rc=rc)
     return json.loads((folder / "out.json").read_text()) if rc == 0 else {}
 
 
@@ -112,7 +93,11 @@ SPLITS = [
     pytest.param(2, {"zero": 0, "micro_batch": 3}, id="2-ranks-zero-0"),
     pytest.param(2, {"zero": 1, "micro_batch": 2, "rows": "padded"}, id="2-ranks-zero-1-accumulation-2"),
     pytest.param(2, {"zero": 2, "micro_batch": 1, "rows": "padded"}, id="2-ranks-zero-2-accumulation-3"),
-    pytest.param(2, {"zero": 3, "micro_batch": 2, "rows": "padded"}, id="2-ranks-zero-3-accumulation-2"),
+    pytest.param(
+        2,
+        {"zero": 3, "micro_batch": 2, "rows": "padded", "activation_checkpointing": True},
+        id="2-ranks-zero-3-accumulation-2-checkpointing",
+    ),
 ]
 
 
@@ -201,6 +186,7 @@ def lora_reference(lora_job: StageJob, tmp_path_factory: pytest.TempPathFactory)
     [
         pytest.param(2, {"zero": 2, "micro_batch": 2, "rows": "padded"}, id="2-ranks-zero-2-accumulation-2"),
         pytest.param(2, {"zero": 3, "micro_batch": 3}, id="2-ranks-zero-3"),
+        pytest.param(2, {"zero": 2, "micro_batch": 3, "activation_checkpointing": True}, id="2-ranks-checkpointing"),
     ],
 )
 def test_adapters_and_their_dropout_are_the_same_in_any_split(
@@ -244,12 +230,3 @@ def test_a_base_of_4_bits_trains_under_zero_2_and_is_refused_under_zero_3(lora_j
     assert losses[-1] < losses[0]
     with pytest.raises(AssertionError, match="ZeRO 3 cannot split weights of 4 or 8 bits"):
         run(job, tmp_path / "refused", 1, zero=3)
-
-
-def test_the_op_that_compiles_at_first_use_stays_off() -> None:
-    import deepspeed.ops
-
-    from remora.training.engine import _deepspeed
-
-    _deepspeed()
-    assert deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] is False

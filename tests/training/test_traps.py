@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from exact_stages import mixed_job
 from launch import launch
 from safetensors.torch import load_file
 
@@ -18,7 +19,6 @@ from remora.model.parts import compose
 from remora.model.tuning import freeze_and_train
 from remora.training.job import StageJob
 from remora.training.schedule import rate_factor
-from stages import mixed_job
 
 RANKS = Path(__file__).with_name("trap_ranks.py")
 STEPS, STOP = 6, 4
