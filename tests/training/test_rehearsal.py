@@ -30,14 +30,14 @@ CONTEXT = 2048
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty records with none, one or two pictures, of one to forty words."""
+    """Twenty records with none, one or two pictures, of one to four words, and one of forty."""
     root = tmp_path_factory.mktemp("records")
     said = []
     for i in range(20):
         shown = i % 3
         turns = [
             {"from": "human", "value": "<image>\n" * shown + f"What is {i}?"},
-            {"from": "gpt", "value": "number " * (1 + (7 * i) % 40)},
+            {"from": "gpt", "value": "number " * (40 if i == 7 else 1 + i % 4)},
         ]
         images = [f"{i}-{n}.png" for n in range(shown)]
         for n, name in enumerate(images):
