@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from remora.model.dropout import key_dropouts
 from remora.model.lora import add_adapter
 from remora.model.seeds import seed_for
-from remora.model.split import shape_of
+from remora.model.split import is_split, shape_of
 from remora.model.vision import Tower, Unread
 from remora.model.vlm import VisionLanguageModel
 from remora.spec import PARTS, PartTuning, Stage, Tuning
@@ -71,6 +72,25 @@ def freeze_and_train(model: VisionLanguageModel, tuning: Tuning, seed: int = 0) 
                 trained.requires_grad_(True)
         if tuning[part].trains:
             model.dropouts[part] = key_dropouts(module, first_layer=100_000 * PARTS.index(part))
+
+
+def halve_frozen(model: VisionLanguageModel, tuning: Tuning, dtype: torch.dtype) -> None:
+    """Hold the matrices of parts whose own weights are frozen in `dtype`, in place.
+
+    torch.autocast makes the same of them in every pass, so no result changes; the memory is half, and nothing is cast
+    again and again. Norms and embeddings compute in fp32 and stay. A part that trains in places is saved whole: it
+    stays too. At ZeRO 3 a rank holds a share of each weight, and all of it stays.
+    """
+    for part in PARTS:
+        module = model.part(part)
+        if module is None or tuning[part].mode not in ("frozen", "lora"):
+            continue
+        embedded = {id(child.weight) for child in module.modules() if isinstance(child, nn.Embedding)}
+        for child in module.modules():
+            if isinstance(child, (nn.Linear, nn.Conv2d)) and id(child.weight) not in embedded:
+                for parameter in child.parameters(recurse=False):
+                    if not parameter.requires_grad and not is_split(parameter) and parameter.is_floating_point():
+                        parameter.data = parameter.data.to(dtype)
 
 
 def tuning_table(model: VisionLanguageModel, stage: Stage) -> list[TuningRow]:

@@ -44,6 +44,9 @@ class Cluster(Spec):
     checkpoint_every: int = Field(50, ge=1)
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(2, ge=1)
+    rehearse: bool | None = None
+    """Whether a stage begins with a dry run of its largest passes, to run out of memory at once or not at all; on GPUs
+    if not said. On a CPU it can take minutes, and a process that takes too much is killed without a word."""
     max_failures: int = Field(3, ge=0)
     """Worker failures that a stage run survives."""
 

@@ -1,0 +1,164 @@
+"""A dry run of the largest passes that a rank can meet, so that a stage that will run out of memory does so at once.
+
+The bounds follow from the spec: a pass holds at most micro_batch x max_length tokens, and no more than a rank's share
+of a step. Two passes reach them: one shows as many pictures as so many tokens can hold, the other supervises as many
+tokens as there can be. Gradients are multiplied by 0 and added to those of the first step, so nothing of it is left.
+
+It goes upwards, from one sample to `micro_batch` of them by doubling, which is twice the work of the largest alone: a
+rank that runs out in the middle of a pass leaves the others inside a collective, from which there is no way back to try
+less. What fits is known by then.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from remora.data.batches import StageData
+from remora.data.conversation import Sample, Turn
+from remora.errors import TrainingError
+from remora.model.vlm import IGNORE, IMAGE, Batch, VisionLanguageModel
+from remora.spec import Cluster
+from remora.training import journal
+from remora.training.engine import Engine
+
+LOOKED_AT = 1000
+"""Records of each dataset, spread over it, that say how many pictures a record has: reading them all takes a minute for
+millions."""
+SHORT = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What torch, the CUDA driver and cuBLAS say, besides torch.OutOfMemoryError."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass of `samples` samples of `length` tokens, padding included, with `pictures` in all."""
+
+    samples: int
+    length: int
+    pictures: int
+
+    @property
+    def tokens(self) -> int:
+        return self.samples * self.length
+
+    def batch(self, model: VisionLanguageModel, packed: bool) -> Batch:
+        """Blank pictures first, then tokens that are all supervised."""
+        shape = (1, self.tokens) if packed else (self.samples, self.length)
+        ids = torch.arange(self.tokens) % model.llm.config.vocab_size  # type: ignore[operator,union-attr]
+        # Padded rows have equal shares of the pictures, so a row's first tokens are theirs.
+        shown = ids.view(1 if packed else self.samples, -1)[:, : self.pictures * model.image_tokens // shape[0]]
+        shown.fill_(IMAGE)
+        labels = ids.where(ids != IMAGE, IGNORE)
+        pixels = torch.zeros(self.pictures, 3, model.image_size or 1, model.image_size or 1)
+        keys, image_keys = (torch.zeros(max(1, n), dtype=torch.long) for n in (self.samples, self.pictures))
+        lengths = (self.length,) * self.samples if packed else ()
+        ids, labels = ids.view(shape), labels.view(shape)
+        return Batch(ids, torch.ones_like(ids), labels, pixels, keys, image_keys, lengths)
+
+
+def passes(data: StageData, cluster: Cluster, world: int, image_tokens: int) -> list[Pass]:
+    """The passes to try, smallest first; the last two are the largest of the stage, or the last one if they are alike.
+
+    Example: 256 samples a step on 8 ranks with micro_batch 16 end with 16 samples.
+    """
+    batch = min(data.stage.batch, data.total)
+    most = min(cluster.micro_batch, math.ceil(batch / world))
+    sizes = [2**i for i in range(most.bit_length()) if 2**i < most] + [most]
+    length = data.max_length
+    if data.encoder is None:
+        return [Pass(size, length, 0) for size in sizes]
+    text = len(data.prompter.encode([Turn("user", "", 1), Turn("assistant", "")]).ids) - image_tokens
+    counts = [n for dataset in data.samples for n in _pictures(dataset)]
+    high, low = (min(n, max(0, length - text) // image_tokens) for n in (max(counts), min(counts)))
+    found = []
+    for size in sizes:
+        pictures = size * high
+        if cluster.rows == "packed" and high:  # many short samples show more than few long ones
+            short = high * image_tokens + text
+            pictures = min(max(pictures, size * length // short * high), batch * high)
+        found += [Pass(size, length, n) for n in sorted({size * low, pictures})]
+    return found
+
+
+def _pictures(dataset: Sequence[Sample]) -> list[int]:
+    step = max(1, len(dataset) // LOOKED_AT)
+    return [len(dataset[i].images) for i in range(0, len(dataset), step)]
+
+
+def rehearse(engine: Engine, data: StageData, cluster: Cluster, notes: Path) -> None:
+    """Run the stage's largest passes forwards and backwards; all ranks together, before the first step.
+
+    `notes` is the stage run's journal: it gets a line on what was met, from the rank that met it.
+
+    Raises:
+        TrainingError: this rank or another ran out of memory; says what fits.
+    """
+    wanted = engine.device.type == "cuda" if cluster.rehearse is None else cluster.rehearse
+    if not wanted:
+        return
+    began, fits, memory = time.monotonic(), 0, 0.0
+    tried = passes(data, cluster, engine.world, engine.model.image_tokens)
+    dist.barrier()  # the journal's "started" is written by now
+    for i, one in enumerate(tried):
+        free = _free(engine.device)
+        try:
+            loss = engine.forward(one.batch(engine.model, cluster.rows == "packed"))
+            engine.backward(loss, tokens=math.inf, last=False)
+            del loss
+            memory = max(memory, *engine.tell(engine.memory())[0])
+        except (RuntimeError, MemoryError) as e:
+            if not _is_short(e):
+                _raise_others(notes)  # a rank that is gone closes its connections
+                raise
+            message = _message(data.stage.name, cluster, one, fits, engine, free)
+            journal.append(notes, "short", rank=engine.rank, message=message)
+            raise TrainingError(message) from None
+        if i + 1 == len(tried) or tried[i + 1].samples > one.samples:
+            fits = one.samples
+    if engine.rank == 0:
+        largest = {"tokens": tried[-1].tokens, "pictures": max(one.pictures for one in tried)}
+        seconds = time.monotonic() - began
+        journal.append(notes, "rehearsed", **largest, passes=len(tried), seconds=seconds, memory=memory)
+
+
+def _is_short(error: BaseException) -> bool:
+    said = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in said for words in SHORT)
+
+
+def _free(device: torch.device) -> float:
+    """GiB that a pass could still take."""
+    if device.type == "cuda":
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (torch.cuda.mem_get_info(device)[0] + idle) / (1 << 30)
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
+
+
+def _message(stage: str, cluster: Cluster, one: Pass, fits: int, engine: Engine, free: float) -> str:
+    settings = [f"micro_batch: {fits} (tried, it fits)"] if fits else []
+    settings += [] if cluster.activation_checkpointing else ["activation_checkpointing: true"]
+    settings += ["zero: 3"] if cluster.zero < 3 and engine.world > 1 else []
+    if cluster.offload == "none" and engine.device.type == "cuda":
+        settings += ["offload: all" if cluster.zero == 3 else "zero: 2 with offload: optimizer"]
+    settings = settings or ["workers: more, with zero: 3"]
+    return (
+        f"stage {stage!r} does not fit its memory: a pass of {one.tokens:,} tokens with {one.pictures:,} pictures, as "
+        f"micro_batch {cluster.micro_batch} allows, ran out on rank {engine.rank} with {free:.1f} GiB free; "
+        f"set in cluster one of {', '.join(settings)}, or a smaller max_length in the stage"
+    )
+
+
+def _raise_others(notes: Path) -> None:
+    """Raise what another rank said of its memory since this attempt began, if one did."""
+    for event in reversed(list(journal.read(notes))):
+        if event["event"] == "short":
+            raise TrainingError(event["message"]) from None
+        if event["event"] == "started":
+            return

@@ -1,0 +1,53 @@
+"""What test_two_nodes runs: the stages of a small variant, by one process, or by the workers of a Ray cluster.
+
+REMORA_CATALOG=<folder with tiny-llama> python two_nodes.py <run folder> alone|<address of a cluster of two CPUs>
+
+The run folder holds, below data/, a few records of every dataset. Prints each stage run's losses and norms as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch.distributed as dist
+
+from remora.cluster.session import cpus_and_gpus, ray_session
+from remora.cluster.train import Task, train_stages
+from remora.spec import Cluster, Variant
+from remora.stages import Store, path, resolve_stages
+from remora.training import stage
+from remora.training.journal import read
+
+CLUSTER = Cluster(workers=2, zero=3, micro_batch=2, max_failures=0)
+
+
+def main() -> None:
+    runs, where = Path(sys.argv[1]), sys.argv[2]
+    plain = Variant(vision="efficientnet-lite0", connector="mlp2x_gelu", llm="tiny-llama", recipe="base")
+    short = {s.name: {"steps": 3, "batch": 6, "lr": 1e-3} for s in resolve_stages(plain)}
+    store = Store(runs)
+    lineage = path(plain.model_copy(update={"overrides": short}), store.data)
+    if where == "alone":
+        dist.init_process_group("gloo")
+        for run in lineage:
+            stage.run(store.prepare(run, CLUSTER.model_copy(update={"workers": 1, "zero": 0})))
+            store.publish(run.name, {})
+        dist.destroy_process_group()
+    else:
+        with ray_session(where, {"REMORA_CATALOG": os.environ["REMORA_CATALOG"]}):
+            while cpus_and_gpus()[0] < 2:  # the second node is on its way
+                time.sleep(0.2)
+            for run in lineage:
+                task = Task(run.name, store.prepare(run, CLUSTER), {})
+                train_stages([task], CLUSTER, runs, runs / "status.jsonl")
+    for run in lineage:
+        steps = [e for e in read(store.journal(run)) if e["event"] == "step"]
+        print(json.dumps([[e["loss"], e["grad_norm"]] for e in steps]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The dry run before a stage: it bounds what the stage meets, leaves no trace, and says what fits where memory ends."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from launch import launch
+from PIL import Image
+
+from remora import catalog
+from remora.data.batches import StageData
+from remora.data.mixture import read_mixture
+from remora.data.prompt import Prompter
+from remora.model.attention import attend_per_sample
+from remora.model.llm import create_from_scratch
+from remora.model.parts import PartRef
+from remora.spec import Cluster, Stage
+from remora.training.job import StageJob
+from remora.training.journal import JOURNAL, read
+from remora.training.rehearsal import passes
+from standins import small_llm
+
+RANKS, SHORT = (Path(__file__).with_name(name) for name in ("ranks.py", "short_ranks.py"))
+CONTEXT = 2048
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty records with none, one or two pictures, of one to forty words."""
+    root = tmp_path_factory.mktemp("records")
+    said = []
+    for i in range(20):
+        shown = i % 3
+        turns = [
+            {"from": "human", "value": "<image>\n" * shown + f"What is {i}?"},
+            {"from": "gpt", "value": "number " * (1 + (7 * i) % 40)},
+        ]
+        images = [f"{i}-{n}.png" for n in range(shown)]
+        for n, name in enumerate(images):
+            Image.new("RGB", (8, 8), (12 * i, 99 * n, 9)).save(root / name)
+        said.append({"id": str(i), "conversations": turns} | ({"image": images} if images else {}))
+    (root / "records.json").write_text(json.dumps(said))
+    return root
+
+
+def stage_of(records: Path, **more: object) -> Stage:
+    settings = {"name": "test", "template": "brief", "lr": 3e-3, "steps": 4, "batch": 8, "max_length": 64} | more
+    return Stage.model_validate({"mixture": [{"path": str(records / "records.json")}], **settings})
+
+
+@pytest.mark.parametrize("rows", ["packed", "padded"])
+@pytest.mark.parametrize(("world", "micro"), [(1, 8), (1, 3), (2, 2), (3, 16)])
+def test_no_pass_of_the_stage_is_larger_than_the_largest_rehearsed(records, tiny_tokenizer, rows, world, micro):
+    stage, image_tokens = stage_of(records, steps=20), 4
+    prompter = Prompter(catalog.template("brief"), tiny_tokenizer, image_tokens)
+    data = StageData(stage, read_mixture(stage.mixture, records), prompter, "efficientnet-lite0", 0)
+    tried = passes(data, Cluster(rows=rows, micro_batch=micro), world, image_tokens)
+    batches = [
+        b for step in range(20) for rank in range(world) for b in data.micro_batches(step, rank, world, micro, rows)
+    ]
+    most = max(one.pictures for one in tried)
+    assert max(b.mask.numel() for b in batches) <= tried[-1].tokens
+    assert max(len(b.pixels) for b in batches) <= most
+    assert max(b.supervised for b in batches) <= tried[-1].tokens - min(one.pictures for one in tried) * image_tokens
+    # And not by much: blocks of memory that no pass takes would refuse stages that fit.
+    assert tried[-1].samples == min(micro, -(-8 // world)) and most <= 8 * 2
+
+
+@pytest.mark.parametrize("rows", ["packed", "padded"])
+def test_a_rehearsed_pass_is_a_batch_that_the_model_reads(tiny_model, records, tiny_tokenizer, rows):
+    attend_per_sample(tiny_model.llm)
+    stage = stage_of(records, max_length=48)
+    prompter = Prompter(catalog.template("brief"), tiny_tokenizer, tiny_model.image_tokens)
+    data = StageData(stage, read_mixture(stage.mixture, records), prompter, "efficientnet-lite0", 0)
+    for one in passes(data, Cluster(rows=rows, micro_batch=4), 1, tiny_model.image_tokens):
+        batch = one.batch(tiny_model, rows == "packed")
+        assert batch.mask.numel() == one.tokens and len(batch.pixels) == one.pictures
+        shown = one.pictures * tiny_model.image_tokens
+        assert batch.supervised >= one.tokens - shown - one.samples  # a sample's first token is never predicted
+        assert int((batch.ids < 0).sum()) == shown
+        assert tiny_model(batch).item() > 0
+
+
+@pytest.fixture(scope="module")
+def job(records: Path, tmp_path_factory: pytest.TempPathFactory) -> StageJob:
+    root = tmp_path_factory.mktemp("rehearsed")
+    entry = small_llm(catalog.llm("tinyllama-1.1b-chat"))
+    create_from_scratch(entry, ["USER: What number is it? ASSISTANT: number 1"] * 4, 0, root / "llm")
+    parts = {
+        "vision": PartRef("efficientnet-lite0"),
+        "connector": PartRef("mlp2x_gelu"),
+        "llm": PartRef("tinyllama-1.1b-chat", root / "llm"),
+    }
+    stage = stage_of(records, max_length=150, tune={"vision": {"last": 2}, "connector": "full", "llm": "full"})
+    datasets = [d.folder for d in read_mixture(stage.mixture, records)]
+    cluster = Cluster(workers=2, micro_batch=3, checkpoint_every=1000)
+    return StageJob(stage, parts, root / "work", datasets, 0, cluster)
+
+
+def run(script: Path, job: StageJob, *args: object, rc: int = 0) -> None:
+    job.folder.mkdir(exist_ok=True)
+    (job.folder / "job.json").write_text(job.to_json())
+    launch(script, 2, job.folder / "job.json", *args, rc=rc)
+
+
+@pytest.mark.e2e
+def test_a_rehearsal_leaves_no_trace(job, tmp_path) -> None:
+    kinds = {f"{rows}-{zero}": {"rows": rows, "zero": zero} for zero in (0, 1, 2, 3) for rows in ("packed", "padded")}
+    kinds["offload"] = {"zero": 2, "offload": "optimizer"}
+    pairs = {f"{name}-{said}": how | {"rehearse": said} for name, how in kinds.items() for said in (False, True)}
+    run(RANKS, replace(job, folder=tmp_path), tmp_path / "out.json", "--settings", json.dumps(pairs))
+    for name in kinds:
+        plain, rehearsed = (list(read(tmp_path / f"{name}-{said}" / JOURNAL)) for said in (False, True))
+        figures = [
+            [(e["loss"], e["grad_norm"]) for e in events if e["event"] == "step"] for events in (plain, rehearsed)
+        ]
+        assert len(figures[0]) == 4 and figures[0] == figures[1], name
+        assert not [e for e in plain if e["event"] == "rehearsed"]
+        (event,) = [e for e in rehearsed if e["event"] == "rehearsed"]
+        assert event["tokens"] == 3 * 150 and event["pictures"] > 0 and event["memory"] > 0
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("zero", "poor"), [(2, 1), (3, 1), (3, 0)])
+def test_all_ranks_say_what_fits_when_one_runs_out_of_memory(job, tmp_path, zero, poor) -> None:
+    # 32,768 tokens take some 700 MB here, 2,048 take 60.
+    stage = job.stage.model_copy(update={"batch": 32, "max_length": CONTEXT})
+    cluster = Cluster(workers=2, micro_batch=16, zero=zero, rehearse=True)
+    run(SHORT, replace(job, folder=tmp_path, stage=stage, cluster=cluster), poor, 300, rc=1)
+    refusals = [(tmp_path / f"refused-{rank}.txt").read_text() for rank in range(2)]
+    assert refusals[0] == refusals[1]
+    assert f"ran out on rank {poor} with" in refusals[0] and "activation_checkpointing: true" in refusals[0]
+    (fits,) = re.findall(r"micro_batch: (\d+) \(tried, it fits\)", refusals[0])
+    assert 1 <= int(fits) < 16
+    assert not [e for e in read(tmp_path / JOURNAL) if e["event"] in ("step", "rehearsed")]
+
+    one_step = stage.model_copy(update={"steps": 1})
+    smaller = cluster.model_copy(update={"micro_batch": int(fits)})
+    run(SHORT, replace(job, folder=tmp_path, stage=one_step, cluster=smaller), poor, 300)
