@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -11,13 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from remora.spec import Cluster
 from remora.training.job import StageJob
 from remora.training.journal import read
 from training.exact_stages import mixed_job
 
 HERE = Path(__file__).parent
-STEPS, EVERY = 160, 10
+STEPS, EVERY = 100, 10
 PATIENCE = 300.0  # how long a wait may take on a loaded machine before it counts as hung
 TWO = {"workers": 2, "zero": 2, "micro_batch": 2, "checkpoint_every": EVERY}
 
@@ -33,12 +36,12 @@ def until(what: str, found: Callable[[], Any]) -> Any:
 class Stage:
     """One stage run and its folders."""
 
-    def __init__(self, root: Path, name: str, **cluster: Any) -> None:
-        self.name, self.runs = name, root / "runs"
+    def __init__(self, root: Path, name: str, steps: int = STEPS, **cluster: Any) -> None:
+        self.name, self.runs, self.steps = name, root / "runs", steps
         self.work = self.runs / "stages" / f"{name}.work"
         self.work.mkdir(parents=True)
-        # A small rate: another number of workers sums in another order, and 160 steps would make that visible.
-        made = mixed_job(root / name, steps=STEPS, lr=1e-5)
+        # A small rate: another number of workers sums in another order, and many steps would make that visible.
+        made = mixed_job(root / name, steps=steps, lr=1e-5)
         self.job: StageJob = dataclasses.replace(
             made, folder=self.work, cluster=Cluster.model_validate({**TWO, **cluster})
         )
@@ -56,7 +59,7 @@ class Stage:
     def losses(self) -> list[float]:
         """Of all steps, each of which the journal has once and in order."""
         steps = self.events("step")
-        assert [e["step"] for e in steps] == list(range(STEPS))
+        assert [e["step"] for e in steps] == list(range(self.steps))
         return [e["loss"] for e in steps]
 
     def lost_and_seconds(self, at: float) -> tuple[int, float]:
@@ -92,8 +95,6 @@ class Driver:
         assert self.says() == "ready", self.log.read_text()
 
     def trains(self, stage: Stage) -> None:
-        import json
-
         assert self.process.stdin
         self.process.stdin.write(json.dumps({"name": stage.name, "job": stage.job.to_json()}) + "\n")
         self.process.stdin.flush()
@@ -113,15 +114,11 @@ class Driver:
 
 def children(pid: int) -> list[int]:
     """Every process below one, itself not among them."""
-    import psutil
-
     return [p.pid for p in psutil.Process(pid).children(recursive=True)]
 
 
 def actors(driver: Driver, name: str) -> list[int]:
     """Processes of Ray actors of a class: Ray writes the class into their title."""
-    import psutil
-
     found = []
     for pid in children(driver.process.pid):
         try:

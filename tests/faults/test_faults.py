@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import psutil
 import pytest
 from scene import STEPS, Driver, Stage, actors, until
 
@@ -81,8 +82,6 @@ def test_a_stopped_worker(driver, root, calm, card):
 
 
 def _lives(pid: int) -> bool:
-    import psutil
-
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
