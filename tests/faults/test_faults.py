@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
 
 import psutil
 import pytest
@@ -105,3 +107,39 @@ def test_a_killed_command_goes_on_when_it_is_given_again(root, calm, card):
     lost, seconds = stage.lost_and_seconds(at)
     assert stage.losses() == pytest.approx(calm, rel=1e-6)
     card("kill -9 of the command, given again", "Ray ends with it; the next one resumes", lost, seconds)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 200 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"mount: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_the_run_in_one_line_and_it_can_go_on(driver, root, calm, card, small_disk):
+    stage = Stage(small_disk, "full-disk", max_failures=0)
+    command = Driver(small_disk / "runs")
+    try:
+        command.trains(stage)
+        stage.reaches(25)
+        until("a checkpoint", lambda: stage.events("checkpoint"))
+        at = stage.note_seen()
+        with (small_disk / "ballast").open("wb") as f, contextlib.suppress(OSError):
+            while True:
+                f.write(b"\0" * 4096)
+                f.flush()
+        said = command.says()
+        assert "the disk is full; free or choose another" in said
+        (small_disk / "ballast").unlink()
+        command.trains(stage)
+        assert command.says() == "trained", command.log.read_text()[-3000:]
+    finally:
+        command.stop()
+    lost, _ = stage.lost_and_seconds(at)
+    assert stage.losses() == pytest.approx(calm, rel=1e-6)
+    card("a full disk", "one line; the same command resumes once there is room", lost, None)

@@ -199,4 +199,4 @@ def _check_room(cluster: Cluster) -> None:
 def _listed(amounts: Mapping[str, float], names: Iterable[str]) -> str:
     units = {"CPU": "CPUs", "GPU": "GPUs", "memory": "GiB of memory"}
     said = {name: amounts.get(name, 0.0) / (2**30 if name == "memory" else 1) for name in names}
-    return " and ".join(f"{amount:.4g} {units[name]}" for name, amount in said.items())
+    return " and ".join(f"{round(amount, 1):g} {units[name]}" for name, amount in said.items())
