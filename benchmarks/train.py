@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -32,9 +34,11 @@ from typing import Any
 from packing import IMAGE as CLIP_TOKENS
 from packing import MAX_LENGTH, SOURCES, SYSTEM
 
+from remora.spec import Rows
+
 BATCH, MICRO_BATCH = 16, 8
 """Samples of a step, and `cluster.micro_batch`: samples of a padded pass, rows of max_length of a packed one."""
-WARM, STEPS, TURNS = 1, 2, 3
+WARM, STEPS, TURNS = 1, 2, 2
 SAME = 1e-4
 """How far losses may be apart, relative. Sums in another order change gradients by 1e-6 of themselves, but AdamW's
 first steps divide by them: an entry near zero may move the other way."""
@@ -87,7 +91,6 @@ def shapes() -> dict[str, Shape]:
 
 TUNINGS = {"fine-tuning": ("frozen", "full", "full"), "alignment": ("frozen", "full", "frozen")}
 """What vision, connector and language model do: LLaVA's two stages."""
-GOALS = {"fine-tuning": 2.0, "alignment": 1.7}
 
 
 # The model and the samples, the same in every process.
@@ -183,8 +186,11 @@ def samples(shape: Shape, step: int) -> list[Any]:
 
 # The baseline.
 
+BASELINES = {"usual": False, "usual, like lengths together": True}
+"""Whether a step's samples are sorted first, as group_by_modality_length does in the published scripts."""
 
-def usual_loop(shape: Shape, how: str, folder: Path, steps: int) -> dict[str, Any]:
+
+def usual_loop(shape: Shape, how: str, folder: Path, steps: int, sort: bool) -> dict[str, Any]:
     import torch
     from transformers import LlavaForConditionalGeneration
 
@@ -201,6 +207,7 @@ def usual_loop(shape: Shape, how: str, folder: Path, steps: int) -> dict[str, An
 
     def step(read: list[Any]) -> tuple[float, int]:
         total, supervised = 0.0, sum(label != IGNORE for tokens, _ in read for label in tokens.labels)
+        read = sorted(read, key=lambda one: len(one[0].ids)) if sort else read
         for start in range(0, len(read), MICRO_BATCH):
             batch = collate(read[start : start + MICRO_BATCH], 1, shape.vision["image_size"])
             loss = model(
@@ -223,7 +230,7 @@ def usual_loop(shape: Shape, how: str, folder: Path, steps: int) -> dict[str, An
 # Ours: what a stage does in a step, with the engine that it has.
 
 
-def ours(shape: Shape, how: str, steps: int, rows: str, changed: Callable[[Any, Any], None]) -> dict[str, Any]:
+def ours(shape: Shape, how: str, steps: int, rows: Rows, changed: Callable[[Any, Any], None]) -> dict[str, Any]:
     import torch.distributed as dist
 
     from remora.data.batches import collate
@@ -250,12 +257,9 @@ def ours(shape: Shape, how: str, steps: int, rows: str, changed: Callable[[Any, 
         lengths = [len(tokens.ids) for tokens, _ in read]
         if rows == "packed":
             shares = deal(pack(lengths, MICRO_BATCH * shape.max_length, 1), 0, 1)
-        elif rows == "padded":
-            shares = deal(group(lengths, MICRO_BATCH, 1), 0, 1)
         else:
-            shares = [range(i, min(i + MICRO_BATCH, len(read))) for i in range(0, len(read), MICRO_BATCH)]
-        kind = "packed" if rows == "packed" else "padded"
-        batches = [collate([read[i] for i in s], 1, shape.vision["image_size"], rows=kind) for s in shares]
+            shares = deal(group(lengths, MICRO_BATCH, 1), 0, 1)
+        batches = [collate([read[i] for i in s], 1, shape.vision["image_size"], rows=rows) for s in shares]
         supervised = sum(b.supervised for b in batches)
         total = 0.0
         for batch in batches:
@@ -276,21 +280,19 @@ def timed(step: Callable[[list[Any]], tuple[float, int]], shape: Shape, steps: i
     data = [samples(shape, i) for i in range(WARM + steps)]
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
     before = _status("VmRSS")
-    losses, seconds, supervised = [], [], 0
+    losses, seconds, supervised = [], [], []
     for read in data:
         began = time.perf_counter()
         loss, of = step(read)
         seconds.append(time.perf_counter() - began)
         losses.append(loss)
-        supervised += of
-    real = [sum(len(tokens.ids) for tokens, _ in read) for read in data]
+        supervised.append(of)
     return {
         "losses": losses,
         "seconds": seconds[WARM:],
-        "rates": [n / s for n, s in zip(real[WARM:], seconds[WARM:], strict=True)],
+        "real": [sum(len(tokens.ids) for tokens, _ in read) for read in data],
+        "supervised": supervised,
         "MiB": (_status("VmHWM") - before) / 1024,
-        "model MiB": before / 1024,
-        "supervised": supervised / sum(real),
     }
 
 
@@ -343,15 +345,19 @@ def all_gradients(model: Any, engine: Any) -> None:
     model.requires_grad_(True)
 
 
-LEVERS: dict[str, tuple[str, Callable[[Any, Any], None]]] = {
+LEVERS: dict[str, tuple[Rows, Callable[[Any, Any], None]]] = {
     "ours": ("packed", as_it_is),
     "rows padded, of like length": ("padded", as_it_is),
-    "rows padded, in order": ("in order", as_it_is),
     "logits of every position": ("packed", all_logits),
     "head and loss apart": ("packed", loss_apart),
     "AdamW not fused": ("packed", plain_adamw),
     "gradients of frozen parts": ("packed", all_gradients),
 }
+SETTINGS = {
+    "fine-tuning": [*BASELINES, *list(LEVERS)[:5]],
+    "alignment": [*BASELINES, *list(LEVERS)[:4], "gradients of frozen parts"],
+}
+"""What is measured: AdamW has little to do in alignment, and frozen parts have little to do in fine-tuning."""
 
 
 def measured(name: str, how: str, setting: str, folder: Path, steps: int) -> dict[str, Any]:
@@ -365,54 +371,98 @@ def one(shape: Shape, how: str, setting: str, folder: Path, steps: int) -> None:
 
     torch.set_num_threads(os.cpu_count() or 1)
     with contextlib.redirect_stdout(sys.stderr):
-        if setting == "usual":
-            found = usual_loop(shape, how, folder, steps)
+        if setting in BASELINES:
+            found = usual_loop(shape, how, folder, steps, BASELINES[setting])
         else:
             found = ours(shape, how, steps, *LEVERS[setting])
     print(json.dumps(found))
 
 
-def table(name: str, shape: Shape, how: str, turns: int, only: list[str]) -> list[str]:
-    found: dict[str, list[dict[str, Any]]] = {s: [] for s in only}
+def table(name: str, shape: Shape, how: str) -> list[str]:
+    found: dict[str, list[dict[str, Any]]] = {s: [] for s in SETTINGS[how]}
     with tempfile.TemporaryDirectory() as tmp:
         export(shape, Path(tmp) / "llava")
-        for turn in range(turns):
-            for setting in only:
-                found[setting].append(measured(name, how, setting, Path(tmp) / "llava", STEPS))
-                sys.stderr.write(f"{name} {how} turn {turn} {setting}: {found[setting][-1]}\n")
-    lines = ["| | step, s | real tokens/s | against usual | MiB above the model | against usual | loss |"]
-    lines.append("| --- " * 7 + "|")
-    medians = {}
+        for turn in range(TURNS):
+            for setting, runs in found.items():
+                runs.append(measured(name, how, setting, Path(tmp) / "llava", STEPS))
+                sys.stderr.write(f"{name} {how} turn {turn} {setting}: {runs[-1]}\n")
+    first = found["usual"][0]
+    lines = [
+        f"{sum(first['supervised']) / sum(first['real']):.0%} of the {sum(first['real'])} tokens are supervised.",
+        "",
+        "| | step, s | real tokens/s | against usual | MiB above the model | against usual | last loss | apart |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for setting, runs in found.items():
-        rates, seconds = ([v for r in runs for v in r[key]] for key in ("rates", "seconds"))
-        medians[setting] = statistics.median(rates), statistics.median(r["MiB"] for r in runs)
-        (rate, memory), (usual, much) = medians[setting], medians["usual"]
+        seconds = [s for r in runs for s in r["seconds"]]
+        (rate, memory), (usual, much) = medians(runs), medians(found["usual"])
         losses = runs[0]["losses"]
-        apart = max(abs(a / b - 1) for a, b in zip(losses, found["usual"][0]["losses"], strict=True))
+        apart = max(abs(a / b - 1) for a, b in zip(losses, first["losses"], strict=True))
         if apart > SAME:
             sys.exit(f"{name} {how} {setting}: losses {losses} are {apart:.1e} from those of the usual loop")
         lines.append(
             f"| {setting} | {statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f}) | {rate:.0f} "
-            f"| {rate / usual:.2f} x | {memory:.0f} | {memory / much:.2f} x | {losses[-1]:.6f} ({apart:.0e}) |"
+            f"| {rate / usual:.2f} x | {memory:.0f} | {memory / much:.2f} x | {losses[-1]:.6f} | {apart:.0e} |"
         )
     return lines
 
 
+def medians(runs: list[dict[str, Any]]) -> tuple[float, float]:
+    """Real tokens a second over all timed steps, and MiB."""
+    rates = [n / s for r in runs for n, s in zip(r["real"][WARM:], r["seconds"], strict=True)]
+    return statistics.median(rates), statistics.median(r["MiB"] for r in runs)
+
+
+def against_the_usual_loop(names: list[str]) -> list[str]:
+    lines = []
+    for name in names:
+        shape = shapes()[name]
+        for how in TUNINGS:
+            lines += [
+                f"### {name}, {how}",
+                "",
+                f"{shape.about}; a picture is {shape.image_tokens} tokens, a sample at most {shape.max_length}.",
+                *table(name, shape, how),
+                "",
+            ]
+            sys.stdout.write("\n".join(lines) + "\n")
+    return lines
+
+
+def machine() -> str:
+    import torch
+
+    cpu = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return f"{datetime.date.today()}, {os.cpu_count()} cores of a CPU ({cpu[0]}), fp32, torch {torch.__version__}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*")
+    parser.add_argument("models", nargs="*", choices=[[], *shapes()])
     parser.add_argument("--one", nargs=4, metavar=("TUNING", "SETTING", "FOLDER", "STEPS"), help=argparse.SUPPRESS)
-    parser.add_argument("--how", nargs="*", default=list(TUNINGS))
-    parser.add_argument("--settings", nargs="*", default=["usual", *LEVERS])
-    parser.add_argument("--turns", type=int, default=TURNS)
     args = parser.parse_args()
-    known = shapes()
     if args.one:
         how, setting, folder, steps = args.one
-        return one(known[args.models[0]], how, setting, Path(folder), int(steps))
-    for name in args.models or known:
-        for how in args.how:
-            print("\n".join([f"{name} {how}", *table(name, known[name], how, args.turns, args.settings)]))
+        return one(shapes()[args.models[0]], how, setting, Path(folder), int(steps))
+    if args.models:
+        against_the_usual_loop(args.models)
+        return None
+    text = [
+        f"{machine()}. What each part is: `benchmarks/train.py`; what the levers are: docs/training-speed.md.",
+        "",
+        "## Against the usual loop",
+        "",
+        f"Steps of {BATCH} samples, micro_batch {MICRO_BATCH}, ZeRO 0, one process of {os.cpu_count()} threads. Medians",
+        f"of {TURNS} processes, {STEPS} steps each behind the first; in brackets the fastest and the slowest step. Real",
+        "tokens are those that are no padding. Memory is the highest resident size above that of the model before the",
+        "first step (VmHWM). `apart` is the largest relative difference to the losses of the usual loop. Lengths are",
+        "those of LLaVA's mix-665k as benchmarks/packing.py simulates them, shortened by a picture's tokens over 576.",
+        "",
+        *against_the_usual_loop(list(shapes())),
+    ]
+    out = Path(__file__).parent / "results" / "train.md"
+    out.write_text("\n".join(text))
+    return None
 
 
 if __name__ == "__main__":

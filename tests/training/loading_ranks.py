@@ -1,6 +1,8 @@
-"""What the ranks of test_sharded run to be weighed: a language model is loaded whole, then split. Prints MiB as JSON.
+"""What the ranks of test_sharded run to be weighed: a language model is loaded split, then whole.
 
-torchrun --nproc-per-node 2 loading_ranks.py <job.json, not read> <folder of the model>
+Rank 0 prints every rank's MiB as JSON.
+
+torchrun --nproc-per-node 2 loading_ranks.py <folder of the model>
 """
 
 from __future__ import annotations
@@ -46,14 +48,17 @@ def peak(folder: Path, zero: int) -> float:
 
 def main() -> None:
     dist.init_process_group("gloo")
-    folder = Path(sys.argv[2])
+    folder = Path(sys.argv[1])
     with loading(Cluster(zero=3)):
         pass  # imports are not what is weighed
     found = {"split": peak(folder, 3)}
     found["resident"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     dist.barrier()
     found["whole"] = peak(folder, 0)
-    print(json.dumps(found), flush=True)
+    said: list[dict[str, float]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(said, found)
+    if dist.get_rank() == 0:
+        print(json.dumps(said), flush=True)
     dist.destroy_process_group()
 
 

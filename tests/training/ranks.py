@@ -21,7 +21,7 @@ from double import in_double
 
 from remora.data.batches import StageData
 from remora.model.seeds import seed_for
-from remora.training import stage
+from remora.training import build, stage
 from remora.training.engine import Engine
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read
@@ -64,12 +64,9 @@ def die_once_saved(at: int) -> None:
     """Let all ranks end when the checkpoint of that step is on disk."""
     gather = stage.Training._checkpoint
 
-    def checkpoint(self, step):
-        gather(self, step)
+    def checkpoint(self, step, at_once=False):
+        gather(self, step, at_once=at_once or step == at)
         if step == at:
-            if self.lead:
-                self.writer.wait()
-            dist.barrier()
             os._exit(9)
 
     stage.Training._checkpoint = checkpoint
@@ -84,7 +81,7 @@ def shorten(steps: int) -> None:
             whole, self.steps = self.steps, min(steps, self.steps)
             stage.rate_factor = lambda of, step, _: rate_factor(of, step, whole)
 
-    stage.StageData = First
+    build.StageData = First
 
 
 def run_settings(job: StageJob, settings: dict[str, dict[str, object]]) -> dict[str, list[dict[str, object]]]:
@@ -117,7 +114,7 @@ def main() -> None:
     if settings := option("--settings"):
         said = run_settings(job, json.loads(settings))
         if "--double" in sys.argv:
-            said["float64"] = in_double(job, stage.StageData, stage.rate_factor)
+            said["float64"] = in_double(job, build.StageData, stage.rate_factor)
         if dist.get_rank() == 0:
             Path(sys.argv[2]).write_text(json.dumps(said))
         dist.destroy_process_group()

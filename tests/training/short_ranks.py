@@ -32,7 +32,8 @@ def main() -> None:
     try:
         stage.run(job)
     except RemoraError as e:
-        sys.exit(f"refused: {e}")
+        (job.folder / f"refused-{dist.get_rank()}.txt").write_text(str(e))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -183,6 +183,16 @@ def test_a_roll_back_forgets_the_steps_since_the_checkpoint(runs) -> None:
 
 
 @pytest.mark.e2e
+def test_a_step_says_what_it_cost(runs) -> None:
+    for event in named(runs["whole"], "step"):
+        seconds = event["samples"] / event["samples_per_second"]
+        assert 0 < event["mfu"] < 1 and 0 <= event["wait_share"] < 1 and event["wait"] <= seconds
+        assert 0.1 < event["memory"] < 24 and event["tokens_per_second"] * seconds > event["tokens"]
+        assert event["eta"] >= 0 and (event["eta"] == 0) == (event["step"] == STEPS - 1)
+        assert set(event["lr"]) == {"connector", "llm"}
+
+
+@pytest.mark.e2e
 @pytest.mark.parametrize("zero", STAGES)
 def test_fp16_halves_its_scale_and_loses_no_step(runs, zero: int) -> None:
     run = runs[f"fp16-zero-{zero}"]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from launch import launch
 from PIL import Image
 
 from remora import catalog
@@ -27,7 +24,7 @@ from remora.training.journal import JOURNAL, read
 from remora.training.rehearsal import passes
 from standins import small_llm
 
-ROWS, SHORT = (Path(__file__).with_name(f"{name}_ranks.py") for name in ("rows", "short"))
+RANKS, SHORT = (Path(__file__).with_name(name) for name in ("ranks.py", "short_ranks.py"))
 CONTEXT = 2048
 
 
@@ -104,20 +101,10 @@ def job(records: Path, tmp_path_factory: pytest.TempPathFactory) -> StageJob:
     return StageJob(stage, parts, root / "work", datasets, 0, cluster)
 
 
-def run(script: Path, job: StageJob, *args: object) -> list[tuple[int, str]]:
-    """Run a script on two ranks: how each ended, and what it printed."""
+def run(script: Path, job: StageJob, *args: object, rc: int = 0) -> None:
     job.folder.mkdir(exist_ok=True)
     (job.folder / "job.json").write_text(job.to_json())
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", str(script), str(job.folder / "job.json"), *map(str, args)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    each = [env | {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": "2"} for r in range(2)]
-    ranks = [subprocess.Popen(command, env=own, **pipes) for own in each]
-    said = [p.communicate()[0] for p in ranks]
-    return [(p.returncode, text) for p, text in zip(ranks, said, strict=True)]
+    launch(script, 2, job.folder / "job.json", *args, rc=rc)
 
 
 @pytest.mark.e2e
@@ -125,8 +112,7 @@ def test_a_rehearsal_leaves_no_trace(job, tmp_path) -> None:
     kinds = {f"{rows}-{zero}": {"rows": rows, "zero": zero} for zero in (0, 1, 2, 3) for rows in ("packed", "padded")}
     kinds["offload"] = {"zero": 2, "offload": "optimizer"}
     pairs = {f"{name}-{said}": how | {"rehearse": said} for name, how in kinds.items() for said in (False, True)}
-    ends = run(ROWS, replace(job, folder=tmp_path), tmp_path / "out.json", json.dumps(pairs))
-    assert [code for code, _ in ends] == [0, 0], ends[0][1][-3000:]
+    run(RANKS, replace(job, folder=tmp_path), tmp_path / "out.json", "--settings", json.dumps(pairs))
     for name in kinds:
         plain, rehearsed = (list(read(tmp_path / f"{name}-{said}" / JOURNAL)) for said in (False, True))
         figures = [
@@ -144,15 +130,14 @@ def test_all_ranks_say_what_fits_when_one_runs_out_of_memory(job, tmp_path, zero
     # 32,768 tokens take some 700 MB here, 2,048 take 60.
     stage = job.stage.model_copy(update={"batch": 32, "max_length": CONTEXT})
     cluster = Cluster(workers=2, micro_batch=16, zero=zero, rehearse=True)
-    ends = run(SHORT, replace(job, folder=tmp_path, stage=stage, cluster=cluster), poor, 300)
-    assert [code for code, _ in ends] == [1, 1], ends
-    refusals = [text.partition("refused: ")[2].splitlines()[0] for _, text in ends]
+    run(SHORT, replace(job, folder=tmp_path, stage=stage, cluster=cluster), poor, 300, rc=1)
+    refusals = [(tmp_path / f"refused-{rank}.txt").read_text() for rank in range(2)]
     assert refusals[0] == refusals[1]
     assert f"ran out on rank {poor} with" in refusals[0] and "activation_checkpointing: true" in refusals[0]
     (fits,) = re.findall(r"micro_batch: (\d+) \(tried, it fits\)", refusals[0])
     assert 1 <= int(fits) < 16
     assert not [e for e in read(tmp_path / JOURNAL) if e["event"] in ("step", "rehearsed")]
 
-    smaller = replace(job, folder=tmp_path, stage=stage, cluster=cluster.model_copy(update={"micro_batch": int(fits)}))
-    ends = run(SHORT, replace(smaller, stage=stage.model_copy(update={"steps": 1})), poor, 300)
-    assert [code for code, _ in ends] == [0, 0], ends
+    one_step = stage.model_copy(update={"steps": 1})
+    smaller = cluster.model_copy(update={"micro_batch": int(fits)})
+    run(SHORT, replace(job, folder=tmp_path, stage=one_step, cluster=smaller), poor, 300)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from launch import launch
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -26,7 +23,7 @@ from remora.spec import Cluster, Lora, Stage, Variant, load
 from remora.training.job import StageJob
 from standins import small_llm, small_vision
 
-RANKS = Path(__file__).with_name("sharded_ranks.py")
+RANKS, LOADING = (Path(__file__).with_name(f"{name}_ranks.py") for name in ("sharded", "loading"))
 STEPS = 4
 RUNS = {
     "whole": {"zero": 0},
@@ -101,23 +98,9 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
     job = StageJob(stage, parts, root / "work", datasets, 0, cluster)
     job.folder.mkdir()
     (root / "job.json").write_text(job.to_json())
-    ranks(2, root, root / "out.json", json.dumps(RUNS), REMORA_CATALOG=str(own))
+    settings = json.dumps(RUNS)
+    launch(RANKS, 2, root / "job.json", root / "out.json", settings, env={"REMORA_CATALOG": str(own)})
     return json.loads((root / "out.json").read_text()), job.folder
-
-
-def ranks(world: int, root: Path, *args: object, script: Path = RANKS, **env: str) -> list[str]:
-    """Run a script on some ranks; what each of them printed."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = {**os.environ, **env, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", str(script), str(root / "job.json"), *map(str, args)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    each = [{"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(world)} for r in range(world)]
-    processes = [subprocess.Popen(command, env=env | own, **pipes) for own in each]
-    said = [p.communicate()[0] for p in processes]
-    assert [p.returncode for p in processes] == [0] * world, said[0][-3000:]
-    return said
 
 
 @pytest.mark.e2e
@@ -143,6 +126,21 @@ def test_a_split_or_offloaded_model_learns_what_a_whole_one_does(said, name) -> 
         assert a.keys() == b.keys()
         for key in a:
             torch.testing.assert_close(b[key], a[key], rtol=1e-3, atol=2e-4, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.e2e
+def test_no_rank_ever_holds_more_than_its_share_and_a_parameter(tmp_path) -> None:
+    small = small_llm(catalog.llm("tinyllama-1.1b-chat"))
+    wide = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 8}
+    llm = small.model_copy(update={"config": small.config | wide})
+    create_from_scratch(llm, ["USER: What number is it? ASSISTANT: number 1"] * 4, 0, tmp_path / "llm")
+    (file,) = (tmp_path / "llm").glob("*.safetensors")
+    weights = file.stat().st_size / (1 << 20)
+    said = launch(LOADING, 2, tmp_path / "llm")
+    for rank in json.loads(said.splitlines()[-1]):
+        # Slack, MiB: one parameter whole, twice (6 each), and what the allocator keeps.
+        assert weights / 2 <= rank["split"] + 1 and rank["split"] <= weights / 2 + 40, (weights, rank)
+        assert rank["whole"] >= weights - 1, (weights, rank)  # or it is not weighed
 
 
 @pytest.mark.parametrize(

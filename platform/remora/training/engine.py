@@ -129,6 +129,9 @@ class Engine:
         self.device = self.engine.device
         self.world = dist.get_world_size()
         self.rank = dist.get_rank()
+        if self.zero == 0 and self.world == 1:
+            # There is nothing to sum, but DeepSpeed would copy every gradient into a bucket and back.
+            self.engine.enable_backward_allreduce = False
         self.dtype = DTYPES.get(cluster.precision)
         self.scale = FIRST_SCALE if cluster.precision == "fp16" else 1.0
         self.good = 0

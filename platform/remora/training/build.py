@@ -1,0 +1,52 @@
+"""What a stage begins with, as its job says: the model, with what trains in it, and the data."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerBase
+
+from remora import catalog
+from remora.data.batches import StageData
+from remora.data.index import Dataset
+from remora.data.prompt import Prompter
+from remora.errors import SpecError
+from remora.model.activations import checkpoint_activations
+from remora.model.attention import attend_per_sample
+from remora.model.parts import compose
+from remora.model.seeds import seed_for
+from remora.model.tuning import freeze_and_train, halve_frozen
+from remora.model.vlm import VisionLanguageModel
+from remora.training.engine import DTYPES, loading
+from remora.training.job import StageJob
+
+
+def build_model(job: StageJob) -> tuple[VisionLanguageModel, PreTrainedTokenizerBase]:
+    """The model as the stages before left it, set up for what of it trains now.
+
+    Raises:
+        SpecError: its settings exclude each other.
+    """
+    stage, cluster = job.stage, job.cluster
+    if cluster.zero == 3 and any(t.lora and t.lora.bits for t in (stage.tune[p] for p in stage.tune.present)):
+        raise SpecError("ZeRO 3 cannot split weights of 4 or 8 bits; set cluster.zero to 2, or leave lora's bits out")
+    with loading(cluster):
+        model, tokenizer = compose(job.parts, job.seed, stage.tune.present)
+    if cluster.rows == "packed":
+        attend_per_sample(model.llm)
+    freeze_and_train(model, stage.tune, job.seed)
+    if half := DTYPES.get(cluster.precision):
+        halve_frozen(model, stage.tune, half)
+    if cluster.activation_checkpointing:
+        checkpoint_activations(model)
+    return model, tokenizer
+
+
+def open_data(
+    job: StageJob, model: VisionLanguageModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[StageData, list[Dataset]]:
+    """The stage's batches, as a function of the step, and the datasets of its mixture."""
+    stage = job.stage
+    datasets = [Dataset(d, entry.skip) for d, entry in zip(job.datasets, stage.mixture, strict=True)]
+    prompter = Prompter(catalog.template(stage.template), tokenizer, model.image_tokens)
+    vision = job.parts["vision"].name if "vision" in stage.tune.present else None
+    context = getattr(model.llm.config, "max_position_embeddings", None)
+    return StageData(stage, datasets, prompter, vision, seed_for(job.seed, f"order/{stage.name}"), context), datasets

@@ -1,0 +1,153 @@
+"""Floating point operations of a step, and how many a device could do: their ratio is MFU.
+
+Counted is what the step needs: matrix products, convolutions and attention of real tokens and real pictures. A frozen
+layer counts its forward pass, and the gradient of its input where a part before it trains; the gradient of its weight
+it does not have. Causal attention counts half of each sample's tokens squared, since what lies above the diagonal is
+never computed. Not counted: padding, the blank picture of a batch without one, what is computed a second time to save
+memory, elementwise work, and attention inside a connector.
+
+A `FlopCounterMode` around each step would count padding too and costs more than a small model's step. Here the layers
+are looked at once, in the first pass, and a step is then a sum of a few products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from remora.model.tuning import blocks_of
+from remora.model.vision import Unread
+from remora.model.vlm import Batch, VisionLanguageModel
+from remora.spec import Precision
+
+Per = Literal["picture", "token", "supervised token"]
+
+PEAKS: tuple[tuple[str, float, float, float], ...] = (
+    ("H100 PCIe", 756e12, 756e12, 51e12),
+    ("H100 NVL", 835e12, 835e12, 60e12),
+    ("H100", 989e12, 989e12, 67e12),
+    ("H200 NVL", 835e12, 835e12, 60e12),
+    ("H200", 989e12, 989e12, 67e12),
+    ("A100", 312e12, 312e12, 19.5e12),
+    ("L40S", 362e12, 362e12, 91.6e12),
+    ("L4", 121e12, 121e12, 30.3e12),
+    ("RTX 4090", 165.2e12, 165.2e12, 82.6e12),
+    ("RTX 3090", 71e12, 71e12, 35.6e12),
+    ("V100 SXM2", 0.0, 125e12, 15.7e12),
+    ("T4", 0.0, 65e12, 8.1e12),
+)
+"""Words of a GPU's name, then operations a second in bf16, fp16 and fp32: dense, adding up in fp32; fp32 without TF32,
+which torch leaves off. The first that fits counts; 0 where the GPU has no such unit.
+
+Sources, NVIDIA's data sheets (where they print figures "with sparsity", half of them): H100 Tensor Core GPU, H200
+Tensor Core GPU, A100 80GB, L40S, L4, V100, T4; RTX 4090: Ada GPU architecture whitepaper, appendix A; RTX 3090: Ampere
+GA102 GPU architecture whitepaper, table 9."""
+
+
+def peak_flops(device: torch.device, precision: Precision) -> float | None:
+    """Operations a second of a device at most; None for a CPU, and for a GPU that the table does not have."""
+    if device.type != "cuda":
+        return None
+    return peak_of(torch.cuda.get_device_name(device), precision)
+
+
+def peak_of(name: str, precision: Precision) -> float | None:
+    """The same by the GPU's name, as torch says it."""
+    words = f" {name.replace('-', ' ')} "
+    for part, bf16, fp16, fp32 in PEAKS:
+        if f" {part} " in words:
+            return {"bf16": bf16, "fp16": fp16, "fp32": fp32}[precision] or None
+    return None
+
+
+class StepFlops:
+    """Counts a model's steps. Its layers are seen in the first forward pass after this is made.
+
+    Args:
+        model: with `requires_grad` set.
+    """
+
+    def __init__(self, model: VisionLanguageModel) -> None:
+        self.model = model
+        self.each: dict[Per, float] = dict.fromkeys(("picture", "token", "supervised token"), 0.0)
+        """Operations for one of them, forward and backward."""
+        self.squared = 0.0
+        """Operations of the language model's attention, for one sample, over its tokens squared."""
+        self._pictures = 0
+        self._hooks = [model.register_forward_pre_hook(self._begin), model.register_forward_hook(self._end)]
+
+    def __call__(self, batches: Sequence[Batch]) -> float:
+        """Operations of one step over these micro batches, on this rank."""
+        total = 0.0
+        for batch in batches:
+            lengths = batch.lengths or tuple(batch.mask.sum(1).tolist())
+            total += len(batch.pixels) * self.each["picture"] + batch.supervised * self.each["supervised token"]
+            total += sum(lengths) * self.each["token"] + sum(n * n for n in lengths) * self.squared
+        return total
+
+    def _begin(self, model: nn.Module, inputs: Any) -> None:
+        (batch,) = inputs
+        head = self.model.llm.get_output_embeddings()  # type: ignore[operator]
+        for part in ("vision", "connector", "llm"):
+            module = self.model.part(part)
+            per: Per = "token" if part == "llm" else "picture"
+            for layer in module.modules() if module is not None else ():
+                if layer is head:
+                    self._watch(layer, "supervised token", 0)
+                elif isinstance(layer, nn.Linear | nn.Conv2d):
+                    self._watch(layer, per, batch.ids.numel() if part == "llm" else 0)
+        if self.model.vision is not None:
+            self._hooks.append(self.model.vision.register_forward_pre_hook(self._picture))
+            for block in blocks_of("vision", self.model.vision)[0]:
+                if not isinstance(block, Unread):
+                    self._hooks.append(block.register_forward_hook(self._seeing))
+        for block in blocks_of("llm", self.model.llm)[0]:
+            self._hooks.append(block.register_forward_hook(self._reading))
+
+    def _end(self, *_: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _picture(self, tower: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._pictures = len(inputs[0])
+
+    def _watch(self, layer: nn.Module, per: Per, count: int) -> None:
+        """Add the operations of one of the layer's calls to what one of `count` costs; of `_pictures`, if that is 0."""
+
+        def seen(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+            (given,) = inputs
+            if isinstance(layer, nn.Conv2d):
+                work = out.numel() * layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
+            else:
+                linear = cast(nn.Linear, layer)
+                rows = 1 if per == "supervised token" else given.numel() // linear.in_features
+                work = rows * linear.in_features * linear.out_features
+            of = 1 if per == "supervised token" else count or self._pictures
+            weight = cast(Tensor, layer.weight).requires_grad
+            self.each[per] += 2 * work / of * (1 + torch.is_grad_enabled() * (given.requires_grad + weight))
+
+        self._hooks.append(layer.register_forward_hook(seen))
+
+    def _seeing(self, block: nn.Module, inputs: tuple[Tensor, ...], out: Any) -> None:
+        """A transformer's block: every token of a picture, or of a tile of it, sees every other."""
+        first = _first(out)
+        if first.dim() == 3:
+            tiles, tokens, width = first.shape
+            self.each["picture"] += tiles * 4 * tokens**2 * width * _both_ways(first) / self._pictures
+
+    def _reading(self, block: nn.Module, inputs: Any, out: Any) -> None:
+        config: Any = self.model.llm.config
+        width = config.num_attention_heads * getattr(config, "head_dim", 0) or config.hidden_size
+        self.squared += 4 * width * _both_ways(_first(out)) / 2
+
+
+def _first(out: Any) -> Tensor:
+    return cast(Tensor, out[0] if isinstance(out, tuple) else out)
+
+
+def _both_ways(out: Tensor) -> int:
+    """How often two matrix products of an attention are done: forward, and twice as many backward."""
+    return 3 if out.requires_grad else 1

@@ -1,0 +1,134 @@
+"""What a stage run says of its steps: to its journal and its log, from all ranks through one."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from remora.data.batches import StageData
+from remora.data.loader import Loaded
+from remora.data.skipped import Skipped
+from remora.model.vlm import Batch
+from remora.training import checkpoint, journal, meter
+from remora.training.checkpoint import Checkpoint
+from remora.training.engine import Engine
+from remora.training.guard import RolledBack, Watch
+
+log = logging.getLogger(__name__)
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Past:
+    """What checkpoints and journal say of a stage run's earlier attempts."""
+
+    found: Checkpoint | None
+    start: int
+    """The next step: behind a bad one if it was rolled back, since the steps before it are left out with it."""
+    taken: int
+    """Optimiser steps so far: fewer than steps where some were left out."""
+    events: Sequence[dict[str, Any]]
+    """The journal's, without those of steps that will be taken again."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Past:
+        """On every rank the same: one looks and all go by it, since disks that are shared may lag."""
+        told: list[Any] = [None, None]
+        if dist.get_rank() == 0:
+            told = [checkpoint.latest(folder / CHECKPOINTS), list(journal.read(folder / journal.JOURNAL))]
+        dist.broadcast_object_list(told)
+        found, events = told
+        at = found.step if found else 0
+        start = max([e["step"] + 1 for e in events if e["event"] == "rolled_back" and e["to"] == at] + [at])
+        taken = found.state.get("taken", at) if found else 0
+        return cls(found, start, taken, [e for e in events if e.get("step", -1) < start])
+
+    @property
+    def recent(self) -> Sequence[float]:
+        """The losses of the last steps."""
+        return self.found.state.get("recent", ()) if self.found else ()
+
+
+class Notes:
+    """One rank's notes; rank 0 writes them."""
+
+    def __init__(self, folder: Path, data: StageData, skipped: Skipped, past: Past) -> None:
+        self.data, self.skipped = data, skipped
+        self.lead = dist.get_rank() == 0
+        self._root, self._journal = folder / CHECKPOINTS, folder / journal.JOURNAL
+        self._dropped: set[str] = set()
+        for event in past.events:
+            if event["event"] == "dropped" and "kind" in event:
+                skipped.add(event["entry"], event["sample"], event["kind"])
+        bad = sum(event["event"] in ("left_out", "rolled_back") for event in past.events)
+        self.watch = Watch(data.stage.guard, past.recent, bad)
+        if self.lead:
+            journal.drop_steps_from(self._journal, past.start)
+
+    def write(self, event: str, **fields: Any) -> None:
+        if self.lead:
+            journal.append(self._journal, event, **fields)
+
+    def step(self, event: dict[str, Any]) -> None:
+        self.write("step", **event)
+        if self.lead:
+            log.info(meter.line(self.data.stage.name, self.data.steps, event))
+
+    def unnamed(self, loaded: Loaded) -> dict[str, str]:
+        """Samples of this rank that teach nothing and that nobody has named yet, with the reason."""
+        return {sample: reason for sample, reason in loaded.dropped.items() if sample not in self._dropped}
+
+    def dropped(self, step: int, loaded: Loaded, engine: Engine) -> int:
+        """Name the samples that teach nothing, each once whichever ranks met it; how many."""
+        mine = {sample: (reason, loaded.broken.get(sample)) for sample, reason in self.unnamed(loaded).items()}
+        named = engine.gather(mine)
+        self._dropped |= named.keys()
+        for sample, (reason, broken) in named.items():
+            log.warning("sample %s is dropped: %s", sample, reason)
+            self.write(
+                "dropped", step=step, sample=sample, reason=reason, **dataclasses.asdict(broken) if broken else {}
+            )
+            if broken:
+                self.skipped.add(broken.entry, sample, broken.kind)
+        return len(named)
+
+    def bad(self, step: int, problem: str, batches: Sequence[Batch], sums: Sequence[Tensor], engine: Engine) -> None:
+        """Name a bad step and its samples, then follow the recipe's rule.
+
+        Named are the samples of the micro batches whose loss is no number, on whichever rank; if none is, the step's.
+
+        Raises:
+            TrainingError, RolledBack: as `Watch.refuse` says.
+        """
+        culprits = [b.keys.tolist() for b, loss in zip(batches, sums, strict=True) if not math.isfinite(float(loss))]
+        mine = {self.data.sample(key - self.data.seed).id: None for keys in culprits for key in keys}
+        samples = list(engine.gather(mine)) or None
+        where = self.where(step, samples)
+        fields = {"step": step, "problem": problem, "samples": samples or self._samples(step)}
+        try:
+            self.watch.refuse(where, problem)
+        except RolledBack:
+            newest = checkpoint.latest(self._root) if self.lead else None
+            back = newest.step if newest else 0
+            log.warning("%s: %s; back to the newest checkpoint, then on behind this", where, problem)
+            self.write("rolled_back", **fields, to=back)
+            raise
+        log.warning("%s: %s; the step is left out", where, problem)
+        self.write("left_out", **fields)
+
+    def where(self, step: int, samples: Sequence[str] | None = None) -> str:
+        """The stage, the step and its first samples, for a message."""
+        names = samples or self._samples(step)
+        more = f", … ({len(names)})" if len(names) > 4 else ""
+        return f"stage {self.data.stage.name!r}, step {step}, samples {', '.join(names[:4])}{more}"
+
+    def _samples(self, step: int) -> list[str]:
+        return [self.data.sample(p).id for p in self.data.positions(step)]

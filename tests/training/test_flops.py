@@ -1,0 +1,171 @@
+"""Operations of a step against torch's own counter, for everything that trains or does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from remora import catalog
+from remora.data.batches import collate
+from remora.data.prompt import Tokens
+from remora.model import vlm
+from remora.model.attention import attend_per_sample, states
+from remora.model.connectors import build_connector
+from remora.model.tuning import freeze_and_train
+from remora.model.vision import build_tower
+from remora.model.vlm import IGNORE, IMAGE, VisionLanguageModel
+from remora.spec import Lora, PartTuning, Tuning
+from remora.training.flops import StepFlops, peak_flops, peak_of
+from standins import small_llm, small_vision
+
+FROZEN, FULL = PartTuning(mode="frozen"), PartTuning(mode="full")
+TWO_BLOCKS = PartTuning.model_validate({"last": 2})
+ADAPTED = PartTuning(mode="lora", lora=Lora(r=4))
+TUNINGS = {
+    "alignment": (FROZEN, FULL, FROZEN),
+    "fine-tuning": (FROZEN, FULL, FULL),
+    "share": (TWO_BLOCKS, FULL, FULL),
+    "everything": (FULL, FULL, FULL),
+    "lora": (FROZEN, FULL, ADAPTED),
+    "last block alone": (FROZEN, FROZEN, PartTuning.model_validate({"last": 1})),
+}
+
+
+def model_of(vision: str, llm: str) -> VisionLanguageModel:
+    torch.manual_seed(0)
+    encoder = small_vision(catalog.vision(vision))
+    text = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**small_llm(catalog.llm(llm)).config), attn_implementation="sdpa"
+    )
+    tower = build_tower(encoder, pretrained=False)
+    connector = build_connector(catalog.connector("mlp2x_gelu"), encoder.width, text.config.hidden_size)
+    model = VisionLanguageModel(text, tower, connector, encoder.input_size, encoder.tokens)
+    attend_per_sample(model.llm)
+    return model
+
+
+def batch_of(model: VisionLanguageModel, texts, pictures=()):
+    """Samples of these many words, some behind a picture; the second half of the words is supervised."""
+    read = []
+    for i, words in enumerate(texts):
+        ids = [IMAGE] * model.image_tokens * (i in pictures) + list(range(2, 2 + words))
+        labels = [IGNORE] * (len(ids) - words // 2) + ids[len(ids) - words // 2 :]
+        shown = [torch.rand(3, model.image_size, model.image_size)] * (i in pictures)
+        read.append((Tokens(ids, labels, len(shown)), shown))
+    return collate(read, 1, model.image_size, rows="packed")
+
+
+def counted(model: VisionLanguageModel, batch, monkeypatch) -> float:
+    """What torch counts, forward and backward, with attention as plain products; of the causal ones, half."""
+
+    def apart(head, hidden, targets):  # torch's table has no addmm_, which the head's gradient is added up with
+        return F.cross_entropy(head(hidden), targets, reduction="sum")
+
+    monkeypatch.setattr(vlm, "summed_loss", apart)
+    embedded = model.embed(batch.ids, batch.pixels)
+    embedded = embedded.detach().requires_grad_(embedded.requires_grad)
+    with sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as whole:
+            model(batch).backward()
+        with FlopCounterMode(display=False) as reading:
+            states(model.llm, embedded, batch.lengths).sum().backward()
+    monkeypatch.undo()
+    causal = reading.get_flop_counts()["Global"][torch.ops.aten.bmm]
+    return whole.get_total_flops() - causal / 2
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+@pytest.mark.parametrize(
+    ("vision", "llm"),
+    [
+        ("clip-l-336", "pythia-1.4b"),
+        ("siglip2-base-224", "qwen2-0.5b"),
+        ("dinov2-l-224", "qwen2-0.5b"),
+        ("clip-l-336-s2", "tinyllama-1.1b-chat"),
+    ],
+)
+def test_it_is_what_torch_counts(vision, llm, tuning, monkeypatch):
+    model = model_of(vision, llm)
+    parts = dict(zip(("vision", "connector", "llm"), TUNINGS[tuning], strict=True))
+    freeze_and_train(model, Tuning(**parts))
+    count = StepFlops(model)
+    model(batch_of(model, (7, 30, 12), (0, 2)))
+    batch = batch_of(model, (40, 9, 25, 3), (1,))
+    # The same products, so the same whole number.
+    assert count([batch, batch]) == 2 * counted(model, batch, monkeypatch)
+
+
+def test_convolutions_count_too():
+    model = model_of("efficientnet-lite0", "demo-2m")
+    batch = batch_of(model, (5, 9), (0, 1))
+    freeze_and_train(model, Tuning(vision=FROZEN, connector=FROZEN, llm=FULL))
+    count = StepFlops(model)
+    model(batch)
+    with FlopCounterMode(display=False) as forward:
+        model.connector(model.vision(batch.pixels))
+    assert 2 * count.each["picture"] == forward.get_total_flops()
+
+
+def test_padding_and_the_blank_picture_do_not_count():
+    model = model_of("siglip2-base-224", "demo-2m")
+    freeze_and_train(model, Tuning(vision=FROZEN, connector=FULL, llm=FULL))
+    count = StepFlops(model)
+    packed = batch_of(model, (20, 4))  # what is seen first has no picture but the blank one
+    model(packed)
+    shown = batch_of(model, (20, 4), (0,))
+    assert count([shown]) > count([packed]) > 0
+    read = [
+        (Tokens(list(range(2, 2 + n)), [IGNORE] * (n // 2) + list(range(2 + n // 2, 2 + n)), 0), []) for n in (20, 4)
+    ]
+    padded = collate(read, 1, model.image_size)
+    assert padded.mask.numel() == 40
+    assert count([padded]) == pytest.approx(count([packed]))
+
+
+def test_layers_are_looked_at_once():
+    model = model_of("siglip2-base-224", "demo-2m")
+    freeze_and_train(model, Tuning(vision=FROZEN, connector=FULL, llm=FULL))
+    count, batch = StepFlops(model), batch_of(model, (20, 4), (1,))
+    model(batch)
+    first = count([batch])
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    model(batch)
+    assert count([batch]) == first > 0
+
+
+def test_text_alone(tiny_model):
+    tiny_model.vision = tiny_model.connector = None
+    count = StepFlops(tiny_model)
+    ids = list(range(2, 12))
+    batch = collate([(Tokens(ids, ids, 0), [])], 1, 1)
+    tiny_model(batch)
+    blocks = 2 * (4 * 16 * 16 + 3 * 16 * 32)
+    assert count([batch]) == 3 * (2 * (10 * blocks + 9 * 16 * 64) + 2 * 4 * 16 * 10**2 / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bf16", 989e12),
+        ("NVIDIA H100 PCIe", "bf16", 756e12),
+        ("NVIDIA H200", "fp32", 67e12),
+        ("NVIDIA A100-SXM4-80GB", "fp16", 312e12),
+        ("NVIDIA L4", "bf16", 121e12),
+        ("NVIDIA L40S", "bf16", 362e12),
+        ("NVIDIA GeForce RTX 4090", "bf16", 165.2e12),
+        ("Tesla V100-SXM2-16GB", "bf16", None),
+        ("Tesla T4", "fp16", 65e12),
+        ("NVIDIA L40", "bf16", None),
+        ("Some other GPU", "bf16", None),
+    ],
+)
+def test_peaks_by_the_name_that_torch_says(name, precision, peak):
+    assert peak_of(name, precision) == peak
+
+
+def test_a_cpu_has_no_peak():
+    assert peak_flops(torch.device("cpu"), "fp32") is None
