@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test faults check clean
 help:
 	@echo "make demo   the whole story on this machine, about ten minutes on two CPU cores"
 	@echo "make test   every test          make check  lint, types, specs"
+	@echo "make faults what a kill, a hang or a lost node costs a training, for real"
 	@echo "make setup  install only"
 
 # constraints.txt pins what was tested. torch first and by its exact version: a range would also admit builds that bring
@@ -27,6 +28,9 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+faults: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

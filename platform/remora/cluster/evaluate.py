@@ -62,7 +62,7 @@ def evaluate(
         # In a trial, tasks would inherit its placement group, which holds no CPU to run them on.
         scheduling_strategy="DEFAULT",
     )(_examine_shard)
-    shards = cluster.workers
+    shards = cluster.most_workers
     scores: dict[str, Score] = {}
     pending = {}
     for name in benchmarks:

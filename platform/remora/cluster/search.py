@@ -152,7 +152,7 @@ def _tags(score: Score) -> dict[str, str]:
 def _concurrent(space: Space) -> int:
     """As many trials as the cluster has room for; one more would wait for workers until Ray gives up on it."""
     cpus, gpus = cpus_and_gpus()
-    need = space.cluster.workers
+    need = space.cluster.least_workers
     rooms = [cpus / (need * space.cluster.cpus_per_worker)]
     if space.cluster.gpus_per_worker:
         rooms.append(gpus / (need * space.cluster.gpus_per_worker))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +20,16 @@ from remora.files import is_published, write_atomic
 # Ray's controller unpickles a reference to `_worker`, so whatever this file imports, it imports too: torch and
 # transformers would cost it 4 s of CPU and 200 MB for nothing.
 if TYPE_CHECKING:
+    from ray.train.data_parallel_trainer import DataParallelTrainer
+
     from remora.spec import Cluster
     from remora.training.job import StageJob
 
+log = logging.getLogger(__name__)
+ACCELERATOR = "accelerator_type:"
+"""How Ray names a kind of GPU among a cluster's resources."""
+RESIZE_EVERY = 5.0
+"""Seconds between two looks whether an elastic group could be larger. Ray's default is 60."""
 REFUSED = "refused.txt"
 """What a worker writes when it meets an error that another attempt would meet again."""
 
@@ -43,6 +52,7 @@ def _worker(config: dict[str, Any]) -> None:
     import torch
     import torch.distributed as dist
 
+    from remora.cluster.group import Notices
     from remora.stages import Store
     from remora.training import journal
     from remora.training.job import StageJob
@@ -50,6 +60,7 @@ def _worker(config: dict[str, Any]) -> None:
 
     store, status = Store(Path(config["runs"])), Path(config["status"])
     rank = ray.train.get_context().get_world_rank()
+    notices = Notices()
     for name, text, record in config["tasks"]:
         job = StageJob.from_json(text)
         if is_published(store.root / name):
@@ -63,9 +74,10 @@ def _worker(config: dict[str, Any]) -> None:
         if rank == 0:
             journal.append(status, "stage", run=name, stage=job.stage.name, state="training")
         try:
-            run(job)
+            run(job, notices)
         except RemoraError as e:
-            write_atomic(refused, f"{type(e).__name__}\n{e}")
+            with contextlib.suppress(OSError):  # a full disk: then Ray alone tells, after as many tries as it has
+                write_atomic(refused, f"{type(e).__name__}\n{e}")
             raise
         if rank == 0:
             store.publish(name, {**record, "began": began, "seconds": time.time() - began})
@@ -83,26 +95,59 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
         ClusterError: the workers failed more often than `max_failures`, or cannot be placed.
     """
     import ray.train
-    from ray.train.torch import TorchTrainer
 
-    _check_room(cluster.workers * cluster.cpus_per_worker, cluster.workers * cluster.gpus_per_worker)
+    _check_room(cluster)
     refusals = [t.job.folder / REFUSED for t in tasks]
     for refused in refusals:
         refused.unlink(missing_ok=True)
-    resources: dict[str, Any] = {"CPU": cluster.cpus_per_worker}
-    if cluster.gpus_per_worker:
-        resources["GPU"] = cluster.gpus_per_worker
-    # A name that was used before would silently resume that run; our own checkpoints decide that instead.
-    attempt, storage = f"{tasks[-1].name}-{uuid.uuid4().hex[:8]}", runs / "ray"
-    trainer = TorchTrainer(
+    for left in reversed(range(cluster.max_failures + 1)):
+        # A name that was used before would silently resume that run; our own checkpoints decide that instead.
+        attempt, storage = f"{tasks[-1].name}-{uuid.uuid4().hex[:8]}", runs / "ray"
+        try:
+            _trainer(tasks, cluster, runs, status, attempt, storage).fit()
+            break
+        except ray.train.TrainingFailedError as e:
+            _raise_refused(refusals)
+            lines = [line for line in str(e).splitlines() if line.strip()]
+            raise ClusterError(
+                f"{tasks[-1].name}: its workers failed more than {cluster.max_failures} times: {lines[-1].strip()}; "
+                f"see {storage / attempt}, then run the same command again: it goes on from the last checkpoint"
+            ) from e
+        except ray.exceptions.RayActorError as e:
+            # Ray starts workers again, but nobody their controller. Its workers end with it.
+            _raise_refused(refusals)
+            if not left:
+                raise ClusterError(
+                    f"{tasks[-1].name}: Ray Train's controller died {cluster.max_failures + 1} times; look at the "
+                    "memory of its node, then run the same command again: it goes on from the last checkpoint"
+                ) from e
+            log.warning("%s: Ray Train's controller died; starting another one", tasks[-1].name)
+    _raise_refused(refusals)
+    shutil.rmtree(storage / attempt, ignore_errors=True)
+
+
+def _trainer(
+    tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path, attempt: str, storage: Path
+) -> DataParallelTrainer:
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    from remora.cluster.group import Group
+
+    return TorchTrainer(
         _worker,
         train_loop_config={
             "runs": str(runs),
             "status": str(status),
             "tasks": [(t.name, t.job.to_json(), t.record) for t in tasks],
         },
+        torch_config=Group(timeout_s=cluster.hang_timeout),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=cluster.workers, use_gpu=cluster.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=(cluster.least_workers, cluster.most_workers) if cluster.elastic else cluster.most_workers,
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker=_resources(cluster),
+            accelerator_type=cluster.accelerator,
+            elastic_resize_monitor_interval_s=RESIZE_EVERY,
         ),
         run_config=ray.train.RunConfig(
             name=attempt,
@@ -110,17 +155,16 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
         ),
     )
-    try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as e:
-        _raise_refused(refusals)
-        lines = [line for line in str(e).splitlines() if line.strip()]
-        raise ClusterError(
-            f"{tasks[-1].name}: its workers failed more than {cluster.max_failures} times: {lines[-1].strip()}; "
-            f"see {storage / attempt}, then run the same command again: it goes on from the last checkpoint"
-        ) from e
-    _raise_refused(refusals)
-    shutil.rmtree(storage / attempt, ignore_errors=True)
+
+
+def _resources(cluster: Cluster) -> dict[str, float]:
+    """What Ray sets aside for a worker."""
+    wanted = {
+        "CPU": cluster.cpus_per_worker,
+        "GPU": cluster.gpus_per_worker,
+        "memory": int(cluster.memory_per_worker * 2**30),
+    }
+    return {name: amount for name, amount in wanted.items() if amount}
 
 
 def _raise_refused(refusals: Sequence[Path]) -> None:
@@ -130,12 +174,29 @@ def _raise_refused(refusals: Sequence[Path]) -> None:
             raise getattr(remora.errors, kind, TrainingError)(message)
 
 
-def _check_room(cpus: float, gpus: float) -> None:
-    from remora.cluster.session import cpus_and_gpus
+def _check_room(cluster: Cluster) -> None:
+    """Raises:
+    ClusterError: the least workers do not fit into the whole cluster, even with nothing else in it.
+    """
+    import ray
 
-    have_cpus, have_gpus = cpus_and_gpus()
-    if cpus > have_cpus or gpus > have_gpus:
+    have = ray.cluster_resources()
+    wanted = {name: cluster.least_workers * amount for name, amount in _resources(cluster).items()}
+    kind = f"{ACCELERATOR}{cluster.accelerator}"
+    if cluster.accelerator and kind not in have:
+        kinds = sorted(name.removeprefix(ACCELERATOR) for name in have if name.startswith(ACCELERATOR))
         raise ClusterError(
-            f"a stage asks for {cpus:g} CPUs and {gpus:g} GPUs, the cluster has {have_cpus:g} and {have_gpus:g}; "
-            "lower cluster.workers, cpus_per_worker or gpus_per_worker in the spec, or give --address of a larger one"
+            f"a stage asks for accelerator {cluster.accelerator}, the cluster has {', '.join(kinds) or 'none'}; "
+            "change cluster.accelerator in the spec, or give --address of another cluster"
         )
+    if any(amount > have.get(name, 0.0) for name, amount in wanted.items()):
+        raise ClusterError(
+            f"a stage asks for {_listed(wanted, wanted)}, the cluster has {_listed(have, wanted)}; lower "
+            "cluster.workers or what a worker asks for in the spec, or give --address of a larger one"
+        )
+
+
+def _listed(amounts: Mapping[str, float], names: Iterable[str]) -> str:
+    units = {"CPU": "CPUs", "GPU": "GPUs", "memory": "GiB of memory"}
+    said = {name: amounts.get(name, 0.0) / (2**30 if name == "memory" else 1) for name in names}
+    return " and ".join(f"{round(amount, 1):g} {units[name]}" for name, amount in said.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from remora.spec.base import Spec
 
@@ -16,7 +16,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 class Cluster(Spec):
     """Where and how a stage runs. Only `precision` changes a result, so it alone is part of a stage run's identity."""
 
-    workers: int = Field(1, ge=1)
+    workers: int | tuple[int, int] = 1
+    """Processes that train, or [least, most]: a stage goes on with as many as the cluster has room for."""
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
     memory_per_worker: float = Field(0, ge=0)
@@ -48,7 +49,31 @@ class Cluster(Spec):
     """Whether a stage begins with a dry run of its largest pass, to run out of memory at once or not at all; on GPUs
     if not said. On a CPU it can take minutes, and a process that takes too much is killed without a word."""
     max_failures: int = Field(3, ge=0)
-    """Worker failures that a stage run survives."""
+    """Failures of workers that a stage run survives, and as many of what controls them. A node that is taken away after
+    a notice is not one."""
+    hang_timeout: int = Field(300, ge=10)
+    """Seconds that a worker waits for another in a step, or for a stage run to be published, before its group is
+    started again."""
+
+    @property
+    def least_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def elastic(self) -> bool:
+        return self.least_workers < self.most_workers
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _count_or_range(cls, said: Any) -> Any:
+        span = said if isinstance(said, list | tuple) else (said, said)
+        if not (all(type(n) is int for n in span) and len(span) == 2 and 1 <= span[0] <= span[1]):
+            raise ValueError(f"{said!r} is neither a number of workers from 1 on nor [least, most]")
+        return tuple(span) if isinstance(said, list) else said
 
     @model_validator(mode="after")
     def _offload_fits_zero(self) -> Self:

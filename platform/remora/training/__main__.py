@@ -2,6 +2,8 @@
 
 python -m remora.training ~/remora/stages/<stage run>/job.json
 torchrun --nproc-per-node 2 -m remora.training …/job.json
+
+SIGTERM makes a checkpoint at once; a second one ends the process.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from remora.errors import RemoraError
+from remora.training import notice
 from remora.training.job import StageJob
 from remora.training.stage import run
 
@@ -33,9 +36,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    notice.listen()
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        result = run(StageJob.from_json(Path(sys.argv[1]).read_text()))
+        result = run(StageJob.from_json(Path(sys.argv[1]).read_text()), notice.given)
     except RemoraError as e:
         sys.exit(f"remora: {e}")
     finally:

@@ -1,0 +1,129 @@
+"""A small stage on two workers of real Ray, the process that drives it, and what its journal says of a fault."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from remora.spec import Cluster
+from remora.training.job import StageJob
+from remora.training.journal import read
+from training.exact_stages import mixed_job
+
+HERE = Path(__file__).parent
+STEPS, EVERY = 100, 10
+PATIENCE = 300.0  # how long a wait may take on a loaded machine before it counts as hung
+TWO = {"workers": 2, "zero": 2, "micro_batch": 2, "checkpoint_every": EVERY}
+
+
+def until(what: str, found: Callable[[], Any]) -> Any:
+    end = time.monotonic() + PATIENCE
+    while not (value := found()):
+        assert time.monotonic() < end, f"waited {PATIENCE:.0f} s for {what}"
+        time.sleep(0.05)
+    return value
+
+
+class Stage:
+    """One stage run and its folders."""
+
+    def __init__(self, root: Path, name: str, steps: int = STEPS, **cluster: Any) -> None:
+        self.name, self.runs, self.steps = name, root / "runs", steps
+        self.work = self.runs / "stages" / f"{name}.work"
+        self.work.mkdir(parents=True)
+        # A small rate: another number of workers sums in another order, and many steps would make that visible.
+        made = mixed_job(root / name, steps=steps, lr=1e-5)
+        self.job: StageJob = dataclasses.replace(
+            made, folder=self.work, cluster=Cluster.model_validate({**TWO, **cluster})
+        )
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        done = self.runs / "stages" / self.name / "journal.jsonl"
+        return [e for e in read(done if done.exists() else self.work / "journal.jsonl") if e["event"] == kind]
+
+    def reaches(self, step: int) -> None:
+        until(f"step {step}", lambda: any(e["step"] >= step for e in self.events("step")))
+
+    def pid(self, rank: int) -> int:
+        return int((self.work / f"worker-{rank}.pid").read_text())
+
+    def losses(self) -> list[float]:
+        """Of all steps, each of which the journal has once and in order."""
+        steps = self.events("step")
+        assert [e["step"] for e in steps] == list(range(self.steps))
+        return [e["loss"] for e in steps]
+
+    def lost_and_seconds(self, at: float) -> tuple[int, float]:
+        """Steps that were taken twice after what happened at that time, and seconds from then to the next step.
+
+        A restarted run cuts its journal back, so the steps lost are those between its start and the last one seen.
+        """
+        started = next(e for e in self.events("started") if e["time"] > at)
+        after = min(e["time"] for e in self.events("step") if e["time"] > started["time"])
+        return self.seen - int(started["at"]), after - at
+
+    seen = 0
+
+    def note_seen(self) -> float:
+        """Remember how far the run is, at the moment of a fault; the time."""
+        self.seen = max(e["step"] for e in self.events("step")) + 1
+        return time.time()
+
+
+class Driver:
+    """The process that trains, and its Ray cluster unless it is given one."""
+
+    def __init__(self, runs: Path, address: str | None = None, **env: str) -> None:
+        runs.mkdir(parents=True, exist_ok=True)
+        self.log = runs / f"driver-{time.time_ns()}.log"
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "REMORA_", "MLFLOW_"))}
+        command = [sys.executable, "-W", "ignore", str(HERE / "drive.py"), str(runs), *([address] if address else [])]
+        environ = {**kept, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", **env}
+        with self.log.open("w") as err:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err, text=True, env=environ
+            )
+        assert self.says() == "ready", self.log.read_text()
+
+    def trains(self, stage: Stage) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps({"name": stage.name, "job": stage.job.to_json()}) + "\n")
+        self.process.stdin.flush()
+
+    def says(self) -> str:
+        assert self.process.stdout
+        return self.process.stdout.readline().strip()
+
+    def stop(self) -> None:
+        self.process.stdin.close()  # type: ignore[union-attr]
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def children(pid: int) -> list[int]:
+    """Every process below one, itself not among them."""
+    return [p.pid for p in psutil.Process(pid).children(recursive=True)]
+
+
+def actors(driver: Driver, name: str) -> list[int]:
+    """Processes of Ray actors of a class: Ray writes the class into their title."""
+    found = []
+    for pid in children(driver.process.pid):
+        try:
+            if f"ray::{name}" in " ".join(psutil.Process(pid).cmdline()):
+                found.append(pid)
+        except psutil.Error:
+            continue
+    return found

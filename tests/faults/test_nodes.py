@@ -1,0 +1,124 @@
+"""Nodes that come and go below an elastic group: two raylets of one CPU each on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+from scene import Driver, Stage, until
+
+pytestmark = pytest.mark.e2e
+RAY = str(Path(sys.executable).with_name("ray"))
+STEPS = 500  # so many that a node can go and another one come
+
+
+class Nodes:
+    """A head and those that joined it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.scratch = folder, tempfile.mkdtemp(prefix="rf", dir="/tmp")  # sockets: 107 letters at most
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        self.env = {**kept, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{s.getsockname()[1]}"
+        self.started: list[subprocess.Popen[bytes]] = []
+        self.start("--head", f"--port={self.address.split(':')[1]}", f"--temp-dir={self.scratch}",
+                   "--include-dashboard=false")  # fmt: skip
+        until("the head", self.answers)
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        command = [RAY, "start", "--num-cpus=1", "--object-store-memory=100000000", "--node-ip-address=127.0.0.1"]
+        log = self.folder / f"node-{len(self.started)}.log"
+        with log.open("w") as out:
+            node = subprocess.Popen([*command, *options, "--block"], env=self.env, stdout=out, stderr=out)
+        self.started.append(node)
+        return node
+
+    def join(self) -> subprocess.Popen[bytes]:
+        return self.start(f"--address={self.address}")
+
+    def answers(self) -> bool:
+        host, port = self.address.split(":")
+        with socket.socket() as s:
+            return s.connect_ex((host, int(port))) == 0
+
+    def kill(self, node: subprocess.Popen[bytes]) -> None:
+        """All of a node at once, as when its power goes."""
+        if node.poll() is None:
+            below = psutil.Process(node.pid).children(recursive=True)
+            for process in [psutil.Process(node.pid), *below]:
+                try:
+                    process.kill()
+                except psutil.NoSuchProcess:
+                    continue
+        node.wait()
+
+    def stop(self) -> None:
+        for node in reversed(self.started):
+            self.kill(node)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+@pytest.fixture
+def nodes(tmp_path):
+    made = Nodes(tmp_path)
+    yield made
+    made.stop()
+
+
+def node_of(pid: int, nodes: Nodes) -> subprocess.Popen[bytes]:
+    """The node that a process runs on."""
+    return next(n for n in nodes.started if pid in [p.pid for p in psutil.Process(n.pid).children(recursive=True)])
+
+
+def test_a_node_is_announced_lost_and_replaced(nodes, root, tmp_path, card):
+    other = nodes.join()
+    driver = Driver(tmp_path / "runs", nodes.address)
+    try:
+        stage = Stage(tmp_path, "elastic", STEPS, workers=[1, 2], checkpoint_every=50)
+        driver.trains(stage)
+        stage.reaches(60)
+        assert stage.events("started")[0]["workers"] == 2
+        drain = [RAY, "drain-node", f"--address={nodes.address}", f"--node-id={node_id(driver, nodes, other)}"]
+        why = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test", "--deadline-remaining-seconds=8"]
+        subprocess.run([*drain, *why], env=nodes.env, check=True, capture_output=True)
+        until("the checkpoint in time", lambda: stage.events("preempted"))
+        at = stage.note_seen()
+        nodes.kill(other)
+        until("one worker", lambda: [e["workers"] for e in stage.events("started")][-1] == 1)
+        until("its first step", lambda: stage.events("step")[-1]["time"] > stage.events("started")[-1]["time"])
+        lost, seconds = stage.lost_and_seconds(at)
+        card("a node of two is drained, then killed", "a checkpoint just in time; on with one worker", lost, seconds)
+        at = stage.note_seen()
+        nodes.join()
+        assert driver.says() == "trained", driver.log.read_text()[-3000:]
+        assert [e["workers"] for e in stage.events("started")] == [2, 1, 2]
+        lost, seconds = stage.lost_and_seconds(at)
+        card("a node comes back", "from its start on: the group is two workers again", lost, seconds)
+    finally:
+        driver.stop()
+    calm = Driver(tmp_path / "runs")
+    try:
+        undisturbed = Stage(tmp_path, "undisturbed", STEPS)
+        calm.trains(undisturbed)
+        assert calm.says() == "trained", calm.log.read_text()[-3000:]
+    finally:
+        calm.stop()
+    assert stage.losses() == pytest.approx(undisturbed.losses(), rel=1e-5)
+
+
+def node_id(driver: Driver, nodes: Nodes, other: subprocess.Popen[bytes]) -> str:
+    """Ray's name for a node: it stands in the command line of its raylet."""
+    for process in psutil.Process(other.pid).children(recursive=True):
+        for word in process.cmdline():
+            if word.startswith("--node_id=") or word.startswith("--node-id="):
+                return word.partition("=")[2]
+    raise AssertionError("no raylet below the node")
