@@ -1,15 +1,14 @@
 """Training, against the usual loop: real tokens a second and peak memory, side by side.
 
-    python benchmarks/train.py               # writes benchmarks/results/train.md; twenty minutes on two cores
+    python benchmarks/train.py               # writes benchmarks/results/train.md; half an hour of one core
     python benchmarks/train.py demo-2m       # one model, without writing
+    python benchmarks/train.py --ray RUNS    # Ray Train against torchrun; RUNS holds the demo's data
+    python benchmarks/train.py --gpu         # one GPU, without Ray: bf16, compiled or not, MFU
 
 The baseline is transformers' own LLaVA class in a plain loop: samples padded as they come, logits of every position,
 torch's AdamW as it is by default. It starts from our weights (our export, its stock llava layout) and reads our
 samples, so its losses have to be ours. Below it stand the levers, each switched off with all else as it is. Every
 measurement is a process of its own; processes take turns, so that a busy minute of the machine meets all of them.
-
-Lengths are those of LLaVA's mix-665k as benchmarks/packing.py simulates them, made shorter by the ratio of a picture's
-tokens to CLIP's 576. Weights, words and pixels are random.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import contextlib
 import datetime
 import json
 import os
-import random
 import re
 import statistics
 import subprocess
@@ -27,161 +25,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packing import IMAGE as CLIP_TOKENS
-from packing import MAX_LENGTH, SOURCES, SYSTEM
+from train_gpu import on_one_gpu
+from train_ray import against_torchrun
+from train_shapes import BATCH, MICRO_BATCH, RATES, TUNINGS, Shape, composed, export, samples, shapes
 
 from remora.spec import Rows
 
-BATCH, MICRO_BATCH = 16, 8
-"""Samples of a step, and `cluster.micro_batch`: samples of a padded pass, rows of max_length of a packed one."""
 WARM, STEPS, TURNS = 1, 2, 2
 SAME = 1e-4
 """How far losses may be apart, relative. Sums in another order change gradients by 1e-6 of themselves, but AdamW's
 first steps divide by them: an entry near zero may move the other way."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A composition with random weights, in shapes that were published."""
-
-    llm: dict[str, Any]
-    """A config of transformers."""
-    vision: dict[str, Any]
-    """A CLIP tower's config, read as LLaVA reads it: the last block but one, without the class token."""
-    about: str
-
-    @property
-    def image_tokens(self) -> int:
-        return (self.vision["image_size"] // self.vision["patch_size"]) ** 2
-
-    @property
-    def max_length(self) -> int:
-        return MAX_LENGTH * self.image_tokens // CLIP_TOKENS
-
-
-def _tower(width: int, blocks: int, image: int, patch: int) -> dict[str, Any]:
-    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 64}
-    picture = {"image_size": image, "patch_size": patch}
-    return {"model_type": "clip_vision_model", "num_hidden_layers": blocks, "hidden_act": "gelu"} | sizes | picture
-
-
-def shapes() -> dict[str, Shape]:
-    from remora import catalog
-
-    pythia = catalog.llm("pythia-1.4b").config | {
-        "hidden_size": 512,
-        "intermediate_size": 2048,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 8,
-    }
-    tiny_clip = _tower(256, 10, 224, 16)
-    return {
-        "demo-2m": Shape(
-            catalog.llm("demo-2m").config, _tower(128, 4, 96, 8), "the demo's 2 M language model, a CLIP of 4 blocks"
-        ),
-        "pythia-70m": Shape(
-            pythia, tiny_clip, "Pythia-70M (arXiv 2304.01373, Table 1) and TinyCLIP-ViT-8M/16 (arXiv 2309.12314)"
-        ),
-    }
-
-
-TUNINGS = {"fine-tuning": ("frozen", "full", "full"), "alignment": ("frozen", "full", "frozen")}
-"""What vision, connector and language model do: LLaVA's two stages."""
-
-
-# The model and the samples, the same in every process.
-
-
-def composed(shape: Shape) -> tuple[Any, Any]:
-    """The catalog entry of the tower, and the model."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from remora import catalog
-    from remora.catalog import Vision
-    from remora.model.connectors import build_connector
-    from remora.model.vision import build_tower
-    from remora.model.vlm import VisionLanguageModel
-
-    encoder = Vision(
-        short="it",
-        loader="transformers",
-        hub="random",
-        config=shape.vision,
-        image_size=shape.vision["image_size"],
-        tokens=shape.image_tokens,
-        width=shape.vision["hidden_size"],
-        blocks=shape.vision["num_hidden_layers"],
-        layer=-2,
-        prefix=1,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        parameters=0,
-        licence="",
-        source="",
-    )
-    torch.manual_seed(0)
-    ids = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1}
-    llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape.llm | ids), attn_implementation="sdpa")
-    tower = build_tower(encoder, pretrained=False)
-    connector = build_connector(catalog.connector("mlp2x_gelu"), encoder.width, llm.config.hidden_size)
-    return encoder, VisionLanguageModel(llm, tower, connector, encoder.input_size, shape.image_tokens)
-
-
-WORDS = 400
-"""Of the exported tokenizer. Its picture's token is the first behind them, which random words leave out."""
-
-
-def export(shape: Shape, folder: Path) -> None:
-    from remora import catalog
-    from remora.data.prompt import Prompter
-    from remora.inference.exporting import stock_chat
-    from remora.model.exchange.llava import write_llava
-    from remora.model.exchange.tower import module_of
-    from remora.model.llm import train_tokenizer
-
-    encoder, model = composed(shape)
-    tower = module_of(model.vision)
-    tokenizer = train_tokenizer(["What is in the picture? A red circle beside two blue squares."] * 4, WORDS)
-    prompter = Prompter(catalog.template("brief"), tokenizer, shape.image_tokens)
-    write_llava(
-        folder,
-        encoder=encoder,
-        vision_config=tower.config,
-        vision_state=tower.state_dict(),
-        connector_state=model.connector.state_dict(),
-        llm=model.llm,
-        tokenizer=tokenizer,
-        chat=stock_chat(prompter)[0] or "",
-        stop=prompter.stop,
-    )
-
-
-def samples(shape: Shape, step: int) -> list[Any]:
-    """(tokens, pictures) of a step. The second half of each text is supervised."""
-    import torch
-
-    from remora.data.prompt import Tokens
-    from remora.model.vlm import IGNORE, IMAGE
-
-    draw, noise = random.Random(step), torch.Generator().manual_seed(step)
-    side = shape.vision["image_size"]
-    read = []
-    for name in draw.choices(list(SOURCES), [records for records, *_ in SOURCES.values()], k=BATCH):
-        _, shown, text, _ = SOURCES[name]
-        whole = min(MAX_LENGTH, SYSTEM + shown + text(draw)) * shape.image_tokens // CLIP_TOKENS
-        image = shape.image_tokens * bool(shown)
-        system = SYSTEM * shape.image_tokens // CLIP_TOKENS
-        words = [draw.randrange(2 * WORDS, shape.llm["vocab_size"]) for _ in range(whole - image)]
-        ids = words[:system] + [IMAGE] * image + words[system:]
-        asked = len(ids) - (len(words) - system) // 2
-        pictures = [torch.randn(3, side, side, generator=noise)] * bool(shown)
-        read.append((Tokens(ids, [IGNORE] * asked + ids[asked:], bool(shown)), pictures))
-    return read
 
 
 # The baseline.
@@ -272,9 +128,6 @@ def ours(shape: Shape, how: str, steps: int, rows: Rows, changed: Callable[[Any,
     return timed(step, shape, steps)
 
 
-RATES = {"fine-tuning": 2e-5, "alignment": 1e-3}
-
-
 def timed(step: Callable[[list[Any]], tuple[float, int]], shape: Shape, steps: int) -> dict[str, Any]:
     """Runs steps; the first WARM are not timed. Memory is the highest RSS from here on, above that of the model."""
     data = [samples(shape, i) for i in range(WARM + steps)]
@@ -282,9 +135,9 @@ def timed(step: Callable[[list[Any]], tuple[float, int]], shape: Shape, steps: i
     before = _status("VmRSS")
     losses, seconds, supervised = [], [], []
     for read in data:
-        began = time.perf_counter()
+        began = time.process_time()
         loss, of = step(read)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
         losses.append(loss)
         supervised.append(of)
     return {
@@ -369,7 +222,7 @@ def measured(name: str, how: str, setting: str, folder: Path, steps: int) -> dic
 def one(shape: Shape, how: str, setting: str, folder: Path, steps: int) -> None:
     import torch
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(1)
     with contextlib.redirect_stdout(sys.stderr):
         if setting in BASELINES:
             found = usual_loop(shape, how, folder, steps, BASELINES[setting])
@@ -425,7 +278,6 @@ def against_the_usual_loop(names: list[str]) -> list[str]:
                 *table(name, shape, how),
                 "",
             ]
-            sys.stdout.write("\n".join(lines) + "\n")
     return lines
 
 
@@ -436,33 +288,45 @@ def machine() -> str:
     return f"{datetime.date.today()}, {os.cpu_count()} cores of a CPU ({cpu[0]}), fp32, torch {torch.__version__}"
 
 
+def about() -> list[str]:
+    return [
+        f"{machine()}. What each part is: `benchmarks/train.py`; what the levers are: docs/training-speed.md.",
+        "",
+        f"Steps of {BATCH} samples, micro_batch {MICRO_BATCH}, ZeRO 0, a process of one thread. Seconds are its CPU's.",
+        f"Medians of {TURNS} processes, {STEPS} steps each behind the first; in brackets the fastest and the slowest.",
+        "Real tokens are those that are no padding. Memory is the highest resident size above that of the model before",
+        "the first step (VmHWM). `apart` is the largest relative difference to the losses of the usual loop. Lengths",
+        "are those of LLaVA's mix-665k as benchmarks/packing.py simulates them, times a picture's tokens over 576.",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", choices=[[], *shapes()])
     parser.add_argument("--one", nargs=4, metavar=("TUNING", "SETTING", "FOLDER", "STEPS"), help=argparse.SUPPRESS)
+    parser.add_argument("--ray", type=Path, metavar="RUNS", help="a run folder that holds the demo's data")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="for --gpu")
+    parser.add_argument("--tiny", action="store_true", help="for --gpu")
     args = parser.parse_args()
     if args.one:
         how, setting, folder, steps = args.one
-        return one(shapes()[args.models[0]], how, setting, Path(folder), int(steps))
-    if args.models:
-        against_the_usual_loop(args.models)
-        return None
-    text = [
-        f"{machine()}. What each part is: `benchmarks/train.py`; what the levers are: docs/training-speed.md.",
-        "",
-        "## Against the usual loop",
-        "",
-        f"Steps of {BATCH} samples, micro_batch {MICRO_BATCH}, ZeRO 0, one process of {os.cpu_count()} threads. Medians",
-        f"of {TURNS} processes, {STEPS} steps each behind the first; in brackets the fastest and the slowest step. Real",
-        "tokens are those that are no padding. Memory is the highest resident size above that of the model before the",
-        "first step (VmHWM). `apart` is the largest relative difference to the losses of the usual loop. Lengths are",
-        "those of LLaVA's mix-665k as benchmarks/packing.py simulates them, shortened by a picture's tokens over 576.",
-        "",
-        *against_the_usual_loop(list(shapes())),
-    ]
-    out = Path(__file__).parent / "results" / "train.md"
-    out.write_text("\n".join(text))
-    return None
+        one(shapes()[args.models[0]], how, setting, Path(folder), int(steps))
+    elif args.gpu:
+        write("train-gpu.md", on_one_gpu(args.device, args.tiny), keep=not args.tiny)
+    elif args.ray:
+        write("train-ray.md", [f"{machine()}. `benchmarks/train.py --ray`", "", *against_torchrun(args.ray)])
+    elif args.models:
+        write("train.md", against_the_usual_loop(args.models), keep=False)
+    else:
+        write("train.md", [*about(), "", *against_the_usual_loop(list(shapes()))])
+
+
+def write(name: str, lines: list[str], keep: bool = True) -> None:
+    text = "\n".join(lines).rstrip() + "\n"
+    sys.stdout.write(text)
+    if keep:
+        (Path(__file__).parent / "results" / name).write_text(text)
 
 
 if __name__ == "__main__":

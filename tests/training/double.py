@@ -25,8 +25,13 @@ from remora.model.vlm import IGNORE, Batch, VisionLanguageModel
 from remora.training.job import StageJob
 
 
-def in_double(job: StageJob, make: type[StageData], factor: Callable[..., float]) -> list[dict[str, object]]:
-    """Steps as the journal has them (step, loss, grad_norm) of the stage; `factor` as of `rate_factor`."""
+def in_double(
+    job: StageJob, make: type[StageData], factor: Callable[..., float], nudge: float = 0.0
+) -> list[dict[str, object]]:
+    """Steps as the journal has them (step, loss, grad_norm) of the stage; `factor` as of `rate_factor`.
+
+    `nudge` is how far the first trained tensor is moved before the first step, relative to itself.
+    """
     stage = job.stage
     model, tokenizer = compose(job.parts, job.seed, stage.tune.present)
     freeze_and_train(model, stage.tune, job.seed)
@@ -38,6 +43,8 @@ def in_double(job: StageJob, make: type[StageData], factor: Callable[..., float]
     context = getattr(model.llm.config, "max_position_embeddings", None)
     data = make(stage, datasets, prompter, vision, seed_for(job.seed, f"order/{stage.name}"), context)
     trained = {p: part for part in stage.tune.trained for p in model.part(part).parameters() if p.requires_grad}
+    with torch.no_grad():
+        next(iter(trained)).mul_(1 + nudge)
     state = {p: (torch.zeros_like(p), torch.zeros_like(p)) for p in trained}
     events: list[dict[str, object]] = []
     for step in range(data.steps):

@@ -2,10 +2,11 @@
 
 torchrun --nproc-per-node 2 ranks.py job.json out.json [--die-after STEP] [--die-in STEP] [--ledger NAME]
 torchrun --nproc-per-node 2 ranks.py job.json out.json --settings '{"packed": {"rows": "packed", "zero": 2}, …}'
-    [--first STEPS] [--double]
+    [--first STEPS] [--double [--nudge HOW_FAR]]
 
 Imports take nine seconds a process, so many settings go through one; out.json then holds the events of each. `--first`
-takes a stage's first steps at the rates of the whole stage. `--double` adds the same steps in float64, as "float64".
+takes a stage's first steps at the rates of the whole stage. `--double` adds the same steps in float64, as "float64",
+and `--nudge` those from weights that were moved a little, as "nudged".
 """
 
 from __future__ import annotations
@@ -115,6 +116,8 @@ def main() -> None:
         said = run_settings(job, json.loads(settings))
         if "--double" in sys.argv:
             said["float64"] = in_double(job, build.StageData, stage.rate_factor)
+        if nudge := option("--nudge"):
+            said["nudged"] = in_double(job, build.StageData, stage.rate_factor, float(nudge))
         if dist.get_rank() == 0:
             Path(sys.argv[2]).write_text(json.dumps(said))
         dist.destroy_process_group()

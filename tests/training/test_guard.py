@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from remora.catalog import llm
+from remora.cluster.variant import _left_out
 from remora.data.mixture import read_mixture
 from remora.errors import TrainingError
 from remora.model.llm import create_from_scratch
@@ -20,6 +21,7 @@ from remora.model.parts import PartRef
 from remora.spec import Cluster, Guard, Stage
 from remora.training.guard import RECENT, RolledBack, Watch
 from remora.training.job import StageJob
+from remora.training.journal import JOURNAL
 from tiny import shrunk, write_records
 
 RANKS = Path(__file__).with_name("bad_steps.py")
@@ -180,6 +182,13 @@ def test_a_roll_back_forgets_the_steps_since_the_checkpoint(runs) -> None:
     # A run that is killed after its roll back, before another checkpoint, is the same to the last bit.
     assert steps(killed) == steps(back) and killed["weights"] == back["weights"]
     assert [m for m in killed["moved"] if m[0] == 14] == [[14, True]] * 2  # it was taken again
+
+
+@pytest.mark.e2e
+def test_bad_steps_are_counted_for_the_tracker(runs, job) -> None:
+    figures = {name: _left_out(job.folder / name / JOURNAL) for name in ("whole", "nan-zero-0", "back")}
+    assert [figures[name].get("steps/left_out", 0) for name in figures] == [0, 1, 0]
+    assert [figures[name].get("steps/rolled_back", 0) for name in figures] == [0, 0, 1]
 
 
 @pytest.mark.e2e

@@ -183,7 +183,7 @@ def _recorded(run: StageRun, store: Store, variant: Variant, tracker: tracking.T
 
 def _complete_record(run: StageRun, mlflow_run: str, store: Store, tracker: tracking.Tracker) -> None:
     tracker.text(mlflow_run, _tuning(store.journal(run)), "tuning.md")
-    tracker.metrics(mlflow_run, _skipped(store.journal(run)))
+    tracker.metrics(mlflow_run, _left_out(store.journal(run)))
     tracker.artifacts(mlflow_run, store.folder(run) / "parts", "parts")
     tracker.finish(mlflow_run)
 
@@ -197,12 +197,13 @@ def _tuning(path: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _skipped(path: Path) -> dict[str, float]:
-    """Records of each dataset, and those that were left out by kind: when it was indexed, or while a stage read it."""
+def _left_out(path: Path) -> dict[str, float]:
+    """Records of each dataset, and those that were left out by kind: when it was indexed, or while a stage read it; and
+    bad steps, by what was done about them."""
     events = list(journal.read(path))
     datasets = [e.get("data", []) for e in events if e["event"] == "started"][-1]  # journals of before have none
     met = {(e["entry"], e["sample"]): e["kind"] for e in events if e["event"] == "dropped" and "kind" in e}
-    found: Counter[str] = Counter()
+    found = Counter(f"steps/{e['event']}" for e in events if e["event"] in ("left_out", "rolled_back"))
     for number, data in enumerate(datasets):
         found[f"data/{data['dataset']}/records"] += data["records"]
         kinds = Counter(data["skipped"]) + Counter(kind for (entry, _), kind in met.items() if entry == number)

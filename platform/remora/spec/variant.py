@@ -46,7 +46,7 @@ class Cluster(Spec):
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(2, ge=1)
     rehearse: bool | None = None
-    """Whether a stage begins with a dry run of its largest passes, to run out of memory at once or not at all; on GPUs
+    """Whether a stage begins with a dry run of its largest pass, to run out of memory at once or not at all; on GPUs
     if not said. On a CPU it can take minutes, and a process that takes too much is killed without a word."""
     max_failures: int = Field(3, ge=0)
     """Failures of workers that a stage run survives, and as many of what controls them. A node that is taken away after

@@ -1,8 +1,8 @@
-"""A dry run of the largest passes that a rank can meet, so that a stage that will run out of memory does so at once.
+"""A dry run of the largest pass that a rank can meet, so that a stage that will run out of memory does so at once.
 
 The bounds follow from the spec: a pass holds at most micro_batch x max_length tokens, and no more than a rank's share
-of a step. Two passes reach them: one shows as many pictures as so many tokens can hold, the other supervises as many
-tokens as there can be. Gradients are multiplied by 0 and added to those of the first step, so nothing of it is left.
+of a step, and shows as many pictures as so many tokens can hold. All tokens are supervised, which costs little since
+logits live a chunk at a time. Gradients are multiplied by 0 and added to those of the first step, so nothing is left.
 
 It goes upwards, from one sample to `micro_batch` of them by doubling, which is twice the work of the largest alone: a
 rank that runs out in the middle of a pass leaves the others inside a collective, from which there is no way back to try
@@ -24,7 +24,7 @@ import torch.distributed as dist
 from remora.data.batches import StageData
 from remora.data.conversation import Sample, Turn
 from remora.errors import TrainingError
-from remora.model.vlm import IGNORE, IMAGE, Batch, VisionLanguageModel
+from remora.model.vlm import IMAGE, Batch, VisionLanguageModel
 from remora.spec import Cluster
 from remora.training import journal
 from remora.training.engine import Engine
@@ -49,13 +49,13 @@ class Pass:
         return self.samples * self.length
 
     def batch(self, model: VisionLanguageModel, packed: bool) -> Batch:
-        """Blank pictures first, then tokens that are all supervised."""
+        """Blank pictures first, then text; every position is supervised."""
         shape = (1, self.tokens) if packed else (self.samples, self.length)
-        ids = torch.arange(self.tokens) % model.llm.config.vocab_size  # type: ignore[operator,union-attr]
+        labels = torch.arange(self.tokens) % model.llm.config.vocab_size  # type: ignore[operator,union-attr]
+        ids = labels.clone()
         # Padded rows have equal shares of the pictures, so a row's first tokens are theirs.
         shown = ids.view(1 if packed else self.samples, -1)[:, : self.pictures * model.image_tokens // shape[0]]
         shown.fill_(IMAGE)
-        labels = ids.where(ids != IMAGE, IGNORE)
         pixels = torch.zeros(self.pictures, 3, model.image_size or 1, model.image_size or 1)
         keys, image_keys = (torch.zeros(max(1, n), dtype=torch.long) for n in (self.samples, self.pictures))
         lengths = (self.length,) * self.samples if packed else ()
@@ -64,7 +64,7 @@ class Pass:
 
 
 def passes(data: StageData, cluster: Cluster, world: int, image_tokens: int) -> list[Pass]:
-    """The passes to try, smallest first; the last two are the largest of the stage, or the last one if they are alike.
+    """The passes to try, smallest first; the last is the largest of the stage.
 
     Example: 256 samples a step on 8 ranks with micro_batch 16 end with 16 samples.
     """
@@ -75,15 +75,15 @@ def passes(data: StageData, cluster: Cluster, world: int, image_tokens: int) -> 
     if data.encoder is None:
         return [Pass(size, length, 0) for size in sizes]
     text = len(data.prompter.encode([Turn("user", "", 1), Turn("assistant", "")]).ids) - image_tokens
-    counts = [n for dataset in data.samples for n in _pictures(dataset)]
-    high, low = (min(n, max(0, length - text) // image_tokens) for n in (max(counts), min(counts)))
+    most_shown = max(n for dataset in data.samples for n in _pictures(dataset))
+    high = min(most_shown, max(0, length - text) // image_tokens)
     found = []
     for size in sizes:
         pictures = size * high
         if cluster.rows == "packed" and high:  # many short samples show more than few long ones
             short = high * image_tokens + text
             pictures = min(max(pictures, size * length // short * high), batch * high)
-        found += [Pass(size, length, n) for n in sorted({size * low, pictures})]
+        found.append(Pass(size, length, pictures))
     return found
 
 
@@ -93,7 +93,7 @@ def _pictures(dataset: Sequence[Sample]) -> list[int]:
 
 
 def rehearse(engine: Engine, data: StageData, cluster: Cluster, notes: Path) -> None:
-    """Run the stage's largest passes forwards and backwards; all ranks together, before the first step.
+    """Run the stage's largest pass forwards and backwards; all ranks together, before the first step.
 
     `notes` is the stage run's journal: it gets a line on what was met, from the rank that met it.
 
@@ -106,7 +106,7 @@ def rehearse(engine: Engine, data: StageData, cluster: Cluster, notes: Path) -> 
     began, fits, memory = time.monotonic(), 0, 0.0
     tried = passes(data, cluster, engine.world, engine.model.image_tokens)
     dist.barrier()  # the journal's "started" is written by now
-    for i, one in enumerate(tried):
+    for one in tried:
         free = _free(engine.device)
         try:
             loss = engine.forward(one.batch(engine.model, cluster.rows == "packed"))
@@ -120,12 +120,10 @@ def rehearse(engine: Engine, data: StageData, cluster: Cluster, notes: Path) -> 
             message = _message(data.stage.name, cluster, one, fits, engine, free)
             journal.append(notes, "short", rank=engine.rank, message=message)
             raise TrainingError(message) from None
-        if i + 1 == len(tried) or tried[i + 1].samples > one.samples:
-            fits = one.samples
+        fits = one.samples
     if engine.rank == 0:
-        largest = {"tokens": tried[-1].tokens, "pictures": max(one.pictures for one in tried)}
-        seconds = time.monotonic() - began
-        journal.append(notes, "rehearsed", **largest, passes=len(tried), seconds=seconds, memory=memory)
+        largest, seconds = {"tokens": one.tokens, "pictures": one.pictures}, time.monotonic() - began
+        journal.append(notes, "rehearsed", **largest, seconds=seconds, memory=memory)
 
 
 def _is_short(error: BaseException) -> bool:
