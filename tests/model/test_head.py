@@ -105,6 +105,19 @@ def test_half_precision_is_that_of_autocast():
         torch.testing.assert_close(a, b, rtol=2**-8, atol=2**-8 * float(b.abs().max()))
 
 
+def test_the_loss_scale_of_fp16_reaches_the_gradients_of_logits():
+    head, hidden, targets = given()
+    hidden = (hidden.detach() * 1e-4).requires_grad_()  # the head's gradient is 1e-9 where a token is not the target
+    with torch.autocast("cpu", torch.float16):
+        *_, weight, _ = found(summed_loss, head, hidden, targets, 2.0**16)
+    exact = found(plain, head, hidden, targets, 2.0**16)[2]
+    assert bool(weight.isfinite().all())
+    # fp16 has ten bits; the sums over tokens are of both signs
+    torch.testing.assert_close(weight, exact, rtol=0.01, atol=0.01 * float(exact.abs().max()))
+    small = exact.abs() < 2.0**16 * 1e-8
+    assert bool(small.any()) and bool((weight[small] != 0).float().mean() > 0.9)
+
+
 def test_nothing_supervised_is_zero_with_gradients_of_zero():
     head, hidden, targets = given()
     loss, *gradients = found(summed_loss, head, hidden[:0].detach().requires_grad_(), targets[:0])

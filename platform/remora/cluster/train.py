@@ -134,6 +134,13 @@ def _trainer(
 
     from remora.cluster.group import Group
 
+    scaling: dict[str, Any] = {  # Ray's annotations are those of the version before
+        "num_workers": (cluster.least_workers, cluster.most_workers) if cluster.elastic else cluster.most_workers,
+        "use_gpu": cluster.gpus_per_worker > 0,
+        "resources_per_worker": _resources(cluster),
+        "accelerator_type": cluster.accelerator,
+        "elastic_resize_monitor_interval_s": RESIZE_EVERY,
+    }
     return TorchTrainer(
         _worker,
         train_loop_config={
@@ -142,13 +149,7 @@ def _trainer(
             "tasks": [(t.name, t.job.to_json(), t.record) for t in tasks],
         },
         torch_config=Group(timeout_s=cluster.hang_timeout),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=(cluster.least_workers, cluster.most_workers) if cluster.elastic else cluster.most_workers,
-            use_gpu=cluster.gpus_per_worker > 0,
-            resources_per_worker=_resources(cluster),
-            accelerator_type=cluster.accelerator,
-            elastic_resize_monitor_interval_s=RESIZE_EVERY,
-        ),
+        scaling_config=ray.train.ScalingConfig(**scaling),
         run_config=ray.train.RunConfig(
             name=attempt,
             storage_path=str(storage),

@@ -73,6 +73,10 @@ def summed_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
 
     Without a token it is zero, but still on the graph, so that every rank steps.
     """
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
+        # Its loss scale comes with the backward pass; gradients made before that would vanish below 6e-8.
+        return F.cross_entropy(head(hidden).float(), targets, reduction="sum")
     weight, bias = cast(Tensor, head.weight), cast("Tensor | None", head.bias)
     # Inside the head's own call: ZeRO 3 gathers a weight for the module that holds it, and only while it is called.
     head.forward = lambda states: _SummedCrossEntropy.apply(states, weight, bias, targets)

@@ -163,7 +163,7 @@ class Engine:
         `tokens` is the supervised tokens of the whole global batch. DeepSpeed averages over ranks; the factor undoes
         it, so that gradients are those of sum / tokens for any split.
         """
-        if self.scale != 1.0 and self.zero:
+        if self.dtype == torch.float16 and self.zero:
             self.optimizer.override_loss_scale(self.scale)  # DeepSpeed takes it out again before it clips
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss * (self.world / tokens) * (1.0 if self.zero else self.scale))
