@@ -64,7 +64,7 @@ def main() -> None:
         losses = measured(job, every if name == "test" and not args.quick else some)
         written += "\n" + (made := table(name, losses))
         print(made, flush=True)
-    args.out.write_text(written)
+        args.out.write_text(written)
 
 
 def jobs(runs: Path, names: list[str]) -> Iterator[tuple[str, StageJob]]:

@@ -7,6 +7,7 @@ With `stop` the run ends before that step is taken, and begins again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import replace
@@ -15,9 +16,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from remora.training import stage
-from remora.training.engine import Engine
+from remora.training.engine import Engine, _deepspeed
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read
 
@@ -26,13 +28,21 @@ class Stopped(Exception):
     """Raised on all ranks at once, as if the machine had gone."""
 
 
+def whole(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The trained parameters before there is an engine; at ZeRO 3 the ranks hold shares of them from the start."""
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    shares = [p for p in trained.values() if hasattr(p, "ds_id")]
+    with _deepspeed().zero.GatheredParameters(shares) if shares else contextlib.nullcontext():
+        return {n: p.detach().clone() for n, p in trained.items()}
+
+
 def spied(stop: int | None) -> tuple[type[Engine], dict[str, Any]]:
     """An engine that writes down what it holds; one that stops counts its own steps."""
     seen: dict[str, Any] = {"rates": [], "counters": [], "pictures": [], "torch_norms": []}
 
     class Spied(Engine):
         def __init__(self, model, *args, **kwargs):
-            before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+            before = whole(model)
             super().__init__(model, *args, **kwargs)
             after = self.weights(model, trained_only=True)  # on rank 0, and so is what is written down
             assert after.keys() == before.keys() or self.rank
