@@ -45,6 +45,7 @@ class Stage:
         self.job: StageJob = dataclasses.replace(
             made, folder=self.work, cluster=Cluster.model_validate({**TWO, **cluster})
         )
+        (self.work / "job.json").write_text(self.job.to_json())  # published with the run
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         done = self.runs / "stages" / self.name / "journal.jsonl"
@@ -110,6 +111,7 @@ class Driver:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.process.stdout.close()  # type: ignore[union-attr]
 
 
 def children(pid: int) -> list[int]:
