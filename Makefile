@@ -30,7 +30,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
 
 faults: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m 'e2e or faults' $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

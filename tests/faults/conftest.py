@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from scene import Driver
+from scene import Driver, Stage
 
 ROWS: list[tuple[str, str, str, str]] = []
 BEGIN, END = "<!-- scorecard -->", "<!-- end -->"
@@ -38,6 +38,15 @@ def driver(root):
     made = Driver(root / "runs")
     yield made
     made.stop()
+
+
+@pytest.fixture(scope="session")
+def calm(driver, root):
+    """The losses of a run that nothing happens to."""
+    stage = Stage(root, "calm")
+    driver.trains(stage)
+    assert driver.says() == "trained", driver.log.read_text()[-3000:]
+    return stage.losses()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -15,18 +15,22 @@ from remora.errors import RemoraError
 from remora.training.job import StageJob
 
 
+def say(words: str) -> None:
+    print(f"drive: {words}", flush=True)  # raylets speak here as well
+
+
 def main() -> None:
     runs = Path(sys.argv[1])
     with ray_session(sys.argv[2] if len(sys.argv) > 2 else None):
-        print("ready", flush=True)
+        say("ready")
         for line in sys.stdin:
             said = json.loads(line)
             job = StageJob.from_json(said["job"])
             try:
                 train_stages([Task(said["name"], job, {})], job.cluster, runs, runs / "status.jsonl")
-                print("trained", flush=True)
+                say("trained")
             except RemoraError as e:
-                print(f"{type(e).__name__}: {e}", flush=True)
+                say(f"{type(e).__name__}: {e}")
 
 
 if __name__ == "__main__":

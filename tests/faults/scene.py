@@ -64,20 +64,10 @@ class Stage:
         return [e["loss"] for e in steps]
 
     def lost_and_seconds(self, at: float) -> tuple[int, float]:
-        """Steps that were taken twice after what happened at that time, and seconds from then to the next step.
-
-        A restarted run cuts its journal back, so the steps lost are those between its start and the last one seen.
-        """
+        """Steps that were taken twice after what happened at that time, and seconds from then to the next step."""
         started = next(e for e in self.events("started") if e["time"] > at)
         after = min(e["time"] for e in self.events("step") if e["time"] > started["time"])
-        return self.seen - int(started["at"]), after - at
-
-    seen = 0
-
-    def note_seen(self) -> float:
-        """Remember how far the run is, at the moment of a fault; the time."""
-        self.seen = max(e["step"] for e in self.events("step")) + 1
-        return time.time()
+        return started["again"], after - at
 
 
 class Driver:
@@ -102,7 +92,15 @@ class Driver:
 
     def says(self) -> str:
         assert self.process.stdout
-        return self.process.stdout.readline().strip()
+        for line in self.process.stdout:
+            if line.startswith("drive: "):
+                return line.removeprefix("drive: ").strip()
+        return "nothing: it ended"
+
+    def end(self) -> None:
+        """Now, whatever it does."""
+        self.process.kill()
+        self.stop()
 
     def stop(self) -> None:
         self.process.stdin.close()  # type: ignore[union-attr]

@@ -37,6 +37,8 @@ class Past:
     """Optimiser steps so far: fewer than steps where some were left out."""
     events: Sequence[dict[str, Any]]
     """The journal's, without those of steps that will be taken again."""
+    again: int
+    """How many steps will be taken again."""
 
     @classmethod
     def read(cls, folder: Path) -> Past:
@@ -49,7 +51,8 @@ class Past:
         at = found.step if found else 0
         start = max([e["step"] + 1 for e in events if e["event"] == "rolled_back" and e["to"] == at] + [at])
         taken = found.state.get("taken", at) if found else 0
-        return cls(found, start, taken, [e for e in events if e.get("step", -1) < start])
+        again = sum(e["event"] == "step" and e["step"] >= start for e in events)
+        return cls(found, start, taken, [e for e in events if e.get("step", -1) < start], again)
 
     @property
     def recent(self) -> Sequence[float]:

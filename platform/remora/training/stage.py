@@ -109,7 +109,7 @@ class Training:
             self.writer = Writer(job.folder / CHECKPOINTS, cluster.keep_checkpoints, self._written)
             closing.callback(self.writer.wait)
         table = [dataclasses.asdict(row) for row in tuning_table(self.model, stage)]
-        about = {"stage": stage.name, "steps": self.data.steps, "at": self.start, "workers": world}
+        about = {"stage": stage.name, "steps": self.data.steps, "at": self.start, "again": past.again, "workers": world}
         self.notes.write("started", **about, data=self.notes.skipped.as_json(), table=table)
         rehearse(self.engine, self.data, cluster, job.folder / JOURNAL)
 
