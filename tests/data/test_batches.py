@@ -53,7 +53,7 @@ def step(data: StageData, model, rows: str, world: int, size: int):
     tokens = sum(b.supervised for b in batches)
     loss = 0.0
     for batch in batches:
-        part = model(batch, 1 / tokens)
+        part = model(batch) / tokens
         part.backward()
         loss += part.item()
     samples = []
