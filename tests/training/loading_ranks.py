@@ -1,4 +1,4 @@
-"""What the ranks of test_sharded run to be weighed: a language model is loaded split, then whole.
+"""What the ranks of test_sharded run to be weighed: a language model is loaded whole, then split.
 
 Rank 0 prints every rank's MiB as JSON.
 
@@ -8,7 +8,6 @@ torchrun --nproc-per-node 2 loading_ranks.py <folder of the model> <folder of a 
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import threading
 from pathlib import Path
@@ -51,10 +50,9 @@ def main() -> None:
     folder = Path(sys.argv[1])
     with loading(Cluster(zero=3)):
         load_llm(Path(sys.argv[2]))  # what the first load imports is not what is weighed
-    found = {"split": peak(folder, 3)}
-    found["resident"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    found = {"whole": peak(folder, 0)}
     dist.barrier()
-    found["whole"] = peak(folder, 0)
+    found["split"] = peak(folder, 3)
     said: list[dict[str, float]] = [{}] * dist.get_world_size()
     dist.all_gather_object(said, found)
     if dist.get_rank() == 0:

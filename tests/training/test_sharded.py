@@ -139,12 +139,12 @@ def test_no_rank_ever_holds_more_than_its_share_and_a_parameter(tmp_path) -> Non
     model, _ = load_llm(tmp_path / "llm")
     model.to(torch.bfloat16).save_pretrained(tmp_path / "llm")
     weights = sum(p.numel() for p in model.parameters()) * 4 / (1 << 20)
-    said = launch(LOADING, 2, tmp_path / "llm", tmp_path / "tiny")
+    # glibc keeps what was freed for the next parameter, as much as it likes; what is held is the question here.
+    said = launch(LOADING, 2, tmp_path / "llm", tmp_path / "tiny", env={"MALLOC_MMAP_THRESHOLD_": "131072"})
     for rank in json.loads(said.splitlines()[-1]):
-        # Of 191 MiB a rank's share is 96. Slack: a parameter whole, twice (12), and what the allocator keeps or had (28
-        # to 41 seen). Loaded whole, a model takes all of its size but for what the heap still had.
-        assert weights / 2 <= rank["split"] + 12 and rank["split"] <= weights / 2 + 60, (weights, rank)
-        assert rank["whole"] >= 0.95 * weights, (weights, rank)  # or it is not weighed
+        # Of 191 MiB a rank's share is 96; beyond it, one parameter whole, twice (6 each).
+        assert weights / 2 - 1 <= rank["split"] <= weights / 2 + 20, (weights, rank)
+        assert rank["whole"] >= weights - 2, (weights, rank)  # or it is not weighed
 
 
 @pytest.mark.parametrize(
