@@ -45,16 +45,16 @@ class Checkpoint:
 def save(
     root: Path,
     step: int,
-    trained: Mapping[str, Tensor],
-    moments: Mapping[str, Tensor],
+    trained: dict[str, Tensor],
+    moments: dict[str, Tensor],
     keep: int,
     state: Mapping[str, Any] | None = None,
 ) -> Path:
     """Publish a checkpoint and remove all but the newest `keep`. Only one rank calls this."""
     folder = root / f"step-{step:06d}"
     with publishing(folder) as tmp:
-        save_file(dict(trained), tmp / "trained.safetensors")
-        save_file(dict(moments), tmp / "moments.safetensors")
+        save_file(trained, tmp / "trained.safetensors")
+        save_file(moments, tmp / "moments.safetensors")
         (tmp / "state.json").write_text(json.dumps({"step": step, **(state or {})}))
     for old in _by_step(root)[:-keep]:
         shutil.rmtree(old)

@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from remora.model.split import whole
 from remora.model.vlm import Batch, VisionLanguageModel
 from remora.spec import Cluster, Stage
 
@@ -33,7 +34,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state tensors for a parameter."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST_SCALE, GROW_AFTER = 2.0**16, 1000
-"""fp16's loss scale at the start, and after how many good steps it doubles: those of torch.amp.GradScaler, halved."""
+"""fp16's loss scale at the start, as torch.amp.GradScaler's, and after how many good steps it doubles, half of its."""
 
 
 def _deepspeed() -> Any:
@@ -233,16 +234,13 @@ class Engine:
         kept = {}
         for name, parameter in module.named_parameters(remove_duplicate=trained_only):
             if parameter.requires_grad or not trained_only:
-                with self._gathered([parameter]):
+                with whole([parameter]):
                     if self.rank == 0:
                         kept[name] = parameter.detach().cpu().clone()
         if trained_only or self.rank:
             return kept
         # In the module's own order, with its buffers; a weight that two modules share is there under both names.
         return {n: kept[n] if n in kept else t.detach().cpu().clone() for n, t in module.state_dict().items()}
-
-    def _gathered(self, params: list[nn.Parameter]) -> contextlib.AbstractContextManager[Any]:
-        return _deepspeed().zero.GatheredParameters(params) if self.zero == 3 else contextlib.nullcontext()
 
     def moments(self) -> dict[str, Tensor]:
         """AdamW's state as `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`, fp32, on the CPU of rank 0."""
@@ -253,11 +251,11 @@ class Engine:
         for p in self.model.parameters():
             if p.requires_grad:
                 for moment in MOMENTS:
-                    whole = (
+                    value = (
                         self.optimizer.state[p][moment] if self.zero == 0 else safe_get_full_optimizer_state(p, moment)
                     )
                     if self.rank == 0:
-                        state[f"{moment}.{self.names[id(p)]}"] = whole.detach().float().cpu().clone()
+                        state[f"{moment}.{self.names[id(p)]}"] = value.detach().float().cpu().clone()
         return state
 
     def _create_state(self, step: int) -> None:
