@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from launch import launch
 
 from remora.catalog import llm
 from remora.cluster.variant import _left_out
@@ -91,23 +88,7 @@ def train(job: StageJob, world: int, settings: dict[str, Any]) -> dict[str, Any]
     job.folder.mkdir(exist_ok=True)
     file, out = job.folder / "job.json", job.folder / f"out-{world}.json"
     file.write_text(job.to_json())
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", str(RANKS), str(file), str(out), json.dumps(settings)]
-    ranks = [
-        subprocess.Popen(
-            command,
-            env=env | {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(world)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for r in range(world)
-    ]
-    said = [p.communicate()[0] for p in ranks]
-    assert [p.returncode for p in ranks] == [0] * world, said[0][-3000:]
+    launch(RANKS, world, file, out, json.dumps(settings))
     return json.loads(out.read_text())
 
 

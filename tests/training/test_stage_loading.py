@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from launch import launch
 from PIL import Image
 
 from remora.catalog import llm
@@ -59,24 +56,8 @@ def train(job: StageJob, folder: Path, world: int = 1, *flags: str, rc: int = 0,
     folder.mkdir(exist_ok=True)
     job = replace(job, folder=folder, cluster=job.cluster.model_copy(update={"workers": world, **cluster}))
     (folder / "job.json").write_text(job.to_json())
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", str(RANKS), str(folder / "job.json"), str(folder / "out.json"), *flags]
-    ranks = [
-        subprocess.Popen(
-            command,
-            env=env | {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(world)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for r in range(world)
-    ]
-    said = [p.communicate()[0] for p in ranks]
-    assert [p.returncode for p in ranks] == [rc] * world, said[0][-3000:]
-    return list(read(folder / JOURNAL)), said[0]
+    said = launch(RANKS, world, folder / "job.json", folder / "out.json", *flags, rc=rc)
+    return list(read(folder / JOURNAL)), said
 
 
 def figures(events: list) -> list:
