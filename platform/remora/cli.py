@@ -44,6 +44,15 @@ def _parser() -> argparse.ArgumentParser:
         on_cluster(p)
         p.add_argument("--plain", action="store_true", help="lines instead of a live table, in this process")
 
+    score = verb("score", "the figures of an answer file by a benchmark's published rules; needs no model")
+    score.add_argument("benchmark", help="vqav2, gqa, scienceqa, textvqa, pope, mme, mmbench, seed, mmmu, …")
+    score.add_argument("--data", type=Path, required=True, metavar="PATH", help="its distributed file or folder")
+    score.add_argument("--answers", type=Path, required=True, metavar="FILE", help="LLaVA's or the official format")
+    score.add_argument("--questions", type=Path, metavar="FILE", help="LLaVA's question file")
+    score.add_argument("--protocol", metavar="P", help="way of scoring (default: the papers')")
+    score.add_argument("--judge-model", metavar="NAME", help="of mmvet and llava-bench (default: the papers')")
+    score.add_argument("--json", action="store_true", help="print everything as JSON")
+
     serve = verb("serve", "serve the champion: OpenAI's chat completions with images")
     on_cluster(serve)
     serve.add_argument("--model", default="remora", help="model name in the registry (default: remora)")
@@ -121,6 +130,7 @@ MODULES = {
     "demo": "demo",
     "train": "run",
     "search": "run",
+    "score": "score",
     "serve": "serve",
     "plan": "show",
     "render": "show",

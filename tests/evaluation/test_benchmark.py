@@ -13,9 +13,8 @@ from remora import catalog
 from remora.data.conversation import Sample
 from remora.data.conversation import Turn as Message
 from remora.errors import DataError
-from remora.evaluation import as_json, examine, summarise
 from remora.evaluation.baselines import QuestionOnly
-from remora.evaluation.benchmark import parse, question_only, score
+from remora.evaluation.benchmark import as_json, examine, parse, question_only, score, summarise
 from remora.evaluation.questions import Question, read_questions, shuffled_pictures
 from remora.inference import Answer
 

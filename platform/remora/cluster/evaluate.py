@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from remora import catalog
-from remora.evaluation import Item, Score, as_json, examine, summarise
+from remora.evaluation.benchmark import Item, Score, as_json, examine, summarise
 from remora.files import digest, sha256_file, write_atomic, write_json
 from remora.inference import Answerer
 from remora.spec import Cluster

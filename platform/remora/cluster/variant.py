@@ -16,7 +16,7 @@ from typing import Any
 from remora import tracking
 from remora.cluster.evaluate import evaluate, score_folder
 from remora.cluster.train import Task, train_stages
-from remora.evaluation import Score, as_json
+from remora.evaluation.benchmark import Score, as_json
 from remora.inference import Bundle, write_bundle
 from remora.spec import Variant
 from remora.stages import StageRun, Store, path, variant_name

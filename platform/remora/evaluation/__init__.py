@@ -1,5 +1,2 @@
-"""Benchmarks: questions, answers, baselines, scores and their intervals."""
-
-from remora.evaluation.benchmark import Item, Score, as_json, examine, summarise
-
-__all__ = ["Item", "Score", "as_json", "examine", "summarise"]
+"""Benchmarks: questions, answers, scores by the published rules, their intervals, baselines. No torch in here but in
+`benchmark`, which asks a model."""

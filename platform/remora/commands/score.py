@@ -1,0 +1,39 @@
+"""`remora score`: the figures of an answer file that anything wrote. No model, no Ray."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from remora.evaluation.benchmarks import benchmark
+from remora.evaluation.benchmarks.base import score as graded
+from remora.evaluation.judge import judge_from_environment
+from remora.evaluation.report import Report
+
+
+def score(args: argparse.Namespace) -> None:
+    """Print a report, as JSON or as a table with every warning."""
+    chosen = benchmark(args.benchmark)
+    judge = judge_from_environment(args.runs / "cache" / "judge", args.judge_model) if chosen.judged else None
+    report = graded(chosen, args.data, args.answers, args.protocol, args.questions, judge)
+    if args.json:
+        sys.stdout.write(json.dumps(report.as_json(), indent=1) + "\n")
+    else:
+        show(report, Console())
+
+
+def show(report: Report, console: Console) -> None:
+    table = Table(title=f"{report.benchmark}, protocol {report.protocol}, {report.n} questions", title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_column("95%", justify="right")
+    for name, value in report.metrics.items():
+        low, high = report.intervals[name]
+        table.add_row(name, f"{value:.2f}", f"{low:.2f} to {high:.2f}")
+    console.print(table)
+    for line in report.warnings:
+        console.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,40 @@
+"""What the published prompts have in common: LLaVA's question files, its suffixes, its lines of options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from remora.data.pictures import Picture
+from remora.errors import DataError
+from remora.evaluation.answers import Warnings, read_records
+from remora.evaluation.asking import Question
+
+SHORT = "\nAnswer the question using a single word or phrase."
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def options(texts: Sequence[str]) -> str:
+    """`A. first` and so on, a line each."""
+    return "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False))
+
+
+def llava_questions(path: Path, images: Path, *, max_new_tokens: int) -> list[Question]:
+    """LLaVA's question file: JSON lines {question_id, image, text, category}; `text` is the whole prompt.
+
+    Raises:
+        DataError: a line is no question; a question that is lost would change the score.
+    """
+    warnings = Warnings()
+    records = read_records(path, warnings)
+    if warnings.lines:
+        raise DataError(warnings.lines[0])
+    found = []
+    for i, r in enumerate(records.objects):
+        if not isinstance(r.get("question_id"), (str, int)) or not isinstance(r.get("text"), str):
+            raise DataError(f"{records.where(i)}: not a question; expected question_id, image and text")
+        image = r.get("image")
+        shown = (Picture(str(images / image)),) if image else ()
+        found.append(Question(r["question_id"], r["text"], shown, max_new_tokens, image or str(r["question_id"])))
+    return found

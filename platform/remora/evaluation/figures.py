@@ -1,0 +1,146 @@
+"""Published figures, their intervals, and whether two of them differ.
+
+Every figure the benchmarks print is a sum of ratios of sums over items: an accuracy is one ratio, F1 is
+2 TP / (2 TP + FP + FN), MME's perception is twenty ratios. Written so, one resampling gives the interval of any of
+them, and one paired test compares two models on any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from remora.evaluation.statistics import accuracy_interval
+
+RESAMPLES = 1000
+SWAPS = 10_000
+
+
+@dataclass(frozen=True)
+class Term:
+    """scale x sum(of) / sum(over); 0 where nothing is summed over. Both are [items]."""
+
+    of: NDArray[np.float64]
+    over: NDArray[np.float64]
+    scale: float = 1.0
+
+
+Figure: TypeAlias = tuple[Term, ...]
+
+
+def ratio(of: ArrayLike, over: ArrayLike, scale: float = 100.0) -> Figure:
+    return (Term(np.asarray(of, np.float64), np.asarray(over, np.float64), scale),)
+
+
+def mean(scores: ArrayLike, where: ArrayLike | None = None, scale: float = 100.0) -> Figure:
+    """scale x the mean of scores [items], of those items where `where` is true."""
+    chosen = np.ones(len(np.asarray(scores))) if where is None else np.asarray(where, np.float64)
+    return ratio(np.asarray(scores, np.float64) * chosen, chosen, scale)
+
+
+def total(figures: Iterable[Figure], scale: float = 1.0) -> Figure:
+    """scale x their sum."""
+    return tuple(Term(t.of, t.over, scale * t.scale) for figure in figures for t in figure)
+
+
+def value(figure: Figure) -> float:
+    return float(_values(figure, _sums(figure, [""] * len(figure[0].of)).sum(axis=0)))
+
+
+def _values(figure: Figure, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The figure from sums [..., 2, terms] of what is divided and of what divides."""
+    of, over = sums[..., 0, :], sums[..., 1, :]
+    ratios = np.divide(of, over, out=np.zeros_like(of), where=over != 0)
+    return (ratios * np.array([t.scale for t in figure])).sum(axis=-1)
+
+
+def _sums(figure: Figure, groups: Sequence[str]) -> NDArray[np.float64]:
+    """Each group's sums, [groups, 2, terms]."""
+    number: dict[str, int] = {}
+    index = np.array([number.setdefault(g, len(number)) for g in groups], np.int64)
+    sides = [[np.bincount(index, side, len(number)) for side in (t.of, t.over)] for t in figure]
+    return np.asarray(sides, np.float64).transpose(2, 1, 0)
+
+
+def interval(figure: Figure, groups: Sequence[str]) -> tuple[float, float]:
+    """A 95% interval; items of one group are about one picture.
+
+    For the mean of scores in [0, 1], Wilson's with the variance over groups (statistics.py). For the rest, percentiles
+    of the figure over resampled groups (Efron 1979), which is too narrow where a ratio is at its end.
+    """
+    if len(figure) == 1:
+        term = figure[0]
+        chosen = term.over == 1
+        scores = term.of[chosen]
+        if len(scores) and bool((term.over[~chosen] == 0).all()) and scores.min() >= 0 and scores.max() <= 1:
+            inside = [g for g, c in zip(groups, chosen, strict=True) if c]
+            _, low, high = accuracy_interval(scores.tolist(), inside)
+            return low * term.scale, high * term.scale
+    sums = _sums(figure, groups)
+    if not len(sums):
+        return 0.0, 0.0
+    return _middle(np.array([_values(figure, s) for s in _resampled(sums)]))
+
+
+def _resampled(sums: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
+    """Sums [..., 2, terms] over as many groups as there are, drawn with replacement; the same ones at every call."""
+    rng = np.random.default_rng(0)
+    count = len(sums)
+    for _ in range(RESAMPLES):
+        times = np.bincount(rng.integers(0, count, count), minlength=count).astype(np.float64)
+        yield np.tensordot(times, sums, 1)
+
+
+def _middle(found: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(found, (0.025, 0.975))
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What one figure of model A has more than that of model B, over the same items."""
+
+    a: float
+    b: float
+    low: float
+    high: float
+    """95% interval of a - b: percentiles over resampled groups, the same groups of both."""
+    p: float
+    """How often swapping the two models' answers, picture by picture, gives a difference as large (two-sided)."""
+
+
+def difference(a: Figure, b: Figure, groups: Sequence[str]) -> Difference:
+    """A paired bootstrap and a paired randomisation test (Noreen 1989) over groups. Items are in one order in both."""
+    both = np.stack([_sums(a, groups), _sums(b, groups)], axis=1)  # [groups, model, 2, terms]
+
+    def less(sums: NDArray[np.float64]) -> float:
+        return float(_values(a, sums[0]) - _values(b, sums[1]))
+
+    found = less(both.sum(axis=0))
+    low, high = _middle(np.array([less(sums) for sums in _resampled(both)]))
+    # Groups in which the two do not differ cannot move the figure by being swapped.
+    differ = (both[:, 0] != both[:, 1]).any(axis=(1, 2))
+    fixed, apart = both[~differ].sum(axis=0), both[differ]
+    summed = apart.sum(axis=(0, 1))
+    rng = np.random.default_rng(0)
+    extreme = 1  # the labels as they are
+    for _ in range(SWAPS if len(apart) else 0):
+        first = apart[np.arange(len(apart)), rng.integers(0, 2, len(apart))].sum(axis=0)
+        extreme += abs(less(fixed + np.stack([first, summed - first]))) >= abs(found) - 1e-12
+    p = extreme / (SWAPS + 1) if len(apart) else 1.0
+    return Difference(value(a), value(b), low, high, p)
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """p-values adjusted for being so many (Holm 1979)."""
+    ordered = sorted(p, key=lambda name: p[name])
+    adjusted: dict[str, float] = {}
+    highest = 0.0
+    for rank, name in enumerate(ordered):
+        highest = max(highest, min(1.0, (len(ordered) - rank) * p[name]))
+        adjusted[name] = highest
+    return {name: adjusted[name] for name in p}

@@ -1,0 +1,71 @@
+"""What scoring gives: each question's outcome, and the figures with their intervals."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question's outcome."""
+
+    id: str | int
+    answer: str
+    """The answer as it was given; empty where there was none."""
+    parsed: str
+    """What the parser read from it; empty where it read nothing."""
+    score: float
+    group: str = ""
+    """Equal for questions about one picture."""
+    gold: str = ""
+    labels: tuple[str, ...] = ()
+    """The breakdowns that this question counts in."""
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Items by a named protocol, and what is worth knowing about them. `judge` is the model that gave the scores."""
+
+    items: list[Item]
+    protocol: str
+    warnings: list[str]
+    judge: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A benchmark's figures for one answer file, in the unit that the papers print, unrounded."""
+
+    benchmark: str
+    protocol: str
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    """95%; statistics.py and figures.py say how."""
+    items: list[Item]
+    warnings: list[str]
+    judge: str | None = None
+
+    @property
+    def n(self) -> int:
+        return len(self.items)
+
+    def as_json(self) -> dict[str, Any]:
+        judge = {"judge": self.judge} if self.judge else {}
+        return {
+            "benchmark": self.benchmark,
+            "protocol": self.protocol,
+            "n": self.n,
+            "metrics": self.metrics,
+            "intervals": {k: list(v) for k, v in self.intervals.items()},
+            **judge,
+            "items": [asdict(i) | {"labels": list(i.labels)} for i in self.items],
+            "warnings": self.warnings,
+        }
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Report:
+        items = [Item(**{**i, "labels": tuple(i["labels"])}) for i in raw["items"]]
+        intervals = {k: (v[0], v[1]) for k, v in raw["intervals"].items()}
+        known = (raw["benchmark"], raw["protocol"], raw["metrics"], intervals, items, raw["warnings"])
+        return cls(*known, raw.get("judge"))
