@@ -53,6 +53,27 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--judge-model", metavar="NAME", help="of mmvet and llava-bench (default: the papers')")
     score.add_argument("--json", action="store_true", help="print everything as JSON")
 
+    evaluate = verb("evaluate", "a model's figures on benchmarks, by the papers' rules")
+    evaluate.add_argument("model", help="a variant's name or bundle folder, or name@alias of the registry")
+    evaluate.add_argument(
+        "--benchmarks", nargs="+", required=True, metavar="NAME", help="names with commas or spaces, YAMLs, or all"
+    )
+    evaluate.add_argument("--data", type=Path, metavar="DIR", help="their folders (default: <run folder>/data/eval)")
+    evaluate.add_argument("--workers", type=int, default=1, metavar="N", help="processes that answer (default: 1)")
+    evaluate.add_argument("--gpus-per-worker", type=float, default=0, metavar="N", help="GPUs of each (default: 0)")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each alone")
+    evaluate.add_argument("--protocol", metavar="P", help="way of scoring (default: the papers')")
+    evaluate.add_argument("--judge-model", metavar="NAME", help="of mmvet and llava-bench (default: the papers')")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="write the reports there, too")
+    evaluate.add_argument("--json", action="store_true", help="print the reports as JSON")
+    on_cluster(evaluate)
+    compare = verb("compare", "two models on the same questions: which differences are real")
+    for side in ("a", "b"):
+        compare.add_argument(side, help="a measured model, a report's file or a folder of reports")
+    compare.add_argument("--all", action="store_true", help="every figure, not the headline ones alone")
+    compare.add_argument("--json", action="store_true", help="print the differences as JSON")
+    compare.add_argument("--tracking-uri", help="MLflow server, for name@alias")
+
     serve = verb("serve", "serve the champion: OpenAI's chat completions with images")
     on_cluster(serve)
     serve.add_argument("--model", default="remora", help="model name in the registry (default: remora)")
@@ -131,6 +152,8 @@ MODULES = {
     "train": "run",
     "search": "run",
     "score": "score",
+    "evaluate": "evaluate",
+    "compare": "evaluate",
     "serve": "serve",
     "plan": "show",
     "render": "show",

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from remora.catalog.entries import LLM, Benchmark, Connector, Dataset, Folder, Published, Template, Vision
+from remora.catalog.entries import LLM, Benchmark, Connector, Dataset, Folder, Published, Scores, Template, Vision
 from remora.errors import SpecError, UnknownName, nearest
 from remora.spec import Recipe, Spec, load, read_yaml, validate
 
@@ -31,6 +31,7 @@ KINDS: dict[str, type[Spec]] = {
     "benchmarks": Benchmark,
     "recipes": Recipe,
     "published": Published,
+    "scores": Scores,
 }
 
 
@@ -132,6 +133,27 @@ benchmark = _getter("benchmarks", "benchmark", Benchmark)
 published = _getter("published", "published model", Published)
 _listed_connector = _getter("connectors", "connector", Connector)
 _listed_recipe = _getter("recipes", "recipe", Recipe)
+
+
+PAPERS = (
+    *("vqav2", "gqa", "scienceqa", "textvqa", "pope", "mme", "mmbench", "mmbench-cn"),
+    *("seed", "mmmu", "vizwiz", "mmvet", "llava-bench"),
+)
+"""The published benchmarks, whose rules are code (remora.evaluation.benchmarks)."""
+
+
+def check_benchmark(name: str) -> None:
+    """Whether there is a benchmark of that name, published, in the catalog, or in the YAML file that it is the path of.
+
+    Raises:
+        UnknownName: there is none; it lists those there are.
+    """
+    known = [*PAPERS, *entries("benchmarks")]
+    if name not in known and not (name.endswith((".yaml", ".yml")) and Path(name).exists()):
+        raise UnknownName(
+            f"unknown benchmark {name!r}{nearest(name, known)}; known: {', '.join(known)}, or the path of a YAML; "
+            "see: remora catalog benchmarks"
+        )
 
 
 def connector(name: str) -> Connector:

@@ -231,12 +231,24 @@ class Benchmark(Spec):
 
     title: str
     questions: str
+    """JSON lines {question_id, image, text, answer, category, choices?}; see docs/benchmarks.md."""
     images: str
-    metric: Literal["exact-match"]
+    metric: Literal["exact-match", "multiple-choice", "yes-no", "vqa-accuracy", "judge"]
     max_new_tokens: int = Field(ge=1)
-    prior: str
+    prior: str | None = None
     """Dataset whose answers the question-only baseline learns from."""
-    make: str
+    make: str = ""
+    """The command that makes the files."""
+    source: str = ""
+
+
+class Scores(Spec):
+    """What a paper, or the repository that came with it, reports of a model."""
+
+    scores: dict[str, float]
+    """Benchmark -> its headline figure, in the unit that is printed."""
+    splits: dict[str, str] = Field(default_factory=dict)
+    """Where the figure is of another split than the one that can be scored here."""
     source: str
 
 

@@ -1,88 +1,193 @@
-"""Benchmarks spread over the cluster, and their scores kept beside the stage runs."""
+"""Benchmarks spread over the cluster: questions go to workers in bundles, answers are kept as they come."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from remora import catalog
-from remora.evaluation.benchmark import Item, Score, as_json, examine, summarise
-from remora.files import digest, sha256_file, write_atomic, write_json
-from remora.inference import Answerer
+from remora.errors import ClusterError, DataError
+from remora.evaluation.ask import Ask
+from remora.evaluation.benchmarks import Benchmark, Own, benchmark, located, score
+from remora.evaluation.judge import judge_from_environment
+from remora.evaluation.report import Report
+from remora.evaluation.score import Score, as_json, summarise
+from remora.evaluation.sheet import Sheet
+from remora.files import MANIFEST, digest, sha256_file, write_json
+from remora.inference.bundle import bundle_name
 from remora.spec import Cluster
-from remora.stages import StageRun, Store
+from remora.stages import Store
 
-SCORING = 1
-"""Raise by hand when a change makes the same model score differently."""
+if TYPE_CHECKING:
+    from remora.inference import Answerer
+
+ASKING = 1
+"""Raise by hand when a change makes the same model answer differently."""
+BUNDLE = 128
+"""Questions that a worker is given at once: enough to batch, few enough that a kill costs seconds."""
+TRIES = 3
+"""How often a bundle is given to a worker; one that dies of it every time would end no run otherwise."""
 
 
-def _examine_shard(
-    bundle: str, cache: str, data: str, benchmark: str, shard: int, shards: int
-) -> tuple[list[Item], list[Item]]:
-    """What a worker runs: one shard of a benchmark."""
+@dataclass(frozen=True)
+class Measured:
+    """What came of one benchmark."""
+
+    score: Score
+    report: Report
+    folder: Path
+
+
+@lru_cache(maxsize=1)
+def _answerer(bundle: str, cache: str) -> Answerer:
+    """The model, loaded once for all that a process is asked of it."""
     import torch
 
-    torch.set_num_threads(1)
-    return examine(Answerer.load(Path(bundle), Path(cache)), benchmark, Path(data), shard, shards)
+    from remora.inference import Answerer
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    return Answerer.load(Path(bundle), Path(cache))
 
 
-def score_folder(store: Store, last: StageRun, benchmark: str) -> Path:
-    """Where a score and every answer are kept: by the weights, the questions and the way of scoring."""
-    entry = catalog.benchmark(benchmark)
-    questions = store.data / entry.questions
-    key = digest(
-        [
-            last.id,
-            entry.model_dump(mode="json", exclude={"title", "source", "make"}),
-            sha256_file(questions) if questions.exists() else None,
-            SCORING,
-        ]
-    )
-    return store.runs / "scores" / f"{last.name}-{benchmark}-{key[:12]}"
+def _answer(
+    bundle: str, cache: str, name: str, data: str, bundles: Sequence[Sequence[int]]
+) -> Iterator[list[dict[str, Any]]]:
+    """What a worker runs: the lines of some asks, bundle by bundle. Questions are read here, so no picture travels."""
+    from remora.evaluation.ask import ask
+
+    asks = asks_of(benchmark(name), Path(data))
+    for places in bundles:
+        yield ask(_answerer(bundle, cache), [asks[p] for p in places])
 
 
-def evaluate(
+def asks_of(chosen: Benchmark, data: Path) -> list[Ask]:
+    """Everything that a model is asked for a benchmark: its questions, and an own one's with shuffled pictures too."""
+    asks = [Ask(i, "pictures", q) for i, q in enumerate(chosen.questions(data))]
+    if isinstance(chosen, Own):
+        asks += [Ask(i, "blind", q) for i, q in enumerate(chosen.blind(data))]
+    return asks
+
+
+def _bundles(asks: Sequence[Ask], missing: Sequence[Ask]) -> Iterator[list[int]]:
+    """Places of the missing asks, those about one picture together, in bundles that part no picture if they can."""
+    place = {(a.condition, a.index): i for i, a in enumerate(asks)}
+    pictures: dict[tuple[str, ...], list[int]] = {}
+    for a in missing:
+        pictures.setdefault(tuple(map(str, a.question.pictures)), []).append(place[a.condition, a.index])
+    bundle: list[int] = []
+    for together in pictures.values():
+        if bundle and len(bundle) + len(together) > BUNDLE:
+            yield bundle
+            bundle = []
+        bundle += together
+        while len(bundle) > BUNDLE:
+            yield bundle[:BUNDLE]
+            bundle = bundle[BUNDLE:]
+    if bundle:
+        yield bundle
+
+
+def answers_folder(store: Store, bundle: Path, name: str, asks: Sequence[Ask]) -> Path:
+    """Where a model's answers are kept: by its weights and by every word that it is asked."""
+    said = [[a.condition, a.question.id, a.question.text, [str(p) for p in a.question.pictures]] for a in asks]
+    key = digest([sha256_file(bundle / MANIFEST), said, sorted({a.question.max_new_tokens for a in asks}), ASKING])
+    model = bundle_name(bundle)
+    return store.runs / "scores" / f"{model}-{Path(name).stem}-{key[:12]}"
+
+
+def measure(
+    name: str,
     bundle: Path,
-    last: StageRun,
-    benchmarks: tuple[str, ...],
     store: Store,
     cluster: Cluster,
-    scored: Callable[[Score], None],
-) -> dict[str, Score]:
-    """Score a bundle on each benchmark, on as many workers as its training had; `scored` hears of each as it ends.
+    eval_data: Path | None = None,
+    *,
+    protocol: str | None = None,
+    limit: int | None = None,
+    judge_model: str | None = None,
+    hear: Callable[[str, int, int], None] = lambda name, done, of: None,
+) -> Measured:
+    """Ask what was not asked yet, and score. `hear` is told a benchmark's name, answers so far and questions.
 
-    A model that was measured on the same questions before is not asked again.
+    `limit` asks the first so many questions alone: a figure of its own, said as such in the report.
+
+    Raises:
+        DataError: the benchmark's files, or not one question could be asked.
+        ClusterError: workers that died of the same questions again and again.
     """
+    chosen = benchmark(name)
+    data = located(name, store.data, eval_data)
+    asks = asks_of(chosen, data)
+    wanted = [a for a in asks if limit is None or a.index < limit]
+    folder = answers_folder(store, bundle, name, asks)
+    sheet = Sheet(folder)
+    missing = sheet.missing(wanted)
+    hear(name, len(wanted) - len(missing), len(wanted))
+    if missing:
+        given = str(Path(name).absolute()) if name.endswith((".yaml", ".yml")) else name
+        done = len(wanted) - len(missing)
+        for lines in _answers(bundle, store, cluster, given, data, list(_bundles(asks, missing))):
+            sheet.add(lines)
+            done += len(lines)
+            hear(name, done, len(wanted))
+    sheet.write()
+    broken = sheet.broken()
+    if len(broken) == sum(a.condition == "pictures" for a in wanted):
+        raise DataError(f"no question of {name} could be asked; the first: {broken[0]['broken']}")
+    judge = judge_from_environment(store.runs / "cache" / "judge", judge_model) if chosen.judged else None
+    only = None if limit is None else {str(a.question.id) for a in wanted}
+    report = score(chosen, data, folder / "answers.jsonl", protocol, judge=judge, only=only)
+    named = [f"question {b['question_id']} could not be asked: {b['broken']}" for b in broken]
+    report = replace(report, warnings=[*named, *report.warnings])
+    blind, question_only = None, None
+    if isinstance(chosen, Own):
+        blind = score(chosen, data, folder / "blind.jsonl", only=only) if (folder / "blind.jsonl").exists() else None
+        question_only = chosen.question_only(data)
+    summary = summarise(report, chosen.headline, blind, question_only, len(broken))
+    write_json(folder / "report.json", report.as_json())
+    write_json(folder / "score.json", as_json(summary))
+    chosen.submission(data, folder / "answers.jsonl", folder / "submission")
+    return Measured(summary, report, folder)
+
+
+def _answers(
+    bundle: Path, store: Store, cluster: Cluster, name: str, data: Path, bundles: list[list[int]]
+) -> Iterator[list[dict[str, Any]]]:
+    """Lines of the bundles, as workers give them. What a worker left when it died is given to another."""
     import ray
 
-    ask = ray.remote(
+    answer = ray.remote(_answer).options(
         num_cpus=cluster.cpus_per_worker,
         num_gpus=cluster.gpus_per_worker,
+        num_returns="streaming",
+        max_retries=0,  # Ray would begin the whole piece again
         # In a trial, tasks would inherit its placement group, which holds no CPU to run them on.
         scheduling_strategy="DEFAULT",
-    )(_examine_shard)
-    shards = cluster.most_workers
-    scores: dict[str, Score] = {}
-    pending = {}
-    for name in benchmarks:
-        kept = score_folder(store, last, name) / "score.json"
-        if kept.exists():
-            raw = json.loads(kept.read_text())
-            scores[name] = Score(**{**raw, "ci": tuple(raw["ci"]), "blind_ci": tuple(raw["blind_ci"])})
-            scored(scores[name])
-            continue
-        pending[name] = [
-            ask.remote(str(bundle), str(store.cache), str(store.data), name, shard, shards) for shard in range(shards)
-        ]
-    for name, refs in pending.items():
-        answered = ray.get(refs)
-        seen = sorted((i for part in answered for i in part[0]), key=lambda i: i.id)
-        blind = sorted((i for part in answered for i in part[1]), key=lambda i: i.id)
-        scores[name] = summarise(name, store.data, seen, blind)
-        folder = score_folder(store, last, name)
-        answers = [{**i.__dict__, "condition": c} for c, items in (("pictures", seen), ("blind", blind)) for i in items]
-        write_atomic(folder / "answers.jsonl", "".join(json.dumps(a) + "\n" for a in answers))
-        write_json(folder / "score.json", as_json(scores[name]))
-        scored(scores[name])
-    return {name: scores[name] for name in benchmarks}
+    )
+    workers = min(cluster.most_workers, len(bundles))
+    pieces = [(bundles[len(bundles) * i // workers : len(bundles) * (i + 1) // workers], 0) for i in range(workers)]
+    running: dict[Any, tuple[list[list[int]], int]] = {}
+    while pieces or running:
+        for piece, tries in pieces:
+            running[answer.remote(str(bundle), str(store.cache), name, str(data), piece)] = (piece, tries)
+        pieces = []
+        (ready, *_), _ = ray.wait(list(running))
+        left, tries = running[ready]
+        try:
+            lines = ray.get(next(ready))  # type: ignore[arg-type]
+        except StopIteration:
+            del running[ready]
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError) as e:
+            del running[ready]
+            if tries + 1 == TRIES:
+                raise ClusterError(
+                    f"{TRIES} workers died of the same {len(left[0])} questions of {name} ({type(e).__name__}); "
+                    "answers so far are kept; give a worker the memory it needs, then run the same command again"
+                ) from None
+            pieces = [(left, tries + 1)]
+        else:
+            running[ready] = (left[1:], 0)
+            yield lines

@@ -18,7 +18,7 @@ from remora import tracking
 from remora.cluster.session import cpus_and_gpus
 from remora.cluster.variant import Outcome, run_variant
 from remora.errors import ClusterError, RemoraError, SpecError
-from remora.evaluation.benchmark import Score, as_json
+from remora.evaluation.score import Score, as_json
 from remora.files import write_json
 from remora.spec import Space, Variant
 from remora.stages import StageRun, Store, paths, union, variant_name, variants_of

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from remora import tracking
-from remora.cluster.evaluate import evaluate, score_folder
+from remora.cluster.evaluate import measure
 from remora.cluster.train import Task, train_stages
-from remora.evaluation.benchmark import Score, as_json
+from remora.evaluation.score import Score, as_json
 from remora.inference import Bundle, write_bundle
 from remora.spec import Variant
 from remora.stages import StageRun, Store, path, variant_name
@@ -75,13 +75,19 @@ def run_variant(
 
         journal.append(status, "evaluating")
 
+        def asked(benchmark: str, done: int, of: int) -> None:
+            journal.append(status, "asked", benchmark=benchmark, done=done, of=of)
+
         def scored(score: Score) -> None:
             journal.append(status, "scored", **as_json(score))
-            tracker.metrics(mlflow_run, _metrics(score))
+            tracker.metrics(mlflow_run, metrics_of(score))
 
-        scores = evaluate(bundle, last, variant.benchmarks, store, variant.cluster, scored)
-        for benchmark in scores:
-            tracker.artifacts(mlflow_run, score_folder(store, last, benchmark), f"benchmarks/{benchmark}")
+        scores = {}
+        for benchmark in variant.benchmarks:
+            measured = measure(benchmark, bundle, store, variant.cluster, hear=asked)
+            scores[benchmark] = measured.score
+            scored(measured.score)
+            tracker.artifacts(mlflow_run, measured.folder, f"benchmarks/{Path(benchmark).stem}")
     except BaseException as e:
         journal.append(status, "failed", error=str(e))
         tracker.finish(mlflow_run, "FAILED")
@@ -91,17 +97,18 @@ def run_variant(
     return Outcome(name, bundle, mlflow_run, scores, stages)
 
 
-def _metrics(score: Score) -> dict[str, float]:
-    flat = {
-        "accuracy": score.accuracy,
-        "accuracy_low": score.ci[0],
-        "accuracy_high": score.ci[1],
+def metrics_of(score: Score) -> dict[str, float]:
+    """A score as MLflow metrics, `<benchmark>/<figure>`."""
+    beside = {
+        f"{score.metric}_low": score.ci[0],
+        f"{score.metric}_high": score.ci[1],
         "blind": score.blind,
         "question_only": score.question_only,
         "n": float(score.n),
-        **{f"category.{c}": v for c, v in score.by_category.items()},
+        "broken": float(score.broken),
     }
-    return {f"{score.benchmark}/{k}": v for k, v in flat.items()}
+    figures = score.metrics | {k: v for k, v in beside.items() if v is not None}
+    return {f"{score.benchmark}/{k}": v for k, v in figures.items()}
 
 
 def _train_missing(

@@ -16,7 +16,7 @@ from remora.cluster.search import result_file
 from remora.commands.data import build
 from remora.commands.run import live
 from remora.errors import ClusterError, ServingError
-from remora.evaluation.questions import read_questions
+from remora.evaluation.benchmarks.own import own
 from remora.files import write_json
 from remora.processes import Child, remora_command
 from remora.reporting.tables import scores_table, stages_table
@@ -81,7 +81,7 @@ def demo(args: argparse.Namespace) -> None:
     endpoint = Child(remora_command("serve", *options), args.runs / "logs" / "serve.log")
     try:
         url = _wait_ready(endpoint, console)
-        question = read_questions(UNSEEN, store.data)[0]
+        question = own(UNSEEN).read(store.data)[0]
         answer = ask(url, question.image, question.text)
         console.print(
             f"Picture   {question.image}\nQuestion  {question.text}\nAnswer    [bold]{answer}[/]", highlight=False

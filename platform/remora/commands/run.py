@@ -47,8 +47,10 @@ def train(args: argparse.Namespace) -> None:
         tracking.Tracker(args.runs, args.tracking_uri).prepare()
         outcome = run_variant(variant, args.runs, SINGLE, args.tracking_uri)
     for name, score in outcome.scores.items():
-        say(f"{name}: {score.accuracy:.4f} ({score.ci[0]:.4f} to {score.ci[1]:.4f}), blind {score.blind:.4f}, "
-            f"question only {score.question_only:.4f}, n {score.n}")  # fmt: skip
+        figure = f"{score.metric} {score.accuracy:.4f} ({score.ci[0]:.4f} to {score.ci[1]:.4f})"
+        baselines = (("blind", score.blind), ("question only", score.question_only))
+        beside = [f"{what} {v:.4f}" for what, v in baselines if v is not None]
+        say(", ".join([f"{name}: {figure}", *beside, f"n {score.n}"]))
     say(f"bundle: {outcome.bundle}")
 
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from remora.data.conversation import Sample
-from remora.evaluation.questions import Question
+from remora.evaluation.questions import OwnQuestion
 
 
 class QuestionOnly:
@@ -24,7 +24,7 @@ class QuestionOnly:
                 self.by_question[ask.text][reply.text] += 1
                 self.all[reply.text] += 1
 
-    def answer(self, question: Question) -> str:
+    def answer(self, question: OwnQuestion) -> str:
         known = self.by_question.get(question.text)
         if known:
             return _most_frequent(known)

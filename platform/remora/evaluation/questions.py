@@ -1,62 +1,80 @@
-"""Benchmarks as question files: JSON lines `{question_id, image, text, answer, category, choices?}`."""
+"""Own benchmarks as question files: JSON lines `{question_id, image, text, answer, category, choices?}`."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from remora import catalog
 from remora.data.order import Permutation
+from remora.data.pictures import Picture
 from remora.errors import DataError
+from remora.evaluation.answers import Warnings, read_records
+from remora.evaluation.asking import Question
 
 
 @dataclass(frozen=True)
-class Question:
-    """One question about one picture. `choices` are the answers that it offers, if it does."""
+class OwnQuestion:
+    """A question about one picture with its reference answer. `choices` are the answers that it offers, if it does;
+    `answers` are those of several people, of which `answer` is the first."""
 
-    id: int
+    id: int | str
     image: Path
     text: str
     answer: str
     category: str
     choices: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+
+    def asked(self, max_new_tokens: int, image: Path | None = None) -> Question:
+        """As a model is asked it, about its own picture or another."""
+        shown = Picture(str(image or self.image))
+        return Question(self.id, self.text, (shown,), max_new_tokens, self.image.name)
 
 
-def read_questions(name: str, data: Path) -> list[Question]:
-    """Every question of a catalog benchmark, in file order.
+def read_questions(path: Path, images: Path, make: str = "") -> list[OwnQuestion]:
+    """Every question of a file, in its order.
 
     Raises:
-        DataError: the file is missing, or a line is not a question (named by number).
+        DataError: the file is missing, a line is not a question (named by number), or an id is there twice.
     """
-    entry = catalog.benchmark(name)
-    path, images = data / entry.questions, data / entry.images
-    try:
-        lines = path.read_text().removesuffix("\n").split("\n")  # splitlines would also cut at a U+2028 in a text
-    except FileNotFoundError:
-        raise DataError(f"missing question file: {path} (benchmark {name!r}); next: {entry.make}") from None
-    questions = []
-    for number, line in enumerate(lines, 1):
-        try:
-            q = json.loads(line)
-            questions.append(
-                Question(
-                    q["question_id"],
-                    images / q["image"],
-                    q["text"],
-                    q["answer"],
-                    q.get("category", ""),
-                    tuple(q.get("choices", ())),
-                )
-            )
-        except (ValueError, KeyError, TypeError) as e:
+    if not path.exists():
+        raise DataError(
+            f"missing question file: {path}" + (f"; next: {make}" if make else "; see that the path is right")
+        )
+    warnings = Warnings()
+    records = read_records(path, warnings)
+    if warnings.lines:
+        raise DataError(f"{path}: {warnings.lines[0]}")
+    found: dict[str, OwnQuestion] = {}
+    for i, record in enumerate(records.objects):
+        question = _question(record, images)
+        if question is None:
             raise DataError(
-                f"{path}:{number}: not a question ({e!r}); expected question_id, image, text, answer"
-            ) from None
-    return questions
+                f"{path}:{records.numbers[i]}: not a question: {str(record)[:80]}; "
+                "expected question_id, image, text, and answer or answers, as text"
+            )
+        if str(question.id) in found:
+            raise DataError(f"{path}:{records.numbers[i]}: question_id {question.id} is there twice; give it another")
+        found[str(question.id)] = question
+    return list(found.values())
 
 
-def shuffled_pictures(questions: list[Question], seed: int) -> dict[Path, Path]:
+def _question(q: dict[str, Any], images: Path) -> OwnQuestion | None:
+    """The question of a record, or None if it is none."""
+    answers = q.get("answers", [q.get("answer")])
+    choices = q.get("choices", [])
+    said = [q.get("image"), q.get("text"), q.get("category", ""), *(answers if isinstance(answers, list) else [None])]
+    said += choices if isinstance(choices, list) else [None]
+    if not answers or not all(isinstance(s, str) for s in said) or not isinstance(q.get("question_id"), (int, str)):
+        return None
+    named = q.get("answer", answers[0])
+    return OwnQuestion(
+        q["question_id"], images / q["image"], q["text"], named, q.get("category", ""), tuple(choices), tuple(answers)
+    )
+
+
+def shuffled_pictures(questions: list[OwnQuestion], seed: int) -> dict[Path, Path]:
     """Another picture of the same benchmark for each one: the blind baseline. No picture keeps its own.
 
     The pictures are put in a seeded order, which the result keeps, and each takes its successor: all questions about

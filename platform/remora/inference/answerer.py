@@ -107,6 +107,10 @@ class Answerer:
                 answers.update(zip(rows, said, strict=True))
         return [answers[i] for i in range(len(prompts))]
 
+    def check(self, conversation: Sequence[Turn], max_new_tokens: int) -> None:
+        """Raise the DataError that `answer` would raise for this conversation."""
+        self._encode(conversation, max_new_tokens)
+
     def _encode(self, conversation: Sequence[Turn], max_new_tokens: int) -> list[int]:
         if not conversation or conversation[-1].role != "user":
             raise DataError("a conversation ends with a user turn; add the question to be answered")

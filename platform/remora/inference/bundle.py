@@ -76,6 +76,24 @@ def _is_cached(ref: PartRef) -> bool:
     return entry.loader != "scratch" and ref.folder.name.startswith(f"{ref.name}-")
 
 
+def bundle_name(folder: Path) -> str:
+    """The variant that a bundle is of.
+
+    Raises:
+        DataError: no bundle there.
+    """
+    return str(_said(folder)["name"])
+
+
+def _said(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / FILE).read_text())
+    except OSError:
+        raise DataError(
+            f"{folder}: no {FILE} there; give the folder of a trained variant (remora train makes one)"
+        ) from None
+
+
 def read_bundle(folder: Path, cache: Path) -> Bundle:
     """Read and verify a bundle; `cache` holds pretrained language models that it refers to.
 
@@ -83,12 +101,7 @@ def read_bundle(folder: Path, cache: Path) -> Bundle:
         DataError: no bundle there.
         TornArtifact: its files are not what was published.
     """
-    try:
-        said = json.loads((folder / FILE).read_text())
-    except OSError:
-        raise DataError(
-            f"{folder}: no {FILE} there; give the folder of a trained variant (remora train makes one)"
-        ) from None
+    said = _said(folder)
     verify(folder)
     parts = {}
     for part, ref in said["parts"].items():

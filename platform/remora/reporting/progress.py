@@ -28,7 +28,9 @@ class VariantProgress:
     stages: dict[str, str] = field(default_factory=dict)
     """Stage run name -> waiting, training, trained or reused."""
     accuracy: dict[str, float] = field(default_factory=dict)
-    """Benchmark -> accuracy, as they come in."""
+    """Benchmark -> its headline figure, as they come in."""
+    asked: str = ""
+    """The benchmark that is asked, and how far it is."""
     error: str | None = None
 
 
@@ -79,6 +81,8 @@ def _apply(progress: VariantProgress, event: dict[str, Any]) -> None:
         progress.step = progress.steps = 0
     elif kind == "scored":
         progress.accuracy[event["benchmark"]] = event["accuracy"]
+    elif kind == "asked":
+        progress.asked = f"{event['benchmark']} {event['done']}/{event['of']}"
     elif kind == "failed":
         progress.state, progress.error = "failed", event["error"]
     else:

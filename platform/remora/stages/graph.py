@@ -150,7 +150,7 @@ def path(variant: Variant, data: Path, opened: Opened | None = None) -> tuple[St
     model = catalog.llm(names["llm"])
     check_composition(catalog.vision(names["vision"]), catalog.connector(names["connector"]), model)
     for name in variant.benchmarks:
-        catalog.benchmark(name)
+        catalog.check_benchmark(name)
     stages = resolve_stages(variant)
     for stage in stages:  # what does not fit is told before gigabytes of data are read
         _check_template(stage, names["llm"], model)

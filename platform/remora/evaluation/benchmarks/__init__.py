@@ -1,17 +1,68 @@
-"""The papers' benchmarks by name: one module each, scored by the published rules."""
+"""The papers' benchmarks by name: one module each, scored by the published rules; and everybody's own."""
 
-from remora.errors import UnknownName, nearest
+from pathlib import Path
+
+from remora import catalog
+from remora.catalog.entries import Benchmark as Entry
+from remora.errors import DataError, UnknownName, nearest
 from remora.evaluation.benchmarks.base import Benchmark, score
 from remora.evaluation.benchmarks.gqa import GQA
+from remora.evaluation.benchmarks.own import Own
+from remora.spec import load
 
 BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in (GQA(),)}
 
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "mme": ("mme", "MME"),
+    "seed": ("seed", "seed_bench"),
+    "mmvet": ("mmvet", "mm-vet"),
+    "llava-bench": ("llava-bench", "llava-bench-in-the-wild"),
+    "mmmu": ("mmmu", "MMMU"),
+}
+"""The folders that a benchmark may be in below playground/data/eval, where it is not its name (LLaVA's layout)."""
+
 
 def benchmark(name: str) -> Benchmark:
-    """The benchmark of that name; UnknownName lists those there are."""
+    """The published benchmark of that name, or the one in the YAML file that `name` is the path of, or the catalog's.
+
+    Raises:
+        UnknownName: there is none; it lists those there are.
+        SpecError: the YAML breaks a rule.
+    """
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    if name.endswith((".yaml", ".yml")):
+        return Own(Path(name).stem, load(Entry, name))
+    known = [*BENCHMARKS, *catalog.entries("benchmarks")]
+    if name not in known:
+        raise UnknownName(
+            f"unknown benchmark {name!r}{nearest(name, known)}; known: {', '.join(known)}, or the path of a YAML"
+        )
+    return Own(name, catalog.benchmark(name))
+
+
+def located(name: str, runs_data: Path, eval_data: Path | None = None) -> Path:
+    """The data of the benchmark of that name: `eval_data`, or <run folder>/data/eval, holds a folder for each published
+    one, as LLaVA's playground/data/eval does; a folder of one benchmark's files may be given as it is.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return Path(name).absolute().parent
     if name not in BENCHMARKS:
-        raise UnknownName(f"unknown benchmark {name!r}{nearest(name, BENCHMARKS)}; known: {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[name]
+        return runs_data
+    root = (eval_data or runs_data / "eval").absolute()
+    names = FOLDERS.get(name.partition("-cn")[0], (name,))
+    for folder in names:
+        if (root / folder).is_dir():
+            return root / folder
+    if eval_data is not None and root.exists():
+        return root
+    raise DataError(
+        f"no data of benchmark {name!r}: {root} holds no folder {' or '.join(names)}; put its published files there, "
+        "or give their folder with --data DIR (docs/benchmarks.md)"
+    )
 
 
-__all__ = ["BENCHMARKS", "Benchmark", "benchmark", "score"]
+__all__ = ["BENCHMARKS", "Benchmark", "Own", "benchmark", "located", "score"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -60,8 +61,9 @@ def score(
     protocol: str | None = None,
     questions: Path | None = None,
     judge: Judge | None = None,
+    only: Collection[str] | None = None,
 ) -> Report:
-    """Grade an answer file and sum it up.
+    """Grade an answer file and sum it up; `only` the questions of these ids, which the report says.
 
     Raises:
         DataError: no such protocol, or files that are not there or do not belong together.
@@ -73,6 +75,10 @@ def score(
             f"no protocol {chosen!r} for {benchmark.name}{nearest(chosen, benchmark.protocols)}; there are: {known}"
         )
     graded = benchmark.grade(data, answers, chosen, questions, judge)
+    if only is not None:
+        items = [i for i in graded.items if i.answer or str(i.id) in only]
+        # That the others have no answer is no news.
+        graded = replace(graded, items=items, warnings=[f"{len(items)} of {len(graded.items)} questions were asked"])
     figures = benchmark.figures(graded.items)
     groups = [i.group or str(i.id) for i in graded.items]
     return Report(

@@ -1,9 +1,8 @@
-"""A benchmark: which picture each question is asked about, what an answer scores, and the baselines beside it."""
+"""An own benchmark: which picture each question is asked about, what an answer scores, and the baselines beside it."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,21 @@ from remora import catalog
 from remora.data.conversation import Sample
 from remora.data.conversation import Turn as Message
 from remora.errors import DataError
+from remora.evaluation.ask import Ask, ask
 from remora.evaluation.baselines import QuestionOnly
-from remora.evaluation.benchmark import as_json, examine, parse, question_only, score, summarise
-from remora.evaluation.questions import Question, read_questions, shuffled_pictures
+from remora.evaluation.benchmarks import benchmark, score
+from remora.evaluation.benchmarks.own import METRICS, own, words
+from remora.evaluation.questions import OwnQuestion, shuffled_pictures
+from remora.evaluation.score import as_json, summarise
+from remora.evaluation.sheet import Sheet
 from remora.inference import Answer
 
 NAME = "easy-vqa-val"
 SHADES = [10, 60, 110, 160, 210]
 
 
-def question(text="What?", answer="red", picture="a.png", **more) -> Question:
-    return Question(0, Path(picture), text, answer, "", **more)
+def question(text="What?", answer="red", picture="a.png", **more) -> OwnQuestion:
+    return OwnQuestion(0, Path(picture), text, answer, "", **more)
 
 
 @pytest.fixture
@@ -52,6 +55,11 @@ class Seer:
     def __init__(self):
         self.shown = []
 
+    name = "seer"
+
+    def check(self, conversation, max_new_tokens):
+        pass
+
     def answer(self, conversations, *, max_new_tokens):
         assert max_new_tokens == catalog.benchmark(NAME).max_new_tokens
         self.shown += [turn.images[0] for (turn,) in conversations]
@@ -60,21 +68,38 @@ class Seer:
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("said", "expected"),
     [("Red.", "red"), (" a red CIRCLE!\n", "a red circle"), ('"no"', "no"), ("it's", "it's"), ("", ""), ("É", "é")],
 )
-def test_an_answer_is_read_as_its_words(said, words):
-    assert parse(said) == words
+def test_an_answer_is_read_as_its_words(said, expected):
+    assert words(said) == expected
 
 
-def test_exact_match_is_of_all_the_words():
-    assert score(question(answer="Red"), "red.") == 1.0
-    assert score(question(answer="red"), "red circle") == 0.0
-    assert score(question(answer="red"), "") == 0.0
+@pytest.mark.parametrize(
+    ("metric", "asked", "said", "read", "score"),
+    [
+        ("exact-match", {"answer": "Red"}, "red.", "red", 1.0),
+        ("exact-match", {"answer": "red"}, "red circle", "red circle", 0.0),
+        ("exact-match", {"answer": "red"}, "", "", 0.0),
+        ("exact-match", {"answer": "red", "answers": ("red", "crimson")}, "Crimson", "crimson", 1.0),
+        ("yes-no", {"answer": "no"}, "No, there is none.", "no", 1.0),
+        ("yes-no", {"answer": "no"}, "There is not.", "no", 1.0),
+        ("yes-no", {"answer": "no"}, "NO", "yes", 0.0),  # POPE knows No, no and not alone
+        ("yes-no", {"answer": "yes"}, "It is. Not that it matters", "yes", 1.0),  # and the first sentence alone
+        ("multiple-choice", {"answer": "B", "choices": ("cat", "dog")}, "B", "B", 1.0),
+        ("multiple-choice", {"answer": "B", "choices": ("cat", "dog")}, "(B) dog", "B", 1.0),
+        ("multiple-choice", {"answer": "B", "choices": ("cat", "dog")}, "B. cat", "B", 1.0),
+        ("multiple-choice", {"answer": "dog", "choices": ("cat", "dog")}, "Dog.", "B", 1.0),
+        ("multiple-choice", {"answer": "dog", "choices": ("cat", "dog")}, "A dog", "", 0.0),
+        ("multiple-choice", {"answer": "dog", "choices": ("cat", "dog")}, "C", "", 0.0),
+    ],
+)
+def test_an_answer_scores_by_the_benchmarks_metric(metric, asked, said, read, score):
+    assert METRICS[metric](question(**asked), said) == (read, score)
 
 
 def test_questions_are_read_in_file_order(data):
-    questions = read_questions(NAME, data)
+    questions = own(NAME).read(data)
     assert [q.id for q in questions] == list(range(10))
     assert questions[3].answer == "no" and questions[3].category == "c1" and questions[3].choices == ()
 
@@ -83,27 +108,31 @@ def test_a_text_may_hold_any_character(data):
     file = data / catalog.benchmark(NAME).questions
     asked = {"question_id": 0, "image": "q0.png", "text": "a\u2028b\x85c", "answer": "é", "choices": ["é", "x"]}
     file.write_text(json.dumps(asked, ensure_ascii=False) + "\n")
-    (only,) = read_questions(NAME, data)
+    (only,) = own(NAME).read(data)
     assert only.text == "a\u2028b\x85c" and only.choices == ("é", "x")
 
 
-@pytest.mark.parametrize("line", ["{", "5", "{}", '{"question_id": 1}', ""])
+TWICE = '{"question_id": 3, "image": "q0.png", "text": "What?", "answer": "no"}'
+
+
+@pytest.mark.parametrize("line", ["{", "5", "{}", '{"question_id": 1}', TWICE, TWICE.replace('"no"', "null")])
 def test_a_bad_line_is_named_by_number(line, data):
     file = data / catalog.benchmark(NAME).questions
     file.write_text(file.read_text() + line + "\n")
     with pytest.raises(DataError) as caught:
-        read_questions(NAME, data)
-    assert str(caught.value).startswith(f"{file}:11: not a question") and "\n" not in str(caught.value)
+        own(NAME).read(data)
+    assert str(file) in str(caught.value) and f"{file.name}:11: " in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_or_empty_question_file_is_refused(data):
     file = data / catalog.benchmark(NAME).questions
     file.write_text("")
-    with pytest.raises(DataError, match="not a question"):
-        read_questions(NAME, data)
+    with pytest.raises(DataError, match="no record"):
+        own(NAME).read(data)
     file.unlink()
     with pytest.raises(DataError, match=r"missing question file: .*; next: remora data demo$"):
-        read_questions(NAME, data)
+        own(NAME).read(data)
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 101])
@@ -122,36 +151,48 @@ def test_one_picture_cannot_be_shuffled():
         shuffled_pictures([question(), question()], 0)
 
 
-def test_a_model_that_sees_is_right_with_pictures_and_wrong_with_others(data):
+def measured(data, tmp_path, answerer):
+    """Reports of both conditions, the way an evaluation makes them."""
+    chosen = own(NAME)
+    asks = [Ask(i, "pictures", q) for i, q in enumerate(chosen.questions(data))]
+    asks += [Ask(i, "blind", q) for i, q in enumerate(chosen.blind(data))]
+    sheet = Sheet(tmp_path / "sheet")
+    sheet.add(ask(answerer, asks))
+    sheet.write()
+    return [score(chosen, data, tmp_path / "sheet" / name) for name in ("answers.jsonl", "blind.jsonl")]
+
+
+def test_a_model_that_sees_is_right_with_pictures_and_wrong_with_others(data, tmp_path):
     seer = Seer()
-    seen, blind = examine(seer, NAME, data)
+    seen, blind = measured(data, tmp_path, seer)
     assert len(seer.shown) == 20 and len({id(picture) for picture in seer.shown}) == 5  # each is read once
-    assert [i.score for i in seen] == [1.0, 0.0] * 5
-    assert [i.score for i in blind] == [0.0] * 10
-    assert [i.parsed for i in seen[::2]] == [str(s) for s in SHADES]
-    for item, other in zip(blind[::2], blind[1::2], strict=True):
-        assert item.image == other.image and item.answer == other.answer  # both about the same other picture
+    assert [i.score for i in seen.items] == [1.0, 0.0] * 5
+    assert [i.score for i in blind.items] == [0.0] * 10
+    assert [i.parsed for i in seen.items[::2]] == [str(s) for s in SHADES]
+    for item, other in zip(blind.items[::2], blind.items[1::2], strict=True):
+        assert item.group == other.group and item.answer == other.answer  # both about the same other picture
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["pictures", "blind"])
-@pytest.mark.parametrize("shards", [1, 2, 3, 7])
-def test_shards_are_the_whole_benchmark_and_no_picture_is_split(shards, which, data):
-    parts = [examine(Seer(), NAME, data, shard, shards)[which] for shard in range(shards)]
-    whole = examine(Seer(), NAME, data)[which]
-    assert sorted((i for p in parts for i in p), key=lambda i: i.id) == whole
-    owners = Counter(image for p in parts for image in {i.image for i in p})
-    assert set(owners.values()) == {1}
-
-
-def test_a_summary_has_every_figure(data):
-    seen, blind = examine(Seer(), NAME, data)
-    figures = summarise(NAME, data, seen, blind)
-    assert (figures.n, figures.accuracy, figures.blind) == (10, 0.5, 0.0)
+def test_a_summary_has_every_figure(data, tmp_path):
+    seen, blind = measured(data, tmp_path, Seer())
+    figures = summarise(seen, "accuracy", blind, 0.1)
+    assert (figures.n, figures.accuracy, figures.blind, figures.question_only) == (10, 0.5, 0.0, 0.1)
     assert figures.by_category == {"c0": 1.0, "c1": 0.0}
     assert figures.ci[0] < 0.5 < figures.ci[1] and figures.blind_ci[0] == 0.0
     assert json.loads(json.dumps(as_json(figures)))["ci"] == list(figures.ci)
-    with pytest.raises(AssertionError, match="9 and 10 answers to 10 questions"):
-        summarise(NAME, data, seen[1:], blind)
+
+
+def test_yes_no_has_popes_figures(tmp_path):
+    (tmp_path / "own.yaml").write_text("{title: t, questions: q.jsonl, images: ., metric: yes-no, max_new_tokens: 4}")
+    golds, said = ["yes", "yes", "yes", "no", "no"], ["yes", "yes", "no", "yes", "no"]
+    asked = [{"question_id": i, "image": "a.png", "text": "?", "answer": g} for i, g in enumerate(golds)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(q) + "\n" for q in asked))
+    answers = [{"question_id": i, "text": s} for i, s in enumerate(said)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(a) + "\n" for a in answers))
+    report = score(benchmark(str(tmp_path / "own.yaml")), tmp_path, tmp_path / "a.jsonl")
+    assert report.benchmark == "own" and report.protocol == "yes-no"
+    expected = {"accuracy": 3 / 5, "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "yes_ratio": 3 / 5}
+    assert report.metrics == pytest.approx(expected)
 
 
 ASKED = [
@@ -161,7 +202,7 @@ ASKED = [
 ]  # fmt: skip
 
 
-def brute_force(question: Question) -> str:
+def brute_force(question: OwnQuestion) -> str:
     """The same rule, by counting through all that was asked."""
     own = [a for q, a in ASKED if q == question.text]
     pool = own or [a for _, a in ASKED]
@@ -199,4 +240,4 @@ def test_question_only_reads_the_benchmarks_prior(data):
         record["conversations"][0]["value"] = "<image>\nWhich shade?"
     prior.write_text(json.dumps(records))
     # `60` to all: as the most frequent answer to the shade, and the most frequent of all
-    assert question_only(NAME, data) == 1 / 10
+    assert own(NAME).question_only(data) == 1 / 10

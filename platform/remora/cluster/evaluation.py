@@ -1,0 +1,62 @@
+"""`remora evaluate`'s work: benchmarks one after the other on a Ray session, and their record in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from remora import __version__, tracking
+from remora.cluster.evaluate import Measured, measure
+from remora.cluster.variant import metrics_of
+from remora.files import MANIFEST, sha256_file
+from remora.inference.bundle import bundle_name
+from remora.spec import Cluster
+from remora.stages import Store
+
+
+def evaluate(
+    bundle: Path,
+    names: Sequence[str],
+    store: Store,
+    cluster: Cluster,
+    tracking_uri: str | None = None,
+    eval_data: Path | None = None,
+    protocol: str | None = None,
+    limit: int | None = None,
+    judge_model: str | None = None,
+    hear: Callable[[str, int, int], None] = lambda name, done, of: None,
+) -> list[Measured]:
+    """Measure a bundle on each benchmark. One MLflow run a model: measured again, it is taken up again.
+
+    Raises:
+        RemoraError: what stopped it; benchmarks that were measured before stay measured.
+    """
+    tracker = tracking.Tracker(store.runs, tracking_uri)
+    tracker.prepare()
+    model = bundle_name(bundle)
+    identity = sha256_file(bundle / MANIFEST)
+    run = tracker.start(
+        f"{model} evaluation",
+        key=f"evaluation/{identity}",
+        tags={"remora.kind": "evaluation", "remora.bundle": identity, "remora.version": __version__},
+    )
+    found = []
+    try:
+        for name in names:
+            measured = measure(
+                name, bundle, store, cluster, eval_data,
+                protocol=protocol, limit=limit, judge_model=judge_model, hear=hear,
+            )  # fmt: skip
+            found.append(measured)
+            benchmark = measured.score.benchmark
+            tracker.metrics(run, metrics_of(measured.score))
+            tracker.tag(run, f"remora.protocol.{benchmark}", measured.report.protocol)
+            tracker.tag(run, f"remora.questions.{benchmark}", measured.folder.name.rpartition("-")[2])
+            if measured.report.judge:
+                tracker.tag(run, f"remora.judge.{benchmark}", measured.report.judge)
+            tracker.artifacts(run, measured.folder, f"benchmarks/{benchmark}")
+    except BaseException:
+        tracker.finish(run, "FAILED")
+        raise
+    tracker.finish(run)
+    return found

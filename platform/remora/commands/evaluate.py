@@ -1,0 +1,145 @@
+"""`remora evaluate` and `remora compare`: a model on the papers' benchmarks, and two models against each other."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from remora import catalog
+from remora.commands.run import session
+from remora.commands.score import show
+from remora.errors import DataError
+from remora.evaluation.benchmarks import BENCHMARKS, benchmark, located
+from remora.evaluation.compare import Compared, compare_reports
+from remora.evaluation.report import Report
+from remora.files import write_json
+from remora.inference.bundle import bundle_name
+from remora.reporting.tables import compared_table, published_table
+from remora.spec import Cluster
+from remora.stages import Store
+
+REPORT = "report.json"
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Ask a model every question of some benchmarks, score its answers, and keep both in MLflow."""
+    store = Store(args.runs)
+    store.check_writable()
+    names = [n for given in args.benchmarks for n in given.split(",") if n]
+    if names == ["all"]:
+        names = list(BENCHMARKS)
+    for name in names:  # finds what is missing before a cluster is started
+        located(name, store.data, args.data)
+        benchmark(name)
+    console = Console(stderr=args.json)
+    bundle = _model(args)
+    cluster = Cluster(workers=args.workers, gpus_per_worker=args.gpus_per_worker)
+    with session(args):
+        from remora.cluster.evaluation import evaluate as run
+
+        with _bar(console) as hear:
+            found = run(bundle, names, store, cluster, args.tracking_uri, args.data, args.protocol, args.limit,
+                        args.judge_model, hear)  # fmt: skip
+    if args.json:
+        sys.stdout.write(json.dumps({m.score.benchmark: m.report.as_json() for m in found}, indent=1) + "\n")
+        return
+    for measured in found:
+        show(measured.report, console)
+        if args.out:
+            write_json(args.out / f"{measured.score.benchmark}.json", measured.report.as_json())
+        console.print(f"answers: {measured.folder}", highlight=False, soft_wrap=True)
+    beside = {m.score.benchmark: m.score.accuracy for m in found if m.score.benchmark in catalog.PAPERS}
+    if beside:
+        console.print(published_table(bundle_name(bundle), beside))
+
+
+def _model(args: argparse.Namespace) -> Path:
+    """The bundle that MODEL means: a folder, a variant's name below the run folder, or `name@alias` of the registry."""
+    given = str(args.model)
+    if (Path(given) / "bundle.json").exists():
+        return Path(given).absolute()
+    bundles = sorted((args.runs / "bundles").glob(f"{given}-*"), key=lambda p: p.stat().st_mtime)
+    if bundles:
+        return bundles[-1]
+    name, at, alias = given.partition("@")
+    if at:
+        from remora import tracking
+
+        tracker = tracking.Tracker(args.runs, args.tracking_uri)
+        return tracking.champion(tracker, name, alias, into=args.runs / "cache" / "champions")
+    there = ", ".join(sorted({p.name for p in (args.runs / "bundles").glob("*")})) or "none"
+    raise DataError(
+        f"no model {given!r}: neither a bundle's folder, nor a variant trained in {args.runs} (there are: {there}), "
+        "nor name@alias of the registry; train one, or import one: remora import"
+    )
+
+
+class _bar:
+    """A progress bar a benchmark on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+        )
+        self.tasks: dict[str, int] = {}
+        self.told: dict[str, int] = {}
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        if self.progress.console.is_terminal:
+            self.progress.start()
+        return self.hear
+
+    def hear(self, name: str, done: int, of: int) -> None:
+        if self.progress.console.is_terminal:
+            task = self.tasks.setdefault(name, self.progress.add_task(name, total=of) if name not in self.tasks else 0)
+            self.progress.update(task, completed=done)  # type: ignore[arg-type]
+        elif done == of or done >= self.told.get(name, -1) + of // 10:
+            self.told[name] = done
+            self.progress.console.print(f"{name}: {done}/{of} answers", highlight=False)
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Paired tests of two models on every benchmark that both were measured on."""
+    first, second = _reports(args, args.a), _reports(args, args.b)
+    both = [name for name in first if name in second]
+    if not both:
+        raise DataError(
+            f"nothing to compare: {args.a} was measured on {', '.join(first) or 'nothing'}, "
+            f"{args.b} on {', '.join(second) or 'nothing'}; next: remora evaluate MODEL --benchmarks NAME"
+        )
+    found: dict[str, Compared] = compare_reports({n: (first[n], second[n]) for n in both}, args.all)
+    if args.json:
+        sys.stdout.write(json.dumps({n: c.as_json() for n, c in found.items()}, indent=1) + "\n")
+        return
+    console = Console()
+    console.print(compared_table(str(args.a), str(args.b), found))
+    for line in [w for c in found.values() for w in c.warnings]:
+        console.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _reports(args: argparse.Namespace, given: str) -> dict[str, Report]:
+    """The reports that an argument means: a report's file, a folder of them, or a model that was measured."""
+    path = Path(given)
+    files = [path] if path.is_file() else sorted([*path.glob("*.json"), *path.glob(f"*/{REPORT}")])
+    if not files:
+        model = _model(argparse.Namespace(**{**vars(args), "model": given}))
+        files = sorted((args.runs / "scores").glob(f"{bundle_name(model)}-*/{REPORT}"), key=lambda p: p.stat().st_mtime)
+    found = {}
+    for file in files:
+        try:
+            raw = json.loads(file.read_text())
+            found[raw["benchmark"]] = Report.from_json(raw)
+        except (ValueError, KeyError, TypeError) as e:
+            raise DataError(
+                f"{file}: not a report ({e!r}); remora score --json and remora evaluate write them"
+            ) from None
+    return found

@@ -1,0 +1,61 @@
+"""Asking a model some questions of a benchmark. A question that cannot be asked is named and costs no other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from PIL import Image
+
+from remora.errors import BrokenRecord, DataError
+from remora.evaluation.asking import Question
+from remora.files import digest
+from remora.inference import Answerer, Turn
+
+Condition = Literal["pictures", "blind"]
+"""Asked about its own picture, or about another one."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question in its place: `index` counts the benchmark's questions from 0."""
+
+    index: int
+    condition: Condition
+    question: Question
+
+
+def ask(answerer: Answerer, asks: Sequence[Ask]) -> list[dict[str, Any]]:
+    """LLaVA's answer line of each ask, with its `index` and `condition`; `broken` says why instead of `text`.
+
+    A picture of several questions is opened once and is one object, so that it is encoded once.
+    """
+    opened: dict[str, Image.Image] = {}
+    lines: list[dict[str, Any]] = []
+    able: dict[int, list[tuple[int, list[Turn]]]] = {}
+    for place, a in enumerate(asks):
+        lines.append({"index": a.index, "condition": a.condition, "question_id": a.question.id})
+        try:
+            for shown in a.question.pictures:
+                if str(shown) not in opened:
+                    opened[str(shown)] = shown.open()
+            turn = Turn("user", a.question.text, tuple(opened[str(s)] for s in a.question.pictures))
+            answerer.check([turn], a.question.max_new_tokens)
+        except (BrokenRecord, DataError) as e:
+            lines[place]["broken"] = str(e)
+            continue
+        able.setdefault(a.question.max_new_tokens, []).append((place, [turn]))
+    for limit, group in able.items():
+        answers = answerer.answer([conversation for _, conversation in group], max_new_tokens=limit)
+        for (place, _), answer in zip(group, answers, strict=True):
+            question = asks[place].question
+            lines[place] |= {
+                "prompt": question.prompt if question.prompt is not None else question.text,
+                "text": answer.text,
+                "answer_id": digest([answerer.name, asks[place].index, asks[place].condition, question.id])[:22],
+                "model_id": answerer.name,
+                "metadata": {"finish_reason": answer.finish_reason, "tokens": answer.completion_tokens},
+                **question.extra,
+            }
+    return lines

@@ -1,0 +1,134 @@
+"""An own benchmark: a YAML names a file of questions, the folder of its pictures and how an answer is scored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from remora import catalog
+from remora.catalog.entries import Benchmark as Entry
+from remora.data.mixture import read_mixture
+from remora.evaluation.answers import Warnings, answered, by_id, read_records
+from remora.evaluation.asking import Question
+from remora.evaluation.baselines import QuestionOnly
+from remora.evaluation.benchmarks.base import Benchmark
+from remora.evaluation.figures import Figure, mean, ratio
+from remora.evaluation.judge import Judge
+from remora.evaluation.questions import OwnQuestion, read_questions, shuffled_pictures
+from remora.evaluation.report import Graded, Item
+from remora.spec import MixtureEntry
+
+BLIND_SEED = 0
+"""The blind baseline's pictures are shuffled the same way for every variant."""
+
+
+class Own(Benchmark):
+    """A benchmark of a catalog entry or of a YAML of one's own. `data` is the folder that its paths are relative to.
+
+    Accuracies are in [0, 1].
+    """
+
+    def __init__(self, name: str, entry: Entry) -> None:
+        self.name, self.title, self.entry = name, entry.title, entry  # type: ignore[misc]
+        self.headline = "f1" if entry.metric == "yes-no" else "accuracy"  # type: ignore[misc]
+        self.protocols = (entry.metric,)  # type: ignore[misc]
+        self.judged = entry.metric == "judge"  # type: ignore[misc]
+
+    def read(self, data: Path) -> list[OwnQuestion]:
+        return read_questions(data / self.entry.questions, data / self.entry.images, self.entry.make)
+
+    def questions(self, data: Path) -> list[Question]:
+        return [q.asked(self.entry.max_new_tokens) for q in self.read(data)]
+
+    def blind(self, data: Path) -> list[Question]:
+        """The same questions, each about another picture of the benchmark."""
+        own = self.read(data)
+        others = shuffled_pictures(own, BLIND_SEED)
+        return [q.asked(self.entry.max_new_tokens, others[q.image]) for q in own]
+
+    def question_only(self, data: Path) -> float | None:
+        """The score of the question-only baseline, where the entry names a dataset that it can learn from."""
+        if self.entry.prior is None or self.judged:
+            return None
+        prior = QuestionOnly(read_mixture([MixtureEntry(dataset=self.entry.prior)], data)[0])
+        own = self.read(data)
+        return sum(METRICS[self.entry.metric](q, prior.answer(q))[1] for q in own) / len(own)
+
+    def grade(self, data: Path, answers: Path, protocol: str, questions: Path | None, judge: Judge | None) -> Graded:
+        warnings = Warnings()
+        own = {str(q.id): q for q in self.read(data)}
+        said = by_id(read_records(answers, warnings), ("question_id",), ("text", "answer"), warnings)
+        answered(own, said, warnings)
+        items = []
+        for identity, q in own.items():
+            text = said.get(identity, "")
+            parsed, score = METRICS[self.entry.metric](q, text) if identity in said else ("", 0.0)
+            labels = (q.category,) if q.category else ()
+            items.append(Item(q.id, text, parsed, score, q.image.name, q.answer, labels))
+        return Graded(items, protocol, warnings.all())
+
+    def figures(self, items: Sequence[Item]) -> dict[str, Figure]:
+        scores = [i.score for i in items]
+        found = {"accuracy": mean(scores, scale=1)}
+        if self.entry.metric == "yes-no":
+            found |= _yes_no(items)
+        labels = sorted({label for i in items for label in i.labels})
+        return found | {f"accuracy.{c}": mean(scores, [c in i.labels for i in items], scale=1) for c in labels}
+
+
+def _yes_no(items: Sequence[Item]) -> dict[str, Figure]:
+    """Precision, recall, F1 and the share of yes, with yes as the positive answer, as POPE has them."""
+    yes = [float(i.parsed == "yes") for i in items]
+    gold = [float(i.gold.lower() == "yes") for i in items]
+    both = [a * b for a, b in zip(yes, gold, strict=True)]
+    return {
+        "precision": ratio(both, yes, 1),
+        "recall": ratio(both, gold, 1),
+        "f1": ratio([2 * b for b in both], [a + b for a, b in zip(yes, gold, strict=True)], 1),
+        "yes_ratio": mean(yes, scale=1),
+    }
+
+
+def words(answer: str) -> str:
+    """The words of an answer in lower case, without punctuation at its ends."""
+    return re.sub(r"^\W+|\W+$", "", answer.lower()).strip()
+
+
+def _exact_match(question: OwnQuestion, answer: str) -> tuple[str, float]:
+    """1 if the answer's words are those of a reference answer."""
+    read = words(answer)
+    return read, float(read in {words(a) for a in question.answers or (question.answer,)})
+
+
+def _yes_or_no(question: OwnQuestion, answer: str) -> tuple[str, float]:
+    """POPE's rule: no if the first sentence has one of the words No, no and not, else yes."""
+    said = set(answer.partition(".")[0].replace(",", "").split(" "))
+    read = "no" if said & {"No", "no", "not"} else "yes"
+    return read, float(read == question.answer.lower())
+
+
+def _multiple_choice(question: OwnQuestion, answer: str) -> tuple[str, float]:
+    """A letter alone or before a full stop, colon or bracket; else the one choice whose words the answer is.
+
+    The reference is a letter or a choice.
+    """
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(question.choices)]
+    lettered = re.match(r"\s*\(?([A-Z])(?:[.):]|\s*$)", answer)
+    of_words = {words(c): letter for letter, c in zip(letters, question.choices, strict=True)}
+    read = lettered[1] if lettered and lettered[1] in letters else of_words.get(words(answer), "")
+    gold = question.answer if question.answer in letters else of_words.get(words(question.answer), "")
+    return read, float(read != "" and read == gold)
+
+
+METRICS: Mapping[str, Callable[[OwnQuestion, str], tuple[str, float]]] = {
+    "exact-match": _exact_match,
+    "yes-no": _yes_or_no,
+    "multiple-choice": _multiple_choice,
+}
+"""Metric -> what was read from an answer, and its score in [0, 1]."""
+
+
+def own(name: str) -> Own:
+    """The catalog's benchmark of that name; UnknownName lists those there are."""
+    return Own(name, catalog.benchmark(name))
