@@ -125,14 +125,14 @@ def measure(
     folder = answers_folder(store, bundle, name, asks)
     sheet = Sheet(folder)
     missing = sheet.missing(wanted)
-    hear(name, len(wanted) - len(missing), len(wanted))
+    hear(chosen.name, len(wanted) - len(missing), len(wanted))
     if missing:
         given = str(Path(name).absolute()) if name.endswith((".yaml", ".yml")) else name
         done = len(wanted) - len(missing)
         for lines in _answers(bundle, store, cluster, given, data, list(_bundles(asks, missing))):
             sheet.add(lines)
             done += len(lines)
-            hear(name, done, len(wanted))
+            hear(chosen.name, done, len(wanted))
     sheet.write()
     broken = sheet.broken()
     if len(broken) == sum(a.condition == "pictures" for a in wanted):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -34,13 +35,15 @@ def evaluate(args: argparse.Namespace) -> None:
     names = [n for given in args.benchmarks for n in given.split(",") if n]
     if names == ["all"]:
         names = list(BENCHMARKS)
-    for name in names:  # finds what is missing before a cluster is started
-        located(name, store.data, args.data)
-        benchmark(name)
-    console = Console(stderr=args.json)
     bundle = _model(args)
+    for name in names:  # finds what is missing before a cluster is started
+        benchmark(name)
+        located(name, store.data, args.data)
+    console = Console(stderr=args.json)
     cluster = Cluster(workers=args.workers, gpus_per_worker=args.gpus_per_worker)
-    with session(args):
+    # Ray says on stdout what becomes of its workers; there is JSON alone.
+    aside = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
+    with aside, session(args):
         from remora.cluster.evaluation import evaluate as run
 
         with _bar(console) as hear:
@@ -130,7 +133,7 @@ def _reports(args: argparse.Namespace, given: str) -> dict[str, Report]:
     """The reports that an argument means: a report's file, a folder of them, or a model that was measured."""
     path = Path(given)
     files = [path] if path.is_file() else sorted([*path.glob("*.json"), *path.glob(f"*/{REPORT}")])
-    if not files:
+    if not files or (path / "bundle.json").exists():
         model = _model(argparse.Namespace(**{**vars(args), "model": given}))
         files = sorted((args.runs / "scores").glob(f"{bundle_name(model)}-*/{REPORT}"), key=lambda p: p.stat().st_mtime)
     found = {}

@@ -27,7 +27,9 @@ def score(args: argparse.Namespace) -> None:
 
 
 def show(report: Report, console: Console) -> None:
-    table = Table(title=f"{report.benchmark}, protocol {report.protocol}, {report.n} questions", title_justify="left")
+    judge = f", judged by {report.judge}" if report.judge else ""
+    console.print(f"{report.benchmark}, protocol {report.protocol}, {report.n:,} questions{judge}", highlight=False)
+    table = Table()
     table.add_column("figure")
     table.add_column("value", justify="right")
     table.add_column("95%", justify="right")
