@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remora.errors import ClusterError, DataError
 from remora.evaluation.ask import Ask
-from remora.evaluation.benchmarks import Benchmark, Own, benchmark, located, score
+from remora.evaluation.benchmarks import Benchmark, Own, benchmark, located
 from remora.evaluation.judge import judge_from_environment
-from remora.evaluation.report import Report
-from remora.evaluation.score import Score, as_json, summarise
+from remora.evaluation.measured import Measured, tally
 from remora.evaluation.sheet import Sheet
-from remora.files import MANIFEST, digest, sha256_file, write_json
+from remora.files import MANIFEST, digest, sha256_file
 from remora.inference.bundle import bundle_name
 from remora.spec import Cluster
 from remora.stages import Store
@@ -29,15 +27,6 @@ BUNDLE = 128
 """Questions that a worker is given at once: enough to batch, few enough that a kill costs seconds."""
 TRIES = 3
 """How often a bundle is given to a worker; one that dies of it every time would end no run otherwise."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What came of one benchmark."""
-
-    score: Score
-    report: Report
-    folder: Path
 
 
 @lru_cache(maxsize=1)
@@ -133,24 +122,11 @@ def measure(
             sheet.add(lines)
             done += len(lines)
             hear(chosen.name, done, len(wanted))
-    sheet.write()
     broken = sheet.broken()
-    if len(broken) == sum(a.condition == "pictures" for a in wanted):
+    if broken and len(broken) == sum(a.condition == "pictures" for a in wanted):
         raise DataError(f"no question of {name} could be asked; the first: {broken[0]['broken']}")
     judge = judge_from_environment(store.runs / "cache" / "judge", judge_model) if chosen.judged else None
-    only = None if limit is None else {str(a.question.id) for a in wanted}
-    report = score(chosen, data, folder / "answers.jsonl", protocol, judge=judge, only=only)
-    named = [f"question {b['question_id']} could not be asked: {b['broken']}" for b in broken]
-    report = replace(report, warnings=[*named, *report.warnings])
-    blind, question_only = None, None
-    if isinstance(chosen, Own):
-        blind = score(chosen, data, folder / "blind.jsonl", only=only) if (folder / "blind.jsonl").exists() else None
-        question_only = chosen.question_only(data)
-    summary = summarise(report, chosen.headline, blind, question_only, len(broken))
-    write_json(folder / "report.json", report.as_json())
-    write_json(folder / "score.json", as_json(summary))
-    chosen.submission(data, folder / "answers.jsonl", folder / "submission")
-    return Measured(summary, report, folder)
+    return tally(chosen, data, sheet, protocol, judge, None if limit is None else {str(a.question.id) for a in wanted})
 
 
 def _answers(

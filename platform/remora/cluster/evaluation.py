@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from remora import __version__, tracking
-from remora.cluster.evaluate import Measured, measure
+from remora.cluster.evaluate import measure
 from remora.cluster.variant import metrics_of
+from remora.evaluation.measured import Measured
 from remora.files import MANIFEST, sha256_file
 from remora.inference.bundle import bundle_name
 from remora.spec import Cluster
@@ -48,13 +49,13 @@ def evaluate(
                 protocol=protocol, limit=limit, judge_model=judge_model, hear=hear,
             )  # fmt: skip
             found.append(measured)
-            benchmark = measured.score.benchmark
-            tracker.metrics(run, metrics_of(measured.score))
-            tracker.tag(run, f"remora.protocol.{benchmark}", measured.report.protocol)
-            tracker.tag(run, f"remora.questions.{benchmark}", measured.folder.name.rpartition("-")[2])
-            if measured.report.judge:
-                tracker.tag(run, f"remora.judge.{benchmark}", measured.report.judge)
-            tracker.artifacts(run, measured.folder, f"benchmarks/{benchmark}")
+            tracker.tag(run, f"remora.questions.{measured.benchmark}", measured.folder.name.rpartition("-")[2])
+            if measured.score and measured.report:
+                tracker.metrics(run, metrics_of(measured.score))
+                tracker.tag(run, f"remora.protocol.{measured.benchmark}", measured.report.protocol)
+                if measured.report.judge:
+                    tracker.tag(run, f"remora.judge.{measured.benchmark}", measured.report.judge)
+            tracker.artifacts(run, measured.folder, f"benchmarks/{measured.benchmark}")
     except BaseException:
         tracker.finish(run, "FAILED")
         raise

@@ -103,7 +103,11 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
         except RemoraError as e:
             tune.report({"error": f"{config['variant']}: {e}"})
             return
-        score = outcome.scores[space.champion.benchmark]
+        score = outcome.scores.get(space.champion.benchmark)
+        if score is None:
+            tune.report({"error": f"{config['variant']}: {space.champion.benchmark} has no score here: its server keeps "
+                         "the answers; choose the champion by another benchmark"})  # fmt: skip
+            return
         tune.report({"accuracy": score.accuracy, "outcome": outcome})
 
     try:

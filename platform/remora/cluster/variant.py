@@ -85,8 +85,9 @@ def run_variant(
         scores = {}
         for benchmark in variant.benchmarks:
             measured = measure(benchmark, bundle, store, variant.cluster, hear=asked)
-            scores[benchmark] = measured.score
-            scored(measured.score)
+            if measured.score:
+                scores[benchmark] = measured.score
+                scored(measured.score)
             tracker.artifacts(mlflow_run, measured.folder, f"benchmarks/{Path(benchmark).stem}")
     except BaseException as e:
         journal.append(status, "failed", error=str(e))

@@ -18,6 +18,7 @@ from remora.commands.score import show
 from remora.errors import DataError
 from remora.evaluation.benchmarks import BENCHMARKS, benchmark, located
 from remora.evaluation.compare import Compared, compare_reports
+from remora.evaluation.measured import Measured
 from remora.evaluation.report import Report
 from remora.files import write_json
 from remora.inference.bundle import bundle_name
@@ -49,17 +50,28 @@ def evaluate(args: argparse.Namespace) -> None:
         with _bar(console) as hear:
             found = run(bundle, names, store, cluster, args.tracking_uri, args.data, args.protocol, args.limit,
                         args.judge_model, hear)  # fmt: skip
+    reports = {o.benchmark: o.report for o in found if o.report}
+    if args.out:
+        for name, report in reports.items():
+            write_json(args.out / f"{name}.json", report.as_json())
     if args.json:
-        sys.stdout.write(json.dumps({m.score.benchmark: m.report.as_json() for m in found}, indent=1) + "\n")
-        return
-    for measured in found:
-        show(measured.report, console)
-        if args.out:
-            write_json(args.out / f"{measured.score.benchmark}.json", measured.report.as_json())
-        console.print(f"answers: {measured.folder}", highlight=False, soft_wrap=True)
-    beside = {m.score.benchmark: m.score.accuracy for m in found if m.score.benchmark in catalog.PAPERS}
-    if beside:
+        sys.stdout.write(json.dumps({name: r.as_json() for name, r in reports.items()}, indent=1) + "\n")
+    for each in found:
+        _say(each, console, args.json)
+    beside = {o.benchmark: o.score.accuracy for o in found if o.score and o.benchmark in catalog.PAPERS}
+    if beside and not args.json:
         console.print(published_table(bundle_name(bundle), beside))
+
+
+def _say(found: Measured, console: Console, briefly: bool) -> None:
+    """The figures of a benchmark, or why there are none, and where everything lies."""
+    if found.unscored:
+        console.print(f"{found.benchmark}: no score here: {found.unscored}", highlight=False, soft_wrap=True)
+    elif found.report and not briefly:
+        show(found.report, console)
+    for upload in found.uploads:
+        console.print(f"to submit: {upload}", highlight=False, soft_wrap=True)
+    console.print(f"answers: {found.folder}", highlight=False, soft_wrap=True)
 
 
 def _model(args: argparse.Namespace) -> Path:
