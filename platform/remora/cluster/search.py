@@ -105,8 +105,8 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
             return
         score = outcome.scores.get(space.champion.benchmark)
         if score is None:
-            tune.report({"error": f"{config['variant']}: {space.champion.benchmark} has no score here: its server keeps "
-                         "the answers; choose the champion by another benchmark"})  # fmt: skip
+            name = space.champion.benchmark
+            tune.report({"error": f"{name} has no score here: its server keeps the answers; choose by another"})
             return
         tune.report({"accuracy": score.accuracy, "outcome": outcome})
 
