@@ -3,8 +3,11 @@
 from remora.errors import UnknownName, nearest
 from remora.evaluation.benchmarks.base import Benchmark, score
 from remora.evaluation.benchmarks.gqa import GQA
+from remora.evaluation.benchmarks.textvqa import TextVQA
+from remora.evaluation.benchmarks.vizwiz import VizWiz
+from remora.evaluation.benchmarks.vqav2 import VQAv2
 
-BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in (GQA(),)}
+BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in (GQA(), TextVQA(), VizWiz(), VQAv2())}
 
 
 def benchmark(name: str) -> Benchmark:
