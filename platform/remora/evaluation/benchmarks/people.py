@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from remora.errors import DataError
-from remora.evaluation.answers import Records, Warnings, answered, find, parse, read_records, read_text
+from remora.evaluation.answers import Records, Warnings, find, parse, read_records, read_text
 from remora.evaluation.asking import parquet_files, parquet_rows
 from remora.evaluation.figures import Figure, mean
 from remora.evaluation.report import Item
@@ -54,16 +54,15 @@ def read_answers(path: Path, warnings: Warnings) -> Records:
     return records
 
 
-def matched(known: Collection[str], said: Mapping[str, str], answers: Path, warnings: Warnings) -> None:
-    """Name what is missing and what is too much; DataError if no answer is to any of these questions."""
-    if not said.keys() & set(known):
-        had = f"{next(iter(said))!r} and the like" if said else "none with an id and a text"
-        wanted = next(iter(known), "none")
+def belong(known: Collection[str], said: Collection[str], answers: Path) -> None:
+    """DataError if no answer is to any of these questions: the files are of other splits."""
+    if not set(known) & set(said):
+        wanted = f"{next(iter(known))!r} and the like" if known else "none"
+        had = f"{next(iter(said))!r} and the like" if said else "none of them"
         raise DataError(
-            f"{answers}: no answer to any of the {len(known)} questions; it holds {had}, the questions are"
-            f" {wanted!r} and the like; give --data and --answers of one split"
+            f"{answers}: no answer to any of the {len(known)} questions; their ids are {wanted}, those answered {had};"
+            " give --data and --answers of one split"
         )
-    answered(known, dict(said), warnings)
 
 
 def rows(data: Path, names: Sequence[str], key: str, split: str, what: str) -> tuple[Path, list[dict[str, Any]]]:
@@ -144,6 +143,12 @@ def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
     if not isinstance(row.get(key), str):
         raise DataError(f"{where}: no text in {key!r}: {str(row)[:60]}; download the file again")
     return str(row[key])
+
+
+def pictures_folder(path: Path, name: str) -> Path:
+    """Where a distributed file's pictures are: a folder next to it, or next to its own (`Annotations/val.json`)."""
+    places = [path.parent / name, path.parent.parent / name]
+    return next((place for place in places if place.is_dir()), places[0])
 
 
 def write(folder: Path, name: str, entries: list[dict[str, Any]]) -> list[Path]:

@@ -16,17 +16,18 @@ from typing import Any
 
 from remora.data.pictures import Picture
 from remora.errors import DataError
-from remora.evaluation.answers import Records, Warnings, find, texts
+from remora.evaluation.answers import Records, Warnings, answered, find, texts
 from remora.evaluation.asking import InParquet, Question
 from remora.evaluation.benchmarks.base import Benchmark
 from remora.evaluation.benchmarks.people import (
     LLAVA,
     PROTOCOLS,
+    belong,
     breakdowns,
     by_format,
     commonest,
-    matched,
     people,
+    pictures_folder,
     read_answers,
     rows,
     text_of,
@@ -40,7 +41,7 @@ from remora.evaluation.report import Graded, Item
 from remora.evaluation.words import agreement, evalai
 
 VAL = ("TextVQA_0.5.1_val.json", "TextVQA_0*_val.json", "TextVQA_0*.json")
-TOKENS = "TextVQA_Rosetta_OCR_v0.2_*.json"
+TOKENS = "TextVQA_Rosetta_OCR_v0.2_{split}.json"
 TEN = 10
 
 
@@ -62,10 +63,10 @@ class TextVQA(Benchmark):
                 tokens = _tokens(path) if tokens is None else tokens
                 seen = tokens.get(image)
             if not isinstance(seen, list):
-                raise DataError(f"{where}: no OCR tokens of {image}, which the prompt shows; expected them in {TOKENS}")
+                raise DataError(f"{where}: no OCR tokens of {image}, which the prompt shows; download their file again")
             shown = q.get("image")
             if not isinstance(shown, InParquet):
-                shown = Picture(str(path.parent / "train_images" / f"{image}.jpg"))
+                shown = Picture(str(pictures_folder(path, "train_images") / f"{image}.jpg"))
             text = text_of(q, "question", where).capitalize()
             prompt = f"{text}\nReference OCR token: {', '.join(map(str, seen))}{SHORT}"
             # As in LLaVA's file the id is the picture's: with the prompt it is what answers are joined by.
@@ -81,7 +82,7 @@ class TextVQA(Benchmark):
         said: dict[str, list[str]] = {}
         for i, text in _joined(asked, records, warnings):
             said.setdefault(i, []).append(text)
-        matched(asked, {i: given[-1] for i, given in said.items()}, answers, warnings)
+        belong(asked, said, answers)
         _say_counted(chosen, asked, said, warnings)
         items = []
         for i, q in asked.items():
@@ -106,7 +107,7 @@ class TextVQA(Benchmark):
         asked = unique(path, held, "question_id")
         warnings = Warnings()
         said = dict(_joined(asked, read_answers(answers, warnings), warnings))
-        matched(asked, said, answers, warnings)
+        belong(asked, said, answers)
         return write(
             folder, self.name, [{"question_id": q["question_id"], "answer": said.get(i, "")} for i, q in asked.items()]
         )
@@ -153,7 +154,9 @@ def _say_counted(chosen: str, asked: Mapping[str, Any], said: Mapping[str, Seque
     counts = "each counts, as in LLaVA's script" if chosen == LLAVA else "the last counts"
     for i in repeated:
         warnings.add("repeated answers", f"question {i} has {len(said[i])} answers; {counts}")
-    if chosen == LLAVA and len(said) < len(asked):
+    if chosen != LLAVA:
+        answered(asked, {i: given[-1] for i, given in said.items()}, warnings)
+    elif len(said) < len(asked):
         warnings.add(
             "conventions",
             f"{len(asked) - len(said)} of {len(asked)} questions are left out of the mean, as in LLaVA's script, which"
@@ -162,7 +165,8 @@ def _say_counted(chosen: str, asked: Mapping[str, Any], said: Mapping[str, Seque
 
 
 def _tokens(path: Path) -> dict[str, Any]:
-    """OCR tokens by picture, from Rosetta's file next to the questions."""
+    """OCR tokens by picture, from Rosetta's file of the questions' split."""
     what = "OCR tokens, which LLaVA's prompts show"
-    _, held = rows(find(path.parent, TOKENS, what=what), (TOKENS,), "data", "", what)
+    name = TOKENS.format(split=path.stem.rpartition("_")[2])
+    _, held = rows(find(path.parent, name, what=what), (name,), "data", "", what)
     return {str(r.get("image_id")): r.get("ocr_tokens") for r in held}

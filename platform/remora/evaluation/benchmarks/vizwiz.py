@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from remora.data.pictures import Picture
-from remora.evaluation.answers import Warnings
+from remora.evaluation.answers import Warnings, answered
 from remora.evaluation.asking import InParquet, Question, parquet_files
 from remora.evaluation.benchmarks.answerable import GOLD, SAID, answerability, marks
 from remora.evaluation.benchmarks.base import Benchmark
 from remora.evaluation.benchmarks.people import (
     LLAVA,
     PROTOCOLS,
+    belong,
     breakdowns,
     by_format,
     commonest,
-    matched,
     people,
+    pictures_folder,
     read_answers,
     rows,
     say_conversion,
@@ -39,7 +40,7 @@ from remora.evaluation.report import Graded, Item
 from remora.evaluation.words import agreement, evalai, vizwiz
 
 UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
-VAL = ("val.json", "*val*.json")
+VAL = ("val.json", "*_val*.json")
 ANY = (*VAL, "test.json", "train.json")
 
 
@@ -58,7 +59,7 @@ class VizWiz(Benchmark):
             shown = q.get("image")
             if not isinstance(shown, InParquet):
                 # VizWiz_val_00000000.jpg is in val/
-                shown = Picture(str(path.parent / "_".join(image.split("_")[1:-1]) / image))
+                shown = Picture(str(pictures_folder(path, "_".join(image.split("_")[1:-1])) / image))
             prompt = text_of(q, "question", f"{path}: {image}") + UNANSWERABLE + SHORT
             asked.append(Question(image, prompt, (shown,), 128, image))
         return asked
@@ -70,8 +71,9 @@ class VizWiz(Benchmark):
         records = read_answers(answers, warnings)
         chosen = by_format(protocol, records)
         say_conversion(protocol, chosen, warnings)
-        said = by_image(records, asked, questions or llava_file(data, "llava_val.jsonl", "llava_test.jsonl"), warnings)
-        matched(asked, {image: text for image, (text, _) in said.items()}, answers, warnings)
+        said = by_image(records, asked, questions or llava_file(data, "llava_val.jsonl"), warnings)
+        belong(asked, said, answers)
+        answered(asked, {image: text for image, (text, _) in said.items()}, warnings)
         marked = marks(asked, {image: records.objects[n] for image, (_, n) in said.items()}, warnings)
         items = []
         for image, q in asked.items():
@@ -97,7 +99,7 @@ class VizWiz(Benchmark):
             asked = _by_name(*rows(data, ("test.json", *VAL), "data", "test", "VizWiz's questions"))
         records = read_answers(answers, warnings)
         said = by_image(records, asked, found, warnings)
-        matched(asked, {image: text for image, (text, _) in said.items()}, answers, warnings)
+        belong(asked, said, answers)
         convert = evalai if by_format(PROTOCOLS[0], records) == LLAVA else str
         given = {image: convert(text) for image, (text, _) in said.items()}
         return write(folder, self.name, [{"image": image, "answer": given.get(image, "")} for image in asked])

@@ -31,15 +31,13 @@ def by_image(
         DataError: the prompts are not those of the questions that the answers would be joined with.
     """
     lines = texts(records, ("image", "question_id"), ("text", "answer"), warnings)
-    named = {name: name for image in asked for name in (image, image.rpartition(".")[0])}
+    named = {name: image for image in asked for name in (image.rpartition(".")[0], image)}
     table: Mapping[str, str] = {}
     if any(identity not in named for identity, _, _ in lines):
         table = _table(lines, records, asked, file, warnings)
     found: dict[str, tuple[str, int]] = {}
     for identity, text, n in lines:
         image = named.get(identity) or table.get(identity)
-        if image not in asked and f"{image}.jpg" in asked:
-            image = f"{image}.jpg"
         if image is None or image not in asked:
             warnings.add(
                 "answers to no question", f"{records.where(n)}: answer to {identity}, which is not asked; left out"
@@ -59,12 +57,13 @@ def _table(
     warnings: Warnings,
 ) -> dict[str, str]:
     """Pictures by index."""
-    tables = {f"ids of {file.name}": _of_file(file, warnings)} if file else {}
-    if not any(image in asked for table in tables.values() for image in table.values()):
+    if file:
+        tables = {f"ids of {file.name}": _of_file(file, warnings)}
+    else:
         tables = {
             "places in the data": {str(n): image for n, image in enumerate(asked)},
             "numbers of the pictures": {
-                str(int(number[-1])): image for image in asked if (number := re.findall(r"[0-9]+", image))
+                number[-1].lstrip("0") or "0": image for image in asked if (number := re.findall(r"[0-9]+", image))
             },
         }
 

@@ -13,17 +13,18 @@ from typing import Any
 
 from remora.data.pictures import Picture
 from remora.errors import DataError
-from remora.evaluation.answers import Warnings, by_id, find
+from remora.evaluation.answers import Warnings, answered, by_id, find
 from remora.evaluation.asking import InParquet, Question, parquet_files
 from remora.evaluation.benchmarks.base import Benchmark
 from remora.evaluation.benchmarks.people import (
     LLAVA,
     PROTOCOLS,
+    belong,
     breakdowns,
     by_format,
     commonest,
-    matched,
     people,
+    pictures_folder,
     read_answers,
     rows,
     say_conversion,
@@ -69,13 +70,16 @@ class VQAv2(Benchmark):
         chosen = by_format(protocol, records)
         say_conversion(protocol, chosen, warnings)
         said = by_id(records, ("question_id",), ("text", "answer"), warnings)
-        matched(asked, said, answers, warnings)
+        belong(asked, said, answers)
+        answered(asked, said, warnings)
+        if chosen == LLAVA and asked.keys() - said.keys():
+            warnings.add("conventions", "a missing answer is scored as an empty one, which LLaVA submits in its place")
         items = []
         for i, q in asked.items():
             ten = people(q, f"{path}: question {i}")
             text = said.get(i, "")
             read, score = outcome(evalai(text) if chosen == LLAVA else text, ten)
-            if i not in said and chosen != LLAVA:  # LLaVA hands in an empty answer, which the scorer takes as one
+            if i not in said and chosen != LLAVA:
                 score = 0.0
             labels = [q["answer_type"]] if isinstance(q.get("answer_type"), str) else []
             if isinstance(q.get("question_type"), str):
@@ -99,7 +103,7 @@ class VQAv2(Benchmark):
         asked = unique(path, held, "question_id")
         records = read_answers(answers, warnings)
         said = by_id(records, ("question_id",), ("text", "answer"), warnings)
-        matched(asked, said, answers, warnings)
+        belong(asked, said, answers)
         convert = evalai if by_format(PROTOCOLS[0], records) == LLAVA else str
         given = {i: convert(text) for i, text in said.items()}
         return write(
@@ -122,7 +126,7 @@ def _subset(questions: Path) -> str:
 
 
 def _picture(path: Path, image: str, where: str) -> Picture:
-    if not image.isdecimal():
+    if not image.isdecimal() or len(image) > 12:
         raise DataError(f"{where}: no image_id: {image[:60]!r}; download the file again")
     subset = _subset(path)
-    return Picture(str(path.parent / subset / f"COCO_{subset}_{int(image):012d}.jpg"))
+    return Picture(str(pictures_folder(path, subset) / f"COCO_{subset}_{int(image):012d}.jpg"))
