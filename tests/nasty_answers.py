@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
+
+from remora.errors import DataError
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "words.json"
 WORDS: list[list[str]] = json.loads(GOLDEN.read_text())
@@ -65,7 +68,7 @@ def broken(rng: Random, good: object, lines: bool) -> bytes:
     kind = rng.randrange(8)
     if kind == 0:
         content = content[: rng.randrange(len(content) + 1)]
-    elif kind == 1:
+    elif kind == 1 and content:
         for _ in range(3):
             content[rng.randrange(len(content))] = rng.randrange(256)
     elif kind == 2:
@@ -73,6 +76,16 @@ def broken(rng: Random, good: object, lines: bool) -> bytes:
     elif kind == 3:
         content += b"\n\n not json \n[1, 2]\n" + b"[" * 5000
     return bytes(content)
+
+
+def tried(act: Callable[..., object], *given: object) -> str:
+    """Whether that is `read` or `refused`: by a DataError of one line, and by nothing else."""
+    try:
+        act(*given)
+    except DataError as e:
+        assert "\n" not in str(e)
+        return "refused"
+    return "read"
 
 
 def _spoilt(rng: Random, value: object) -> object:

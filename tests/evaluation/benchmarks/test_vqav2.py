@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nasty_answers import broken, said, ten
+from nasty_answers import broken, said, ten, tried
 from remora.errors import DataError
 from remora.evaluation.benchmarks import benchmark, score
 
@@ -202,15 +202,10 @@ def test_broken_files_are_named_and_nothing_else(tmp_path):
     asked = {"questions": [{"question_id": 1000 + i, "image_id": 5, "question": "?"} for i in range(4)]}
     given = [{"question_id": 1000 + i, rng.choice(["text", "answer"]): "dog"} for i in range(4)]
     outcomes = set()
-    for n in range(400):
+    for n in range(200):
         data.write_bytes(broken(rng, held, lines=False) if n % 2 else json.dumps(held).encode())
         answers.write_bytes(broken(rng, given, lines=rng.random() < 0.5))
         questions.write_bytes(broken(rng, asked, lines=False))
-        for act in (lambda: score(VQA, tmp_path, answers), lambda: VQA.questions(tmp_path)):
-            try:
-                act()
-                outcomes.add("read")
-            except DataError as e:
-                assert "\n" not in str(e)
-                outcomes.add("refused")
+        outcomes.add(tried(lambda *files: json.dumps(score(VQA, *files).as_json()), tmp_path, answers))
+        outcomes.add(tried(VQA.questions, tmp_path))
     assert outcomes == {"read", "refused"}
