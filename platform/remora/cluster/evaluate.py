@@ -137,7 +137,8 @@ def measure(
     broken = sheet.broken()
     if len(broken) == sum(a.condition == "pictures" for a in wanted):
         raise DataError(f"no question of {name} could be asked; the first: {broken[0]['broken']}")
-    judge = judge_from_environment(store.runs / "cache" / "judge", judge_model) if chosen.judged else None
+    cache = store.runs / "cache" / "judge"
+    judge = judge_from_environment(cache, judge_model, chosen.judge_model) if chosen.judged else None
     only = None if limit is None else {str(a.question.id) for a in wanted}
     report = score(chosen, data, folder / "answers.jsonl", protocol, judge=judge, only=only)
     named = [f"question {b['question_id']} could not be asked: {b['broken']}" for b in broken]
