@@ -19,7 +19,7 @@ from remora.evaluation.benchmarks import llava_bench_files
 from remora.evaluation.benchmarks.base import Benchmark
 from remora.evaluation.benchmarks.judging import TEXTS, message
 from remora.evaluation.benchmarks.llava_bench_files import CATEGORIES, UNREAD, Entry
-from remora.evaluation.figures import Figure, mean, ratio, total, value
+from remora.evaluation.figures import Figure, mean, printed, ratio
 from remora.evaluation.judge import Judge, in_order
 from remora.evaluation.report import Graded, Item
 
@@ -58,21 +58,15 @@ class LLaVABench(Benchmark):
             rounded = [round(x, 3) for x in scores[chosen].mean(0).tolist()]
             relative = rounded[1] / rounded[0] * 100 if rounded[0] else 0.0
             name = f".{category}" if category else ""
-            found["score"]["score" + name] = _printed(ratio(scores[:, 1] * chosen, scores[:, 0] * chosen), relative)
-            found["gpt4"]["gpt4" + name] = _printed(gpt4, rounded[0] * 10)
-            found["model"]["model" + name] = _printed(model, rounded[1] * 10)
+            found["score"]["score" + name] = printed(ratio(scores[:, 1] * chosen, scores[:, 0] * chosen), relative)
+            found["gpt4"]["gpt4" + name] = printed(gpt4, rounded[0] * 10)
+            found["model"]["model" + name] = printed(model, rounded[1] * 10)
         return found["score"] | found["gpt4"] | found["model"]
 
 
 def _scores(item: Item) -> tuple[float, float]:
     read = item.parsed.split()
     return (float(read[0]), float(read[1])) if read else UNREAD
-
-
-def _printed(figure: Figure, published: float) -> Figure:
-    """`figure`, which is exact; where the published script's rounding prints another tenth, scaled to what it has."""
-    exact = value(figure)
-    return figure if round(exact, 1) == round(published, 1) or not exact else total([figure], published / exact)
 
 
 def _reviewed(entries: list[Entry], records: Records, warnings: Warnings) -> list[Item]:

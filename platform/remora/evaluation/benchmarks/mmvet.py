@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from remora.errors import DataError
 from remora.evaluation.answers import Warnings, answered, read_records
@@ -25,7 +26,7 @@ from remora.evaluation.benchmarks.base import Benchmark
 from remora.evaluation.benchmarks.judging import TEXTS, message
 from remora.evaluation.benchmarks.mmvet_files import Entry, Grade
 from remora.evaluation.benchmarks.prompts import llava_questions
-from remora.evaluation.figures import Figure, mean
+from remora.evaluation.figures import Figure, mean, printed
 from remora.evaluation.judge import Judge, in_order
 from remora.evaluation.report import Graded, Item
 
@@ -71,10 +72,17 @@ class MMVet(Benchmark):
         return Graded(items, protocol, warnings.all() + _spread(items), by)
 
     def figures(self, items: Sequence[Item]) -> dict[str, Figure]:
-        scores = [i.score for i in items]
+        runs = _runs(items)
         counts = Counter(label for i in items for label in i.labels)
         order = sorted(counts, key=lambda label: (label.split(".")[0], -counts[label]))
-        return {"total": mean(scores)} | {label: mean(scores, [label in i.labels for i in items]) for label in order}
+        found = {}
+        for label in ("", *order):
+            chosen = np.array([not label or label in i.labels for i in items], np.bool_)
+            # The evaluator's own sums: a capability's score is often a half of a tenth, which they round either way.
+            sums = runs[chosen].cumsum(axis=0)[-1]
+            published = float(np.round((sums / max(1, chosen.sum()) * 100).mean(), 1))
+            found[label or "total"] = printed(mean([i.score for i in items], chosen), published)
+        return found
 
     def submission(self, data: Path, answers: Path, folder: Path) -> list[Path]:
         warnings = Warnings()
@@ -111,12 +119,17 @@ def _judged(judge: Judge, entry: Entry, answer: str) -> Grade:
     return UNGRADED  # the evaluator does not read the last reply either
 
 
+def _runs(items: Sequence[Item]) -> NDArray[np.float64]:
+    """Scores [items, runs]; nought where there was none."""
+    read = [[float(s) for s in i.parsed.split()] for i in items]
+    count = max(1, *(len(r) for r in read))
+    return np.array([r or [0.0] * count for r in read], np.float64).reshape(len(items), count)
+
+
 def _spread(items: Sequence[Item]) -> list[str]:
     """The totals of several runs and their deviation, which the evaluator prints beside the mean."""
-    runs = [[float(s) for s in i.parsed.split()] for i in items]
-    count = max(len(r) for r in runs)
-    if count < 2:
+    totals = 100 * _runs(items).mean(axis=0)
+    if len(totals) < 2:
         return []
-    totals = 100 * np.array([r or [0.0] * count for r in runs]).mean(axis=0)
     said = ", ".join(f"{t:.1f}" for t in totals)
-    return [f"the scores are means of {count} runs, which have totals of {said}; deviation {totals.std():.1f}"]
+    return [f"the scores are means of {len(totals)} runs with totals of {said}; their deviation is {totals.std():.1f}"]
