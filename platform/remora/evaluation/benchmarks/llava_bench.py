@@ -72,7 +72,8 @@ def _scores(item: Item) -> tuple[float, float]:
 def _reviewed(entries: list[Entry], records: Records, warnings: Warnings) -> list[Item]:
     known = {str(e.id): (n, e) for n, e in enumerate(entries)}
     reviews = llava_bench_files.reviews(records, warnings)
-    for missing in known.keys() - {r.id for r in reviews}:
+    reviewed = {r.id for r in reviews}
+    for missing in (i for i in known if i not in reviewed):
         warnings.add("questions without a review", f"question {missing} has no review; it is left out")
     found = []
     for r in sorted(reviews, key=lambda r: known[r.id][0] if r.id in known else len(known)):
@@ -90,7 +91,8 @@ def _judged(entries: list[Entry], records: Records, judge: Judge, warnings: Warn
         if str(entry.id) not in said:
             # LLaVA's script goes on as far as there are answers, and the mean is over those.
             warnings.add("questions without an answer", f"question {entry.id} has no answer; it is left out")
-    for identity in said.keys() - {str(e.id) for e in entries}:
+    known = {str(e.id) for e in entries}
+    for identity in (i for i in said if i not in known):
         warnings.add("answers to no question", f"answer to {identity}, which the questions do not hold; left out")
     asked = [e for e in entries if str(e.id) in said]
     replies = in_order(lambda e: _review(judge, e, said[str(e.id)]), asked)
