@@ -99,10 +99,11 @@ def _records(path: Path, *keys: str) -> list[dict[str, Any]]:
     records = read_records(path, warnings)
     if warnings.lines:
         raise DataError(warnings.lines[0])
-    for i, r in enumerate(records.objects):
+    found = records.objects if records.mapping is None else [records.mapping]  # one line of no question's keys
+    for i, r in enumerate(found, 1):
         if missing := [k for k in keys if k not in r]:
-            raise DataError(f"{records.where(i)}: no {missing[0]}; expected {', '.join(keys)}")
-    return records.objects
+            raise DataError(f"{path}: no {missing[0]} in record {i}; expected {', '.join(keys)}")
+    return found
 
 
 def _joined(path: Path, caption: Any) -> str:
