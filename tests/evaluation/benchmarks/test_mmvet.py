@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import random
 
 import mmvet_case as case
 import pyarrow
@@ -254,62 +253,3 @@ def test_other_data_is_said(data, tmp_path, content, said):
     with pytest.raises(DataError, match=said) as failed:
         score(MMVET, data, write(tmp_path, lines()), judge=Constant())
     assert "\n" not in str(failed.value)
-
-
-JUNK = [
-    None,
-    True,
-    5,
-    -1.5,
-    "",
-    "v1_0",
-    "0.5",
-    [],
-    {},
-    [1, "x"],
-    {"score": [0.5]},
-    {"score": []},
-    {"text": 1},
-    float("nan"),
-    10**400,
-]
-
-
-def junk(rng, depth=2):
-    if depth and rng.random() < 0.5:
-        keys = [
-            *case.QUESTIONS,
-            "question_id",
-            "text",
-            "score",
-            "model",
-            "question",
-            "answer",
-            "capability",
-            "imagename",
-        ]
-        return {rng.choice(keys): junk(rng, depth - 1) for _ in range(rng.randrange(5))}
-    return rng.choice(JUNK)
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_no_files_break_it_but_by_name(tmp_path, seed):
-    rng = random.Random(seed)
-    data = tmp_path / "mm-vet.json"
-    rows = {i: {"question": q, "answer": a, "capability": c, "imagename": 5} for i, (q, a, c) in case.QUESTIONS.items()}
-    for _ in range(60):
-        whole = rng.random() < 0.7
-        data.write_text(json.dumps(rows if whole else junk(rng)))
-        some = junk(rng) if rng.random() < 0.5 else graded() | {rng.choice([*rows]): junk(rng) for _ in range(3)}
-        text = json.dumps(some) if rng.random() < 0.6 else "\n".join(json.dumps(junk(rng)) for _ in range(6))
-        raw = bytearray(text.encode())
-        for _ in range(rng.choice([0, 0, 1, 5])):
-            raw[rng.randrange(len(raw))] = rng.randrange(256)
-        (tmp_path / "given").write_bytes(bytes(raw))
-        for attempt in (
-            lambda: score(MMVET, data, tmp_path / "given", judge=Constant(rng.choice(["0.5", "", "x"]))),
-            lambda: MMVET.questions(data),
-            lambda: MMVET.submission(data, tmp_path / "given", tmp_path),
-        ):
-            with contextlib.suppress(DataError):
-                attempt()
