@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--answers", type=Path, required=True, metavar="FILE", help="LLaVA's or the official format")
     score.add_argument("--questions", type=Path, metavar="FILE", help="LLaVA's question file")
     score.add_argument("--protocol", metavar="P", help="way of scoring (default: the papers')")
-    score.add_argument("--judge-model", metavar="NAME", help="of mmvet and llava-bench (default: the papers')")
+    score.add_argument("--judge-model", metavar="NAME", help="the judge (default: REMORA_JUDGE_MODEL, or the papers')")
     score.add_argument("--json", action="store_true", help="print everything as JSON")
 
     evaluate = verb("evaluate", "a model's figures on benchmarks, by the papers' rules")
@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--gpus-per-worker", type=float, default=0, metavar="N", help="GPUs of each (default: 0)")
     evaluate.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each alone")
     evaluate.add_argument("--protocol", metavar="P", help="way of scoring (default: the papers')")
-    evaluate.add_argument("--judge-model", metavar="NAME", help="of mmvet and llava-bench (default: the papers')")
+    evaluate.add_argument(
+        "--judge-model", metavar="NAME", help="the judge (default: REMORA_JUDGE_MODEL, or the papers')"
+    )
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="write the reports there, too")
     evaluate.add_argument("--json", action="store_true", help="print the reports as JSON")
     on_cluster(evaluate)

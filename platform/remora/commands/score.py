@@ -18,7 +18,8 @@ from remora.evaluation.report import Report
 def score(args: argparse.Namespace) -> None:
     """Print a report, as JSON or as a table with every warning."""
     chosen = benchmark(args.benchmark)
-    judge = judge_from_environment(args.runs / "cache" / "judge", args.judge_model) if chosen.judged else None
+    cache = args.runs / "cache" / "judge"
+    judge = judge_from_environment(cache, args.judge_model, chosen.judge_model) if chosen.judged else None
     report = graded(chosen, args.data, args.answers, args.protocol, args.questions, judge)
     if args.json:
         sys.stdout.write(json.dumps(report.as_json(), indent=1) + "\n")

@@ -51,6 +51,17 @@ def value(figure: Figure) -> float:
     return float(_values(figure, _sums(figure, [""] * len(figure[0].of)).sum(axis=0)))
 
 
+def printed(figure: Figure, published: float) -> Figure:
+    """The figure, moved as little as it takes to print, with one digit, as `published` does.
+
+    For scripts that round on the way, or round halves by binary noise: the figure is exact where its digit is theirs.
+    """
+    exact, tenth = value(figure), round(published, 1)
+    if round(exact, 1) == tenth or not exact:
+        return figure
+    return total([figure], min(max(exact, tenth - 0.05 + 1e-9), tenth + 0.05 - 1e-9) / exact)
+
+
 def _values(figure: Figure, sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """The figure from sums [..., 2, terms] of what is divided and of what divides."""
     of, over = sums[..., 0, :], sums[..., 1, :]

@@ -7,10 +7,12 @@ from remora.catalog.entries import Benchmark as Entry
 from remora.errors import DataError, UnknownName, nearest
 from remora.evaluation.benchmarks.base import Benchmark, score
 from remora.evaluation.benchmarks.gqa import GQA
+from remora.evaluation.benchmarks.llava_bench import LLaVABench
+from remora.evaluation.benchmarks.mmvet import MMVet
 from remora.evaluation.benchmarks.own import Own
 from remora.spec import load
 
-BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in (GQA(),)}
+BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in (GQA(), MMVet(), LLaVABench())}
 
 FOLDERS: dict[str, tuple[str, ...]] = {
     "mme": ("mme", "MME"),

@@ -26,6 +26,8 @@ class Benchmark(ABC):
     """Ways of scoring, the default first."""
     judged: ClassVar[bool] = False
     """Whether a judge gives the scores."""
+    judge_model: ClassVar[str] = ""
+    """The judge that the paper had."""
 
     @abstractmethod
     def questions(self, data: Path) -> list[Question]:
