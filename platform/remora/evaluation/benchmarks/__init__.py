@@ -3,8 +3,9 @@
 from remora.errors import UnknownName, nearest
 from remora.evaluation.benchmarks.base import Benchmark, score
 from remora.evaluation.benchmarks.gqa import GQA
+from remora.evaluation.benchmarks.mmbench import MMBench
 
-BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in (GQA(),)}
+BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in (GQA(), MMBench())}
 
 
 def benchmark(name: str) -> Benchmark:
