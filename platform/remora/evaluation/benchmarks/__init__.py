@@ -4,8 +4,9 @@ from remora.errors import UnknownName, nearest
 from remora.evaluation.benchmarks.base import Benchmark, score
 from remora.evaluation.benchmarks.gqa import GQA
 from remora.evaluation.benchmarks.mmbench import MMBench
+from remora.evaluation.benchmarks.mmmu import MMMU
 
-BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in (GQA(), MMBench())}
+BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in (GQA(), MMBench(), MMMU())}
 
 
 def benchmark(name: str) -> Benchmark:
