@@ -15,7 +15,7 @@ from remora.errors import DataError
 from remora.evaluation.answers import Records, Warnings, read_records
 from remora.evaluation.benchmarks.mmbench_table import Row, Table, whole
 from remora.evaluation.benchmarks.prompts import LETTERS
-from remora.evaluation.benchmarks.sheets import Line, column_name, inferred, read_tsv, read_xlsx, through_sheet
+from remora.evaluation.benchmarks.sheets import Line, column_name, inferred, read_tsv, read_xlsx, through_workbook
 
 NOTHING = "nan"
 """What an empty cell says once pandas has read it and VLMEvalKit has made a text of it."""
@@ -92,7 +92,7 @@ def _lines(records: Records, table: Table, warnings: Warnings) -> dict[int, list
             warnings.add("rows without an answer", f"row {row.index} has no answer; it counts as wrong")
             rounds[row.index] = {"0": ("", row.options, LETTERS)}
     keys = [(index, turn) for index, said in rounds.items() for turn in said]
-    texts = inferred([through_sheet(rounds[index][turn][0]) for index, turn in keys])
+    texts = through_workbook(rounds[index][turn][0] for index, turn in keys)
     found: dict[int, list[Reply]] = {}
     for (index, turn), text in zip(keys, texts, strict=True):
         given, options, letters = rounds[index][turn]

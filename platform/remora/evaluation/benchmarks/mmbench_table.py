@@ -14,7 +14,7 @@ from remora.errors import DataError
 from remora.evaluation.answers import Warnings
 from remora.evaluation.asking import InParquet, parquet_rows
 from remora.evaluation.benchmarks.prompts import LETTERS
-from remora.evaluation.benchmarks.sheets import MISSING, Line, column_name, inferred, read_tsv
+from remora.evaluation.benchmarks.sheets import MISSING, Line, column_name, inferred, read_tsv, through_workbook
 
 ROTATION = 1_000_000
 REFERENCE = 64
@@ -24,7 +24,7 @@ NEEDED = ("index", "question", "A")
 
 @dataclass(frozen=True)
 class Row:
-    """One row. `options` are as a scorer sees them that reads with pandas, without the missing ones."""
+    """One row. `options` are as a scorer sees them that reads LLaVA's upload, without the missing ones."""
 
     index: int
     options: dict[str, str]
@@ -119,7 +119,7 @@ def read_table(data: Path, warnings: Warnings) -> Table:
         raise DataError(f"{path}: no table of MMBench; expected the columns index, question, A, B, C, D and answer")
     columns = list(lines[0][0].cells)
     letters = [c for c in columns if c in LETTERS]
-    options = {c: inferred(line.cells[c] for line, _ in lines) for c in letters}
+    options = {c: through_workbook(inferred(line.cells[c] for line, _ in lines)) for c in letters}
     pictured = any(image for _, image in lines)
     rows: dict[int, Row] = {}
     for i, (line, image) in enumerate(lines):

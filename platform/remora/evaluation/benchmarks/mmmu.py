@@ -116,8 +116,9 @@ def _answers(
     """
     said, ordered = read_said(answers, warnings)
     entries = read_entries(data, questions, split_of(said))
-    for i in said.keys() - entries.keys():
-        warnings.add("answers to no question", f"answer to {i}, which {data} does not hold; left out")
+    for i in said:
+        if i not in entries:
+            warnings.add("answers to no question", f"answer to {i}, which {data} does not hold; left out")
     for i in entries:
         if subject_of(i) not in DOMAIN:
             warnings.add("questions of no subject", f"question {i} is of no subject of MMMU; left out")

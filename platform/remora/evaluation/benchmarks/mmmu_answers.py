@@ -74,11 +74,9 @@ def _said(record: dict[str, Any]) -> Said | None:
     )
     before = record.get("parsed_pred")
     if isinstance(before, str):
-        return Said(before if text is None else str(text), read=(before,))
+        return Said(before, final=True)
     if isinstance(before, list):
-        values = tuple(
-            float(v) if isinstance(v, (int, float)) else v for v in before if isinstance(v, (str, int, float))
-        )
+        values = tuple(v for v in before if isinstance(v, (str, int, float)))
         return Said(", ".join(map(str, before)) if text is None else str(text), read=values)
     letters, options = answer_options(record)
     return None if text is None else Said(str(text), letters=letters, options=options)

@@ -79,4 +79,4 @@ def open_right(gold: Iterable[str], read: Iterable[Read]) -> bool:
     """Whether one of the right texts stands in one that was read, or a number that was read is a right one."""
     right = [value for text in gold for value in normalised(text)]
     texts = [value for value in right if isinstance(value, str)]
-    return any(value in right if isinstance(value, float) else any(text in value for text in texts) for value in read)
+    return any(any(t in value for t in texts) if isinstance(value, str) else value in right for value in read)

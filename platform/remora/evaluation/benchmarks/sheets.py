@@ -125,10 +125,16 @@ def _short(number: str) -> str:
     return f"-{digits}" if text.startswith("-") and digits != "0" else digits
 
 
-def through_sheet(text: str) -> str | None:
-    """What comes back of a text from the workbook that LLaVA's script writes: nothing of what looks like a formula."""
-    formula = len(text) > 1 and text.startswith("=")
-    return None if formula or text in ERRORS or not text else text
+def through_workbook(cells: Iterable[str | None]) -> list[str | None]:
+    """The texts that come back of a column from the workbook that LLaVA's script writes.
+
+    What looks like a formula or an error is lost, and a number that is whole comes back without its point.
+    """
+    known = list(cells)
+    if all(cell is None or NUMBER.fullmatch(cell) for cell in known):
+        return inferred([None if cell is None else _text(float(cell) if "." in cell else cell) for cell in known])
+    lost = ERRORS | {""}
+    return inferred([None if cell in lost or (cell or "")[:1] == "=" != cell else cell for cell in known])
 
 
 def write_xlsx(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | int | None]]) -> None:
