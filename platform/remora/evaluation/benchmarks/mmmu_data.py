@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow
 import pyarrow.parquet
 
 from remora.data.pictures import Picture
 from remora.errors import DataError
 from remora.evaluation.answers import parse, read_text
-from remora.evaluation.asking import InParquet, parquet_files, parquet_rows
+from remora.evaluation.asking import UNREADABLE, InParquet, parquet_files, parquet_rows
 
 DOMAINS = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
@@ -150,8 +149,9 @@ def answer_options(record: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, s
 def _parquet(path: Path) -> Iterator[Entry]:
     try:
         names = pyarrow.parquet.read_schema(path).names
-    except (OSError, pyarrow.ArrowException) as e:
-        raise DataError(f"{path}: not a Parquet file ({e}); download it again") from None
+    except UNREADABLE as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise DataError(f"{path}: not a Parquet file ({reason}); download it again") from None
     if missing := [n for n in ("id", "question", "options", "question_type") if n not in names]:
         raise DataError(f"{path}: no column {missing[0]!r}, so no questions of MMMU; there are {', '.join(names)}")
     for row in parquet_rows([path], tuple(n for n in names if re.fullmatch(r"image_\d", n))):
