@@ -9,6 +9,7 @@ import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from choice_junk import broken, mangled
 from mmbench_cases import ANSWERS, COLUMNS, WORDS, answers, rows, write_lines, write_table
 from PIL import Image
 
@@ -244,34 +245,26 @@ def test_answers_to_another_version_are_one_sentence(tmp_path):
 def test_no_file_gives_anything_but_a_report_or_one_sentence(tmp_path):
     rng = random.Random(0)
     good = with_pictures(table())
-    [book] = MMBENCH.submission(
-        write_table(tmp_path / "dev.tsv", good), write_lines(tmp_path / "a.jsonl", {"3": "B"}), tmp_path
-    )
-    seeds = [(tmp_path / name).read_bytes() for name in ("dev.tsv", "a.jsonl")] + [book.read_bytes()]
-    junk = [
-        *(a.encode("utf-8", "replace") for a in ANSWERS),
-        b"\t",
-        b"\n",
-        b'"',
-        b"\xff",
-        b"null",
-        b"{",
-        b"[",
-        b"1e999",
-    ]
+    data, lines = tmp_path / "dev.tsv", tmp_path / "a.jsonl"
+    [book] = MMBENCH.submission(write_table(data, good), write_lines(lines, {"3": "B", "4": "A"}), tmp_path)
+    shown = {"options": ["cat", "dog"], "option_char": ["B", "A"]}
+    shapes = [[{"question_id": 3, "round_id": 0, "text": "B", **shown}, {"question_id": 4, "text": "A"}]]
+    shapes += [[{"index": 3, "prediction": "B", "A": "cat"}, {"index": 4, "prediction": "A"}], [{"3": "B", "4": "A"}]]
+    junk = [*(a.encode("utf-8", "replace") for a in ANSWERS), b"\t", b"\n", b'"', b"\xff", b"{", b"["]
     outcomes = set()
     for _ in range(300):
-        broken = bytearray(rng.choice(seeds))
-        for _ in range(rng.randrange(1, 6)):
-            at = rng.randrange(len(broken) + 1)
-            broken[at : at + rng.randrange(20)] = rng.choice(junk)
         victim = tmp_path / rng.choice(["fuzz.tsv", "fuzz.jsonl"])
-        victim.write_bytes(bytes(broken))
-        data, said = rng.choice([(victim, tmp_path / "a.jsonl"), (tmp_path / "dev.tsv", victim), (victim, book)])
+        if rng.random() < 0.5:
+            victim.write_bytes(broken(rng.choice([data, lines, book]).read_bytes(), junk, rng))
+        else:
+            victim.write_text(mangled(rng.choice(shapes), rng))
+        chosen, said = rng.choice([(victim, lines), (data, victim), (data, victim), (victim, book)])
         try:
-            score(MMBENCH, data, said)
+            report = score(MMBENCH, chosen, said)
+            json.dumps(report.as_json()).encode()
             outcomes.add("report")
-            MMBENCH.questions(data)
+            MMBENCH.questions(chosen)
+            MMBENCH.submission(chosen, said, tmp_path / "upload")
         except DataError as e:
             assert "\n" not in str(e)
             outcomes.add("sentence")

@@ -7,6 +7,7 @@ import random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from choice_junk import broken, mangled
 from mmmu_cases import CHOSEN, records, split, write_answers, write_folder, write_lines
 from PIL import Image
 
@@ -167,35 +168,26 @@ def test_no_file_gives_anything_but_a_report_or_one_sentence(tmp_path):
     found = records(1, count=2)
     data = write_answers(tmp_path / "answer_dict_val.json", found)
     output = write_folder(tmp_path / "model", found) / "Art" / "output.json"
-    seeds = [p.read_bytes() for p in (data, write_lines(tmp_path / "a.jsonl", found), output)]
-    seeds.append((hub(tmp_path) / "Art" / "validation-00000-of-00001.parquet").read_bytes())
-    junk = [
-        *(a.encode() for a in split(CHOSEN)),
-        b"null",
-        b"\xff",
-        b"{",
-        b"[",
-        b"]",
-        b'"',
-        b"1e999",
-        b"NaN",
-        b"[[",
-        b":",
-    ]
+    lines = write_lines(tmp_path / "a.jsonl", found)
+    parquet = hub(tmp_path) / "Art" / "validation-00000-of-00001.parquet"
+    shapes = [found, [json.loads(line) for line in lines.read_text().split("\n")]]
+    shapes.append([{k: v for k, v in json.loads(data.read_text()).items()}])
+    junk = [*(a.encode() for a in split(CHOSEN)), b"null", b"\xff", b"{", b"[", b"]", b'"', b"1e999", b"NaN", b":"]
     outcomes = set()
     for _ in range(300):
-        broken = bytearray(rng.choice(seeds))
-        for _ in range(rng.randrange(1, 5)):
-            at = rng.randrange(len(broken) + 1)
-            broken[at : at + rng.randrange(12)] = rng.choice(junk)
         victim = tmp_path / rng.choice(["fuzz.parquet", "fuzz.json", "anns_for_eval.json"])
-        victim.write_bytes(bytes(broken))
+        if victim.suffix == ".parquet" or rng.random() < 0.3:
+            victim.write_bytes(broken(rng.choice([data, lines, output, parquet]).read_bytes(), junk, rng))
+        else:
+            victim.write_text(mangled(rng.choice(shapes), rng))
         chosen, said, asked = rng.choice(
-            [(victim, tmp_path / "a.jsonl", None), (data, victim, None), (data, output, victim), (victim, victim, None)]
+            [(victim, lines, None), (data, victim, None), (data, output, victim), (victim, victim, None)]
         )
         try:
-            score(MMMU, chosen, said, questions=asked)
+            report = score(MMMU, chosen, said, questions=asked)
+            json.dumps(report.as_json()).encode()
             outcomes.add("report")
+            MMMU.submission(chosen, said, tmp_path / "upload")
             MMMU.questions(chosen)
         except DataError as e:
             assert "\n" not in str(e)
