@@ -67,8 +67,10 @@ def parse(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def read_records(path: Path, warnings: Warnings) -> Records:
+def read_records(path: Path, warnings: Warnings, unread: tuple[str, ...] = ()) -> Records:
     """JSON lines, a JSON array of objects, or one JSON object. A line that is none is named in `warnings` and left out.
+
+    Keys in `unread` are not kept; TinyLLaVA Factory's lines hold all questions in each.
 
     Raises:
         DataError: the file is missing, or nothing in it can be read.
@@ -89,9 +91,14 @@ def read_records(path: Path, warnings: Warnings) -> Records:
             if not line.strip():
                 continue
             try:
-                entries.append((number, parse(line)))
+                value = parse(line)
             except ValueError as e:
                 warnings.add("lines that are no JSON", f"{path.name}:{number}: not JSON ({e}): {line.strip()[:60]!r}")
+                continue
+            if isinstance(value, dict):
+                for key in unread:
+                    value.pop(key, None)
+            entries.append((number, value))
     objects, numbers = [], []
     for number, value in entries:
         if isinstance(value, dict):

@@ -88,6 +88,10 @@ class Question:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+UNREADABLE = (OSError, ValueError, pyarrow.ArrowException)
+"""What pyarrow raises for a file that is torn, or holds texts that are no UTF-8."""
+
+
 def parquet_files(folder: Path, split: str, config: str = "") -> list[Path]:
     """A hub data set's files of one split, `config/split-00000-of-00002.parquet` or `data/split-….parquet`, sorted."""
     found = sorted(p for p in folder.rglob(f"{split}-*.parquet") if not config or p.parent.name == config)
@@ -105,11 +109,13 @@ def parquet_rows(files: list[Path], pictures: tuple[str, ...] = ()) -> Iterator[
     for path in files:
         try:
             file = pyarrow.parquet.ParquetFile(path)
-        except (OSError, pyarrow.ArrowException) as e:
-            raise DataError(f"{path}: not a Parquet file ({e}); download it again") from None
-        names = [n for n in file.schema_arrow.names if n not in pictures]
-        if missing := [n for n in pictures if n not in file.schema_arrow.names]:
-            raise DataError(f"{path}: no column {missing[0]!r}; there are {', '.join(file.schema_arrow.names)}")
-        for group in range(file.num_row_groups):
-            for i, row in enumerate(file.read_row_group(group, columns=names).to_pylist()):
-                yield row | {c: InParquet(str(path), group, i, c) for c in pictures}
+            names = [n for n in file.schema_arrow.names if n not in pictures]
+            if missing := [n for n in pictures if n not in file.schema_arrow.names]:
+                raise DataError(f"{path}: no column {missing[0]!r}; there are {', '.join(file.schema_arrow.names)}")
+            for group in range(file.num_row_groups):
+                rows = file.read_row_group(group, columns=names).to_pylist()
+                for i, row in enumerate(rows):
+                    yield row | {c: InParquet(str(path), group, i, c) for c in pictures}
+        except UNREADABLE as e:
+            reason = (str(e).splitlines() or [type(e).__name__])[0]
+            raise DataError(f"{path}: not a whole Parquet file ({reason}); download it again") from None
