@@ -3,8 +3,12 @@
 from remora.errors import UnknownName, nearest
 from remora.evaluation.benchmarks.base import Benchmark, score
 from remora.evaluation.benchmarks.gqa import GQA
+from remora.evaluation.benchmarks.mme import MME
+from remora.evaluation.benchmarks.pope import POPE
+from remora.evaluation.benchmarks.scienceqa import ScienceQA
+from remora.evaluation.benchmarks.seed import SEED
 
-BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in (GQA(),)}
+BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in (GQA(), MME(), POPE(), ScienceQA(), SEED())}
 
 
 def benchmark(name: str) -> Benchmark:
