@@ -25,7 +25,8 @@ class Warnings:
         """`line` names one case of `kind`, which is said of all of them: `answers that are no JSON`."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if self.counts[kind] <= MANY:
-            self.lines.append(line)
+            # An id may hold half a surrogate pair or a line's end, and a warning is printed as one line.
+            self.lines.append(line.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n"))
 
     def all(self) -> list[str]:
         return self.lines + [f"{n - MANY} more {kind}" for kind, n in self.counts.items() if n > MANY]
@@ -141,11 +142,13 @@ def by_id(records: Records, keys: Iterable[str], fields: Iterable[str], warnings
 
 def answered(questions: Iterable[str], answers: dict[str, str], warnings: Warnings) -> None:
     """Name questions without an answer, which count as wrong, and answers to no question, which count for nothing."""
-    known = set(questions)
-    for identity in known - answers.keys():
-        warnings.add("questions without an answer", f"question {identity} has no answer; it counts as wrong")
-    for identity in answers.keys() - known:
-        warnings.add("answers to no question", f"answer to {identity}, which the questions do not hold; left out")
+    known = dict.fromkeys(questions)
+    for identity in known:
+        if identity not in answers:
+            warnings.add("questions without an answer", f"question {identity} has no answer; it counts as wrong")
+    for identity in answers:
+        if identity not in known:
+            warnings.add("answers to no question", f"answer to {identity}, which the questions do not hold; left out")
 
 
 def find(data: Path, *names: str, what: str) -> Path:

@@ -147,9 +147,10 @@ def latest(answers: list[Answer], questions: Collection[str], warnings: Warnings
             warnings.add("repeated answers", f"{a.where}: another answer to {a.id}; this one counts")
         found[a.id] = a
     if not found.keys() & set(questions):
+        first = f"the answers begin with {answers[0].id[:80]!r}, the questions with {next(iter(questions), None)!r}"
         raise DataError(
-            f"no answer is to one of the {len(questions)} questions: the answers begin with {answers[0].id}, the "
-            f"questions with {next(iter(questions), 'none')}; pass as --data the questions that were answered"
+            f"no answer is to one of the {len(questions)} questions: {first}; "
+            "pass as --data the questions that were answered"
         )
     answered(questions, {i: a.text for i, a in found.items()}, warnings)
     return found

@@ -68,7 +68,7 @@ def joined(
     said, apart = {}, []
     for split in scored:
         try:
-            said[split] = _answers(by_split[split], asked[split], split, warnings)
+            said[split] = _answers(by_split[split], asked[split], split, warnings, sure=questions is not None)
         except DataError as e:
             apart.append(str(e))
     if apart:
@@ -184,8 +184,13 @@ def _asks(line: Line, question: Asked) -> bool:
     return line.asked is not None and question.text.strip().lower() in line.asked.lower()
 
 
-def _answers(read: list[Line], asked: list[Asked], split: str, warnings: Warnings) -> dict[int, str]:
-    """Answers of one split by their questions' places. Of several to one question the last counts."""
+def _answers(read: list[Line], asked: list[Asked], split: str, warnings: Warnings, *, sure: bool) -> dict[int, str]:
+    """Answers of one split by their questions' places. Of several to one question the last counts.
+
+    Raises:
+        DataError: a prompt is another question, or there are no prompts and the last question is not the last answered.
+            `sure` is that ids are known to be of these questions.
+    """
     found: dict[int, str] = {}
     others, beyond = [], []
     for line, place in _paired(read, asked):
@@ -200,8 +205,8 @@ def _answers(read: list[Line], asked: list[Asked], split: str, warnings: Warning
     counts = f"{len(read)} {split} answers to {len(asked)} questions"
     if others:
         raise DataError(f"{counts}, of which {len(others)} have another prompt, first {others[0].where}")
-    if all(line.asked is None for line in read):
-        if len(found) != len(asked):
+    if not sure and all(line.asked is None for line in read):
+        if beyond or len(asked) - 1 not in found:
             raise DataError(f"{counts}, and no prompts by which to tell")
         warnings.add("answers without a prompt", f"the {split} answers carry no prompt; joined by id or place alone")
     for line in beyond:

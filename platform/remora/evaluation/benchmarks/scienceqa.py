@@ -172,7 +172,7 @@ def _asked(identity: str, text: str, shown: Shown | None) -> Question:
     """The prompt of model_vqa_science.py with --single-pred-prompt."""
     text = text.replace("<image>", "").strip() + LETTER
     pictures = (shown,) if shown else ()
-    return Question(identity, text, pictures, 1024, identity, f"<image>\n{text}" if shown else text)
+    return Question(identity, text, pictures, 1024, identity, f"<image>\n{text}" if shown else None)
 
 
 def _results(answers: Path) -> dict[str, Any] | None:

@@ -66,7 +66,7 @@ class SEED(Benchmark):
             return llava_questions(found, image_folder(data, "SEED-Bench-image").parent, max_new_tokens=128)
         # As in LLaVA's file, pictures' ids are numbers.
         return [
-            Question(int(q.id) if q.id.isdecimal() else q.given, q.text, (q.picture,), 128, q.group)
+            Question(int(q.id) if q.id.isdecimal() and len(q.id) < 19 else q.given, q.text, (q.picture,), 128, q.group)
             for q in _asked(data)
         ]
 
