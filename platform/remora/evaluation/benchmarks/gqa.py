@@ -78,7 +78,7 @@ class GQA(Benchmark):
 
 def _by_number(label: str) -> tuple[str, int, str]:
     kind, _, value = label.partition(".")
-    return (kind, int(value), "") if value.isdecimal() else (kind, 0, value)
+    return kind, len(value) if value.isdecimal() else 0, value
 
 
 def _labels(question: dict[str, Any]) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ def _balanced(data: Path) -> dict[str, dict[str, Any]]:
         rows = read_json(path, dict)
     for i, q in rows.items():
         for name in ("question", "answer", "imageId"):
-            field(q, name, str, f"{path.name}: question {i}")
+            field(q, name, str, f"{path.name}: question {i[:80]!r}")
     if not (balanced := {i: q for i, q in rows.items() if q.get("isBalanced", True)}):
         raise DataError(f"{path}: no balanced question in it; expected testdev_balanced_questions.json")
     return balanced

@@ -67,8 +67,7 @@ def yes_or_no(text: str) -> str:
 def _item(question: Asked, said: str | None) -> Item:
     read = "" if said is None else yes_or_no(said)
     score = float(read == question.gold)
-    identity = f"{question.image}#{question.nth}"
-    return Item(identity, said or "", read, score, question.group, question.gold, (question.subtask,))
+    return Item(question.image, said or "", read, score, question.group, question.gold, (question.subtask,))
 
 
 def _of_pictures(items: Sequence[Item], subtask: str) -> Figure:

@@ -31,14 +31,13 @@ question: some of the released have two spaces before the instruction, for which
 
 @dataclass(frozen=True)
 class Asked:
-    """One question, the `nth` about its picture. `image` is LLaVA's id: the picture's path in the released folder."""
+    """One question. `image` is LLaVA's id, which two have: the picture's path in the released folder."""
 
     subtask: str
     stem: str
     text: str
     gold: str
     image: str
-    nth: int
     picture: Shown
 
     @property
@@ -87,29 +86,25 @@ def _of_folder(folder: Path) -> Iterator[Asked]:
     for path in sorted(texts.glob("*.txt")):
         stem = _stem(path.name)
         picture = shown.get(stem, images / f"{stem}.jpg")
-        nth = 0
         for number, line in enumerate(_lines(path), 1):
             if not line.strip():
                 continue
             question, _, gold = line.strip().rpartition("\t")
             if not question or gold.strip().lower() not in ("yes", "no"):
                 raise DataError(f"{path}:{number}: {line[:60]!r} is no question, a tab, and Yes or No")
-            nth += 1
             image = picture.relative_to(folder.parent).as_posix()
-            yield Asked(folder.name, stem, question, gold.strip().lower(), image, nth, Picture(str(picture)))
+            yield Asked(folder.name, stem, question, gold.strip().lower(), image, Picture(str(picture)))
 
 
 def _of_hub(files: list[Path]) -> Iterator[Asked]:
-    seen: dict[str, int] = {}
     for row in hub_rows(files, ("question_id", "image", "question", "answer", "category"), "image"):
         where = str(row["image"])
         image, subtask = field(row, "question_id", str, where), field(row, "category", str, where)
         gold = field(row, "answer", str, where).strip().lower()
         if subtask not in SUBTASKS or gold not in ("yes", "no"):
             raise DataError(f"{where}: subtask {subtask!r} and answer {gold!r}; is it MME's data set?")
-        seen[image] = seen.get(image, 0) + 1
         text = field(row, "question", str, where)
-        yield Asked(subtask, _stem(image), text, gold, image, seen[image], row["image"])
+        yield Asked(subtask, _stem(image), text, gold, image, row["image"])
 
 
 def _stem(name: str) -> str:

@@ -86,6 +86,8 @@ def _asked(path: Path) -> dict[str, list[Asked]]:
     for where, row in lines(path):
         text, image = field(row, "text", str, where).split("\n")[0], stem(field(row, "image", str, where))
         split = field(row, "category", str, where)
+        if split not in FIRST:
+            raise DataError(f"{where}: category {split[:60]!r}; expected {', '.join(SPLITS)}")
         found.setdefault(split, []).append(Asked(field(row, "question_id", int, where), text, image))
     return found
 

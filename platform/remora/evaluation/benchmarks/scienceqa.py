@@ -206,10 +206,10 @@ def _problems(data: Path) -> list[Problem]:
     found = []
     for i in chosen:
         if i not in everything:
-            raise DataError(f"{path}: no problem {i}, which {splits} names; take both from one version")
+            raise DataError(f"{path}: no problem {i[:80]!r}, which {splits} names; take both from one version")
         name = everything[i].get("image") if isinstance(everything[i], dict) else None
         shown = Picture(str(images / i / str(name))) if name else None
-        found.append(_problem(i, everything[i], shown, f"{path.name}: problem {i}"))
+        found.append(_problem(i, everything[i], shown, f"{path.name}: problem {i[:80]!r}"))
     return found
 
 
