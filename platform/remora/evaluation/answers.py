@@ -25,7 +25,8 @@ class Warnings:
         """`line` names one case of `kind`, which is said of all of them: `answers that are no JSON`."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if self.counts[kind] <= MANY:
-            self.lines.append(line)
+            # An id may hold half a surrogate pair or a line's end, and a warning is printed as one line.
+            self.lines.append(line.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n"))
 
     def all(self) -> list[str]:
         return self.lines + [f"{n - MANY} more {kind}" for kind, n in self.counts.items() if n > MANY]

@@ -8,11 +8,26 @@ from remora.errors import DataError, UnknownName, nearest
 from remora.evaluation.benchmarks.base import Benchmark, score
 from remora.evaluation.benchmarks.gqa import GQA
 from remora.evaluation.benchmarks.llava_bench import LLaVABench
+from remora.evaluation.benchmarks.mmbench import MMBench
+from remora.evaluation.benchmarks.mme import MME
+from remora.evaluation.benchmarks.mmmu import MMMU
 from remora.evaluation.benchmarks.mmvet import MMVet
 from remora.evaluation.benchmarks.own import Own
+from remora.evaluation.benchmarks.pope import POPE
+from remora.evaluation.benchmarks.scienceqa import ScienceQA
+from remora.evaluation.benchmarks.seed import SEED
+from remora.evaluation.benchmarks.textvqa import TextVQA
+from remora.evaluation.benchmarks.vizwiz import VizWiz
+from remora.evaluation.benchmarks.vqav2 import VQAv2
 from remora.spec import load
 
-BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in (GQA(), MMVet(), LLaVABench())}
+BENCHMARKS: dict[str, Benchmark] = {
+    b.name: b
+    for b in (
+        *(VQAv2(), GQA(), VizWiz(), ScienceQA(), TextVQA(), POPE(), MME(), MMBench(), SEED(), MMMU()),
+        *(MMVet(), LLaVABench()),
+    )
+}
 
 FOLDERS: dict[str, tuple[str, ...]] = {
     "mme": ("mme", "MME"),
