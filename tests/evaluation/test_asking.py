@@ -136,7 +136,7 @@ def test_parquet_files_are_found_by_split_and_config(table):
 
 def test_what_is_no_parquet_is_named(tmp_path, table):
     (tmp_path / "dev-0.parquet").write_bytes(b"junk")
-    with pytest.raises(DataError, match="not a Parquet file"):
+    with pytest.raises(DataError, match="not a whole Parquet file"):
         list(parquet_rows([tmp_path / "dev-0.parquet"]))
     with pytest.raises(DataError, match="no column 'picture'; there are id"):
         list(parquet_rows([table], ("picture",)))

@@ -65,8 +65,9 @@ def printed(figure: Figure, published: float) -> Figure:
 def _values(figure: Figure, sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """The figure from sums [..., 2, terms] of what is divided and of what divides."""
     of, over = sums[..., 0, :], sums[..., 1, :]
-    ratios = np.divide(of, over, out=np.zeros_like(of), where=over != 0)
-    return (ratios * np.array([t.scale for t in figure])).sum(axis=-1)
+    # Scaled before it is divided, as the official scripts do: their second digit may hang on it.
+    scaled = of * np.array([t.scale for t in figure])
+    return np.divide(scaled, over, out=np.zeros_like(of), where=over != 0).sum(axis=-1)
 
 
 def _sums(figure: Figure, groups: Sequence[str]) -> NDArray[np.float64]:

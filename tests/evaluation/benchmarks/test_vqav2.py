@@ -169,6 +169,9 @@ def test_prompts_of_all_layouts_are_equal(tmp_path):
     for folder in (llava, official, tmp_path / "hub"):
         [asked] = VQA.questions(folder)
         assert (asked.id, asked.text, asked.max_new_tokens) == (5, prompt, 128)
+    (tmp_path / "spoilt.jsonl").write_text(json.dumps(line | {"image": 5}))
+    with pytest.raises(DataError, match="not a question"):
+        VQA.questions(tmp_path / "spoilt.jsonl")
     picture = "test2015/COCO_test2015_000000000016.jpg"
     assert str(VQA.questions(llava)[0].pictures[0]) == str(llava / picture)
     assert str(VQA.questions(official)[0].pictures[0]) == str(official / picture)
