@@ -126,7 +126,7 @@ def measure(
     if broken and len(broken) == sum(a.condition == "pictures" for a in wanted):
         raise DataError(f"no question of {name} could be asked; the first: {broken[0]['broken']}")
     cache = store.runs / "cache" / "judge"
-    judge = judge_from_environment(cache, judge_model, chosen.judge_model) if chosen.judged else None
+    judge = judge_from_environment(cache, judge_model, chosen.judge_model) if chosen.judged or judge_model else None
     return tally(chosen, data, sheet, protocol, judge, None if limit is None else {str(a.question.id) for a in wanted})
 
 

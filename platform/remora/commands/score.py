@@ -19,7 +19,8 @@ def score(args: argparse.Namespace) -> None:
     """Print a report, as JSON or as a table with every warning."""
     chosen = benchmark(args.benchmark)
     cache = args.runs / "cache" / "judge"
-    judge = judge_from_environment(cache, args.judge_model, chosen.judge_model) if chosen.judged else None
+    judged = chosen.judged or args.judge_model
+    judge = judge_from_environment(cache, args.judge_model, chosen.judge_model) if judged else None
     report = graded(chosen, args.data, args.answers, args.protocol, args.questions, judge)
     if args.json:
         sys.stdout.write(json.dumps(report.as_json(), indent=1) + "\n")

@@ -17,6 +17,7 @@ from remora.evaluation.figures import Figure, mean, ratio
 from remora.evaluation.judge import Judge
 from remora.evaluation.questions import OwnQuestion, read_questions, shuffled_pictures
 from remora.evaluation.report import Graded, Item
+from remora.evaluation.words import agreement, evalai
 from remora.spec import MixtureEntry
 
 BLIND_SEED = 0
@@ -121,10 +122,17 @@ def _multiple_choice(question: OwnQuestion, answer: str) -> tuple[str, float]:
     return read, float(read != "" and read == gold)
 
 
+def _vqa_accuracy(question: OwnQuestion, answer: str) -> tuple[str, float]:
+    """How far several people agree with the answer, all of it normalised as TextVQA's scorer does (words.py)."""
+    read = evalai(answer)
+    return read, agreement(read, [evalai(a) for a in question.answers])
+
+
 METRICS: Mapping[str, Callable[[OwnQuestion, str], tuple[str, float]]] = {
     "exact-match": _exact_match,
     "yes-no": _yes_or_no,
     "multiple-choice": _multiple_choice,
+    "vqa-accuracy": _vqa_accuracy,
 }
 """Metric -> what was read from an answer, and its score in [0, 1]."""
 
