@@ -143,12 +143,10 @@ def by_id(records: Records, keys: Iterable[str], fields: Iterable[str], warnings
 def answered(questions: Iterable[str], answers: dict[str, str], warnings: Warnings) -> None:
     """Name questions without an answer, which count as wrong, and answers to no question, which count for nothing."""
     known = dict.fromkeys(questions)
-    for identity in known:
-        if identity not in answers:
-            warnings.add("questions without an answer", f"question {identity} has no answer; it counts as wrong")
-    for identity in answers:
-        if identity not in known:
-            warnings.add("answers to no question", f"answer to {identity}, which the questions do not hold; left out")
+    for identity in (i for i in known if i not in answers):
+        warnings.add("questions without an answer", f"question {identity} has no answer; it counts as wrong")
+    for identity in (i for i in answers if i not in known):
+        warnings.add("answers to no question", f"answer to {identity}, which the questions do not hold; left out")
 
 
 def find(data: Path, *names: str, what: str) -> Path:
