@@ -99,7 +99,15 @@ def test_gqas_own_format_is_taken_as_it_is(data, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "read"),
-    [("Blue.", "blue"), ("Blue..", "blue"), ("Blue. ", "blue. "), ("the Blue", "the blue"), ("A.B.", "a.b"), (".", "")],
+    [
+        ("Blue.", "blue"),
+        ("Blue..", "blue"),
+        ("Blue. ", "blue. "),
+        ("the Blue", "the blue"),
+        ("A.B.", "a.b"),
+        (".", ""),
+        (".Blue.", ".blue"),
+    ],
 )
 def test_what_is_read_of_llavas(data, tmp_path, text, read):
     item = score(GQA, data, lines(tmp_path, [{"question_id": "900", "text": text}])).items[0]

@@ -94,6 +94,16 @@ def test_the_leaderboards_lines(data, tmp_path):
     assert printed(report.metrics) == GOLDEN
 
 
+def test_an_id_is_its_number(data, tmp_path):
+    """As the script reads the data's."""
+    asked = whole()
+    asked["questions"][0]["question_id"] = "0100"
+    (data / "SEED-Bench.json").write_text(json.dumps(asked))
+    report = score(SEED, data, write(tmp_path / "a.jsonl", lines()))
+    assert printed(report.metrics) == GOLDEN
+    assert report.items[0].id == "0100"
+
+
 def test_names_are_those_of_the_file(data, tmp_path):
     names = {f"dimension {i}": i for i in range(1, 13)}
     (data / "SEED-Bench.json").write_text(json.dumps(whole() | {"question_type": names}))

@@ -99,8 +99,11 @@ def picture_counts(files: list[Path], column: str) -> Iterator[int]:
         leaves = [file.schema.column(i).path for i in range(len(file.schema))]
         names = [leaf for leaf in leaves if leaf.startswith(f"{column}.") and leaf.endswith(".path")]
         for group in range(file.num_row_groups):
-            for cell in file.read_row_group(group, columns=names or [column]).column(column).to_pylist():
-                yield len(cell) if isinstance(cell, list) else int(cell is not None)
+            try:
+                cells = file.read_row_group(group, columns=names or [column]).column(column).to_pylist()
+            except (OSError, pyarrow.ArrowException) as e:
+                raise DataError(f"{path}: {column} of row group {group} is torn ({e}); download it again") from None
+            yield from (len(cell) if isinstance(cell, list) else int(cell is not None) for cell in cells)
 
 
 @dataclass(frozen=True)

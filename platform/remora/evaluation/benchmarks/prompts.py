@@ -32,9 +32,9 @@ def llava_questions(path: Path, images: Path, *, max_new_tokens: int) -> list[Qu
         raise DataError(warnings.lines[0] if warnings.lines else f"{path}: one JSON object, expected JSON lines")
     found = []
     for i, r in enumerate(records.objects):
-        image = r.get("image") or ""
-        known = isinstance(r.get("question_id"), (str, int)) and isinstance(r.get("text"), str)
-        if not known or not isinstance(image, str):
+        image = r.get("image")
+        known = isinstance(r.get("question_id"), (str, int)) and isinstance(image or "", str)
+        if not known or not isinstance(r.get("text"), str):
             raise DataError(f"{records.where(i)}: not a question; expected question_id, image and text")
         shown = (Picture(str(images / image)),) if image else ()
         found.append(Question(r["question_id"], r["text"], shown, max_new_tokens, image or str(r["question_id"])))
