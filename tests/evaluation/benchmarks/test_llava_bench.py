@@ -119,6 +119,7 @@ def test_the_requests_scores_and_figures_are_llavas(data, tmp_path, monkeypatch,
     assert again == report and report["judge"] == "gpt-4-0314"
     assert [i["id"] for i in report["items"]] == [str(q[0]) for q in case.QUESTIONS]
     assert [list(map(float, (i["parsed"] or "-1 -1").split())) for i in report["items"]] == case.TUPLES
+    assert [i["score"] for i in report["items"]] == [t[1] for t in case.TUPLES]
     assert printed(report["metrics"]) == case.PRINTED
     assert [w[:10] for w in report["warnings"]] == [f"question {i}" for i, t in enumerate(case.TUPLES) if t[0] < 0]
 
