@@ -13,9 +13,9 @@ from remora.evaluation.benchmarks.option_letter import infer, judge_prompt
 from remora.evaluation.benchmarks.sheets import inferred, through_workbook
 
 INFERRED = [
-    "ABCD-Z--ABCDABCD----ABC-A-AZ---B-AA-A-A---ABCDBCAA-DAAAAB-CCDD-------------ABCD--------B------ZZZZ-----------",
+    "ABCD-Z--ABCDABCD----ABC-A-AZ---B-AA-A-A---ABCDBCAA-DAAAAB-CCDD-------------ABCD--------B------ZZZZ----A------",
     "ABC--Z--ABC-ABC-----ABC-ABAZ---B-AA-A-A---ABCBBCAAB-A----------AA-BBBA-----ABC---------B------ZZZZ-------A---",
-    "ABCD-ZA-ABCDABCDA--AABCAAAAZAAAB-AAAAAA---ABCDBCAAADAAAAAA-------AAAA-A----ABCDAC--BDDAB--AAAAZZZZ-----------",
+    "ABCD-ZA-ABCDABCDA--AABCAAAAZAAAB-AAAAAA---ABCDBCAAADAAAAAA-------AAAA-A----ABCDAC--BDDAB--AAAAZZZZ----A------",
 ]
 TABLES = {
     "words": (1, WORDS),
