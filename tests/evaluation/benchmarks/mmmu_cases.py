@@ -12,7 +12,7 @@ OPTIONS = [
     {"A": "Iron", "B": "iron ore"},
     {"A": "1", "B": "2", "C": "3", "D": "4", "E": "5", "F": "6", "G": "7", "H": "8", "I": "9"},
 ]
-CHOSEN = """
+CHOSEN = r"""
 A|B|C|D|E|I|a|b.|A.|(B)|(b)|[C]|B)|*D*|**A**|A B|B A|(A) B|A (B)|(A)(B)|((C))|A. $6|B. iron ore|'A'|"A"|.'A'.
 ';A|The answer is A|The answer is (B).|The answer is B.|I think B|I think it is (B) and not (A)|A and then B or A|A,B
 A, B|A\tB|\n|A\nB|(A)\n(B)|B:|:B|B?!|?B.|Answer: C|C\n|\nC|  D  | |(E)|(I)|option (A), or B|ABCD|A/B|A-B
@@ -20,7 +20,7 @@ I would say that it is $6|I would say that it is $6 or $7,000 then|the amount is
 the thing that it is made of is IRON|the thing that it is made of is iron ore
 iron ore is what the thing is made of, iron
 one two three four 5|one two three four five 5|one 2 three 4 five 6 seven 9|none of the above is what I would take"""
-SPOKEN = """
+SPOKEN = r"""
 30|30 watts|It is 30|the answer is 30.|= 30|x = 30|x = 3\ny = 30|so y = 30\nfine|is |is .|so : is ;
 final answer result|30.004|30.005|29.996|3e1|30,0|3,0|30,000|1,234.5|-30|- 30|+30|.5|5.|0.5.6|1e400|nan|inf|1_000|１２|٣
 1/64|24/7|3.429|C|c|a c|ac c|the letter c|c.|C is|Transformation|a transformation.|TRANSFORMATION was|reason so
@@ -71,6 +71,13 @@ def write_lines(path: Path, found: list[dict[str, Any]]) -> Path:
     """LLaVA's answer lines."""
     lines = [{"question_id": r["id"], "prompt": "p", "text": r["response"]} for r in found]
     path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+def write_options(path: Path, found: list[dict[str, Any]]) -> Path:
+    """The Factory's anns_for_eval.json, as far as parsing needs it."""
+    kept = ("id", "question_type", "all_choices", "index2ans")
+    path.write_text(json.dumps([{k: r[k] for k in kept if k in r} for r in found]))
     return path
 
 

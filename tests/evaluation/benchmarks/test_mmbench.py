@@ -112,6 +112,12 @@ def test_an_unanswered_row_of_llavas_lines_counts_as_wrong(tmp_path):
     assert "row 1000003 has no answer; it counts as wrong" in report.warnings
 
 
+def test_an_empty_cell_says_nan_to_the_official_rules(tmp_path):
+    found = [row | {"A": "an", "answer": "A"} for row in table()]
+    report = score_of(tmp_path, found, write_lines(tmp_path / "a.jsonl", {"3": "", "1000003": "None"}))
+    assert [(i.answer, i.parsed) for i in report.items] == [("", "A"), ("None", "A"), ("", "A")]
+
+
 def test_rounds_with_rotated_options_are_read_by_their_letters(tmp_path):
     def line(turn: int, text: str) -> str:
         letters = [*"AB"[turn:], *"AB"[:turn]]
@@ -151,7 +157,7 @@ def test_every_form_of_the_same_predictions_is_scored_alike(tmp_path):
 
 def test_the_upload_is_llavas_workbook_and_scores_as_the_lines_do(tmp_path):
     found = table()
-    said = {"3": "=B", "1000003": "A", "4": "\x00A"}
+    said = {"3": "=B", "1000003": "A", "4": "\x00A\ud800\ufffe"}
     data, lines = write_table(tmp_path / "dev.tsv", found), write_lines(tmp_path / "model.jsonl", said)
     [path] = MMBENCH.submission(data, lines, tmp_path / "upload")
     assert path == tmp_path / "upload" / "model.xlsx"
@@ -204,7 +210,7 @@ def test_the_table_is_found_in_a_folder_or_the_folder_says_why_not(tmp_path):
     lines = write_lines(tmp_path / "a.jsonl", {"3": "B"})
     with pytest.raises(DataError, match=r"missing MMBench's table: expected a \*\.tsv"):
         score(MMBENCH, tmp_path, lines)
-    write_table(tmp_path / "predictions.tsv", table(), [*COLUMNS, "prediction"])
+    write_table(tmp_path / "dev_predictions.tsv", table(), [*COLUMNS, "prediction"])
     folder = tmp_path / "mmbench"
     folder.mkdir()
     write_table(folder / "mmbench_dev_20230712.tsv", table())

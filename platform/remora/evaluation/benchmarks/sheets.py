@@ -18,7 +18,6 @@ from pathlib import Path
 
 from openpyxl import Workbook, load_workbook
 from openpyxl.cell import WriteOnlyCell
-from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from openpyxl.utils.exceptions import InvalidFileException
 
 from remora.errors import DataError
@@ -38,6 +37,7 @@ BROKEN = (
 )
 """What openpyxl and what it stands on raise for a file that is no workbook (SyntaxError: XML that does not end)."""
 
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*", re.ASCII)
 NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*", re.ASCII)
 
@@ -146,7 +146,7 @@ def write_xlsx(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | 
         cells: list[object] = []
         for value in row:
             if isinstance(value, str):
-                cell = WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub("", value))
+                cell = WriteOnlyCell(sheet, NOT_XML.sub("", value))
                 cell.data_type = "s"
                 cells.append(cell)
             else:
