@@ -149,7 +149,9 @@ def test_replies_are_kept_by_what_was_asked(client, tmp_path):
         assert len(server.seen) == 5
     assert first[:2] == ["a|0.0", "a|0.5"]
     # With all of them there, neither the endpoint nor a key is needed.
-    assert ask(client(OPENAI, key=""), "a") == "a|0.0"
+    assert ask(client(server.url, key=""), "a") == "a|0.0"
+    with scripted(lambda body: "another's") as elsewhere:  # which may hold another model by that name
+        assert ask(client(elsewhere.url), "a") == "another's"
 
 
 def test_a_kept_reply_that_cannot_be_read_is_asked_for_again(client, tmp_path):
