@@ -45,6 +45,11 @@ def test_questions_that_one_lacks_are_left_out_and_said():
     assert found.n == 20 and found.warnings == ["gqa: compared on the 20 questions that both have, of 40 and 20"]
 
 
+def test_questions_that_share_an_id_are_each_compared():
+    one, other = (report(s, items=[replace(i, id="same") for i in report(s).items]) for s in (A, B))
+    assert compare_reports({"gqa": (one, other)}) == compare_reports({"gqa": (report(A), report(B))})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from remora.errors import DataError
 from remora.evaluation.benchmarks import benchmark
 from remora.evaluation.figures import Difference, difference, holm
-from remora.evaluation.report import Report
+from remora.evaluation.report import Item, Report
 
 REAL = 0.05
 """A difference is called real when its adjusted p is below."""
@@ -54,15 +55,17 @@ def compare_reports(pairs: Mapping[str, tuple[Report, Report]], every_figure: bo
                     f"{name}: scored by different {what}s, {getattr(a, what)!r} and {getattr(b, what)!r}; "
                     f"such figures cannot be compared; score both by one"
                 )
-        of_a, of_b = ({str(i.id): i for i in r.items} for r in (a, b))
-        common = [identity for identity in of_a if identity in of_b]
+        of_a, of_b = _placed(a), _placed(b)
+        common = [place for place in of_a if place in of_b]
         warnings = []
         if not common:
             raise DataError(f"{name}: no question in common; were both measured on the same files?")
         if len(common) < max(a.n, b.n):
             warnings = [f"{name}: compared on the {len(common)} questions that both have, of {a.n} and {b.n}"]
         if changed := [i for i in common if of_a[i].gold != of_b[i].gold]:
-            raise DataError(f"{name}: question {changed[0]} has another right answer in each; were the files changed?")
+            raise DataError(
+                f"{name}: question {changed[0][0]} has another right answer in each; were the files changed?"
+            )
         chosen = benchmark(name)
         items = [[of[i] for i in common] for of in (of_a, of_b)]
         figures = [chosen.figures(i) for i in items]
@@ -81,3 +84,14 @@ def compare_reports(pairs: Mapping[str, tuple[Report, Report]], every_figure: bo
         )
         for name, (n, warnings) in about.items()
     }
+
+
+def _placed(report: Report) -> dict[tuple[str, int], Item]:
+    """Items by id and by how many of that id came before: MME's and TextVQA's questions share their picture's."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for item in report.items:
+        identity = str(item.id)
+        found[identity, seen[identity]] = item
+        seen[identity] += 1
+    return found

@@ -90,7 +90,8 @@ class Endpoint:
             "temperature": temperature,
             "max_tokens": max_tokens,
         }
-        path = self.cache / f"{digest(request)}.json"
+        # One name may mean another model at another endpoint.
+        path = self.cache / f"{digest(request | {'url': self.url})}.json"
         # Of two threads with one question the second waits: two replies at a temperature would be two scores.
         with self._asking.setdefault(path, threading.Lock()):
             reply = _kept(path)

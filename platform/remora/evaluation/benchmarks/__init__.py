@@ -8,7 +8,7 @@ from remora.errors import DataError, UnknownName, nearest
 from remora.evaluation.benchmarks.base import Benchmark, score
 from remora.evaluation.benchmarks.gqa import GQA
 from remora.evaluation.benchmarks.llava_bench import LLaVABench
-from remora.evaluation.benchmarks.mmbench import MMBench
+from remora.evaluation.benchmarks.mmbench import MMBench, MMBenchCN
 from remora.evaluation.benchmarks.mme import MME
 from remora.evaluation.benchmarks.mmmu import MMMU
 from remora.evaluation.benchmarks.mmvet import MMVet
@@ -24,13 +24,14 @@ from remora.spec import load
 BENCHMARKS: dict[str, Benchmark] = {
     b.name: b
     for b in (
-        *(VQAv2(), GQA(), VizWiz(), ScienceQA(), TextVQA(), POPE(), MME(), MMBench(), SEED(), MMMU()),
+        *(VQAv2(), GQA(), VizWiz(), ScienceQA(), TextVQA(), POPE(), MME(), MMBench(), MMBenchCN(), SEED(), MMMU()),
         *(MMVet(), LLaVABench()),
     )
 }
 
 FOLDERS: dict[str, tuple[str, ...]] = {
     "mme": ("mme", "MME"),
+    "mmbench-cn": ("mmbench-cn", "mmbench_cn"),
     "seed": ("seed", "seed_bench"),
     "mmvet": ("mmvet", "mm-vet"),
     "llava-bench": ("llava-bench", "llava-bench-in-the-wild"),
@@ -70,7 +71,7 @@ def located(name: str, runs_data: Path, eval_data: Path | None = None) -> Path:
     if name not in BENCHMARKS:
         return runs_data
     root = (eval_data or runs_data / "eval").absolute()
-    names = FOLDERS.get(name.partition("-cn")[0], (name,))
+    names = FOLDERS.get(name, (name,))
     for folder in names:
         if (root / folder).is_dir():
             return root / folder

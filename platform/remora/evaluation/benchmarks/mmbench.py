@@ -116,6 +116,12 @@ class MMBench(Benchmark):
         return [path]
 
 
+class MMBenchCN(MMBench):
+    """MMBench's Chinese tables: a benchmark of its own in papers and among folders, by the same rules."""
+
+    name, title = "mmbench-cn", "MMBench-CN"
+
+
 def _shown(row: Row) -> list[str]:
     """LLaVA's options: those before the first that is missing or is called none."""
     texts = [row.cell(letter) for letter in "ABCD"]
