@@ -97,6 +97,12 @@ def test_a_length_limit_is_told(bundle: Path) -> None:
     assert answer.completion_tokens == 1
     with pytest.raises(DataError, match="the model holds 512"):
         answerer.answer([[Turn("user", "What is this? " * 400)]], max_new_tokens=8)
+    asked = [Turn("user", "What is this?", (pictures(1)[0],))]
+    answerer.check(asked, answerer.room(asked))
+    with pytest.raises(DataError, match="the model holds 512"):
+        answerer.check(asked, answerer.room(asked) + 1)
+    with pytest.raises(DataError, match="1 may follow, the model holds 512"):
+        answerer.room([Turn("user", "What is this? " * 400)])
     with pytest.raises(DataError, match="ends with a user turn"):
         answerer.answer([[Turn("assistant", "red")]], max_new_tokens=8)
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import os
 import sys
 import time
+from typing import Any
 
+import httpx
 from PIL import Image
 
 from remora.errors import DataError
 from remora.inference import Answer, Turn
+from remora.serving.answering import Job, answer_all
+from remora.serving.api import api
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import Champion
+from remora.serving.protocol import Refusal
+
+CHAT = "/v1/chat/completions"
 
 
 class FakeAnswerer:
@@ -23,19 +31,22 @@ class FakeAnswerer:
     max_length = 512
 
     def __init__(self) -> None:
-        self.calls: list[tuple[int, float, int]] = []
-        """(conversations, temperature, seed) of each call."""
+        self.calls: list[tuple[int, int, float, int]] = []
+        """(conversations, max_new_tokens, temperature, seed) of each call."""
+
+    def room(self, conversation: list[Turn]) -> int:
+        if "too long" in conversation[-1].text:
+            raise DataError("the prompt is too long; shorten it")
+        return self.max_length - 7
 
     def answer(
         self, conversations: list[list[Turn]], *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> list[Answer]:
-        self.calls.append((len(conversations), temperature, seed))
+        self.calls.append((len(conversations), max_new_tokens, temperature, seed))
         return [self._one(c) for c in conversations]
 
     def _one(self, conversation: list[Turn]) -> Answer:
         question = conversation[-1].text
-        if "too long" in question:
-            raise DataError("the prompt is too long; shorten it")
         if "explode" in question:
             raise KeyError("weights")
         if "sleep" in question:
@@ -49,6 +60,21 @@ def load(args: EndpointArgs) -> Champion:
     if args.alias == "broken":
         raise DataError("the bundle is torn; next: remora train")
     return Champion(FakeAnswerer(), "3", "run-1")  # type: ignore[arg-type]
+
+
+def call(method: str, path: str, args: EndpointArgs | None = None, **request: Any) -> httpx.Response:
+    """One request to the application itself; no Ray, no socket."""
+    args, model = args or EndpointArgs(), FakeAnswerer()
+
+    async def answer(one: Job) -> Answer | Refusal:
+        return answer_all(model, [one])[0]  # type: ignore[arg-type]
+
+    async def go() -> httpx.Response:
+        transport = httpx.ASGITransport(api(args, load(args), answer), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://endpoint") as client:
+            return await client.request(method, path, **request)
+
+    return asyncio.run(go())
 
 
 def data_url(picture: Image.Image, kind: str = "PNG", **options: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
@@ -18,37 +17,16 @@ import httpx
 import pytest
 import serving_fake
 from PIL import Image
-from serving_fake import FakeAnswerer, data_url
+from serving_fake import CHAT, call, data_url
 
 from remora.errors import ServingError
-from remora.inference import Answer
-from remora.serving.answering import Job, answer_all
-from remora.serving.api import api
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.client import ask, curl_command
 from remora.serving.deploy import serve_forever
-from remora.serving.protocol import Refusal
 
 FAKE = Path(serving_fake.__file__)
 RED = Image.new("RGB", (30, 20), (255, 0, 0))
-CHAT = "/v1/chat/completions"
 HI = {"messages": [{"role": "user", "content": "hi"}]}
-
-
-def call(method: str, path: str, limits: Limits | None = None, **request: Any) -> httpx.Response:
-    """One request to the application itself; no Ray, no socket."""
-    model = FakeAnswerer()
-
-    async def answer(one: Job) -> Answer | Refusal:
-        return answer_all(model, [one])[0]  # type: ignore[arg-type]
-
-    async def go() -> httpx.Response:
-        app = api(EndpointArgs(limits=limits or Limits()), serving_fake.load(EndpointArgs()), answer)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://endpoint") as client:
-            return await client.request(method, path, **request)
-
-    return asyncio.run(go())
 
 
 def test_a_body_is_refused_by_its_declared_length_and_while_it_is_read() -> None:
@@ -60,9 +38,9 @@ def test_a_body_is_refused_by_its_declared_length_and_while_it_is_read() -> None
             taken += 1
             yield b"x" * 1024
 
-    limits = Limits(max_body_bytes=10_240)
+    args = EndpointArgs(limits=Limits(max_body_bytes=10_240))
     for headers, chunks_read in [({"content-length": "10241"}, 0), ({}, 11)]:
-        response = call("POST", CHAT, limits, content=endless(), headers=headers)
+        response = call("POST", CHAT, args, content=endless(), headers=headers)
         assert response.status_code == 413
         assert response.json()["error"]["code"] == "request_too_large"
         assert taken == chunks_read

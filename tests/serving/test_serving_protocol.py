@@ -123,8 +123,6 @@ def test_lengths() -> None:
     assert job(read(), Limits(), 4096).max_new_tokens == DEFAULT_TOKENS
     assert job(read(), Limits(), 100).max_new_tokens == 25
     assert job(read(max_tokens=7, max_completion_tokens=9), Limits(), 100).max_new_tokens == 9
-    with pytest.raises(Refusal, match="max_tokens is 101; this model holds 100 tokens"):
-        job(read(max_tokens=101), Limits(), 100)
     with pytest.raises(Refusal, match="10000 characters"):
         job(read(messages=[{"role": "user", "content": "x" * 10_000}]), Limits(), 100)
 
@@ -145,7 +143,13 @@ def test_greedy_jobs_share_a_batch_and_sampled_ones_do_not() -> None:
     jobs = [a_job("a"), a_job("b", temperature=0.5, seed=3), a_job("c"), a_job("d", tokens=9), a_job("e", 8, 0.5, 3)]
     answers = answer_all(model, jobs)  # type: ignore[arg-type]
     assert [a.text.split(" | ")[2] for a in answers if isinstance(a, Answer)] == ["a", "b", "c", "d", "e"]
-    assert sorted(model.calls) == [(1, 0.0, 0), (1, 0.5, 3), (1, 0.5, 3), (2, 0.0, 0)]
+    assert sorted(model.calls) == [(1, 8, 0.5, 3), (1, 8, 0.5, 3), (1, 9, 0.0, 0), (2, 8, 0.0, 0)]
+
+
+def test_a_limit_above_the_context_is_what_the_context_has_room_for() -> None:
+    model = FakeAnswerer()
+    answer_all(model, [a_job("a", tokens=4096), a_job("b", tokens=506)])  # type: ignore[arg-type]
+    assert model.calls == [(2, 505, 0.0, 0)]
 
 
 def test_one_that_does_not_fit_does_not_spoil_its_batch() -> None:

@@ -107,6 +107,14 @@ class Answerer:
                 answers.update(zip(rows, said, strict=True))
         return [answers[i] for i in range(len(prompts))]
 
+    def room(self, conversation: Sequence[Turn]) -> int:
+        """Tokens that the context has left for an answer to this conversation, at least one.
+
+        Raises:
+            DataError: as `answer` does.
+        """
+        return self.max_length - len(self._encode(conversation, 1))
+
     def check(self, conversation: Sequence[Turn], max_new_tokens: int) -> None:
         """Raise the DataError that `answer` would raise for this conversation."""
         self._encode(conversation, max_new_tokens)
