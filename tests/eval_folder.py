@@ -173,7 +173,7 @@ def _seed(root: Path) -> None:
     kinds = {"Scene Understanding": 1, "Instance Identity": 2, "Instance Attributes": 3, "Instance Location": 4}
     kinds |= {"Instances Counting": 5, "Spatial Relation": 6, "Instance Interaction": 7, "Visual Reasoning": 8}
     kinds |= {"Text Understanding": 9, "Action Recognition": 10, "Action Prediction": 11, "Procedure Understanding": 12}
-    _picture(folder / "SEED-Bench-video-image" / "Action Recognition_105.png", 5)
+    _picture(folder / "SEED-Bench-video-image" / "10_105.png", 5)
     _write(folder / "SEED-Bench.json", {"questions": rows, "question_type": kinds})
 
 

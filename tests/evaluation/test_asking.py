@@ -25,9 +25,10 @@ class Echo:
     def __init__(self):
         self.limits, self.pictures = [], []
 
-    def check(self, conversation, max_new_tokens):
-        if conversation[0].text == "long":
+    def room(self, conversation):
+        if conversation[0].text == "wrong":
             raise DataError("the prompt has 9 tokens")
+        return {"long": 0, "longish": 150, "nearly": 5}.get(conversation[0].text, 1000)
 
     def answer(self, conversations, *, max_new_tokens):
         self.limits.append(max_new_tokens)
@@ -67,10 +68,19 @@ def test_a_question_that_cannot_be_asked_is_named_and_costs_no_other(picture, tm
         Question(0, "fine", (picture,), 8, ""),
         Question(1, "missing", (Picture(str(tmp_path / "none.png")),), 8, ""),
         Question(2, "junk", (Picture(str(tmp_path / "junk.png")),), 8, ""),
-        Question(3, "long", (picture,), 8, ""),
+        Question(3, "wrong", (picture,), 8, ""),
+        Question(4, "long", (picture,), 8, ""),
     ))  # fmt: skip
-    assert [r.get("text") for r in lines] == ["FINE", None, None, None]
-    assert ["missing image" in lines[1]["broken"], "unreadable" in lines[2]["broken"], "9 tokens" in lines[3]["broken"]]
+    assert [r.get("text") for r in lines] == ["FINE", None, None, None, None]
+    reasons = ["missing image", "unreadable", "9 tokens", "no room for an answer"]
+    assert all(reason in line["broken"] for reason, line in zip(reasons, lines[1:], strict=True))
+
+
+def test_an_answer_has_its_published_length_or_what_the_model_has_room_for(picture):
+    echo = Echo()
+    ask(echo, asks(*(Question(i, t, (picture,), 1024, "") for i, t in enumerate(("longish", "nearly")))))
+    ask(echo, asks(Question(0, "short", (picture,), 128, "")))
+    assert echo.limits == [128, 5, 128]
 
 
 def test_a_sheet_goes_on_where_it_stopped(picture, tmp_path):
@@ -92,7 +102,7 @@ def test_a_sheet_goes_on_where_it_stopped(picture, tmp_path):
 
 def test_what_is_broken_is_kept_beside_the_answers(picture, tmp_path):
     sheet = Sheet(tmp_path / "sheet")
-    sheet.add(ask(Echo(), asks(Question(0, "long", (picture,), 8, ""), Question(1, "q", (picture,), 8, ""))))
+    sheet.add(ask(Echo(), asks(Question(0, "wrong", (picture,), 8, ""), Question(1, "q", (picture,), 8, ""))))
     sheet.write()
     assert [b["question_id"] for b in sheet.broken()] == [0]
     assert json.loads((tmp_path / "sheet" / "broken.jsonl").read_text())["broken"] == "the prompt has 9 tokens"

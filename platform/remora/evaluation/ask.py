@@ -26,6 +26,10 @@ class Ask:
     question: Question
 
 
+STEP = 64
+"""Shorter limits than the published ones are multiples of it, so that questions with one limit are asked together."""
+
+
 def ask(answerer: Answerer, asks: Sequence[Ask]) -> list[dict[str, Any]]:
     """LLaVA's answer line of each ask, with its `index` and `condition`; `broken` says why instead of `text`.
 
@@ -41,11 +45,11 @@ def ask(answerer: Answerer, asks: Sequence[Ask]) -> list[dict[str, Any]]:
                 if str(shown) not in opened:
                     opened[str(shown)] = shown.open()
             turn = Turn("user", a.question.text, tuple(opened[str(s)] for s in a.question.pictures))
-            answerer.check([turn], a.question.max_new_tokens)
+            limit = _limit(answerer.room([turn]), a.question.max_new_tokens)
         except (BrokenRecord, DataError) as e:
             lines[place]["broken"] = str(e)
             continue
-        able.setdefault(a.question.max_new_tokens, []).append((place, [turn]))
+        able.setdefault(limit, []).append((place, [turn]))
     for limit, group in able.items():
         answers = answerer.answer([conversation for _, conversation in group], max_new_tokens=limit)
         for (place, _), answer in zip(group, answers, strict=True):
@@ -59,3 +63,16 @@ def ask(answerer: Answerer, asks: Sequence[Ask]) -> list[dict[str, Any]]:
                 **question.extra,
             }
     return lines
+
+
+def _limit(room: int, published: int) -> int:
+    """The published limit of an answer, or what a small model has room for behind the prompt.
+
+    Raises:
+        DataError: there is no room for a word.
+    """
+    if room < 1:
+        raise DataError("the prompt fills the model's context; there is no room for an answer")
+    if room >= published:
+        return published
+    return room - room % STEP if room > STEP else room

@@ -115,10 +115,6 @@ class Answerer:
         """
         return self.max_length - len(self._encode(conversation, 1))
 
-    def check(self, conversation: Sequence[Turn], max_new_tokens: int) -> None:
-        """Raise the DataError that `answer` would raise for this conversation."""
-        self._encode(conversation, max_new_tokens)
-
     def _encode(self, conversation: Sequence[Turn], max_new_tokens: int) -> list[int]:
         if not conversation or conversation[-1].role != "user":
             raise DataError("a conversation ends with a user turn; add the question to be answered")
