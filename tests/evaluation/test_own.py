@@ -16,10 +16,12 @@ from remora.evaluation.ask import Ask, ask
 from remora.evaluation.baselines import QuestionOnly
 from remora.evaluation.benchmarks import benchmark, score
 from remora.evaluation.benchmarks.own import METRICS, own, words
+from remora.evaluation.judge import Endpoint
 from remora.evaluation.questions import OwnQuestion, shuffled_pictures
 from remora.evaluation.score import as_json, summarise
 from remora.evaluation.sheet import Sheet
 from remora.inference import Answer
+from scripted_judge import scripted
 
 NAME = "easy-vqa-val"
 SHADES = [10, 60, 110, 160, 210]
@@ -195,6 +197,23 @@ def test_yes_no_has_popes_figures(tmp_path):
     assert report.benchmark == "own" and report.protocol == "yes-no"
     expected = {"accuracy": 3 / 5, "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "yes_ratio": 3 / 5}
     assert report.metrics == pytest.approx(expected)
+
+
+def test_a_judge_scores_by_mm_vets_prompt(tmp_path):
+    (tmp_path / "own.yaml").write_text("{title: t, questions: q.jsonl, images: ., metric: judge, max_new_tokens: 4}")
+    asked = [{"question_id": i, "image": "a.png", "text": f"Q{i}?", "answer": "a<OR>b"} for i in range(3)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(q) + "\n" for q in asked))
+    answers = [{"question_id": i, "text": f"said {i}"} for i in range(2)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(a) + "\n" for a in answers))
+    chosen = benchmark(str(tmp_path / "own.yaml"))
+    with scripted(lambda body: "0.5" if "said 0" in body["messages"][0]["content"] else "none") as server:
+        judge = Endpoint("tiny", server.url, "", tmp_path / "kept")
+        report = score(chosen, tmp_path, tmp_path / "a.jsonl", judge=judge)
+    assert [i.score for i in report.items] == [0.5, 0, 0] and report.judge == "tiny"
+    assert server.bodies[0]["messages"][0]["content"].endswith("\nQ0? | a <OR> b | said 0 | ")
+    assert any("1: the judge gave no number" in w for w in report.warnings)
+    with pytest.raises(DataError, match="scored by a judge, and there is none"):
+        score(chosen, tmp_path, tmp_path / "a.jsonl")
 
 
 ASKED = [

@@ -57,7 +57,7 @@ def tally(
     blind, question_only = None, None
     if isinstance(chosen, Own):
         others = sheet.folder / "blind.jsonl"
-        blind = score(chosen, data, others, only=only) if others.exists() else None
+        blind = score(chosen, data, others, judge=judge, only=only) if others.exists() else None
         question_only = chosen.question_only(data)
     summary = summarise(report, chosen.headline, blind, question_only, len(broken))
     write_json(sheet.folder / "report.json", report.as_json())

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 from remora.errors import DataError, nearest
 from remora.evaluation.asking import Question
@@ -18,15 +17,15 @@ from remora.evaluation.report import Graded, Item, Report
 class Benchmark(ABC):
     """One benchmark by its published protocol. `data` is its distributed file, or a folder that holds its files."""
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    headline: ClassVar[str]
+    name: str
+    title: str
+    headline: str
     """The metric that the papers print."""
-    protocols: ClassVar[tuple[str, ...]] = ("official",)
+    protocols: tuple[str, ...] = ("official",)
     """Ways of scoring, the default first."""
-    judged: ClassVar[bool] = False
+    judged: bool = False
     """Whether a judge gives the scores."""
-    judge_model: ClassVar[str] = ""
+    judge_model: str = ""
     """The judge that the paper had."""
 
     @abstractmethod

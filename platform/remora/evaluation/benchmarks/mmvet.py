@@ -64,7 +64,7 @@ class MMVet(Benchmark):
             if judge is None:
                 raise DataError(f"{answers}: MM-Vet's answers need a judge; give one, or the evaluator's grade file")
             by, asked = judge.model, [e for i, e in entries.items() if i in said]
-            found = in_order(lambda e: _judged(judge, e, said[e.id]), asked)
+            found = in_order(lambda e: judged(judge, e.question, e.gold, said[e.id]), asked)
             grades = {e.id: grade for e, grade in zip(asked, found, strict=True)}
             for i in (i for i, grade in grades.items() if not grade.scores):
                 warnings.add("replies without a score", f"{i}: the judge gave no number in [0, 1]; it counts as wrong")
@@ -101,10 +101,10 @@ def _item(entry: Entry, answer: str, grade: Grade) -> Item:
     return Item(entry.id, answer, grade.parsed, score, entry.group, entry.gold, labels)
 
 
-def _judged(judge: Judge, entry: Entry, answer: str) -> Grade:
-    """The score that the judge gives, after as many requests as the evaluator makes."""
-    gold = entry.gold.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
-    prompt = f"{TEXTS['mmvet_table']}\n{entry.question} | {gold} | {answer} | "
+def judged(judge: Judge, question: str, gold: str, answer: str) -> Grade:
+    """The score that the judge gives, after as many requests as the evaluator makes; none if it gives no number."""
+    gold = gold.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
+    prompt = f"{TEXTS['mmvet_table']}\n{question} | {gold} | {answer} | "
     reply = judge.ask([message("user", prompt)], temperature=0.0, max_tokens=3)
     again = [message("user", prompt + TEXTS["mmvet_again"])]
     for temperature in AGAIN:

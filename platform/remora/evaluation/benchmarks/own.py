@@ -9,12 +9,14 @@ from pathlib import Path
 from remora import catalog
 from remora.catalog.entries import Benchmark as Entry
 from remora.data.mixture import read_mixture
+from remora.errors import DataError
 from remora.evaluation.answers import Warnings, answered, by_id, read_records
 from remora.evaluation.asking import Question
 from remora.evaluation.baselines import QuestionOnly
 from remora.evaluation.benchmarks.base import Benchmark
+from remora.evaluation.benchmarks.mmvet import MMVet, judged
 from remora.evaluation.figures import Figure, mean, ratio
-from remora.evaluation.judge import Judge
+from remora.evaluation.judge import Judge, in_order
 from remora.evaluation.questions import OwnQuestion, read_questions, shuffled_pictures
 from remora.evaluation.report import Graded, Item
 from remora.evaluation.words import agreement, evalai
@@ -31,10 +33,11 @@ class Own(Benchmark):
     """
 
     def __init__(self, name: str, entry: Entry) -> None:
-        self.name, self.title, self.entry = name, entry.title, entry  # type: ignore[misc]
-        self.headline = "f1" if entry.metric == "yes-no" else "accuracy"  # type: ignore[misc]
-        self.protocols = (entry.metric,)  # type: ignore[misc]
-        self.judged = entry.metric == "judge"  # type: ignore[misc]
+        self.name, self.title, self.entry = name, entry.title, entry
+        self.headline = "f1" if entry.metric == "yes-no" else "accuracy"
+        self.protocols = (entry.metric,)
+        self.judged = entry.metric == "judge"
+        self.judge_model = MMVet.judge_model
 
     def read(self, data: Path) -> list[OwnQuestion]:
         return read_questions(data / self.entry.questions, data / self.entry.images, self.entry.make)
@@ -61,13 +64,28 @@ class Own(Benchmark):
         own = {str(q.id): q for q in self.read(data)}
         said = by_id(read_records(answers, warnings), ("question_id",), ("text", "answer"), warnings)
         answered(own, said, warnings)
-        items = []
-        for identity, q in own.items():
-            text = said.get(identity, "")
-            parsed, score = METRICS[self.entry.metric](q, text) if identity in said else ("", 0.0)
-            labels = (q.category,) if q.category else ()
-            items.append(Item(q.id, text, parsed, score, q.image.name, q.answer, labels))
-        return Graded(items, protocol, warnings.all())
+        graded = {i: q for i, q in own.items() if i in said}
+        if self.judged:
+            if judge is None:
+                raise DataError(f"{self.name} is scored by a judge, and there is none; see docs/benchmarks.md")
+            grades = in_order(lambda i: judged(judge, own[i].text, own[i].answer, said[i]), list(graded))
+            read = {i: (g.parsed, sum(g.scores)) for i, g in zip(graded, grades, strict=True)}
+            for i in (i for i, g in zip(graded, grades, strict=True) if not g.scores):
+                warnings.add("replies without a score", f"{i}: the judge gave no number in [0, 1]; it counts as wrong")
+        else:
+            read = {i: METRICS[self.entry.metric](q, said[i]) for i, q in graded.items()}
+        items = [
+            Item(
+                q.id,
+                said.get(i, ""),
+                *read.get(i, ("", 0.0)),
+                q.image.name,
+                q.answer,
+                (q.category,) if q.category else (),
+            )
+            for i, q in own.items()
+        ]
+        return Graded(items, protocol, warnings.all(), judge.model if judge and self.judged else None)
 
     def figures(self, items: Sequence[Item]) -> dict[str, Figure]:
         scores = [i.score for i in items]
