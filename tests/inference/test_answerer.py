@@ -1,123 +1,176 @@
-"""Answers do not depend on how many questions are asked together, and a bundle says what it was made from."""
+"""Every answer is the one that its conversation gets alone: any class, batch size, mates, padding side, temperature."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import random
+from functools import cache
 
 import pytest
 import torch
 from PIL import Image
+from small_answerers import answerer_of, conversations, pictures, temperature_of
+from small_llms import CONFIGS, SHARE
 
-from remora.catalog import llm
-from remora.errors import DataError, TornArtifact
-from remora.inference import Answerer, Bundle, Turn, read_bundle, write_bundle
-from remora.model.llm import create_from_scratch
-from remora.model.parts import PartRef, compose, save_part
-from tiny import shrunk
+from remora.errors import DataError
+from remora.inference import Answerer, Turn, decoding
+from remora.inference import answerer as module
+from remora.inference.reading import Reading
 
-WORDS = ["USER: What is this? ASSISTANT: a red circle", "USER: Which of these is it: a, b or c? ASSISTANT: blue"] * 3
+TOKENS = 6
+ASKED = conversations()
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A variant with random weights: its answers are noise, which is what makes them sensitive."""
-    root = tmp_path_factory.mktemp("bundle")
-    small = {"config": shrunk(llm("demo-2m").config, 48, 64)}
-    create_from_scratch(llm("demo-2m").model_copy(update=small), WORDS, 1, root / "start")
-    parts = {
-        "vision": PartRef("efficientnet-lite0"),
-        "connector": PartRef("mlp2x_gelu"),
-        "llm": PartRef("demo-2m", root / "start"),
-    }
-    model, tokenizer = compose(parts, 0)
-    with torch.no_grad():  # larger layers than an initialisation gives: what was read, not the last word, decides
-        for weight in model.llm.model.layers.parameters():
-            weight.mul_(8)
-    for part in ("connector", "llm"):
-        save_part(part, model, model.part(part).state_dict(), tokenizer, root / "parts" / part)
-    trained = {**parts, **{p: PartRef(parts[p].name, root / "parts" / p) for p in ("connector", "llm")}}
-    write_bundle(root / "bundle", Bundle("noise", trained, "brief", "pad", 0), {})
-    return root / "bundle"
+def made(tiny_tokenizer):
+    """Answerers by language model, and what each says at a temperature to conversations that are asked alone."""
+
+    @cache
+    def make(name: str, temperature: float = 0.0) -> tuple[Answerer, list[object]]:
+        answerer = make(name)[0] if temperature else answerer_of(name, tiny_tokenizer)
+        how = {"max_new_tokens": TOKENS, "temperature": temperature, "seed": 3}
+        return answerer, [answerer.answer_alone(c, **how) for c in ASKED]
+
+    return make
 
 
-def pictures(n: int) -> list[Image.Image]:
-    return [Image.effect_mandelbrot((40 + i, 50), (-2 + i / 9, -1.5, 1, 1.5), 20).convert("RGB") for i in range(n)]
+@pytest.mark.parametrize(
+    ("name", "sampled"),
+    [*((name, True) for name in CONFIGS), *((name, False) for name in ("tinyllama-1.1b-chat", "qwen3-0.6b", "+phi3"))],
+)
+def test_answers_do_not_depend_on_the_batch(made, name, sampled):
+    temperature = temperature_of(name) if sampled else 0.0
+    answerer, expected = made(name, temperature)
+    assert len({a.text for a in expected}) > (20 if sampled else 7), "this test would see nothing"
+    assert {a.finish_reason for a in expected} == {"stop", "length"} or not sampled
+    for together in (1, 2, 7, 32) if sampled else (7, 32):
+        order = random.Random(together).sample(range(32), 32)
+        for start in range(0, 32, together):
+            mates = order[start : start + together]
+            asked = [ASKED[i] for i in mates]
+            found = answerer.answer(asked, max_new_tokens=TOKENS, temperature=temperature, seed=3)
+            assert found == [expected[i] for i in mates]
 
 
-def conversations() -> list[list[Turn]]:
-    shown = pictures(5)
-    asked = []
-    for i in range(32):
-        images = ((), (shown[i % 5],), (shown[i % 5], shown[(i + 1) % 5]))[i % 3]
-        text = "What is this?" + " Is it blue?" * (i % 4)
-        earlier = [Turn("user", "What?", (shown[i % 5],)), Turn("assistant", "red")] if i % 7 == 0 else []
-        asked.append([*earlier, Turn("user", text, images)])
-    return asked
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_tokenizers_padding_changes_nothing(made, tiny_tokenizer, monkeypatch, side):
+    answerer, expected = made("qwen2-0.5b", temperature_of("qwen2-0.5b"))
+    monkeypatch.setattr(tiny_tokenizer, "padding_side", side)
+    answerer._ids.cache_clear()
+    how = {"max_new_tokens": TOKENS, "temperature": temperature_of("qwen2-0.5b"), "seed": 3}
+    assert answerer.answer(ASKED, **how) == expected
+    assert [answerer.answer_alone(c, **how) for c in ASKED] == expected
 
 
-@pytest.mark.parametrize("together", [1, 2, 7, 32])
-def test_answers_do_not_depend_on_the_batch(bundle: Path, together: int) -> None:
-    answerer = Answerer.load(bundle)
-    asked = conversations()
-    alone = [answerer.answer([c], max_new_tokens=12)[0] for c in asked]
-    assert len({a.text for a in alone}) > 5, "the model says the same to everything: this test would see nothing"
-    batched = [a for i in range(0, 32, together) for a in answerer.answer(asked[i : i + together], max_new_tokens=12)]
-    assert batched == alone
+@pytest.mark.parametrize(
+    ("name", "sampled"), [("tinyllama-1.1b-chat", False), ("tinyllama-1.1b-chat", True), ("+mistral", True)]
+)
+def test_logits_may_be_off_by_less_than_half_of_what_is_near(made, monkeypatch, name, sampled):
+    """Every logit of every batch is off by more than any batch does: answers stay, since near ties are asked alone.
+    Without that they change."""
+    temperature = temperature_of(name) if sampled else 0.0
+    answerer, expected = made(name, temperature)
+    generator = torch.Generator().manual_seed(0)
+
+    def shaken(reading: Reading) -> Reading:
+        if len(reading.logits) > 1:
+            noise = torch.rand(reading.logits.shape, generator=generator) * 2 - 1
+            reading.logits = reading.logits + noise * 0.004 * reading.logits.abs().amax(-1, keepdim=True)
+        return reading
+
+    step = Reading.step
+    monkeypatch.setattr(Reading, "step", lambda self, *args: shaken(step(self, *args) or self))
+    for read in ("read_shared", "read_whole"):
+        reader = getattr(module, read)
+        monkeypatch.setattr(module, read, lambda *args, reader=reader: shaken(reader(*args)))
+    alone = []
+    answer = answerer._alone
+    monkeypatch.setattr(answerer, "_alone", lambda row, *args: alone.append(row) or answer(row, *args))
+    how = {"max_new_tokens": TOKENS, "temperature": temperature, "seed": 3}
+    monkeypatch.setattr(decoding, "NEAR", 0.01)
+    assert answerer.answer(ASKED, **how) == expected
+    assert 0 < len(alone) < 32
+    monkeypatch.setattr(decoding, "NEAR", 0.0)
+    assert answerer.answer(ASKED, **how) != expected
 
 
-def test_answers_are_those_of_transformers_own_generate(bundle: Path) -> None:
-    answerer = Answerer.load(bundle)
-    for conversation in conversations()[:6]:
-        ids = torch.tensor([answerer._encode(conversation, 12)])
-        shown = [i for turn in conversation for i in turn.images]
-        made = answerer._pictures(shown)
-        from remora.model.vlm import place
-
-        inputs = answerer.model.llm.get_input_embeddings()(ids.clamp(min=0))
-        if shown:
-            inputs = place(inputs, ids, torch.stack([made[id(i)] for i in shown]))
-        expected = answerer.model.llm.generate(
-            inputs_embeds=inputs, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False
-        )
-        text = answerer.prompter.tokenizer.decode(expected[0], skip_special_tokens=True).strip()
-        assert answerer.answer([conversation], max_new_tokens=12)[0].text == text
+def test_no_answer_of_these_hangs_on_a_near_tie(made, monkeypatch):
+    """So the tests above see what batches do, not what asking again mends."""
+    answerer, _ = made("phi-2")
+    alone = []
+    answer = answerer._alone
+    monkeypatch.setattr(answerer, "_alone", lambda row, *args: alone.append(row) or answer(row, *args))
+    answerer.answer(ASKED, max_new_tokens=TOKENS)
+    assert len(alone) <= 2
 
 
-def test_sampling_follows_its_seed(bundle: Path) -> None:
-    answerer = Answerer.load(bundle)
-    ask = [[Turn("user", "What is this?", (pictures(1)[0],))]]
-    said = [answerer.answer(ask, max_new_tokens=12, temperature=2.0, seed=s)[0].text for s in (1, 1, 2)]
-    assert said[0] == said[1] != said[2]
+def test_a_picture_is_encoded_once_a_batch_and_kept_for_the_next(made, monkeypatch):
+    answerer, _ = made("phi-2")
+    encoded = []
+    encode = answerer._encode
+    monkeypatch.setattr(answerer, "_encode", lambda images, n: encoded.extend(images) or encode(images, n))
+    shown = pictures(3)
+    asked = [[Turn("user", f"Is it {word}?", (shown[i],))] for i in range(3) for word in ("a", "red", "blue or red")]
+    answerer.answer(asked, max_new_tokens=2)
+    assert sorted(encoded) == sorted(map(id, shown))
+    encoded.clear()
+    monkeypatch.setattr(answerer, "batch", 2)  # a picture's three questions do not fit: it is kept for the next batch
+    answerer.answer(asked[:4], max_new_tokens=2)
+    assert sorted(encoded) == sorted(map(id, shown[:2]))
 
 
-def test_a_length_limit_is_told(bundle: Path) -> None:
-    answerer = Answerer.load(bundle)
-    (answer,) = answerer.answer([[Turn("user", "What is this?")]], max_new_tokens=1)
-    assert answer.finish_reason in ("stop", "length")
+def test_memory_bounds_the_batch(made, monkeypatch):
+    answerer, expected = made("phi-2")
+    sizes = []
+    read = module.read_shared
+    monkeypatch.setattr(module, "read_shared", lambda m, rows, *args: sizes.append(len(rows)) or read(m, rows, *args))
+    for tokens, largest in ((10**6, 16), (120, 4)):
+        sizes.clear()
+        monkeypatch.setattr(answerer, "cache_bytes", tokens * answerer._token_bytes)
+        assert answerer.answer(ASKED, max_new_tokens=TOKENS) == expected
+        assert max(sizes) == largest
+
+
+def test_sampling_follows_the_seed_and_the_conversation(made):
+    answerer, _ = made("phi-2")
+    (picture, other) = pictures(2)
+    ask = [[Turn("user", "What is this?", (i,))] for i in (picture, picture.copy(), other)]
+    how = {"max_new_tokens": TOKENS, "temperature": 2.0}
+    first, copied, second = (a.text for a in answerer.answer(ask, seed=1, **how))
+    assert first == copied != second
+    assert answerer.answer(ask[:1], seed=1, **how)[0].text == first != answerer.answer(ask[:1], seed=2, **how)[0].text
+
+
+def test_a_conversation_that_cannot_be_answered_is_refused_by_itself(made):
+    answerer, expected = made("phi-2")
+    long = [Turn("user", "What is this? " * 2000)]
+    with pytest.raises(DataError, match="the model holds 4096; shorten the conversation") as refused:
+        answerer.room(long)
+    assert "\n" not in str(refused.value)
+    for bad in (long, [Turn("assistant", "red")], [], [Turn("system", "Be brief."), Turn("user", "What?")]):
+        with pytest.raises(DataError):
+            answerer.room(bad)
+        with pytest.raises(DataError):
+            answerer.answer([ASKED[0], bad], max_new_tokens=TOKENS)
+        with pytest.raises(DataError):
+            answerer.answer_alone(bad, max_new_tokens=TOKENS)
+    assert answerer.answer([], max_new_tokens=TOKENS) == []
+    just = answerer.room(ASKED[0])
+    assert just == answerer.max_length - expected[0].prompt_tokens
+    with pytest.raises(DataError, match=f"{just + 1} may follow"):
+        answerer.answer([ASKED[0]], max_new_tokens=just + 1)
+
+
+def test_a_length_limit_is_told(made):
+    answerer, expected = made("phi-2")
+    assert {a.completion_tokens for a in expected if a.finish_reason == "length"} == {TOKENS}
+    (answer,) = answerer.answer([ASKED[0]], max_new_tokens=1)
     assert answer.completion_tokens == 1
-    with pytest.raises(DataError, match="the model holds 512"):
-        answerer.answer([[Turn("user", "What is this? " * 400)]], max_new_tokens=8)
-    asked = [Turn("user", "What is this?", (pictures(1)[0],))]
-    answerer.check(asked, answerer.room(asked))
-    with pytest.raises(DataError, match="the model holds 512"):
-        answerer.check(asked, answerer.room(asked) + 1)
-    with pytest.raises(DataError, match="1 may follow, the model holds 512"):
-        answerer.room([Turn("user", "What is this? " * 400)])
-    with pytest.raises(DataError, match="ends with a user turn"):
-        answerer.answer([[Turn("assistant", "red")]], max_new_tokens=8)
 
 
-def test_a_bundle_refers_to_frozen_parts_and_refuses_a_changed_file(bundle: Path, tmp_path: Path) -> None:
-    import shutil
-
-    read = read_bundle(bundle, tmp_path)
-    assert read.parts["vision"].folder is None
-    assert read.parts["llm"].folder == bundle / "llm"
-    copy = shutil.copytree(bundle, tmp_path / "copy")
-    with (copy / "connector/model.safetensors").open("r+b") as f:
-        f.seek(200)
-        f.write(b"\x01")
-    with pytest.raises(TornArtifact, match=r"connector/model\.safetensors does not match"):
-        read_bundle(copy, tmp_path)
-    with pytest.raises(DataError, match=r"no bundle\.json there"):
-        read_bundle(tmp_path, tmp_path)
+def test_a_blank_picture_is_no_special_case(made):
+    answerer, _ = made("+mistral")
+    blank = Image.new("RGB", (96, 96))
+    asked = [[Turn("user", "What?", (blank,))], [Turn("user", "What?", (blank, blank))]]
+    alone = [answerer.answer_alone(c, max_new_tokens=TOKENS) for c in asked]
+    assert answerer.answer(asked, max_new_tokens=TOKENS) == alone
+    assert not SHARE["+mistral"] and not answerer.shares

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from PIL import Image
@@ -18,8 +19,11 @@ from remora.data.images import preprocess
 from remora.data.prompt import Prompter, token_id
 from remora.errors import DataError
 from remora.inference.bundle import read_bundle
+from remora.inference.decoding import Draws, decode
+from remora.inference.reading import Pictures, can_share, read_shared, read_whole, token_bytes
+from remora.inference.rows import Row, plan
 from remora.model.parts import compose
-from remora.model.vlm import VisionLanguageModel, place
+from remora.model.vlm import VisionLanguageModel
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,18 @@ class Answer:
 class Answerer:
     """A trained variant, ready to answer.
 
-    Prompts of one length are answered together, without padding: attention then sees exactly what it would see alone,
-    and no position depends on a batch mate.
+    `answer_alone` is how an answer is defined: one conversation, its pictures encoded by themselves, its prompt read
+    whole. `answer` gives the same answers, sooner: pictures are encoded together and each once, questions about one
+    picture share what the language model made of it, and rows decode together. A row whose choice could hang on that
+    is asked alone (decoding.py).
     """
 
     batch = 64
-    """Conversations that go through the language model at once."""
+    """Conversations that go through the language model at once, at most."""
     picture_batch = 16
     """Pictures that go through the encoder at once; on a CPU its activations should fit the cache."""
+    cache_bytes = 2 << 30
+    """Memory for the keys and values of a batch, with room for the longest answers; a single row may exceed it."""
 
     def __init__(
         self,
@@ -68,8 +76,11 @@ class Answerer:
         self.aspect = aspect
         self.stop_id = token_id(prompter.tokenizer, prompter.stop)
         # Benchmarks ask the same few questions about many pictures, and tokenising one costs as much as answering it.
-        self._ids = lru_cache(maxsize=4096)(lambda turns: prompter.encode(turns).ids)
-        self.max_length = int(model.llm.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
+        self._ids = lru_cache(maxsize=4096)(lambda turns: tuple(prompter.encode(turns).ids))
+        self.max_length = int(cast(Any, model.llm).config.max_position_embeddings)
+        self.shares = can_share(model.llm)
+        """Whether prompts of different lengths go through the language model together."""
+        self._token_bytes = token_bytes(model.llm)
 
     @classmethod
     def load(cls, folder: Path, cache: Path | None = None) -> Answerer:
@@ -78,6 +89,14 @@ class Answerer:
         model, tokenizer = compose(bundle.parts, bundle.seed)
         prompter = Prompter(catalog.template(bundle.template), tokenizer, model.image_tokens)
         return cls(bundle.name, model, prompter, bundle.parts["vision"].name, bundle.aspect)
+
+    def room(self, conversation: Sequence[Turn]) -> int:
+        """Tokens that the context has left for an answer to this conversation, at least one.
+
+        Raises:
+            DataError: as `answer` does, which refuses all of its conversations for one that cannot be answered.
+        """
+        return self.max_length - len(self._row(conversation, 1).ids)
 
     def answer(
         self,
@@ -89,33 +108,44 @@ class Answerer:
     ) -> list[Answer]:
         """Answer each conversation; its last turn is the user's. Temperature 0 is greedy.
 
+        No answer depends on the others. What a sampled one draws follows from `seed` and its own conversation.
+
         Raises:
             DataError: a conversation does not end with the user, holds a system turn, or is too long.
         """
-        prompts = [self._encode(c, max_new_tokens) for c in conversations]
-        pictures = self._pictures([i for c in conversations for turn in c for i in turn.images])
-        answers: dict[int, Answer] = {}
-        by_length: dict[int, list[int]] = {}
-        for i, prompt in enumerate(prompts):
-            by_length.setdefault(len(prompt), []).append(i)
-        for same in by_length.values():
-            for start in range(0, len(same), self.batch):
-                rows = same[start : start + self.batch]
-                shown = [pictures[id(i)] for row in rows for turn in conversations[row] for i in turn.images]
-                ids = torch.tensor([prompts[row] for row in rows])
-                said = self._generate(ids, shown, max_new_tokens, temperature, seed)
-                answers.update(zip(rows, said, strict=True))
-        return [answers[i] for i in range(len(prompts))]
+        rows = [self._row(c, max_new_tokens) for c in conversations]
+        shown = {id(i): i for c in conversations for turn in c for i in turn.images}
+        seeds = [_seed(row, shown, seed) if temperature else 0 for row in rows]
+        pictures: dict[int, Tensor] = {}
+        said: dict[int, list[int]] = {}
+        for batch in plan(rows, max_new_tokens, self.shares, self.batch, self.cache_bytes // self._token_bytes):
+            asked = [rows[i] for i in batch]
+            if len(batch) > 1:
+                wanted = {name for row in asked for name in row.images}
+                # Only what this batch and the last one both show is kept: all pictures of a call may not fit.
+                pictures = {name: pictures[name] for name in wanted & pictures.keys()}
+                pictures |= self._encode({name: shown[name] for name in wanted - pictures.keys()}, self.picture_batch)
+                found = self._together(asked, pictures, max_new_tokens, Draws(temperature, [seeds[i] for i in batch]))
+                said.update((i, tokens) for i, tokens in zip(batch, found, strict=True) if tokens is not None)
+            for i in batch:
+                if i not in said:
+                    said[i] = self._alone(rows[i], shown, max_new_tokens, Draws(temperature, [seeds[i]]))
+        return [self._finish(said[i], row) for i, row in enumerate(rows)]
 
-    def room(self, conversation: Sequence[Turn]) -> int:
-        """Tokens that the context has left for an answer to this conversation, at least one.
+    def answer_alone(
+        self, conversation: Sequence[Turn], *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> Answer:
+        """The answer by batch size 1, with nothing shared.
 
         Raises:
             DataError: as `answer` does.
         """
-        return self.max_length - len(self._encode(conversation, 1))
+        row = self._row(conversation, max_new_tokens)
+        shown = {id(i): i for turn in conversation for i in turn.images}
+        draws = Draws(temperature, [_seed(row, shown, seed) if temperature else 0])
+        return self._finish(self._alone(row, shown, max_new_tokens, draws), row)
 
-    def _encode(self, conversation: Sequence[Turn], max_new_tokens: int) -> list[int]:
+    def _row(self, conversation: Sequence[Turn], max_new_tokens: int) -> Row:
         if not conversation or conversation[-1].role != "user":
             raise DataError("a conversation ends with a user turn; add the question to be answered")
         messages = []
@@ -129,49 +159,42 @@ class Answerer:
                 f"the prompt has {len(ids)} tokens and {max_new_tokens} may follow, the model holds {self.max_length}; "
                 "shorten the conversation or ask for fewer"
             )
-        return ids
+        return Row(ids, tuple(id(i) for turn in conversation for i in turn.images))
 
     @torch.inference_mode()
-    def _pictures(self, images: Sequence[Image.Image]) -> dict[int, Tensor]:
-        """Embeddings [image_tokens, hidden] by id() of the picture: one asked about ten times is encoded once."""
-        distinct = list({id(i): i for i in images}.values())
+    def _encode(self, images: Mapping[int, Image.Image], at_once: int) -> dict[int, Tensor]:
+        """Embeddings [image_tokens, hidden] of each picture."""
         out: dict[int, Tensor] = {}
-        for start in range(0, len(distinct), self.picture_batch):
-            chunk = distinct[start : start + self.picture_batch]
-            pixels = torch.stack([preprocess(i, self.encoder, self.aspect) for i in chunk])
-            embeddings = self.model.image_embeddings(pixels)
-            out.update((id(image), e) for image, e in zip(chunk, embeddings, strict=True))
+        names = list(images)
+        for start in range(0, len(names), at_once):
+            chunk = names[start : start + at_once]
+            pixels = torch.stack([preprocess(images[name], self.encoder, self.aspect) for name in chunk])
+            out.update(zip(chunk, self.model.image_embeddings(pixels), strict=True))
         return out
 
     @torch.inference_mode()
-    def _generate(self, ids: Tensor, pictures: list[Tensor], limit: int, temperature: float, seed: int) -> list[Answer]:
-        """ids [B, T] of equal true length, pictures in reading order; at most `limit` new tokens each."""
+    def _together(self, rows: Sequence[Row], pictures: Pictures, limit: int, draws: Draws) -> list[list[int] | None]:
         llm = self.model.llm
-        embeddings = llm.get_input_embeddings()(ids.clamp(min=0))  # type: ignore[operator]
-        if pictures:
-            embeddings = place(embeddings, ids, torch.stack(pictures))
-        out = llm(inputs_embeds=embeddings, use_cache=True, logits_to_keep=1)
-        generator = torch.Generator().manual_seed(seed)
-        tokens: list[Tensor] = []
-        done = torch.zeros(len(ids), dtype=torch.bool)
-        for _ in range(limit):
-            chosen = _choose(out.logits[:, -1].float(), temperature, generator)  # [B]
-            tokens.append(chosen)
-            done |= chosen == self.stop_id
-            if bool(done.all()) or len(tokens) == limit:
-                break
-            out = llm(input_ids=chosen[:, None], past_key_values=out.past_key_values, use_cache=True)
-        return [self._finish(row, ids.shape[1]) for row in torch.stack(tokens, dim=1).tolist()]
+        reading = read_shared(llm, rows, pictures, limit) if self.shares else read_whole(llm, rows, pictures)
+        return decode(llm, reading, limit, self.stop_id, draws)
 
-    def _finish(self, row: list[int], prompt_tokens: int) -> Answer:
-        stopped = self.stop_id in row
-        kept = row[: row.index(self.stop_id)] if stopped else row
-        text = str(self.prompter.tokenizer.decode(kept, skip_special_tokens=True)).strip()
-        return Answer(text, prompt_tokens, len(kept) + stopped, "stop" if stopped else "length")
+    @torch.inference_mode()
+    def _alone(self, row: Row, shown: Mapping[int, Image.Image], limit: int, draws: Draws) -> list[int]:
+        pictures = self._encode({name: shown[name] for name in row.images}, 1)
+        reading = read_whole(self.model.llm, [row], pictures)
+        (said,) = decode(self.model.llm, reading, limit, self.stop_id, draws, alone=True)
+        assert said is not None  # alone, nothing is left undecided
+        return said
+
+    def _finish(self, said: list[int], row: Row) -> Answer:
+        stopped = said[-1] == self.stop_id
+        text = str(self.prompter.tokenizer.decode(said[: len(said) - stopped], skip_special_tokens=True)).strip()
+        return Answer(text, len(row.ids), len(said), "stop" if stopped else "length")
 
 
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Greedy at temperature 0, else one draw a row; logits [B, V]."""
-    if temperature == 0.0:
-        return logits.argmax(dim=-1)
-    return torch.multinomial(torch.softmax(logits / temperature, dim=-1), 1, generator=generator).squeeze(-1)
+def _seed(row: Row, shown: Mapping[int, Image.Image], seed: int) -> int:
+    """What a sampled answer draws from: the caller's seed, the conversation's tokens and its pictures."""
+    content = hashlib.blake2b(repr((seed, row.ids)).encode(), digest_size=7)
+    for name in row.images:
+        content.update(repr(shown[name].size).encode() + shown[name].tobytes())
+    return int.from_bytes(content.digest())

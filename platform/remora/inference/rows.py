@@ -1,0 +1,70 @@
+"""Which prompts go through the language model together, and what they share.
+
+A prompt has a head (the template's words before its pictures), a body (to the end of the last picture) and a tail.
+Heads are mostly the same for all, bodies for all questions about one picture: each is read once a batch (reading.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from remora.model.vlm import IMAGE
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt: ids with IMAGE where pictures go, and the names of those pictures in reading order."""
+
+    ids: tuple[int, ...]
+    images: tuple[int, ...]
+
+    @cached_property
+    def head(self) -> int:
+        """Tokens before the first picture."""
+        return self.ids.index(IMAGE) if self.images else 0
+
+    @cached_property
+    def body(self) -> int:
+        """Tokens to the end of the last picture. What predicts the answer's first token is never shared, so a prompt
+        that ends with its picture has no body of its own."""
+        end = len(self.ids) - self.ids[::-1].index(IMAGE) if self.images else 0
+        return end if end < len(self.ids) else self.head
+
+    def shared(self, end: int) -> Hashable:
+        """Equal for rows that have the same first `end` tokens, the head's or the body's."""
+        return self.ids[:end], self.images if end > self.head else ()
+
+
+def plan(rows: Sequence[Row], limit: int, padded: bool, most: int, tokens: int) -> Iterator[list[int]]:
+    """Indices of the rows of each batch: at most `most`, whose caches hold at most `tokens`, `limit` new ones a row.
+
+    Where tails may be `padded`, rows with heads and bodies of the same lengths go together, those about one picture in
+    one batch if they fit, and long ones with long ones. Else the rows of a batch are of one length.
+    """
+    kinds: dict[Hashable, list[int]] = {}
+    for i, row in enumerate(rows):
+        kinds.setdefault((row.head, row.body) if padded else len(row.ids), []).append(i)
+    bodies = [row.shared(row.body) for row in rows]
+
+    def fit(batch: Sequence[int]) -> bool:
+        longest = max(len(rows[i].ids) for i in batch) + limit
+        held = len(batch) * longest + len({bodies[i] for i in batch}) * rows[batch[0]].body
+        return len(batch) <= most and held <= tokens
+
+    for alike in kinds.values():
+        groups: dict[Hashable, list[int]] = {}
+        for i in sorted(alike, key=lambda i: len(rows[i].ids)):
+            groups.setdefault(bodies[i], []).append(i)
+        batch: list[int] = []
+        for group in sorted(groups.values(), key=lambda group: len(rows[group[-1]].ids)):
+            if batch and fit(group) and not fit(batch + group):
+                yield batch
+                batch = []
+            for i in group:
+                if batch and not fit([*batch, i]):
+                    yield batch
+                    batch = []
+                batch.append(i)
+        yield batch

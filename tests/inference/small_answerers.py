@@ -1,0 +1,73 @@
+"""Answerers over the language models of small_llms.py, and conversations that tell one from another."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from PIL import Image
+from small_llms import IMAGE_TOKENS, llm_of
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from remora import catalog
+from remora.data.prompt import Prompter
+from remora.inference import Answerer, Turn
+from remora.model.vlm import VisionLanguageModel
+
+TEMPERATURES = {"gemma-2b": 4.0}
+TEMPERATURE = 0.3
+"""At which their answers differ, and hang on what was read; Gemma's logits are larger."""
+
+
+class Pixels(nn.Module):
+    """[I, 3, S, S] -> [I, IMAGE_TOKENS, 12]: the mean colours of a grid of 4 x 4."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.adaptive_avg_pool2d(pixels, 4).flatten(1).view(len(pixels), IMAGE_TOKENS, 12)
+
+
+def answerer_of(name: str, tokenizer: PreTrainedTokenizerBase) -> Answerer:
+    """Its answers are noise, which makes them sensitive, and some that are drawn stop."""
+    llm = llm_of(name)
+    torch.manual_seed(1)
+    model = VisionLanguageModel(llm, Pixels(), nn.Linear(12, 16), 96, IMAGE_TOKENS)
+    prompter = Prompter(catalog.template("brief"), tokenizer, IMAGE_TOKENS)
+    answerer = Answerer(name, model, prompter, "efficientnet-lite0")
+    answerer.stop_id = -1
+    heard: Counter[int] = Counter()
+    answerer.prompter.tokenizer = Ids()
+    for conversation in conversations()[:12]:
+        said = answerer.answer_alone(
+            conversation, max_new_tokens=6, temperature=temperature_of(name), seed=3
+        ).text.split()
+        heard.update(set(map(int, said[1:])))
+    answerer.stop_id = heard.most_common(1)[0][0]
+    return answerer
+
+
+def temperature_of(name: str) -> float:
+    return TEMPERATURES.get(name, TEMPERATURE)
+
+
+class Ids:
+    """Stands where the tokenizer does when an answer's tokens become text: here they stay numbers."""
+
+    def decode(self, tokens: list[int], skip_special_tokens: bool) -> str:
+        return " ".join(map(str, tokens))
+
+
+def pictures(n: int) -> list[Image.Image]:
+    return [Image.effect_mandelbrot((40 + i, 50), (-2 + i / 9, -1.5, 1, 1.5), 20).convert("RGB") for i in range(n)]
+
+
+def conversations() -> list[list[Turn]]:
+    """32 of them: with no picture, one and two, of several lengths, some with an earlier round."""
+    shown = pictures(5)
+    asked = []
+    for i in range(32):
+        images = ((), (shown[i % 5],), (shown[i % 5], shown[(i + 1) % 5]), (shown[i % 5],))[i % 4]
+        text = "What is this?" + " Is it blue?" * (i % 3)
+        earlier = [Turn("user", "What?", (shown[i % 5],)), Turn("assistant", "red")] if i % 7 == 0 else []
+        asked.append([*earlier, Turn("user", text, images)])
+    return asked

@@ -1,0 +1,48 @@
+"""A cache in place holds what transformers' own holds."""
+
+from __future__ import annotations
+
+import torch
+from transformers.cache_utils import DynamicLayer
+
+from remora.inference.rooms import Room
+
+
+def states(rows: int, tokens: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    keys = torch.rand(rows, 2, tokens, 3, generator=generator)
+    return keys, keys + 1
+
+
+def test_it_holds_what_a_growing_cache_holds():
+    room, other = Room(9), DynamicLayer()
+    for seed, tokens in enumerate((4, 1, 1, 3)):
+        given = states(5, tokens, seed)
+        for ours, theirs in zip(room.update(*given), other.update(*given), strict=True):
+            assert torch.equal(ours, theirs)
+        assert room.get_seq_length() == other.get_seq_length()
+        assert room.get_mask_sizes(2) == other.get_mask_sizes(2)
+    assert room.keys.shape == (5, 2, 9, 3)
+
+
+def test_rows_leave_in_place():
+    room, other = Room(9), DynamicLayer()
+    for layer in (room, other):
+        layer.update(*states(5, 4, 0))
+    memory = room.keys.data_ptr()
+    kept = torch.tensor([0, 2, 4])
+    for layer in (room, other):
+        layer.reorder_cache(kept)
+        layer.update(*states(3, 1, 1))
+    assert torch.equal(room.keys[:, :, : room.used], other.keys)
+    assert torch.equal(room.values[:, :, : room.used], other.values)
+    assert room.keys.data_ptr() == memory
+
+
+def test_children_begin_with_their_parents_and_go_their_own_ways():
+    room = Room(4)
+    keys, _ = room.update(*states(2, 4, 0))
+    child = room.child(torch.tensor([1, 0, 1]), 6)
+    longer, _ = child.update(*states(3, 2, 1))
+    assert torch.equal(longer[:, :, :4], keys[[1, 0, 1]])
+    assert room.used == 4 and torch.equal(room.keys, states(2, 4, 0)[0])
