@@ -9,38 +9,16 @@ import pytest
 import torch
 from small_answerers import conversations
 
-from remora.catalog import llm
+from noise import write_noise
 from remora.data.images import preprocess
 from remora.errors import DataError, TornArtifact
-from remora.inference import Answerer, Bundle, read_bundle, write_bundle
-from remora.model.llm import create_from_scratch
-from remora.model.parts import PartRef, compose, save_part
+from remora.inference import Answerer, read_bundle
 from remora.model.vlm import place
-from tiny import shrunk
-
-WORDS = ["USER: What is this? ASSISTANT: a red circle", "USER: Which of these is it: a, b or c? ASSISTANT: blue"] * 3
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A variant with random weights: its answers are noise, which is what makes them sensitive."""
-    root = tmp_path_factory.mktemp("bundle")
-    small = {"config": shrunk(llm("demo-2m").config, 48, 64)}
-    create_from_scratch(llm("demo-2m").model_copy(update=small), WORDS, 1, root / "start")
-    parts = {
-        "vision": PartRef("efficientnet-lite0"),
-        "connector": PartRef("mlp2x_gelu"),
-        "llm": PartRef("demo-2m", root / "start"),
-    }
-    model, tokenizer = compose(parts, 0)
-    with torch.no_grad():  # larger layers than an initialisation gives: what was read, not the last word, decides
-        for weight in model.llm.model.layers.parameters():
-            weight.mul_(8)
-    for part in ("connector", "llm"):
-        save_part(part, model, model.part(part).state_dict(), tokenizer, root / "parts" / part)
-    trained = {**parts, **{p: PartRef(parts[p].name, root / "parts" / p) for p in ("connector", "llm")}}
-    write_bundle(root / "bundle", Bundle("noise", trained, "brief", "pad", 0), {})
-    return root / "bundle"
+    return write_noise(tmp_path_factory.mktemp("bundle"))
 
 
 def test_answers_are_those_of_transformers_own_generate(bundle: Path) -> None:
