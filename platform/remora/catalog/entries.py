@@ -247,8 +247,6 @@ class Scores(Spec):
 
     scores: dict[str, float]
     """Benchmark -> its headline figure, in the unit that is printed."""
-    splits: dict[str, str] = Field(default_factory=dict)
-    """Where the figure is of another split than the one that can be scored here."""
     source: str
 
 

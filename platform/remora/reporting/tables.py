@@ -95,13 +95,13 @@ def published_table(model: str, figures: Mapping[str, float]) -> Table:
     for name in figures:
         table.add_column(name, justify="right")
     known = catalog.entries("scores")
-    rows: list[tuple[str, dict[str, float], dict[str, str]]] = [(model, dict(figures), {})]
-    rows += [(name, e.scores, e.splits) for name, e in known.items()]  # type: ignore[attr-defined]
+    rows: list[tuple[str, dict[str, float]]] = [(model, dict(figures))]
+    rows += [(name, e.scores) for name, e in known.items()]  # type: ignore[attr-defined]
     first = next(iter(figures))
-    for name, scores, splits in sorted(rows, key=lambda row: -row[1].get(first, -1)):
+    for name, scores in sorted(rows, key=lambda row: -row[1].get(first, -1)):
         if not scores.keys() & figures.keys():
             continue
-        cells = [f"{scores[b]:.1f}{' ' + splits[b] if b in splits else ''}" if b in scores else "" for b in figures]
+        cells = [f"{scores[b]:.1f}" if b in scores else "" for b in figures]
         table.add_row(name, *cells, style="bold" if name == model else "")
     return table
 
