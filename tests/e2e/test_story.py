@@ -192,11 +192,8 @@ def test_the_champion_answers_the_openai_client_as_it_was_measured(runs: Path, e
     from openai import OpenAI
 
     champion = json.loads((runs / "searches" / "tiny.json").read_text())["champion"]
-    last = next(iter(reversed(_variant(runs, champion)["stages"])))
-    answers = next((runs / "scores").glob(f"{last}-openmoji-unseen-*/answers.jsonl"))
-    measured = {
-        a["id"]: a["answer"] for a in map(json.loads, answers.read_text().splitlines()) if a["condition"] == "pictures"
-    }
+    answers = next((runs / "scores").glob(f"{champion}-openmoji-unseen-*/answers.jsonl"))
+    measured = {a["question_id"]: a["text"] for a in map(json.loads, answers.read_text().splitlines())}
     questions = [json.loads(q) for q in (runs / "data/demo/openmoji-unseen.jsonl").read_text().splitlines()]
     client = OpenAI(base_url=f"{endpoint}/v1", api_key="none")
     assert [m.id for m in client.models.list()] == [champion]
