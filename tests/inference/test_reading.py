@@ -9,6 +9,7 @@ import torch
 from small_llms import CONFIGS, OTHERS, SHARE, llm_of, pictures, rows
 
 from remora import catalog
+from remora.inference import reading
 from remora.inference.reading import can_share, read_shared, read_whole, token_bytes
 from remora.inference.rows import Row, plan
 from remora.model.vlm import IMAGE
@@ -26,21 +27,21 @@ def said(row: Row) -> list[int]:
 
 def alone(llm, row: Row) -> torch.Tensor:
     """Logits [STEPS + 1, V] of a row by itself: its whole prompt, then a token at a time."""
-    reading = read_whole(llm, [row], pictures())
-    logits = [reading.logits[0]]
+    one = read_whole(llm, [row], pictures())
+    logits = [one.logits[0]]
     for token in said(row):
-        reading.step(llm, torch.tensor([token]))
-        logits.append(reading.logits[0])
+        one.step(llm, torch.tensor([token]))
+        logits.append(one.logits[0])
     return torch.stack(logits)
 
 
 def together(llm, batch: list[Row], padded: bool) -> torch.Tensor:
     """The same of a batch, [B, STEPS + 1, V]."""
-    reading = read_shared(llm, batch, pictures(), STEPS) if padded else read_whole(llm, batch, pictures())
-    logits = [reading.logits]
+    read = read_shared(llm, batch, pictures(), STEPS) if padded else read_whole(llm, batch, pictures())
+    logits = [read.logits]
     for tokens in torch.tensor([said(row) for row in batch]).T:
-        reading.step(llm, tokens)
-        logits.append(reading.logits)
+        read.step(llm, tokens)
+        logits.append(read.logits)
     return torch.stack(logits, 1)
 
 
@@ -108,14 +109,20 @@ def test_prompts_of_any_shape(batch):
 
 
 def test_what_rows_share_goes_through_the_model_once(monkeypatch):
-    llm, asked = llm_of("smollm2-135m"), rows([3, 9, 1, 4, 6, 2])
+    llm, asked = llm_of("smollm2-135m"), rows([1, 3, 4, 6, 9, 9])
     shapes = []
-    llm.model.layers[0].register_forward_pre_hook(
-        lambda _, args, kw: shapes.append(tuple(args[0].shape[:2])), with_kwargs=True
-    )
+    see = lambda _, args, kwargs: shapes.append(tuple(args[0].shape[:2]))  # noqa: E731
+    llm.model.layers[0].register_forward_pre_hook(see, with_kwargs=True)
     with torch.inference_mode():
         together(llm, asked, True)
-    assert shapes == [(1, 5), (2, 4), (6, 9)] + [(6, 1)] * STEPS  # the head, two pictures, six tails, tokens
+        assert shapes == [(1, 5), (2, 4), (6, 9)] + [(6, 1)] * STEPS  # the head, two pictures, six tails, tokens
+        shapes.clear()
+        monkeypatch.setattr(reading, "PASS", 12)
+        found = together(llm, asked, True)
+        expected = torch.stack([alone(llm, row) for row in asked])
+    passes = [(1, 5), (2, 4), (3, 4), (1, 6), (1, 9), (1, 9)]  # of rows of more equal length
+    assert shapes[:8] == passes + [(6, 1)] * STEPS
+    torch.testing.assert_close(found, expected, rtol=0, atol=LARGEST * float(expected.abs().max()))
 
 
 def test_rows_that_leave_change_nothing_for_those_that_stay():
@@ -123,14 +130,14 @@ def test_rows_that_leave_change_nothing_for_those_that_stay():
         llm, asked = llm_of(name), rows([6, 6, 6, 6] if not SHARE[name] else [3, 9, 1, 6])
         with torch.inference_mode():
             expected = torch.stack([alone(llm, row) for row in asked])[[1, 3]]
-            reading = read_shared(llm, asked, pictures(), STEPS) if SHARE[name] else read_whole(llm, asked, pictures())
+            batch = read_shared(llm, asked, pictures(), STEPS) if SHARE[name] else read_whole(llm, asked, pictures())
             tokens = torch.tensor([said(row) for row in asked])
-            reading.step(llm, tokens[:, 0])
-            reading.keep(torch.tensor([1, 3]))
+            batch.step(llm, tokens[:, 0])
+            batch.keep(torch.tensor([1, 3]))
             for step in range(1, STEPS):
-                reading.step(llm, tokens[[1, 3], step])
+                batch.step(llm, tokens[[1, 3], step])
             scale = float(expected.abs().max())
-            torch.testing.assert_close(reading.logits, expected[:, STEPS], rtol=0, atol=LARGEST * scale)
+            torch.testing.assert_close(batch.logits, expected[:, STEPS], rtol=0, atol=LARGEST * scale)
 
 
 def test_the_memory_of_a_token_is_that_of_its_keys_and_values():

@@ -23,7 +23,7 @@ prompts = st.lists(
 )
 
 
-def held(batch: list[Row]) -> int:
+def held(batch: list[Row], padded: bool) -> int:
     """Tokens that a batch's caches hold: every row's, and the bodies that they were copied from."""
     longest = max(len(row.ids) for row in batch) + LIMIT
     return len(batch) * longest + sum(
@@ -38,7 +38,8 @@ def test_every_row_is_in_one_batch_that_fits(asked, padded, most, tokens):
     for batch in batches:
         assert len({(r.head, r.body) if padded else len(r.ids) for r in batch}) == 1
         assert len(batch) <= most
-        assert len(batch) == 1 or held(batch) <= tokens
+        assert len(batch) == 1 or held(batch, padded) <= tokens
+        assert batch == sorted(batch, key=lambda row: len(row.ids))
 
 
 @given(prompts, st.booleans(), st.randoms())

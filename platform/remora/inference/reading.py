@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from remora.inference.rooms import child, room
+from remora.inference.rooms import child, joined, room
 from remora.inference.rows import Row
 from remora.model.vlm import IMAGE, place
 
 Pictures = Mapping[int, Tensor]
 """Embeddings [image_tokens, hidden] of each picture, by its name in `Row.images`."""
+
+PASS = 512
+"""Tokens that go through the model at once while prompts are read. More would be no faster, not even on a GPU: it is
+busy with these. Fewer rows at a time are of more equal length, and activations stay small."""
 
 
 @dataclass
@@ -62,47 +66,67 @@ def read_whole(llm: nn.Module, rows: Sequence[Row], pictures: Pictures) -> Readi
 def read_shared(llm: nn.Module, rows: Sequence[Row], pictures: Pictures, limit: int) -> Reading:
     """Prompts with heads and bodies of the same lengths, whose tails differ; there is room for `limit` more tokens.
 
-    Every distinct head is read once, then every distinct body behind its head, then all tails behind their bodies,
-    padded on the right. Padding takes part in nothing: no token looks back at it, and positions do not count it.
+    Every distinct head is read once, then every distinct body behind its head, then all tails behind their bodies.
+    Shorter tails are padded on the right. No token looks ahead at padding; those of the answer, which come behind it,
+    mask it, and positions do not count it.
     """
     first = rows[0]
-    read: list[Hashable] = []
-    cache: Cache | None = None
-    for start, end in ((0, first.head), (first.head, first.body)):
-        if start == end:
-            continue
-        distinct = {row.shared(end): row for row in rows}
-        cache = _behind(llm, cache, [read.index(row.shared(start)) for row in distinct.values()] if read else [], end)
-        # The logits say nothing yet, and one position is the fewest that a model makes them for.
-        inputs = _embed(llm, list(distinct.values()), start, end, pictures)
-        llm(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        read = list(distinct)
-    body = first.body
-    lengths = torch.tensor([len(row.ids) - body for row in rows])
+    behind: tuple[Cache, list[Hashable]] | None = None
+    start = 0
+    for end in (first.head, first.body):
+        if end > start:
+            distinct = {row.shared(end): row for row in rows}
+            cache, _ = _read(llm, list(distinct.values()), start, end, behind, pictures, end)
+            behind, start = (cache, list(distinct)), end
+    lengths = torch.tensor([len(row.ids) for row in rows])
     longest = int(lengths.max())
-    tokens = body + longest + limit
-    where = {key: i for i, key in enumerate(read)}
-    cache = _behind(llm, cache, [where[row.shared(body)] for row in rows] if read else [], tokens)
-    inputs = _embed(llm, rows, body, None, pictures)
-    lengths = lengths.to(inputs.device)
-    mask = positions = told = None
-    if bool((lengths < longest).any()):
-        column = torch.arange(tokens, device=inputs.device)[None] - body
-        mask = ((column < lengths[:, None]) | (column >= longest)).long()
-        positions = body + lengths
-        told = mask[:, : body + longest]
-    out = llm(
-        inputs_embeds=inputs,
-        attention_mask=told,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=lengths[:, None] - 1,
-    )
-    return Reading(out.logits[:, 0], cache, mask, positions)
+    cache, logits = _read(llm, rows, start, longest, behind, pictures, longest + limit)
+    lengths = lengths.to(logits.device)
+    if bool((lengths == longest).all()):
+        return Reading(logits, cache)
+    column = torch.arange(longest + limit, device=logits.device)
+    return Reading(logits, cache, ((column < lengths[:, None]) | (column >= longest)).long(), lengths)
 
 
-def _behind(llm: nn.Module, cache: Cache | None, parents: Sequence[int], tokens: int) -> Cache:
-    return room(tokens, cast(Any, llm).config.num_hidden_layers) if cache is None else child(cache, parents, tokens)
+def _read(
+    llm: nn.Module,
+    rows: Sequence[Row],
+    start: int,
+    end: int,
+    behind: tuple[Cache, list[Hashable]] | None,
+    pictures: Pictures,
+    room_for: int,
+) -> tuple[Cache, Tensor]:
+    """Tokens `start` to `end` of each row `behind` what it shares with others, and the logits [B, V] after its last.
+
+    `behind` is a cache and what each of its rows was read for; the new one has `room_for` tokens.
+    """
+    where = {key: i for i, key in enumerate(behind[1])} if behind else {}
+    caches, logits = [], []
+    for some in _passes(rows, start, end):
+        ends = [min(end, len(row.ids)) for row in some]
+        if behind:
+            cache = child(behind[0], [where[row.shared(start)] for row in some], max(ends))
+        else:
+            cache = room(max(ends), cast(Any, llm).config.num_hidden_layers)
+        inputs = _embed(llm, some, start, end, pictures)
+        last = torch.tensor(ends, device=inputs.device)[:, None] - start - 1
+        out = llm(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=last)
+        caches.append(cache)
+        logits.append(out.logits[:, 0])
+    return joined(caches, room_for), torch.cat(logits)
+
+
+def _passes(rows: Sequence[Row], start: int, end: int) -> Iterator[Sequence[Row]]:
+    """Rows that follow each other, with at most `PASS` tokens between `start` and `end`, counting padding."""
+    first = widest = 0
+    for i, row in enumerate(rows):
+        width = min(end, len(row.ids)) - start
+        if i > first and (i + 1 - first) * max(widest, width) > PASS:
+            yield rows[first:i]
+            first, widest = i, 0
+        widest = max(widest, width)
+    yield rows[first:]
 
 
 def _embed(llm: nn.Module, rows: Sequence[Row], start: int, end: int | None, pictures: Pictures) -> Tensor:

@@ -41,30 +41,37 @@ def plan(rows: Sequence[Row], limit: int, padded: bool, most: int, tokens: int) 
     """Indices of the rows of each batch: at most `most`, whose caches hold at most `tokens`, `limit` new ones a row.
 
     Where tails may be `padded`, rows with heads and bodies of the same lengths go together, those about one picture in
-    one batch if they fit, and long ones with long ones. Else the rows of a batch are of one length.
+    one batch if they fit, and long ones with long ones; the shortest come first. Else the rows of a batch are of one
+    length.
     """
-    kinds: dict[Hashable, list[int]] = {}
-    for i, row in enumerate(rows):
-        kinds.setdefault((row.head, row.body) if padded else len(row.ids), []).append(i)
-    bodies = [row.shared(row.body) for row in rows]
+    kinds: dict[Hashable, dict[Hashable, list[int]]] = {}
 
-    def fit(batch: Sequence[int]) -> bool:
-        longest = max(len(rows[i].ids) for i in batch) + limit
-        held = len(batch) * longest + len({bodies[i] for i in batch}) * rows[batch[0]].body
-        return len(batch) <= most and held <= tokens
+    def length(i: int) -> int:
+        return len(rows[i].ids)
 
+    for i in sorted(range(len(rows)), key=length):
+        row = rows[i]
+        alike = kinds.setdefault((row.head, row.body) if padded else length(i), {})
+        alike.setdefault(row.shared(row.body), []).append(i)
     for alike in kinds.values():
-        groups: dict[Hashable, list[int]] = {}
-        for i in sorted(alike, key=lambda i: len(rows[i].ids)):
-            groups.setdefault(bodies[i], []).append(i)
+        groups = sorted(alike.values(), key=lambda group: length(group[-1]))
+        body = rows[groups[0][0]].body if padded else 0
+
+        def fit(count: int, bodies: int, longest: int, body: int = body) -> bool:
+            return count <= most and count * (longest + limit) + bodies * body <= tokens
+
         batch: list[int] = []
-        for group in sorted(groups.values(), key=lambda group: len(rows[group[-1]].ids)):
-            if batch and fit(group) and not fit(batch + group):
-                yield batch
-                batch = []
+        bodies = longest = 0
+        for group in groups:
+            last = length(group[-1])
+            if fit(len(group), 1, last) and not fit(len(batch) + len(group), bodies + 1, max(longest, last)):
+                yield sorted(batch, key=length)
+                batch, bodies, longest = [], 0, 0
+            bodies += 1
             for i in group:
-                if batch and not fit([*batch, i]):
-                    yield batch
-                    batch = []
+                if batch and not fit(len(batch) + 1, bodies, max(longest, length(i))):
+                    yield sorted(batch, key=length)
+                    batch, bodies, longest = [], 1, 0
                 batch.append(i)
-        yield batch
+                longest = max(longest, length(i))
+        yield sorted(batch, key=length)
