@@ -113,7 +113,8 @@ def test_figures_and_answers_are_in_mlflow(place, whole):
     (run,) = client.search_runs(experiments, "tags.`remora.kind` = 'evaluation'")
     assert run.data.metrics["gqa/accuracy"] == whole["metrics"]["accuracy"]
     assert run.data.metrics["gqa/broken"] == EACH
-    assert run.data.tags["remora.protocol.gqa"] == "official"
+    assert run.data.tags["remora.protocol.gqa"] == "official" and run.data.tags["remora.version.torch"]
+    assert len(run.data.tags["remora.questions.gqa"]) == 64
     kept = {Path(f.path).name for f in client.list_artifacts(run.info.run_id, "benchmarks/gqa")}
     assert {"answers.jsonl", "broken.jsonl", "report.json"} <= kept
 

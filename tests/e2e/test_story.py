@@ -209,11 +209,6 @@ def test_the_champion_answers_the_openai_client_as_it_was_measured(runs: Path, e
         assert said.choices[0].message.content == measured[question["question_id"]]
 
 
-def _variant(runs: Path, name: str) -> dict[str, dict[str, str]]:
-    found = json.loads((runs / "searches" / "tiny.json").read_text())["variants"]
-    return next(v for v in found if v["name"] == name)
-
-
 @pytest.fixture(scope="module")
 def head(runs: Path, env: dict[str, str]) -> Iterator[dict[str, str]]:
     """`ray start --head` on free ports, as a person would start it, and the environment that talks to it."""

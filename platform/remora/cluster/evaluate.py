@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,12 +80,16 @@ def _bundles(asks: Sequence[Ask], missing: Sequence[Ask]) -> Iterator[list[int]]
         yield bundle
 
 
+def questions_digest(asks: Sequence[Ask]) -> str:
+    """Of every word that is asked, of the pictures' places, and of how long an answer may be."""
+    asked = [(a.condition, a.question) for a in asks]
+    return digest([[c, q.id, q.text, [str(p) for p in q.pictures], q.max_new_tokens] for c, q in asked])
+
+
 def answers_folder(store: Store, bundle: Path, name: str, asks: Sequence[Ask]) -> Path:
-    """Where a model's answers are kept: by its weights and by every word that it is asked."""
-    said = [[a.condition, a.question.id, a.question.text, [str(p) for p in a.question.pictures]] for a in asks]
-    key = digest([sha256_file(bundle / MANIFEST), said, sorted({a.question.max_new_tokens for a in asks}), ASKING])
-    model = bundle_name(bundle)
-    return store.runs / "scores" / f"{model}-{Path(name).stem}-{key[:12]}"
+    """Where a model's answers are kept: by its weights and by what it is asked."""
+    key = digest([sha256_file(bundle / MANIFEST), questions_digest(asks), ASKING])
+    return store.runs / "scores" / f"{bundle_name(bundle)}-{Path(name).stem}-{key[:12]}"
 
 
 def measure(
@@ -127,7 +132,8 @@ def measure(
         raise DataError(f"no question of {name} could be asked; the first: {broken[0]['broken']}")
     cache = store.runs / "cache" / "judge"
     judge = judge_from_environment(cache, judge_model, chosen.judge_model) if chosen.judged or judge_model else None
-    return tally(chosen, data, sheet, protocol, judge, None if limit is None else {str(a.question.id) for a in wanted})
+    only = None if limit is None else {str(a.question.id) for a in wanted}
+    return replace(tally(chosen, data, sheet, protocol, judge, only), questions=questions_digest(asks))
 
 
 def _answers(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-from remora import __version__, tracking
+from remora import tracking
 from remora.cluster.evaluate import measure
 from remora.cluster.variant import metrics_of
 from remora.evaluation.measured import Measured
@@ -13,6 +14,11 @@ from remora.files import MANIFEST, sha256_file
 from remora.inference.bundle import bundle_name
 from remora.spec import Cluster
 from remora.stages import Store
+
+
+def _versions() -> dict[str, str]:
+    """Of what may change an answer."""
+    return {f"remora.version.{name}": version(name) for name in ("remora", "torch", "transformers", "pillow")}
 
 
 def evaluate(
@@ -39,7 +45,7 @@ def evaluate(
     run = tracker.start(
         f"{model} evaluation",
         key=f"evaluation/{identity}",
-        tags={"remora.kind": "evaluation", "remora.bundle": identity, "remora.version": __version__},
+        tags={"remora.kind": "evaluation", "remora.bundle": identity, **_versions()},
     )
     found = []
     try:
@@ -49,7 +55,7 @@ def evaluate(
                 protocol=protocol, limit=limit, judge_model=judge_model, hear=hear,
             )  # fmt: skip
             found.append(measured)
-            tracker.tag(run, f"remora.questions.{measured.benchmark}", measured.folder.name.rpartition("-")[2])
+            tracker.tag(run, f"remora.questions.{measured.benchmark}", measured.questions)
             if measured.score and measured.report:
                 tracker.metrics(run, metrics_of(measured.score))
                 tracker.tag(run, f"remora.protocol.{measured.benchmark}", measured.report.protocol)

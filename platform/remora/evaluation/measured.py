@@ -25,6 +25,8 @@ class Measured:
     score: Score | None
     uploads: tuple[Path, ...] = ()
     """What the benchmark's server takes."""
+    questions: str = ""
+    """Digest of all that was asked."""
     unscored: str = ""
     """Why there is no score here: a split whose answers its server keeps."""
 
@@ -49,7 +51,7 @@ def tally(
         report = score(chosen, data, answers, protocol, judge=judge, only=only)
     except DataError as e:
         if uploads:
-            return Measured(chosen.name, sheet.folder, None, None, tuple(uploads), str(e))
+            return Measured(chosen.name, sheet.folder, None, None, tuple(uploads), unscored=str(e))
         raise
     broken = sheet.broken()
     named = [f"question {b['question_id']} could not be asked: {b['broken']}" for b in broken]
