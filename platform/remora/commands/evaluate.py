@@ -6,11 +6,11 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from remora import catalog
 from remora.commands.run import session
@@ -95,31 +95,33 @@ def _model(args: argparse.Namespace) -> Path:
     )
 
 
-class _bar:
+@contextlib.contextmanager
+def _bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar a benchmark on a terminal, a line now and then elsewhere."""
+    if not console.is_terminal:
+        yield _lines(console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, TaskID] = {}
 
-    def __init__(self, console: Console) -> None:
-        self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-        )
-        self.tasks: dict[str, int] = {}
-        self.told: dict[str, int] = {}
+        def hear(name: str, done: int, of: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=of)
+            progress.update(tasks[name], completed=done)
 
-    def __enter__(self) -> Callable[[str, int, int], None]:
-        if self.progress.console.is_terminal:
-            self.progress.start()
-        return self.hear
+        yield hear
 
-    def hear(self, name: str, done: int, of: int) -> None:
-        if self.progress.console.is_terminal:
-            task = self.tasks.setdefault(name, self.progress.add_task(name, total=of) if name not in self.tasks else 0)
-            self.progress.update(task, completed=done)  # type: ignore[arg-type]
-        elif done == of or done >= self.told.get(name, -1) + of // 10:
-            self.told[name] = done
-            self.progress.console.print(f"{name}: {done}/{of} answers", highlight=False)
 
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+def _lines(console: Console) -> Callable[[str, int, int], None]:
+    told: dict[str, int] = {}
+
+    def hear(name: str, done: int, of: int) -> None:
+        if done == of or done >= told.get(name, -of) + of // 10:
+            told[name] = done
+            console.print(f"{name}: {done:,} of {of:,} answers", highlight=False)
+
+    return hear
 
 
 def compare(args: argparse.Namespace) -> None:
