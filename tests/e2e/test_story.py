@@ -269,7 +269,7 @@ def test_the_same_script_without_a_cluster(runs: Path, env: dict[str, str]) -> N
     command = [sys.executable, "jobs/train.py", "tests/e2e/tiny-base.yaml", "--runs", str(runs)]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "easy-vqa-val: 0." in done.stdout
+    assert "easy-vqa-val: accuracy 0." in done.stdout
 
 
 def test_the_shipped_specs_are_those_of_the_demo() -> None:
