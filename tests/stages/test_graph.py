@@ -191,7 +191,7 @@ def test_a_spaces_overrides_go_to_the_recipes_that_have_the_stage():
         ({"vision": "clip"}, "unknown vision encoder 'clip'"),
         ({"connector": "mlp"}, "unknown connector 'mlp'"),
         ({"recipe": "bunny"}, "unknown recipe 'bunny'"),
-        ({"benchmarks": ["gqa"]}, "unknown benchmark 'gqa'"),
+        ({"benchmarks": ["gqq"]}, "unknown benchmark 'gqq'"),
         ({"overrides": {"align": {"template": "v1"}}}, "unknown template 'v1'"),
         ({"overrides": {"align": {"mixture": ["coco"]}}}, "unknown dataset 'coco'"),
     ],
