@@ -1,15 +1,14 @@
-"""Questions a second, batched against one at a time, and how far their logits differ: writes results/answering.md.
+"""Questions a second, batched against one at a time, and what a batch changes: writes results/answering.md.
 
-    python benchmarks/answering.py [BUNDLE DATA]      # ~/remora/bundles/base-Eff-2M-mlp-… ~/remora/data, of remora demo
+    python benchmarks/answering.py BUNDLE DATA     # ~/remora/bundles/base-Eff-2M-mlp-… ~/remora/data, of `remora demo`
 
-Both ways in one process and in turns. One at a time is `Answerer.answer_alone`, which encodes the picture for each
-question, as harnesses do that ask at batch size 1.
+One at a time is `Answerer.answer_alone`, which encodes the picture for each question, as harnesses do that ask at batch
+size 1. Both ways are timed in one process, in turns.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import platform
@@ -38,8 +37,7 @@ from remora.model.vlm import VisionLanguageModel
 RESULTS = Path(__file__).parent / "results" / "answering.md"
 WORDS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in "bdfgklmnprst"]
 """720 words, a token each."""
-CALL = 192
-"""Conversations of a call, at most."""
+LLM = "smollm2-135m"
 Conversations = list[list[Turn]]
 
 
@@ -52,41 +50,75 @@ class Work:
     words: tuple[int, int]
     answer: int
     questions: int = 0
-    """What the benchmark has, the weight in the mix; 0 where it is none of it."""
+    """What the benchmark has, its weight in the mix; 0 where it is no part of it."""
 
 
 WORK = (
     Work("several questions a picture", 10, (18, 30), 3),
     Work("mixed lengths, a picture each", 1, (20, 250), 3),
     Work("a caption each", 1, (10, 20), 48),
+    Work("like VQAv2", 5, (18, 26), 3, 107_394),
     Work("like GQA", 32, (18, 34), 3, 12_578),
     Work("like POPE", 18, (18, 26), 2, 8_910),
-    Work("like MME", 2, (20, 60), 2, 2_374),
     Work("like TextVQA with OCR tokens", 2, (50, 200), 4, 5_000),
-    Work("like ScienceQA-IMG", 1, (50, 250), 2, 2_017),
     Work("like MMBench", 1, (50, 130), 2, 4_377),
-    Work("like MM-Vet", 1, (15, 50), 96, 218),
 )
-"""Questions a picture and how many there are: the benchmarks' own. Words: a range that their prompts
-suggest, assumed. VQAv2's test-dev is left out: its 107,394 questions, six a picture, would be three quarters."""
+"""Questions and how many a picture are the benchmarks' own; words and answers are what they look like, not measured."""
 
 
-def conversations(work: Work, count: int, seed: int) -> Conversations:
-    draw = random.Random(seed)
+@dataclass(frozen=True)
+class Timed:
+    """Seconds a question, a figure for each turn."""
+
+    alone: list[float]
+    together: list[float]
+
+    def row(self, name: str, about: str) -> str:
+        faster = [a / b for a, b in zip(self.alone, self.together, strict=True)]
+        alone, together = (1 / statistics.median(s) for s in (self.alone, self.together))
+        spread = f"{min(faster):.1f} to {max(faster):.1f}"
+        return f"| {name} | {about} | {alone:.3g} | {together:.3g} | **{statistics.median(faster):.1f} x** ({spread}) |"
+
+
+HEAD = [
+    "| questions | a picture | prompt, tokens | answer, tokens | one at a time, a second | batched | faster |",
+    "|---|---|---|---|---|---|---|",
+]
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """CPU time: other work on the machine does not count."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def timed(answerer: Answerer, asked: Conversations, few: int, limit: int, turns: int) -> Timed:
+    """`few` of the questions are asked one at a time, all of them together."""
+    found = Timed([], [])
+    some = asked[:: len(asked) // few][:few]
+    for _ in range(turns):
+        alone = seconds(lambda: [answerer.answer_alone(c, max_new_tokens=limit) for c in some])
+        found.alone.append(alone / len(some))
+        found.together.append(seconds(lambda: answerer.answer(asked, max_new_tokens=limit)) / len(asked))
+    return found
+
+
+def conversations(work: Work, count: int) -> Conversations:
+    """At least `count`, and all questions about each picture."""
+    draw = random.Random(0)
     asked: Conversations = []
     while len(asked) < count:
         picture = Image.effect_noise((160, 120), draw.uniform(20, 120)).convert("RGB")
         for _ in range(work.a_picture):
-            text = " ".join(draw.choices(WORDS, k=draw.randint(*work.words)))
-            asked.append([Turn("user", text, (picture,))])
-    return asked[:count]
+            asked.append([Turn("user", " ".join(draw.choices(WORDS, k=draw.randint(*work.words))), (picture,))])
+    return asked
 
 
-def untrained(vision: str, llm: str) -> Answerer:
-    """A model of these shapes with random weights: it never stops, so every answer has as many tokens as it may."""
+def untrained(vision: str) -> Answerer:
+    """A model of these shapes with random weights; it never stops, so every answer is as long as it may be."""
     torch.manual_seed(0)
-    encoder, entry = catalog.vision(vision), catalog.llm(llm)
-    connector = catalog.connector("mlp2x_gelu")
+    encoder, entry, connector = catalog.vision(vision), catalog.llm(LLM), catalog.connector("mlp2x_gelu")
     template = catalog.template("vicuna")
     tokenizer = train_tokenizer([f"{template.system} USER: {w} {w} {w} ASSISTANT: {w}" for w in WORDS], 2400)
     tokens = check_composition(encoder, connector, entry)
@@ -97,79 +129,25 @@ def untrained(vision: str, llm: str) -> Answerer:
         encoder.input_size,
         tokens,
     )
-    answerer = Answerer(llm, model, Prompter(template, tokenizer, tokens), vision)
+    answerer = Answerer(LLM, model, Prompter(template, tokenizer, tokens), vision)
     answerer.stop_id = -1
     return answerer
 
 
-def in_calls(answerer: Answerer, asked: Conversations, limit: int) -> list[object]:
-    calls = range(0, len(asked), CALL)
-    return [a for start in calls for a in answerer.answer(asked[start : start + CALL], max_new_tokens=limit)]
-
-
-def seconds(run: Callable[[], object], clock: Callable[[], float]) -> float:
-    start = clock()
-    run()
-    return clock() - start
-
-
-@dataclass(frozen=True)
-class Timed:
-    """Seconds a question, a figure for each turn."""
-
-    alone: list[float]
-    together: list[float]
-
-    @property
-    def faster(self) -> list[float]:
-        return [a / b for a, b in zip(self.alone, self.together, strict=True)]
-
-
-def timed(
-    answerer: Answerer, asked: Conversations, sample: int, limit: int, turns: int, clock: Callable[[], float]
-) -> Timed:
-    """`sample` of the questions are asked one at a time, evenly spread; all of them together."""
-    few = asked[:: max(1, len(asked) // sample)][:sample]
-    found = Timed([], [])
-    for _ in range(turns):
-        one = seconds(lambda: [answerer.answer_alone(c, max_new_tokens=limit) for c in few], clock)
-        found.alone.append(one / len(few))
-        found.together.append(seconds(lambda: in_calls(answerer, asked, limit), clock) / len(asked))
-    return found
-
-
-def row(name: str, about: str, found: Timed) -> str:
-    alone, together = statistics.median(found.alone), statistics.median(found.together)
-    low, high = min(found.faster), max(found.faster)
-    faster = f"**{statistics.median(found.faster):.1f} x** ({low:.1f} to {high:.1f})"
-    return f"| {name} | {about} | {1 / alone:.2f} | {1 / together:.2f} | {faster} |"
-
-
-HEAD = [
-    "| questions | a picture | prompt | answer | one at a time, a second | batched, a second | faster |",
-    "|---|---|---|---|---|---|---|",
-]
-
-
-def shapes(
-    vision: str, llm: str, works: Sequence[Work], count: int, turns: int, clock: Callable[[], float]
-) -> list[str]:
-    answerer = untrained(vision, llm)
-    lines, mix = [*HEAD], []
+def shapes(vision: str, works: Sequence[Work], count: int, turns: int) -> list[str]:
+    answerer, lines, parts = untrained(vision), [*HEAD], []
     for work in works:
-        # Whole pictures, so that none is asked about less often than the benchmark does.
-        asked = conversations(work, -(-count // work.a_picture) * work.a_picture, 0)
+        asked = conversations(work, count)
+        found = timed(answerer, asked, 2, work.answer, turns)
         prompt = statistics.mean(len(answerer._row(c, 1).ids) for c in asked)
-        found = timed(answerer, asked, 3 if work.answer > 9 else 5, work.answer, turns, clock)
-        lines.append(row(work.name, f"{work.a_picture} | {prompt:.0f} | {work.answer}", found))
-        print(lines[-1], flush=True)
-        mix += [(work.questions, found)] if work.questions else []
-    if total := sum(n for n, _ in mix):
-        all_ = Timed(
-            [sum(n * f.alone[t] for n, f in mix) / total for t in range(turns)],
-            [sum(n * f.together[t] for n, f in mix) / total for t in range(turns)],
-        )
-        lines.append(row(f"all {total:,} of the last {len(mix)}", " | | ", all_))
+        lines.append(found.row(work.name, f"{work.a_picture} | {prompt:.0f} | {work.answer}"))
+        parts += [(work.questions, found)] if work.questions else []
+    total = sum(n for n, _ in parts)
+    mix = (
+        [sum(n * seconds_of(f)[turn] for n, f in parts) / total for turn in range(turns)]
+        for seconds_of in (lambda f: f.alone, lambda f: f.together)
+    )
+    lines.append(Timed(*mix).row(f"all {total:,} of the last {len(parts)}", " | | "))
     return lines
 
 
@@ -181,74 +159,93 @@ def demo_questions(data: Path, count: int) -> Conversations:
     return [[Turn("user", q["text"], (opened[q["image"]],))] for q in questions]
 
 
-def differences(answerer: Answerer, asked: Conversations, limit: int) -> str:
-    """How far the logits of a batch are from those of its rows alone, after the same tokens; and the answers."""
-    model = answerer.model.llm
-    rows = [answerer._row(c, limit) for c in asked]
-    shown = {id(i): i for c in asked for turn in c for i in turn.images}
-    far, close, choices, said = 0.0, 0, 0, []
+def open_questions(asked: Conversations) -> Conversations:
+    """Of the same pictures, what the model was not trained to answer: words at random."""
+    draw = random.Random(0)
+    return [[Turn("user", " ".join(draw.choices(WORDS, k=draw.randint(1, 20))), c[0].images)] for c in asked]
+
+
+def logits_apart(answerer: Answerer, asked: Conversations, limit: int) -> tuple[float, int, int]:
+    """Rows read together and alone, with the tokens that they choose alone: the largest difference between logits in
+    parts of the row's largest, how many choices are near ties, of how many."""
+    llm = answerer.model.llm
+    far, near, choices = 0.0, 0, 0
+    shown = {id(i): i for c in asked for i in c[0].images}
+    rows = sorted((answerer._row(c, limit) for c in asked), key=lambda row: len(row.ids))
     with torch.inference_mode():
         for start in range(0, len(rows), 48):
             batch = rows[start : start + 48]
-            names = {name for r in batch for name in r.images}
-            together = answerer._encode({name: shown[name] for name in names}, 16)
-            apart = [answerer._encode({name: shown[name] for name in r.images}, 1) for r in batch]
-            readings = [read_whole(model, [r], pictures) for r, pictures in zip(batch, apart, strict=True)]
-            reading = read_shared(model, batch, together, limit)
-            for step in range(limit):
-                logits = torch.cat([r.logits for r in readings])
+            pictures = answerer._encode({name: shown[name] for row in batch for name in row.images}, 16)
+            together = read_shared(llm, batch, pictures, limit)
+            alone = [read_whole(llm, [r], answerer._encode({i: shown[i] for i in r.images}, 1)) for r in batch]
+            for _ in range(limit):
+                logits = torch.cat([reading.logits for reading in alone])
                 largest = logits.abs().amax(-1)
-                far = max(far, float(((reading.logits - logits).abs().amax(-1) / largest).max()))
+                far = max(far, float(((together.logits - logits).abs().amax(-1) / largest).max()))
                 best = logits.topk(2, dim=-1).values
-                close += int((best[:, 0] - best[:, 1] <= NEAR * largest).sum())
+                near += int((best[:, 0] - best[:, 1] <= NEAR * largest).sum())
                 choices += len(batch)
                 tokens = logits.argmax(-1)
-                if step + 1 < limit:
-                    reading.step(model, tokens)
-                    for i, one in enumerate(readings):
-                        one.step(model, tokens[i : i + 1])
+                together.step(llm, tokens)
+                for reading, token in zip(alone, tokens.split(1), strict=True):
+                    reading.step(llm, token)
+    return far, near, choices
+
+
+def answers_apart(answerer: Answerer, asked: Conversations, limit: int) -> str:
+    """How many answers are others than alone, by how many are asked in a call."""
     alone = [answerer.answer_alone(c, max_new_tokens=limit) for c in asked]
-    asked_again = 0
-    ask = answerer._alone
+    counts = []
+    for call in (2, 7, 32, 300):
+        calls = (asked[start : start + call] for start in range(0, len(asked), call))
+        found = [answer for some in calls for answer in answerer.answer(some, max_new_tokens=limit)]
+        counts.append(f"{sum(a != b for a, b in zip(found, alone, strict=True))}")
+    return " | ".join(counts)
 
-    def counting(*args: object) -> list[int]:
-        nonlocal asked_again
-        asked_again += 1
-        return ask(*args)  # type: ignore[arg-type]
 
-    answerer._alone = counting  # type: ignore[assignment]
-    for size in (2, 7, 32, len(asked)):
-        found = [
-            a for s in range(0, len(asked), size) for a in answerer.answer(asked[s : s + size], max_new_tokens=limit)
-        ]
-        said.append(sum(a != b for a, b in zip(found, alone, strict=True)))
-    answerer._alone = ask  # type: ignore[method-assign]
-    return (
-        f"{len(asked):,} | {choices:,} | {far:.1e} | {close} | "
-        f"{', '.join(map(str, said))} | {asked_again / 4 / len(asked):.2%} |"
-    )
+def apart(name: str, answerer: Answerer, asked: Conversations, limit: int) -> str:
+    far, near, choices = logits_apart(answerer, asked[:960], limit)
+    return f"| {name} | {len(asked):,} | {far:.1e} | {near} of {choices:,} | {answers_apart(answerer, asked, limit)} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("demo", nargs="*", type=Path, metavar="BUNDLE DATA")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("data", type=Path)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--count", type=int, default=64, help="questions of each kind")
-    parser.add_argument("--wall", action="store_true", help="wall-clock seconds on all cores, for a quiet machine")
+    parser.add_argument("--count", type=int, default=32, help="questions of each kind")
+    parser.add_argument("--demo", type=int, default=1000, help="questions of the demo")
     args = parser.parse_args()
-    torch.set_num_threads((os.cpu_count() or 1) if args.wall else 1)
-    clock = time.perf_counter if args.wall else time.process_time
-    how = f"wall-clock, {os.cpu_count()} threads" if args.wall else "CPU seconds of one thread"
-    text = [f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, fp32; {how}."]
-    if args.demo:
-        bundle, data = args.demo
-        answerer = Answerer.load(bundle)
-        found = timed(answerer, demo_questions(data, 960), 96, 8, args.turns, clock)
-        text += [*HEAD, row(answerer.name, "10 | 22 | 2", found)]
-        text += [differences(answerer, demo_questions(data, 960), 4)]
+    torch.set_num_threads(1)
+    demo = Answerer.load(args.bundle)
+    asked = demo_questions(args.data, args.demo)
+    a_picture = len(asked) / len({id(c[0].images[0]) for c in asked})
+    text = [
+        "# Answering",
+        "",
+        f"`python benchmarks/answering.py BUNDLE DATA`: {platform.machine()}, {os.cpu_count()} cores, 2026-11-21, "
+        f"fp32. CPU seconds of one thread, medians of {args.turns} turns.",
+        "",
+        "## The demo's model on easy-VQA's test questions",
+        "",
+        *HEAD,
+        timed(demo, asked, 100, 8, args.turns).row(demo.name, f"{a_picture:.0f} | 22 | 2"),
+    ]
     for vision in ("efficientnet-lite0", "siglip2-base-224"):
-        text += [vision, *shapes(vision, "smollm2-135m", WORK, args.count, args.turns, clock)]
-    print("\n".join(text))
+        tokens = catalog.vision(vision).tokens
+        text += ["", f"## {LLM} with {vision}, {tokens} tokens a picture, random weights", ""]
+        text += shapes(vision, WORK, args.count, args.turns)
+    text += [
+        "",
+        "## What a batch changes",
+        "",
+        "| demo's model | questions | logits apart | near ties | other answers in calls of 2 | 7 | 32 | 300 |",
+        "|---|---|---|---|---|---|---|---|",
+        apart("easy-VQA test", demo, asked, 4),
+        apart("words at random", demo, open_questions(asked), 16),
+    ]
+    RESULTS.write_text("\n".join(text) + "\n")
+    print(RESULTS.read_text())
 
 
 if __name__ == "__main__":

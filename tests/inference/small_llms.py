@@ -24,9 +24,9 @@ OTHERS: dict[str, tuple[bool, dict[str, Any]]] = {
     "gpt2": (True, {}),  # learned absolute positions
     "opt": (True, {"ffn_dim": 24, "word_embed_proj_dim": 16}),  # learned, counted from 2
     "bloom": (True, {}),  # alibi, which counts the tokens of the mask
-    "mistral": (False, {"sliding_window": 4}),
+    "mistral": (False, {"sliding_window": 12}),
     "qwen3": (False, {"use_sliding_window": True, "sliding_window": 3, "layer_types": ["sliding_attention"] * 2}),
-    "gemma3_text": (False, {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}),
+    "gemma3_text": (False, {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"]}),
     "lfm2": (False, {"layer_types": ["conv", "full_attention"]}),
     "llama": (False, {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
     "phi3": (False, {"rope_parameters": LONGROPE, "original_max_position_embeddings": 16}),

@@ -74,7 +74,7 @@ def test_logits_may_be_off_by_less_than_half_of_what_is_near(made, monkeypatch, 
     def shaken(reading: Reading) -> Reading:
         if len(reading.logits) > 1:
             noise = torch.rand(reading.logits.shape, generator=generator) * 2 - 1
-            reading.logits = reading.logits + noise * 0.004 * reading.logits.abs().amax(-1, keepdim=True)
+            reading.logits = reading.logits + noise * 0.01 * reading.logits.abs().amax(-1, keepdim=True)
         return reading
 
     step = Reading.step
@@ -86,11 +86,11 @@ def test_logits_may_be_off_by_less_than_half_of_what_is_near(made, monkeypatch, 
     answer = answerer._alone
     monkeypatch.setattr(answerer, "_alone", lambda row, *args: alone.append(row) or answer(row, *args))
     how = {"max_new_tokens": TOKENS, "temperature": temperature, "seed": 3}
-    monkeypatch.setattr(decoding, "NEAR", 0.01)
+    monkeypatch.setattr(decoding, "NEAR", 0.021)
     assert answerer.answer(ASKED, **how) == expected
     assert 0 < len(alone) < 32
     monkeypatch.setattr(decoding, "NEAR", 0.0)
-    assert answerer.answer(ASKED, **how) != expected
+    assert any(answerer.answer(ASKED, **how) != expected for _ in range(5))
 
 
 def test_no_answer_of_these_hangs_on_a_near_tie(made, monkeypatch):

@@ -121,10 +121,10 @@ class Answerer:
         for batch in plan(rows, max_new_tokens, self.shares, self.batch, self.cache_bytes // self._token_bytes):
             asked = [rows[i] for i in batch]
             if len(batch) > 1:
-                wanted = {name for row in asked for name in row.images}
+                wanted = {name: shown[name] for row in asked for name in row.images}
                 # Only what this batch and the last one both show is kept: all pictures of a call may not fit.
-                pictures = {name: pictures[name] for name in wanted & pictures.keys()}
-                pictures |= self._encode({name: shown[name] for name in wanted - pictures.keys()}, self.picture_batch)
+                kept = {name: pictures[name] for name in wanted if name in pictures}
+                pictures = kept | self._encode({n: i for n, i in wanted.items() if n not in kept}, self.picture_batch)
                 found = self._together(asked, pictures, max_new_tokens, Draws(temperature, [seeds[i] for i in batch]))
                 said.update((i, tokens) for i, tokens in zip(batch, found, strict=True) if tokens is not None)
             for i in batch:
