@@ -67,10 +67,10 @@ WORK = (
 
 
 WHY = (
-    "A token of an answer costs a pass over all weights, and 64 rows together take about four times as long as one: long",
-    "answers gain most. A prompt is a product of matrices at batch size 1 too, so it gains only what it shares: the",
-    "picture's tokens and its encoding, by as many questions as the picture has. Where each picture has one question and",
-    "the answer is a word, reading is nearly everything, and the CPU was busy before.",
+    "A token of an answer costs a pass over all weights, and 64 rows together take about four times as long as",
+    "one: long answers gain most. A prompt is a product of matrices at batch size 1 too, so it gains only what it",
+    "shares: the picture's tokens and its encoding, by as many questions as the picture has. Where each picture",
+    "has one question and the answer is a word, reading is nearly everything, and the CPU was busy before.",
 )
 
 
