@@ -19,8 +19,8 @@ Pictures = Mapping[int, Tensor]
 """Embeddings [image_tokens, hidden] of each picture, by its name in `Row.images`."""
 
 PASS = 512
-"""Tokens that go through the model at once while prompts are read. More would be no faster, not even on a GPU: it is
-busy with these. Fewer rows at a time are of more equal length, and activations stay small."""
+"""Tokens that go through the model at once while prompts are read. A CPU is busy with these; fewer rows at a time are
+of more equal length, and activations stay small."""
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """A key-value cache with room for a whole batch: written in place, copied for children, joined, left by rows.
 
-transformers' DynamicLayer copies all it holds for each new token (torch.cat), which for 64 rows of a small model costs
-as much as the token itself.
+transformers' DynamicLayer copies all it holds for each new token (torch.cat).
 """
 
 from __future__ import annotations
