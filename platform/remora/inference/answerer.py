@@ -84,10 +84,13 @@ class Answerer:
 
     @classmethod
     def load(cls, folder: Path, cache: Path | None = None) -> Answerer:
-        """The variant of a bundle folder; `cache` is the run folder's cache of pretrained parts."""
+        """The variant of a bundle folder, on a GPU where this process was given one; `cache` is the run folder's cache
+        of pretrained parts."""
         bundle = read_bundle(folder, cache or folder.parent / "cache")
         model, tokenizer = compose(bundle.parts, bundle.seed)
         prompter = Prompter(catalog.template(bundle.template), tokenizer, model.image_tokens)
+        if torch.cuda.is_available():
+            model = model.to("cuda")
         return cls(bundle.name, model, prompter, bundle.parts["vision"].name, bundle.aspect)
 
     def room(self, conversation: Sequence[Turn]) -> int:
@@ -169,7 +172,8 @@ class Answerer:
         for start in range(0, len(names), at_once):
             chunk = names[start : start + at_once]
             pixels = torch.stack([preprocess(images[name], self.encoder, self.aspect) for name in chunk])
-            out.update(zip(chunk, self.model.image_embeddings(pixels), strict=True))
+            device = next(self.model.parameters()).device
+            out.update(zip(chunk, self.model.image_embeddings(pixels.to(device)), strict=True))
         return out
 
     @torch.inference_mode()
