@@ -49,9 +49,6 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--data", type=Path, required=True, metavar="PATH", help="its distributed file or folder")
     score.add_argument("--answers", type=Path, required=True, metavar="FILE", help="LLaVA's or the official format")
     score.add_argument("--questions", type=Path, metavar="FILE", help="LLaVA's question file")
-    score.add_argument("--protocol", metavar="P", help="way of scoring (default: the papers')")
-    score.add_argument("--judge-model", metavar="NAME", help="the judge (default: REMORA_JUDGE_MODEL, or the papers')")
-    score.add_argument("--json", action="store_true", help="print everything as JSON")
 
     evaluate = verb("evaluate", "a model's figures on benchmarks, by the papers' rules")
     evaluate.add_argument("model", help="a variant's name or bundle folder, or name@alias of the registry")
@@ -62,13 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--workers", type=int, default=1, metavar="N", help="processes that answer (default: 1)")
     evaluate.add_argument("--gpus-per-worker", type=float, default=0, metavar="N", help="GPUs of each (default: 0)")
     evaluate.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each alone")
-    evaluate.add_argument("--protocol", metavar="P", help="way of scoring (default: the papers')")
-    evaluate.add_argument(
-        "--judge-model", metavar="NAME", help="the judge (default: REMORA_JUDGE_MODEL, or the papers')"
-    )
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="write the reports there, too")
-    evaluate.add_argument("--json", action="store_true", help="print the reports as JSON")
     on_cluster(evaluate)
+    for p in (score, evaluate):
+        p.add_argument("--protocol", metavar="P", help="way of scoring (default: the papers')")
+        p.add_argument("--judge-model", metavar="NAME", help="the judge (default: REMORA_JUDGE_MODEL, or the papers')")
+        p.add_argument("--json", action="store_true", help="print everything as JSON")
     compare = verb("compare", "two models on the same questions: which differences are real")
     for side in ("a", "b"):
         compare.add_argument(side, help="a measured model, a report's file or a folder of reports")

@@ -86,9 +86,9 @@ def questions_digest(asks: Sequence[Ask]) -> str:
     return digest([[c, q.id, q.text, [str(p) for p in q.pictures], q.max_new_tokens] for c, q in asked])
 
 
-def answers_folder(store: Store, bundle: Path, name: str, asks: Sequence[Ask]) -> Path:
-    """Where a model's answers are kept: by its weights and by what it is asked."""
-    key = digest([sha256_file(bundle / MANIFEST), questions_digest(asks), ASKING])
+def answers_folder(store: Store, bundle: Path, name: str, questions: str) -> Path:
+    """Where a model's answers are kept: by its weights and by the digest of what it is asked."""
+    key = digest([sha256_file(bundle / MANIFEST), questions, ASKING])
     return store.runs / "scores" / f"{bundle_name(bundle)}-{Path(name).stem}-{key[:12]}"
 
 
@@ -116,8 +116,8 @@ def measure(
     data = located(name, store.data, eval_data)
     asks = asks_of(chosen, data)
     wanted = [a for a in asks if limit is None or a.index < limit]
-    folder = answers_folder(store, bundle, name, asks)
-    sheet = Sheet(folder)
+    questions = questions_digest(asks)
+    sheet = Sheet(answers_folder(store, bundle, name, questions))
     missing = sheet.missing(wanted)
     hear(chosen.name, len(wanted) - len(missing), len(wanted))
     if missing:
@@ -133,7 +133,7 @@ def measure(
     cache = store.runs / "cache" / "judge"
     judge = judge_from_environment(cache, judge_model, chosen.judge_model) if chosen.judged or judge_model else None
     only = None if limit is None else {str(a.question.id) for a in wanted}
-    return replace(tally(chosen, data, sheet, protocol, judge, only), questions=questions_digest(asks))
+    return replace(tally(chosen, data, sheet, protocol, judge, only), questions=questions)
 
 
 def _answers(

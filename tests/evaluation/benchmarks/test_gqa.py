@@ -9,6 +9,7 @@ import json
 import pyarrow
 import pyarrow.parquet
 import pytest
+from answer_files import printed, write
 
 from remora.errors import DataError
 from remora.evaluation.asking import InParquet
@@ -73,13 +74,7 @@ def data(tmp_path):
 
 
 def lines(tmp_path, rows):
-    path = tmp_path / "answers.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return path
-
-
-def printed(metrics):
-    return {k: f"{v:.2f}" for k, v in metrics.items()}
+    return write(tmp_path / "answers.jsonl", rows)
 
 
 def test_llavas_answers_are_converted_and_every_figure_is_the_one_of_eval_py(data, tmp_path):

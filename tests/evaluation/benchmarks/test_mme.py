@@ -4,12 +4,12 @@ convert_answer_to_mme.py (in eval.zip, haotian-liu/LLaVA 32cebc3) made of these 
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from answer_files import write
 
 from remora.errors import DataError
 from remora.evaluation.benchmarks import benchmark
@@ -88,11 +88,6 @@ def score(data, answers, questions=None):
     graded = MME.grade(data, answers, "official", questions, None)
     metrics = {k: value(f) for k, f in MME.figures(graded.items).items()}
     return SimpleNamespace(metrics=metrics, items=graded.items, n=len(graded.items), warnings=graded.warnings)
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return path
 
 
 def tool(tmp_path, change=lambda row: row):

@@ -3,12 +3,12 @@ haotian-liu/LLaVA c121f04, whose rules are those of evaluate.py of AoiDragon/POP
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from answer_files import write
 
 from remora.errors import DataError
 from remora.evaluation.benchmarks import benchmark
@@ -62,12 +62,6 @@ def score(data, answers, questions=None):
     graded = POPE.grade(data, answers, "official", questions, None)
     metrics = {k: value(f) for k, f in POPE.figures(graded.items).items()}
     return SimpleNamespace(metrics=metrics, items=graded.items, n=len(graded.items), warnings=graded.warnings)
-
-
-def write(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return path
 
 
 def official(tmp_path, name="coco", **counts):

@@ -8,6 +8,7 @@ import json
 import pyarrow
 import pyarrow.parquet
 import pytest
+from answer_files import printed, write
 
 from remora.errors import DataError
 from remora.evaluation.benchmarks import benchmark, score
@@ -85,15 +86,6 @@ def data(tmp_path):
     (folder / "problems.json").write_text(json.dumps(problems()))
     (folder / "pid_splits.json").write_text(json.dumps({"train": [], "test": list(chosen())}))
     return folder
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return path
-
-
-def printed(metrics):
-    return {k: f"{v:.2f}" for k, v in metrics.items()}
 
 
 def test_llavas_answers(data, tmp_path):

@@ -7,6 +7,7 @@ import json
 import pyarrow
 import pyarrow.parquet
 import pytest
+from answer_files import printed, write
 
 from remora.errors import DataError
 from remora.evaluation.benchmarks import benchmark, score
@@ -70,15 +71,6 @@ def data(tmp_path):
     folder.mkdir()
     (folder / "SEED-Bench.json").write_text(json.dumps(whole()))
     return folder
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return path
-
-
-def printed(metrics):
-    return {k: f"{v:.2f}" for k, v in metrics.items()}
 
 
 def test_llavas_answers(data, tmp_path):

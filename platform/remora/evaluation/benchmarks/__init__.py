@@ -4,7 +4,7 @@ from pathlib import Path
 
 from remora import catalog
 from remora.catalog.entries import Benchmark as Entry
-from remora.errors import DataError, UnknownName, nearest
+from remora.errors import DataError
 from remora.evaluation.benchmarks.base import Benchmark, score
 from remora.evaluation.benchmarks.gqa import GQA
 from remora.evaluation.benchmarks.llava_bench import LLaVABench
@@ -51,11 +51,7 @@ def benchmark(name: str) -> Benchmark:
         return BENCHMARKS[name]
     if name.endswith((".yaml", ".yml")):
         return Own(Path(name).stem, load(Entry, name))
-    known = [*BENCHMARKS, *catalog.entries("benchmarks")]
-    if name not in known:
-        raise UnknownName(
-            f"unknown benchmark {name!r}{nearest(name, known)}; known: {', '.join(known)}, or the path of a YAML"
-        )
+    catalog.check_benchmark(name)
     return Own(name, catalog.benchmark(name))
 
 

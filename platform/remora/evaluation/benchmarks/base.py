@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from remora.errors import DataError, nearest
 from remora.evaluation.asking import Question
-from remora.evaluation.figures import Figure, interval, value
+from remora.evaluation.figures import Figure, interval, mean, value
 from remora.evaluation.judge import Judge
 from remora.evaluation.report import Graded, Item, Report
 
@@ -91,3 +93,18 @@ def score(
         graded.warnings,
         graded.judge,
     )
+
+
+def breakdowns(items: Sequence[Item], shown: Callable[[str], bool] = bool, scale: float = 100.0) -> dict[str, Figure]:
+    """The accuracy, and that of every label that is shown, in percent unless `scale` is another."""
+    scores = np.array([i.score for i in items])
+    inside: dict[str, list[int]] = {}
+    for n, item in enumerate(items):
+        for label in item.labels:
+            inside.setdefault(label, []).append(n)
+    found = {"accuracy": mean(scores, scale=scale)}
+    for label in sorted(filter(shown, inside)):
+        where = np.zeros(len(items))
+        where[inside[label]] = 1
+        found[f"accuracy.{label}"] = mean(scores, where, scale)
+    return found

@@ -41,8 +41,8 @@ def image_folder(data: Path, *names: str) -> Path:
     return root(data) / names[0]
 
 
-def read_json(path: Path, kind: type[T]) -> T:
-    """A JSON file that is an object or an array.
+def read_json(path: Path, kind: type[T], hint: str = "download it again") -> T:
+    """A JSON file of that kind, or of any with `object`; `hint` is what to do if it is no JSON.
 
     Raises:
         DataError: it is neither, or no JSON.
@@ -50,7 +50,7 @@ def read_json(path: Path, kind: type[T]) -> T:
     try:
         value = parse(read_text(path))
     except ValueError as e:
-        raise DataError(f"{path}: not JSON ({e}); download it again") from None
+        raise DataError(f"{path}: not JSON ({e}); {hint}") from None
     if not isinstance(value, kind):
         raise DataError(f"{path}: holds {type(value).__name__}, expected {kind.__name__}; is it the right file?")
     return value

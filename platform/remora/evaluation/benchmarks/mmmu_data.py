@@ -13,8 +13,8 @@ import pyarrow.parquet
 
 from remora.data.pictures import Picture
 from remora.errors import DataError
-from remora.evaluation.answers import parse, read_text
 from remora.evaluation.asking import UNREADABLE, InParquet, parquet_files, parquet_rows
+from remora.evaluation.benchmarks.layout import read_json
 
 DOMAINS = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
@@ -116,10 +116,7 @@ def _merged(one: Entry, other: Entry) -> Entry:
 
 def _json(path: Path) -> Iterator[Entry]:
     """MMMU's {id: {question_type, ground_truth}}, or a list of objects with an id, as the Factory and MMMU write."""
-    try:
-        raw = parse(read_text(path))
-    except ValueError as e:
-        raise DataError(f"{path}: not JSON ({e}); expected {_EXPECTED}") from None
+    raw: Any = read_json(path, object, f"expected {_EXPECTED}")
     records = [{"id": k, **v} for k, v in raw.items() if isinstance(v, dict)] if isinstance(raw, dict) else raw
     if not isinstance(records, list) or not all(isinstance(r, dict) and isinstance(r.get("id"), str) for r in records):
         raise DataError(f"{path}: no questions of MMMU; expected {_EXPECTED}")

@@ -12,7 +12,7 @@ import contextlib
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +64,7 @@ class MMVet(Benchmark):
             if judge is None:
                 raise DataError(f"{answers}: MM-Vet's answers need a judge; give one, or the evaluator's grade file")
             by, asked = judge.model, [e for i, e in entries.items() if i in said]
-            found = in_order(lambda e: judged(judge, e.question, e.gold, said[e.id]), asked)
-            grades = {e.id: grade for e, grade in zip(asked, found, strict=True)}
-            for i in (i for i, grade in grades.items() if not grade.scores):
-                warnings.add("replies without a score", f"{i}: the judge gave no number in [0, 1]; it counts as wrong")
+            grades = judge_all(judge, {e.id: (e.question, e.gold, said[e.id]) for e in asked}, warnings)
         items = [_item(e, said.get(i, ""), grades.get(i, UNGRADED)) for i, e in entries.items()]
         return Graded(items, protocol, warnings.all() + _spread(items), by)
 
@@ -101,7 +98,15 @@ def _item(entry: Entry, answer: str, grade: Grade) -> Item:
     return Item(entry.id, answer, grade.parsed, score, entry.group, entry.gold, labels)
 
 
-def judged(judge: Judge, question: str, gold: str, answer: str) -> Grade:
+def judge_all(judge: Judge, asked: Mapping[str, tuple[str, str, str]], warnings: Warnings) -> dict[str, Grade]:
+    """The grade of each (question, right answer, answer), by id; those without a score are named in `warnings`."""
+    grades = dict(zip(asked, in_order(lambda one: _judged(judge, *one), list(asked.values())), strict=True))
+    for i in (i for i, grade in grades.items() if not grade.scores):
+        warnings.add("replies without a score", f"{i}: the judge gave no number in [0, 1]; it counts as wrong")
+    return grades
+
+
+def _judged(judge: Judge, question: str, gold: str, answer: str) -> Grade:
     """The score that the judge gives, after as many requests as the evaluator makes; none if it gives no number."""
     gold = gold.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
     prompt = f"{TEXTS['mmvet_table']}\n{question} | {gold} | {answer} | "

@@ -10,8 +10,9 @@ from typing import Any
 
 from remora.data.pictures import Picture
 from remora.errors import DataError
-from remora.evaluation.answers import Records, Warnings, by_id, find, parse, read_text
+from remora.evaluation.answers import Records, Warnings, by_id, find
 from remora.evaluation.asking import Shown, parquet_files, parquet_rows
+from remora.evaluation.benchmarks.layout import read_json
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 
@@ -51,10 +52,7 @@ def entries(data: Path) -> dict[str, Entry]:
         files = [path] if data.is_file() else parquet_files(data, "test")
         rows = [(str(r.get("question_id")), r, r["image"]) for r in parquet_rows(files, ("image",))]
     else:
-        try:
-            raw = parse(read_text(path))
-        except ValueError as e:
-            raise DataError(f"{path}: not JSON ({e}); give mm-vet.json, which holds the answers too") from None
+        raw: Any = read_json(path, object, "give mm-vet.json, which holds the answers too")
         if not isinstance(raw, dict) or not raw:
             raise DataError(f"{path}: not MM-Vet's questions; expected mm-vet.json, an object of v1_0, v1_1, …")
         folder = path.parent / "images"

@@ -13,10 +13,12 @@ from remora.errors import DataError
 from remora.evaluation.answers import Warnings, answered, by_id, read_records
 from remora.evaluation.asking import Question
 from remora.evaluation.baselines import QuestionOnly
-from remora.evaluation.benchmarks.base import Benchmark
-from remora.evaluation.benchmarks.mmvet import MMVet, judged
+from remora.evaluation.benchmarks.base import Benchmark, breakdowns
+from remora.evaluation.benchmarks.mmvet import MMVet, judge_all
+from remora.evaluation.benchmarks.pope import yes_or_no
+from remora.evaluation.benchmarks.prompts import LETTERS
 from remora.evaluation.figures import Figure, mean, ratio
-from remora.evaluation.judge import Judge, in_order
+from remora.evaluation.judge import Judge
 from remora.evaluation.questions import OwnQuestion, read_questions, shuffled_pictures
 from remora.evaluation.report import Graded, Item
 from remora.evaluation.words import agreement, evalai
@@ -68,10 +70,8 @@ class Own(Benchmark):
         if self.judged:
             if judge is None:
                 raise DataError(f"{self.name} is scored by a judge, and there is none; see docs/benchmarks.md")
-            grades = in_order(lambda i: judged(judge, own[i].text, own[i].answer, said[i]), list(graded))
-            read = {i: (g.parsed, sum(g.scores)) for i, g in zip(graded, grades, strict=True)}
-            for i in (i for i, g in zip(graded, grades, strict=True) if not g.scores):
-                warnings.add("replies without a score", f"{i}: the judge gave no number in [0, 1]; it counts as wrong")
+            asked = {i: (q.text, q.answer, said[i]) for i, q in graded.items()}
+            read = {i: (g.parsed, sum(g.scores)) for i, g in judge_all(judge, asked, warnings).items()}
         else:
             read = {i: METRICS[self.entry.metric](q, said[i]) for i, q in graded.items()}
         items = [
@@ -88,12 +88,8 @@ class Own(Benchmark):
         return Graded(items, protocol, warnings.all(), judge.model if judge and self.judged else None)
 
     def figures(self, items: Sequence[Item]) -> dict[str, Figure]:
-        scores = [i.score for i in items]
-        found = {"accuracy": mean(scores, scale=1)}
-        if self.entry.metric == "yes-no":
-            found |= _yes_no(items)
-        labels = sorted({label for i in items for label in i.labels})
-        return found | {f"accuracy.{c}": mean(scores, [c in i.labels for i in items], scale=1) for c in labels}
+        found = breakdowns(items, scale=1)
+        return found | _yes_no(items) if self.entry.metric == "yes-no" else found
 
 
 def _yes_no(items: Sequence[Item]) -> dict[str, Figure]:
@@ -122,8 +118,7 @@ def _exact_match(question: OwnQuestion, answer: str) -> tuple[str, float]:
 
 def _yes_or_no(question: OwnQuestion, answer: str) -> tuple[str, float]:
     """POPE's rule: no if the first sentence has one of the words No, no and not, else yes."""
-    said = set(answer.partition(".")[0].replace(",", "").split(" "))
-    read = "no" if said & {"No", "no", "not"} else "yes"
+    read = yes_or_no(answer)
     return read, float(read == question.answer.lower())
 
 
@@ -132,7 +127,7 @@ def _multiple_choice(question: OwnQuestion, answer: str) -> tuple[str, float]:
 
     The reference is a letter or a choice.
     """
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(question.choices)]
+    letters = LETTERS[: len(question.choices)]
     lettered = re.match(r"\s*\(?([A-Z])(?:[.):]|\s*$)", answer)
     of_words = {words(c): letter for letter, c in zip(letters, question.choices, strict=True)}
     read = lettered[1] if lettered and lettered[1] in letters else of_words.get(words(answer), "")

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from remora.errors import DataError
-from remora.evaluation.answers import Records, Warnings, find, parse, read_records, read_text
+from remora.evaluation.answers import Records, Warnings, find, read_records
 from remora.evaluation.asking import parquet_files, parquet_rows
-from remora.evaluation.figures import Figure, mean
-from remora.evaluation.report import Item
+from remora.evaluation.benchmarks.layout import read_json
 
 AUTO, LLAVA, OFFICIAL = "auto", "llava", "official"
 PROTOCOLS = (AUTO, LLAVA, OFFICIAL)
@@ -75,10 +72,7 @@ def rows(data: Path, names: Sequence[str], key: str, split: str, what: str) -> t
     if tables:
         return tables[0], list(parquet_rows(tables, ("image",)))
     path = find(data, *names, f"{split}-*.parquet", what=what)
-    try:
-        raw = parse(read_text(path))
-    except ValueError as e:
-        raise DataError(f"{path}: not JSON ({e}); expected {what}") from None
+    raw: Any = read_json(path, object, f"expected {what}")
     held = raw.get(key) if isinstance(raw, dict) else raw
     if not isinstance(held, list) or not held:
         has = f"keys {', '.join(list(raw)[:8])}" if isinstance(raw, dict) else type(raw).__name__
@@ -122,21 +116,6 @@ def people(row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
 
 def commonest(answers: Sequence[str]) -> str:
     return Counter(answers).most_common(1)[0][0]
-
-
-def breakdowns(items: Sequence[Item], shown: Callable[[str], bool] = bool) -> dict[str, Figure]:
-    """The accuracy, and that of every label that is shown, in percent."""
-    scores = np.array([i.score for i in items])
-    inside: dict[str, list[int]] = {}
-    for n, item in enumerate(items):
-        for label in item.labels:
-            inside.setdefault(label, []).append(n)
-    found = {"accuracy": mean(scores)}
-    for label in sorted(filter(shown, inside)):
-        where = np.zeros(len(items))
-        where[inside[label]] = 1
-        found[f"accuracy.{label}"] = mean(scores, where)
-    return found
 
 
 def text_of(row: Mapping[str, Any], key: str, where: str) -> str:

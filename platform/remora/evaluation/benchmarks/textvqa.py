@@ -18,12 +18,11 @@ from remora.data.pictures import Picture
 from remora.errors import DataError
 from remora.evaluation.answers import Records, Warnings, answered, find, texts
 from remora.evaluation.asking import InParquet, Question
-from remora.evaluation.benchmarks.base import Benchmark
+from remora.evaluation.benchmarks.base import Benchmark, breakdowns
 from remora.evaluation.benchmarks.people import (
     LLAVA,
     PROTOCOLS,
     belong,
-    breakdowns,
     by_format,
     commonest,
     people,

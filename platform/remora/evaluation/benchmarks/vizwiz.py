@@ -15,12 +15,11 @@ from remora.data.pictures import Picture
 from remora.evaluation.answers import Warnings, answered
 from remora.evaluation.asking import InParquet, Question, parquet_files
 from remora.evaluation.benchmarks.answerable import GOLD, SAID, answerability, marks
-from remora.evaluation.benchmarks.base import Benchmark
+from remora.evaluation.benchmarks.base import Benchmark, breakdowns
 from remora.evaluation.benchmarks.people import (
     LLAVA,
     PROTOCOLS,
     belong,
-    breakdowns,
     by_format,
     commonest,
     people,
