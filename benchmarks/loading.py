@@ -35,7 +35,7 @@ from remora.data.mixture import read_mixture
 from remora.data.pictures import decode
 from remora.data.prompt import Prompter
 from remora.model.llm import train_tokenizer
-from remora.model.parts import PartRef
+from remora.model.refs import PartRef
 from remora.spec import Cluster, Stage, Variant, load
 from remora.stages import Store, path
 from remora.training.job import StageJob

@@ -92,6 +92,7 @@ def ours(shape: Shape, how: str, steps: int, rows: Rows, changed: Callable[[Any,
     from remora.data.batches import collate
     from remora.data.packing import deal, group, pack
     from remora.model.attention import attend_per_sample
+    from remora.model.linear import quicken
     from remora.model.tuning import freeze_and_train, parameter_groups
     from remora.spec import Cluster, Stage
     from remora.training.engine import Engine
@@ -103,6 +104,7 @@ def ours(shape: Shape, how: str, steps: int, rows: Rows, changed: Callable[[Any,
     tune = dict(zip(("vision", "connector", "llm"), TUNINGS[how], strict=True))
     stage = Stage(name="it", mixture=[{"path": "it"}], tune=tune, batch=BATCH, steps=9, lr=RATES[how])
     _, model = composed(shape)
+    quicken(model)
     if rows == "packed":
         attend_per_sample(model.llm)
     freeze_and_train(model, stage.tune)
@@ -193,6 +195,13 @@ def plain_adamw(model: Any, engine: Any) -> None:
         group["fused"] = False
 
 
+def torchs_products(model: Any, engine: Any) -> None:
+    """Products as torch gives them to its library."""
+    from remora.model import linear, vlm
+
+    linear.pays = vlm.pays = lambda: False
+
+
 def all_gradients(model: Any, engine: Any) -> None:
     """Gradients of frozen parts too: what a loop computes that only leaves them out of its optimiser."""
     model.requires_grad_(True)
@@ -204,11 +213,12 @@ LEVERS: dict[str, tuple[Rows, Callable[[Any, Any], None]]] = {
     "logits of every position": ("packed", all_logits),
     "head and loss apart": ("packed", loss_apart),
     "AdamW not fused": ("packed", plain_adamw),
+    "torch's products": ("packed", torchs_products),
     "gradients of frozen parts": ("packed", all_gradients),
 }
 SETTINGS = {
-    "fine-tuning": [*BASELINES, *list(LEVERS)[:5]],
-    "alignment": [*BASELINES, *list(LEVERS)[:4], "gradients of frozen parts"],
+    "fine-tuning": [*BASELINES, *list(LEVERS)[:6]],
+    "alignment": [*BASELINES, *list(LEVERS)[:4], *list(LEVERS)[5:]],
 }
 """What is measured: AdamW has little to do in alignment, and frozen parts have little to do in fine-tuning."""
 

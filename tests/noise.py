@@ -9,7 +9,8 @@ import torch
 from remora.catalog import llm
 from remora.inference import Bundle, write_bundle
 from remora.model.llm import create_from_scratch
-from remora.model.parts import PartRef, compose, save_part
+from remora.model.parts import compose, save_part
+from remora.model.refs import PartRef
 from tiny import shrunk
 
 WORDS = ["USER: What is this? ASSISTANT: a red circle", "USER: Which of these is it: a, b or c? ASSISTANT: blue"] * 3

@@ -17,6 +17,7 @@ from remora.model.llm import load_tokenizer, train_tokenizer
 from remora.model.seeds import seed_for
 from remora.spec import Cluster, Variant, load
 from remora.stages import Store, path, resolve_stages
+from remora.training.build import first_words, make_start
 
 VARIANT = """
 vision: efficientnet-lite0
@@ -70,7 +71,8 @@ def test_a_variants_stages_in_the_order_in_which_they_read(spec, tmp_path, capsy
     variant, store = load(Variant, spec), Store(tmp_path / "runs")
     parts = said.split("\nstage ")[1:]
     assert [p.split()[0] for p in parts] == ["language", "align", "finetune"]
-    tokenizer = train_tokenizer(store.first_words(path(variant, store.data)[0]), catalog.llm("demo-2m").vocabulary)
+    first = path(variant, store.data)[0]
+    tokenizer = train_tokenizer(first_words(first.stage, first.datasets), catalog.llm("demo-2m").vocabulary)
     for stage, part in zip(resolve_stages(variant), parts, strict=True):
         made = Prompter(catalog.template(stage.template), tokenizer, 9)
         data = StageData(
@@ -94,7 +96,7 @@ def test_the_tokenizer_of_a_stage_that_has_begun_or_run_is_taken(spec, tmp_path,
     run = path(load(Variant, spec), store.data)[0]
     assert store.llm_folder(run) is None
     before = show(capsys, spec, "--runs", store.runs, "--tokens")
-    store.prepare(run, Cluster())
+    make_start(store.prepare(run, Cluster()))
     folder = store.llm_folder(run)
     assert folder == store.work(run) / "start" / "llm" and load_tokenizer(folder)
     said = show(capsys, spec, "--runs", store.runs, "--tokens")

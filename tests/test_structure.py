@@ -142,3 +142,12 @@ def test_help_is_light():
         "yaml",
         "rich",
     }
+
+
+def test_who_places_work_loads_no_torch():
+    """A command, a trial and the process that waits for workers: 4 s each on two cores, before anything begins."""
+    code = (
+        "import sys, remora.commands.run, remora.cluster.session, remora.cluster.search, remora.cluster.variant\n"
+        "assert not {'torch', 'transformers', 'ray', 'mlflow'} & sys.modules.keys()"
+    )
+    python("-c", code)

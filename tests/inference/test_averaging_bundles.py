@@ -14,7 +14,8 @@ from remora.inference import Bundle, read_bundle, write_bundle
 from remora.inference.averaging import average_bundles
 from remora.model.llm import create_from_scratch
 from remora.model.lora import add_adapter, save_adapter
-from remora.model.parts import PartRef, compose, save_part
+from remora.model.parts import compose, save_part
+from remora.model.refs import PartRef
 from remora.spec import Lora
 from tiny import shrunk
 

@@ -14,6 +14,7 @@ import pytest
 from remora.errors import StoreError
 from remora.spec import Cluster, Stage, Tuning
 from remora.stages import StageRun, Store
+from remora.training.build import make_start
 from remora.training.journal import JOURNAL
 
 STAGE = Stage(name="one", mixture=["demo-captions"], lr=1e-3, steps=1)
@@ -141,6 +142,8 @@ def test_preparing_again_keeps_the_start(tmp_path: Path) -> None:
     datasets = tuple(d.folder for d in read_mixture(stage.mixture, store.data))
     run = StageRun("f" * 64, stage, None, (("llm", "demo-2m"),), 0, datasets)
     job = store.prepare(run, Cluster())
+    make_start(job)
     start = (job.parts["llm"].folder / "model.safetensors").stat().st_mtime_ns
+    make_start(store.prepare(run, Cluster()))
     assert store.prepare(run, Cluster()).parts == job.parts
     assert (job.parts["llm"].folder / "model.safetensors").stat().st_mtime_ns == start

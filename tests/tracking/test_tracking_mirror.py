@@ -80,10 +80,22 @@ def test_a_journal_that_is_cut_back_gives_each_step_once(tracker, run, journal, 
     journal.write_text(steps(1, 10))
     with Mirror(tracker, run, journal, interval=0.02):
         wait_for(lambda: len(points(tracker, run)) == 10)
-        journals.drop_steps_from(journal, 6)
+        journals.take_over(journal, 6)
         # Between two looks the file grows past its old end: its size alone does not show that it was cut.
         journals.write_atomic(journal, journal.read_text() + steps(6, 14, loss=7.0))
     assert points(tracker, run) == [(s, 1 / s) for s in range(1, 11)] + [(s, 7.0) for s in range(11, 15)]
+
+
+def test_steps_of_an_attempt_that_was_taken_over_from_are_left_out(tracker, run, journal, points):
+    first = journals.take_over(journal, 0)
+    journals.append(journal, "step", attempt=first, step=0, loss=1.0)
+    with Mirror(tracker, run, journal, interval=0.02):
+        wait_for(lambda: len(points(tracker, run)) == 1)
+        second = journals.take_over(journal, 1)
+        journals.append(journal, "step", attempt=first, step=1, loss=7.0)  # by who was thought dead
+        journals.append(journal, "step", attempt=second, step=1, loss=2.0)
+    assert points(tracker, run) == [(0, 1.0), (1, 2.0)]
+    assert points(tracker, run, "attempt") == []
 
 
 def test_a_later_mirror_goes_on_where_the_first_ended(tracker, run, journal, points):
@@ -169,4 +181,5 @@ def test_a_journal_that_cannot_be_read_stops_nothing(tracker, run, journal, capl
 
 def test_an_unforeseen_line_is_no_step():
     for text in (b"", b"null", b"\xff\xfe", b'{"event": "step", "step": "1"}', b'{"event": "step", "step": true}'):
-        assert mirror._step(text) is None
+        event = mirror._event(text)
+        assert event is None or mirror._step(event) is None

@@ -3,7 +3,8 @@
 torchrun --nproc-per-node 2 bad_steps.py job.json out.json '{"name": {"cluster": {…}, "guard": {…}, "nan": 3}, …}'
 
 A setting's `nan` is the step in which the last rank's loss is no number; in `leap` the loss is ten times what it is.
-`scale` is fp16's loss scale at the start. `die` ends the process before that step, once.
+`scale` is fp16's loss scale at the start. `die` ends the process before that step, once. From a setting with `first`
+on, stages end after so many steps.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from ranks import shorten
 
 from remora.errors import TrainingError
 from remora.model.seeds import seed_for
@@ -41,6 +43,8 @@ def main() -> None:
     for name, setting in json.loads(sys.argv[3]).items():
         folder = job.folder / name
         folder.mkdir(exist_ok=True)
+        if first := setting.get("first"):
+            shorten(first)
         out[name] = train(replace(job, folder=folder), setting)
     if dist.get_rank() == 0:
         Path(sys.argv[2]).write_text(json.dumps(out))

@@ -15,7 +15,7 @@ from remora.catalog import llm
 from remora.data.demo import build_demo
 from remora.data.mixture import read_mixture
 from remora.model.llm import create_from_scratch
-from remora.model.parts import PartRef
+from remora.model.refs import PartRef
 from remora.spec import Cluster, Stage, Variant, load
 from remora.stages import StageRun, Store, path
 from remora.training.job import StageJob

@@ -1,6 +1,7 @@
 """What the ranks of a test run: a few steps of a stage, then its losses; or one stage again and again, split otherwise.
 
-torchrun --nproc-per-node 2 ranks.py job.json out.json [--die-after STEP] [--die-in STEP] [--ledger NAME]
+torchrun --nproc-per-node 2 ranks.py job.json out.json [--die-after STEP] [--die-in STEP] [--overtaken-in STEP]
+    [--ledger NAME]
 torchrun --nproc-per-node 2 ranks.py job.json out.json --settings '{"packed": {"rows": "packed", "zero": 2}, …}'
     [--first STEPS] [--double [--nudge HOW_FAR]]
 
@@ -25,7 +26,7 @@ from remora.model.seeds import seed_for
 from remora.training import build, stage
 from remora.training.engine import Engine
 from remora.training.job import StageJob
-from remora.training.journal import JOURNAL, read
+from remora.training.journal import JOURNAL, read, take_over
 from remora.training.schedule import rate_factor
 
 
@@ -71,6 +72,18 @@ def die_once_saved(at: int) -> None:
             os._exit(9)
 
     stage.Training._checkpoint = checkpoint
+
+
+def be_overtaken(in_step: int) -> None:
+    """Let another attempt begin while the step is taken, as if this process had been thought dead."""
+    look_back = stage.Training._look_back
+
+    def looked(self, step, *args):
+        if step == in_step and dist.get_rank() == 0:
+            take_over(self.job.folder / JOURNAL, step)
+        look_back(self, step, *args)
+
+    stage.Training._look_back = looked
 
 
 def shorten(steps: int) -> None:
@@ -122,12 +135,15 @@ def main() -> None:
             Path(sys.argv[2]).write_text(json.dumps(said))
         dist.destroy_process_group()
         return
-    die_after, die_in = (int(s) if (s := option(name)) else None for name in ("--die-after", "--die-in"))
+    names = ("--die-after", "--die-in", "--overtaken-in")
+    die_after, die_in, overtaken_in = (int(s) if (s := option(name)) else None for name in names)
     if name := option("--ledger"):
         keep_ledger(job, job.folder / f"ledger-{name}-{dist.get_rank()}.jsonl", die_in)
 
     if die_after is not None:
         die_once_saved(die_after)
+    if overtaken_in is not None:
+        be_overtaken(overtaken_in)
     stage.run(job)
     if dist.get_rank() == 0:
         losses = [e["loss"] for e in read(job.folder / JOURNAL) if e["event"] == "step"]

@@ -14,7 +14,7 @@ from remora.cluster.variant import _left_out
 from remora.data.mixture import read_mixture
 from remora.errors import TrainingError
 from remora.model.llm import create_from_scratch
-from remora.model.parts import PartRef
+from remora.model.refs import PartRef
 from remora.spec import Cluster, Guard, Stage
 from remora.training.guard import RECENT, RolledBack, Watch
 from remora.training.job import StageJob
@@ -100,15 +100,17 @@ SETTINGS: dict[str, Any] = {
     "back": {"guard": {"bad": "roll_back"}, "nan": 13},
     "back-and-killed": {"guard": {"bad": "roll_back"}, "nan": 13, "die": 16},
 }
-for (
-    zero
-) in STAGES:  # stage 3 is the last: it puts a linear layer of its own into torch that stays, with other last bits
-    cluster = {"zero": zero}
+for zero in STAGES:
     SETTINGS |= {
-        f"nan-zero-{zero}": {"cluster": cluster, "guard": {"bad": "skip"}, "nan": 5},
-        f"leap-zero-{zero}": {"cluster": cluster, "guard": SKIP, "leap": 20},
-        f"fp16-zero-{zero}": {"cluster": cluster | {"precision": "fp16"}, "scale": 2.0**34},
+        f"nan-zero-{zero}": {"cluster": {"zero": zero}, "guard": {"bad": "skip"}, "nan": 5},
+        f"leap-zero-{zero}": {"cluster": {"zero": zero}, "guard": SKIP, "leap": 20},
     }
+# Last, since they are short: a CPU takes 50 times as long for them. Stage 3 puts a linear layer of its own into torch
+# that stays, with other last bits.
+FP16_STEPS, FP16_SCALE = 6, 2.0**24
+for zero in STAGES:
+    half = {"cluster": {"zero": zero, "precision": "fp16"}, "scale": FP16_SCALE, "first": FP16_STEPS}
+    SETTINGS[f"fp16-zero-{zero}"] = half
 
 
 @pytest.fixture(scope="module")
@@ -186,11 +188,11 @@ def test_a_step_says_what_it_cost(runs) -> None:
 @pytest.mark.parametrize("zero", STAGES)
 def test_fp16_halves_its_scale_and_loses_no_step(runs, zero: int) -> None:
     run = runs[f"fp16-zero-{zero}"]
-    assert list(steps(run)) == list(range(STEPS))
+    assert list(steps(run)) == list(range(FP16_STEPS))
     scales = [e["loss_scale"] for e in named(run, "step")]
-    assert scales[0] < 2.0**34 and scales == sorted(scales, reverse=True)
+    assert scales[0] < FP16_SCALE and scales == sorted(scales, reverse=True)
     first = [moved for step, moved in run["moved"] if step == 1]
     assert first[-1] and not any(first[:-1])  # tries that overflowed moved nothing
     # fp16 keeps 11 bits: losses of some 5 nats agree to a few thousandths.
-    expected = steps(runs["whole"])
-    assert list(steps(run).values()) == pytest.approx(list(expected.values()), rel=2e-3)
+    expected = list(steps(runs["whole"]).values())[:FP16_STEPS]
+    assert list(steps(run).values()) == pytest.approx(expected, rel=2e-3)

@@ -20,8 +20,7 @@ def test_events_are_read_in_the_order_they_were_written(tmp_path):
 
 def test_a_journal_that_is_not_there_is_empty(tmp_path):
     assert list(journal.read(tmp_path / "none")) == []
-    journal.drop_steps_from(tmp_path / "none", 3)
-    assert not (tmp_path / "none").exists()
+    assert journal.attempt(tmp_path / "none") == 0
 
 
 def test_a_line_that_is_still_being_written_is_left_for_the_next_time(tmp_path):
@@ -49,8 +48,8 @@ def test_resuming_forgets_the_steps_that_will_be_repeated(tmp_path):
         journal.append(path, "step", step=step, loss=math.pi * step)
     journal.append(path, "note", text="kept")
     before = list(journal.read(path))
-    journal.drop_steps_from(path, 3)
-    assert list(journal.read(path)) == before[:4] + before[6:]
+    assert journal.take_over(path, 3) == 1
+    assert list(journal.read(path))[:-1] == before[:4] + before[6:]
     journal.append(path, "step", step=3)
     assert [e["step"] for e in journal.read(path) if e["event"] == "step"] == [0, 1, 2, 3]
     assert sorted(p.name for p in tmp_path.iterdir()) == [journal.JOURNAL]
@@ -61,6 +60,30 @@ def test_a_torn_line_is_gone_after_a_resume_so_the_next_event_has_its_own(tmp_pa
     journal.append(path, "step", step=0)
     with path.open("a") as f:
         f.write('{"event": "step", "ste')
-    journal.drop_steps_from(path, 1)
+    journal.take_over(path, 1)
     journal.append(path, "step", step=1)
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1]
+    assert [json.loads(line).get("step") for line in path.read_text().splitlines()] == [0, None, 1]
+
+
+def test_what_an_attempt_writes_that_was_taken_over_from_is_not_read(tmp_path):
+    path = tmp_path / journal.JOURNAL
+    first = journal.take_over(path, 0)
+    for step in range(4):
+        journal.append(path, "step", attempt=first, step=step, by="first")
+    second = journal.take_over(path, 2)
+    assert (first, second) == (1, 2)
+    # Both are at work now: the first was stopped, thought dead, and woken.
+    journal.append(path, "step", attempt=first, step=4, by="first")
+    journal.append(path, "step", attempt=second, step=2, by="second")
+    journal.append(path, "trained", attempt=first)
+    journal.append(path, "step", attempt=second, step=3, by="second")
+    steps = [(e["step"], e["by"]) for e in journal.read(path) if e["event"] == "step"]
+    assert steps == [(0, "first"), (1, "first"), (2, "second"), (3, "second")]
+    assert not any(e["event"] == "trained" for e in journal.read(path))
+    # And a third one keeps nothing of what the first wrote late.
+    journal.take_over(path, 3)
+    assert [e["by"] for e in map(json.loads, path.read_text().splitlines()) if e["event"] == "step"] == [
+        "first",
+        "first",
+        "second",
+    ]

@@ -17,7 +17,7 @@ from remora.data.mixture import read_mixture
 from remora.data.prompt import Prompter
 from remora.model.attention import attend_per_sample
 from remora.model.llm import create_from_scratch
-from remora.model.parts import PartRef
+from remora.model.refs import PartRef
 from remora.spec import Cluster, Stage
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read

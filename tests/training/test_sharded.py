@@ -18,7 +18,7 @@ from remora.data.mixture import read_mixture
 from remora.errors import SpecError
 from remora.model.llm import create_from_scratch, load_llm
 from remora.model.lora import add_adapter, save_adapter
-from remora.model.parts import PartRef
+from remora.model.refs import PartRef
 from remora.spec import Cluster, Lora, Stage, Variant, load
 from remora.training.job import StageJob
 from standins import small_llm, small_vision
@@ -140,7 +140,8 @@ def test_no_rank_ever_holds_more_than_its_share_and_a_parameter(tmp_path) -> Non
     model.to(torch.bfloat16).save_pretrained(tmp_path / "llm")
     weights = sum(p.numel() for p in model.parameters()) * 4 / (1 << 20)
     # glibc keeps what was freed for the next parameter, as much as it likes; what is held is the question here.
-    said = launch(LOADING, 2, tmp_path / "llm", tmp_path / "tiny", env={"MALLOC_MMAP_THRESHOLD_": "131072"})
+    weighed = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+    said = launch(LOADING, 2, tmp_path / "llm", tmp_path / "tiny", env=weighed, fresh=True)
     for rank in json.loads(said.splitlines()[-1]):
         # Of 191 MiB a rank's share is 96; beyond it, one parameter whole, twice (6 each).
         assert weights / 2 - 1 <= rank["split"] <= weights / 2 + 20, (weights, rank)

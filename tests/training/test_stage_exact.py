@@ -15,9 +15,10 @@ from remora.catalog import llm
 from remora.data.mixture import read_mixture
 from remora.data.order import MixtureOrder
 from remora.model.llm import create_from_scratch
-from remora.model.parts import PartRef
+from remora.model.refs import PartRef
 from remora.model.seeds import seed_for
 from remora.spec import Cluster, Stage
+from remora.training import journal
 from remora.training.job import StageJob
 from tiny import shrunk
 
@@ -144,6 +145,20 @@ def test_a_killed_run_goes_on_where_it_was(job, reference, tmp_path, before, aft
         for part in ("connector", "llm", "vision"):
             a, b = (load_file(f / "parts" / part / "model.safetensors") for f in (tmp_path / "whole", folder))
             assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+@pytest.mark.e2e
+def test_a_process_that_was_thought_dead_changes_nothing_any_more(job, reference, tmp_path) -> None:
+    folder = tmp_path / "work"
+    with pytest.raises(AssertionError, match="another attempt at this stage has taken over"):
+        run(job, folder, 1, "--overtaken-in", "2")
+    steps = [e["step"] for e in journal.read(folder / journal.JOURNAL) if e["event"] == "step"]
+    assert steps == [0, 1]  # it took all four
+    assert not (folder / "parts").exists()
+    assert run(job, folder, 1) == reference[0]
+    events = list(journal.read(folder / journal.JOURNAL))
+    assert [e["step"] for e in events if e["event"] == "step"] == [0, 1, 2, 3]
+    assert sum(e["event"] == "trained" for e in events) == 1
 
 
 @pytest.mark.e2e

@@ -13,7 +13,7 @@ from remora.catalog import llm
 from remora.cluster.variant import _left_out
 from remora.data.mixture import read_mixture
 from remora.model.llm import create_from_scratch
-from remora.model.parts import PartRef
+from remora.model.refs import PartRef
 from remora.spec import Cluster, Stage
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read

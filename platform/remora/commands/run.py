@@ -40,7 +40,7 @@ def train(args: argparse.Namespace) -> None:
     store = Store(args.runs)
     store.check_writable()
     path(variant, store.data)  # finds what is wrong before anything starts
-    with plain_progress(args.runs, SINGLE, [variant_name(variant)]), session(args):
+    with plain_progress(args.runs, SINGLE, [variant_name(variant)]), session(args, dashboard=False):
         from remora import tracking
         from remora.cluster.variant import run_variant
 
@@ -76,8 +76,8 @@ def search(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def session(args: argparse.Namespace) -> Iterator[None]:
-    """A Ray session whose workers know the run folder and the tracker."""
+def session(args: argparse.Namespace, dashboard: bool = True) -> Iterator[None]:
+    """A Ray session whose workers know the run folder and the tracker; `dashboard` as `ray_session` has it."""
     from remora.cluster.session import ray_session
 
     env = {"REMORA_RUNS": str(args.runs)}
@@ -85,7 +85,7 @@ def session(args: argparse.Namespace) -> Iterator[None]:
         env["MLFLOW_TRACKING_URI"] = uri
     if own := os.environ.get("REMORA_CATALOG"):
         env["REMORA_CATALOG"] = str(Path(own).absolute())
-    with ray_session(args.address, env):
+    with ray_session(args.address, env, dashboard):
         yield
 
 

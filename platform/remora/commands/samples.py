@@ -28,6 +28,7 @@ from remora.model.seeds import seed_for
 from remora.reporting.samples import Section, print_sections, write_page
 from remora.spec import MixtureEntry, Stage, Variant, load
 from remora.stages import Store, path, resolve_stages
+from remora.training.build import first_words
 
 HISTOGRAM = 300
 """Samples of each dataset whose lengths the page draws: enough for a shape, and none of them opens a picture."""
@@ -129,7 +130,7 @@ def _tokenizer(variant: Variant, store: Store, console: Console) -> PreTrainedTo
     first = path(variant, store.data)[0]
     if folder := store.llm_folder(first):
         return load_tokenizer(folder)
-    words = store.first_words(first)
+    words = first_words(first.stage, first.datasets)
     console.print(
         f"{variant.llm} has no tokenizer before stage {first.stage.name!r} has run; trained here as that stage will, "
         f"on {len(words):,} conversations",

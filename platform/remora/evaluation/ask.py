@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
 from remora.errors import BrokenRecord, DataError
 from remora.evaluation.asking import Question
 from remora.files import digest
-from remora.inference import Answerer, Turn
+
+if TYPE_CHECKING:
+    from remora.inference import Answerer, Turn
 
 Condition = Literal["pictures", "blind"]
 """Asked about its own picture, or about another one."""
@@ -35,6 +37,8 @@ def ask(answerer: Answerer, asks: Sequence[Ask]) -> list[dict[str, Any]]:
 
     A picture of several questions is opened once and is one object, so that it is encoded once.
     """
+    from remora.inference import Turn
+
     opened: dict[str, Image.Image] = {}
     lines: list[dict[str, Any]] = []
     able: dict[int, list[tuple[int, list[Turn]]]] = {}

@@ -11,7 +11,8 @@ from remora.errors import SpecError
 from remora.inference.bundle import Bundle, read_bundle, write_bundle
 from remora.inference.exporting import refuse_full
 from remora.model.averaging import average_folders, check_weights
-from remora.model.parts import PartRef, compose, save_parts
+from remora.model.parts import compose, save_parts
+from remora.model.refs import PartRef
 from remora.spec import PARTS
 
 

@@ -17,8 +17,7 @@ from remora import catalog
 from remora.errors import DataError
 from remora.files import publishing, verify
 from remora.model.hub import cached
-from remora.model.llm import pretrained_folder
-from remora.model.parts import PartRef
+from remora.model.refs import PartRef
 
 FILE = "bundle.json"
 
@@ -107,6 +106,8 @@ def read_bundle(folder: Path, cache: Path) -> Bundle:
     for part, ref in said["parts"].items():
         where = folder / ref["folder"] if ref["folder"] else None
         if where is None and part == "llm":
+            from remora.model.llm import pretrained_folder
+
             where = pretrained_folder(ref["name"], catalog.llm(ref["name"]), cache / "llm")
         parts[part] = PartRef(ref["name"], where, tuple(folder / a for a in ref["adapters"]))
     return Bundle(said["name"], parts, said["template"], said["aspect"], said["seed"])

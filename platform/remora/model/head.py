@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from remora.model.linear import add_outer, product, rounded
+
 CHUNK = 1 << 24
 """Logits at a time: 64 MiB of fp32, little beside a model, and enough rows for a matrix product to be worth it."""
 
@@ -35,12 +37,12 @@ class _SummedCrossEntropy(torch.autograd.Function):
         to_hidden = torch.empty_like(hidden) if wanted[0] else None
         to_weight = torch.zeros_like(weight) if wanted[1] else None
         to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-        rows = max(1, CHUNK // len(weight))
+        rows = rounded(CHUNK // len(weight))
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(targets), rows):
                 here = slice(start, start + rows)
                 some, which = states[here], targets[here, None]
-                scores = F.linear(some, table, None if bias is None else bias.to(dtype)).float()
+                scores = product(some, table, None if bias is None else bias.to(dtype)).float()
                 sums = scores.logsumexp(1, keepdim=True)
                 loss += (sums - scores.gather(1, which)).sum()
                 if not any(wanted):
@@ -52,11 +54,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
                     to_bias += slopes.sum(0)
                 slopes = slopes.to(dtype)
                 if to_hidden is not None:
-                    to_hidden[here] = slopes @ table
-                if to_weight is not None and dtype == weight.dtype:
-                    to_weight.addmm_(slopes.T, some)
-                elif to_weight is not None:
-                    to_weight += slopes.T @ some
+                    to_hidden[here] = product(slopes, table.t())
+                if to_weight is not None:
+                    add_outer(to_weight, slopes, some)
         ctx.gradients = to_hidden, to_weight, to_bias
         return loss
 

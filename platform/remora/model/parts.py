@@ -1,16 +1,9 @@
-"""Parts on disk: where each of a model's three parts comes from, how they are put together and saved.
-
-A part is a catalog name and, once training has changed it, the folder of the stage run that did. Frozen parts are
-never copied: they stay a reference.
-"""
+"""Parts on disk: how a model is put together from them, and how they are saved."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,49 +13,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from remora import catalog
 from remora.catalog import LLM, Connector, Vision
 from remora.catalog.fit import check_composition
-from remora.files import sha256_file
 from remora.model.connectors import build_connector, tokens_out
-from remora.model.hub import resolved_revision
+from remora.model.linear import quicken
 from remora.model.llm import load_llm
 from remora.model.lora import merge_adapter, save_adapter
+from remora.model.refs import PartRef
 from remora.model.seeds import seed_for
 from remora.model.split import load, split_like
-from remora.model.vision import build_tower, weights_file
+from remora.model.vision import build_tower
 from remora.model.vlm import VisionLanguageModel
 from remora.spec import PARTS, Lora
 
 WEIGHTS = "model.safetensors"
-NOT_THE_MODEL = {"stage", "source", "short", "licence", "templates", "gated"}
-"""Fields of an entry that change nothing of the weights."""
-
-
-@dataclass(frozen=True)
-class PartRef:
-    """A part: its catalog name, the folder that holds its weights if they are not the catalog's, and its adapters."""
-
-    name: str
-    folder: Path | None = None
-    adapters: tuple[Path, ...] = ()
-    """LoRA folders, merged into the weights one after the other."""
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "folder": self.folder and str(self.folder), "adapters": [*map(str, self.adapters)]}
-
-    @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> PartRef:
-        folder = Path(said["folder"]) if said["folder"] else None
-        return cls(said["name"], folder, tuple(Path(p) for p in said["adapters"]))
-
-
-def source_digest(part: str, name: str) -> str:
-    """Digest of what a pristine part is made from: its weight file, or the facts it is built by."""
-    if part == "vision" and catalog.vision(name).package:
-        return sha256_file(Path(weights_file(catalog.vision(name))))
-    entry = {"vision": catalog.vision, "connector": catalog.connector, "llm": catalog.llm}[part](name)
-    facts = entry.model_dump(mode="json", exclude=NOT_THE_MODEL, exclude_none=True)
-    if hub := facts.get("hub"):
-        facts["revision"] = resolved_revision(hub, facts.get("revision"))
-    return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()
 
 
 def compose(
@@ -90,7 +52,9 @@ def compose(
         split_like(connector, llm)
         _load(connector, parts["connector"])
         image_size, image_tokens = encoder.input_size, tokens_out(entry, encoder.tokens)
-    return VisionLanguageModel(llm, vision, connector, image_size, image_tokens), tokenizer
+    model = VisionLanguageModel(llm, vision, connector, image_size, image_tokens)
+    quicken(model)
+    return model, tokenizer
 
 
 def sketch(vision: Vision, connector: Connector, llm: LLM) -> VisionLanguageModel:

@@ -19,10 +19,10 @@ from remora.data.index import Dataset
 from remora.data.mixture import fingerprint, read_mixture
 from remora.errors import SpecError, nearest
 from remora.files import digest
-from remora.model.parts import source_digest
+from remora.model.refs import source_digest
 from remora.spec import PARTS, MixtureEntry, Space, Stage, Variant, load, read_yaml, validate
 
-NUMERICS = 1
+NUMERICS = 2
 """Raise by hand when a change makes the same spec give other weights."""
 PLACE = {"dataset", "path", "images", "max_skipped"}
 """What a mixture's entry says of where its data lies; the data's own digest stands for it in an identity."""

@@ -23,16 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from remora import catalog
-from remora.data.index import Dataset
-from remora.data.prompt import rendered_words
 from remora.errors import StoreError, TornArtifact
 from remora.files import disk_errors, is_published, publishing, verify, write_atomic, write_json
-from remora.model.llm import create_from_scratch, pretrained_folder
-from remora.model.parts import PartRef
-from remora.model.seeds import seed_for
+from remora.model.refs import PartRef
 from remora.spec import Cluster
 from remora.stages.graph import StageRun
-from remora.training.job import PARTS_FOLDER, StageJob
+from remora.training.job import PARTS_FOLDER, START_FOLDER, StageJob
 from remora.training.journal import JOURNAL
 
 log = logging.getLogger(__name__)
@@ -131,6 +127,8 @@ class Store:
         entry = catalog.llm(name)
         if entry.loader == "scratch":
             raise StoreError(f"llm {name!r} is trained from scratch, but no stage of the recipe trains it")
+        from remora.model.llm import pretrained_folder
+
         return pretrained_folder(name, entry, self.cache / "llm")
 
     def prepare(self, run: StageRun, cluster: Cluster) -> StageJob:
@@ -149,22 +147,11 @@ class Store:
     def _start(self, part: str, name: str, run: StageRun) -> Path | None:
         if part != "llm" or catalog.llm(name).loader != "scratch":
             return self._pristine(part, name)
-        start = self.work(run) / "start" / "llm"
-        if is_published(start):
-            verify(start)
-        else:
-            create_from_scratch(catalog.llm(name), self.first_words(run), seed_for(run.seed, "llm"), start)
-        return start
-
-    def first_words(self, run: StageRun) -> list[str]:
-        """What the tokenizer of a model from scratch learns from: all conversations of the stage run that trains it."""
-        template = catalog.template(run.stage.template)
-        datasets = [Dataset(d, entry.skip) for d, entry in zip(run.datasets, run.stage.mixture, strict=True)]
-        return [rendered_words(template, sample.turns) for d in datasets for sample in d]
+        return self.work(run) / START_FOLDER  # its first worker makes it
 
     def llm_folder(self, run: StageRun) -> Path | None:
         """Where a model from scratch is, which `run` trains: as trained, or as it starts; None if neither is there."""
-        made = (self.folder(run) / PARTS_FOLDER / "llm", self.work(run) / "start" / "llm")
+        made = (self.folder(run) / PARTS_FOLDER / "llm", self.work(run) / START_FOLDER)
         return next((folder for folder in made if folder.is_dir()), None)
 
     def record(self, run: StageRun) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class Mirror:
         self.tracker, self.run_id, self.interval = tracker, run_id, interval
         self._find = journal if callable(journal) else lambda: journal
         self._last: int | None = None
+        self._attempt = 0
         self._offset = 0
         self._tail = b""
         self._stop = threading.Event()
@@ -72,9 +73,11 @@ class Mirror:
         if self._last is None:
             self._last = self.tracker.last_step(self.run_id)
         steps: list[Step] = []
-        for line in lines:
-            step = _step(line)
-            if step is not None and step[0] > self._last:
+        for event in filter(None, map(_event, lines)):
+            attempt = event.get("attempt", self._attempt)
+            self._attempt = max(self._attempt, attempt)
+            stale = attempt < self._attempt  # a process that was thought dead wrote it
+            if not stale and (step := _step(event)) is not None and step[0] > self._last:
                 steps.append(step)
                 self._last = step[0]
         for i in range(0, len(steps), _CHUNK):
@@ -100,14 +103,19 @@ class Mirror:
         return whole.splitlines()
 
 
-def _step(line: bytes) -> Step | None:
-    """The step that a journal line records, or None for another event or a line torn by a crash."""
+def _event(line: bytes) -> dict[str, Any] | None:
+    """A journal line's event, or None for a line torn by a crash."""
     try:
         event: Any = json.loads(line)
     except ValueError:
         return None
-    if not isinstance(event, dict) or event.get("event") != "step" or type(event.get("step")) is not int:
+    return event if isinstance(event, dict) else None
+
+
+def _step(event: dict[str, Any]) -> Step | None:
+    """The step that an event records, or None for another event."""
+    if event.get("event") != "step" or type(event.get("step")) is not int:
         return None
     at = event.get("time")
-    values = figures.metrics({k: v for k, v in event.items() if k not in ("event", "step", "time")})
+    values = figures.metrics({k: v for k, v in event.items() if k not in ("event", "step", "time", "attempt")})
     return event["step"], int((at if isinstance(at, int | float) else time.time()) * 1000), values

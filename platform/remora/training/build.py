@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
 from remora import catalog
 from remora.data.batches import StageData
 from remora.data.index import Dataset
-from remora.data.prompt import Prompter
+from remora.data.prompt import Prompter, rendered_words
 from remora.errors import SpecError
+from remora.files import is_published, verify
 from remora.model.activations import checkpoint_activations
 from remora.model.attention import attend_per_sample
+from remora.model.llm import create_from_scratch
 from remora.model.parts import compose
 from remora.model.seeds import seed_for
 from remora.model.tuning import freeze_and_train, halve_frozen
 from remora.model.vlm import VisionLanguageModel
+from remora.spec import Stage
 from remora.training.engine import DTYPES, loading
-from remora.training.job import StageJob
+from remora.training.job import START_FOLDER, StageJob
 
 
 def build_model(job: StageJob) -> tuple[VisionLanguageModel, PreTrainedTokenizerBase]:
@@ -28,6 +35,9 @@ def build_model(job: StageJob) -> tuple[VisionLanguageModel, PreTrainedTokenizer
     stage, cluster = job.stage, job.cluster
     if cluster.zero == 3 and any(t.lora and t.lora.bits for t in (stage.tune[p] for p in stage.tune.present)):
         raise SpecError("ZeRO 3 cannot split weights of 4 or 8 bits; set cluster.zero to 2, or leave lora's bits out")
+    if dist.get_rank() == 0:
+        make_start(job)
+    dist.barrier()
     with loading(cluster):
         model, tokenizer = compose(job.parts, job.seed, stage.tune.present)
     if cluster.rows == "packed":
@@ -38,6 +48,25 @@ def build_model(job: StageJob) -> tuple[VisionLanguageModel, PreTrainedTokenizer
     if cluster.activation_checkpointing:
         checkpoint_activations(model)
     return model, tokenizer
+
+
+def make_start(job: StageJob) -> None:
+    """Make the language model that starts from nothing, once in a stage run's life. Only one rank calls this."""
+    llm, folder = job.parts["llm"], job.folder / START_FOLDER
+    if llm.folder != folder:
+        return
+    if is_published(folder):
+        verify(folder)
+    else:
+        words = first_words(job.stage, job.datasets)
+        create_from_scratch(catalog.llm(llm.name), words, seed_for(job.seed, "llm"), folder)
+
+
+def first_words(stage: Stage, datasets: Sequence[Path]) -> list[str]:
+    """What the tokenizer of a model from scratch learns from: all conversations of the stage that trains it first."""
+    template = catalog.template(stage.template)
+    opened = [Dataset(d, entry.skip) for d, entry in zip(datasets, stage.mixture, strict=True)]
+    return [rendered_words(template, sample.turns) for d in opened for sample in d]
 
 
 def open_data(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from remora.model.tuning import blocks_of
 from remora.model.vision import Unread
-from remora.model.vlm import Batch, VisionLanguageModel
+from remora.model.vlm import Batch, VisionLanguageModel, fill_up
 from remora.spec import Precision
 
 Per = Literal["picture", "token", "supervised token"]
@@ -90,6 +90,7 @@ class StepFlops:
 
     def _begin(self, model: nn.Module, inputs: Any) -> None:
         (batch,) = inputs
+        rows = fill_up(batch).ids.numel()  # what the language model's layers get to see
         head = self.model.llm.get_output_embeddings()  # type: ignore[operator]
         for part in ("vision", "connector", "llm"):
             module = self.model.part(part)
@@ -98,7 +99,7 @@ class StepFlops:
                 if layer is head:
                     self._watch(layer, "supervised token", 0)
                 elif isinstance(layer, nn.Linear | nn.Conv2d):
-                    self._watch(layer, per, batch.ids.numel() if part == "llm" else 0)
+                    self._watch(layer, per, rows if part == "llm" else 0)
         if self.model.vision is not None:
             self._hooks.append(self.model.vision.register_forward_pre_hook(self._picture))
             for block in blocks_of("vision", self.model.vision)[0]:

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from remora.model.parts import PartRef
+from remora.model.refs import PartRef
 from remora.spec import Cluster, Stage
 
 PARTS_FOLDER = "parts"
+START_FOLDER = Path("start", "llm")
+"""Where a stage run keeps the language model that it makes from nothing, as it was before its first step."""
 
 
 @dataclass(frozen=True)

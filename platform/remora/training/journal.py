@@ -1,7 +1,7 @@
 """A stage run's journal: one JSON line an event, in the order they happened.
 
 The journal, not the tracker, is where figures are written first. It sits beside the checkpoints, survives a lost
-tracker, and feeds both MLflow and the progress display. A resumed run first drops the lines of steps it will repeat.
+tracker, and feeds both MLflow and the progress display. A resumed run first takes it over.
 """
 
 from __future__ import annotations
@@ -24,16 +24,34 @@ def append(path: Path, event: str, **fields: Any) -> None:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """All whole lines; a last line that is still being written is left for the next time."""
+    """All whole lines, but for those of an attempt that another one had taken over from.
+
+    A last line that is still being written is left for the next time.
+    """
     if not path.exists():
         return
+    newest = 0
     for line in path.read_text().splitlines(keepends=True):
         if line.endswith("\n"):
-            yield json.loads(line)
+            event = json.loads(line)
+            newest = max(newest, event.get("attempt", newest))
+            if event.get("attempt", newest) == newest:
+                yield event
 
 
-def drop_steps_from(path: Path, step: int) -> None:
-    """Forget what happened in steps from `step` on: the run resumes there and will write it again."""
-    if path.exists():
-        kept = [e for e in read(path) if e.get("step", -1) < step]
-        write_atomic(path, "".join(json.dumps(e) + "\n" for e in kept))
+def attempt(path: Path) -> int:
+    """The newest attempt's number; 0 where there was none."""
+    return max((e.get("attempt", 0) for e in read(path)), default=0)
+
+
+def take_over(path: Path, step: int) -> int:
+    """Begin an attempt that goes on at `step`; its number.
+
+    What happened in steps from there on is forgotten, since it will happen again. In the same moment whoever was at
+    work loses the journal: a rank 0 that was cut off, or stopped and woken, may write on, but nobody reads it.
+    """
+    number = attempt(path) + 1
+    kept = [e for e in read(path) if e.get("step", -1) < step]
+    begun = {"event": "attempt", "time": time.time(), "attempt": number}
+    write_atomic(path, "".join(json.dumps(e) + "\n" for e in [*kept, begun]))
+    return number

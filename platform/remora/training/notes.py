@@ -16,6 +16,7 @@ from torch import Tensor
 from remora.data.batches import StageData
 from remora.data.loader import Loaded
 from remora.data.skipped import Skipped
+from remora.errors import TrainingError
 from remora.model.vlm import Batch
 from remora.training import checkpoint, journal, meter
 from remora.training.checkpoint import Checkpoint
@@ -73,12 +74,22 @@ class Notes:
                 skipped.add(event["entry"], event["sample"], event["kind"])
         bad = sum(event["event"] in ("left_out", "rolled_back") for event in past.events)
         self.watch = Watch(data.stage.guard, past.recent, bad)
-        if self.lead:
-            journal.drop_steps_from(self._journal, past.start)
+        self._attempt = journal.take_over(self._journal, past.start) if self.lead else 0
 
     def write(self, event: str, **fields: Any) -> None:
         if self.lead:
-            journal.append(self._journal, event, **fields)
+            journal.append(self._journal, event, attempt=self._attempt, **fields)
+
+    def still_ours(self) -> None:
+        """Before anything but a line of the journal is written.
+
+        Raises:
+            TrainingError: another attempt has begun since: this one is a process that was thought dead.
+        """
+        if self.lead and journal.attempt(self._journal) != self._attempt:
+            raise TrainingError(
+                f"{self._journal.parent}: another attempt at this stage has taken over; this one ends, nothing is lost"
+            )
 
     def step(self, event: dict[str, Any]) -> None:
         self.write("step", **event)

@@ -211,6 +211,7 @@ class Training:
 
     def _checkpoint(self, step: int, at_once: bool = False) -> None:
         """All ranks gather; one writes, while steps go on unless it is to be on disk `at_once`."""
+        self.notes.still_ours()
         trained, moments = self.engine.weights(self.model, trained_only=True), self.engine.moments()
         if self.writer:
             state = {"recent": list(self.notes.watch.recent), "taken": self.taken}
@@ -226,6 +227,7 @@ class Training:
 
     def finish(self) -> None:
         """Write what training changed, and only that. An earlier attempt may have died while it wrote."""
+        self.notes.still_ours()
         folder = self.job.folder / PARTS_FOLDER
         if self.writer:
             self.writer.wait()

@@ -17,7 +17,8 @@ from remora.model.connectors import build_connector
 from remora.model.exchange.layouts import Published
 from remora.model.exchange.tower import cut_config, cut_state, load_strictly, module_of
 from remora.model.llm import load_tokenizer
-from remora.model.parts import WEIGHTS, PartRef
+from remora.model.parts import WEIGHTS
+from remora.model.refs import PartRef
 from remora.model.vision import build_tower
 
 TOKENIZER = (

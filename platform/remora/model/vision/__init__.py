@@ -14,13 +14,13 @@ from collections.abc import Callable
 import torch
 
 from remora.catalog import Vision
-from remora.model.vision.efficientnet import efficientnet_lite, weights_file
+from remora.model.vision.efficientnet import efficientnet_lite
 from remora.model.vision.eva_clip import eva_clip
 from remora.model.vision.scales import MultiScale
 from remora.model.vision.tower import Tower, Unread
 from remora.model.vision.transformers_tower import transformers_tower
 
-__all__ = ["Tower", "Unread", "build_tower", "weights_file"]
+__all__ = ["Tower", "Unread", "build_tower"]
 
 LOADERS: dict[str, Callable[[Vision, bool], Tower]] = {
     "transformers": transformers_tower,

