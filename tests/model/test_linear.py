@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from test_activations import batch_of, distinct, model_of
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,6 +14,7 @@ from remora.model import linear, vlm
 from remora.model.attention import attend_per_sample
 from remora.model.linear import LEAST, Linear, product, quicken, rounded
 from remora.model.vlm import IGNORE, IMAGE, Batch
+from standins import small_llm, small_vision
 
 SHAPES = [(1, 8, 5), (31, 16, 16), (32, 16, 16), (33, 192, 192), (700, 192, 768), (1999, 64, 48), (130, 64, 2048)]
 """Rows, inputs, outputs: below what oneDNN is given, at its edge, filled up and as they are."""
@@ -62,6 +64,11 @@ def test_any_number_of_dimensions_and_rows_that_lie_apart() -> None:
         got, expected = gradients(product, input, weight, None), gradients(F.linear, input, weight, None)
         for a, b in zip(got, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
+
+
+def test_one_vector() -> None:
+    input, weight = drawn(16).requires_grad_(), drawn(8, 16)
+    assert torch.equal(product(input, weight), F.linear(input, weight))
 
 
 def test_what_needs_no_gradient_gets_none() -> None:
@@ -126,6 +133,35 @@ def test_kernels_are_kept_for_few_numbers_of_rows() -> None:
     assert all(rounded(up) == up for up in kept)
     assert kept == sorted(kept)
     assert len(set(kept)) < 100
+
+
+@pytest.mark.parametrize("vision", distinct("vision", small_vision))
+def test_every_encoder_learns_the_same(vision) -> None:
+    same(model_of(vision=vision))
+
+
+@pytest.mark.parametrize("llm", distinct("llm", small_llm))
+def test_every_language_model_learns_the_same(llm) -> None:
+    same(model_of(llm=llm))
+
+
+def same(model: vlm.VisionLanguageModel) -> None:
+    quick = copy.deepcopy(model.eval())  # Phi-2 has dropout
+    quicken(quick)
+    assert sum(type(m) is Linear for m in quick.modules()) > 2
+    losses = []
+    for each in (model, quick):
+        each.requires_grad_(True)
+        losses.append(each(batch_of(each, "padded")))
+        losses[-1].backward()
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-6)
+    exact = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    # A key's bias moves all scores of a softmax alike: its gradient is noise around nothing, small beside the others.
+    noise = 1e-6 * max(float(g.abs().max()) for g in exact.values())
+    found = {n: p.grad for n, p in quick.named_parameters() if p.grad is not None}
+    assert found.keys() == exact.keys()
+    for name in exact:
+        torch.testing.assert_close(found[name], exact[name], rtol=1e-3, atol=noise, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -57,7 +57,7 @@ class Linear(nn.Linear):
 def product(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input [..., K], weight [N, K] and bias [N] or None -> [..., N], as torch.nn.functional.linear."""
     plain = input.dtype == weight.dtype == torch.float32 and input.device.type == "cpu"
-    if not plain or torch.is_autocast_enabled("cpu"):
+    if not plain or input.dim() < 2 or torch.is_autocast_enabled("cpu"):
         return F.linear(input, weight, bias)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, weight, bias)):
         return cast(Tensor, _Product.apply(input, weight, bias))
