@@ -17,6 +17,7 @@ STARTS_RAY = ("cluster", "e2e", "faults", "serving", "commands")
 """Folders whose tests may start a Ray cluster of their own."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook, too
 def pytest_collection_modifyitems(items):
     """For two processes side by side. Whoever starts Ray is in one of them, from the beginning: Ray notes its newest
     cluster in one place on a machine. The tests of a file stay together, since they share what they set up.
