@@ -4,9 +4,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 
-# Tests of Ray wait more than they compute, so the others run beside them (tests/conftest.py says who goes where).
-SIDE_BY_SIDE := -n 2 --dist loadgroup --no-loadscope-reorder
-
 .PHONY: help setup demo test faults check clean
 help:
 	@echo "make demo   the whole story on this machine, about ten minutes on two CPU cores"
@@ -30,7 +27,11 @@ demo: setup
 	$(BIN)/remora demo $(ARGS)
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
+ifdef ARGS
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+else
+	OMP_NUM_THREADS=1 tests/all $(BIN)/python
+endif
 
 faults: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m 'e2e or faults' $(ARGS)

@@ -13,24 +13,6 @@ from remora.model.vision import Tower
 from remora.model.vlm import VisionLanguageModel
 from tiny import write_records
 
-STARTS_RAY = ("cluster", "e2e", "faults", "serving", "commands")
-"""Folders whose tests may start a Ray cluster of their own."""
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook, too
-def pytest_collection_modifyitems(items):
-    """For two processes side by side. Whoever starts Ray is in one of them, from the beginning: Ray notes its newest
-    cluster in one place on a machine. The tests of a file stay together, since they share what they set up.
-    """
-
-    def group(item):
-        return "ray" if item.path.parent.name in STARTS_RAY else str(item.path)
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: group(item) != "ray")
-
-
 # The same examples every time: a failure is the change's, not the day's.
 settings.register_profile("remora", derandomize=True, deadline=None)
 settings.load_profile("remora")
