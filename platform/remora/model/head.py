@@ -37,7 +37,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         to_hidden = torch.empty_like(hidden) if wanted[0] else None
         to_weight = torch.zeros_like(weight) if wanted[1] else None
         to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-        rows = rounded(CHUNK // len(weight))
+        rows = rounded(max(1, CHUNK // len(weight)))
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(targets), rows):
                 here = slice(start, start + rows)

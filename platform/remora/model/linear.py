@@ -42,7 +42,12 @@ def quicken(module: nn.Module) -> None:
 
 
 def rounded(rows: int) -> int:
-    """The least number of rows that kernels are kept for and that holds these; beyond 512 a sixteenth more at most."""
+    """The least number of rows that kernels are kept for and that holds these; beyond 512 a sixteenth more at most.
+
+    Few rows stay as they are: no kernel is kept for them.
+    """
+    if rows < LEAST:
+        return rows
     unit = max(LEAST, 1 << max(0, rows.bit_length() - 5))
     return -(-rows // unit) * unit
 
