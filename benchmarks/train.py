@@ -92,7 +92,6 @@ def ours(shape: Shape, how: str, steps: int, rows: Rows, changed: Callable[[Any,
     from remora.data.batches import collate
     from remora.data.packing import deal, group, pack
     from remora.model.attention import attend_per_sample
-    from remora.model.linear import quicken
     from remora.model.tuning import freeze_and_train, parameter_groups
     from remora.spec import Cluster, Stage
     from remora.training.engine import Engine
@@ -104,7 +103,6 @@ def ours(shape: Shape, how: str, steps: int, rows: Rows, changed: Callable[[Any,
     tune = dict(zip(("vision", "connector", "llm"), TUNINGS[how], strict=True))
     stage = Stage(name="it", mixture=[{"path": "it"}], tune=tune, batch=BATCH, steps=9, lr=RATES[how])
     _, model = composed(shape)
-    quicken(model)
     if rows == "packed":
         attend_per_sample(model.llm)
     freeze_and_train(model, stage.tune)
@@ -195,11 +193,12 @@ def plain_adamw(model: Any, engine: Any) -> None:
         group["fused"] = False
 
 
-def torchs_products(model: Any, engine: Any) -> None:
-    """Products as torch gives them to its library."""
-    from remora.model import linear, vlm
+def fast_products(model: Any, engine: Any) -> None:
+    """cluster.fast_products: linear layers by oneDNN, where that pays."""
+    from remora.model import linear
 
-    linear.pays = vlm.pays = lambda: False
+    linear.allow(True)
+    linear.quicken(model)
 
 
 def all_gradients(model: Any, engine: Any) -> None:
@@ -213,7 +212,7 @@ LEVERS: dict[str, tuple[Rows, Callable[[Any, Any], None]]] = {
     "logits of every position": ("packed", all_logits),
     "head and loss apart": ("packed", loss_apart),
     "AdamW not fused": ("packed", plain_adamw),
-    "torch's products": ("packed", torchs_products),
+    "fast products": ("packed", fast_products),
     "gradients of frozen parts": ("packed", all_gradients),
 }
 SETTINGS = {

@@ -25,6 +25,7 @@ def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """oneDNN's products are right on any CPU that has oneDNN, also where they do not pay."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(linear, "_allowed", True)
     monkeypatch.setattr(linear, "pays", lambda: True)
     monkeypatch.setattr(vlm, "pays", lambda: True)
 
@@ -109,6 +110,13 @@ def test_results_are_torchs_to_the_bit_where_oneDNN_does_not_pay(monkeypatch) ->
     given = drawn(64, 16), drawn(8, 16, seed=1), drawn(8, seed=2)
     for a, b in zip(gradients(product, *given), gradients(F.linear, *given), strict=True):
         assert torch.equal(a, b)
+
+
+def test_nobody_is_quickened_unasked(monkeypatch) -> None:
+    monkeypatch.setattr(linear, "_allowed", False)
+    layers = nn.Sequential(nn.Linear(4, 4))
+    quicken(layers)
+    assert type(layers[0]) is nn.Linear
 
 
 def test_gradients_come_in_the_same_order_for_any_number_of_rows_on_any_machine(monkeypatch) -> None:

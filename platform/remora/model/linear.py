@@ -2,7 +2,8 @@
 
 torch gives fp32 products to MKL, which runs AVX2 on a CPU that is not Intel's, also where that has AVX-512; oneDNN,
 which torch carries too, runs AVX-512 there. On such a CPU linear layers, forward and backward, are oneDNN's: about
-twice as fast (docs/training-speed.md). Everywhere else, and for a few rows, they stay torch's.
+twice as fast (docs/training-speed.md), if `cluster.fast_products` says so. Everywhere else, and for a few rows, they
+stay torch's.
 
 oneDNN makes a kernel for each number of rows that it meets, in about 2 ms and 1 MB. So rows are filled up with zeros to
 one of sixteen numbers an octave (`rounded`): whoever knows how many rows will pass all layers does that once for all.
@@ -24,9 +25,23 @@ LEAST = 32
 """Rows from which on oneDNN is worth its call."""
 
 
-@cache
+_allowed = False
+
+
+def allow(fast: bool) -> None:
+    """Whether this process may use oneDNN; it may not until it is told so. Before a model is composed."""
+    global _allowed
+    _allowed = fast
+
+
 def pays() -> bool:
-    """Whether this machine's products are oneDNN's: fp32 on an AMD CPU with AVX-512."""
+    """Whether this process's products are oneDNN's."""
+    return _allowed and _fits()
+
+
+@cache
+def _fits() -> bool:
+    """fp32 on an AMD CPU with AVX-512."""
     if platform.system() != "Linux" or not torch.backends.mkldnn.is_available():
         return False
     amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
@@ -34,8 +49,9 @@ def pays() -> bool:
 
 
 def quicken(module: nn.Module) -> None:
-    """Let the module's linear layers use oneDNN where that pays. Weights, names and results (to rounding) stay."""
-    if not torch.cuda.is_available():
+    """Let the module's linear layers use oneDNN where that is allowed and pays. Weights, names and results (to
+    rounding) stay."""
+    if _allowed and not torch.cuda.is_available():
         for layer in module.modules():
             if type(layer) is nn.Linear:  # and not what is derived from it: a quantised one has products of its own
                 layer.__class__ = Linear

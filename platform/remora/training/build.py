@@ -16,6 +16,7 @@ from remora.errors import SpecError
 from remora.files import is_published, verify
 from remora.model.activations import checkpoint_activations
 from remora.model.attention import attend_per_sample
+from remora.model.linear import allow
 from remora.model.llm import create_from_scratch
 from remora.model.parts import compose
 from remora.model.seeds import seed_for
@@ -38,6 +39,7 @@ def build_model(job: StageJob) -> tuple[VisionLanguageModel, PreTrainedTokenizer
     if dist.get_rank() == 0:
         make_start(job)
     dist.barrier()
+    allow(cluster.fast_products)
     with loading(cluster):
         model, tokenizer = compose(job.parts, job.seed, stage.tune.present)
     if cluster.rows == "packed":
