@@ -195,10 +195,9 @@ def plain_adamw(model: Any, engine: Any) -> None:
 
 def fast_products(model: Any, engine: Any) -> None:
     """cluster.fast_products: linear layers by oneDNN, where that pays."""
-    from remora.model import linear
+    from remora.model.linear import quicken
 
-    linear.allow(True)
-    linear.quicken(model)
+    quicken(model)
 
 
 def all_gradients(model: Any, engine: Any) -> None:

@@ -74,8 +74,7 @@ def check(model, tmp_path, drop):
     expected = reference(model, ids, pixels, drop)
     classes = 0 if model.vision.module.config.model_type == "siglip_vision_model" else 1
     assert len(expected) == 6 + 2 * (16 + classes - drop)
-    # transformers multiplies through MKL, we through oneDNN where that pays: other orders of sums, block after block.
-    torch.testing.assert_close(logits_of(tmp_path / "out", ids, pixels, tmp_path), expected, rtol=EXACT, atol=5 * EXACT)
+    torch.testing.assert_close(logits_of(tmp_path / "out", ids, pixels, tmp_path), expected, rtol=EXACT, atol=EXACT)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from remora.model import linear, vlm
 from remora.model.attention import attend_per_sample
-from remora.model.linear import LEAST, Linear, product, quicken, rounded
+from remora.model.linear import LEAST, Linear, is_quick, product, quicken, rounded
 from remora.model.vlm import IGNORE, IMAGE, Batch
 from standins import small_llm, small_vision
 
@@ -25,9 +25,7 @@ def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """oneDNN's products are right on any CPU that has oneDNN, also where they do not pay."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
-    monkeypatch.setattr(linear, "_allowed", True)
     monkeypatch.setattr(linear, "pays", lambda: True)
-    monkeypatch.setattr(vlm, "pays", lambda: True)
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -112,11 +110,9 @@ def test_results_are_torchs_to_the_bit_where_oneDNN_does_not_pay(monkeypatch) ->
         assert torch.equal(a, b)
 
 
-def test_nobody_is_quickened_unasked(monkeypatch) -> None:
-    monkeypatch.setattr(linear, "_allowed", False)
-    layers = nn.Sequential(nn.Linear(4, 4))
-    quicken(layers)
-    assert type(layers[0]) is nn.Linear
+def test_nobody_is_quickened_unasked(tiny_model) -> None:
+    assert type(tiny_model.connector) is nn.Linear
+    assert not is_quick(tiny_model.llm.get_output_embeddings())
 
 
 def test_gradients_come_in_the_same_order_for_any_number_of_rows_on_any_machine(monkeypatch) -> None:
@@ -175,6 +171,7 @@ def same(model: vlm.VisionLanguageModel) -> None:
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_row_that_is_filled_up_teaches_the_same(tiny_model, monkeypatch, frozen) -> None:
     """Loss and gradients of a packed row, with its blank sample and without."""
+    quicken(tiny_model)
     attend_per_sample(tiny_model.llm)
     tokens, lengths = 3 * tiny_model.image_tokens + 41, (tiny_model.image_tokens + 30, 2 * tiny_model.image_tokens + 11)
     assert rounded(tokens) > tokens
@@ -185,7 +182,7 @@ def test_a_row_that_is_filled_up_teaches_the_same(tiny_model, monkeypatch, froze
     size = tiny_model.image_size
     keys = torch.tensor([7, 8])
     batch = Batch(ids, torch.ones_like(ids), labels, drawn(1, 3, size, size), keys, keys[:1], lengths)
-    filled = vlm.fill_up(batch)
+    filled = tiny_model.fill_up(batch)
     assert filled.ids.shape[1] == filled.mask.shape[1] == rounded(tokens) == sum(filled.lengths)
     assert filled.supervised == batch.supervised and int(filled.mask.sum()) == int(batch.mask.sum())
     tiny_model.requires_grad_(True)
@@ -199,7 +196,7 @@ def test_a_row_that_is_filled_up_teaches_the_same(tiny_model, monkeypatch, froze
         return loss.item(), {n: p.grad.clone() for n, p in tiny_model.named_parameters() if p.grad is not None}
 
     loss, grads = learnt()
-    monkeypatch.setattr(vlm, "pays", lambda: False)
+    monkeypatch.setattr(linear, "pays", lambda: False)
     expected, exact = learnt()
     assert loss == pytest.approx(expected, rel=1e-6)
     assert grads.keys() == exact.keys()

@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from remora.errors import DataError
-from remora.model.linear import quicken
 from remora.model.vision.transformers_tower import UNREADABLE, quiet
 
 KINDS = ("clip", "siglip")
@@ -46,7 +45,6 @@ class Embedder:
         if missing := sorted(found["missing_keys"]):
             raise DataError(f"{folder} lacks {len(missing)} weights ({', '.join(missing[:3])}, …); download it again")
         self.model.eval().to(device)
-        quicken(self.model)
         self.length = int(config.text_config.max_position_embeddings)
         """Tokens of a text."""
         kind = config.model_type

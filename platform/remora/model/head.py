@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from remora.model.linear import add_outer, product, rounded
+from remora.model.linear import is_quick, outer, product, rounded
 
 CHUNK = 1 << 24
 """Logits at a time: 64 MiB of fp32, little beside a model, and enough rows for a matrix product to be worth it."""
@@ -28,7 +28,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, quick: bool) -> Tensor:
         wanted = ctx.needs_input_grad
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -37,12 +37,13 @@ class _SummedCrossEntropy(torch.autograd.Function):
         to_hidden = torch.empty_like(hidden) if wanted[0] else None
         to_weight = torch.zeros_like(weight) if wanted[1] else None
         to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-        rows = rounded(max(1, CHUNK // len(weight)))
+        rows = max(1, CHUNK // len(weight))
+        multiply, rows = (product, rounded(rows)) if quick else (F.linear, rows)
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(targets), rows):
                 here = slice(start, start + rows)
                 some, which = states[here], targets[here, None]
-                scores = product(some, table, None if bias is None else bias.to(dtype)).float()
+                scores = multiply(some, table, None if bias is None else bias.to(dtype)).float()
                 sums = scores.logsumexp(1, keepdim=True)
                 loss += (sums - scores.gather(1, which)).sum()
                 if not any(wanted):
@@ -54,9 +55,13 @@ class _SummedCrossEntropy(torch.autograd.Function):
                     to_bias += slopes.sum(0)
                 slopes = slopes.to(dtype)
                 if to_hidden is not None:
-                    to_hidden[here] = product(slopes, table.t())
-                if to_weight is not None:
-                    add_outer(to_weight, slopes, some)
+                    to_hidden[here] = multiply(slopes, table.t())
+                if to_weight is not None and quick and dtype == torch.float32:
+                    to_weight += outer(slopes, some)
+                elif to_weight is not None and dtype == weight.dtype:
+                    to_weight.addmm_(slopes.T, some)
+                elif to_weight is not None:
+                    to_weight += slopes.T @ some
         ctx.gradients = to_hidden, to_weight, to_bias
         return loss
 
@@ -64,7 +69,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, ()
-        return *(None if g is None else g.mul_(slope) for g in gradients), None
+        return *(None if g is None else g.mul_(slope) for g in gradients), None, None
 
 
 def summed_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -77,8 +82,9 @@ def summed_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
         # Its loss scale comes with the backward pass; gradients made before that would vanish below 6e-8.
         return F.cross_entropy(head(hidden).float(), targets, reduction="sum")
     weight, bias = cast(Tensor, head.weight), cast("Tensor | None", head.bias)
+    quick = is_quick(head)
     # Inside the head's own call: ZeRO 3 gathers a weight for the module that holds it, and only while it is called.
-    head.forward = lambda states: _SummedCrossEntropy.apply(states, weight, bias, targets)
+    head.forward = lambda states: _SummedCrossEntropy.apply(states, weight, bias, targets, quick)
     try:
         return cast(Tensor, head(hidden))
     finally:

@@ -25,23 +25,9 @@ LEAST = 32
 """Rows from which on oneDNN is worth its call."""
 
 
-_allowed = False
-
-
-def allow(fast: bool) -> None:
-    """Whether this process may use oneDNN; it may not until it is told so. Before a model is composed."""
-    global _allowed
-    _allowed = fast
-
-
-def pays() -> bool:
-    """Whether this process's products are oneDNN's."""
-    return _allowed and _fits()
-
-
 @cache
-def _fits() -> bool:
-    """fp32 on an AMD CPU with AVX-512."""
+def pays() -> bool:
+    """Whether oneDNN's products are the faster ones on this machine: fp32 on an AMD CPU with AVX-512."""
     if platform.system() != "Linux" or not torch.backends.mkldnn.is_available():
         return False
     amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
@@ -49,9 +35,8 @@ def _fits() -> bool:
 
 
 def quicken(module: nn.Module) -> None:
-    """Let the module's linear layers use oneDNN where that is allowed and pays. Weights, names and results (to
-    rounding) stay."""
-    if _allowed and not torch.cuda.is_available():
+    """Let the module's linear layers use oneDNN where that pays. Weights, names and results (to rounding) stay."""
+    if not torch.cuda.is_available():
         for layer in module.modules():
             if type(layer) is nn.Linear:  # and not what is derived from it: a quantised one has products of its own
                 layer.__class__ = Linear
@@ -64,7 +49,7 @@ def rounded(rows: int) -> int:
     """
     if rows < LEAST:
         return rows
-    unit = max(LEAST, 1 << max(0, rows.bit_length() - 5))
+    unit = max(LEAST, 1 << rows.bit_length() - 5)
     return -(-rows // unit) * unit
 
 
@@ -73,6 +58,11 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return product(input, self.weight, self.bias)
+
+
+def is_quick(layer: nn.Module) -> bool:
+    """Whether this layer's products are oneDNN's, on this machine."""
+    return isinstance(layer, Linear) and pays()
 
 
 def product(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -111,7 +101,7 @@ class _Product(torch.autograd.Function):
 def times(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`product` of fp32 tensors on the CPU, without a graph."""
     rows = input.flatten(0, -2)
-    if len(rows) < LEAST or not pays():
+    if not _worth(rows):
         return F.linear(input, weight, bias)
     out = torch.ops.mkldnn._linear_pointwise(_filled(rows), weight, bias, "none", [], "")[: len(rows)]
     return cast(Tensor, out.view(*input.shape[:-1], -1))
@@ -119,7 +109,7 @@ def times(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def outer(slopes: Tensor, rows: Tensor) -> Tensor:
     """slopes [R, N] and rows [R, K], fp32 on the CPU -> slopes' rows [N, K], the gradient of a weight."""
-    if len(rows) < LEAST or not pays():
+    if not _worth(rows):
         return slopes.t() @ rows
     # oneDNN wants its first matrix in the order of its rows, so the smaller one is copied into it.
     first, second = (slopes, rows) if slopes.shape[1] <= rows.shape[1] else (rows, slopes)
@@ -127,15 +117,8 @@ def outer(slopes: Tensor, rows: Tensor) -> Tensor:
     return cast(Tensor, out if first is slopes else out.t())
 
 
-def add_outer(total: Tensor, slopes: Tensor, rows: Tensor) -> None:
-    """Add `outer` to a total [N, K], in place; rows of any kind."""
-    quick = total.dtype == rows.dtype == torch.float32 and rows.device.type == "cpu" and pays()
-    if quick and len(rows) >= LEAST:
-        total += outer(slopes, rows)
-    elif total.dtype == rows.dtype:
-        total.addmm_(slopes.t(), rows)
-    else:
-        total += slopes.t() @ rows
+def _worth(rows: Tensor) -> bool:
+    return len(rows) >= LEAST and pays()
 
 
 def _filled(rows: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from remora import catalog
 from remora.catalog import LLM, Connector, Vision
 from remora.catalog.fit import check_composition
 from remora.model.connectors import build_connector, tokens_out
-from remora.model.linear import quicken
 from remora.model.llm import load_llm
 from remora.model.lora import merge_adapter, save_adapter
 from remora.model.refs import PartRef
@@ -52,9 +51,7 @@ def compose(
         split_like(connector, llm)
         _load(connector, parts["connector"])
         image_size, image_tokens = encoder.input_size, tokens_out(entry, encoder.tokens)
-    model = VisionLanguageModel(llm, vision, connector, image_size, image_tokens)
-    quicken(model)
-    return model, tokenizer
+    return VisionLanguageModel(llm, vision, connector, image_size, image_tokens), tokenizer
 
 
 def sketch(vision: Vision, connector: Connector, llm: LLM) -> VisionLanguageModel:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from remora.model.attention import positions_of, states
 from remora.model.dropout import KeyedDropout
 from remora.model.head import summed_loss
-from remora.model.linear import pays, rounded
+from remora.model.linear import is_quick, rounded
 from remora.model.vision import Tower
 
 IMAGE = -200
@@ -57,23 +57,6 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         tensors = [f.name for f in fields(self) if isinstance(getattr(self, f.name), Tensor)]
         return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
-
-
-def fill_up(batch: Batch) -> Batch:
-    """A packed row with a blank sample behind it that nothing looks at, where linear layers are fast for some numbers
-    of rows alone (model/linear.py)."""
-    tokens = batch.ids.shape[1]
-    missing = rounded(tokens) - tokens
-    if not batch.lengths or not missing or not pays():
-        return batch
-    return replace(
-        batch,
-        ids=F.pad(batch.ids, (0, missing)),
-        mask=F.pad(batch.mask, (0, missing)),
-        labels=F.pad(batch.labels, (0, missing), value=IGNORE),
-        keys=F.pad(batch.keys, (0, 1)),
-        lengths=(*batch.lengths, missing),
-    )
 
 
 def place(embeddings: Tensor, ids: Tensor, pictures: Tensor) -> Tensor:
@@ -127,6 +110,22 @@ class VisionLanguageModel(nn.Module):
             embeddings = embeddings + 0.0 * self.image_embeddings(blank).sum()
         return cast(Tensor, embeddings)
 
+    def fill_up(self, batch: Batch) -> Batch:
+        """A packed row with a blank sample behind it that nothing looks at, where the model's linear layers are fast
+        for some numbers of rows alone (model/linear.py)."""
+        tokens = batch.ids.shape[1]
+        missing = rounded(tokens) - tokens
+        if not batch.lengths or not missing or not is_quick(self.llm.get_output_embeddings()):  # type: ignore[operator]
+            return batch
+        return replace(
+            batch,
+            ids=F.pad(batch.ids, (0, missing)),
+            mask=F.pad(batch.mask, (0, missing)),
+            labels=F.pad(batch.labels, (0, missing), value=IGNORE),
+            keys=F.pad(batch.keys, (0, 1)),
+            lengths=(*batch.lengths, missing),
+        )
+
     def forward(self, batch: Batch) -> Tensor:
         """The sum of cross entropies (nats) over the supervised tokens of packed rows, or of rows padded on the right;
         a scalar.
@@ -134,7 +133,7 @@ class VisionLanguageModel(nn.Module):
         Logits are made for supervised positions only; image, prompt and padding tokens never reach the vocabulary.
         Gradients of the head are made here as well (model/head.py).
         """
-        batch = fill_up(batch)
+        batch = self.fill_up(batch)
         self._key_dropouts(batch)
         hidden = states(self.llm, self.embed(batch.ids, batch.pixels), batch.lengths)
         targets = batch.targets

@@ -19,6 +19,7 @@ from typing import Any
 
 from remora.tracking import figures
 from remora.tracking.client import Step, Tracker
+from remora.training.journal import Attempts
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Mirror:
         self.tracker, self.run_id, self.interval = tracker, run_id, interval
         self._find = journal if callable(journal) else lambda: journal
         self._last: int | None = None
-        self._attempt = 0
+        self._attempts = Attempts()
         self._offset = 0
         self._tail = b""
         self._stop = threading.Event()
@@ -74,10 +75,7 @@ class Mirror:
             self._last = self.tracker.last_step(self.run_id)
         steps: list[Step] = []
         for event in filter(None, map(_event, lines)):
-            attempt = event.get("attempt", self._attempt)
-            self._attempt = max(self._attempt, attempt)
-            stale = attempt < self._attempt  # a process that was thought dead wrote it
-            if not stale and (step := _step(event)) is not None and step[0] > self._last:
+            if self._attempts.count(event) and (step := _step(event)) is not None and step[0] > self._last:
                 steps.append(step)
                 self._last = step[0]
         for i in range(0, len(steps), _CHUNK):

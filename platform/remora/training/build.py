@@ -16,7 +16,7 @@ from remora.errors import SpecError
 from remora.files import is_published, verify
 from remora.model.activations import checkpoint_activations
 from remora.model.attention import attend_per_sample
-from remora.model.linear import allow
+from remora.model.linear import quicken
 from remora.model.llm import create_from_scratch
 from remora.model.parts import compose
 from remora.model.seeds import seed_for
@@ -39,9 +39,10 @@ def build_model(job: StageJob) -> tuple[VisionLanguageModel, PreTrainedTokenizer
     if dist.get_rank() == 0:
         make_start(job)
     dist.barrier()
-    allow(cluster.fast_products)
     with loading(cluster):
         model, tokenizer = compose(job.parts, job.seed, stage.tune.present)
+    if cluster.fast_products:
+        quicken(model)
     if cluster.rows == "packed":
         attend_per_sample(model.llm)
     freeze_and_train(model, stage.tune, job.seed)
@@ -67,8 +68,11 @@ def make_start(job: StageJob) -> None:
 def first_words(stage: Stage, datasets: Sequence[Path]) -> list[str]:
     """What the tokenizer of a model from scratch learns from: all conversations of the stage that trains it first."""
     template = catalog.template(stage.template)
-    opened = [Dataset(d, entry.skip) for d, entry in zip(datasets, stage.mixture, strict=True)]
-    return [rendered_words(template, sample.turns) for d in opened for sample in d]
+    return [rendered_words(template, sample.turns) for d in _opened(stage, datasets) for sample in d]
+
+
+def _opened(stage: Stage, datasets: Sequence[Path]) -> list[Dataset]:
+    return [Dataset(d, entry.skip) for d, entry in zip(datasets, stage.mixture, strict=True)]
 
 
 def open_data(
@@ -76,7 +80,7 @@ def open_data(
 ) -> tuple[StageData, list[Dataset]]:
     """The stage's batches, as a function of the step, and the datasets of its mixture."""
     stage = job.stage
-    datasets = [Dataset(d, entry.skip) for d, entry in zip(job.datasets, stage.mixture, strict=True)]
+    datasets = _opened(stage, job.datasets)
     prompter = Prompter(catalog.template(stage.template), tokenizer, model.image_tokens)
     vision = job.parts["vision"].name if "vision" in stage.tune.present else None
     context = getattr(model.llm.config, "max_position_embeddings", None)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from remora.model.tuning import blocks_of
 from remora.model.vision import Unread
-from remora.model.vlm import Batch, VisionLanguageModel, fill_up
+from remora.model.vlm import Batch, VisionLanguageModel
 from remora.spec import Precision
 
 Per = Literal["picture", "token", "supervised token"]
@@ -90,7 +90,7 @@ class StepFlops:
 
     def _begin(self, model: nn.Module, inputs: Any) -> None:
         (batch,) = inputs
-        rows = fill_up(batch).ids.numel()  # what the language model's layers get to see
+        rows = self.model.fill_up(batch).ids.numel()  # what the language model's layers get to see
         head = self.model.llm.get_output_embeddings()  # type: ignore[operator]
         for part in ("vision", "connector", "llm"):
             module = self.model.part(part)

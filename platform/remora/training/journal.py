@@ -15,12 +15,26 @@ from typing import Any
 from remora.files import write_atomic
 
 JOURNAL = "journal.jsonl"
+BEGUN = '{"event": "attempt"'
+"""How the line begins with which an attempt does."""
 
 
 def append(path: Path, event: str, **fields: Any) -> None:
     """Write one event; a line is short enough to be written in one piece."""
     with path.open("a") as f:
         f.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
+
+
+class Attempts:
+    """Tells, event after event of a journal, which count: not those of an attempt that another had taken over from."""
+
+    def __init__(self) -> None:
+        self._newest = 0
+
+    def count(self, event: dict[str, Any]) -> bool:
+        attempt = event.get("attempt", self._newest)
+        self._newest = max(self._newest, attempt)
+        return bool(attempt == self._newest)
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
@@ -30,18 +44,16 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     """
     if not path.exists():
         return
-    newest = 0
+    attempts = Attempts()
     for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            event = json.loads(line)
-            newest = max(newest, event.get("attempt", newest))
-            if event.get("attempt", newest) == newest:
-                yield event
+        if line.endswith("\n") and attempts.count(event := json.loads(line)):
+            yield event
 
 
 def attempt(path: Path) -> int:
-    """The newest attempt's number; 0 where there was none."""
-    return max((e.get("attempt", 0) for e in read(path)), default=0)
+    """The newest attempt's number; 0 where there was none. Asked at each checkpoint, so other lines are not parsed."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return max((json.loads(line)["attempt"] for line in lines if line.startswith(BEGUN)), default=0)
 
 
 def take_over(path: Path, step: int) -> int:
