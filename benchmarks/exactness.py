@@ -34,6 +34,7 @@ from exact_stages import FACTORS, demo_lineage, pairwise, splits, thorough  # no
 from launch import launch  # noqa: E402
 
 from remora.spec import Cluster  # noqa: E402
+from remora.training.build import make_start  # noqa: E402
 from remora.training.job import StageJob  # noqa: E402
 
 RANKS = ROOT / "tests" / "training" / "ranks.py"
@@ -77,6 +78,7 @@ def jobs(runs: Path, names: list[str]) -> Iterator[tuple[str, StageJob]]:
     store, lineage = demo_lineage(runs)
     for run in lineage:
         job = store.prepare(run, Cluster(zero=0, micro_batch=run.stage.batch))
+        make_start(job)  # below in a folder that its splits find
         if run.stage.name in names:
             with tempfile.TemporaryDirectory() as folder:
                 yield run.stage.name, replace(job, folder=Path(folder))

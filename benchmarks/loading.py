@@ -38,6 +38,7 @@ from remora.model.llm import train_tokenizer
 from remora.model.refs import PartRef
 from remora.spec import Cluster, Stage, Variant, load
 from remora.stages import Store, path
+from remora.training.build import make_start
 from remora.training.job import StageJob
 from remora.training.journal import read
 
@@ -103,8 +104,9 @@ def demo_job(runs: Path) -> StageJob:
     store = Store(runs)
     language, align, _ = path(load(Variant, ROOT / "jobs/demo-base.yaml"), store.data)
     short = align.stage.model_copy(update={"steps": STEPS, "epochs": None})
-    llm = store.prepare(language, Cluster()).parts["llm"]
-    parts = {"vision": PartRef("efficientnet-lite0"), "connector": PartRef("mlp2x_gelu"), "llm": llm}
+    first = store.prepare(language, Cluster())
+    make_start(first)
+    parts = first.parts | {"vision": PartRef("efficientnet-lite0"), "connector": PartRef("mlp2x_gelu")}
     return StageJob(short, parts, runs, align.datasets, 0, Cluster(workers=2, micro_batch=16, zero=0))
 
 

@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from train_shapes import BATCH, MICRO_BATCH, RATES, TUNINGS, Shape, composed, ex
 
 from remora.spec import Rows
 
-WARM, STEPS, TURNS = 1, 2, 2
+TURNS = 2
+"""Processes of each setting."""
 SAME = 1e-4
 """How far losses may be apart, relative. Sums in another order change gradients by 1e-6 of themselves, but AdamW's
 first steps divide by them: an entry near zero may move the other way."""
@@ -46,7 +48,7 @@ BASELINES = {"usual": False, "usual, like lengths together": True}
 """Whether a step's samples are sorted first, as group_by_modality_length does in the published scripts."""
 
 
-def usual_loop(shape: Shape, how: str, folder: Path, steps: int, sort: bool) -> dict[str, Any]:
+def usual_loop(shape: Shape, how: str, folder: Path, sort: bool) -> dict[str, Any]:
     import torch
     from transformers import LlavaForConditionalGeneration
 
@@ -80,18 +82,19 @@ def usual_loop(shape: Shape, how: str, folder: Path, steps: int, sort: bool) -> 
         optimizer.zero_grad()
         return total, supervised
 
-    return timed(step, shape, steps)
+    return timed(step, shape)
 
 
 # Ours: what a stage does in a step, with the engine that it has.
 
 
-def ours(shape: Shape, how: str, steps: int, rows: Rows, changed: Callable[[Any, Any], None]) -> dict[str, Any]:
+def ours(shape: Shape, how: str, loop: Loop) -> dict[str, Any]:
     import torch.distributed as dist
 
     from remora.data.batches import collate
     from remora.data.packing import deal, group, pack
     from remora.model.attention import attend_per_sample
+    from remora.model.linear import quicken
     from remora.model.tuning import freeze_and_train, parameter_groups
     from remora.spec import Cluster, Stage
     from remora.training.engine import Engine
@@ -103,19 +106,21 @@ def ours(shape: Shape, how: str, steps: int, rows: Rows, changed: Callable[[Any,
     tune = dict(zip(("vision", "connector", "llm"), TUNINGS[how], strict=True))
     stage = Stage(name="it", mixture=[{"path": "it"}], tune=tune, batch=BATCH, steps=9, lr=RATES[how])
     _, model = composed(shape)
-    if rows == "packed":
+    if loop.quick:
+        quicken(model)
+    if loop.rows == "packed":
         attend_per_sample(model.llm)
     freeze_and_train(model, stage.tune)
     engine = Engine(model, parameter_groups(model, stage), stage, Cluster(zero=0))
-    changed(model, engine)
+    loop.changed(model, engine)
 
     def step(read: list[Any]) -> tuple[float, int]:
         lengths = [len(tokens.ids) for tokens, _ in read]
-        if rows == "packed":
-            shares = deal(pack(lengths, MICRO_BATCH * shape.max_length, 1), 0, 1)
+        if loop.rows == "packed":
+            shares = deal(pack(lengths, loop.micro_batch * shape.max_length, 1), 0, 1)
         else:
-            shares = deal(group(lengths, MICRO_BATCH, 1), 0, 1)
-        batches = [collate([read[i] for i in s], 1, shape.vision["image_size"], rows=rows) for s in shares]
+            shares = deal(group(lengths, loop.micro_batch, 1), 0, 1)
+        batches = [collate([read[i] for i in s], 1, shape.vision["image_size"], rows=loop.rows) for s in shares]
         supervised = sum(b.supervised for b in batches)
         total = 0.0
         for batch in batches:
@@ -125,12 +130,12 @@ def ours(shape: Shape, how: str, steps: int, rows: Rows, changed: Callable[[Any,
         engine.step([RATES[how]] * len(engine.optimizer.param_groups))
         return total / supervised, supervised
 
-    return timed(step, shape, steps)
+    return timed(step, shape)
 
 
-def timed(step: Callable[[list[Any]], tuple[float, int]], shape: Shape, steps: int) -> dict[str, Any]:
-    """Runs steps; the first WARM are not timed. Memory is the highest RSS from here on, above that of the model."""
-    data = [samples(shape, i) for i in range(WARM + steps)]
+def timed(step: Callable[[list[Any]], tuple[float, int]], shape: Shape) -> dict[str, Any]:
+    """Runs steps; the warm ones are not timed. Memory is the highest RSS from here on, above that of the model."""
+    data = [samples(shape, i) for i in range(shape.warm + shape.steps)]
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
     before = _status("VmRSS")
     losses, seconds, supervised = [], [], []
@@ -142,7 +147,7 @@ def timed(step: Callable[[list[Any]], tuple[float, int]], shape: Shape, steps: i
         supervised.append(of)
     return {
         "losses": losses,
-        "seconds": seconds[WARM:],
+        "seconds": seconds[shape.warm :],
         "real": [sum(len(tokens.ids) for tokens, _ in read) for read in data],
         "supervised": supervised,
         "MiB": (_status("VmHWM") - before) / 1024,
@@ -157,8 +162,17 @@ def _status(key: str) -> int:
 # The levers, each switched off.
 
 
-def as_it_is(model: Any, engine: Any) -> None:
-    pass
+@dataclass(frozen=True)
+class Loop:
+    """Our loop, and what in it is otherwise."""
+
+    rows: Rows = "packed"
+    micro_batch: int = MICRO_BATCH // 2
+    """Rows of max_length that a packed pass has room for. Half as many as the usual loop's samples: samples are half as
+    long as the longest, so a step has two passes in both."""
+    quick: bool = True
+    """cluster.fast_products: linear layers by oneDNN, where that pays."""
+    changed: Callable[[Any, Any], None] = lambda model, engine: None
 
 
 def all_logits(model: Any, engine: Any) -> None:
@@ -168,6 +182,7 @@ def all_logits(model: Any, engine: Any) -> None:
     from remora.model.attention import states
 
     def forward(batch: Any) -> Any:
+        batch = model.fill_up(batch)
         hidden = states(model.llm, model.embed(batch.ids, batch.pixels), batch.lengths)
         logits = model.llm.get_output_embeddings()(hidden[:, :-1]).float()
         return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
@@ -193,49 +208,43 @@ def plain_adamw(model: Any, engine: Any) -> None:
         group["fused"] = False
 
 
-def fast_products(model: Any, engine: Any) -> None:
-    """cluster.fast_products: linear layers by oneDNN, where that pays."""
-    from remora.model.linear import quicken
-
-    quicken(model)
-
-
 def all_gradients(model: Any, engine: Any) -> None:
     """Gradients of frozen parts too: what a loop computes that only leaves them out of its optimiser."""
     model.requires_grad_(True)
 
 
-LEVERS: dict[str, tuple[Rows, Callable[[Any, Any], None]]] = {
-    "ours": ("packed", as_it_is),
-    "rows padded, of like length": ("padded", as_it_is),
-    "logits of every position": ("packed", all_logits),
-    "head and loss apart": ("packed", loss_apart),
-    "AdamW not fused": ("packed", plain_adamw),
-    "fast products": ("packed", fast_products),
-    "gradients of frozen parts": ("packed", all_gradients),
+LEVERS = {
+    "ours": Loop(),
+    "a step in one pass": Loop(micro_batch=MICRO_BATCH),
+    "rows padded, of like length": Loop("padded", MICRO_BATCH),
+    "logits of every position": Loop(changed=all_logits),
+    "head and loss apart": Loop(changed=loss_apart),
+    "torch's products": Loop(quick=False),
+    "AdamW not fused": Loop(changed=plain_adamw),
+    "gradients of frozen parts": Loop(changed=all_gradients),
 }
 SETTINGS = {
-    "fine-tuning": [*BASELINES, *list(LEVERS)[:6]],
-    "alignment": [*BASELINES, *list(LEVERS)[:4], *list(LEVERS)[5:]],
+    "fine-tuning": [*BASELINES, *list(LEVERS)[:-1]],
+    "alignment": [*BASELINES, *list(LEVERS)[:-2], "gradients of frozen parts"],
 }
 """What is measured: AdamW has little to do in alignment, and frozen parts have little to do in fine-tuning."""
 
 
-def measured(name: str, how: str, setting: str, folder: Path, steps: int) -> dict[str, Any]:
-    command = [sys.executable, "-W", "ignore", __file__, name, "--one", how, setting, str(folder), str(steps)]
+def measured(name: str, how: str, setting: str, folder: Path) -> dict[str, Any]:
+    command = [sys.executable, "-W", "ignore", __file__, name, "--one", how, setting, str(folder)]
     said = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(said.stdout.splitlines()[-1])
 
 
-def one(shape: Shape, how: str, setting: str, folder: Path, steps: int) -> None:
+def one(shape: Shape, how: str, setting: str, folder: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
     with contextlib.redirect_stdout(sys.stderr):
         if setting in BASELINES:
-            found = usual_loop(shape, how, folder, steps, BASELINES[setting])
+            found = usual_loop(shape, how, folder, BASELINES[setting])
         else:
-            found = ours(shape, how, steps, *LEVERS[setting])
+            found = ours(shape, how, LEVERS[setting])
     print(json.dumps(found))
 
 
@@ -245,7 +254,7 @@ def table(name: str, shape: Shape, how: str) -> list[str]:
         export(shape, Path(tmp) / "llava")
         for turn in range(TURNS):
             for setting, runs in found.items():
-                runs.append(measured(name, how, setting, Path(tmp) / "llava", STEPS))
+                runs.append(measured(name, how, setting, Path(tmp) / "llava"))
                 sys.stderr.write(f"{name} {how} turn {turn} {setting}: {runs[-1]}\n")
     first = found["usual"][0]
     lines = [
@@ -270,7 +279,7 @@ def table(name: str, shape: Shape, how: str) -> list[str]:
 
 def medians(runs: list[dict[str, Any]]) -> tuple[float, float]:
     """Real tokens a second over all timed steps, and MiB."""
-    rates = [n / s for r in runs for n, s in zip(r["real"][WARM:], r["seconds"], strict=True)]
+    rates = [n / s for r in runs for n, s in zip(r["real"][-len(r["seconds"]) :], r["seconds"], strict=True)]
     return statistics.median(rates), statistics.median(r["MiB"] for r in runs)
 
 
@@ -297,11 +306,12 @@ def machine() -> str:
 
 
 def about() -> list[str]:
+    timed_steps = " and ".join(f"{shape.steps} ({name})" for name, shape in shapes().items())
     return [
         f"{machine()}. What each part is: `benchmarks/train.py`; what the levers are: docs/training-speed.md.",
         "",
-        f"Steps of {BATCH} samples, micro_batch {MICRO_BATCH}, ZeRO 0, a process of one thread. Seconds are its CPU's.",
-        f"Medians of {TURNS} processes, {STEPS} steps each behind the first; in brackets the fastest and the slowest.",
+        f"Steps of {BATCH} samples in two passes, ZeRO 0, a process of one thread. Seconds are its CPU's. Medians of",
+        f"{TURNS} processes, {timed_steps} steps each behind the first few; in brackets the fastest and the slowest.",
         "Real tokens are those that are no padding. Memory is the highest resident size above that of the model before",
         "the first step (VmHWM). `apart` is the largest relative difference to the losses of the usual loop. Lengths",
         "are those of LLaVA's mix-665k as benchmarks/packing.py simulates them, times a picture's tokens over 576.",
@@ -311,15 +321,15 @@ def about() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", choices=[[], *shapes()])
-    parser.add_argument("--one", nargs=4, metavar=("TUNING", "SETTING", "FOLDER", "STEPS"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=3, metavar=("TUNING", "SETTING", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--ray", type=Path, metavar="RUNS", help="a run folder that holds the demo's data")
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="for --gpu")
     parser.add_argument("--tiny", action="store_true", help="for --gpu")
     args = parser.parse_args()
     if args.one:
-        how, setting, folder, steps = args.one
-        one(shapes()[args.models[0]], how, setting, Path(folder), int(steps))
+        how, setting, folder = args.one
+        one(shapes()[args.models[0]], how, setting, Path(folder))
     elif args.gpu:
         write("train-gpu.md", on_one_gpu(args.device, args.tiny), keep=not args.tiny)
     elif args.ray:

@@ -2,8 +2,8 @@
 
 torch gives fp32 products to MKL, which runs AVX2 on a CPU that is not Intel's, also where that has AVX-512; oneDNN,
 which torch carries too, runs AVX-512 there. On such a CPU linear layers, forward and backward, are oneDNN's: about
-twice as fast (docs/training-speed.md), if `cluster.fast_products` says so. Everywhere else, and for a few rows, they
-stay torch's.
+twice as fast (docs/training-speed.md), unless `cluster.fast_products` says no. Everywhere else, and for a few rows,
+they stay torch's.
 
 oneDNN makes a kernel for each number of rows that it meets, in about 2 ms and 1 MB. So rows are filled up with zeros to
 one of sixteen numbers an octave (`rounded`): whoever knows how many rows will pass all layers does that once for all.
