@@ -78,7 +78,7 @@ def jobs(runs: Path, names: list[str]) -> Iterator[tuple[str, StageJob]]:
     store, lineage = demo_lineage(runs)
     for run in lineage:
         job = store.prepare(run, Cluster(zero=0, micro_batch=run.stage.batch))
-        make_start(job)  # below in a folder that its splits find
+        make_start(job)  # here, since a split in another folder would not make it
         if run.stage.name in names:
             with tempfile.TemporaryDirectory() as folder:
                 yield run.stage.name, replace(job, folder=Path(folder))

@@ -37,9 +37,14 @@ from remora.spec import Rows
 
 TURNS = 2
 """Processes of each setting."""
+STEPS = {"demo-2m": (4, 8), "pythia-70m": (2, 3)}
+"""Of each model: steps that a process takes before it is timed, and while it is."""
 SAME = 1e-4
 """How far losses may be apart, relative. Sums in another order change gradients by 1e-6 of themselves, but AdamW's
 first steps divide by them: an entry near zero may move the other way."""
+
+Step = Callable[[list[Any]], tuple[float, int]]
+"""Trains on samples; their loss, and how many of their tokens are supervised."""
 
 
 # The baseline.
@@ -48,7 +53,7 @@ BASELINES = {"usual": False, "usual, like lengths together": True}
 """Whether a step's samples are sorted first, as group_by_modality_length does in the published scripts."""
 
 
-def usual_loop(shape: Shape, how: str, folder: Path, sort: bool) -> dict[str, Any]:
+def usual_loop(shape: Shape, how: str, folder: Path, sort: bool) -> Step:
     import torch
     from transformers import LlavaForConditionalGeneration
 
@@ -82,13 +87,13 @@ def usual_loop(shape: Shape, how: str, folder: Path, sort: bool) -> dict[str, An
         optimizer.zero_grad()
         return total, supervised
 
-    return timed(step, shape)
+    return step
 
 
 # Ours: what a stage does in a step, with the engine that it has.
 
 
-def ours(shape: Shape, how: str, loop: Loop) -> dict[str, Any]:
+def ours(shape: Shape, how: str, loop: Loop) -> Step:
     import torch.distributed as dist
 
     from remora.data.batches import collate
@@ -130,12 +135,12 @@ def ours(shape: Shape, how: str, loop: Loop) -> dict[str, Any]:
         engine.step([RATES[how]] * len(engine.optimizer.param_groups))
         return total / supervised, supervised
 
-    return timed(step, shape)
+    return step
 
 
-def timed(step: Callable[[list[Any]], tuple[float, int]], shape: Shape) -> dict[str, Any]:
-    """Runs steps; the warm ones are not timed. Memory is the highest RSS from here on, above that of the model."""
-    data = [samples(shape, i) for i in range(shape.warm + shape.steps)]
+def timed(step: Step, shape: Shape, warm: int, steps: int) -> dict[str, Any]:
+    """Runs steps; the first `warm` are not timed. Memory is the highest RSS from here on, above that of the model."""
+    data = [samples(shape, i) for i in range(warm + steps)]
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
     before = _status("VmRSS")
     losses, seconds, supervised = [], [], []
@@ -145,10 +150,12 @@ def timed(step: Callable[[list[Any]], tuple[float, int]], shape: Shape) -> dict[
         seconds.append(time.process_time() - began)
         losses.append(loss)
         supervised.append(of)
+    real = [sum(len(tokens.ids) for tokens, _ in read) for read in data]
     return {
         "losses": losses,
-        "seconds": seconds[shape.warm :],
-        "real": [sum(len(tokens.ids) for tokens, _ in read) for read in data],
+        "seconds": seconds[warm:],
+        "rates": [n / s for n, s in zip(real[warm:], seconds[warm:], strict=True)],
+        "real": real,
         "supervised": supervised,
         "MiB": (_status("VmHWM") - before) / 1024,
     }
@@ -168,8 +175,8 @@ class Loop:
 
     rows: Rows = "packed"
     micro_batch: int = MICRO_BATCH // 2
-    """Rows of max_length that a packed pass has room for. Half as many as the usual loop's samples: samples are half as
-    long as the longest, so a step has two passes in both."""
+    """Rows of max_length that a packed pass has room for; samples of a padded one. Half as many rows as the usual loop
+    has samples: these are half as long as the longest, so a step has two passes in both."""
     quick: bool = True
     """cluster.fast_products: linear layers by oneDNN, where that pays."""
     changed: Callable[[Any, Any], None] = lambda model, engine: None
@@ -236,15 +243,17 @@ def measured(name: str, how: str, setting: str, folder: Path) -> dict[str, Any]:
     return json.loads(said.stdout.splitlines()[-1])
 
 
-def one(shape: Shape, how: str, setting: str, folder: Path) -> None:
+def one(name: str, how: str, setting: str, folder: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
+    shape = shapes()[name]
     with contextlib.redirect_stdout(sys.stderr):
         if setting in BASELINES:
-            found = usual_loop(shape, how, folder, BASELINES[setting])
+            step = usual_loop(shape, how, folder, BASELINES[setting])
         else:
-            found = ours(shape, how, LEVERS[setting])
+            step = ours(shape, how, LEVERS[setting])
+        found = timed(step, shape, *STEPS[name])
     print(json.dumps(found))
 
 
@@ -279,8 +288,7 @@ def table(name: str, shape: Shape, how: str) -> list[str]:
 
 def medians(runs: list[dict[str, Any]]) -> tuple[float, float]:
     """Real tokens a second over all timed steps, and MiB."""
-    rates = [n / s for r in runs for n, s in zip(r["real"][-len(r["seconds"]) :], r["seconds"], strict=True)]
-    return statistics.median(rates), statistics.median(r["MiB"] for r in runs)
+    return statistics.median(rate for r in runs for rate in r["rates"]), statistics.median(r["MiB"] for r in runs)
 
 
 def against_the_usual_loop(names: list[str]) -> list[str]:
@@ -306,12 +314,12 @@ def machine() -> str:
 
 
 def about() -> list[str]:
-    timed_steps = " and ".join(f"{shape.steps} ({name})" for name, shape in shapes().items())
+    many = " and ".join(f"{steps} ({name})" for name, (_, steps) in STEPS.items())
     return [
         f"{machine()}. What each part is: `benchmarks/train.py`; what the levers are: docs/training-speed.md.",
         "",
         f"Steps of {BATCH} samples in two passes, ZeRO 0, a process of one thread. Seconds are its CPU's. Medians of",
-        f"{TURNS} processes, {timed_steps} steps each behind the first few; in brackets the fastest and the slowest.",
+        f"{TURNS} processes, {many} steps each behind the first few; in brackets the fastest and the slowest.",
         "Real tokens are those that are no padding. Memory is the highest resident size above that of the model before",
         "the first step (VmHWM). `apart` is the largest relative difference to the losses of the usual loop. Lengths",
         "are those of LLaVA's mix-665k as benchmarks/packing.py simulates them, times a picture's tokens over 576.",
@@ -329,7 +337,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.one:
         how, setting, folder = args.one
-        one(shapes()[args.models[0]], how, setting, Path(folder))
+        one(args.models[0], how, setting, Path(folder))
     elif args.gpu:
         write("train-gpu.md", on_one_gpu(args.device, args.tiny), keep=not args.tiny)
     elif args.ray:

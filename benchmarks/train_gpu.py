@@ -15,7 +15,7 @@ from typing import Any
 
 from train_shapes import BATCH, MICRO_BATCH, RATES, TUNINGS, Shape, composed, samples, shapes
 
-AHEAD = 2
+WARM, STEPS, AHEAD = 5, 20, 2
 
 
 def gpu_shapes() -> dict[str, Shape]:
@@ -53,15 +53,15 @@ def trained(shape: Shape, how: str, precision: str, compiled: bool) -> str:
     from remora.training.flops import StepFlops, peak_flops
 
     tune = dict(zip(("vision", "connector", "llm"), TUNINGS[how], strict=True))
-    stage = Stage(name="it", mixture=[{"path": "it"}], tune=tune, batch=BATCH, steps=shape.steps, lr=RATES[how])
+    stage = Stage(name="it", mixture=[{"path": "it"}], tune=tune, batch=BATCH, steps=STEPS, lr=RATES[how])
     _, model = composed(shape)
     attend_per_sample(model.llm)
     freeze_and_train(model, stage.tune)
     count = StepFlops(model)
     engine = Engine(model, parameter_groups(model, stage), stage, Cluster(zero=0, precision=precision))
     seconds, waits, operations, tokens = [], [], [], []
-    batches = loaded(shape, shape.warm + shape.steps)
-    for step in range(shape.warm + shape.steps):
+    batches = loaded(shape, WARM + STEPS)
+    for step in range(WARM + STEPS):
         if step == 1 and compiled:  # behind the pass in which operations are counted
             model.llm.base_model.compile(dynamic=True)
         began = time.perf_counter()
@@ -74,13 +74,11 @@ def trained(shape: Shape, how: str, precision: str, compiled: bool) -> str:
         seconds.append(time.perf_counter() - began)
         operations.append(count(passes))
         tokens.append(sum(int(b.mask.sum()) for b in passes))
-    took = statistics.median(seconds[shape.warm :])
+    took = statistics.median(seconds[WARM:])
     peak = peak_flops(engine.device, precision)
-    share = statistics.median(o / s for o, s in zip(operations[shape.warm :], seconds[shape.warm :], strict=True)) / (
-        peak or 1
-    )
-    rate = statistics.median(n / s for n, s in zip(tokens[shape.warm :], seconds[shape.warm :], strict=True))
-    memory, waited = engine.memory(), sum(waits[shape.warm :]) / sum(seconds[shape.warm :])
+    share = statistics.median(o / s for o, s in zip(operations[WARM:], seconds[WARM:], strict=True)) / (peak or 1)
+    rate = statistics.median(n / s for n, s in zip(tokens[WARM:], seconds[WARM:], strict=True))
+    memory, waited = engine.memory(), sum(waits[WARM:]) / sum(seconds[WARM:])
     engine.close()
     del engine, model
     if torch.cuda.is_available():
@@ -106,8 +104,7 @@ def on_one_gpu(device: str, tiny: bool) -> list[str]:
     precision = "fp32" if device == "cpu" else "bf16"
     name = "a CPU" if device == "cpu" else torch.cuda.get_device_name()
     lines = [
-        f"{name}, {precision}, torch {torch.__version__}; {BATCH} samples a step, ZeRO 0; medians of "
-        f"{next(iter(named.values())).steps} steps.",
+        f"{name}, {precision}, torch {torch.__version__}; {BATCH} samples a step, ZeRO 0; medians of {STEPS} steps.",
         "",
         "| | stage | compiled | step, ms | real tokens/s | MFU | waited | GiB |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -27,9 +27,6 @@ class Shape:
     vision: dict[str, Any]
     """A CLIP tower's config, read as LLaVA reads it: the last block but one, without the class token."""
     about: str
-    warm: int = 5
-    steps: int = 20
-    """Steps that a process takes before it is timed, and while it is."""
 
     @property
     def image_tokens(self) -> int:
@@ -58,18 +55,10 @@ def shapes() -> dict[str, Shape]:
     tiny_clip = _tower(256, 10, 224, 16)
     return {
         "demo-2m": Shape(
-            catalog.llm("demo-2m").config,
-            _tower(128, 4, 96, 8),
-            "the demo's 2 M language model, a CLIP of 4 blocks",
-            warm=4,
-            steps=8,
+            catalog.llm("demo-2m").config, _tower(128, 4, 96, 8), "the demo's 2 M language model, a CLIP of 4 blocks"
         ),
         "pythia-70m": Shape(
-            pythia,
-            tiny_clip,
-            "Pythia-70M (arXiv 2304.01373, Table 1) and TinyCLIP-ViT-8M/16 (arXiv 2309.12314)",
-            warm=2,
-            steps=3,
+            pythia, tiny_clip, "Pythia-70M (arXiv 2304.01373, Table 1) and TinyCLIP-ViT-8M/16 (arXiv 2309.12314)"
         ),
     }
 

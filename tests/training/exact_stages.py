@@ -74,9 +74,7 @@ def mixed_job(
         "llm": PartRef("demo-2m", root / "llm"),
     }
     datasets = [d.folder for d in read_mixture(spec.mixture, root)]
-    return StageJob(
-        spec, parts, root / "work", datasets, seed, Cluster(checkpoint_every=1000, zero=0, fast_products=True)
-    )
+    return StageJob(spec, parts, root / "work", datasets, seed, Cluster(checkpoint_every=1000, zero=0))
 
 
 def thorough(root: Path, steps: int) -> StageJob:
