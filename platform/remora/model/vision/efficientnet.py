@@ -12,6 +12,21 @@ from remora.model.refs import weights_file
 from remora.model.vision.tower import Tower
 
 
+class Pointwise(nn.Conv2d):
+    """A 1 x 1 convolution, stride 1, whose kernel does not depend on how many pictures there are.
+
+    On one thread of a CPU torch gives those of 16 pictures or more to oneDNN and those of fewer to MKL, which is 3e-6
+    in the tower's features: a rounding that a split of the batch would decide, and that training carries on
+    (docs/exactness.md). Here all are oneDNN's in fp32.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        single = input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        if not (input.is_cpu and single and torch.backends.mkldnn.is_available()):
+            return super().forward(input)
+        return torch.mkldnn_convolution(input, self.weight, self.bias, (0, 0), self.stride, self.dilation, self.groups)
+
+
 class EfficientNetLiteTower(Tower):
     """EfficientNet-Lite0 without its classifier; the last feature grid, row by row, is the token sequence.
 
@@ -23,6 +38,9 @@ class EfficientNetLiteTower(Tower):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         net._fc = nn.Identity()  # 1.3 M weights that only the classifier needs
+        for layer in net.modules():
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
+                layer.__class__ = Pointwise
         self.net = net
         self.tail = [net._conv_head, net._bn1]  # type: ignore[list-item]
 
