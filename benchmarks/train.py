@@ -102,6 +102,7 @@ def ours(shape: Shape, how: str, loop: Loop) -> Step:
     from remora.model.linear import quicken
     from remora.model.tuning import freeze_and_train, parameter_groups
     from remora.spec import Cluster, Stage
+    from remora.training.allocator import keep_freed
     from remora.training.engine import Engine
 
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1"}.items():
@@ -111,6 +112,7 @@ def ours(shape: Shape, how: str, loop: Loop) -> Step:
     tune = dict(zip(("vision", "connector", "llm"), TUNINGS[how], strict=True))
     stage = Stage(name="it", mixture=[{"path": "it"}], tune=tune, batch=BATCH, steps=9, lr=RATES[how])
     _, model = composed(shape)
+    keep_freed()
     if loop.quick:
         quicken(model)
     if loop.rows == "packed":

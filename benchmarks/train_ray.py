@@ -1,4 +1,6 @@
-"""A stage under Ray Train against the same stage under torchrun: the same job file, the same loop.
+"""A stage under Ray Train against the same stage under torchrun, and under torchrun with an allocator left as it is.
+
+All have the same job file and run the same loop.
 
 Taken turns with, because a machine's pace drifts by more than the two differ. What Ray costs before the first step and
 after the last is not in a step's time; it is given beside it. With as many ranks as the machine has cores, Ray's own
@@ -30,12 +32,21 @@ UNTIMED = 5
 """Steps at the start of a run that are not counted."""
 
 
-def under_torchrun(job: Path, ranks: int) -> None:
+GIVEN_BACK = "torchrun, freed memory given back"
+UNKEPT = (
+    "import runpy; from remora.training import stage; stage.keep_freed = lambda: False; "
+    "runpy.run_module('remora.training', run_name='__main__')"
+)
+"""A stage whose process leaves glibc's malloc as it is."""
+
+
+def under_torchrun(job: Path, ranks: int, kept: bool = True) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     launch = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
-    command = [*launch, "--master-port", str(port), "-m", "remora.training", str(job)]
+    program = ["-m", "remora.training"] if kept else ["--no-python", sys.executable, "-W", "ignore", "-c", UNKEPT]
+    command = [*launch, "--master-port", str(port), *program, str(job)]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
@@ -76,26 +87,26 @@ def _in_turns(job: StageJob, tmp: Path) -> list[str]:
     from remora.training.journal import read
 
     ranks = job.cluster.most_workers
-    found: dict[str, list[list[float]]] = {"torchrun": [], "Ray Train": []}
-    whole: dict[str, list[float]] = {"torchrun": [], "Ray Train": []}
+    found: dict[str, list[list[float]]] = {"torchrun": [], "Ray Train": [], GIVEN_BACK: []}
+    whole: dict[str, list[float]] = {way: [] for way in found}
     losses = set()
     for turn in range(TURNS):
         for way in found:
-            work = tmp / "stages" / f"{way.split()[0]}-{ranks}-{turn}.work"
+            work = tmp / "stages" / f"{list(found).index(way)}-{ranks}-{turn}.work"
             work.mkdir(parents=True)
             (work / "job.json").write_text(replace(job, folder=work).to_json())
             began = time.monotonic()
-            if way == "torchrun":
-                under_torchrun(work / "job.json", ranks)
-            else:
+            if way == "Ray Train":
                 under_ray(work / "job.json")
+            else:
+                under_torchrun(work / "job.json", ranks, kept=way != GIVEN_BACK)
             whole[way].append(time.monotonic() - began)
-            journal = (work if way == "torchrun" else work.with_suffix("")) / "journal.jsonl"
+            journal = (work.with_suffix("") if way == "Ray Train" else work) / "journal.jsonl"
             found[way].append(steps_of(journal))
             losses.add(json.dumps([e["loss"] for e in read(journal) if e["event"] == "step"]))
             sys.stderr.write(f"{way}, {ranks} ranks, turn {turn}: {statistics.median(found[way][-1]):.4f} s\n")
     if len(losses) > 1:
-        sys.exit(f"the losses of {TURNS * 2} runs are not the same")
+        sys.exit(f"the losses of {TURNS * len(found)} runs are not the same")
     middle = {way: statistics.median(s for run in steps for s in run) for way, steps in found.items()}
     lines = []
     for way, steps in found.items():

@@ -28,6 +28,7 @@ from remora.model import split
 from remora.model.parts import save_part
 from remora.model.tuning import parameter_groups, tuning_table
 from remora.model.vlm import Batch
+from remora.training.allocator import keep_freed
 from remora.training.build import build_model, open_data
 from remora.training.checkpoint import Writer
 from remora.training.engine import Engine
@@ -60,6 +61,7 @@ def run(job: StageJob, preempted: Callable[[], bool] = lambda: False) -> dict[st
         TrainingError: a step was bad and the recipe says stop; the step and its samples are named.
     """
     began = time.monotonic()
+    keep_freed()
     with disk_errors(job.folder):
         while True:
             with contextlib.ExitStack() as closing, contextlib.suppress(RolledBack):
