@@ -5,8 +5,8 @@ which torch carries too, runs AVX-512 there. On such a CPU linear layers, forwar
 twice as fast (docs/training-speed.md), unless `cluster.fast_products` says no. Everywhere else, and for a few rows,
 they stay torch's.
 
-oneDNN makes a kernel for each number of rows that it meets, in about 2 ms and 0.6 MiB. So rows are filled up with zeros to
-one of sixteen numbers an octave (`rounded`): whoever knows how many rows will pass all layers does that once for all.
+oneDNN makes a kernel for each number of rows that it meets, in about 2 ms and 0.6 MiB. So rows are filled up with zeros
+to one of sixteen numbers an octave (`rounded`): whoever knows how many will pass all layers does that once for all.
 """
 
 from __future__ import annotations
