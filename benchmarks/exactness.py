@@ -47,8 +47,9 @@ HEAD = f"""# Losses of {STEPS} steps under splits of a stage
 
 A split is workers x passes of a step, ZeRO stage, rows. `apart` is the largest relative difference of a step's loss
 from the float64 run's, over the first 10, 20, 30 and {STEPS} steps; `leaves` is the first step at which a loss is more
-than {BOUND:g} from it. The last row is float64 again, with one weight tensor moved by {NUDGE:g} of itself before the
-first step: what the stage makes of a rounding, without any split.
+than {BOUND:g} from it. `two of` is how far the splits' losses are from each other at most. The last row is float64
+again, with one weight tensor moved by {NUDGE:g} of itself before the first step: what the stage makes of a rounding,
+without any split.
 """
 
 
@@ -111,7 +112,9 @@ def table(name: str, losses: dict[str, list[float]]) -> str:
     for split, of in sorted(losses.items()):
         lines.append(row(split, apart(of, exact)))
         worst = [max(pair) for pair in zip(worst, apart(of, exact), strict=True)]
-    lines += [row(f"the most of {len(losses)}", worst), row("float64, nudged", apart(nudged, exact))]
+    between = [(max(of) - min(of)) / min(of) for of in zip(*losses.values(), strict=True)]
+    lines += [row(f"the most of {len(losses)}", worst), row(f"two of {len(losses)}", between)]
+    lines.append(row("float64, nudged", apart(nudged, exact)))
     return "\n".join(lines) + "\n"
 
 
