@@ -1,39 +1,103 @@
-"""The process group of Ray Train's workers: how long one waits for another, and what tells it to make a checkpoint.
+"""The process group of Ray Train's workers: how they find each other, how long one waits for another, and what tells it
+to make a checkpoint.
 
-Ray's controller loads this file too, for the settings below; it loads torch in any case.
+Ray's own torch settings do the same, but whoever names them loads torch: the command and Ray's controller, one after
+the other, before the first worker starts. Here only workers do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
+import ray
 import ray.train
-from ray.exceptions import RayError
-from ray.train.torch import TorchConfig
+from ray.exceptions import GetTimeoutError, RayError
+from ray.train.backend import Backend, BackendConfig
 
 from remora.training import notice
 
 ASK_EVERY = 1.0
 """Seconds between two questions to Ray whether a node is taken away."""
+LEAVE_WITHIN = 3.0
+"""Seconds that a group which ends waits for a worker that may be stuck; Ray's default is 30."""
 
 
 @dataclass
-class Group(TorchConfig):
-    """Ray's own torch settings, for workers that hear SIGTERM."""
+class Group(BackendConfig):
+    """Workers of one process group: NCCL on GPUs, gloo on CPUs.
+
+    Args:
+        on_gpus: whether every worker has one.
+        timeout_s: seconds that a collective waits for another worker before it fails.
+    """
+
+    on_gpus: bool
+    timeout_s: float
 
     @property
     def backend_cls(self) -> Any:
-        return _Listening
+        return _Joined
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
-class _Listening(TorchConfig().backend_cls):  # type: ignore[misc]
-    def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
-        super().on_training_start(worker_group, backend_config)
+class _Joined(Backend):
+    share_cuda_visible_devices = True  # a GPU's number is then its local rank's, and NCCL reaches the others directly
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        assert isinstance(backend_config, Group)
+        host, port = worker_group.execute_single(0, _address)
+        where = {"MASTER_ADDR": host, "MASTER_PORT": str(port), "WORLD_SIZE": str(len(worker_group))}
+        backend = "nccl" if backend_config.on_gpus else "gloo"
+        told = (_join, where, backend, backend_config.timeout_s)
+        ray.get([worker_group.execute_single_async(rank, *told) for rank in range(len(worker_group))])
+
+    def on_training_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         worker_group.execute(notice.listen)  # in the main thread, where alone it can be; training has another
+
+    def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        if len(worker_group) > 1:
+            with contextlib.suppress(GetTimeoutError):  # it is killed next
+                ray.get(worker_group.execute_async(_leave), timeout=LEAVE_WITHIN)
+
+
+def _address() -> tuple[str, int]:
+    """This node's address, and a port of it that is free."""
+    host = ray.util.get_node_ip_address()
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+        free.bind(("", 0))
+        return host, int(free.getsockname()[1])
+
+
+def _join(where: dict[str, str], backend: str, timeout_s: float) -> None:
+    """Say what torchrun would say, and join the group. With NCCL a collective that waits too long ends the process."""
+    import torch.distributed as dist
+
+    context = ray.train.get_context()
+    os.environ |= {
+        **where,
+        "RANK": str(context.get_world_rank()),
+        "LOCAL_RANK": str(context.get_local_rank()),
+        "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
+        "GROUP_RANK": str(context.get_node_rank()),
+    }
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+
+
+def _leave() -> None:
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class Notices:

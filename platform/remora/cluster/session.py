@@ -17,8 +17,6 @@ WORKER_ENV = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # A worker that answers nothing for so long is stopped (SIGSTOP, a stuck driver), and its group starts again.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "30",
-    # How long a group that is being ended waits for such a worker to leave; Ray's default is 30.
-    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "3",
     # Ray waits so long for room of the size it last knew, then looks again: what an elastic group loses with a node.
     # Imports are not part of it, and it may look as often as it likes.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",

@@ -20,7 +20,7 @@ from remora.files import is_published, write_atomic
 # Ray's controller unpickles a reference to `_worker`, so whatever this file imports, it imports too: torch and
 # transformers would cost it 4 s of CPU and 200 MB for nothing.
 if TYPE_CHECKING:
-    from ray.train.data_parallel_trainer import DataParallelTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     from remora.spec import Cluster
     from remora.training.job import StageJob
@@ -48,7 +48,7 @@ def _worker(config: dict[str, Any]) -> None:
 
     Stage runs that an earlier attempt of this group published are passed over, the one it was stopped in is resumed.
     """
-    import ray.train
+    import ray.train.torch
     import torch
     import torch.distributed as dist
 
@@ -61,6 +61,8 @@ def _worker(config: dict[str, Any]) -> None:
     store, status = Store(Path(config["runs"])), Path(config["status"])
     rank = ray.train.get_context().get_world_rank()
     notices = Notices()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ray.train.torch.get_device())  # a thread's own, so not where the group is joined
     for name, text, record in config["tasks"]:
         job = StageJob.from_json(text)
         if is_published(store.root / name):
@@ -130,7 +132,7 @@ def _trainer(
     tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path, attempt: str, storage: Path
 ) -> DataParallelTrainer:
     import ray.train
-    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     from remora.cluster.group import Group
 
@@ -141,14 +143,14 @@ def _trainer(
         "accelerator_type": cluster.accelerator,
         "elastic_resize_monitor_interval_s": RESIZE_EVERY,
     }
-    return TorchTrainer(
+    return DataParallelTrainer(
         _worker,
         train_loop_config={
             "runs": str(runs),
             "status": str(status),
             "tasks": [(t.name, t.job.to_json(), t.record) for t in tasks],
         },
-        torch_config=Group(timeout_s=cluster.hang_timeout),
+        backend_config=Group(cluster.gpus_per_worker > 0, cluster.hang_timeout),
         scaling_config=ray.train.ScalingConfig(**scaling),
         run_config=ray.train.RunConfig(
             name=attempt,
