@@ -163,6 +163,7 @@ def test_who_starts_workers_loads_no_torch():
         "from remora.spec import Cluster\n"
         "task = Task('it', type('Job', (), {'to_json': lambda self: '{}'})(), {})\n"
         "trainer = _trainer([task], Cluster(), Path('/r'), Path('/s'), 'it', Path('/r/ray'))\n"
+        "assert not any('Datasets' in type(c).__name__ for c in trainer._create_default_callbacks())\n"
         "cloudpickle.loads(cloudpickle.dumps((trainer.train_loop_per_worker, trainer.backend_config.backend_cls)))\n"
         "assert not {'torch', 'transformers', 'mlflow'} & sys.modules.keys()"
     )

@@ -20,6 +20,8 @@ import ray
 import ray.train
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from remora.training import notice
 
@@ -27,6 +29,16 @@ ASK_EVERY = 1.0
 """Seconds between two questions to Ray whether a node is taken away."""
 LEAVE_WITHIN = 3.0
 """Seconds that a group which ends waits for a worker that may be stuck; Ray's default is 30."""
+
+
+class Trainer(DataParallelTrainer):
+    """Ray Train without its actor for Ray Data's datasets, which imports for 2 s while the workers do, and serves none.
+
+    The method is private; a test holds that it does what it says, and Ray's version is pinned.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, DatasetsCallback)]
 
 
 @dataclass

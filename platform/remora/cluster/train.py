@@ -20,8 +20,7 @@ from remora.files import is_published, write_atomic
 # Ray's controller unpickles a reference to `_worker`, so whatever this file imports, it imports too: torch and
 # transformers would cost it 4 s of CPU and 200 MB for nothing.
 if TYPE_CHECKING:
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
+    from remora.cluster.group import Trainer
     from remora.spec import Cluster
     from remora.training.job import StageJob
 
@@ -128,13 +127,10 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
     shutil.rmtree(storage / attempt, ignore_errors=True)
 
 
-def _trainer(
-    tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path, attempt: str, storage: Path
-) -> DataParallelTrainer:
+def _trainer(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path, attempt: str, storage: Path) -> Trainer:
     import ray.train
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    from remora.cluster.group import Group
+    from remora.cluster.group import Group, Trainer
 
     scaling: dict[str, Any] = {  # Ray's annotations are those of the version before
         "num_workers": (cluster.least_workers, cluster.most_workers) if cluster.elastic else cluster.most_workers,
@@ -143,7 +139,7 @@ def _trainer(
         "accelerator_type": cluster.accelerator,
         "elastic_resize_monitor_interval_s": RESIZE_EVERY,
     }
-    return DataParallelTrainer(
+    return Trainer(
         _worker,
         train_loop_config={
             "runs": str(runs),
