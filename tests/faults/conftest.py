@@ -57,6 +57,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write_line("\n".join(lines))
     if file := config.getoption("--scorecard", default=None):
         before, _, rest = file.read_text().partition(BEGIN)
-        machine = f"{os.cpu_count()} cores, {platform.machine()}, {time.strftime('%Y-%m-%d')}"
+        machine = f"{os.cpu_count()} cores, {_cpu()}, {time.strftime('%Y-%m-%d')}"
         table = "\n".join([BEGIN, "", f"One run, {machine}:", "", *lines, "", END])
         file.write_text(before + table + rest.partition(END)[2])
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
