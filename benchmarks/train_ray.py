@@ -26,7 +26,7 @@ from loading import STEPS, demo_job
 from remora.spec import Cluster
 from remora.training.job import StageJob
 
-TURNS = 5
+TURNS = 3
 RANKS = (1, 2)
 UNTIMED = 5
 """Steps at the start of a run that are not counted."""
