@@ -62,7 +62,7 @@ class Group(BackendConfig):
 
 
 class _Joined(Backend):
-    share_cuda_visible_devices = True  # a GPU's number is then its local rank's, and NCCL reaches the others directly
+    share_cuda_visible_devices = True  # as Ray's own: NCCL reaches a node's other GPUs directly
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         assert isinstance(backend_config, Group)
