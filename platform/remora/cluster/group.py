@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.exceptions import GetTimeoutError, RayError
+from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -66,11 +66,9 @@ class _Joined(Backend):
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         assert isinstance(backend_config, Group)
-        host, port = worker_group.execute_single(0, _address)
-        where = {"MASTER_ADDR": host, "MASTER_PORT": str(port), "WORLD_SIZE": str(len(worker_group))}
+        host, port = worker_group.execute_single(0, get_address_and_port)
         backend = "nccl" if backend_config.on_gpus else "gloo"
-        told = (_join, where, backend, backend_config.timeout_s)
-        ray.get([worker_group.execute_single_async(rank, *told) for rank in range(len(worker_group))])
+        worker_group.execute(_join, host, port, backend, backend_config.timeout_s)
 
     def on_training_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         worker_group.execute(notice.listen)  # in the main thread, where alone it can be; training has another
@@ -81,21 +79,15 @@ class _Joined(Backend):
                 ray.get(worker_group.execute_async(_leave), timeout=LEAVE_WITHIN)
 
 
-def _address() -> tuple[str, int]:
-    """This node's address, and a port of it that is free."""
-    host = ray.util.get_node_ip_address()
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
-        free.bind(("", 0))
-        return host, int(free.getsockname()[1])
-
-
-def _join(where: dict[str, str], backend: str, timeout_s: float) -> None:
+def _join(host: str, port: int, backend: str, timeout_s: float) -> None:
     """Say what torchrun would say, and join the group. With NCCL a collective that waits too long ends the process."""
     import torch.distributed as dist
 
     context = ray.train.get_context()
     os.environ |= {
-        **where,
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(context.get_world_size()),
         "RANK": str(context.get_world_rank()),
         "LOCAL_RANK": str(context.get_local_rank()),
         "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
