@@ -17,7 +17,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ import torch  # noqa: E402
 from exact_stages import FACTORS, demo_lineage, pairwise, splits, thorough  # noqa: E402
 from launch import launch  # noqa: E402
 
+from machine import cpu_name  # noqa: E402
 from remora.spec import Cluster  # noqa: E402
 from remora.training.build import make_start  # noqa: E402
 from remora.training.job import StageJob  # noqa: E402
@@ -128,10 +128,7 @@ def row(name: str, differences: list[float]) -> str:
 
 
 def machine() -> str:
-    cpu = next(
-        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), ""
-    )
-    return f"{cpu or platform.processor()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread a worker"
+    return f"{cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread a worker"
 
 
 if __name__ == "__main__":

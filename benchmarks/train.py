@@ -18,7 +18,6 @@ import contextlib
 import datetime
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -29,10 +28,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
 from train_gpu import on_one_gpu
 from train_ray import against_torchrun
 from train_shapes import BATCH, MICRO_BATCH, RATES, TUNINGS, Shape, composed, export, samples, shapes
 
+from machine import cpu_name
 from remora.spec import Rows
 
 TURNS = 2
@@ -311,8 +313,7 @@ def against_the_usual_loop(names: list[str]) -> list[str]:
 def machine() -> str:
     import torch
 
-    cpu = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return f"{datetime.date.today()}, {os.cpu_count()} cores of a CPU ({cpu[0]}), fp32, torch {torch.__version__}"
+    return f"{datetime.date.today()}, {os.cpu_count()} cores of a CPU ({cpu_name()}), fp32, torch {torch.__version__}"
 
 
 def about() -> list[str]:

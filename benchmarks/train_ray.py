@@ -18,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from loading import STEPS, demo_job
@@ -31,7 +33,6 @@ RANKS = (1, 2)
 UNTIMED = 5
 """Steps at the start of a run that are not counted."""
 
-
 GIVEN_BACK = "torchrun, freed memory given back"
 UNKEPT = (
     "import runpy; from remora.training import stage; stage.keep_freed = lambda: False; "
@@ -40,7 +41,8 @@ UNKEPT = (
 """A stage whose process leaves glibc's malloc as it is."""
 
 
-def under_torchrun(job: Path, ranks: int, kept: bool = True) -> None:
+def under_torchrun(job: Path, ranks: int, kept: bool = True) -> Path:
+    """Where the stage run lies then."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -48,22 +50,24 @@ def under_torchrun(job: Path, ranks: int, kept: bool = True) -> None:
     program = ["-m", "remora.training"] if kept else ["--no-python", sys.executable, "-W", "ignore", "-c", UNKEPT]
     command = [*launch, "--master-port", str(port), *program, str(job)]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return job.parent
 
 
-def under_ray(job: Path) -> None:
+def under_ray(job: Path, ranks: int) -> Path:
+    """Where the stage run lies then: Ray's workers publish it."""
     from remora.cluster.train import Task, train_stages
 
     told = StageJob.from_json(job.read_text())
     name = job.parent.name.removesuffix(".work")
     train_stages([Task(name, told, {})], told.cluster, job.parents[2], job.parents[2] / "status.jsonl")
+    return job.parent.with_name(name)
 
 
-def steps_of(journal: Path) -> list[float]:
-    """Seconds of every step but the first few."""
-    from remora.training.journal import read
-
-    steps = [e for e in read(journal) if e["event"] == "step"]
-    return [e["samples"] / e["samples_per_second"] for e in steps][UNTIMED:]
+WAYS: dict[str, Callable[[Path, int], Path]] = {
+    "torchrun": under_torchrun,
+    "Ray Train": under_ray,
+    GIVEN_BACK: partial(under_torchrun, kept=False),
+}
 
 
 def against_torchrun(runs: Path) -> list[str]:
@@ -83,34 +87,31 @@ def against_torchrun(runs: Path) -> list[str]:
 
 
 def _in_turns(job: StageJob, tmp: Path) -> list[str]:
-    """The table's two lines for one number of ranks."""
-    from remora.training.journal import read
+    """The table's lines for one number of ranks."""
+    from remora.training.journal import JOURNAL, read
 
     ranks = job.cluster.most_workers
-    found: dict[str, list[list[float]]] = {"torchrun": [], "Ray Train": [], GIVEN_BACK: []}
-    whole: dict[str, list[float]] = {way: [] for way in found}
+    found: dict[str, list[list[float]]] = {way: [] for way in WAYS}
+    whole: dict[str, list[float]] = {way: [] for way in WAYS}
     losses = set()
     for turn in range(TURNS):
-        for way in found:
-            work = tmp / "stages" / f"{list(found).index(way)}-{ranks}-{turn}.work"
+        for number, (way, under) in enumerate(WAYS.items()):
+            work = tmp / "stages" / f"{number}-{ranks}-{turn}.work"
             work.mkdir(parents=True)
             (work / "job.json").write_text(replace(job, folder=work).to_json())
             began = time.monotonic()
-            if way == "Ray Train":
-                under_ray(work / "job.json")
-            else:
-                under_torchrun(work / "job.json", ranks, kept=way != GIVEN_BACK)
+            done = under(work / "job.json", ranks)
             whole[way].append(time.monotonic() - began)
-            journal = (work.with_suffix("") if way == "Ray Train" else work) / "journal.jsonl"
-            found[way].append(steps_of(journal))
-            losses.add(json.dumps([e["loss"] for e in read(journal) if e["event"] == "step"]))
+            steps = [e for e in read(done / JOURNAL) if e["event"] == "step"]
+            found[way].append([e["samples"] / e["samples_per_second"] for e in steps][UNTIMED:])
+            losses.add(json.dumps([e["loss"] for e in steps]))
             sys.stderr.write(f"{way}, {ranks} ranks, turn {turn}: {statistics.median(found[way][-1]):.4f} s\n")
     if len(losses) > 1:
-        sys.exit(f"the losses of {TURNS * len(found)} runs are not the same")
-    middle = {way: statistics.median(s for run in steps for s in run) for way, steps in found.items()}
+        sys.exit(f"the losses of {TURNS * len(WAYS)} runs are not the same")
+    middle = {way: statistics.median(s for run in runs for s in run) for way, runs in found.items()}
     lines = []
-    for way, steps in found.items():
-        each = ", ".join(f"{1000 * statistics.median(run):.0f}" for run in steps)
+    for way, runs in found.items():
+        each = ", ".join(f"{1000 * statistics.median(run):.0f}" for run in runs)
         lines.append(
             f"| {way} | {ranks} | {1000 * middle[way]:.1f} | {each} | {middle[way] / middle['torchrun'] - 1:+.1%} "
             f"| {statistics.median(whole[way]):.0f} |"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from pathlib import Path
 
 import pytest
 from scene import Driver, Stage
+
+from machine import cpu_name
 
 ROWS: list[tuple[str, str, str, str]] = []
 BEGIN, END = "<!-- scorecard -->", "<!-- end -->"
@@ -57,11 +58,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write_line("\n".join(lines))
     if file := config.getoption("--scorecard", default=None):
         before, _, rest = file.read_text().partition(BEGIN)
-        machine = f"{os.cpu_count()} cores, {_cpu()}, {time.strftime('%Y-%m-%d')}"
+        machine = f"{os.cpu_count()} cores, {cpu_name()}, {time.strftime('%Y-%m-%d')}"
         table = "\n".join([BEGIN, "", f"One run, {machine}:", "", *lines, "", END])
         file.write_text(before + table + rest.partition(END)[2])
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

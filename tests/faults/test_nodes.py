@@ -37,14 +37,14 @@ class Nodes:
 
     def start(self, *options: str) -> subprocess.Popen[bytes]:
         command = [RAY, "start", "--num-cpus=1", "--object-store-memory=100000000", "--node-ip-address=127.0.0.1"]
-        with (self.folder / f"node-{len(self.started)}.log").open("w") as out:
+        with self.log(len(self.started)).open("w") as out:
             node = subprocess.Popen([*command, *options, "--block"], env=self.env, stdout=out, stderr=out)
         self.started.append(node)
         return node
 
-    def log(self, node: subprocess.Popen[bytes]) -> Path:
-        """Where a node's command writes."""
-        return self.folder / f"node-{self.started.index(node)}.log"
+    def log(self, number: int) -> Path:
+        """Where the command of the first, second, … node that was started writes."""
+        return self.folder / f"node-{number}.log"
 
     def join(self) -> subprocess.Popen[bytes]:
         return self.start(f"--address={self.address}")
@@ -85,7 +85,7 @@ def node_of(pid: int, nodes: Nodes) -> subprocess.Popen[bytes]:
 
 def test_a_node_is_announced_lost_and_replaced(nodes, root, tmp_path, card):
     other = nodes.join()
-    until("the second node", lambda: "Ray runtime started" in nodes.log(other).read_text())
+    until("the second node", lambda: "Ray runtime started" in nodes.log(1).read_text())
     driver = Driver(tmp_path / "runs", nodes.address)
     try:
         stage = Stage(tmp_path, "elastic", STEPS, workers=[1, 2], checkpoint_every=50)
