@@ -102,6 +102,7 @@ def ours(shape: Shape, how: str, loop: Loop) -> Step:
     from remora.data.packing import deal, group, pack
     from remora.model.attention import attend_per_sample
     from remora.model.linear import quicken
+    from remora.model.narrow import narrow
     from remora.model.tuning import freeze_and_train, parameter_groups
     from remora.spec import Cluster, Stage
     from remora.training.allocator import keep_freed
@@ -120,6 +121,7 @@ def ours(shape: Shape, how: str, loop: Loop) -> Step:
     if loop.rows == "packed":
         attend_per_sample(model.llm)
     freeze_and_train(model, stage.tune)
+    model.narrowed = narrow(model.llm)
     engine = Engine(model, parameter_groups(model, stage), stage, Cluster(zero=0))
     loop.changed(model, engine)
 
@@ -201,6 +203,11 @@ def all_logits(model: Any, engine: Any) -> None:
     model.forward = forward
 
 
+def whole_block(model: Any, engine: Any) -> None:
+    """The last block for every position, as the others."""
+    model.narrowed = []
+
+
 def loss_apart(model: Any, engine: Any) -> None:
     """The head's logits, then torch's cross entropy of them."""
     from torch.nn import functional as F
@@ -229,6 +236,7 @@ LEVERS = {
     "a step in one pass": Loop(micro_batch=MICRO_BATCH),
     "rows padded, of like length": Loop("padded", MICRO_BATCH),
     "logits of every position": Loop(changed=all_logits),
+    "all of the last block": Loop(changed=whole_block),
     "head and loss apart": Loop(changed=loss_apart),
     "torch's products": Loop(quick=False),
     "AdamW not fused": Loop(changed=plain_adamw),

@@ -47,6 +47,7 @@ def trained(shape: Shape, how: str, precision: str, compiled: bool) -> str:
     import torch
 
     from remora.model.attention import attend_per_sample
+    from remora.model.narrow import narrow
     from remora.model.tuning import freeze_and_train, parameter_groups
     from remora.spec import Cluster, Stage
     from remora.training.engine import Engine
@@ -57,6 +58,7 @@ def trained(shape: Shape, how: str, precision: str, compiled: bool) -> str:
     _, model = composed(shape)
     attend_per_sample(model.llm)
     freeze_and_train(model, stage.tune)
+    model.narrowed = narrow(model.llm)
     count = StepFlops(model)
     engine = Engine(model, parameter_groups(model, stage), stage, Cluster(zero=0, precision=precision))
     seconds, waits, operations, tokens = [], [], [], []

@@ -15,7 +15,8 @@ from remora.data.batches import collate
 from remora.data.prompt import Tokens
 from remora.model.activations import checkpoint_activations
 from remora.model.attention import attend_per_sample
-from remora.model.tuning import blocks_of, freeze_and_train
+from remora.model.blocks import blocks_of
+from remora.model.tuning import freeze_and_train
 from remora.model.vision import Unread, build_tower
 from remora.model.vlm import IMAGE, Batch, VisionLanguageModel
 from remora.spec import Lora, PartTuning, Tuning
@@ -84,7 +85,7 @@ def test_every_language_model_has_the_same_loss_and_gradients(llm, rows):
     plain, checkpointed = (passed(model_of(llm=llm), tuning, rows, on) for on in (False, True))
     assert torch.equal(plain[0], checkpointed[0])
     same(plain[1], checkpointed[1])
-    assert {at: n for at, n in checkpointed[2].items() if at[0] == "llm"} == {("llm", 0): 2, ("llm", 1): 2}
+    assert {at: n for at, n in checkpointed[2].items() if at[0] == "llm"} == {("llm", 0): 2, ("llm", 1): 1}
 
 
 @pytest.mark.parametrize("vision", distinct("vision", small_vision))
@@ -114,5 +115,6 @@ def test_a_frozen_language_model_is_computed_again_for_the_connector_and_blocks_
     """The switch of transformers asks for training mode, which a frozen model is not in; its activations are kept."""
     align = Tuning(vision="frozen", connector="full", llm="frozen")
     _, _, calls = passed(model_of(), align, "packed", True)
-    assert {n for (part, _), n in calls.items() if part == "llm"} == {2}
+    again = [n for (part, _), n in sorted(calls.items()) if part == "llm"]
+    assert again == [2] * (len(again) - 1) + [1]
     assert {n for (part, _), n in calls.items() if part == "vision"} == {1}

@@ -16,6 +16,7 @@ from remora.data.prompt import Tokens
 from remora.model import vlm
 from remora.model.attention import attend_per_sample, states
 from remora.model.connectors import build_connector
+from remora.model.narrow import narrow
 from remora.model.tuning import freeze_and_train
 from remora.model.vision import build_tower
 from remora.model.vision.efficientnet import Pointwise
@@ -26,7 +27,7 @@ from standins import small_llm, small_vision
 
 FROZEN, FULL = PartTuning(mode="frozen"), PartTuning(mode="full")
 TWO_BLOCKS = PartTuning.model_validate({"last": 2})
-ADAPTED = PartTuning(mode="lora", lora=Lora(r=4))
+ADAPTED = PartTuning(mode="lora", lora=Lora(r=4, alpha=8, dropout=0.0))
 TUNINGS = {
     "alignment": (FROZEN, FULL, FROZEN),
     "fine-tuning": (FROZEN, FULL, FULL),
@@ -94,6 +95,7 @@ def test_it_is_what_torch_counts(vision, llm, tuning, monkeypatch):
     model = model_of(vision, llm)
     parts = dict(zip(("vision", "connector", "llm"), TUNINGS[tuning], strict=True))
     freeze_and_train(model, Tuning(**parts))
+    model.narrowed = narrow(model.llm)
     count = StepFlops(model)
     model(batch_of(model, (7, 30, 12), (0, 2)))
     batch = batch_of(model, (40, 9, 25, 3), (1,))

@@ -103,8 +103,7 @@ def attend_per_sample(llm: nn.Module) -> None:
     if mixing := set(getattr(llm.config, "layer_types", None) or ()) - LAYERS:
         raise SpecError(f"packed rows: {kind} has layers of type {', '.join(sorted(mixing))}{OTHERWISE}")
     llm.set_attn_implementation(PER_SAMPLE)  # type: ignore[operator]
-    lengths, table = (3, 5), llm.get_input_embeddings().weight  # type: ignore[operator]
-    row = torch.sin(torch.arange(sum(lengths) * shape_of(table)[1]) + 1.0).view(1, sum(lengths), -1).to(table)
+    lengths, row = (3, 5), probe(llm, 8)
     was = llm.training
     llm.eval()
     try:
@@ -116,6 +115,12 @@ def attend_per_sample(llm: nn.Module) -> None:
     llm.train(was)
     if not torch.allclose(packed, expected, rtol=0, atol=1e-4 * float(expected.abs().max())):
         raise SpecError(f"packed rows: {kind} mixes the samples of a row{OTHERWISE}")
+
+
+def probe(llm: nn.Module, tokens: int) -> Tensor:
+    """Embeddings [1, tokens, hidden] to try a model on, no two alike."""
+    table = llm.get_input_embeddings().weight  # type: ignore[operator]
+    return torch.sin(torch.arange(tokens * shape_of(table)[1]) + 1.0).view(1, tokens, -1).to(table)
 
 
 def states(llm: nn.Module, embeddings: Tensor, lengths: Sequence[int] = ()) -> Tensor:

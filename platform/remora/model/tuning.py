@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from remora.model.blocks import blocks_of
 from remora.model.dropout import key_dropouts
 from remora.model.lora import add_adapter
 from remora.model.seeds import seed_for
 from remora.model.split import is_split, shape_of
-from remora.model.vision import Tower, Unread
+from remora.model.vision import Unread
 from remora.model.vlm import VisionLanguageModel
 from remora.spec import PARTS, PartTuning, Stage, Tuning
 
@@ -25,20 +26,6 @@ class TuningRow:
     parameters: int
     trained: int
     lr: float | None
-
-
-def blocks_of(part: str, module: nn.Module) -> tuple[nn.ModuleList, list[nn.Module]]:
-    """The ordered blocks of a part, and the modules behind them that train with the last one.
-
-    Language models of transformers call their blocks `layers`; what else of the backbone has weights, apart from the
-    embeddings, comes after them (`norm`, `final_layernorm`, `final_layer_norm`). The head is not of the backbone.
-    """
-    if isinstance(module, Tower):
-        return module.blocks, module.tail
-    backbone = module.base_model
-    blocks, embeddings = backbone.layers, module.get_input_embeddings()  # type: ignore[operator,union-attr]
-    others = [m for m in backbone.children() if m is not blocks and m is not embeddings]  # type: ignore[union-attr]
-    return blocks, [m for m in others if any(True for _ in m.parameters())]  # type: ignore[return-value]
 
 
 def _trained_modules(part: str, module: nn.Module, tuning: PartTuning) -> list[nn.Module]:

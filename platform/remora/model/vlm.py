@@ -13,6 +13,7 @@ from remora.model.attention import positions_of, states
 from remora.model.dropout import KeyedDropout
 from remora.model.head import summed_loss
 from remora.model.linear import is_quick, rounded
+from remora.model.narrow import only
 from remora.model.vision import Tower
 
 IMAGE = -200
@@ -81,6 +82,8 @@ class VisionLanguageModel(nn.Module):
         self.image_tokens = image_tokens
         self.dropouts: dict[str, list[KeyedDropout]] = {}
         """Part -> the dropouts in it that act; set by `freeze_and_train`."""
+        self.narrowed: list[nn.Module] = []
+        """What of the language model's last block runs for supervised positions alone; set to what `narrow` returns."""
 
     def part(self, name: str) -> nn.Module | None:
         return cast("nn.Module | None", getattr(self, name))
@@ -134,19 +137,33 @@ class VisionLanguageModel(nn.Module):
         Gradients of the head are made here as well (model/head.py).
         """
         batch = self.fill_up(batch)
-        self._key_dropouts(batch)
-        hidden = states(self.llm, self.embed(batch.ids, batch.pixels), batch.lengths)
         targets = batch.targets
         keep = targets != IGNORE
-        return summed_loss(self.llm.get_output_embeddings(), hidden[:, :-1][keep], targets[keep])  # type: ignore[operator]
+        rows = F.pad(keep, (0, 1)).flatten().nonzero().squeeze(1)
+        self._key_dropouts(batch, rows)
+        with only(self.narrowed, rows):
+            hidden = states(self.llm, self.embed(batch.ids, batch.pixels), batch.lengths)
+        return summed_loss(self.llm.get_output_embeddings(), hidden.flatten(0, 1).index_select(0, rows), targets[keep])  # type: ignore[operator]
 
-    def _key_dropouts(self, batch: Batch) -> None:
+    def _key_dropouts(self, batch: Batch, rows: Tensor) -> None:
         """Tell every dropout whose tokens it sees: the masks of a sample are the same in a packed row as alone."""
-        keys, positions = batch.keys, None
-        if batch.lengths and self.dropouts.get("llm"):
-            device = keys.device
-            keys = keys.repeat_interleave(torch.tensor(batch.lengths, device=device))[None]
-            positions = positions_of(batch.lengths).to(device)
+        if self.dropouts.get("llm"):
+            keys, positions = _of_tokens(batch)
+            some = {id(m) for module in self.narrowed for m in module.modules()}
+            for dropout in self.dropouts["llm"]:
+                narrow = id(dropout) in some
+                dropout.keys = keys.flatten()[rows][None] if narrow else keys
+                dropout.positions = positions.flatten()[rows][None] if narrow else positions
         for part, dropouts in self.dropouts.items():
-            for dropout in dropouts:
-                dropout.keys, dropout.positions = (keys, positions) if part == "llm" else (batch.image_keys, None)
+            if part != "llm":
+                for dropout in dropouts:
+                    dropout.keys = batch.image_keys
+
+
+def _of_tokens(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Keys and positions [B, T] of a batch's tokens, each counted in its sample."""
+    keys, (rows, tokens) = batch.keys, batch.ids.shape
+    if not batch.lengths:
+        return keys[:, None].expand(rows, tokens), torch.arange(tokens, device=keys.device).expand(rows, tokens)
+    lengths = torch.tensor(batch.lengths, device=keys.device)
+    return keys.repeat_interleave(lengths)[None], positions_of(batch.lengths).to(keys.device)

@@ -18,6 +18,7 @@ from remora.model.activations import checkpoint_activations
 from remora.model.attention import attend_per_sample
 from remora.model.linear import quicken
 from remora.model.llm import create_from_scratch
+from remora.model.narrow import narrow
 from remora.model.parts import compose
 from remora.model.seeds import seed_for
 from remora.model.tuning import freeze_and_train, halve_frozen
@@ -46,6 +47,7 @@ def build_model(job: StageJob) -> tuple[VisionLanguageModel, PreTrainedTokenizer
     if cluster.rows == "packed":
         attend_per_sample(model.llm)
     freeze_and_train(model, stage.tune, job.seed)
+    model.narrowed = narrow(model.llm)
     if half := DTYPES.get(cluster.precision):
         halve_frozen(model, stage.tune, half)
     if cluster.activation_checkpointing:

@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from remora.model.tuning import blocks_of
+from remora.model.blocks import blocks_of
 from remora.model.vision import Unread
 from remora.model.vlm import Batch, VisionLanguageModel
 from remora.spec import Precision
@@ -92,11 +92,12 @@ class StepFlops:
         (batch,) = inputs
         rows = self.model.fill_up(batch).ids.numel()  # what the language model's layers get to see
         head = self.model.llm.get_output_embeddings()  # type: ignore[operator]
+        narrowed = {m for module in self.model.narrowed for m in module.modules()}
         for part in ("vision", "connector", "llm"):
             module = self.model.part(part)
             per: Per = "token" if part == "llm" else "picture"
             for layer in module.modules() if module is not None else ():
-                if layer is head:
+                if layer is head or (layer in narrowed and isinstance(layer, nn.Linear)):
                     self._watch(layer, "supervised token", 0)
                 elif isinstance(layer, nn.Linear | nn.Conv2d):
                     self._watch(layer, per, rows if part == "llm" else 0)

@@ -1,0 +1,98 @@
+"""The language model's last block, only where there is a loss.
+
+Behind the last attention no position looks at another, and the head reads supervised positions alone. What follows it
+(the output projection, the MLP, the norms) and its queries therefore run for those positions; the others hold zeros
+there, which nobody reads. Losses and gradients are those of the whole block. docs/training-speed.md has the figures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from remora.model.attention import probe, states
+from remora.model.blocks import blocks_of
+from remora.model.linear import LEAST, is_quick
+from remora.model.split import whole_as_they_run
+
+log = logging.getLogger(__name__)
+
+IN_ATTENTION = {"q_proj", "o_proj", "out_proj", "dense"}
+IN_BLOCK = {"mlp", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"}
+"""How the models of transformers call what makes queries or stands behind the scores; a fused projection of queries,
+keys and values stays whole."""
+
+
+def narrow(llm: nn.Module) -> list[nn.Module]:
+    """Prepare what of the model runs for some positions alone inside `only`; elsewhere it stays as it is.
+
+    Each module is tried: one whose narrowing changes a state that is asked for is left out.
+    """
+    blocks, tail = blocks_of("llm", llm)
+    last = blocks[-1]
+    found = [m for name, m in last.named_children() if name in IN_BLOCK and not hasattr(m, "experts")]
+    found += [m for child in last.children() for name, m in child.named_children() if name in IN_ATTENTION]
+    found += [m for m in tail if "norm" in type(m).__name__.lower()]
+    return [module for module in found if _narrows(llm, module)]
+
+
+@contextlib.contextmanager
+def only(modules: Sequence[nn.Module], rows: Tensor) -> Iterator[None]:
+    """In the block the modules that `narrow` prepared run for `rows` [S] of a batch's positions, counted through
+    [B, T]."""
+    for module in modules:
+        module.rows = rows
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.rows = None  # type: ignore[assignment]
+
+
+def _narrows(llm: nn.Module, module: nn.Module) -> bool:
+    if hasattr(module, "rows"):  # it was prepared before
+        return True
+    row, rows = probe(llm, 8), torch.tensor([1, 4, 7])
+    module.rows, whole_forward, was = None, module.forward, llm.training  # type: ignore[assignment]
+    llm.eval()
+    try:
+        with torch.no_grad(), whole_as_they_run(llm):
+            expected = states(llm, row)[:, rows]
+            module.forward = partial(_forward, module, whole_forward)
+            with only([module], rows.to(row.device)):
+                found = states(llm, row)[:, rows]
+        same = torch.allclose(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+    except (RuntimeError, TypeError, ValueError, IndexError):  # it takes something else than states, or all of them
+        same = False
+    llm.train(was)
+    if not same:
+        module.forward = whole_forward
+        del module.rows
+        log.debug("%s of the last block of %s runs for all positions", type(module).__name__, type(llm).__name__)
+    return same
+
+
+def _forward(module: nn.Module, whole_forward: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
+    """input [B, T, ...] -> [B, T, ...], zeros but for the rows that are asked for."""
+    rows = cast("Tensor | None", module.rows)
+    if rows is None:
+        return whole_forward(input)
+    some = input.flatten(0, 1).index_select(0, rows)
+    if any(is_quick(m) for m in module.modules()):
+        some = F.pad(some, (*[0] * (2 * some.dim() - 1), _coarse(len(rows)) - len(rows)))
+    out = whole_forward(some[None])[0, : len(rows)]
+    full = out.new_zeros(input.shape[0] * input.shape[1], *out.shape[1:])
+    return full.index_copy(0, rows, out).view(*input.shape[:2], *out.shape[1:])
+
+
+def _coarse(rows: int) -> int:
+    """A power of two that holds them. These rows are few, so the zeros below them cost little; kernels of every layer
+    for as many numbers of rows as `rounded` has took more memory than the rows that are left out."""
+    return 1 << (max(rows, LEAST) - 1).bit_length()
