@@ -202,3 +202,14 @@ def test_a_row_that_is_filled_up_teaches_the_same(tiny_model, monkeypatch, froze
     assert grads.keys() == exact.keys()
     for name in exact:
         torch.testing.assert_close(grads[name], exact[name], rtol=1e-4, atol=1e-5 * float(exact[name].abs().max()))
+
+
+@pytest.mark.parametrize(("trains", "has_gradient"), [(True, True), (True, False), (False, True)])
+def test_what_is_kept_for_the_backward_pass_is_what_that_needs(trains: bool, has_gradient: bool) -> None:
+    """A frozen layer's input is not: a language model that only aligns would hold every state that passes."""
+    input = torch.randn(LEAST, 8, requires_grad=has_gradient)
+    layer = Linear(8, 4).requires_grad_(trains)
+    shapes: list[tuple[int, ...]] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: shapes.append(tuple(t.shape)), lambda _: None):
+        layer(input)
+    assert shapes == [(LEAST, 8)] * trains + [(4, 8)] * has_gradient

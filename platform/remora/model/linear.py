@@ -76,7 +76,8 @@ def product(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 class _Product(torch.autograd.Function):
-    """`product` on the graph. What is kept for the backward pass is what torch's own keeps: input and weight.
+    """`product` on the graph. What is kept for the backward pass is what torch's own keeps: the input where the weight
+    trains, the weight where the input has a gradient.
 
     It is this node on every machine and for any number of rows, whoever multiplies. A graph of other nodes makes its
     gradients in another order, and ZeRO sums what the ranks make first with what they make first.
@@ -84,7 +85,8 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(input, weight)
+        to_input, to_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(input if to_weight else None, weight if to_input else None)
         return times(input, weight, bias)
 
     @staticmethod
