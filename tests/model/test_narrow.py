@@ -77,7 +77,7 @@ def test_the_last_block_sees_supervised_positions_alone():
     assert set(model.narrowed) == set(behind)
 
 
-def test_zeros_fill_few_rows_where_kernels_are_kept_for_a_number_of_rows(monkeypatch):
+def test_few_rows_are_filled_up_where_kernels_are_kept_for_a_number_of_rows(monkeypatch):
     monkeypatch.setattr(linear, "pays", lambda: True)
     whole = passed("demo-2m", "packed", False, quick=True)
     quick = passed("demo-2m", "packed", True, quick=True)
@@ -90,6 +90,12 @@ def test_zeros_fill_few_rows_where_kernels_are_kept_for_a_number_of_rows(monkeyp
 def test_dropout_has_the_same_masks(rows, how):
     tuning = Tuning(vision="frozen", connector="full", llm=how)
     near(passed("phi-2", rows, True, tuning), passed("phi-2", rows, False, tuning))
+
+
+def test_dropout_has_the_same_masks_where_rows_are_filled_up(monkeypatch):
+    monkeypatch.setattr(linear, "pays", lambda: True)
+    tuning = Tuning(vision="frozen", connector="full", llm=ADAPTED)
+    near(*(passed("demo-2m", "packed", on, tuning, quick=True) for on in (True, False)))
 
 
 def test_a_frozen_language_model_hands_the_same_gradients_to_the_connector():
@@ -118,7 +124,7 @@ def test_outside_of_a_training_pass_the_block_is_whole():
     plain = model_of()
     with torch.no_grad():
         torch.testing.assert_close(states(model.llm, row), states(plain.llm, row))
-        with only(model.narrowed, torch.tensor([2])), pytest.raises(RuntimeError):
+        with only(model.narrowed, torch.tensor([2]), 6), pytest.raises(RuntimeError):
             raise RuntimeError("in the middle of a pass")
         torch.testing.assert_close(states(model.llm, row), states(plain.llm, row))
 

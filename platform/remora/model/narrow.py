@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from remora.model.attention import probe, states
 from remora.model.blocks import blocks_of
+from remora.model.dropout import KeyedDropout
 from remora.model.linear import LEAST, is_quick
 from remora.model.split import whole_as_they_run
 
@@ -44,16 +45,25 @@ def narrow(llm: nn.Module) -> list[nn.Module]:
 
 
 @contextlib.contextmanager
-def only(modules: Sequence[nn.Module], rows: Tensor) -> Iterator[None]:
+def only(modules: Sequence[nn.Module], rows: Tensor, tokens: int) -> Iterator[None]:
     """In the block the modules that `narrow` prepared run for `rows` [S] of a batch's positions, counted through
-    [B, T]."""
+    [B, T] with T `tokens`."""
+    inner = {m for module in modules for m in module.modules()}
+    filled = F.pad(rows, (0, _coarse(len(rows)) - len(rows))) if any(map(is_quick, inner)) else rows
+    whole = [(m, m.keys, m.positions) for m in inner if isinstance(m, KeyedDropout) and m.keys is not None]
+    for dropout, keys, positions in whole:
+        of = keys[filled // tokens] if positions is None else keys.flatten()[filled]
+        at = filled % tokens if positions is None else positions.flatten()[filled]
+        dropout.keys, dropout.positions = of[None], at[None]
     for module in modules:
-        module.rows = rows
+        module.rows, module.filled = rows, filled
     try:
         yield
     finally:
         for module in modules:
             module.rows = None  # type: ignore[assignment]
+        for dropout, keys, positions in whole:
+            dropout.keys, dropout.positions = keys, positions
 
 
 def _narrows(llm: nn.Module, module: nn.Module) -> bool:
@@ -66,7 +76,7 @@ def _narrows(llm: nn.Module, module: nn.Module) -> bool:
         with torch.no_grad(), whole_as_they_run(llm):
             expected = states(llm, row)[:, rows]
             module.forward = partial(_forward, module, whole_forward)
-            with only([module], rows.to(row.device)):
+            with only([module], rows.to(row.device), 8):
                 found = states(llm, row)[:, rows]
         same = torch.allclose(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
     except (RuntimeError, TypeError, ValueError, IndexError):  # it takes something else than states, or all of them
@@ -84,15 +94,12 @@ def _forward(module: nn.Module, whole_forward: Callable[[Tensor], Tensor], input
     rows = cast("Tensor | None", module.rows)
     if rows is None:
         return whole_forward(input)
-    some = input.flatten(0, 1).index_select(0, rows)
-    if any(is_quick(m) for m in module.modules()):
-        some = F.pad(some, (*[0] * (2 * some.dim() - 1), _coarse(len(rows)) - len(rows)))
-    out = whole_forward(some[None])[0, : len(rows)]
+    out = whole_forward(input.flatten(0, 1).index_select(0, cast(Tensor, module.filled))[None])[0, : len(rows)]
     full = out.new_zeros(input.shape[0] * input.shape[1], *out.shape[1:])
     return full.index_copy(0, rows, out).view(*input.shape[:2], *out.shape[1:])
 
 
 def _coarse(rows: int) -> int:
-    """A power of two that holds them. These rows are few, so the zeros below them cost little; kernels of every layer
-    for as many numbers of rows as `rounded` has took more memory than the rows that are left out."""
+    """A power of two that holds them; the first position stands in for the rest. These rows are few, and kernels of
+    every layer for as many numbers of rows as `rounded` has took more memory than what is left out."""
     return 1 << (max(rows, LEAST) - 1).bit_length()

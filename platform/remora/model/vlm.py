@@ -140,30 +140,18 @@ class VisionLanguageModel(nn.Module):
         targets = batch.targets
         keep = targets != IGNORE
         rows = F.pad(keep, (0, 1)).flatten().nonzero().squeeze(1)
-        self._key_dropouts(batch, rows)
-        with only(self.narrowed, rows):
+        self._key_dropouts(batch)
+        with only(self.narrowed, rows, batch.ids.shape[1]):
             hidden = states(self.llm, self.embed(batch.ids, batch.pixels), batch.lengths)
         return summed_loss(self.llm.get_output_embeddings(), hidden.flatten(0, 1).index_select(0, rows), targets[keep])  # type: ignore[operator]
 
-    def _key_dropouts(self, batch: Batch, rows: Tensor) -> None:
+    def _key_dropouts(self, batch: Batch) -> None:
         """Tell every dropout whose tokens it sees: the masks of a sample are the same in a packed row as alone."""
-        if self.dropouts.get("llm"):
-            keys, positions = _of_tokens(batch)
-            some = {id(m) for module in self.narrowed for m in module.modules()}
-            for dropout in self.dropouts["llm"]:
-                narrow = id(dropout) in some
-                dropout.keys = keys.flatten()[rows][None] if narrow else keys
-                dropout.positions = positions.flatten()[rows][None] if narrow else positions
+        keys, positions = batch.keys, None
+        if batch.lengths and self.dropouts.get("llm"):
+            device = keys.device
+            keys = keys.repeat_interleave(torch.tensor(batch.lengths, device=device))[None]
+            positions = positions_of(batch.lengths).to(device)
         for part, dropouts in self.dropouts.items():
-            if part != "llm":
-                for dropout in dropouts:
-                    dropout.keys = batch.image_keys
-
-
-def _of_tokens(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Keys and positions [B, T] of a batch's tokens, each counted in its sample."""
-    keys, (rows, tokens) = batch.keys, batch.ids.shape
-    if not batch.lengths:
-        return keys[:, None].expand(rows, tokens), torch.arange(tokens, device=keys.device).expand(rows, tokens)
-    lengths = torch.tensor(batch.lengths, device=keys.device)
-    return keys.repeat_interleave(lengths)[None], positions_of(batch.lengths).to(keys.device)
+            for dropout in dropouts:
+                dropout.keys, dropout.positions = (keys, positions) if part == "llm" else (batch.image_keys, None)
