@@ -60,7 +60,7 @@ def passed(model: VisionLanguageModel, tuning: Tuning, rows: str, checkpointed: 
         attend_per_sample(model.llm)
     calls: Counter[tuple[str, int]] = Counter()
     for part in ("vision", "llm"):
-        for i, block in enumerate(blocks_of(part, model.part(part))[0]):
+        for i, block in enumerate(blocks_of(model.part(part))[0]):
             if not isinstance(block, Unread):
                 inner = next(m for m in block.modules() if not any(True for _ in m.children()))
                 inner.register_forward_hook(lambda *_, at=(part, i): calls.update([at]))
@@ -95,7 +95,7 @@ def test_every_encoder_has_the_same_loss_and_gradients(vision):
     assert torch.equal(plain[0], checkpointed[0])
     same(plain[1], checkpointed[1])
     again = [i for (part, i), n in checkpointed[2].items() if part == "vision" and n > plain[2][part, i]]
-    blocks = len(blocks_of("vision", model_of(vision).vision)[0])
+    blocks = len(blocks_of(model_of(vision).vision)[0])
     assert again == [i for i in (blocks - 2, blocks - 1) if ("vision", i) in plain[2]]
 
 

@@ -59,7 +59,7 @@ def test_every_language_model_has_the_loss_and_gradients_of_its_whole_block(llm,
 def seen_by_the_mlp(model: VisionLanguageModel, batch: Batch) -> set[int]:
     """Rows that the layers of the last block's MLP get in a pass."""
     seen: set[int] = set()
-    for layer in blocks_of("llm", model.llm)[0][-1].mlp.children():
+    for layer in blocks_of(model.llm)[0][-1].mlp.children():
         if isinstance(layer, nn.Linear):
             layer.register_forward_hook(lambda m, i, o: seen.add(i[0].numel() // m.in_features))
     model(batch)
@@ -69,7 +69,7 @@ def seen_by_the_mlp(model: VisionLanguageModel, batch: Batch) -> set[int]:
 def test_the_last_block_sees_supervised_positions_alone():
     """tests/training/test_flops.py counts the operations of all its layers."""
     _, _, model = passed("demo-2m", "packed", True)
-    last, batch = blocks_of("llm", model.llm)[0][-1], batch_of(model, "packed")
+    last, batch = blocks_of(model.llm)[0][-1], batch_of(model, "packed")
     assert batch.supervised < batch.ids.numel()
     assert seen_by_the_mlp(model, batch) == {batch.supervised}
     attention = last.self_attn
@@ -142,7 +142,7 @@ class Mixing(nn.Module):
 
 def test_what_looks_at_other_positions_stays_whole():
     model = model_of()
-    last = blocks_of("llm", model.llm)[0][-1]
+    last = blocks_of(model.llm)[0][-1]
     last.mlp = Mixing(last.mlp)
     found = narrow(model.llm)
     assert last.mlp not in found

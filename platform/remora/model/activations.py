@@ -26,6 +26,6 @@ def checkpoint_activations(model: VisionLanguageModel) -> None:
     for part in ("vision", "llm"):
         module = model.part(part)
         if module is not None:
-            blocks = list(blocks_of(part, module)[0])
+            blocks = list(blocks_of(module)[0])
             for block in blocks if part == "vision" else blocks[:-1]:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)

@@ -10,7 +10,8 @@ half precision alone, and stages train in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -104,17 +105,31 @@ def attend_per_sample(llm: nn.Module) -> None:
         raise SpecError(f"packed rows: {kind} has layers of type {', '.join(sorted(mixing))}{OTHERWISE}")
     llm.set_attn_implementation(PER_SAMPLE)  # type: ignore[operator]
     lengths, row = (3, 5), probe(llm, 8)
-    was = llm.training
-    llm.eval()
     try:
-        with torch.no_grad(), whole_as_they_run(llm):
+        with trying(llm):
             packed = states(llm, row, lengths)
             expected = torch.cat([states(llm, sample) for sample in row.split(lengths, 1)], 1)
     except (RuntimeError, TypeError, ValueError) as e:  # it takes no such mask, or no positions
         raise SpecError(f"packed rows: {kind} does not read them: {e}{OTHERWISE}") from None
-    llm.train(was)
-    if not torch.allclose(packed, expected, rtol=0, atol=1e-4 * float(expected.abs().max())):
+    if not alike(packed, expected):
         raise SpecError(f"packed rows: {kind} mixes the samples of a row{OTHERWISE}")
+
+
+@contextlib.contextmanager
+def trying(llm: nn.Module) -> Iterator[None]:
+    """In the block the model can be run on a `probe`, also one that ZeRO 3 has split."""
+    was = llm.training
+    llm.eval()
+    try:
+        with torch.no_grad(), whole_as_they_run(llm):
+            yield
+    finally:
+        llm.train(was)
+
+
+def alike(found: Tensor, expected: Tensor) -> bool:
+    """Whether a trial's states are the same to rounding."""
+    return torch.allclose(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 def probe(llm: nn.Module, tokens: int) -> Tensor:

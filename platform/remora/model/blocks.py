@@ -7,7 +7,7 @@ from torch import nn
 from remora.model.vision import Tower
 
 
-def blocks_of(part: str, module: nn.Module) -> tuple[nn.ModuleList, list[nn.Module]]:
+def blocks_of(module: nn.Module) -> tuple[nn.ModuleList, list[nn.Module]]:
     """The ordered blocks of a part, and the modules behind them that train with the last one.
 
     Language models of transformers call their blocks `layers`; what else of the backbone has weights, apart from the

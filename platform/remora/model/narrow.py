@@ -8,22 +8,18 @@ there, which nobody reads. Losses and gradients are those of the whole block. do
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from remora.model.attention import probe, states
+from remora.model.attention import alike, probe, states, trying
 from remora.model.blocks import blocks_of
 from remora.model.dropout import KeyedDropout
 from remora.model.linear import LEAST, is_quick
-from remora.model.split import whole_as_they_run
-
-log = logging.getLogger(__name__)
 
 IN_ATTENTION = {"q_proj", "o_proj", "out_proj", "dense"}
 IN_BLOCK = {"mlp", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"}
@@ -34,14 +30,28 @@ keys and values stays whole."""
 def narrow(llm: nn.Module) -> list[nn.Module]:
     """Prepare what of the model runs for some positions alone inside `only`; elsewhere it stays as it is.
 
-    Each module is tried: one whose narrowing changes a state that is asked for is left out.
+    They are tried, and where together they change a state that is asked for, each alone: one that does is left out.
     """
-    blocks, tail = blocks_of("llm", llm)
+    blocks, tail = blocks_of(llm)
     last = blocks[-1]
-    found = [m for name, m in last.named_children() if name in IN_BLOCK and not hasattr(m, "experts")]
-    found += [m for child in last.children() for name, m in child.named_children() if name in IN_ATTENTION]
-    found += [m for m in tail if "norm" in type(m).__name__.lower()]
-    return [module for module in found if _narrows(llm, module)]
+    named = [m for name, m in last.named_children() if name in IN_BLOCK and not hasattr(m, "experts")]
+    named += [m for child in last.children() for name, m in child.named_children() if name in IN_ATTENTION]
+    named += [m for m in tail if "norm" in type(m).__name__.lower()]
+    for module in named:
+        if not hasattr(module, "rows"):  # it was not prepared before
+            module.rows, module.forward = None, partial(_forward, module, module.forward)  # type: ignore[assignment]
+    row, rows = probe(llm, 8), torch.tensor([1, 4, 7])
+    with trying(llm):
+        whole = states(llm, row)[:, rows]
+
+        def same(some: list[nn.Module]) -> bool:
+            try:
+                with only(some, rows.to(row.device), 8):
+                    return alike(states(llm, row)[:, rows], whole)
+            except (RuntimeError, TypeError, ValueError, IndexError):  # one takes something else than states, or all
+                return False
+
+        return named if same(named) else [module for module in named if same([module])]
 
 
 @contextlib.contextmanager
@@ -66,34 +76,18 @@ def only(modules: Sequence[nn.Module], rows: Tensor, tokens: int) -> Iterator[No
             dropout.keys, dropout.positions = keys, positions
 
 
-def _narrows(llm: nn.Module, module: nn.Module) -> bool:
-    if hasattr(module, "rows"):  # it was prepared before
-        return True
-    row, rows = probe(llm, 8), torch.tensor([1, 4, 7])
-    module.rows, whole_forward, was = None, module.forward, llm.training  # type: ignore[assignment]
-    llm.eval()
-    try:
-        with torch.no_grad(), whole_as_they_run(llm):
-            expected = states(llm, row)[:, rows]
-            module.forward = partial(_forward, module, whole_forward)
-            with only([module], rows.to(row.device), 8):
-                found = states(llm, row)[:, rows]
-        same = torch.allclose(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
-    except (RuntimeError, TypeError, ValueError, IndexError):  # it takes something else than states, or all of them
-        same = False
-    llm.train(was)
-    if not same:
-        module.forward = whole_forward
-        del module.rows
-        log.debug("%s of the last block of %s runs for all positions", type(module).__name__, type(llm).__name__)
-    return same
+def _forward(module: nn.Module, whole_forward: Callable[..., Tensor], *inputs: Tensor, **options: Any) -> Tensor:
+    """input [B, T, ...] -> [B, T, ...], zeros but for the rows that are asked for.
 
-
-def _forward(module: nn.Module, whole_forward: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
-    """input [B, T, ...] -> [B, T, ...], zeros but for the rows that are asked for."""
+    Raises:
+        TypeError: they are asked of a module that takes more than states.
+    """
     rows = cast("Tensor | None", module.rows)
     if rows is None:
-        return whole_forward(input)
+        return whole_forward(*inputs, **options)
+    if options or len(inputs) != 1:
+        raise TypeError(f"{type(module).__name__} takes more than states")
+    (input,) = inputs
     out = whole_forward(input.flatten(0, 1).index_select(0, cast(Tensor, module.filled))[None])[0, : len(rows)]
     full = out.new_zeros(input.shape[0] * input.shape[1], *out.shape[1:])
     return full.index_copy(0, rows, out).view(*input.shape[:2], *out.shape[1:])

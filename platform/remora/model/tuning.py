@@ -31,7 +31,7 @@ class TuningRow:
 def _trained_modules(part: str, module: nn.Module, tuning: PartTuning) -> list[nn.Module]:
     if tuning.mode == "full":
         return [module]
-    blocks, tail = blocks_of(part, module)
+    blocks, tail = blocks_of(module)
     read = sum(not isinstance(b, Unread) for b in blocks)
     return [*blocks[tuning.first_block(part, len(blocks), read) :], *tail]
 

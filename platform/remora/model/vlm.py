@@ -137,13 +137,12 @@ class VisionLanguageModel(nn.Module):
         Gradients of the head are made here as well (model/head.py).
         """
         batch = self.fill_up(batch)
-        targets = batch.targets
-        keep = targets != IGNORE
-        rows = F.pad(keep, (0, 1)).flatten().nonzero().squeeze(1)
+        targets = F.pad(batch.targets, (0, 1), value=IGNORE).flatten()  # of every position, the last of a row too
+        rows = (targets != IGNORE).nonzero().squeeze(1)
         self._key_dropouts(batch)
         with only(self.narrowed, rows, batch.ids.shape[1]):
             hidden = states(self.llm, self.embed(batch.ids, batch.pixels), batch.lengths)
-        return summed_loss(self.llm.get_output_embeddings(), hidden.flatten(0, 1).index_select(0, rows), targets[keep])  # type: ignore[operator]
+        return summed_loss(self.llm.get_output_embeddings(), hidden.flatten(0, 1).index_select(0, rows), targets[rows])  # type: ignore[operator]
 
     def _key_dropouts(self, batch: Batch) -> None:
         """Tell every dropout whose tokens it sees: the masks of a sample are the same in a packed row as alone."""

@@ -103,10 +103,10 @@ class StepFlops:
                     self._watch(layer, per, rows if part == "llm" else 0)
         if self.model.vision is not None:
             self._hooks.append(self.model.vision.register_forward_pre_hook(self._picture))
-            for block in blocks_of("vision", self.model.vision)[0]:
+            for block in blocks_of(self.model.vision)[0]:
                 if not isinstance(block, Unread):
                     self._hooks.append(block.register_forward_hook(self._seeing))
-        for block in blocks_of("llm", self.model.llm)[0]:
+        for block in blocks_of(self.model.llm)[0]:
             self._hooks.append(block.register_forward_hook(self._reading))
 
     def _end(self, *_: Any) -> None:
