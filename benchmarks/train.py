@@ -100,12 +100,10 @@ def ours(shape: Shape, how: str, loop: Loop) -> Step:
 
     from remora.data.batches import collate
     from remora.data.packing import deal, group, pack
-    from remora.model.attention import attend_per_sample
-    from remora.model.linear import quicken
-    from remora.model.narrow import narrow
-    from remora.model.tuning import freeze_and_train, parameter_groups
+    from remora.model.tuning import parameter_groups
     from remora.spec import Cluster, Stage
     from remora.training.allocator import keep_freed
+    from remora.training.build import set_up
     from remora.training.engine import Engine
 
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1"}.items():
@@ -116,13 +114,9 @@ def ours(shape: Shape, how: str, loop: Loop) -> Step:
     stage = Stage(name="it", mixture=[{"path": "it"}], tune=tune, batch=BATCH, steps=9, lr=RATES[how])
     _, model = composed(shape)
     keep_freed()
-    if loop.quick:
-        quicken(model)
-    if loop.rows == "packed":
-        attend_per_sample(model.llm)
-    freeze_and_train(model, stage.tune)
-    model.narrowed = narrow(model.llm)
-    engine = Engine(model, parameter_groups(model, stage), stage, Cluster(zero=0))
+    cluster = Cluster(zero=0, rows=loop.rows, fast_products=loop.quick)
+    set_up(model, stage, cluster)
+    engine = Engine(model, parameter_groups(model, stage), stage, cluster)
     loop.changed(model, engine)
 
     def step(read: list[Any]) -> tuple[float, int]:

@@ -46,21 +46,19 @@ def trained(shape: Shape, how: str, precision: str, compiled: bool) -> str:
     """A row of the table."""
     import torch
 
-    from remora.model.attention import attend_per_sample
-    from remora.model.narrow import narrow
-    from remora.model.tuning import freeze_and_train, parameter_groups
+    from remora.model.tuning import parameter_groups
     from remora.spec import Cluster, Stage
+    from remora.training.build import set_up
     from remora.training.engine import Engine
     from remora.training.flops import StepFlops, peak_flops
 
     tune = dict(zip(("vision", "connector", "llm"), TUNINGS[how], strict=True))
     stage = Stage(name="it", mixture=[{"path": "it"}], tune=tune, batch=BATCH, steps=STEPS, lr=RATES[how])
     _, model = composed(shape)
-    attend_per_sample(model.llm)
-    freeze_and_train(model, stage.tune)
-    model.narrowed = narrow(model.llm)
+    cluster = Cluster(zero=0, precision=precision)
+    set_up(model, stage, cluster)
     count = StepFlops(model)
-    engine = Engine(model, parameter_groups(model, stage), stage, Cluster(zero=0, precision=precision))
+    engine = Engine(model, parameter_groups(model, stage), stage, cluster)
     seconds, waits, operations, tokens = [], [], [], []
     batches = loaded(shape, WARM + STEPS)
     for step in range(WARM + STEPS):

@@ -23,7 +23,7 @@ from remora.model.parts import compose
 from remora.model.seeds import seed_for
 from remora.model.tuning import freeze_and_train, halve_frozen
 from remora.model.vlm import VisionLanguageModel
-from remora.spec import Stage
+from remora.spec import Cluster, Stage
 from remora.training.engine import DTYPES, loading
 from remora.training.job import START_FOLDER, StageJob
 
@@ -42,17 +42,26 @@ def build_model(job: StageJob) -> tuple[VisionLanguageModel, PreTrainedTokenizer
     dist.barrier()
     with loading(cluster):
         model, tokenizer = compose(job.parts, job.seed, stage.tune.present)
+    set_up(model, stage, cluster, job.seed)
+    return model, tokenizer
+
+
+def set_up(model: VisionLanguageModel, stage: Stage, cluster: Cluster, seed: int = 0) -> None:
+    """Make of a composed model what the stage trains on this cluster, in place.
+
+    Raises:
+        SpecError: the model cannot do what they ask for.
+    """
     if cluster.fast_products:
         quicken(model)
     if cluster.rows == "packed":
         attend_per_sample(model.llm)
-    freeze_and_train(model, stage.tune, job.seed)
+    freeze_and_train(model, stage.tune, seed)
     model.narrowed = narrow(model.llm)
     if half := DTYPES.get(cluster.precision):
         halve_frozen(model, stage.tune, half)
     if cluster.activation_checkpointing:
         checkpoint_activations(model)
-    return model, tokenizer
 
 
 def make_start(job: StageJob) -> None:
