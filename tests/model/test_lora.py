@@ -119,6 +119,21 @@ def test_a_quantised_base_is_near_the_full_one_and_its_adapters_train(tiny_model
     assert any(g.abs().sum() > 0 for n, g in grads.items() if "lora_B" in n)
 
 
+def test_a_base_of_4_bits_is_the_same_after_a_pass_in_eval_mode_on_a_cpu_with_avx512_bf16(tiny_model, monkeypatch):
+    bnb = pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr(bnb.nn.modules, "has_avx512bf16", lambda: True)
+    ids = torch.arange(12)[None]
+    add_adapter("llm", tiny_model.llm, LORA.model_copy(update={"bits": 4}), seed=0)
+    before = tiny_model.llm.train()(ids).logits.detach()
+    with torch.no_grad():
+        assert torch.equal(tiny_model.llm.eval()(ids).logits, before)
+    after = tiny_model.llm.train()(ids).logits
+    assert torch.equal(after, before)
+    F.cross_entropy(after[0], ids[0]).backward()
+    lowest = {n: p.grad for n, p in tiny_model.llm.named_parameters() if "layers.0" in n and "lora_B" in n}
+    assert all(g.abs().sum() > 0 for g in lowest.values())  # the backward went through every layer above
+
+
 def test_bits_without_bitsandbytes_say_what_to_install(tiny_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(SpecError, match=r"tune.llm: bits: 4 needs bitsandbytes.*remora\[quantized\]"):

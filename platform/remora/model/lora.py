@@ -85,6 +85,9 @@ def _quantise(part: str, module: nn.Module, targets: list[str], bits: int) -> No
         if bits == 4:
             new = bnb.nn.Linear4bit(*shape, compute_dtype=old.weight.dtype, quant_type="nf4")
             new.weight = bnb.nn.Params4bit(old.weight.data, requires_grad=False, quant_type="nf4", module=new)
+            # On CPUs with AVX512-BF16 a pass in eval mode would re-pack the weight for good, into a layout that has
+            # no backward and rounds to bf16: one loss on every CPU, and a stage that evaluates can train on.
+            new.support_avx512bf16_for_cpu = False
         else:
             new = bnb.nn.Linear8bitLt(*shape, has_fp16_weights=False)
             new.weight = bnb.nn.Int8Params(old.weight.data, requires_grad=False, has_fp16_weights=False)
