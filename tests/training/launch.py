@@ -34,7 +34,7 @@ def launch(
     each = [shared | {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(world)} for r in range(world)]
     command = [str(script), *map(str, args)]
     codes, said = _fresh(command, each) if fresh else _forked(command, each)
-    assert codes == [rc] * world, "\n".join(s[-3000:] for s in said)
+    assert codes == [rc] * world, "\n".join([f"ranks ended with {codes}", *(s[-3000:] for s in said)])
     return said[0]
 
 

@@ -21,8 +21,10 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from remora.cluster.session import OWN
 from remora.training import notice
 
 ASK_EVERY = 1.0
@@ -32,13 +34,28 @@ LEAVE_WITHIN = 3.0
 
 
 class Trainer(DataParallelTrainer):
-    """Ray Train without its actor for Ray Data's datasets, which imports for 2 s while the workers do, and serves none.
+    """Ray Train without two actors that import for 2 s each while workers wait: one serves Ray Data's datasets, which
+    there are none of; one asks an autoscaler for machines, which a cluster of our own does not have.
 
-    The method is private; a test holds that it does what it says, and Ray's version is pinned.
+    The methods are private; tests hold that they do what they say, and Ray's version is pinned.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         return [c for c in super()._create_default_callbacks() if not isinstance(c, DatasetsCallback)]
+
+    def _initialize_and_run_controller(self, **given: Any) -> Any:
+        policy = given["scaling_policy"]
+        if OWN in os.environ and isinstance(policy, FixedScalingPolicy):
+            given["scaling_policy"] = _AsAsked(policy.scaling_config)
+        return super()._initialize_and_run_controller(**given)
+
+
+class _AsAsked(FixedScalingPolicy):
+    """As many workers as were asked for, on the machines that are there."""
+
+    def after_controller_start(self, train_run_context: Any) -> None: ...
+
+    def _maybe_send_resource_request(self) -> None: ...
 
 
 @dataclass

@@ -28,6 +28,8 @@ WORKER_ENV = {
     # DeepSpeed's calls of torch.distributed are deprecated in torch 2.13; one line a step and a rank otherwise.
     "PYTHONWARNINGS": "ignore::FutureWarning",
 }
+OWN = "REMORA_OWN_CLUSTER"
+"""Set in processes of a cluster that `ray_session` started: one machine, which nobody adds to or takes away."""
 STALE = Path("/tmp/ray/ray_current_cluster")
 
 
@@ -61,6 +63,7 @@ def ray_session(
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.update({k: os.environ.get(k, v) for k, v in env.items()})
+        os.environ[OWN] = "1"
         # One machine is not preempted; the watcher is one more process for every group of workers.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # A process that has answered one benchmark has torch and transformers loaded, which costs 8 s on two cores: it
@@ -70,6 +73,7 @@ def ray_session(
     else:
         if re.fullmatch(r"[^/]+:\d+", where) and not _alive(where):
             raise ClusterError(_nothing_at(where, "nothing listens there"))  # ray.init would wait for ever
+        os.environ.pop(OWN, None)
         options |= {"address": where, "runtime_env": {"env_vars": env}}
     import ray
 

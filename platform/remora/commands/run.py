@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from remora.reporting.progress import Progress
 from remora.reporting.tables import live_table
 from remora.spec import Space, Variant, load
 from remora.stages import Store, path, variant_name, variants_of
+from remora.tracking import Tracker
 
 SINGLE = "single"
 """The status folder of variants that are trained on their own."""
@@ -40,12 +42,14 @@ def train(args: argparse.Namespace) -> None:
     store = Store(args.runs)
     store.check_writable()
     path(variant, store.data)  # finds what is wrong before anything starts
-    with plain_progress(args.runs, SINGLE, [variant_name(variant)]), session(args, dashboard=False):
-        from remora import tracking
-        from remora.cluster.variant import run_variant
+    # MLflow is loaded (2 s) while Ray starts, which is mostly waiting.
+    with ThreadPoolExecutor(1) as thread, plain_progress(args.runs, SINGLE, [variant_name(variant)]):
+        tracked = thread.submit(Tracker(args.runs, args.tracking_uri).prepare)
+        with session(args, dashboard=False):
+            from remora.cluster.variant import run_variant
 
-        tracking.Tracker(args.runs, args.tracking_uri).prepare()
-        outcome = run_variant(variant, args.runs, SINGLE, args.tracking_uri)
+            tracked.result()
+            outcome = run_variant(variant, args.runs, SINGLE, args.tracking_uri)
     for name, score in outcome.scores.items():
         figure = f"{score.metric} {score.accuracy:.4f} ({score.ci[0]:.4f} to {score.ci[1]:.4f})"
         baselines = (("blind", score.blind), ("question only", score.question_only))

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from remora import catalog
 from remora.catalog import LLM, Connector, Vision
 from remora.catalog.fit import check_composition
+from remora.errors import DataError
 from remora.model.connectors import build_connector, tokens_out
 from remora.model.llm import load_llm
 from remora.model.lora import merge_adapter, save_adapter
@@ -32,7 +33,17 @@ def compose(
     """Build the model (fp32) from its parts; a connector without a folder is initialised from `seed`.
 
     Where the language model comes split over ranks (`training.engine.loading`), so do the other parts.
+
+    Raises:
+        DataError: a folder that a part is to come from is not there.
     """
+    for part in present:
+        for folder in filter(None, (parts[part].folder, *parts[part].adapters)):
+            if not folder.is_dir():
+                raise DataError(
+                    f"{part} {parts[part].name}: {folder} is not there; a stage run's parts are there once it is "
+                    "trained, and `remora train SPEC` trains all that a variant needs, in order"
+                )
     llm_ref = parts["llm"]
     assert llm_ref.folder is not None, "the llm part is a folder by the time a model is built"
     llm, tokenizer = load_llm(llm_ref.folder)

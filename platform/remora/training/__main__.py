@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from remora.errors import RemoraError
+from remora.errors import RemoraError, SpecError
 from remora.training import notice
 from remora.training.job import StageJob
 from remora.training.stage import run
@@ -25,6 +25,10 @@ from remora.training.stage import run
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("usage: python -m remora.training JOB.json")
+    try:
+        job = _job(Path(sys.argv[1]))
+    except SpecError as e:
+        sys.exit(f"remora: {e}")
     for name, value in {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "0",
@@ -39,7 +43,7 @@ def main() -> None:
     notice.listen()
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        result = run(StageJob.from_json(Path(sys.argv[1]).read_text()), notice.given)
+        result = run(job, notice.given)
     except RemoraError as e:
         sys.exit(f"remora: {e}")
     finally:
@@ -49,6 +53,19 @@ def main() -> None:
             f"{result['steps']} steps, loss {result['loss']:.4f}, {result['seconds']:.1f} s, "
             f"{result['waited']:.2%} of its steps' time waited for data\n"
         )
+
+
+def _job(file: Path) -> StageJob:
+    """Raises:
+    SpecError: it is not there, or no stage run's.
+    """
+    writes = "`remora train` writes one into the folder of each stage run that it trains"
+    try:
+        return StageJob.from_json(file.read_text())
+    except OSError as e:
+        raise SpecError(f"{file}: {e.strerror}; {writes}") from e
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
+        raise SpecError(f"{file} is no job.json of this version; {writes}") from e
 
 
 if __name__ == "__main__":

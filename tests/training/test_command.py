@@ -1,0 +1,71 @@
+"""A stage without Ray, as its user starts one: `python -m remora.training`, and the same under torchrun."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from exact_stages import mixed_job
+
+from remora.model.refs import PartRef
+from remora.training.journal import JOURNAL, read
+
+MODULE = ("-m", "remora.training")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+WRITES = "`remora train` writes one into the folder of each stage run that it trains"
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    return mixed_job(tmp_path_factory.mktemp("command"), batch=4, steps=3, max_length=120, lr=1e-3)
+
+
+def python(*args):
+    said = subprocess.run(
+        [sys.executable, "-W", "ignore", *args],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    return said.returncode, said.stdout, said.stderr
+
+
+def written(job, folder, **cluster):
+    job = replace(job, folder=folder, cluster=job.cluster.model_copy(update=cluster))
+    folder.mkdir(exist_ok=True)
+    (folder / "job.json").write_text(job.to_json())
+    return str(folder / "job.json")
+
+
+def losses(folder):
+    return [e["loss"] for e in read(folder / JOURNAL) if e["event"] == "step"]
+
+
+@pytest.mark.e2e
+def test_one_process_and_torchrun_train_the_same_stage(job, tmp_path):
+    rc, out, err = python(*MODULE, written(job, tmp_path / "one", micro_batch=4))
+    assert rc == 0, err
+    assert out.startswith(f"3 steps, loss {losses(tmp_path / 'one')[-1]:.4f}, ")
+    assert [line.split("  ")[0] for line in err.splitlines() if line.startswith("test ")] == [
+        f"test {n}/3" for n in (1, 2, 3)
+    ]
+
+    rc, out, err = python(*TORCHRUN, *MODULE, written(job, tmp_path / "two", workers=2, micro_batch=2))
+    assert rc == 0, err
+    assert out.count("3 steps, ") == 1  # rank 0 alone
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
+def test_what_its_user_can_get_wrong_is_one_line(job, tmp_path):
+    absent = tmp_path / "absent" / "job.json"
+    assert python(*MODULE, str(absent)) == (1, "", f"remora: {absent}: No such file or directory; {WRITES}\n")
+    other = tmp_path / "other.json"
+    other.write_text('{"stage": {}}')
+    assert python(*MODULE, str(other)) == (1, "", f"remora: {other} is no job.json of this version; {WRITES}\n")
+    untrained = replace(job, parts=job.parts | {"llm": PartRef("demo-2m", tmp_path / "language" / "parts" / "llm")})
+    rc, out, err = python(*MODULE, written(untrained, tmp_path / "untrained"))
+    assert (rc, out) == (1, "")
+    assert err.startswith(f"remora: llm demo-2m: {tmp_path}/language/parts/llm is not there; ") and err.count("\n") == 1
