@@ -43,7 +43,7 @@ TOKENS = {"test": 410, "language": 1_010, "align": 760, "finetune": 1_230}
 """About how many tokens a step of a stage has."""
 HEAD = f"""# Losses of {STEPS} steps under splits of a stage
 
-{{machine}}, {{date}}, fp32. Made by `python benchmarks/exactness.py`.
+{{machine}}, {{date}}, fp32. Made by `{{command}}`.
 
 A split is workers x passes of a step, ZeRO stage, rows. `apart` is the largest relative difference of a step's loss
 from the float64 run's, over the first 10, 20, 30 and {STEPS} steps; `leaves` is the first step at which a loss is more
@@ -61,7 +61,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "exactness.md")
     args = parser.parse_args()
     some, every = pairwise(list(FACTORS.values())), list(product(*FACTORS.values()))
-    written = HEAD.format(date=datetime.date.today(), machine=machine())
+    command = "python benchmarks/exactness.py" + (" --quick" if args.quick else "")
+    written = HEAD.format(date=datetime.date.today(), machine=machine(), command=command)
     for name, job in jobs(args.runs.absolute(), args.stages):
         losses = measured(job, every if name == "test" and not args.quick else some)
         written += "\n" + (made := table(name, losses))
