@@ -61,7 +61,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "exactness.md")
     args = parser.parse_args()
     some, every = pairwise(list(FACTORS.values())), list(product(*FACTORS.values()))
-    command = "python benchmarks/exactness.py" + (" --quick" if args.quick else "")
+    flags = ["--quick"] * args.quick + (["--stages", *args.stages] if args.stages != list(TOKENS) else [])
+    command = " ".join(["python benchmarks/exactness.py", *flags])
     written = HEAD.format(date=datetime.date.today(), machine=machine(), command=command)
     for name, job in jobs(args.runs.absolute(), args.stages):
         losses = measured(job, every if name == "test" and not args.quick else some)
