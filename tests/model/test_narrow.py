@@ -24,10 +24,19 @@ ADAPTED = PartTuning(mode="lora", lora=Lora(r=2, alpha=4, dropout=0.3))
 FULL = Tuning(vision="frozen", connector="full", llm="full")
 
 
-def passed(llm: str, rows: str, narrowed: bool, tuning: Tuning = FULL, batch: Batch | None = None, **changes: bool):
+def passed(
+    llm: str,
+    rows: str,
+    narrowed: bool,
+    tuning: Tuning = FULL,
+    *,
+    batch: Batch | None = None,
+    quick: bool = False,
+    checkpointed: bool = False,
+):
     """(loss, gradients, model) of one forward and backward pass."""
     model = model_of(llm=llm)
-    if changes.get("quick"):
+    if quick:
         quicken(model)
     if rows == "packed":
         attend_per_sample(model.llm)
@@ -35,7 +44,7 @@ def passed(llm: str, rows: str, narrowed: bool, tuning: Tuning = FULL, batch: Ba
     if narrowed:
         model.narrowed = narrow(model.llm)
         assert model.narrowed
-    if changes.get("checkpointed"):
+    if checkpointed:
         checkpoint_activations(model)
     loss = model(batch or batch_of(model, rows))
     loss.backward()

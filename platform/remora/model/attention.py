@@ -104,7 +104,8 @@ def attend_per_sample(llm: nn.Module) -> None:
     if mixing := set(getattr(llm.config, "layer_types", None) or ()) - LAYERS:
         raise SpecError(f"packed rows: {kind} has layers of type {', '.join(sorted(mixing))}{OTHERWISE}")
     llm.set_attn_implementation(PER_SAMPLE)  # type: ignore[operator]
-    lengths, row = (3, 5), probe(llm, 8)
+    lengths = (3, 5)
+    row = probe(llm, sum(lengths))
     try:
         with trying(llm):
             packed = states(llm, row, lengths)

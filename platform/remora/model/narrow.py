@@ -40,13 +40,14 @@ def narrow(llm: nn.Module) -> list[nn.Module]:
     for module in named:
         if not hasattr(module, "rows"):  # it was not prepared before
             module.rows, module.forward = None, partial(_forward, module, module.forward)  # type: ignore[assignment]
-    row, rows = probe(llm, 8), torch.tensor([1, 4, 7])
+    row = probe(llm, 8)
+    rows = torch.tensor([1, 4, 7], device=row.device)
     with trying(llm):
         whole = states(llm, row)[:, rows]
 
         def same(some: list[nn.Module]) -> bool:
             try:
-                with only(some, rows.to(row.device), 8):
+                with only(some, rows, row.shape[1]):
                     return alike(states(llm, row)[:, rows], whole)
             except (RuntimeError, TypeError, ValueError, IndexError):  # one takes something else than states, or all
                 return False

@@ -26,28 +26,9 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("usage: python -m remora.training JOB.json")
     try:
-        job = _job(Path(sys.argv[1]))
-    except SpecError as e:
-        sys.exit(f"remora: {e}")
-    for name, value in {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "0",
-        "RANK": "0",
-        "WORLD_SIZE": "1",
-        "LOCAL_RANK": "0",
-    }.items():
-        os.environ.setdefault(name, value)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    notice.listen()
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        result = run(job, notice.given)
+        result = _train(_job(Path(sys.argv[1])))
     except RemoraError as e:
         sys.exit(f"remora: {e}")
-    finally:
-        dist.destroy_process_group()
     if int(os.environ["RANK"]) == 0:
         sys.stdout.write(
             f"{result['steps']} steps, loss {result['loss']:.4f}, {result['seconds']:.1f} s, "
@@ -66,6 +47,27 @@ def _job(file: Path) -> StageJob:
         raise SpecError(f"{file}: {e.strerror}; {writes}") from e
     except (ValueError, TypeError, KeyError, AttributeError) as e:
         raise SpecError(f"{file} is no job.json of this version; {writes}") from e
+
+
+def _train(job: StageJob) -> dict[str, float]:
+    """`run` as a rank of the group that torchrun describes, or alone."""
+    for name, value in {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    notice.listen()
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        return run(job, notice.given)
+    finally:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
