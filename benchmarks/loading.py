@@ -40,7 +40,7 @@ from remora.spec import Cluster, Stage, Variant, load
 from remora.stages import Store, path
 from remora.training.build import make_start
 from remora.training.job import StageJob
-from remora.training.journal import read
+from remora.training.journal import JOURNAL, steps_of
 
 ROOT = Path(__file__).parent.parent
 ROUNDS, STEPS = 3, 40
@@ -133,13 +133,13 @@ def trained(job: StageJob, loaders: str, folder: Path) -> dict[str, float]:
         if any([rank.wait() for rank in ranks]):
             sys.exit((folder / "log").read_text())
     total = time.monotonic() - began
-    steps = [e for e in read(folder / "journal.jsonl") if e["event"] == "step"]
-    seconds = [e["samples"] / e["samples_per_second"] for e in steps]
+    taken = steps_of(folder / JOURNAL)
+    seconds = [e["samples"] / e["samples_per_second"] for e in taken]
     figures = {"step ms": 1000 * statistics.median(seconds), "steps s": sum(seconds), "whole run s": total}
     figures["cpu s of the ranks"] = cpu_seconds() - cpu
-    if "wait_max" in steps[0]:
-        figures["waited %"] = 100 * sum(e["wait_max"] for e in steps) / sum(seconds)
-        figures["waited % after the first step"] = 100 * sum(e["wait_max"] for e in steps[1:]) / sum(seconds[1:])
+    if "wait_max" in taken[0]:
+        figures["waited %"] = 100 * sum(e["wait_max"] for e in taken) / sum(seconds)
+        figures["waited % after the first step"] = 100 * sum(e["wait_max"] for e in taken[1:]) / sum(seconds[1:])
     return figures
 
 

@@ -88,7 +88,7 @@ def against_torchrun(runs: Path) -> list[str]:
 
 def _in_turns(job: StageJob, tmp: Path) -> list[str]:
     """The table's lines for one number of ranks."""
-    from remora.training.journal import JOURNAL, read
+    from remora.training.journal import JOURNAL, steps_of
 
     ranks = job.cluster.most_workers
     found: dict[str, list[list[float]]] = {way: [] for way in WAYS}
@@ -102,9 +102,9 @@ def _in_turns(job: StageJob, tmp: Path) -> list[str]:
             began = time.monotonic()
             done = under(work / "job.json", ranks)
             whole[way].append(time.monotonic() - began)
-            steps = [e for e in read(done / JOURNAL) if e["event"] == "step"]
-            found[way].append([e["samples"] / e["samples_per_second"] for e in steps][UNTIMED:])
-            losses.add(json.dumps([e["loss"] for e in steps]))
+            taken = steps_of(done / JOURNAL)
+            found[way].append([e["samples"] / e["samples_per_second"] for e in taken][UNTIMED:])
+            losses.add(json.dumps([e["loss"] for e in taken]))
             sys.stderr.write(f"{way}, {ranks} ranks, turn {turn}: {statistics.median(found[way][-1]):.4f} s\n")
     if len(losses) > 1:
         sys.exit(f"the losses of {TURNS * len(WAYS)} runs are not the same")

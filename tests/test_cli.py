@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ports import free_port
 from remora.cli import main
 
 VARIANT = """
@@ -97,9 +98,7 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path, data: Path, capsys:
 
 def test_no_champion_and_no_cluster(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "remora" in said(capsys, "serve", "--runs", str(tmp_path / "runs"))
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        where = f"127.0.0.1:{s.getsockname()[1]}"
+    where = f"127.0.0.1:{free_port()}"
     message = said(capsys, "train", spec(tmp_path, data), "--runs", str(tmp_path), "--plain", "--address", where)
     assert f"no Ray cluster at {where}: nothing listens there" in message
 

@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ports import free_port
 from remora.training.journal import read
 
 pytestmark = pytest.mark.e2e
@@ -45,12 +45,6 @@ def until(what: str, found: Callable[[], object]) -> None:
     while not found():
         assert time.monotonic() < end, f"waited {PATIENCE:.0f} s for {what}"
         time.sleep(0.2)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def in_fine_tuning(runs: Path, at_least: int) -> Path | None:

@@ -20,7 +20,7 @@ from remora.cluster.train import Task, train_stages
 from remora.spec import Cluster, Variant
 from remora.stages import Store, path, resolve_stages
 from remora.training import stage
-from remora.training.journal import read
+from remora.training.journal import steps_of
 
 CLUSTER = Cluster(workers=2, zero=3, micro_batch=2, max_failures=0)
 
@@ -45,8 +45,8 @@ def main() -> None:
                 task = Task(run.name, store.prepare(run, CLUSTER), {})
                 train_stages([task], CLUSTER, runs, runs / "status.jsonl")
     for run in lineage:
-        steps = [e for e in read(store.journal(run)) if e["event"] == "step"]
-        print(json.dumps([[e["loss"], e["grad_norm"]] for e in steps]), flush=True)
+        taken = steps_of(store.journal(run))
+        print(json.dumps([[e["loss"], e["grad_norm"]] for e in taken]), flush=True)
 
 
 if __name__ == "__main__":

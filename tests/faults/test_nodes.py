@@ -15,6 +15,8 @@ import psutil
 import pytest
 from scene import Driver, Stage, until
 
+from ports import free_port
+
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 RAY = str(Path(sys.executable).with_name("ray"))
 STEPS = 20_000  # nobody waits for the last one: nodes come and go meanwhile
@@ -27,9 +29,7 @@ class Nodes:
         self.folder, self.scratch = folder, tempfile.mkdtemp(prefix="rf", dir="/tmp")  # sockets: 107 letters at most
         kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         self.env = {**kept, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{s.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.started: list[subprocess.Popen[bytes]] = []
         self.start("--head", f"--port={self.address.split(':')[1]}", f"--temp-dir={self.scratch}",
                    "--include-dashboard=false")  # fmt: skip

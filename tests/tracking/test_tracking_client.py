@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from ports import free_port
 from remora.errors import TrackingError
 from remora.tracking import Mirror, Tracker, champion, figures, register
 from remora.tracking.backlog import BACKLOG, REJECTED
@@ -165,9 +166,7 @@ def test_names_and_values_that_mlflow_refuses_are_made_acceptable(tracker):
 
 
 def test_a_server_that_is_not_there_is_one_line_at_once(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     began = time.monotonic()
     with pytest.raises(TrackingError) as e:
         Tracker(tmp_path, f"http://me:secret@127.0.0.1:{port}").prepare()
@@ -455,9 +454,7 @@ def test_a_server_that_dies_and_comes_back_costs_nothing(tmp_path, monkeypatch, 
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     home, runs, journal = tmp_path / "server", tmp_path / "runs", tmp_path / "journal.jsonl"
     home.mkdir()
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     tracker = Tracker(runs, f"http://127.0.0.1:{port}")
 
     def train(first, last):

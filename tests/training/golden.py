@@ -22,7 +22,7 @@ from ranks import shorten  # noqa: E402
 
 from remora.spec import Cluster  # noqa: E402
 from remora.training import stage  # noqa: E402
-from remora.training.journal import JOURNAL, read  # noqa: E402
+from remora.training.journal import JOURNAL, steps_of  # noqa: E402
 
 STEPS = 15
 """Of each stage, from where the first steps of the stage before left it."""
@@ -38,7 +38,7 @@ def main() -> None:
         for run in lineage:
             stage.run(store.prepare(run, Cluster(zero=0, micro_batch=run.stage.batch)))
             done = store.publish(run.name, {})
-            losses[run.stage.name] = [e["loss"] for e in read(done / JOURNAL) if e["event"] == "step"]
+            losses[run.stage.name] = [e["loss"] for e in steps_of(done / JOURNAL)]
     Path(sys.argv[1]).write_text(json.dumps(losses, indent=1) + "\n")
     dist.destroy_process_group()
 

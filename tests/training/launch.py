@@ -8,13 +8,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
-import socket
 import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+
+from ports import free_port
 
 IMPORTED = "warm_ranks"
 """The module that says what ranks find imported."""
@@ -27,10 +28,7 @@ def launch(
 
     `fresh` ranks are processes of their own from the start: where imports are tested, or what a process takes.
     """
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", **(env or {})}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1", **(env or {})}
     each = [shared | {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(world)} for r in range(world)]
     command = [str(script), *map(str, args)]
     codes, said = _fresh(command, each) if fresh else _forked(command, each)

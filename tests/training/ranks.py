@@ -26,7 +26,7 @@ from remora.model.seeds import seed_for
 from remora.training import build, stage
 from remora.training.engine import Engine
 from remora.training.job import StageJob
-from remora.training.journal import JOURNAL, read, take_over
+from remora.training.journal import JOURNAL, read, steps_of, take_over
 from remora.training.schedule import rate_factor
 
 
@@ -146,9 +146,9 @@ def main() -> None:
         be_overtaken(overtaken_in)
     stage.run(job)
     if dist.get_rank() == 0:
-        losses = [e["loss"] for e in read(job.folder / JOURNAL) if e["event"] == "step"]
-        norms = [e["grad_norm"] for e in read(job.folder / JOURNAL) if e["event"] == "step"]
-        Path(sys.argv[2]).write_text(json.dumps({"losses": losses, "norms": norms}))
+        events = steps_of(job.folder / JOURNAL)
+        said = {"losses": [e["loss"] for e in events], "norms": [e["grad_norm"] for e in events]}
+        Path(sys.argv[2]).write_text(json.dumps(said))
     dist.destroy_process_group()
 
 

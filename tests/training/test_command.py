@@ -11,7 +11,7 @@ import pytest
 from exact_stages import mixed_job
 
 from remora.model.refs import PartRef
-from remora.training.journal import JOURNAL, read
+from remora.training.journal import JOURNAL, steps_of
 
 MODULE = ("-m", "remora.training")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -41,7 +41,7 @@ def written(job, folder, **cluster):
 
 
 def losses(folder):
-    return [e["loss"] for e in read(folder / JOURNAL) if e["event"] == "step"]
+    return [e["loss"] for e in steps_of(folder / JOURNAL)]
 
 
 @pytest.mark.e2e

@@ -51,7 +51,7 @@ def test_resuming_forgets_the_steps_that_will_be_repeated(tmp_path):
     assert journal.take_over(path, 3) == 1
     assert list(journal.read(path))[:-1] == before[:4] + before[6:]
     journal.append(path, "step", step=3)
-    assert [e["step"] for e in journal.read(path) if e["event"] == "step"] == [0, 1, 2, 3]
+    assert [e["step"] for e in journal.steps_of(path)] == [0, 1, 2, 3]
     assert sorted(p.name for p in tmp_path.iterdir()) == [journal.JOURNAL]
 
 
@@ -77,7 +77,7 @@ def test_what_an_attempt_writes_that_was_taken_over_from_is_not_read(tmp_path):
     journal.append(path, "step", attempt=second, step=2, by="second")
     journal.append(path, "trained", attempt=first)
     journal.append(path, "step", attempt=second, step=3, by="second")
-    steps = [(e["step"], e["by"]) for e in journal.read(path) if e["event"] == "step"]
+    steps = [(e["step"], e["by"]) for e in journal.steps_of(path)]
     assert steps == [(0, "first"), (1, "first"), (2, "second"), (3, "second")]
     assert not any(e["event"] == "trained" for e in journal.read(path))
     # And a third one keeps nothing of what the first wrote late.

@@ -152,7 +152,7 @@ def test_a_process_that_was_thought_dead_changes_nothing_any_more(job, reference
     folder = tmp_path / "work"
     with pytest.raises(AssertionError, match="another attempt at this stage has taken over"):
         run(job, folder, 1, "--overtaken-in", "2")
-    steps = [e["step"] for e in journal.read(folder / journal.JOURNAL) if e["event"] == "step"]
+    steps = [e["step"] for e in journal.steps_of(folder / journal.JOURNAL)]
     assert steps == [0, 1]  # it took all four
     assert not (folder / "parts").exists()
     assert run(job, folder, 1) == reference[0]

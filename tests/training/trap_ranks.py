@@ -21,7 +21,7 @@ from torch import nn
 from remora.training import stage
 from remora.training.engine import Engine, _deepspeed
 from remora.training.job import StageJob
-from remora.training.journal import JOURNAL, read
+from remora.training.journal import JOURNAL, steps_of
 
 
 class Stopped(Exception):
@@ -93,7 +93,7 @@ def main() -> None:
                 dist.barrier()
         stage.Engine, seen = spied(None)
         stage.run(this)
-        out[name] = seen | {"steps": [e for e in read(folder / JOURNAL) if e["event"] == "step"]}
+        out[name] = seen | {"steps": steps_of(folder / JOURNAL)}
     if dist.get_rank() == 0:
         Path(sys.argv[2]).write_text(json.dumps(out))
     dist.destroy_process_group()

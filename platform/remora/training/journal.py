@@ -50,6 +50,11 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             yield event
 
 
+def steps_of(path: Path) -> list[dict[str, Any]]:
+    """The events of steps alone."""
+    return [e for e in read(path) if e["event"] == "step"]
+
+
 def attempt(path: Path) -> int:
     """The newest attempt's number; 0 where there was none. Asked at each checkpoint, so other lines are not parsed."""
     lines = path.read_text().splitlines() if path.exists() else []
