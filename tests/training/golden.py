@@ -2,7 +2,8 @@
 
     python tests/training/golden.py tests/golden/demo.json
 
-Write it anew only where a change is meant to change results, and raise NUMERICS (remora/stages/graph.py) with it.
+Write it anew only where a change is meant to change results. One of the code raises NUMERICS (remora/stages/graph.py)
+with it; one of the demo's schedules gives its stages other names as it is.
 """
 
 from __future__ import annotations
