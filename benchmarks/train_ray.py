@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -43,12 +42,9 @@ UNKEPT = (
 
 def under_torchrun(job: Path, ranks: int, kept: bool = True) -> Path:
     """Where the stage run lies then."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    launch = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+    torchrun = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
     program = ["-m", "remora.training"] if kept else ["--no-python", sys.executable, "-W", "ignore", "-c", UNKEPT]
-    command = [*launch, "--master-port", str(port), *program, str(job)]
+    command = [*torchrun, "--nproc-per-node", str(ranks), *program, str(job)]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     return job.parent
 

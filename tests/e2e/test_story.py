@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from ports import free_port
-from remora.training.journal import read
+from remora.training.journal import read, steps_of
 
 pytestmark = pytest.mark.e2e
 HERE = Path(__file__).parent
@@ -50,7 +50,7 @@ def until(what: str, found: Callable[[], object]) -> None:
 def in_fine_tuning(runs: Path, at_least: int) -> Path | None:
     """The working folder of a fine-tuning that has taken this many steps."""
     for journal in (runs / "stages").glob("finetune-*.work/journal.jsonl"):
-        if sum(e["event"] == "step" for e in read(journal)) >= at_least:
+        if len(steps_of(journal)) >= at_least:
             return journal.parent
     return None
 
