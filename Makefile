@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 
-.PHONY: help setup demo test faults check clean
+.PHONY: help setup demo test faults fuzz check clean
 help:
 	@echo "make demo   the whole story on this machine, about ten minutes on two CPU cores"
 	@echo "make test   every test          make check  lint, types, specs"
 	@echo "make faults what a kill, a hang or a lost node costs a training, for real"
+	@echo "make fuzz   100,000 seeded cases for each thing that is read from outside (CASES=…)"
 	@echo "make setup  install only"
 
 # constraints.txt pins what was tested. torch first and by its exact version: a range would also admit builds that bring
@@ -35,6 +36,12 @@ endif
 
 faults: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m 'e2e or faults' $(ARGS)
+
+# Seeded cases for every door: pictures, records, tables, specs, checkpoints, answer files, requests. Tests run a few
+# thousand of each; CASES says how many are tried here.
+CASES ?= 100000
+fuzz: setup
+	OMP_NUM_THREADS=1 REMORA_FUZZ_CASES=$(CASES) $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .
