@@ -167,6 +167,9 @@ class Template(Spec):
     system: str = ""
     opening: str | None = None
     """The first user turn, where it is not like the others (it holds the system sentence)."""
+    system_opening: str | None = None
+    """How a conversation with a system message of its own begins, up to the end of its first user turn: in place of
+    `system` and `opening`. Without it that message stands before the first question's words, a blank line between."""
     user: str
     assistant: str
     chat: bool = False

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from remora.data.conversation import Turn
-from remora.data.rendering import Piece, answer, content, pattern_of, split_tokens
+from remora.data.conversation import Turn, with_system
+from remora.data.rendering import Piece, answer, asked_under, content, pattern_of, split_tokens
 from remora.errors import SpecError
 
 MARK = re.compile("\ue000([0-9]+)\ue001")
@@ -36,7 +36,7 @@ class ChatTemplate:
         self.image_suffix = image_suffix
         self.specials = pattern_of(specials)
         self._around = lru_cache(maxsize=512)(self._around_messages)
-        last, _ = self._around(2)[-1]
+        last, _ = self._around(2, False)[-1]
         stops = [p.text for p in split_tokens(last, self.specials) if p.token]
         if not stops:
             raise SpecError(f"the tokenizer's chat template ends an answer with no special token{OTHER}")
@@ -44,8 +44,14 @@ class ChatTemplate:
 
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
         """The conversation; it ends where the next answer starts if the last turn is the user's."""
-        around = self._around(len(turns))
-        out = [*split_tokens(around[0][0], self.specials)]
+        system, turns = with_system(turns)
+        placed = bool(system) and self._places_system
+        if system and not placed:
+            turns = asked_under(system, turns)
+        before, *around = self._around(len(turns), placed)
+        out = [*split_tokens(before[0], self.specials)] if placed else []
+        out += [Piece(system)] if placed else []
+        out += split_tokens(around[0][0], self.specials)
         for number, turn in enumerate(turns):
             if turn.role == "user":
                 out += content(turn, self.image_suffix, self.specials)
@@ -58,21 +64,37 @@ class ChatTemplate:
             out += split_tokens(around[-1][0], self.specials)
         return out
 
-    def _around_messages(self, count: int) -> list[tuple[str, str]]:
-        """(asked, lead) before, between and after `count` messages; the model writes the lead before its answer."""
-        around = [(text, "") for text in self._render(count)]
+    @cached_property
+    def _places_system(self) -> bool:
+        """Whether the template writes a system message before the others, in conversations of any length."""
+        try:
+            for count in range(1, 5):
+                self._render(count, system=True)
+        except SpecError:
+            return False
+        return True
+
+    def _around_messages(self, count: int, system: bool) -> list[tuple[str, str]]:
+        """(asked, lead) before a system message (empty without one), then before, between and after `count` messages;
+        the model writes the lead before its answer."""
+        texts = self._render(count, system)
+        if not system:
+            texts = ["", *texts]
+        around = [(text, "") for text in texts]
         if count % 2:
             around[-1] = (around[-1][0].rstrip(" "), "")
         for number in range(1, count, 2):
-            text, asked = around[number][0], self._render(number)[-1].rstrip(" ")
+            text, asked = around[number + 1][0], self._render(number, system)[-1].rstrip(" ")
             # Qwen3 asks for an answer with an empty thought in front and forgets it later: none of it is the model's.
             end = len(asked) if text.startswith(asked) else len(text)
-            around[number] = (text[:end], text[end:])
+            around[number + 1] = (text[:end], text[end:])
         return around
 
-    def _render(self, count: int) -> list[str]:
-        """What stands before, between and after `count` messages, with the generation prompt after a question."""
-        messages = [{"role": ROLES[i % 2], "content": f"\ue000{i}\ue001"} for i in range(count)]
+    def _render(self, count: int, system: bool) -> list[str]:
+        """What stands before, between and after `count` messages, behind a system message if asked for, with the
+        generation prompt after a question."""
+        roles = [*(["system"] if system else []), *(ROLES[i % 2] for i in range(count))]
+        messages = [{"role": role, "content": f"\ue000{i}\ue001"} for i, role in enumerate(roles)]
         try:
             text = self.tokenizer.apply_chat_template(
                 messages,
@@ -84,6 +106,6 @@ class ChatTemplate:
         except TemplateError as e:
             raise SpecError(f"the tokenizer's chat template refuses a plain conversation: {e}{OTHER}") from e
         around = MARK.split(str(text))
-        if around[1::2] != [str(i) for i in range(count)]:
+        if around[1::2] != [str(i) for i in range(len(roles))]:
             raise SpecError(f"the tokenizer's chat template does not write every message once and unchanged{OTHER}")
         return around[::2]

@@ -7,7 +7,7 @@ paths, and every `<image>` in a human turn takes the next one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,9 +22,10 @@ _NO_PATH = re.compile(r"[\0\n\r\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Turn:
-    """One message. `images` counts the pictures that it shows, before its words."""
+    """One message. `images` counts the pictures that it shows, before its words. A system turn is a conversation's
+    first."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["system", "user", "assistant"]
     text: str
     images: int = 0
 
@@ -36,6 +37,13 @@ class Sample:
     id: str
     turns: tuple[Turn, ...]
     images: tuple[Picture, ...]
+
+
+def with_system(turns: Sequence[Turn]) -> tuple[str, Sequence[Turn]]:
+    """(system message, the turns after it); an empty message where the first turn is not one."""
+    if turns and turns[0].role == "system":
+        return turns[0].text, turns[1:]
+    return "", turns
 
 
 Problem = tuple[str, str]

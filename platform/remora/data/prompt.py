@@ -104,12 +104,13 @@ class Prompter:
         tokens = self._encode(turns)
         if max_length is None or len(tokens.ids) <= max_length:
             return tokens
+        before = len(turns) % 2  # a system message
         rounds = range(1, len(turns) // 2 + 1)
-        kept = bisect_right(rounds, max_length, key=lambda r: len(self._encode(turns[: 2 * r]).ids))
+        kept = bisect_right(rounds, max_length, key=lambda r: len(self._encode(turns[: before + 2 * r]).ids))
         if not kept:
-            first = len(self._encode(turns[:2]).ids)
+            first = len(self._encode(turns[: before + 2]).ids)
             raise OverLength(f"its first question and answer have {first} tokens, of {max_length} allowed")
-        return self._encode(turns[: 2 * kept])
+        return self._encode(turns[: before + 2 * kept])
 
     def _encode(self, turns: Sequence[Turn]) -> Tokens:
         ids, labels = list(self._start), [IGNORE] * len(self._start)

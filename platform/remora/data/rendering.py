@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from remora.catalog import Template
-from remora.data.conversation import Turn
+from remora.data.conversation import Turn, with_system
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,12 @@ def answer(head: str, lead: str, text: str, ending: str, stop: str, specials: re
     ]
 
 
+def asked_under(system: str, turns: Sequence[Turn]) -> list[Turn]:
+    """The turns where a prompt has no place for a system message: it stands before the first question's words."""
+    first, *rest = turns
+    return [replace(first, text=f"{system}\n\n{first.text}".strip()), *rest]
+
+
 class Marks:
     """A template of the catalog, with a tokenizer's `bos` and the token that ends an answer."""
 
@@ -72,10 +78,17 @@ class Marks:
         self.stop = stop
         self.specials = pattern_of(specials)
         fill = {"{bos}": bos, "{eos}": stop}
-        self.system, self.user, self.assistant, self.opening = (
+        filled = (
             re.sub(r"\{bos\}|\{eos\}", lambda m: fill[m[0]], text)
-            for text in (template.system, template.user, template.assistant, template.opening or template.user)
+            for text in (
+                template.system,
+                template.user,
+                template.assistant,
+                template.opening or template.user,
+                template.system_opening or "",
+            )
         )
+        self.system, self.user, self.assistant, self.opening, self.system_opening = filled
 
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
         """The conversation; it ends where the next answer starts if the last turn is the user's."""
@@ -83,12 +96,20 @@ class Marks:
         # Most tokenizers put the space before an answer into its first token, so that space is the model's to write.
         head = header.rstrip(" ")
         lead = header[len(head) :]
-        out = [*split_tokens(self.system, self.specials)]
+        system, turns = with_system(turns)
+        start, opening = self.system, self.opening
+        if system and self.system_opening:
+            start, _, opening = self.system_opening.partition("{system}")
+        elif system:
+            turns = asked_under(system, turns)
+        out = [*split_tokens(start, self.specials)]
+        if system and self.system_opening:
+            out.append(Piece(system))
         for number, turn in enumerate(turns):
             if turn.role == "assistant":
                 out += answer(head, lead, turn.text, ending, self.stop, self.specials)
                 continue
-            before, after = (self.user if number else self.opening).split("{image}", 1)
+            before, after = (self.user if number else opening).split("{image}", 1)
             between, words, rest = after.partition("{text}")  # `plain` has no {text}: the caption's prompt is unused
             said = content(turn, self.template.image_suffix, self.specials)
             out += [*split_tokens(before, self.specials), *said[:-1], *split_tokens(between, self.specials)]

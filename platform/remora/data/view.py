@@ -166,7 +166,9 @@ def rendered(reader: Reader, sample: Sample, pictures: Sequence[tuple[str, Opene
 
 def _rounds(prompter: Prompter, turns: Sequence[Turn], length: int) -> int:
     """How many questions with their answers have `length` tokens."""
-    return next((n for n in range(len(turns) // 2, 0, -1) if len(prompter.encode(turns[: 2 * n]).ids) == length), 0)
+    before = len(turns) % 2  # a system message
+    cut = ((n, turns[: before + 2 * n]) for n in range(len(turns) // 2, 0, -1))
+    return next((n for n, kept in cut if len(prompter.encode(kept).ids) == length), 0)
 
 
 def lengths(data: StageData, dataset: int, count: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from remora.data.conversation import Sample
+from remora.data.conversation import Sample, with_system
 from remora.evaluation.questions import OwnQuestion
 
 
@@ -20,7 +20,8 @@ class QuestionOnly:
         self.by_question: dict[str, Counter[str]] = defaultdict(Counter)
         self.all: Counter[str] = Counter()
         for sample in samples:
-            for ask, reply in zip(sample.turns[::2], sample.turns[1::2], strict=True):
+            _, turns = with_system(sample.turns)
+            for ask, reply in zip(turns[::2], turns[1::2], strict=True):
                 self.by_question[ask.text][reply.text] += 1
                 self.all[reply.text] += 1
 

@@ -138,7 +138,7 @@ def _card(shown: View, colours: bool, ids: bool) -> RenderableType:
         pictures = iter(shown.pictures)
         for turn in shown.turns:
             marks = "".join(f"<image {tail(p.name)}> " for p, _ in zip(pictures, range(turn.images), strict=False))
-            who = "question" if turn.role == "user" else "answer"
+            who = {"user": "question", "assistant": "answer"}.get(turn.role, turn.role)
             body.append(Text.assemble((f"{who}: ", FAINT), (marks, PICTURE), visible(turn.text)))
     for line in lines(shown):
         wrong = shown.problems or shown.dropped or line.startswith("cut")
