@@ -26,9 +26,14 @@ def _parser() -> argparse.ArgumentParser:
         p.add_argument("--runs", type=Path, metavar="DIR", help="run folder (default: REMORA_RUNS or ~/remora)")
         return p
 
+    def tracked(p: argparse.ArgumentParser) -> None:
+        p.add_argument("--tracking-uri", help="MLflow server (default: MLFLOW_TRACKING_URI, or <run folder>/mlflow.db)")
+
     def on_cluster(p: argparse.ArgumentParser) -> None:
         p.add_argument("--address", help="Ray cluster to use (default: RAY_ADDRESS, or one of its own on this machine)")
-        p.add_argument("--tracking-uri", help="MLflow server (default: MLFLOW_TRACKING_URI, or <run folder>/mlflow.db)")
+        tracked(p)
+
+    a_model = "a variant's name, the folder of a bundle, or name@alias of the registry"
 
     demo = verb("demo", "the whole story in minutes on two CPU cores: search, train, measure, register, serve, ask")
     on_cluster(demo)
@@ -51,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--questions", type=Path, metavar="FILE", help="LLaVA's question file")
 
     evaluate = verb("evaluate", "a model's figures on benchmarks, by the papers' rules")
-    evaluate.add_argument("model", help="a variant's name or bundle folder, or name@alias of the registry")
+    evaluate.add_argument("model", help=a_model)
     evaluate.add_argument(
         "--benchmarks", nargs="+", required=True, metavar="NAME", help="names with commas or spaces, YAMLs, or all"
     )
@@ -70,12 +75,16 @@ def _parser() -> argparse.ArgumentParser:
         compare.add_argument(side, help="a measured model, a report's file or a folder of reports")
     compare.add_argument("--all", action="store_true", help="every figure, not the headline ones alone")
     compare.add_argument("--json", action="store_true", help="print the differences as JSON")
-    compare.add_argument("--tracking-uri", help="MLflow server, for name@alias")
+    tracked(compare)
 
-    serve = verb("serve", "serve the champion: OpenAI's chat completions with images")
+    register = verb("register", "a model as a version of the registry, under an alias that `remora serve` follows")
+    register.add_argument("model", help=a_model)
+    register.add_argument("--as", dest="name", default="remora", metavar="NAME", help="its name (default: remora)")
+    register.add_argument("--alias", default="champion", metavar="ALIAS", help="moved to it (default: champion)")
+    tracked(register)
+    serve = verb("serve", "serve a model: OpenAI's chat completions with images")
+    serve.add_argument("model", nargs="?", default="remora@champion", help=f"{a_model} (default: remora@champion)")
     on_cluster(serve)
-    serve.add_argument("--model", default="remora", help="model name in the registry (default: remora)")
-    serve.add_argument("--alias", default="champion", help="its alias (default: champion)")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
 
@@ -90,7 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     catalog.add_argument("name", nargs="?")
     catalog.add_argument("--json", type=Path, metavar="FILE", help="with `check`: write every composition to FILE")
     export = verb("export", "a trained variant in the stock llava layout, or whole in our own")
-    export.add_argument("bundle", type=Path, help="the folder of a trained variant")
+    export.add_argument("model", help=a_model)
+    tracked(export)
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     importing = verb("import", "a downloaded checkpoint (llava-hf, TinyLLaVA, Bunny, LLaVA) as a bundle")
     importing.add_argument("folder", type=Path, help="the folder of the checkpoint")
@@ -98,7 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     for part in ("vision", "llm", "template"):
         importing.add_argument(f"--{part}", metavar="NAME", help="its catalog name (default: found by architecture)")
     average = verb("average", "the weighted average of variants with the same parts, as Bunny makes them")
-    average.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folders of trained variants")
+    average.add_argument("models", nargs="+", metavar="MODEL", help=f"each {a_model}")
+    tracked(average)
     average.add_argument("--weights", type=float, nargs="+", required=True, help="one each, together 1: 0.3 0.7")
     average.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     _data_verbs(verb("data", "make, check, index, show, convert and condense datasets"), on_cluster)
@@ -156,6 +167,7 @@ MODULES = {
     "plan": "show",
     "render": "show",
     "catalog": "show",
+    "register": "register",
     "export": "exchange",
     "import": "exchange",
     "average": "exchange",

@@ -8,7 +8,7 @@ import pytest
 
 from remora.errors import TornArtifact, TrackingError
 from remora.files import publishing
-from remora.tracking import Tracker, champion, champion_info, register
+from remora.tracking import Tracker, champion, register, version_info
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def folder(tmp_path):
 def test_the_champion_is_what_was_registered_last(tracker, folder, tmp_path):
     run = tracker.start("share-Sig-Phi")
     assert register(tracker, "remora", run, folder, tags={"variant": "share-Sig-Phi", "gqa": 0.5}) == "1"
-    info = champion_info(tracker)
-    assert (info["name"], info["alias"], info["version"], info["run_id"]) == ("remora", "champion", "1", run)
+    info = version_info(tracker, "remora")
+    assert (info["name"], info["label"], info["version"], info["run_id"]) == ("remora", "champion", "1", run)
     assert info["tags"]["variant"] == "share-Sig-Phi"
     assert info["tags"]["gqa"] == "0.5"
     first = champion(Tracker(tracker.runs), into=tmp_path / "cache")
@@ -45,23 +45,24 @@ def test_the_same_content_is_registered_once(tracker, folder):
     run = tracker.start("a")
     assert register(tracker, "remora", run, folder) == "1"
     assert register(tracker, "remora", run, folder, alias="best", tags={"new": "tag"}) == "1"
-    assert champion_info(tracker, alias="best")["tags"]["new"] == "tag"
-    assert register(tracker, "remora", tracker.start("b"), folder, alias=None) == "2"
-    assert champion_info(tracker)["version"] == "1"
+    assert version_info(tracker, "remora", "best")["tags"]["new"] == "tag"
+    # Every search that found the same champion again had made a version, with a copy of its files.
+    assert register(tracker, "remora", tracker.start("b"), folder, alias=None) == "1"
+    assert version_info(tracker, "remora")["version"] == "1"
 
 
 def test_no_such_model_is_one_line_with_what_exists(tracker, folder, tmp_path):
     with pytest.raises(TrackingError) as e:
         champion(tracker, into=tmp_path)
     where = f"MLflow at {tracker.uri}"
-    make = "make one with `remora search tune/demo.yaml` or `remora demo`"
+    make = "make one: remora register MODEL --as remora (or remora search tune/demo.yaml, remora demo)"
     assert str(e.value) == f"{where}: there is no model 'remora' (models: none); {make}"
     register(tracker, "remora", tracker.start("a"), folder, alias="best")
     with pytest.raises(TrackingError) as e:
         champion(tracker, into=tmp_path)
-    assert str(e.value) == f"{where}: model 'remora' has no alias 'champion' (aliases: best); {make}"
+    assert str(e.value) == f"{where}: model 'remora' has no alias 'champion' (aliases: best; versions: 1); {make}"
     with pytest.raises(TrackingError, match=r"did you mean 'remora'\? \(models: remora\)"):
-        champion_info(tracker, "remorra")
+        version_info(tracker, "remorra")
 
 
 def test_what_is_not_there_cannot_be_registered_or_served(tracker, folder, tmp_path):
@@ -71,8 +72,10 @@ def test_what_is_not_there_cannot_be_registered_or_served(tracker, folder, tmp_p
         register(tracker, "remora", "pending-x", folder)
     register(tracker, "remora", tracker.start("b"), folder)
     shutil.rmtree(champion(tracker, into=tmp_path))
-    with pytest.raises(TrackingError, match="version 1, but its files are not at"):
+    with pytest.raises(TrackingError, match=r"version 1: its files are not at .*remora register BUNDLE"):
         champion(tracker, into=tmp_path)
+    assert register(tracker, "remora", tracker.start("c"), folder) == "2"  # as the line says
+    assert champion(tracker, into=tmp_path).is_dir()
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from remora.inference.bundle import bundle_name
 from remora.reporting.tables import compared_table, published_table
 from remora.spec import Cluster
 from remora.stages import Store
+from remora.tracking import find_model
 
 REPORT = "report.json"
 
@@ -36,7 +37,7 @@ def evaluate(args: argparse.Namespace) -> None:
     names = [n for given in args.benchmarks for n in given.split(",") if n]
     if names == ["all"]:
         names = list(BENCHMARKS)
-    bundle = _model(args)
+    bundle = find_model(args.model, args.runs, args.tracking_uri).folder
     for name in names:  # finds what is missing before a cluster is started
         benchmark(name)
         located(name, store.data, args.data)
@@ -72,27 +73,6 @@ def _say(found: Measured, console: Console, briefly: bool) -> None:
     for upload in found.uploads:
         console.print(f"to submit: {upload}", highlight=False, soft_wrap=True)
     console.print(f"answers: {found.folder}", highlight=False, soft_wrap=True)
-
-
-def _model(args: argparse.Namespace) -> Path:
-    """The bundle that MODEL means: a folder, a variant's name below the run folder, or `name@alias` of the registry."""
-    given = str(args.model)
-    if (Path(given) / "bundle.json").exists():
-        return Path(given).absolute()
-    bundles = sorted((args.runs / "bundles").glob(f"{given}-*"), key=lambda p: p.stat().st_mtime)
-    if bundles:
-        return bundles[-1]
-    name, at, alias = given.partition("@")
-    if at:
-        from remora import tracking
-
-        tracker = tracking.Tracker(args.runs, args.tracking_uri)
-        return tracking.champion(tracker, name, alias, into=args.runs / "cache" / "champions")
-    there = ", ".join(sorted({p.name for p in (args.runs / "bundles").glob("*")})) or "none"
-    raise DataError(
-        f"no model {given!r}: neither a bundle's folder, nor a variant trained in {args.runs} (there are: {there}), "
-        "nor name@alias of the registry; train one, or import one: remora import"
-    )
 
 
 @contextlib.contextmanager
@@ -148,7 +128,7 @@ def _reports(args: argparse.Namespace, given: str) -> dict[str, Report]:
     path = Path(given)
     files = [path] if path.is_file() else sorted([*path.glob("*.json"), *path.glob(f"*/{REPORT}")])
     if not files or (path / "bundle.json").exists():
-        model = _model(argparse.Namespace(**{**vars(args), "model": given}))
+        model = find_model(given, args.runs, args.tracking_uri).folder
         files = sorted((args.runs / "scores").glob(f"{bundle_name(model)}-*/{REPORT}"), key=lambda p: p.stat().st_mtime)
     found = {}
     for file in files:

@@ -12,6 +12,7 @@ from remora.errors import DataError
 from remora.inference.averaging import average_bundles
 from remora.inference.exporting import export_bundle
 from remora.inference.importing import import_checkpoint
+from remora.tracking import find_model
 
 
 def _quiet() -> None:
@@ -21,9 +22,10 @@ def _quiet() -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write the model of a bundle to a folder, in the stock llava layout if it has one."""
+    """Write a model to a folder, in the stock llava layout if it has one."""
     _quiet()
-    made = export_bundle(args.bundle, args.out, args.runs / "cache")
+    bundle = find_model(args.model, args.runs, args.tracking_uri).folder
+    made = export_bundle(bundle, args.out, args.runs / "cache")
     if made.layout == "llava":
         said = "the stock llava layout; transformers' LlavaForConditionalGeneration and vLLM load it as it is"
     else:
@@ -50,8 +52,9 @@ def import_(args: argparse.Namespace) -> None:
 
 
 def average(args: argparse.Namespace) -> None:
-    """Write the weighted average of bundles."""
+    """Write the weighted average of models."""
     _quiet()
-    average_bundles(args.bundles, args.weights, args.out, args.runs / "cache")
-    shares = " + ".join(f"{w:g} x {b.name}" for w, b in zip(args.weights, args.bundles, strict=True))
+    models = [find_model(given, args.runs, args.tracking_uri) for given in args.models]
+    average_bundles([m.folder for m in models], args.weights, args.out, args.runs / "cache")
+    shares = " + ".join(f"{w:g} x {m.folder.name}" for w, m in zip(args.weights, models, strict=True))
     Console(soft_wrap=True).print(f"{args.out}: {shares}", markup=False, highlight=False)

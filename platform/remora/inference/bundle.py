@@ -18,6 +18,7 @@ from remora.errors import DataError
 from remora.files import publishing, verify
 from remora.model.hub import cached
 from remora.model.refs import PartRef
+from remora.spec import PARTS
 
 FILE = "bundle.json"
 
@@ -79,18 +80,46 @@ def bundle_name(folder: Path) -> str:
     """The variant that a bundle is of.
 
     Raises:
-        DataError: no bundle there.
+        DataError: no bundle there, or one whose bundle.json was edited.
     """
     return str(_said(folder)["name"])
 
 
 def _said(folder: Path) -> dict[str, Any]:
+    """What bundle.json says, of the right shape: people edit it."""
     try:
-        return json.loads((folder / FILE).read_text())
-    except OSError:
+        said = json.loads((folder / FILE).read_text())
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{folder}: no {FILE} there; give the folder of a trained variant (remora train makes one)"
         ) from None
+    except OSError as e:
+        raise DataError(f"{folder / FILE}: cannot read: {e.strerror}") from None
+    except (ValueError, RecursionError) as e:
+        raise DataError(f"{folder / FILE}: not JSON: {e}; put the published file back") from None
+    if problem := _problem(said):
+        raise DataError(f"{folder / FILE}: {problem}; put the published file back")
+    return said
+
+
+def _problem(said: Any) -> str | None:
+    """What keeps a bundle.json from being read, or None."""
+    shapes = {"name": str, "parts": dict, "template": str, "aspect": str, "seed": int, "about": dict}
+    if not isinstance(said, dict):
+        return f"holds {type(said).__name__}, not an object of {', '.join(shapes)}"
+    for key, shape in shapes.items():
+        if not isinstance(said.get(key), shape):
+            return f"{key!r} is missing" if key not in said else f"{key!r} is {said[key]!r}, not {shape.__name__}"
+    if said["aspect"] not in ("square", "pad"):
+        return f"'aspect' is {said['aspect']!r}, neither square nor pad"
+    for part, ref in said["parts"].items():
+        whole = isinstance(ref, dict) and {"name", "folder", "adapters"} <= ref.keys()
+        if part not in PARTS or not (whole and isinstance(ref["name"], str) and isinstance(ref["adapters"], list)):
+            return f"'parts': {part!r} is no part with its name, folder and adapters"
+        folders = [*ref["adapters"], *([] if ref["folder"] is None else [ref["folder"]])]
+        if not all(isinstance(f, str) and f == Path(f).name for f in folders):
+            return f"'parts': {part!r} names a folder outside the bundle"
+    return None
 
 
 def read_bundle(folder: Path, cache: Path) -> Bundle:

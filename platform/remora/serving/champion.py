@@ -1,14 +1,19 @@
-"""The model that a replica serves: the champion of the registry, loaded once when the replica starts."""
+"""The model that a replica serves, loaded once when the replica starts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from remora.files import MANIFEST, sha256_file
 from remora.serving.args import EndpointArgs
 
 if TYPE_CHECKING:
     from remora.inference import Answerer
+    from remora.tracking import Model
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ def find(args: EndpointArgs) -> dict[str, Any]:
 
     args = args.resolved()
     assert args.runs is not None
-    return tracking.champion_info(tracking.Tracker(args.runs, args.tracking_uri), args.model, args.alias)
+    return tracking.version_info(tracking.Tracker(args.runs, args.tracking_uri), args.model, args.alias)
 
 
 def load(args: EndpointArgs) -> Champion:
@@ -51,3 +56,17 @@ def load(args: EndpointArgs) -> Champion:
     if find(args)["version"] != info["version"]:
         return load(args)  # the alias moved between the two questions: never serve one version under another's name
     return Champion(Answerer.load(folder, cache), info["version"], info["run_id"])
+
+
+def loader(model: Model) -> Callable[[EndpointArgs], Champion]:
+    """How a replica loads `model`, which whoever deploys has found, once: replicas that start later serve the same."""
+    version = model.version or sha256_file(model.folder / MANIFEST)[:12]
+    return partial(_load_bundle, folder=model.folder, version=version, run_id=model.run_id)
+
+
+def _load_bundle(args: EndpointArgs, folder: Path, version: str, run_id: str | None) -> Champion:
+    from remora.inference import Answerer
+
+    runs = args.resolved().runs
+    assert runs is not None
+    return Champion(Answerer.load(folder, runs / "cache"), version, run_id)

@@ -14,8 +14,16 @@ import httpx
 from remora.errors import DataError, ServingError
 
 
-def ask(url: str, image_path: Path | str, question: str, *, max_tokens: int = 64, timeout: float = 60) -> str:
-    """The answer of the endpoint at `url` (http://127.0.0.1:8000) to `question` about a picture.
+def ask(
+    url: str,
+    image_path: Path | str,
+    question: str,
+    *,
+    max_tokens: int = 64,
+    timeout: float = 60,
+    model: str = "remora",
+) -> str:
+    """The answer of the endpoint at `url` (http://127.0.0.1:8000, with or without /v1) to `question` about a picture.
 
     Raises:
         DataError: the picture cannot be read.
@@ -29,7 +37,7 @@ def ask(url: str, image_path: Path | str, question: str, *, max_tokens: int = 64
     try:
         # trust_env: a proxy from the environment would be asked for 127.0.0.1
         response = httpx.post(
-            _route(url), json=_body(path, encoded, question, max_tokens), timeout=timeout, trust_env=False
+            _route(url), json=_body(path, encoded, question, max_tokens, model), timeout=timeout, trust_env=False
         )
     except httpx.HTTPError as e:
         raise ServingError(f"{url}: no answer ({type(e).__name__}: {e}); next: remora serve") from e
@@ -43,11 +51,11 @@ def ask(url: str, image_path: Path | str, question: str, *, max_tokens: int = 64
     raise ServingError(f"{url}: status {response.status_code}: {reason}")
 
 
-def curl_command(url: str, image_path: Path | str, question: str) -> str:
+def curl_command(url: str, image_path: Path | str, question: str, model: str = "remora") -> str:
     """The same question as a command for a shell; it reads the picture when it runs."""
     path = Path(image_path)
     marker = "PICTURE-GOES-HERE"
-    body = json.dumps(_body(path, marker, question, 64), ensure_ascii=False)
+    body = json.dumps(_body(path, marker, question, 64, model), ensure_ascii=False)
     for character in "\\$`":  # what a shell would expand in the here-document
         body = body.replace(character, "\\" + character)
     body = body.replace(marker, f"$(base64 < {shlex.quote(str(path))} | tr -d '\\n')", 1)
@@ -56,11 +64,11 @@ def curl_command(url: str, image_path: Path | str, question: str) -> str:
 
 
 def _route(url: str) -> str:
-    return f"{url.rstrip('/')}/v1/chat/completions"
+    return f"{url.rstrip('/').removesuffix('/v1')}/v1/chat/completions"
 
 
-def _body(path: Path, encoded: str, question: str, max_tokens: int) -> dict[str, Any]:
+def _body(path: Path, encoded: str, question: str, max_tokens: int, model: str) -> dict[str, Any]:
     kind = mimetypes.guess_type(path.name)[0] or "image/png"
     picture = {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{encoded}"}}
     content = [picture, {"type": "text", "text": question}]
-    return {"model": "remora", "max_tokens": max_tokens, "messages": [{"role": "user", "content": content}]}
+    return {"model": model, "max_tokens": max_tokens, "messages": [{"role": "user", "content": content}]}

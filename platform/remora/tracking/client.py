@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from remora.errors import TrackingError
 from remora.tracking import figures
@@ -57,10 +58,28 @@ class Tracker:
             with self._delivery.lock:
                 self.server.open()
         except Unreachable as e:
-            remote = self.uri.startswith("http")
-            hint = "start it with `mlflow server`, or unset" if remote else "choose another --runs DIR, or set"
-            raise TrackingError(f"{e}; {hint} MLFLOW_TRACKING_URI") from e
+            raise self.unreachable(e) from e
         self.replay()
+
+    def unreachable(self, error: Unreachable) -> TrackingError:
+        """With what to do about it."""
+        remote = self.uri.startswith("http")
+        hint = "start it with `mlflow server`, or unset" if remote else "choose another --runs DIR, or set"
+        return TrackingError(f"{error}; {hint} MLFLOW_TRACKING_URI")
+
+    def check_there(self) -> None:
+        """For who only asks: MLflow would make a database where there is none.
+
+        Raises:
+            TrackingError: the run folder's database is not there.
+        """
+        path = Path(self.uri.removeprefix("sqlite:///"))
+        if self.uri.startswith("sqlite:////") and not (path.exists() or Path(unquote(str(path))).exists()):
+            lacks = f"has no {path.name}" if self.runs.is_dir() else "is not there"
+            raise TrackingError(
+                f"run folder {self.runs} {lacks}: nothing was trained or registered in it; "
+                "give the right one with --runs DIR (or REMORA_RUNS), or an MLflow server with --tracking-uri"
+            )
 
     def start(
         self,

@@ -16,7 +16,7 @@ from remora.errors import TrackingError, nearest
 from remora.files import digest, disk_errors, is_published, sha256_file, verify
 from remora.tracking import figures
 from remora.tracking.client import Tracker
-from remora.tracking.connection import Refused
+from remora.tracking.connection import Refused, Unreachable
 
 DIGEST = "remora.digest"
 
@@ -31,7 +31,7 @@ def register(
 ) -> str:
     """Upload `folder` to the run's artifacts, make it a version of model `name`, point `alias` at it.
 
-    The same content from the same run is registered once: a second call moves the alias and renews the tags.
+    The same content is one version, whichever run it came from: a second call moves the alias and renews the tags.
 
     Returns:
         The version, as MLflow counts: "1", "2", …
@@ -45,8 +45,8 @@ def register(
     run = tracker.real(run_id)
     marks = figures.tags(tags or {}) | {DIGEST: _content(folder)}
     with tracker.client() as client:
-        mine = client.search_model_versions(f"name = '{name}' and run_id = '{run}'")
-        version = next((v.version for v in mine if v.tags.get(DIGEST) == marks[DIGEST]), None)
+        there = client.search_model_versions(f"name = '{name}' and tags.`{DIGEST}` = '{marks[DIGEST]}'")
+        version = next((v.version for v in there if not (local := _local(v.source)) or local.is_dir()), None)
         if version is None:
             # A version's files must never change under it, so other content of the same run gets another folder.
             path = "model" if not client.list_artifacts(run, "model") else f"model-{marks[DIGEST][:8]}"
@@ -64,46 +64,53 @@ def register(
     return str(version)
 
 
-def champion_info(tracker: Tracker, name: str = "remora", alias: str = "champion") -> dict[str, Any]:
-    """The version behind an alias: `name`, `alias`, `version`, `run_id`, `tags`, `source`.
+def version_info(tracker: Tracker, name: str, label: str = "champion") -> dict[str, Any]:
+    """The version of model `name` that `label` means, an alias or a number: `name`, `label`, `version`, `run_id`,
+    `tags`, `source`. Asks only: where there is no database, none is made.
 
     Raises:
-        TrackingError: MLflow cannot be reached, or holds no such model or alias; the line says what it holds.
+        TrackingError: MLflow cannot be reached, or holds no such model, alias or version; the line says what it holds.
     """
-    tracker.prepare()
+    tracker.check_there()
+    number = label.removeprefix("v")
     try:
         with tracker.client() as client:
-            found = client.get_model_version_by_alias(name, alias)
+            asked = client.get_model_version if number.isdecimal() else client.get_model_version_by_alias
+            found = asked(name, number if number.isdecimal() else label)
     except Refused:
-        raise TrackingError(_missing(tracker, name, alias)) from None
+        raise TrackingError(_missing(tracker, name, label)) from None
+    except Unreachable as e:
+        raise tracker.unreachable(e) from e
     facts = {"version": str(found.version), "run_id": found.run_id, "tags": dict(found.tags), "source": found.source}
-    return {"name": name, "alias": alias, **facts}
+    return {"name": name, "label": label, **facts}
 
 
-def champion(tracker: Tracker, name: str = "remora", alias: str = "champion", *, into: Path) -> Path:
-    """The files of the version behind an alias, in a local folder.
+def fetch(tracker: Tracker, info: Mapping[str, Any], *, into: Path) -> Path:
+    """The files of a version (see `version_info`) in a local folder.
 
     Files that lie on this machine are used in place; others are downloaded to `into` once a version.
 
     Raises:
-        TrackingError: as `champion_info`, or the files are gone.
+        TrackingError: the files are gone.
         TornArtifact: the download does not match the manifest it was registered with.
     """
-    info = champion_info(tracker, name, alias)
-    source = urlparse(info["source"])
-    if source.scheme in ("", "file"):
-        local = Path(unquote(source.path))
+    if local := _local(info["source"]):
         if not local.is_dir():
             raise TrackingError(
-                f"model {name}@{alias} is version {info['version']}, but its files are not at {local}; "
-                "mount the run folder on this machine, or register the model again with `remora search tune/demo.yaml`"
+                f"{info['name']} version {info['version']}: its files are not at {local}; "
+                "mount the run folder on this machine, or register the model again: remora register BUNDLE"
             )
         return local
-    final = into / f"{name}-v{info['version']}-{digest(info['source'])[:8]}"
+    final = into / f"{info['name']}-v{info['version']}-{digest(info['source'])[:8]}"
     if not final.is_dir():
         with disk_errors(into):
             _download(tracker, info["source"], final)
     return final
+
+
+def champion(tracker: Tracker, name: str = "remora", alias: str = "champion", *, into: Path) -> Path:
+    """The files of the version behind an alias, in a local folder; see `version_info` and `fetch`."""
+    return fetch(tracker, version_info(tracker, name, alias), into=into)
 
 
 def _download(tracker: Tracker, source: str, final: Path) -> None:
@@ -122,17 +129,27 @@ def _download(tracker: Tracker, source: str, final: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _local(source: str) -> Path | None:
+    """The folder of a version whose files lie on a file system, None for a store's."""
+    url = urlparse(source)
+    return Path(unquote(url.path)) if url.scheme in ("", "file") else None
+
+
 def _content(folder: Path) -> str:
     return digest({str(p.relative_to(folder)): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()})
 
 
-def _missing(tracker: Tracker, name: str, alias: str) -> str:
+def _missing(tracker: Tracker, name: str, label: str) -> str:
     with tracker.client() as client:
         models = {m.name: sorted(m.aliases) for m in client.search_registered_models()}
+        versions = client.search_model_versions(f"name = '{name}'") if name in models else []
     where = f"MLflow at {tracker.server.shown}"
-    make = "make one with `remora search tune/demo.yaml` or `remora demo`"
+    make = f"make one: remora register MODEL --as {name} (or remora search tune/demo.yaml, remora demo)"
     if name in models:
         have = ", ".join(models[name]) or "none"
-        return f"{where}: model {name!r} has no alias {alias!r}{nearest(alias, models[name])} (aliases: {have}); {make}"
+        numbers = ", ".join(sorted((str(v.version) for v in versions), key=int)) or "none"
+        what = f"version {label}" if label.removeprefix("v").isdecimal() else f"alias {label!r}"
+        known = f"aliases: {have}; versions: {numbers}"
+        return f"{where}: model {name!r} has no {what}{nearest(label, models[name])} ({known}); {make}"
     have = ", ".join(sorted(models)) or "none"
     return f"{where}: there is no model {name!r}{nearest(name, models)} (models: {have}); {make}"

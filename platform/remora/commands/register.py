@@ -1,0 +1,27 @@
+"""`remora register`: a model as a version of the registry, with the alias that others follow."""
+
+from __future__ import annotations
+
+import argparse
+
+from remora.commands.run import say
+from remora.files import MANIFEST, sha256_file, verify
+from remora.tracking import Tracker, find_model
+from remora.tracking import register as add_version
+
+
+def register(args: argparse.Namespace) -> None:
+    """Register what `train`, `import` or `average` made, or move an alias to a version that is there."""
+    model = find_model(args.model, args.runs, args.tracking_uri)
+    verify(model.folder)
+    tracker = Tracker(args.runs, args.tracking_uri)
+    tracker.prepare()
+    identity = sha256_file(model.folder / MANIFEST)
+    # A version belongs to an MLflow run; a bundle that was imported or copied here has none of its own.
+    tags = {"remora.kind": "registration", "remora.bundle": identity}
+    run = model.run_id or tracker.start(f"{model.name} registered", key=f"registration/{identity}", tags=tags)
+    version = add_version(tracker, args.name, run, model.folder, args.alias, tags={"variant": model.name})
+    if not model.run_id:
+        tracker.finish(run)
+    say(f"{args.name}@{args.alias}: version {version}, {model.name} ({model.folder})")
+    say(f"next: remora serve {args.name}@{args.alias}")

@@ -1,0 +1,100 @@
+"""Which model a name means. Every command that takes a model asks here, and so does the endpoint:
+
+base-Eff-2M-mlp                   a variant's name, exactly
+~/remora/bundles/base-…-0f3a…     a bundle: its folder, or that folder's name below <run folder>/bundles
+remora@champion, remora@3         a registered model, by an alias or by a version
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from remora.errors import DataError, nearest
+from remora.files import disk_errors
+from remora.inference.bundle import FILE, bundle_name
+from remora.tracking.client import Tracker
+from remora.tracking.registry import fetch, version_info
+
+SHOWN = 12
+"""Names that an error lists."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that was named, and where it is."""
+
+    folder: Path
+    """Its bundle."""
+    name: str
+    """The variant's name, as its bundle has it."""
+    registered: str | None = None
+    """Its name in the registry, if it was named by that."""
+    version: str | None = None
+    run_id: str | None = None
+    """The MLflow run that the version was registered from."""
+
+    @property
+    def shown(self) -> str:
+        """As people are told of it: `share-Sig-Phi, remora version 3 (/…/bundle)`."""
+        version = f", {self.registered} version {self.version}" if self.version else ""
+        return f"{self.name}{version} ({self.folder})"
+
+
+def find_model(given: str | Path, runs: Path, tracking_uri: str | None = None) -> Model:
+    """The model that `given` names. Reads only: nothing is made in the run folder but the cache of what is downloaded.
+
+    Raises:
+        DataError: nothing has that name, or several things have it; the line lists them.
+        TrackingError: `name@alias`, and the registry cannot be reached or does not hold it.
+        TornArtifact: a registered model whose files were changed on their way.
+    """
+    text = str(given)
+    folder = Path(text).expanduser()
+    bundles = _bundles(runs)
+    found = {p for p in bundles if text in (p.name, bundles[p])}
+    if (folder / FILE).is_file():
+        found.add(folder.absolute())
+    if len({p.resolve() for p in found}) > 1:
+        raise DataError(
+            f"{len(found)} models are named {text!r}; give the folder of one: "
+            + ", ".join(map(str, sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)))
+        )
+    if found:
+        only = found.pop()
+        return Model(only, bundle_name(only))
+    name, at, label = text.rpartition("@")
+    if at and name and label and os.sep not in label:
+        tracker = Tracker(runs, tracking_uri)
+        info = version_info(tracker, name, label)
+        local = fetch(tracker, info, into=runs / "cache" / "champions")
+        return Model(local, bundle_name(local), name, info["version"], info["run_id"])
+    raise DataError(_nothing(text, folder, runs, bundles))
+
+
+def _bundles(runs: Path) -> dict[Path, str]:
+    """The run folder's bundles, with the variant that each is of; a broken one by its folder's name alone."""
+    found = {}
+    with disk_errors(runs):
+        for file in sorted((runs / "bundles").glob(f"[!.]*/{FILE}")):
+            try:
+                found[file.parent] = bundle_name(file.parent)
+            except DataError:
+                found[file.parent] = file.parent.name
+    return found
+
+
+def _nothing(text: str, folder: Path, runs: Path, bundles: dict[Path, str]) -> str:
+    if folder.suffix in (".yaml", ".yml") and folder.is_file():
+        what = f"{text}: a model is named by its variant's name, and this is a spec"
+    elif folder.is_dir():
+        what = f"{text}: no {FILE} there, so it is no bundle"
+    else:
+        what = f"no model {text!r}{nearest(text, bundles.values())}"
+    names = sorted(set(bundles.values()))
+    there = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return (
+        f"{what}; a model is a variant's name (trained in {runs}: {there or 'none'}), the folder of a bundle, or "
+        "name@alias of the registry; next: remora train SPEC, or remora import FOLDER --out BUNDLE"
+    )
