@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from remora import __version__
-from remora.errors import RemoraError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -24,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, help: str) -> argparse.ArgumentParser:
         p = verbs.add_parser(name, help=help, description=help)
         p.add_argument("--runs", type=Path, metavar="DIR", help="run folder (default: REMORA_RUNS or ~/remora)")
+        p.add_argument("--debug", action="store_true", help="print the trace of an error (or REMORA_DEBUG=1)")
         return p
 
     def tracked(p: argparse.ArgumentParser) -> None:
@@ -126,6 +126,7 @@ def _data_verbs(data: argparse.ArgumentParser, on_cluster: Callable[[argparse.Ar
         p = verbs.add_parser(name, help=help, description=help)
         # Given behind the second verb too; SUPPRESS leaves what the first one was given.
         p.add_argument("--runs", type=Path, metavar="DIR", default=argparse.SUPPRESS, help="run folder")
+        p.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="print the trace of an error")
         if target:
             p.add_argument("target", help=target)
             p.add_argument("--images", metavar="DIR", help="the folder of its pictures (default: its own)")
@@ -178,20 +179,24 @@ MODULES = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one verb; exits with 1 and one line on an error of the user's, 130 on Ctrl-C."""
+    """Run one verb; exits with 1 and one line on an error, 130 on Ctrl-C."""
     args = _parser().parse_args(argv)
+    if args.debug:
+        os.environ["REMORA_DEBUG"] = "1"  # for the processes that it starts, too
     args.runs = Path(args.runs or os.environ.get("REMORA_RUNS") or Path.home() / "remora").expanduser().absolute()
     # A polite kill ends as Ctrl-C does: whatever was started is stopped on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     function = {"import": "import_"}.get(args.verb, args.verb)  # `import` is Python's own word
     try:
         getattr(importlib.import_module(f"remora.commands.{MODULES[args.verb]}"), function)(args)
-    except RemoraError as e:
-        sys.exit("\n".join(f"remora: {line}" for line in str(e).splitlines()))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as e:  # noqa: BLE001 (whatever it is, a person reads it)
+        from remora.commands.edge import told
+
+        sys.exit(told(e, sys.argv[1:] if argv is None else argv, args.runs))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ WORKER_ENV = {
 }
 OWN = "REMORA_OWN_CLUSTER"
 """Set in processes of a cluster that `ray_session` started: one machine, which nobody adds to or takes away."""
+LONGEST_ROOT = 107 - len("/ray/session_2026-11-29_20-15-00_123456_4194304/sockets/plasma_store_1")
+"""Bytes of the folder that Ray makes its own in: a Unix socket's path has at most 107."""
 STALE = Path("/tmp/ray/ray_current_cluster")
 
 
@@ -49,7 +52,7 @@ def ray_session(
     1 GB; Ray Train under Tune needs it to free the CPUs of a trial that was stopped.
 
     Raises:
-        ClusterError: nothing answers at the address.
+        ClusterError: nothing answers at the address, or Ray does not start here.
     """
     where = _address(address)
     env = WORKER_ENV | (env or {})
@@ -59,6 +62,7 @@ def ray_session(
         with contextlib.suppress(OSError):
             if not _alive(STALE.read_text().strip()):
                 STALE.unlink()
+        _make_room()
         # Auth needs saying: on a machine of one user whose cluster listens on loopback it only breaks clients.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -71,21 +75,79 @@ def ray_session(
         kept = {"idle_worker_killing_time_threshold_ms": 600_000}
         options |= {"address": "local", "include_dashboard": dashboard, "_system_config": kept}
     else:
-        if re.fullmatch(r"[^/]+:\d+", where) and not _alive(where):
-            raise ClusterError(_nothing_at(where, "nothing listens there"))  # ray.init would wait for ever
+        _check_address(where)
         os.environ.pop(OWN, None)
         options |= {"address": where, "runtime_env": {"env_vars": env}}
     import ray
 
     try:
         ray.init(**options)
-    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as e:
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise ClusterError(_nothing_at(where or "this machine", reason)) from None
+    except Exception as e:  # a node that is slow to start is a plain Exception
+        reason = " ".join(str(e).split())[:300] or type(e).__name__
+        if where is None:
+            logs = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "session_latest", "logs")
+            raise ClusterError(
+                f"Ray did not start on this machine: {reason}; next: the same command again when the machine is less "
+                f"busy, or look into {logs}"
+            ) from e
+        raise ClusterError(_nothing_at(where, reason)) from e
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _make_room() -> None:
+    """See to a folder that Ray's processes can meet in: `RAY_TMPDIR`, `TMPDIR` or /tmp.
+
+    Raises:
+        ClusterError: it cannot be written, or its name is too long for a socket.
+    """
+    name, root = next(
+        ((k, v) for k in ("RAY_TMPDIR", "TMPDIR") if (v := os.environ.get(k))), ("RAY_TMPDIR's default", "/tmp")
+    )
+    if len(os.fsencode(root)) > LONGEST_ROOT and name == "TMPDIR":
+        # Chosen for other things, and Ray takes it for its own: the sockets alone need a short name.
+        name, root = "RAY_TMPDIR", "/tmp"
+        os.environ[name] = root
+    if len(os.fsencode(root)) > LONGEST_ROOT:
+        raise ClusterError(
+            f"Ray keeps its sockets in {name}, whose name may have {LONGEST_ROOT} bytes and has "
+            f"{len(os.fsencode(root))}: {root}; next: RAY_TMPDIR=/tmp"
+        )
+    try:
+        made = Path(root, "ray")
+        made.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=made):
+            pass
+    except OSError as e:
+        raise ClusterError(
+            f"Ray keeps its sockets and logs in {root}/ray ({name}), which cannot be written: {e.strerror}; "
+            "next: RAY_TMPDIR=DIR, a folder of a short name"
+        ) from e
+
+
+def _check_address(where: str) -> None:
+    """Refuse what cannot be joined, at once: `ray.init` would wait for half a minute, or for ever.
+
+    Raises:
+        ClusterError: it is no address, or nothing listens there.
+    """
+    if where.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"{where} takes jobs and cannot be joined; next: ray job submit --address {where} --working-dir . -- "
+            "python jobs/train.py SPEC, or give the address that `ray start --head` prints (host:6379)"
+        )
+    if where in ("auto", "local"):
+        return
+    place = re.fullmatch(r"(?:ray://)?(\[[^]]+\]|[^/:]+):(\d{1,5})", where)
+    if not place or not 0 < int(place[2]) < 2**16:
+        raise ClusterError(
+            f"the address of a Ray cluster is host:port, ray://host:port or auto; found {where!r}; next: the address "
+            "that `ray start --head` prints (host:6379), or leave out --address and RAY_ADDRESS"
+        )
+    if not _alive(where.removeprefix("ray://")):
+        raise ClusterError(_nothing_at(where, "nothing listens there"))
 
 
 def _nothing_at(where: str, reason: str) -> str:
