@@ -60,7 +60,7 @@ def usual_loop(shape: Shape, how: str, folder: Path, sort: bool) -> Step:
     from transformers import LlavaForConditionalGeneration
 
     from remora.data.batches import collate
-    from remora.model.vlm import IGNORE, IMAGE
+    from remora.model.marks import IGNORE, IMAGE
 
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     _, connector, llm = (mode == "full" for mode in TUNINGS[how])

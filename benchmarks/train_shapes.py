@@ -142,7 +142,7 @@ def samples(shape: Shape, step: int) -> list[Any]:
     import torch
 
     from remora.data.prompt import Tokens
-    from remora.model.vlm import IGNORE, IMAGE
+    from remora.model.marks import IGNORE, IMAGE
 
     draw, noise = random.Random(step), torch.Generator().manual_seed(step)
     side = shape.vision["image_size"]

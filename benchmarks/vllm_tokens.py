@@ -74,8 +74,9 @@ def build(vision: str, llm: str, folder: Path) -> list[dict[str, Any]]:
     from remora.model.exchange.llava import write_llava
     from remora.model.exchange.tower import module_of
     from remora.model.llm import train_tokenizer
+    from remora.model.marks import IMAGE
     from remora.model.vision import build_tower
-    from remora.model.vlm import IMAGE, VisionLanguageModel
+    from remora.model.vlm import VisionLanguageModel
 
     kinds = {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "dinov2": "dinov2"}
     shape = {k: v for k, v in SHAPE.items() if vision != "dinov2" or k != "intermediate_size"}

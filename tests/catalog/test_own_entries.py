@@ -10,7 +10,7 @@ import yaml
 
 from remora import catalog
 from remora.errors import SpecError, UnknownName
-from remora.planning import sizes
+from remora.planning.sizes import sizes
 from remora.spec import Variant
 from remora.stages import variant_name
 

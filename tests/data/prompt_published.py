@@ -18,7 +18,7 @@ from typing import Any
 from prompt_tokenizers import private, specials_of, twin
 
 from remora.data.conversation import Turn
-from remora.model.vlm import IGNORE, IMAGE
+from remora.model.marks import IGNORE, IMAGE
 
 VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. "

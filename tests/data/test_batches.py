@@ -13,7 +13,7 @@ from remora.data.batches import StageData
 from remora.data.mixture import read_mixture
 from remora.data.prompt import Prompter
 from remora.model.attention import attend_per_sample
-from remora.model.vlm import IGNORE, IMAGE
+from remora.model.marks import IGNORE, IMAGE
 from remora.spec import Stage
 
 SHARES = [(1, 1), (1, 3), (1, 99), (2, 1), (2, 2), (5, 1), (24, 1)]

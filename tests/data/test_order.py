@@ -15,7 +15,7 @@ from remora.data.batches import StageData
 from remora.data.mixture import read_mixture
 from remora.data.order import MixtureOrder, Permutation
 from remora.data.prompt import Prompter
-from remora.model.vlm import IGNORE
+from remora.model.marks import IGNORE
 from remora.spec import Stage
 
 

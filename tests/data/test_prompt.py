@@ -18,7 +18,7 @@ from remora.data.conversation import Turn
 from remora.data.prompt import Prompter, rendered_words
 from remora.data.rendering import pattern_of, split_tokens
 from remora.errors import SpecError
-from remora.model.vlm import IGNORE, IMAGE
+from remora.model.marks import IGNORE, IMAGE
 
 N = 3
 """Image tokens."""

@@ -10,7 +10,7 @@ from prompt_tokenizers import MAKERS
 from remora import catalog
 from remora.data.conversation import Turn
 from remora.data.prompt import Prompter
-from remora.model.vlm import IGNORE, IMAGE
+from remora.model.marks import IGNORE, IMAGE
 
 PAGE = Path(__file__).parents[2] / "docs" / "prompts.md"
 TURNS = [

@@ -14,7 +14,7 @@ from remora.data.conversation import Turn
 from remora.data.mixture import read_mixture
 from remora.data.prompt import OverLength, Prompter, Tokens
 from remora.errors import DataError
-from remora.model.vlm import IGNORE, IMAGE
+from remora.model.marks import IGNORE, IMAGE
 from remora.spec import Stage
 
 N = 4

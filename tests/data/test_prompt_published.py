@@ -15,7 +15,7 @@ from prompt_tokenizers import MAKERS, WRITTEN
 
 from remora import catalog
 from remora.data.prompt import Prompter
-from remora.model.vlm import IGNORE, IMAGE
+from remora.model.marks import IGNORE, IMAGE
 
 N = 3
 """Image tokens."""

@@ -18,7 +18,7 @@ from remora.data.images import preprocess
 from remora.data.mixture import read_mixture
 from remora.data.prompt import Prompter, Tokens
 from remora.data.view import View, as_seen, free_reader, rendered, spans, stage_reader, view
-from remora.model.vlm import IGNORE, IMAGE
+from remora.model.marks import IGNORE, IMAGE
 from remora.spec import Stage
 
 N = 4

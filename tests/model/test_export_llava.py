@@ -19,7 +19,7 @@ from remora.errors import DataError
 from remora.inference.exporting import PROBES, messages_of, stock_chat
 from remora.model.exchange.llava import reason_against, write_llava
 from remora.model.exchange.processor import with_image_token, write_processor
-from remora.model.vlm import IMAGE
+from remora.model.marks import IMAGE
 
 EXACT = 1e-5  # fp32: the same matrices in the same order; what differs is only which kernel adds them up
 

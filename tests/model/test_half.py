@@ -11,9 +11,10 @@ from remora import catalog
 from remora.data.batches import collate
 from remora.data.prompt import Tokens
 from remora.model.attention import attend_per_sample
+from remora.model.marks import IMAGE
 from remora.model.tuning import freeze_and_train, halve_frozen
 from remora.model.vision import build_tower
-from remora.model.vlm import IMAGE, Batch, VisionLanguageModel
+from remora.model.vlm import Batch, VisionLanguageModel
 from remora.spec import Tuning
 from standins import small_llm, small_vision
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from remora.model.vlm import IGNORE, IMAGE, Batch
+from remora.model.marks import IGNORE, IMAGE
+from remora.model.vlm import Batch
 
 PAD = 1
 

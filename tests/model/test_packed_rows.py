@@ -20,8 +20,9 @@ from remora.data.prompt import Tokens
 from remora.errors import SpecError
 from remora.model.attention import PER_SAMPLE, attend_per_sample, states
 from remora.model.lora import add_adapter
+from remora.model.marks import IGNORE, IMAGE
 from remora.model.tuning import freeze_and_train
-from remora.model.vlm import IGNORE, IMAGE, VisionLanguageModel
+from remora.model.vlm import VisionLanguageModel
 from remora.spec import Lora, PartTuning, Tuning
 from standins import small_llm
 

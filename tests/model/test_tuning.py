@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from remora.errors import SpecError
+from remora.model.marks import IGNORE, IMAGE
 from remora.model.tuning import freeze_and_train, parameter_groups, tuning_table
-from remora.model.vlm import IGNORE, IMAGE, Batch
+from remora.model.vlm import Batch
 from remora.spec import Stage, Tuning
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from remora import catalog
-from remora.planning import as_published, published_table, sizes
+from remora.planning.sizes import as_published, published_table, sizes
 from remora.spec import Variant
 
 DOCS = Path(__file__).parents[2] / "docs"

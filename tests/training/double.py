@@ -18,10 +18,11 @@ from remora.data.batches import StageData
 from remora.data.index import Dataset
 from remora.data.prompt import Prompter
 from remora.model.attention import states
+from remora.model.marks import IGNORE
 from remora.model.parts import compose
 from remora.model.seeds import seed_for
 from remora.model.tuning import freeze_and_train
-from remora.model.vlm import IGNORE, Batch, VisionLanguageModel
+from remora.model.vlm import Batch, VisionLanguageModel
 from remora.training.job import StageJob
 
 

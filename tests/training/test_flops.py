@@ -16,11 +16,12 @@ from remora.data.prompt import Tokens
 from remora.model import vlm
 from remora.model.attention import attend_per_sample, states
 from remora.model.connectors import build_connector
+from remora.model.marks import IGNORE, IMAGE
 from remora.model.narrow import narrow
 from remora.model.tuning import freeze_and_train
 from remora.model.vision import build_tower
 from remora.model.vision.efficientnet import Pointwise
-from remora.model.vlm import IGNORE, IMAGE, VisionLanguageModel
+from remora.model.vlm import VisionLanguageModel
 from remora.spec import Lora, PartTuning, Tuning
 from remora.training.flops import StepFlops, peak_flops, peak_of
 from standins import small_llm, small_vision

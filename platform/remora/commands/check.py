@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from transformers import PreTrainedTokenizerBase
 
 from remora import catalog
 from remora.catalog.fit import check_composition
@@ -20,10 +20,12 @@ from remora.data.mixture import locate
 from remora.data.prompt import Prompter
 from remora.data.sources import picture_folder
 from remora.errors import DataError
-from remora.model.llm import load_tokenizer, pretrained_folder
 from remora.reporting.datasets import print_layout
 from remora.spec import MixtureEntry
 from remora.stages import Store, read_variants, resolve_stages
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def _read_by_stages(args: argparse.Namespace, console: Console) -> Iterator[Targ
             if llm.loader == "scratch":
                 console.print(f"lengths are not checked: {variant.llm} has no tokenizer before its first stage")
             else:
+                from remora.model.llm import load_tokenizer, pretrained_folder
+
                 folder = pretrained_folder(variant.llm, llm, store.cache / "llm")
                 tokenizers[variant.llm] = load_tokenizer(folder)
         tokenizer = tokenizers[variant.llm]

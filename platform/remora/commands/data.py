@@ -10,30 +10,33 @@ from functools import partial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from remora.commands.check import check
-from remora.commands.condense import condense
-from remora.commands.convert import convert
-from remora.commands.indexing import index
-from remora.commands.samples import sections_of, show
-from remora.data.demo import build_demo
-
 
 def data(args: argparse.Namespace) -> None:
-    """One of the verbs of `remora data`."""
+    """One of the verbs of `remora data`. Each loads its own: torch takes 4 s, and two of six need it."""
     console = Console(soft_wrap=args.what != "show")
     if args.what == "demo":
         demo(args, console)
     elif args.what == "check":
+        from remora.commands.check import check
+
         with _bars(console) as progress:
             check(args, console, progress)
     elif args.what == "index":
+        from remora.commands.indexing import index
+
         index(args, console)
     elif args.what == "condense":
+        from remora.commands.condense import condense
+
         condense(args, console)
     elif args.what == "convert":
+        from remora.commands.convert import convert
+
         with _bars(console) as progress:
             convert(args, console, partial(progress, args.target))
     else:
+        from remora.commands.samples import sections_of, show
+
         with _bars(console) as progress:
             sections = sections_of(args, console, progress)
         show(args, console, sections)
@@ -47,6 +50,8 @@ def demo(args: argparse.Namespace, console: Console) -> None:
 
 def build(args: argparse.Namespace, console: Console) -> dict:
     """Build (or find) the demo's data, with a progress bar."""
+    from remora.data.demo import build_demo
+
     with _bars(console) as progress:
         return build_demo(args.runs / "data" / "demo", seed=getattr(args, "seed", 0), progress=progress)
 

@@ -17,7 +17,8 @@ from remora.data.order import mixture_order
 from remora.data.packing import deal, group, pack
 from remora.data.prompt import OverLength, Prompter, Tokens
 from remora.errors import BrokenRecord, DataError
-from remora.model.vlm import IGNORE, Batch
+from remora.model.marks import IGNORE
+from remora.model.vlm import Batch
 from remora.spec import Rows, Stage
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
 
 from remora.data.conversation import Turn, with_system
 from remora.data.rendering import Piece, answer, asked_under, content, pattern_of, split_tokens
 from remora.errors import SpecError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MARK = re.compile("\ue000([0-9]+)\ue001")
 ONE_DAY = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"

@@ -20,7 +20,7 @@ from remora.data.pictures import Picture, picture_problem
 from remora.data.prompt import OverLength, Prompter
 from remora.data.sources import Raw, find_source
 from remora.errors import DataError
-from remora.model.vlm import IGNORE
+from remora.model.marks import IGNORE
 
 EXAMPLES = 5
 """How many of a kind are shown."""

@@ -12,8 +12,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from remora.catalog import Template
 from remora.data.chat import OTHER, ChatTemplate
@@ -21,7 +20,10 @@ from remora.data.conversation import Turn
 from remora.data.rendering import Marks, Piece
 from remora.data.words import WordTokenizer
 from remora.errors import DataError, SpecError
-from remora.model.vlm import IGNORE, IMAGE
+from remora.model.marks import IGNORE, IMAGE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class OverLength(DataError):

@@ -20,7 +20,7 @@ from remora.data.conversation import Sample, Turn
 from remora.data.images import preprocess
 from remora.data.prompt import OverLength, Prompter, Tokens
 from remora.errors import DataError
-from remora.model.vlm import IGNORE, IMAGE
+from remora.model.marks import IGNORE, IMAGE
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 """What a decoder writes for a character of which it has not yet read every byte."""

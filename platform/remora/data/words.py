@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerBase
 
 from remora.errors import SpecError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FENCE = "\ue000fence\ue001"
 """In no vocabulary; private-use characters. Where a text spells it out, it is left out."""

@@ -20,9 +20,10 @@ from remora.inference.bundle import FILE, Bundle, read_bundle, write_bundle
 from remora.model.exchange.llava import reason_against, write_llava
 from remora.model.exchange.processor import IMAGE_TOKEN, LEADS, chat_template, with_image_token
 from remora.model.exchange.tower import module_of
+from remora.model.marks import IMAGE
 from remora.model.parts import compose, save_parts
 from remora.model.refs import PartRef
-from remora.model.vlm import IMAGE, VisionLanguageModel
+from remora.model.vlm import VisionLanguageModel
 from remora.spec import PARTS
 
 PROBES = (

@@ -13,7 +13,8 @@ from transformers.cache_utils import DynamicLayer
 
 from remora.inference.rooms import child, joined, room
 from remora.inference.rows import Row
-from remora.model.vlm import IMAGE, place
+from remora.model.marks import IMAGE
+from remora.model.vlm import place
 
 Pictures = Mapping[int, Tensor]
 """Embeddings [image_tokens, hidden] of each picture, by its name in `Row.images`."""

@@ -13,13 +13,9 @@ from remora.model.attention import positions_of, states
 from remora.model.dropout import KeyedDropout
 from remora.model.head import summed_loss
 from remora.model.linear import is_quick, rounded
+from remora.model.marks import IGNORE, IMAGE
 from remora.model.narrow import only
 from remora.model.vision import Tower
-
-IMAGE = -200
-"""The id that stands where an image token's embedding goes. It is in no vocabulary, so no text can write it."""
-IGNORE = -100
-"""The label of a position without a loss."""
 
 
 @dataclass

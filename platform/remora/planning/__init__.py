@@ -1,7 +1,9 @@
-"""Before anything runs: which stage runs a spec needs, which are there, what sharing saves, how large a model is."""
+"""Before anything runs: which stage runs a spec needs, which are there, what sharing saves.
+
+How large a model is stands in `remora.planning.sizes`, which counts on modules and so loads torch.
+"""
 
 from remora.planning.compositions import compositions
 from remora.planning.plan import Plan, PlanRow, plan_of
-from remora.planning.sizes import Sizes, as_published, published_table, sizes
 
-__all__ = ["Plan", "PlanRow", "Sizes", "as_published", "compositions", "plan_of", "published_table", "sizes"]
+__all__ = ["Plan", "PlanRow", "compositions", "plan_of"]

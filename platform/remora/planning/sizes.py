@@ -2,7 +2,7 @@
 
 The table of docs/catalog.md:
 
-    python -c "from remora.planning import published_table; print(published_table())"
+    python -c "from remora.planning.sizes import published_table; print(published_table())"
 """
 
 from __future__ import annotations

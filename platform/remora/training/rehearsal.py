@@ -24,7 +24,8 @@ import torch.distributed as dist
 from remora.data.batches import StageData
 from remora.data.conversation import Sample, Turn
 from remora.errors import TrainingError
-from remora.model.vlm import IMAGE, Batch, VisionLanguageModel
+from remora.model.marks import IMAGE
+from remora.model.vlm import Batch, VisionLanguageModel
 from remora.spec import Cluster
 from remora.training import journal
 from remora.training.engine import Engine

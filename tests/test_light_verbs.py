@@ -1,0 +1,93 @@
+"""What only reads and counts loads no torch, no Ray and no MLflow: they cost 4 s before the first line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eval_folder import write_eval_folder
+from tiny import write_records
+
+HEAVY = ("torch", "ray", "mlflow", "transformers", "deepspeed", "scipy")
+BANNED = f"""
+import json, sys
+from importlib.abc import MetaPathFinder
+
+class Ban(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in {HEAVY!r}:
+            raise ImportError(f"a light verb loads {{name}}")
+
+sys.meta_path.insert(0, Ban())
+from remora.cli import main
+for argv in json.loads(sys.argv[1]):
+    print("##", *argv, flush=True)
+    main(argv)
+"""
+VARIANT = """
+vision: efficientnet-lite0
+connector: mlp2x_gelu
+llm: demo-2m
+recipe: base
+overrides:
+  language: {{steps: 1, mixture: [{{path: {path}}}]}}
+  align: {{steps: 1, mixture: [{{path: {path}}}]}}
+  finetune: {{steps: 1, mixture: [{{path: {path}}}]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Every light verb in one process that may import nothing heavy: what each printed, by its words."""
+    root = tmp_path_factory.mktemp("light")
+    records = write_records(root, images=".", pictures=True)
+    words = write_records(root, "words.json", pictures=False)
+    spec = root / "spec.yaml"
+    spec.write_text(VARIANT.format(path=records))
+    eval_data = write_eval_folder(root / "eval")
+    questions = json.loads(next((eval_data / "gqa").rglob("*questions*.json")).read_text())
+    answers = root / "answers.jsonl"
+    answers.write_text("".join(json.dumps({"question_id": i, "text": "yes"}) + "\n" for i in questions))
+    report = root / "report.json"
+    runs = ["--runs", str(root / "runs")]
+    score = ["score", "gqa", "--data", str(eval_data / "gqa"), "--answers", str(answers), *runs]
+    verbs = [
+        ["catalog"],
+        ["catalog", "benchmarks"],
+        ["catalog", "llm", "phi-2"],
+        ["catalog", "datasets", "demo-captions"],
+        ["catalog", "check"],
+        ["render", "tune/demo.yaml"],
+        ["plan", str(spec), *runs],
+        [*score],
+        [*score, "--json"],
+        ["data", "check", str(words), *runs],
+        ["data", "check", str(spec), *runs],
+        ["data", "index", str(records), *runs],
+        ["data", "convert", str(records), str(root / "out.jsonl"), *runs],
+    ]
+    done = run(verbs)
+    found = {k.splitlines()[0]: k.partition("\n")[2] for k in done.split("## ")[1:]}
+    report.write_text(found[" ".join([*score, "--json"])])
+    compare = ["compare", str(report), str(report), *runs]
+    found |= {"compare": run([compare])}
+    return found
+
+
+def run(verbs: list[list[str]]) -> str:
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", BANNED, json.dumps(verbs)], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("verb", ["catalog", "catalog check", "render", "plan", "score", "data check", "compare"])
+def test_a_light_verb_loads_nothing_heavy(verb: str, said: dict[str, str]) -> None:
+    printed = [text for words, text in said.items() if words.startswith(verb)]
+    assert printed and all(text.strip() for text in printed)
