@@ -113,16 +113,28 @@ def is_published(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def verify(folder: Path) -> None:
+MAKE_AGAIN = "delete the folder, it will be made again"
+
+
+def manifest(folder: Path, advice: str = MAKE_AGAIN) -> dict[str, str]:
+    """File -> sha256, as a published folder's manifest says.
+
+    Raises:
+        TornArtifact: there is no readable manifest; `advice` is what to do about it.
+    """
+    try:
+        return dict(json.loads((folder / MANIFEST).read_text())["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise TornArtifact(f"{folder}: no readable {MANIFEST}; {advice}") from None
+
+
+def verify(folder: Path, advice: str = MAKE_AGAIN) -> None:
     """Check a published folder against its manifest.
 
     Raises:
-        TornArtifact: a file is missing, was added or differs; the message names it.
+        TornArtifact: a file is missing, was added or differs; the message names it and ends with `advice`.
     """
-    try:
-        files = dict(json.loads((folder / MANIFEST).read_text())["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise TornArtifact(f"{folder}: no readable {MANIFEST}; delete the folder, it will be made again") from None
+    files = manifest(folder, advice)
     have = {str(p.relative_to(folder)) for p in _members(folder)}
     for name in sorted(set(files) | have):
         if name not in have:
@@ -133,4 +145,4 @@ def verify(folder: Path) -> None:
             problem = "does not match its sha256"
         else:
             continue
-        raise TornArtifact(f"{folder}: {name} {problem}; delete the folder, it will be made again")
+        raise TornArtifact(f"{folder}: {name} {problem}; {advice}")

@@ -13,7 +13,9 @@ from remora.data.pictures import Picture
 from remora.errors import BrokenRecord, DataError
 from remora.evaluation.ask import Ask, ask
 from remora.evaluation.asking import Embedded, InParquet, Question, parquet_files, parquet_rows
-from remora.evaluation.sheet import ASKED, Sheet
+from remora.evaluation.identity import PictureDigests, ask_digests
+from remora.evaluation.sheet import ASKED, About, Sheet
+from remora.files import digest
 from remora.inference import Answer
 
 
@@ -83,30 +85,103 @@ def test_an_answer_has_its_published_length_or_what_the_model_has_room_for(pictu
     assert echo.limits == [128, 5, 128]
 
 
+def sheet_of(tmp_path, every: list[Ask], **about) -> Sheet:
+    """The sheet of a model's answers; `about` where it differs from the usual."""
+    keys = ask_digests(every, PictureDigests(tmp_path / "contents.json"))
+    said = {"model": "m", "weights": "w", "benchmark": "b", "questions": digest(keys)} | about
+    return Sheet(tmp_path / "scores", About(**said), every, keys)
+
+
 def test_a_sheet_goes_on_where_it_stopped(picture, tmp_path):
     every = asks(*(Question(i, f"q{i}", (picture,), 8, "") for i in range(6)))
-    sheet = Sheet(tmp_path / "sheet")
+    sheet = sheet_of(tmp_path, every)
     assert sheet.missing(every) == every
     sheet.add(ask(Echo(), every[4:]))
     sheet.add(ask(Echo(), every[:2]))
-    file = tmp_path / "sheet" / ASKED
+    file = sheet.folder / ASKED
     file.write_bytes(file.read_bytes()[:-9])  # a kill in the middle of the last line
-    again = Sheet(tmp_path / "sheet")
+    again = sheet_of(tmp_path, every)
     assert [a.index for a in again.missing(every)] == [1, 2, 3]
     again.add(ask(Echo(), again.missing(every)))
     again.write()
-    lines = [json.loads(line) for line in (tmp_path / "sheet" / "answers.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (sheet.folder / "answers.jsonl").read_text().splitlines()]
     assert [r["text"] for r in lines] == [f"Q{i}" for i in range(6)]
-    assert not lines[0].keys() & {"index", "condition"} and not (tmp_path / "sheet" / "broken.jsonl").exists()
+    assert not lines[0].keys() & {"index", "condition", "key"} and not (sheet.folder / "broken.jsonl").exists()
 
 
 def test_what_is_broken_is_kept_beside_the_answers(picture, tmp_path):
-    sheet = Sheet(tmp_path / "sheet")
-    sheet.add(ask(Echo(), asks(Question(0, "wrong", (picture,), 8, ""), Question(1, "q", (picture,), 8, ""))))
+    every = asks(Question(0, "wrong", (picture,), 8, ""), Question(1, "q", (picture,), 8, ""))
+    sheet = sheet_of(tmp_path, every)
+    sheet.add(ask(Echo(), every))
     sheet.write()
     assert [b["question_id"] for b in sheet.broken()] == [0]
-    assert json.loads((tmp_path / "sheet" / "broken.jsonl").read_text())["broken"] == "the prompt has 9 tokens"
-    assert len((tmp_path / "sheet" / "answers.jsonl").read_text().splitlines()) == 1
+    assert json.loads((sheet.folder / "broken.jsonl").read_text())["broken"] == "the prompt has 9 tokens"
+    assert len((sheet.folder / "answers.jsonl").read_text().splitlines()) == 1
+
+
+def answered(tmp_path, every: list[Ask], **about) -> list[int]:
+    """Ask what is not answered yet; the places of what was asked."""
+    sheet = sheet_of(tmp_path, every, **about)
+    missing = sheet.missing(every)
+    sheet.add(ask(Echo(), missing))
+    return [a.index for a in missing]
+
+
+def test_answers_belong_to_the_weights_the_words_and_the_pixels(picture, tmp_path):
+    every = asks(*(Question(i, f"q{i}", (picture,), 8, "") for i in range(4)))
+    assert answered(tmp_path, every) == [0, 1, 2, 3]
+    assert answered(tmp_path, every, model="renamed") == []
+    assert answered(tmp_path, every, weights="others") == [0, 1, 2, 3]
+    # A question more, one reworded and one longer: what stayed as it was is not asked again.
+    changed = [every[3], Ask(1, "pictures", Question(1, "other", (picture,), 8, "")), *every[2:3]]
+    longer = Ask(3, "pictures", Question(0, "q0", (picture,), 16, ""))
+    changed = [Ask(i, "pictures", a.question) for i, a in enumerate([*changed, longer])]
+    assert answered(tmp_path, changed) == [1, 3]
+    sheet = sheet_of(tmp_path, changed)
+    assert [(r["question_id"], r["text"]) for r in sheet._ordered("pictures")] == [
+        (3, "Q3"), (1, "OTHER"), (2, "Q2"), (0, "Q0"),
+    ]  # fmt: skip
+    Image.new("RGB", (4, 4), "red").save(picture.location)
+    assert answered(tmp_path, every) == [0, 1, 2, 3]
+
+
+def test_a_moved_folder_asks_nothing_again(picture, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        Image.new("RGB", (4, 4)).save(folder / "a.png")
+    Image.new("RGB", (4, 4), "red").save(there / "b.png")
+    of = [asks(Question(0, "q", (Picture(str(f / "a.png")),), 8, "")) for f in (here, there)]
+    assert [answered(tmp_path, every) for every in of] == [[0], []]
+    assert answered(tmp_path, asks(Question(0, "q", (Picture(str(there / "b.png")),), 8, ""))) == [0]
+
+
+def test_a_picture_that_was_missing_is_asked_about_once_it_is_there(picture, tmp_path):
+    late = tmp_path / "late.png"
+    every = asks(Question(0, "q0", (picture,), 8, ""), Question(1, "q1", (Picture(str(late)),), 8, ""))
+    assert answered(tmp_path, every) == [0, 1] and len(sheet_of(tmp_path, every).broken()) == 1
+    assert answered(tmp_path, every) == []
+    Image.new("RGB", (4, 4)).save(late)
+    assert answered(tmp_path, every) == [1] and not sheet_of(tmp_path, every).broken()
+
+
+def test_files_are_hashed_once(picture, tmp_path, monkeypatch):
+    kept = tmp_path / "contents.json"
+    (first,) = PictureDigests(kept).of([picture]).values()
+    monkeypatch.setattr("remora.evaluation.identity.sha256_file", lambda path: pytest.fail("hashed again"))
+    assert PictureDigests(kept).of([picture]) == {str(picture): first}
+    kept.write_text("{torn")
+    monkeypatch.undo()
+    assert PictureDigests(kept).of([picture]) == {str(picture): first}
+
+
+def test_pictures_in_tables_and_lines_are_known_by_their_content(table, tmp_path):
+    pictures = PictureDigests(tmp_path / "contents.json")
+    rows = list(parquet_rows([table], ("image", "frames")))
+    assert len(set(pictures.of([r["image"] for r in rows]).values())) == 5
+    embedded = [Embedded(b"a", "row 1"), Embedded(b"a", "row 2"), Embedded(b"b", "row 3")]
+    found = pictures.of(embedded)
+    assert found["row 1"] == found["row 2"] != found["row 3"]
 
 
 @pytest.fixture

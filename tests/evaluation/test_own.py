@@ -16,10 +16,12 @@ from remora.evaluation.ask import Ask, ask
 from remora.evaluation.baselines import QuestionOnly
 from remora.evaluation.benchmarks import benchmark, score
 from remora.evaluation.benchmarks.own import METRICS, own, words
+from remora.evaluation.identity import PictureDigests, ask_digests
 from remora.evaluation.judge import Endpoint
+from remora.evaluation.measured import tally
 from remora.evaluation.questions import OwnQuestion, shuffled_pictures
 from remora.evaluation.score import as_json, summarise
-from remora.evaluation.sheet import Sheet
+from remora.evaluation.sheet import About, Sheet
 from remora.inference import Answer
 from scripted_judge import scripted
 
@@ -155,15 +157,20 @@ def test_one_picture_cannot_be_shuffled():
         shuffled_pictures([question(), question()], 0)
 
 
+def sheet_of(tmp_path, asks: list[Ask]) -> Sheet:
+    keys = ask_digests(asks, PictureDigests(tmp_path / "contents.json"))
+    return Sheet(tmp_path / "scores", About("m", "w", NAME, "q"), asks, keys)
+
+
 def measured(data, tmp_path, answerer):
     """Reports of both conditions, the way an evaluation makes them."""
     chosen = own(NAME)
     asks = [Ask(i, "pictures", q) for i, q in enumerate(chosen.questions(data))]
     asks += [Ask(i, "blind", q) for i, q in enumerate(chosen.blind(data))]
-    sheet = Sheet(tmp_path / "sheet")
+    sheet = sheet_of(tmp_path, asks)
     sheet.add(ask(answerer, asks))
     sheet.write()
-    return [score(chosen, data, tmp_path / "sheet" / name) for name in ("answers.jsonl", "blind.jsonl")]
+    return [score(chosen, data, sheet.folder / name) for name in ("answers.jsonl", "blind.jsonl")]
 
 
 def test_a_model_that_sees_is_right_with_pictures_and_wrong_with_others(data, tmp_path):
@@ -175,6 +182,29 @@ def test_a_model_that_sees_is_right_with_pictures_and_wrong_with_others(data, tm
     assert [i.parsed for i in seen.items[::2]] == [str(s) for s in SHADES]
     for item, other in zip(blind.items[::2], blind.items[1::2], strict=True):
         assert item.group == other.group and item.answer == other.answer  # both about the same other picture
+
+
+ONE = "{title: t, questions: q.jsonl, images: ., metric: exact-match, max_new_tokens: 4, prior: demo-finetune}"
+
+
+def test_baselines_that_cannot_be_had_are_left_out_and_named(tmp_path, data):
+    """One picture has no other to be shuffled with, and the dataset of the question-only baseline is not there."""
+    home = tmp_path / "own"
+    home.mkdir()
+    (home / "own.yaml").write_text(ONE)
+    Image.new("RGB", (4, 4), (60,) * 3).save(home / "a.png")
+    asked = [{"question_id": i, "image": "a.png", "text": f"Which shade, {i}?", "answer": "60"} for i in range(3)]
+    (home / "q.jsonl").write_text("".join(json.dumps(q) + "\n" for q in asked))
+    chosen = benchmark(str(home / "own.yaml"))
+    assert chosen.blind(home) == []
+    asks = [Ask(i, "pictures", q) for i, q in enumerate(chosen.questions(home))]
+    sheet = sheet_of(tmp_path, asks)
+    lines = [{"index": a.index, "condition": "pictures", "question_id": a.index, "text": "60"} for a in asks]
+    sheet.add(lines)
+    found = tally(chosen, home, sheet)
+    assert (found.score.accuracy, found.score.blind, found.score.question_only) == (1.0, None, None)
+    assert any("no blind baseline" in w for w in found.report.warnings)
+    assert any("no question-only baseline: " in w and "demo-finetune" in w for w in found.report.warnings)
 
 
 def test_a_summary_has_every_figure(data, tmp_path):

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remora.errors import ClusterError, DataError
+from remora.errors import ClusterError, DataError, RemoraError
 from remora.evaluation.ask import Ask
 from remora.evaluation.benchmarks import Benchmark, Own, benchmark, located
+from remora.evaluation.identity import PictureDigests, ask_digests
 from remora.evaluation.judge import judge_from_environment
 from remora.evaluation.measured import Measured, tally
-from remora.evaluation.sheet import Sheet
-from remora.files import MANIFEST, digest, sha256_file
-from remora.inference.bundle import bundle_name
+from remora.evaluation.sheet import About, Sheet
+from remora.files import digest
+from remora.inference.bundle import bundle_name, weights_digest
 from remora.spec import Cluster
 from remora.stages import Store
 
 if TYPE_CHECKING:
     from remora.inference import Answerer
 
-ASKING = 1
-"""Raise by hand when a change makes the same model answer differently."""
 BUNDLE = 128
 """Questions that a worker is given at once: enough to batch, few enough that a kill costs seconds."""
 TRIES = 3
@@ -80,24 +79,38 @@ def _bundles(asks: Sequence[Ask], missing: Sequence[Ask]) -> Iterator[list[int]]
         yield bundle
 
 
-def questions_digest(asks: Sequence[Ask]) -> str:
-    """Of every word that is asked, of the pictures' places, and of how long an answer may be."""
-    asked = [(a.condition, a.question) for a in asks]
-    return digest([[c, q.id, q.text, [str(p) for p in q.pictures], q.max_new_tokens] for c, q in asked])
+@dataclass(frozen=True)
+class Prepared:
+    """A benchmark whose files were found and read: what a model can be asked."""
+
+    name: str
+    """As it was given: a published name, the catalog's, or the path of a YAML."""
+    chosen: Benchmark
+    data: Path
+    asks: list[Ask]
 
 
-def answers_folder(store: Store, bundle: Path, name: str, questions: str) -> Path:
-    """Where a model's answers are kept: by its weights and by the digest of what it is asked."""
-    key = digest([sha256_file(bundle / MANIFEST), questions, ASKING])
-    return store.runs / "scores" / f"{bundle_name(bundle)}-{Path(name).stem}-{key[:12]}"
+def prepare(name: str, store: Store, eval_data: Path | None = None) -> Prepared:
+    """Find and read a benchmark's files. Needs no Ray: what is missing is found before a cluster is started.
+
+    Raises:
+        UnknownName: no such benchmark.
+        DataError: its files are missing or unreadable, or hold no question.
+    """
+    chosen = benchmark(name)
+    data = located(name, store.data, eval_data)
+    asks = asks_of(chosen, data)
+    if not asks:
+        raise DataError(f"{name}: no question in {data}; nothing can be measured; see docs/benchmarks.md for its files")
+    given = str(Path(name).absolute()) if name.endswith((".yaml", ".yml")) else name
+    return Prepared(given, chosen, data, asks)
 
 
 def measure(
-    name: str,
+    prepared: Prepared,
     bundle: Path,
     store: Store,
     cluster: Cluster,
-    eval_data: Path | None = None,
     *,
     protocol: str | None = None,
     limit: int | None = None,
@@ -112,24 +125,23 @@ def measure(
         DataError: the benchmark's files, or not one question could be asked.
         ClusterError: workers that died of the same questions again and again.
     """
-    chosen = benchmark(name)
-    data = located(name, store.data, eval_data)
-    asks = asks_of(chosen, data)
+    chosen, data, asks = prepared.chosen, prepared.data, prepared.asks
     wanted = [a for a in asks if limit is None or a.index < limit]
-    questions = questions_digest(asks)
-    sheet = Sheet(answers_folder(store, bundle, name, questions))
+    keys = ask_digests(asks, PictureDigests(store.cache / "contents" / f"{digest(str(data))[:16]}.json"))
+    questions = digest(keys)
+    about = About(bundle_name(bundle), weights_digest(bundle), chosen.name, questions)
+    sheet = Sheet(store.runs / "scores", about, asks, keys)
     missing = sheet.missing(wanted)
     hear(chosen.name, len(wanted) - len(missing), len(wanted))
     if missing:
-        given = str(Path(name).absolute()) if name.endswith((".yaml", ".yml")) else name
         done = len(wanted) - len(missing)
-        for lines in _answers(bundle, store, cluster, given, data, list(_bundles(asks, missing))):
+        for lines in _answers(bundle, store, cluster, prepared.name, data, list(_bundles(asks, missing))):
             sheet.add(lines)
             done += len(lines)
             hear(chosen.name, done, len(wanted))
     broken = sheet.broken()
     if broken and len(broken) == sum(a.condition == "pictures" for a in wanted):
-        raise DataError(f"no question of {name} could be asked; the first: {broken[0]['broken']}")
+        raise DataError(f"no question of {chosen.name} could be asked; the first: {broken[0]['broken']}")
     cache = store.runs / "cache" / "judge"
     judge = judge_from_environment(cache, judge_model, chosen.judge_model) if chosen.judged or judge_model else None
     only = None if limit is None else {str(a.question.id) for a in wanted}
@@ -163,6 +175,9 @@ def _answers(
             lines = ray.get(next(ready))  # type: ignore[arg-type]
         except StopIteration:
             del running[ready]
+        except ray.exceptions.RayTaskError as e:
+            # Ray's own text is the worker's traceback; a RemoraError says all there is to say in its one line.
+            raise (e.cause if isinstance(e.cause, RemoraError) else e) from None
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError) as e:
             del running[ready]
             if tries + 1 == TRIES:

@@ -7,11 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from remora import tracking
-from remora.cluster.evaluate import measure
+from remora.cluster.evaluate import Prepared, measure
 from remora.cluster.variant import metrics_of
 from remora.evaluation.measured import Measured
-from remora.files import MANIFEST, sha256_file
-from remora.inference.bundle import bundle_name
+from remora.inference.bundle import bundle_name, weights_digest
 from remora.spec import Cluster
 from remora.stages import Store
 
@@ -23,11 +22,10 @@ def _versions() -> dict[str, str]:
 
 def evaluate(
     bundle: Path,
-    names: Sequence[str],
+    benchmarks: Sequence[Prepared],
     store: Store,
     cluster: Cluster,
     tracking_uri: str | None = None,
-    eval_data: Path | None = None,
     protocol: str | None = None,
     limit: int | None = None,
     judge_model: str | None = None,
@@ -41,19 +39,18 @@ def evaluate(
     tracker = tracking.Tracker(store.runs, tracking_uri)
     tracker.prepare()
     model = bundle_name(bundle)
-    identity = sha256_file(bundle / MANIFEST)
+    identity = weights_digest(bundle)
     run = tracker.start(
         f"{model} evaluation",
         key=f"evaluation/{identity}",
-        tags={"remora.kind": "evaluation", "remora.bundle": identity, **_versions()},
+        tags={"remora.kind": "evaluation", "remora.weights": identity, **_versions()},
     )
     found = []
     try:
-        for name in names:
+        for prepared in benchmarks:
             measured = measure(
-                name, bundle, store, cluster, eval_data,
-                protocol=protocol, limit=limit, judge_model=judge_model, hear=hear,
-            )  # fmt: skip
+                prepared, bundle, store, cluster, protocol=protocol, limit=limit, judge_model=judge_model, hear=hear
+            )
             found.append(measured)
             tracker.tag(run, f"remora.questions.{measured.benchmark}", measured.questions)
             if measured.score and measured.report:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from remora import tracking
-from remora.cluster.evaluate import measure
+from remora.cluster.evaluate import measure, prepare
 from remora.cluster.train import Task, train_stages
 from remora.evaluation.score import Score, as_json
 from remora.inference import Bundle, write_bundle
@@ -84,7 +84,7 @@ def run_variant(
 
         scores = {}
         for benchmark in variant.benchmarks:
-            measured = measure(benchmark, bundle, store, variant.cluster, hear=asked)
+            measured = measure(prepare(benchmark, store), bundle, store, variant.cluster, hear=asked)
             if measured.score:
                 scores[benchmark] = measured.score
                 scored(measured.score)

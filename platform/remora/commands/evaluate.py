@@ -13,21 +13,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from remora import catalog
+from remora.cluster.evaluate import prepare
 from remora.commands.run import session
 from remora.commands.score import show
 from remora.errors import DataError
-from remora.evaluation.benchmarks import BENCHMARKS, benchmark, located
-from remora.evaluation.compare import Compared, compare_reports
-from remora.evaluation.measured import Measured
-from remora.evaluation.report import Report
+from remora.evaluation.benchmarks import BENCHMARKS
+from remora.evaluation.compare import compare_reports
+from remora.evaluation.measured import SCORE, Measured
+from remora.evaluation.reports import Kept, pairs, read_report, reports_of
+from remora.evaluation.sheet import ABOUT, REPORT
 from remora.files import write_json
-from remora.inference.bundle import bundle_name
+from remora.inference.bundle import bundle_name, check_bundle, weights_digest
 from remora.reporting.tables import compared_table, published_table
 from remora.spec import Cluster
 from remora.stages import Store
 from remora.tracking import find_model
-
-REPORT = "report.json"
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -38,10 +38,12 @@ def evaluate(args: argparse.Namespace) -> None:
     if names == ["all"]:
         names = list(BENCHMARKS)
     bundle = find_model(args.model, args.runs, args.tracking_uri).folder
-    for name in names:  # finds what is missing before a cluster is started
-        benchmark(name)
-        located(name, store.data, args.data)
+    # What is missing or torn is found before a cluster is started.
+    check_bundle(bundle)
+    prepared = [prepare(name, store, args.data) for name in dict.fromkeys(names)]
     console = Console(stderr=args.json)
+    model = f"{bundle_name(bundle)}, weights {weights_digest(bundle)[:12]}"
+    console.print(f"model: {model}, {bundle}", highlight=False, soft_wrap=True)
     cluster = Cluster(workers=args.workers, gpus_per_worker=args.gpus_per_worker)
     # Ray says on stdout what becomes of its workers; there is JSON alone.
     aside = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
@@ -49,7 +51,7 @@ def evaluate(args: argparse.Namespace) -> None:
         from remora.cluster.evaluation import evaluate as run
 
         with _bar(console) as hear:
-            found = run(bundle, names, store, cluster, args.tracking_uri, args.data, args.protocol, args.limit,
+            found = run(bundle, prepared, store, cluster, args.tracking_uri, args.protocol, args.limit,
                         args.judge_model, hear)  # fmt: skip
     reports = {o.benchmark: o.report for o in found if o.report}
     if args.out:
@@ -107,13 +109,18 @@ def _lines(console: Console) -> Callable[[str, int, int], None]:
 def compare(args: argparse.Namespace) -> None:
     """Paired tests of two models on every benchmark that both were measured on."""
     first, second = _reports(args, args.a), _reports(args, args.b)
-    both = [name for name in first if name in second]
-    if not both:
+    if {k.file.resolve() for k in first} & {k.file.resolve() for k in second}:
         raise DataError(
-            f"nothing to compare: {args.a} was measured on {', '.join(first) or 'nothing'}, "
-            f"{args.b} on {', '.join(second) or 'nothing'}; next: remora evaluate MODEL --benchmarks NAME"
+            f"{args.a} and {args.b} are one model: both have the answers in {first[0].file.parent}; name another"
         )
-    found: dict[str, Compared] = compare_reports({n: (first[n], second[n]) for n in both}, args.all)
+    both = pairs(first, second)
+    if not both:
+        of = [", ".join(dict.fromkeys(k.report.benchmark for k in kept)) or "nothing" for kept in (first, second)]
+        raise DataError(
+            f"nothing to compare: {args.a} was measured on {of[0]}, {args.b} on {of[1]}; "
+            "next: remora evaluate MODEL --benchmarks NAME"
+        )
+    found = compare_reports(both, args.all)
     if args.json:
         sys.stdout.write(json.dumps({n: c.as_json() for n, c in found.items()}, indent=1) + "\n")
         return
@@ -123,20 +130,14 @@ def compare(args: argparse.Namespace) -> None:
         console.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _reports(args: argparse.Namespace, given: str) -> dict[str, Report]:
+def _reports(args: argparse.Namespace, given: str) -> list[Kept]:
     """The reports that an argument means: a report's file, a folder of them, or a model that was measured."""
     path = Path(given)
-    files = [path] if path.is_file() else sorted([*path.glob("*.json"), *path.glob(f"*/{REPORT}")])
-    if not files or (path / "bundle.json").exists():
-        model = find_model(given, args.runs, args.tracking_uri).folder
-        files = sorted((args.runs / "scores").glob(f"{bundle_name(model)}-*/{REPORT}"), key=lambda p: p.stat().st_mtime)
-    found = {}
-    for file in files:
-        try:
-            raw = json.loads(file.read_text())
-            found[raw["benchmark"]] = Report.from_json(raw)
-        except (ValueError, KeyError, TypeError) as e:
-            raise DataError(
-                f"{file}: not a report ({e!r}); remora score --json and remora evaluate write them"
-            ) from None
-    return found
+    if path.is_file():
+        return [read_report(path)]
+    if not (path / "bundle.json").exists():
+        files = sorted([*path.glob("*.json"), *path.glob(f"*/{REPORT}")])
+        if files := [f for f in files if f.name not in (ABOUT, SCORE)]:
+            return [read_report(f) for f in files]
+    model = find_model(given, args.runs, args.tracking_uri).folder
+    return reports_of(args.runs / "scores", weights_digest(model))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from remora.errors import DataError
-from remora.evaluation.benchmarks import benchmark
+from remora.evaluation.benchmarks import benchmark_of
 from remora.evaluation.figures import Difference, difference, holm
 from remora.evaluation.report import Item, Report
 
@@ -66,7 +66,7 @@ def compare_reports(pairs: Mapping[str, tuple[Report, Report]], every_figure: bo
             raise DataError(
                 f"{name}: question {changed[0][0]} has another right answer in each; were the files changed?"
             )
-        chosen = benchmark(name)
+        chosen = benchmark_of(a)
         items = [[of[i] for i in common] for of in (of_a, of_b)]
         figures = [chosen.figures(i) for i in items]
         groups = [i.group or str(i.id) for i in items[0]]

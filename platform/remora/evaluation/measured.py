@@ -11,8 +11,10 @@ from remora.evaluation.benchmarks import Benchmark, Own, score
 from remora.evaluation.judge import Judge
 from remora.evaluation.report import Report
 from remora.evaluation.score import Score, as_json, summarise
-from remora.evaluation.sheet import Sheet
+from remora.evaluation.sheet import REPORT, Sheet
 from remora.files import write_json
+
+SCORE = "score.json"
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,30 @@ def tally(
         raise
     broken = sheet.broken()
     named = [f"question {b['question_id']} could not be asked: {b['broken']}" for b in broken]
-    report = replace(report, warnings=[*named, *report.warnings])
-    blind, question_only = None, None
-    if isinstance(chosen, Own):
-        others = sheet.folder / "blind.jsonl"
-        blind = score(chosen, data, others, judge=judge, only=only) if others.exists() else None
-        question_only = chosen.question_only(data)
+    blind, question_only, without = _baselines(chosen, data, sheet, judge, only)
+    report = replace(report, warnings=[*named, *without, *report.warnings])
     summary = summarise(report, chosen.headline, blind, question_only, len(broken))
-    write_json(sheet.folder / "report.json", report.as_json())
-    write_json(sheet.folder / "score.json", as_json(summary) | {"no_submission": refused})
+    write_json(sheet.folder / REPORT, report.as_json())
+    write_json(sheet.folder / SCORE, as_json(summary) | {"no_submission": refused})
     return Measured(chosen.name, sheet.folder, report, summary, tuple(uploads))
+
+
+def _baselines(
+    chosen: Benchmark, data: Path, sheet: Sheet, judge: Judge | None, only: Collection[str] | None
+) -> tuple[Report | None, float | None, list[str]]:
+    """An own benchmark's figures with other pictures and with none, and why one of them cannot be had."""
+    if not isinstance(chosen, Own):
+        return None, None, []
+    others, without = sheet.folder / "blind.jsonl", []
+    blind = score(chosen, data, others, judge=judge, only=only) if others.exists() else None
+    if blind is None:
+        without.append("no blind baseline: it asks about the benchmark's other pictures, and there are none")
+    try:
+        question_only = chosen.question_only(data)
+    except DataError as e:
+        question_only = None
+        without.append(f"no question-only baseline: {e}")
+    return blind, question_only, without
 
 
 def _uploads(chosen: Benchmark, data: Path, answers: Path, folder: Path) -> tuple[Sequence[Path], str]:

@@ -45,6 +45,8 @@ class Report:
     items: list[Item]
     warnings: list[str]
     judge: str | None = None
+    own: dict[str, Any] | None = None
+    """What an own benchmark's YAML says, by which these items are summed up; None for a published one."""
 
     @property
     def n(self) -> int:
@@ -52,6 +54,7 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         judge = {"judge": self.judge} if self.judge else {}
+        own = {"own": self.own} if self.own else {}
         return {
             "benchmark": self.benchmark,
             "protocol": self.protocol,
@@ -59,6 +62,7 @@ class Report:
             "metrics": self.metrics,
             "intervals": {k: list(v) for k, v in self.intervals.items()},
             **judge,
+            **own,
             "items": [asdict(i) | {"labels": list(i.labels)} for i in self.items],
             "warnings": self.warnings,
         }
@@ -68,4 +72,4 @@ class Report:
         items = [Item(**{**i, "labels": tuple(i["labels"])}) for i in raw["items"]]
         intervals = {k: (v[0], v[1]) for k, v in raw["intervals"].items()}
         known = (raw["benchmark"], raw["protocol"], raw["metrics"], intervals, items, raw["warnings"])
-        return cls(*known, raw.get("judge"))
+        return cls(*known, raw.get("judge"), raw.get("own"))

@@ -1,5 +1,6 @@
 """The answers of one model to one benchmark, as they come in: a folder that an interrupted run goes on with.
 
+about.json       the model, its weights' digest, the benchmark and the digest of its questions
 asked.jsonl      every answer as it came, in any order; what is in it is not asked again
 answers.jsonl    the answers to the benchmark's questions in their order, LLaVA's lines: what is scored
 blind.jsonl      those to shuffled pictures, where they were asked
@@ -11,33 +12,68 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from remora.evaluation.ask import Ask, Condition
-from remora.files import disk_errors, write_atomic
+from remora.files import digest, disk_errors, write_atomic, write_json
 
 ASKED = "asked.jsonl"
+ABOUT = "about.json"
+REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class About:
+    """What a folder of answers is of."""
+
+    model: str
+    """The variant's name; two models may share it."""
+    weights: str
+    """Digest of all that decides the model's answers."""
+    benchmark: str
+    questions: str
+    """Digest of all that is asked."""
+
+    @property
+    def folder(self) -> str:
+        """The folder's name below `scores/`."""
+        return f"{self.model}-{self.benchmark}-{digest([self.weights, self.questions])[:12]}"
+
+
+def read_about(folder: Path) -> About | None:
+    """What a folder of answers is of; None where it does not say."""
+    try:
+        return About(**json.loads((folder / ABOUT).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 class Sheet:
-    """What was answered so far. `folder` belongs to one model, one benchmark and one wording of its questions."""
+    """What was answered so far to `asks`, whose digests `keys` are (evaluation/identity.py).
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Answers of the same model to the same ask, given when other questions stood beside it, are taken over.
+    """
+
+    def __init__(self, scores: Path, about: About, asks: Sequence[Ask], keys: Sequence[str]) -> None:
+        self.folder = scores / about.folder
+        self.keys = {(a.condition, a.index): key for a, key in zip(asks, keys, strict=True)}
         self.lines: dict[tuple[str, int], dict[str, Any]] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / ASKED
-        if not path.exists():
-            return
-        for line in path.read_bytes().split(b"\n"):
-            try:
-                self._keep(json.loads(line))
-            except ValueError:  # a line that a kill cut short; its question is asked again
-                continue
+        with disk_errors(scores):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / ABOUT, asdict(about))
+        known = {line["key"]: line for line in _lines(self.folder / ASKED)}
+        if not known:
+            for other in _others(scores, about):
+                known |= {line["key"]: line for line in _lines(other / ASKED)}
+        for a in asks:
+            if line := known.get(self.keys[a.condition, a.index]):
+                self._keep(line | {"index": a.index})
         # Written anew, so that the next line does not continue a torn one.
-        write_atomic(path, "".join(json.dumps(line) + "\n" for line in self.lines.values()))
+        with disk_errors(scores):
+            write_atomic(self.folder / ASKED, "".join(json.dumps(line) + "\n" for line in self.lines.values()))
 
     def _keep(self, line: dict[str, Any]) -> None:
         self.lines[line["condition"], line["index"]] = line
@@ -47,7 +83,7 @@ class Sheet:
 
     def add(self, lines: Iterable[dict[str, Any]]) -> None:
         """Keep answers: they are on disk when this returns."""
-        lines = list(lines)
+        lines = [line | {"key": self.keys[line["condition"], line["index"]]} for line in lines]
         with disk_errors(self.folder), (self.folder / ASKED).open("a") as f:
             f.writelines(json.dumps(line) + "\n" for line in lines)
             f.flush()
@@ -63,14 +99,38 @@ class Sheet:
         """Write the files that are read by others, in the questions' order."""
         for condition, name in (("pictures", "answers.jsonl"), ("blind", "blind.jsonl")):
             answers = [
-                {k: v for k, v in line.items() if k not in ("index", "condition")}
+                {k: v for k, v in line.items() if k not in ("index", "condition", "key")}
                 for line in self._ordered(condition)
                 if "broken" not in line
             ]
             if answers:
                 write_atomic(self.folder / name, "".join(json.dumps(a, ensure_ascii=False) + "\n" for a in answers))
-        if broken := [b for c in ("pictures", "blind") for b in self.broken(c)]:
+        broken = [{k: v for k, v in b.items() if k != "key"} for c in ("pictures", "blind") for b in self.broken(c)]
+        if broken:
             write_atomic(self.folder / "broken.jsonl", "".join(json.dumps(b) + "\n" for b in broken))
 
     def _ordered(self, condition: str) -> list[dict[str, Any]]:
         return [line for (c, _), line in sorted(self.lines.items()) if c == condition]
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Whole lines of a file of answers; one that a kill cut short is left out, and its question is asked again."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    for line in content.split(b"\n"):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict) and {"key", "condition", "index", "question_id"} <= value.keys():
+            yield value
+
+
+def _others(scores: Path, about: About) -> Iterator[Path]:
+    """Folders with answers of the same weights to the same benchmark, when it had other questions."""
+    for path in sorted(scores.glob(f"*/{ABOUT}")):
+        other = read_about(path.parent)
+        if other and other != about and (other.weights, other.benchmark) == (about.weights, about.benchmark):
+            yield path.parent

@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 from remora import catalog
 from remora.errors import DataError
-from remora.files import publishing, verify
+from remora.files import digest, manifest, publishing, verify
 from remora.model.hub import cached
-from remora.model.refs import PartRef
+from remora.model.refs import PartRef, source_digest
 from remora.spec import PARTS
 
 FILE = "bundle.json"
+AGAIN = "copy it again whole, or make it again with the command that made it (remora train, import or average)"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,35 @@ def bundle_name(folder: Path) -> str:
     return str(_said(folder)["name"])
 
 
+def check_bundle(folder: Path) -> None:
+    """Check a bundle's files against its manifest.
+
+    Raises:
+        TornArtifact: they are not what was published.
+    """
+    verify(folder, AGAIN)
+
+
+def weights_digest(folder: Path) -> str:
+    """Digest of all that decides what a bundle answers: its parts' files, the parts that it refers to, its template.
+
+    Its name and what `about` says are not part of it: the same weights under another name or spec are the same model.
+
+    Raises:
+        DataError: no bundle there.
+        TornArtifact: no manifest there.
+    """
+    said = _said(folder)
+    files = {name: sha for name, sha in manifest(folder, AGAIN).items() if name != FILE}
+    parts = {}
+    for part, ref in said["parts"].items():
+        parts[part] = [ref["name"], ref["adapters"], None if ref["folder"] else source_digest(part, ref["name"])]
+    # A connector that nothing trained is made from the seed.
+    fresh = "connector" in parts and said["parts"]["connector"]["folder"] is None
+    template = catalog.template(said["template"]).model_dump(mode="json", exclude={"source"})
+    return digest([files, parts, template, said["aspect"], said["seed"] if fresh else None])
+
+
 def _said(folder: Path) -> dict[str, Any]:
     """What bundle.json says, of the right shape: people edit it."""
     try:
@@ -130,7 +160,7 @@ def read_bundle(folder: Path, cache: Path) -> Bundle:
         TornArtifact: its files are not what was published.
     """
     said = _said(folder)
-    verify(folder)
+    check_bundle(folder)
     parts = {}
     for part, ref in said["parts"].items():
         where = folder / ref["folder"] if ref["folder"] else None

@@ -19,7 +19,8 @@ from remora.evaluation.benchmarks.seed import SEED
 from remora.evaluation.benchmarks.textvqa import TextVQA
 from remora.evaluation.benchmarks.vizwiz import VizWiz
 from remora.evaluation.benchmarks.vqav2 import VQAv2
-from remora.spec import load
+from remora.evaluation.report import Report
+from remora.spec import load, validate
 
 BENCHMARKS: dict[str, Benchmark] = {
     b.name: b
@@ -55,6 +56,18 @@ def benchmark(name: str) -> Benchmark:
     return Own(name, catalog.benchmark(name))
 
 
+def benchmark_of(report: Report) -> Benchmark:
+    """The benchmark that a report is of. An own one's YAML need not be there any more.
+
+    Raises:
+        UnknownName: a published benchmark that is not known here.
+        SpecError: what the report holds of its own benchmark breaks a rule.
+    """
+    if report.own is None:
+        return benchmark(report.benchmark)
+    return Own(report.benchmark, validate(Entry, report.own, f"the report of {report.benchmark}"))
+
+
 def located(name: str, runs_data: Path, eval_data: Path | None = None) -> Path:
     """The data of the benchmark of that name: `eval_data`, or <run folder>/data/eval, holds a folder for each published
     one, as LLaVA's playground/data/eval does; a folder of one benchmark's files may be given as it is.
@@ -79,4 +92,4 @@ def located(name: str, runs_data: Path, eval_data: Path | None = None) -> Path:
     )
 
 
-__all__ = ["BENCHMARKS", "Benchmark", "Own", "benchmark", "located", "score"]
+__all__ = ["BENCHMARKS", "Benchmark", "Own", "benchmark", "benchmark_of", "located", "score"]

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,11 @@ class Benchmark(ABC):
     """Whether a judge gives the scores."""
     judge_model: str = ""
     """The judge that the paper had."""
+
+    @property
+    def own(self) -> dict[str, Any] | None:
+        """What a report needs to be summed up again without this benchmark's YAML; None for a published one."""
+        return None
 
     @abstractmethod
     def questions(self, data: Path) -> list[Question]:
@@ -92,6 +98,7 @@ def score(
         graded.items,
         graded.warnings,
         graded.judge,
+        benchmark.own,
     )
 
 

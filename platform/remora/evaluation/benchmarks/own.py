@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from remora import catalog
 from remora.catalog.entries import Benchmark as Entry
@@ -41,6 +42,10 @@ class Own(Benchmark):
         self.judged = entry.metric == "judge"
         self.judge_model = MMVet.judge_model
 
+    @property
+    def own(self) -> dict[str, Any]:
+        return self.entry.model_dump(mode="json", exclude_defaults=True)
+
     def read(self, data: Path) -> list[OwnQuestion]:
         return read_questions(data / self.entry.questions, data / self.entry.images, self.entry.make)
 
@@ -48,13 +53,19 @@ class Own(Benchmark):
         return [q.asked(self.entry.max_new_tokens) for q in self.read(data)]
 
     def blind(self, data: Path) -> list[Question]:
-        """The same questions, each about another picture of the benchmark."""
+        """The same questions, each about another picture of the benchmark; none where it has one picture only."""
         own = self.read(data)
+        if len({q.image for q in own}) < 2:
+            return []
         others = shuffled_pictures(own, BLIND_SEED)
         return [q.asked(self.entry.max_new_tokens, others[q.image]) for q in own]
 
     def question_only(self, data: Path) -> float | None:
-        """The score of the question-only baseline, where the entry names a dataset that it can learn from."""
+        """The score of the question-only baseline, where the entry names a dataset that it can learn from.
+
+        Raises:
+            DataError: that dataset is missing or unreadable.
+        """
         if self.entry.prior is None or self.judged:
             return None
         prior = QuestionOnly(read_mixture([MixtureEntry(dataset=self.entry.prior)], data)[0])

@@ -1,0 +1,57 @@
+"""Reports that were kept: those of a model, found by its weights, and the pairs of two models that can be compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from remora.errors import DataError
+from remora.evaluation.report import Report
+from remora.evaluation.sheet import ABOUT, REPORT, read_about
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A report and where it is from. `questions` is the digest of all that was asked, where the file's folder says."""
+
+    report: Report
+    file: Path
+    questions: str = ""
+
+
+def read_report(file: Path) -> Kept:
+    """Raises:
+    DataError: the file is missing, or no report.
+    """
+    try:
+        raw = json.loads(file.read_text())
+        about = read_about(file.parent)
+        return Kept(Report.from_json(raw), file, about.questions if about and file.name == REPORT else "")
+    except OSError as e:
+        raise DataError(f"unreadable report: {file} ({e.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise DataError(
+            f"{file}: not a report ({e!r}); reports are what remora evaluate --out and remora score --json write"
+        ) from None
+
+
+def reports_of(scores: Path, weights: str) -> list[Kept]:
+    """Every report of the model of that digest below `scores`, the latest first; its name does not matter."""
+    folders = [p.parent for p in scores.glob(f"*/{ABOUT}") if (p.parent / REPORT).is_file()]
+    mine = [f / REPORT for f in folders if (about := read_about(f)) and about.weights == weights]
+    return [read_report(f) for f in sorted(mine, key=lambda p: p.stat().st_mtime, reverse=True)]
+
+
+def pairs(first: Iterable[Kept], second: Iterable[Kept]) -> dict[str, tuple[Report, Report]]:
+    """The benchmarks that both were measured on: on the same questions where there is such a pair, else the latest."""
+    first, second = list(first), list(second)
+    found: dict[str, tuple[Report, Report]] = {}
+    for same in (True, False):
+        for a in first:
+            for b in second:
+                alike = a.report.benchmark == b.report.benchmark and (not same or a.questions == b.questions)
+                if alike and a.report.benchmark not in found:
+                    found[a.report.benchmark] = (a.report, b.report)
+    return found
