@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -125,3 +129,45 @@ def test_a_file_where_a_folder_should_be(tmp_path):
     made = tmp_path / "file" / "deep" / "made"
     with pytest.raises(StoreError, match="a part of that path is a file"), files.publishing(made):
         pass
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from pathlib import Path
+from remora.files import exclusive
+with exclusive(Path(sys.argv[1])) as mine:
+    print(mine, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds tmp_path / "x.lease" until its input is closed."""
+    env = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parent.parent)}
+    lease = str(tmp_path / "x.lease")
+    with subprocess.Popen([sys.executable, "-c", HOLD, lease], stdin=-1, stdout=-1, text=True, env=env) as held:
+        assert held.stdout.readline() == "True\n"
+        yield held
+        held.kill()
+
+
+def test_a_lock_is_waited_for_and_its_holder_is_named(tmp_path, holder):
+    named = []
+
+    def waiting(who: str) -> None:
+        named.append(who)
+        holder.kill()  # however its holder ends, the lock ends with it
+
+    with files.exclusive(tmp_path / "x.lease", waiting) as mine:
+        assert mine
+    (who,) = named
+    assert who.startswith(f"process {holder.pid} on ")
+    with files.exclusive(tmp_path / "x.lease", waiting) as mine:
+        assert mine and len(named) == 1
+
+
+def test_a_wait_ends_when_what_was_waited_for_is_there(tmp_path, holder):
+    with files.exclusive(tmp_path / "x.lease", enough=lambda: True) as mine:
+        assert not mine

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import socket
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +110,43 @@ def publishing(final: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(tmp, ignore_errors=True)
             raise
+
+
+POLL = 0.5
+"""Seconds between two looks at a lock that somebody else holds."""
+
+
+@contextlib.contextmanager
+def exclusive(
+    path: Path, waiting: Callable[[str], None] = lambda holder: None, enough: Callable[[], bool] = lambda: False
+) -> Iterator[bool]:
+    """Hold the lock file `path`: True. The lock is the operating system's, so it ends with its holder.
+
+    While another process holds it: `waiting` is called once with what the holder wrote about itself, and the wait ends
+    with False as soon as `enough()`.
+    """
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        f = path.open("a+")
+    with f:
+        told = False
+        while True:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if enough():
+                    yield False
+                    return
+                if not told:
+                    waiting(path.read_text().strip() or "another process")
+                    told = True
+                time.sleep(POLL)
+        f.truncate(0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        f.write(f"process {os.getpid()} on {socket.gethostname()}, since {since}\n")
+        f.flush()
+        yield True
 
 
 def is_published(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,7 +16,7 @@ from remora.evaluation.identity import PictureDigests, ask_digests
 from remora.evaluation.judge import judge_from_environment
 from remora.evaluation.measured import Measured, tally
 from remora.evaluation.sheet import About, Sheet
-from remora.files import digest
+from remora.files import digest, exclusive
 from remora.inference.bundle import bundle_name, weights_digest
 from remora.spec import Cluster
 from remora.stages import Store
@@ -23,6 +24,7 @@ from remora.stages import Store
 if TYPE_CHECKING:
     from remora.inference import Answerer
 
+log = logging.getLogger(__name__)
 BUNDLE = 128
 """Questions that a worker is given at once: enough to batch, few enough that a kill costs seconds."""
 TRIES = 3
@@ -116,8 +118,10 @@ def measure(
     limit: int | None = None,
     judge_model: str | None = None,
     hear: Callable[[str, int, int], None] = lambda name, done, of: None,
+    wait: Callable[[str], None] = lambda holder: log.warning("waiting for %s, which asks the same", holder),
 ) -> Measured:
-    """Ask what was not asked yet, and score. `hear` is told a benchmark's name, answers so far and questions.
+    """Ask what was not asked yet, and score. `hear` is told a benchmark's name, answers so far and questions; `wait`,
+    who holds the answers' folder while another command asks the same.
 
     `limit` asks the first so many questions alone: a figure of its own, said as such in the report.
 
@@ -130,28 +134,34 @@ def measure(
     keys = ask_digests(asks, PictureDigests(store.cache / "contents" / f"{digest(str(data))[:16]}.json"))
     questions = digest(keys)
     about = About(bundle_name(bundle), weights_digest(bundle), chosen.name, questions)
-    sheet = Sheet(store.runs / "scores", about, asks, keys)
-    missing = sheet.missing(wanted)
-    hear(chosen.name, len(wanted) - len(missing), len(wanted))
-    if missing:
+    scores = store.runs / "scores"
+    # Two commands that measure one model on one benchmark share the answers: the second waits and reads them.
+    with exclusive(scores / f"{about.folder}.lease", wait):
+        sheet = Sheet(scores, about, asks, keys)
+        missing = sheet.missing(wanted)
         done = len(wanted) - len(missing)
-        for lines in _answers(bundle, store, cluster, prepared.name, data, list(_bundles(asks, missing))):
+        hear(chosen.name, done, len(wanted))
+        pieces = list(_bundles(asks, missing))
+        for lines in _answers(bundle, store, cluster, prepared.name, data, pieces):
             sheet.add(lines)
             done += len(lines)
             hear(chosen.name, done, len(wanted))
-    broken = sheet.broken()
-    if broken and len(broken) == sum(a.condition == "pictures" for a in wanted):
-        raise DataError(f"no question of {chosen.name} could be asked; the first: {broken[0]['broken']}")
-    cache = store.runs / "cache" / "judge"
-    judge = judge_from_environment(cache, judge_model, chosen.judge_model) if chosen.judged or judge_model else None
-    only = None if limit is None else {str(a.question.id) for a in wanted}
-    return replace(tally(chosen, data, sheet, protocol, judge, only), questions=questions)
+        broken = sheet.broken()
+        if broken and len(broken) == sum(a.condition == "pictures" for a in wanted):
+            raise DataError(f"no question of {chosen.name} could be asked; the first: {broken[0]['broken']}")
+        cache = store.runs / "cache" / "judge"
+        judged = chosen.judged or judge_model
+        judge = judge_from_environment(cache, judge_model, chosen.judge_model) if judged else None
+        only = None if limit is None else {str(a.question.id) for a in wanted}
+        return replace(tally(chosen, data, sheet, protocol, judge, only), questions=questions)
 
 
 def _answers(
     bundle: Path, store: Store, cluster: Cluster, name: str, data: Path, bundles: list[list[int]]
 ) -> Iterator[list[dict[str, Any]]]:
     """Lines of the bundles, as workers give them. What a worker left when it died is given to another."""
+    if not bundles:
+        return
     import ray
 
     answer = ray.remote(_answer).options(

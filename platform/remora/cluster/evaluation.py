@@ -30,6 +30,7 @@ def evaluate(
     limit: int | None = None,
     judge_model: str | None = None,
     hear: Callable[[str, int, int], None] = lambda name, done, of: None,
+    wait: Callable[[str], None] = lambda holder: None,
 ) -> list[Measured]:
     """Measure a bundle on each benchmark. One MLflow run a model: measured again, it is taken up again.
 
@@ -49,8 +50,9 @@ def evaluate(
     try:
         for prepared in benchmarks:
             measured = measure(
-                prepared, bundle, store, cluster, protocol=protocol, limit=limit, judge_model=judge_model, hear=hear
-            )
+                prepared, bundle, store, cluster,
+                protocol=protocol, limit=limit, judge_model=judge_model, hear=hear, wait=wait,
+            )  # fmt: skip
             found.append(measured)
             tracker.tag(run, f"remora.questions.{measured.benchmark}", measured.questions)
             if measured.score and measured.report:

@@ -37,22 +37,25 @@ def evaluate(args: argparse.Namespace) -> None:
     names = [n for given in args.benchmarks for n in given.split(",") if n]
     if names == ["all"]:
         names = list(BENCHMARKS)
-    bundle = find_model(args.model, args.runs, args.tracking_uri).folder
+    model = find_model(args.model, args.runs, args.tracking_uri)
+    bundle = model.folder
     # What is missing or torn is found before a cluster is started.
     check_bundle(bundle)
     prepared = [prepare(name, store, args.data) for name in dict.fromkeys(names)]
     console = Console(stderr=args.json)
-    model = f"{bundle_name(bundle)}, weights {weights_digest(bundle)[:12]}"
-    console.print(f"model: {model}, {bundle}", highlight=False, soft_wrap=True)
+    console.print(f"model: {model.shown}, weights {weights_digest(bundle)[:12]}", highlight=False, soft_wrap=True)
     cluster = Cluster(workers=args.workers, gpus_per_worker=args.gpus_per_worker)
     # Ray says on stdout what becomes of its workers; there is JSON alone.
     aside = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
     with aside, session(args):
         from remora.cluster.evaluation import evaluate as run
 
+        def wait(holder: str) -> None:
+            console.print(f"waiting for {holder}: it asks this model the same questions", highlight=False)
+
         with _bar(console) as hear:
             found = run(bundle, prepared, store, cluster, args.tracking_uri, args.protocol, args.limit,
-                        args.judge_model, hear)  # fmt: skip
+                        args.judge_model, hear, wait)  # fmt: skip
     reports = {o.benchmark: o.report for o in found if o.report}
     if args.out:
         for name, report in reports.items():

@@ -66,6 +66,7 @@ def _question(q: dict[str, Any], images: Path) -> OwnQuestion | None:
     choices = q.get("choices", [])
     said = [q.get("image"), q.get("text"), q.get("category", ""), *(answers if isinstance(answers, list) else [None])]
     said += choices if isinstance(choices, list) else [None]
+    said.append(q.get("answer", ""))
     if not answers or not all(isinstance(s, str) for s in said) or not isinstance(q.get("question_id"), (int, str)):
         return None
     named = q.get("answer", answers[0])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
+
 
 @dataclass(frozen=True)
 class Item:
@@ -15,7 +17,7 @@ class Item:
     """The answer as it was given; empty where there was none."""
     parsed: str
     """What the parser read from it; empty where it read nothing."""
-    score: float
+    score: FiniteFloat
     group: str = ""
     """Equal for questions about one picture."""
     gold: str = ""
@@ -39,8 +41,8 @@ class Report:
 
     benchmark: str
     protocol: str
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
+    metrics: dict[str, FiniteFloat]
+    intervals: dict[str, tuple[FiniteFloat, FiniteFloat]]
     """95%; statistics.py and figures.py say how."""
     items: list[Item]
     warnings: list[str]
@@ -68,8 +70,13 @@ class Report:
         }
 
     @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> Report:
-        items = [Item(**{**i, "labels": tuple(i["labels"])}) for i in raw["items"]]
-        intervals = {k: (v[0], v[1]) for k, v in raw["intervals"].items()}
-        known = (raw["benchmark"], raw["protocol"], raw["metrics"], intervals, items, raw["warnings"])
-        return cls(*known, raw.get("judge"), raw.get("own"))
+    def from_json(cls, raw: Any) -> Report:
+        """Raises:
+        ValueError: it is not what `as_json` gives; one line that names the first field that is not.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(raw)
+        except ValidationError as e:
+            first = e.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "it"
+            raise ValueError(f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from remora.errors import DataError
+from remora.evaluation.answers import parse
 from remora.evaluation.report import Report
 from remora.evaluation.sheet import ABOUT, REPORT, read_about
 
@@ -26,14 +26,14 @@ def read_report(file: Path) -> Kept:
     DataError: the file is missing, or no report.
     """
     try:
-        raw = json.loads(file.read_text())
+        raw = parse(file.read_text())
         about = read_about(file.parent)
         return Kept(Report.from_json(raw), file, about.questions if about and file.name == REPORT else "")
     except OSError as e:
         raise DataError(f"unreadable report: {file} ({e.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    except ValueError as e:
         raise DataError(
-            f"{file}: not a report ({e!r}); reports are what remora evaluate --out and remora score --json write"
+            f"{file}: not a report ({e}); reports are what remora evaluate --out and remora score --json write"
         ) from None
 
 
