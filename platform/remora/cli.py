@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     for part in ("vision", "llm", "template"):
         importing.add_argument(f"--{part}", metavar="NAME", help="its catalog name (default: found by architecture)")
+    importing.add_argument("--base", metavar="DIR", help="what its LoRA adapters were made for (default: as they say)")
     average = verb("average", "the weighted average of variants with the same parts, as Bunny makes them")
     average.add_argument("models", nargs="+", metavar="MODEL", help=f"each {a_model}")
     tracked(average)

@@ -141,7 +141,7 @@ def test_bunny_and_llava_with_their_towers(tmp_path, known, vision, llm, kind, c
         (source / "config.json").write_text(json.dumps(said))
     made = import_checkpoint(source, tmp_path / "out")
     assert made.layout == ("Bunny" if kind.startswith("bunny") else "LLaVA")
-    assert made.parts["llm"] == llm and made.aspect == "pad" and not made.tower_at_hub
+    assert made.parts["llm"] == llm and made.aspect == "pad" and not made.at_hub
     check(model, tmp_path, 0 if vision == "siglip" else 1)
 
 
@@ -151,7 +151,7 @@ def test_llava_without_its_towers_weights_refers_to_the_hub(tmp_path, known, mon
     model.vision.module.save_pretrained(tmp_path / "tiny" / "clip")  # what stands for the hub
     monkeypatch.chdir(tmp_path)
     made = import_checkpoint(source, tmp_path / "out")
-    assert made.tower_at_hub and not (tmp_path / "out" / "vision").exists()
+    assert made.at_hub == ("vision",) and not (tmp_path / "out" / "vision").exists()
     check(model, tmp_path, 1)
 
 
@@ -206,7 +206,7 @@ def test_an_unmatched_part_comes_with_the_entry_to_add(tmp_path, known):
 def test_the_commands_say_what_they_did(tmp_path, known, capsys):
     model, tokenizer = tiny_vlm("siglip", "llama")
     source = llava_hf(tmp_path / "in", model, tokenizer, "siglip", "llama")
-    asked = {"folder": source, "out": tmp_path / "out", "vision": None, "llm": None, "template": None}
+    asked = {"folder": source, "out": tmp_path / "out", "vision": None, "llm": None, "template": None, "base": None}
     entry = known["vision"].pop("siglip")
     with pytest.raises(DataError, match="the catalog has no vision"):
         commands.import_(Namespace(**asked))

@@ -37,7 +37,8 @@ def import_(args: argparse.Namespace) -> None:
     """Write a bundle from a downloaded checkpoint; an entry that the catalog lacks is printed, ready to paste."""
     _quiet()
     try:
-        made = import_checkpoint(args.folder, args.out, vision=args.vision, llm=args.llm, template=args.template)
+        named = {"vision": args.vision, "llm": args.llm, "template": args.template, "base": args.base}
+        made = import_checkpoint(args.folder, args.out, **named)
     except DataError as e:
         for entry in getattr(e, "__notes__", ()):
             sys.stdout.write(entry)
@@ -46,8 +47,9 @@ def import_(args: argparse.Namespace) -> None:
     lines += [f"  {part}: {name}" for part, name in made.parts.items()]
     if made.aspect == "pad":
         lines.append("  its pictures were padded to squares in training (aspect pad)")
-    if made.tower_at_hub:
-        lines.append(f"  the checkpoint leaves its tower at the hub: {made.parts['vision']} is read from there")
+    for part in made.at_hub:
+        lines.append(f"  the checkpoint leaves its {part} at the hub: {made.parts[part]} is read from there")
+    lines += [f"  note: {note}" for note in made.notes]
     Console(soft_wrap=True).print("\n".join(lines), markup=False, highlight=False)
 
 

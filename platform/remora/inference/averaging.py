@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from remora.errors import SpecError
 from remora.inference.bundle import Bundle, read_bundle, write_bundle
-from remora.inference.exporting import refuse_full
+from remora.inference.writing import refuse_full, writing
 from remora.model.averaging import average_folders, check_weights
 from remora.model.parts import compose, save_parts
 from remora.model.refs import PartRef
@@ -30,9 +29,8 @@ def average_bundles(folders: Sequence[Path], weights: Sequence[float], out: Path
         if (mine := _kind(bundle)) != (first := _kind(bundles[0])):
             odd = next(f"{k} {mine[k]!r} and {first[k]!r}" for k in mine if mine[k] != first[k])
             raise SpecError(f"only variants of the same parts can be averaged: {folder} and {folders[0]} have {odd}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as tmp:
-        written = [Path(tmp) / str(i) for i in range(len(bundles))]
+    with writing(out) as tmp:
+        written = [tmp / str(i) for i in range(len(bundles))]
         for bundle, folder in zip(bundles, written, strict=True):
             save_parts(*compose(bundle.parts, bundle.seed), folder)  # pretrained parts too, and adapters merged
         parts = {}
@@ -41,8 +39,8 @@ def average_bundles(folders: Sequence[Path], weights: Sequence[float], out: Path
             if all(b.parts[part] == bundles[0].parts[part] for b in bundles):
                 parts[part] = bundles[0].parts[part]  # nobody trained it: it stays a reference
                 continue
-            average_folders([folder / part for folder in written], weights, Path(tmp) / part)
-            parts[part] = PartRef(name, Path(tmp) / part)
+            average_folders([folder / part for folder in written], weights, tmp / part)
+            parts[part] = PartRef(name, tmp / part)
         about = {"average": [{"of": str(f), "weight": w} for f, w in zip(folders, weights, strict=True)]}
         write_bundle(out, replace(bundles[0], name=out.name, parts=parts), about)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from remora.data.conversation import Turn
 from remora.data.prompt import Prompter
 from remora.errors import DataError
 from remora.inference.bundle import FILE, Bundle, read_bundle, write_bundle
+from remora.inference.writing import output_errors, refuse_full, writing
 from remora.model.exchange.llava import reason_against, write_llava
 from remora.model.exchange.processor import IMAGE_TOKEN, LEADS, chat_template, with_image_token
 from remora.model.exchange.tower import module_of
@@ -63,30 +63,21 @@ def export_bundle(folder: Path, out: Path, cache: Path) -> Exported:
         return Exported("remora", reason)
     assert model.vision is not None and model.connector is not None
     tower = module_of(model.vision)
-    write_llava(
-        out,
-        encoder=encoder,
-        vision_config=tower.config,
-        vision_state=tower.state_dict(),
-        connector_state=model.connector.state_dict(),
-        llm=llm,
-        tokenizer=tokenizer,
-        chat=chat,
-        stop=prompter.stop,
-        aspect=bundle.aspect,
-        llm_hub=catalog.llm(bundle.parts["llm"].name).hub or "",
-    )
+    with output_errors(out):
+        write_llava(
+            out,
+            encoder=encoder,
+            vision_config=tower.config,
+            vision_state=tower.state_dict(),
+            connector_state=model.connector.state_dict(),
+            llm=llm,
+            tokenizer=tokenizer,
+            chat=chat,
+            stop=prompter.stop,
+            aspect=bundle.aspect,
+            llm_hub=catalog.llm(bundle.parts["llm"].name).hub or "",
+        )
     return Exported("llava")
-
-
-def refuse_full(out: Path) -> None:
-    """Publishing replaces a folder; nobody's files shall go that way.
-
-    Raises:
-        DataError: `out` holds something.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is there already and not empty; give a new folder with --out")
 
 
 def stock_chat(prompter: Prompter) -> tuple[str | None, str | None]:
@@ -152,8 +143,7 @@ def _write_whole(
     out: Path, bundle: Bundle, model: VisionLanguageModel, tokenizer: PreTrainedTokenizerBase, about: dict[str, Any]
 ) -> None:
     """A bundle with every part in it: no hub and no cache is read when it is loaded."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as tmp:
-        save_parts(model, tokenizer, Path(tmp))
-        parts = {part: PartRef(bundle.parts[part].name, Path(tmp) / part) for part in PARTS}
+    with writing(out) as tmp:
+        save_parts(model, tokenizer, tmp)
+        parts = {part: PartRef(bundle.parts[part].name, tmp / part) for part in PARTS}
         write_bundle(out, replace(bundle, parts=parts), about)

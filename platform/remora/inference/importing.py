@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from remora import catalog
 from remora.data.prompt import Prompter
 from remora.errors import DataError
 from remora.inference.bundle import Bundle, write_bundle
-from remora.inference.exporting import refuse_full
+from remora.inference.writing import refuse_full, writing
 from remora.model.exchange.layouts import Published, read_published
 from remora.model.exchange.matching import (
     match_connector,
@@ -20,6 +19,7 @@ from remora.model.exchange.matching import (
     reasons_against_vision,
 )
 from remora.model.exchange.parts import write_parts
+from remora.model.hub import cached
 from remora.model.llm import load_tokenizer
 
 
@@ -31,14 +31,23 @@ class Imported:
     parts: dict[str, str]
     template: str
     aspect: str
-    tower_at_hub: bool
-    """Whether the checkpoint leaves the tower's weights at their hub; the bundle then refers to them."""
+    at_hub: tuple[str, ...]
+    """Parts whose weights the checkpoint leaves at their hub; the bundle then refers to them."""
+    notes: tuple[str, ...] = ()
+    """What else the person who imports should know, a line each."""
 
 
 def import_checkpoint(
-    folder: Path, out: Path, *, vision: str | None = None, llm: str | None = None, template: str | None = None
+    folder: Path,
+    out: Path,
+    *,
+    vision: str | None = None,
+    llm: str | None = None,
+    template: str | None = None,
+    base: str | None = None,
 ) -> Imported:
-    """Write the bundle `out` from a published checkpoint. Names that are not given are matched by `catalog`.
+    """Write the bundle `out` from a published checkpoint. Names that are not given are matched by `catalog`; `base` is
+    the folder or hub id of what its adapters were made for, if that is not where they say.
 
     Raises:
         DataError: an unknown layout, a part that the catalog does not have (its note is the entry to add), tensors
@@ -46,21 +55,26 @@ def import_checkpoint(
         SpecError: a given name or the template does not fit.
     """
     refuse_full(out)
-    found = read_published(folder)
+    found = read_published(folder, base)
     names = {
         "vision": _named(vision, "vision", found) if vision else match_vision(found),
         "connector": match_connector(found.depth),
         "llm": _named(llm, "llm", found) if llm else match_llm(found),
     }
     template = template or next(iter(catalog.llm(names["llm"]).templates), "vicuna")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as tmp:
-        parts = write_parts(folder, found, names, Path(tmp))
-        tokenizer = load_tokenizer(Path(tmp) / "llm")
-        Prompter(catalog.template(template), tokenizer, 1)  # refuses a template that the tokenizer cannot write
-        about = {"imported": {"layout": found.layout, "from": folder.name}}
+    catalog.template(template)
+    notes = [*found.notes]
+    if found.vision_config is None and not found.vision and catalog.vision(names["vision"]).hub != found.vision_hub:
+        notes.append(f"config.json names the encoder {found.vision_hub}; {names['vision']} is another one's weights")
+    with writing(out) as tmp:
+        parts = write_parts(folder, found, names, tmp)
+        if where := parts["llm"].folder or cached(catalog.llm(names["llm"]).hub or ""):
+            # Refuses a template that the tokenizer cannot write.
+            Prompter(catalog.template(template), load_tokenizer(where), 1)
+        about = {"imported": {"layout": found.layout, "from": folder.name, "notes": notes}}
         write_bundle(out, Bundle(out.name, parts, template, found.aspect, 0), about)
-    return Imported(found.layout, names, template, found.aspect, not found.vision)
+    at_hub = tuple(part for part, ref in parts.items() if ref.folder is None)
+    return Imported(found.layout, names, template, found.aspect, at_hub, tuple(notes))
 
 
 def _named(name: str, kind: str, found: Published) -> str:

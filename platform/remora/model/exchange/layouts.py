@@ -11,18 +11,20 @@ llava/model. All of them put the picture at id -200 or at a token of the vocabul
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 from torch import Tensor
-from transformers import AutoConfig, LlavaConfig, PretrainedConfig
+from transformers import LlavaConfig, PretrainedConfig
 
 from remora.errors import DataError
-from remora.model.exchange.checkpoint import read_config, read_tensors
+from remora.model.exchange.adapters import check_finite, merge
+from remora.model.exchange.checkpoint import first_line, read_object
+from remora.model.exchange.held import Held, read_held
+from remora.model.exchange.said import NOTHING, OF_THE_WHOLE, RULES, Said, build_config, shown
 
 TEXT_TYPES = {
     "llava": "llama",
@@ -38,11 +40,6 @@ TEXT_TYPES = {
 """Last word of a model_type of the LLaVA family (bunny-qwen, tiny_llava_phi) -> the model type of transformers."""
 STABLELM = {"rope_pct": "partial_rotary_factor", "norm_eps": "layer_norm_eps"}
 """Config names of StableLM before it came to transformers, which Bunny has."""
-OF_THE_WHOLE = re.compile(
-    r"mm_|image_|tokenizer_|tune_|freeze_|unfreeze_|use_mm_|s2|use_s2|continuous_training|auto_map|architectures|"
-    r"model_type|transformers_version|_name_or_path"
-)
-"""Keys of a LLaVA-style config that are not the language model's."""
 
 
 @dataclass(frozen=True)
@@ -69,58 +66,73 @@ class Published:
     head_bias: bool
     """Whether a head with a bias has it in this layout. LLaVA's heads have none, whatever the class has (Phi-2)."""
     aspect: Literal["square", "pad"]
+    tokenizers: tuple[Path, ...] = ()
+    """Folders that its tokenizer may lie in, the likeliest first."""
+    notes: tuple[str, ...] = ()
+    """What the person who imports should know, a line each."""
 
 
-def read_published(folder: Path) -> Published:
-    """Recognise a checkpoint's layout and sort its tensors by part.
+def read_published(folder: Path, base: str | None = None) -> Published:
+    """Recognise a checkpoint's layout and sort its tensors by part; `base` is what its adapters were made for.
 
     Raises:
-        DataError: an unknown layout, a connector or strategy that has no place here, or tensors that belong nowhere.
+        DataError: an unknown layout, a connector or strategy that has no place here, tensors that belong nowhere, or
+            one that holds NaN or an infinity.
     """
-    config = read_config(folder)
-    kind = config.get("model_type")
-    if kind == "llava" and "text_config" in config:
-        return _llava_hf(folder, config)
+    held = read_held(folder, base)
+    said = Said(folder, held.config)
+    kind = held.config.get("model_type")
+    if kind == "llava" and "text_config" in said:
+        return _llava_hf(said, held)
     if kind == "tinyllava":
-        return _factory(folder, config)
-    if "mm_vision_tower" in config:
-        return _llava(folder, config)
+        return _factory(said, held)
+    if "mm_vision_tower" in said:
+        return _llava(said, held)
     raise DataError(
-        f"{folder}: model_type {kind!r} is no layout that can be imported; known: llava (llava-hf), tinyllava "
+        f"{folder}: model_type {shown(kind)} is no layout that can be imported; known: llava (llava-hf), tinyllava "
         "(TinyLLaVA Factory), bunny-*, and LLaVA's own (mm_vision_tower in config.json); see docs/exchange.md"
     )
 
 
-def _sort(
-    folder: Path, tensors: Mapping[str, Tensor], places: Mapping[str, tuple[str, str]]
-) -> dict[str, dict[str, Tensor]]:
-    """Tensors by part: the first prefix of `places` that fits says (part, what replaces the prefix)."""
+def _sort(said: Said, held: Held, places: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, Tensor]]:
+    """Tensors by part, adapters merged. The first prefix of `places` that fits says (part, what replaces it)."""
     parts: dict[str, dict[str, Tensor]] = {"llm": {}, "vision": {}, "connector": {}}
     lost = []
-    for name, tensor in tensors.items():
+    for name, tensor in held.tensors.items():
         for prefix, (part, instead) in places.items():
             if name.startswith(prefix):
-                parts[part][instead + name.removeprefix(prefix)] = tensor
+                own = instead + name.removeprefix(prefix)
+                if own in parts[part]:
+                    raise DataError(f"{said.folder}: {name} is there twice, under two names; download it again")
+                parts[part][own] = tensor
                 break
         else:
             lost.append(name)
     if lost:
+        some = ", ".join(name[:80] for name in sorted(lost)[:3])
         raise DataError(
-            f"{folder}: {len(lost)} tensors belong to no part, e.g. {', '.join(sorted(lost)[:3])}; "
+            f"{said.folder}: {len(lost)} tensors belong to no part, e.g. {some}; "
             "the checkpoint is of another layout than its config.json says"
         )
-    return parts
+    merged = {part: merge(part, state, held.adapter) for part, state in parts.items()}
+    for part, state in merged.items():
+        check_finite(part, state)
+    return merged
 
 
-def _llava_hf(folder: Path, said: dict[str, Any]) -> Published:
-    config = LlavaConfig.from_dict(said)
+def _llava_hf(said: Said, held: Held) -> Published:
+    texts = said.nested("text_config")
+    vision = said.tower()
+    try:
+        config = LlavaConfig.from_dict(held.config)
+    except Exception as e:  # transformers validates with types of its own
+        raise DataError(f"{said.folder}: config.json makes no llava: {first_line(e)}; check the file") from e
     for key, wanted in (("projector_hidden_act", "gelu"), ("multimodal_projector_bias", True)):
         if getattr(config, key) != wanted:
-            raise DataError(f"{folder}: {key} {getattr(config, key)!r} has no connector here, only {wanted!r} has")
-    if not isinstance(config.vision_feature_layer, int):
-        raise DataError(
-            f"{folder}: vision_feature_layer {config.vision_feature_layer} reads several layers, here is one"
-        )
+            raise DataError(f"{said.folder}: {key} {getattr(config, key)!r} has no connector here, only {wanted!r} has")
+    strategy = said.word("vision_feature_select_strategy", "default")
+    if strategy not in ("default", "full"):
+        raise said.wrong("vision_feature_select_strategy", "default or full")
     linear = {f"linear_{i}.": ("connector", f"{2 * (i - 1)}.") for i in (1, 2)}
     places = {
         "language_model.model.": ("llm", "@."),
@@ -130,120 +142,130 @@ def _llava_hf(folder: Path, said: dict[str, Any]) -> Published:
         **{f"{m}multi_modal_projector.{k}": v for m in ("", "model.") for k, v in linear.items()},
         **{f"{m}vision_tower.{v}": ("vision", "") for m in ("", "model.") for v in ("vision_model.", "")},
     }
-    parts = _sort(folder, read_tensors(folder), places)
-    vision = cast(PretrainedConfig, config.vision_config)
+    parts = _sort(said, held, places)
     return Published(
         layout="llava-hf",
-        llm_hub=_hub(said["text_config"].get("_name_or_path")),
-        llm_config=cast(PretrainedConfig, config.text_config),
+        llm_hub=_hub(held.config["text_config"].get("_name_or_path")),
+        llm_config=texts,
         llm=parts["llm"],
-        vision_hub=_hub(said["vision_config"].get("_name_or_path")),
+        vision_hub=_hub(held.config["vision_config"].get("_name_or_path")),
         vision_config=vision,
         vision=parts["vision"],
-        layer=_counted_from_the_end(config.vision_feature_layer, vision.num_hidden_layers),
-        prefix=1 if config.vision_feature_select_strategy == "default" else 0,
+        layer=_counted_from_the_end(said.layer("vision_feature_layer"), vision.num_hidden_layers),
+        prefix=1 if strategy == "default" else 0,
         depth=2,
         connector=parts["connector"],
         head_bias=False,
         # A processor that pads says so; the picture's place in the layout's own config.json does not.
-        aspect="pad" if _processor_says(folder, "do_pad") else "square",
+        aspect="pad" if _processor_says(said.folder, "do_pad") else "square",
+        tokenizers=held.folders,
+        notes=tuple(held.notes),
     )
 
 
-def _factory(folder: Path, said: dict[str, Any]) -> Published:
-    strategy = said.get("vision_feature_select_strategy", "patch")
+def _factory(said: Said, held: Held) -> Published:
+    strategy = said.word("vision_feature_select_strategy", "patch")
     if strategy not in ("patch", "cls_patch"):
-        raise DataError(f"{folder}: vision_feature_select_strategy {strategy!r} is unknown; known: patch, cls_patch")
-    depth = _connector_depth(folder, said.get("connector_type"))
-    vision = _config_of(folder, "vision_config", said.get("vision_config"))
+        raise said.wrong("vision_feature_select_strategy", "patch or cls_patch")
+    kind = said.word("connector_type", "none")
+    vision = said.tower()
     places = {
         "language_model.": ("llm", ""),
         "vision_tower._vision_tower.vision_model.": ("vision", ""),
         "vision_tower._vision_tower.": ("vision", ""),
-        "connector._connector.": ("connector", "0." if said.get("connector_type") == "linear" else ""),
+        "connector._connector.": ("connector", "0." if kind == "linear" else ""),
     }
-    parts = _sort(folder, read_tensors(folder), places)
+    parts = _sort(said, held, places)
     return Published(
         layout="TinyLLaVA Factory",
-        llm_hub=_hub(said.get("llm_model_name_or_path")),
-        llm_config=_config_of(folder, "text_config", said.get("text_config")),
+        llm_hub=_hub(held.config.get("llm_model_name_or_path")),
+        llm_config=said.nested("text_config"),
         llm=parts["llm"],
-        vision_hub=_hub(said.get("vision_model_name_or_path")),
+        vision_hub=_hub(held.config.get("vision_model_name_or_path")),
         vision_config=vision,
         vision=parts["vision"],
-        layer=_counted_from_the_end(int(said.get("vision_feature_layer", -2)), vision.num_hidden_layers),
+        layer=_counted_from_the_end(said.layer("vision_feature_layer"), vision.num_hidden_layers),
         prefix=1 if strategy == "patch" else 0,
-        depth=depth,
+        depth=_connector_depth(said, kind),
         connector=parts["connector"],
         head_bias=True,
-        aspect=_aspect(folder, said),
+        aspect=said.aspect(),
+        tokenizers=held.folders,
+        notes=tuple(held.notes),
     )
 
 
-def _llava(folder: Path, said: dict[str, Any]) -> Published:
+def _llava(said: Said, held: Held) -> Published:
     """LLaVA's own layout and those grown from it. A tower's weights may be left out: they are the hub's then."""
-    kind = str(said.get("model_type"))
+    kind = said.word("model_type", "none")
     text = TEXT_TYPES.get(re.split("[-_]", kind)[-1])
     if text is None:
         raise DataError(
-            f"{folder}: model_type {kind!r} has no language model of transformers; known endings: "
+            f"{said.folder}: model_type {shown(kind)} has no language model of transformers; known endings: "
             + ", ".join(TEXT_TYPES)
         )
-    if said.get("use_s2") or said.get("s2"):
-        raise DataError(f"{folder}: the checkpoint reads several scales (S2); only single-scale towers can be imported")
-    if said.get("mm_vision_select_feature", "patch") != "patch":
-        raise DataError(
-            f"{folder}: mm_vision_select_feature {said['mm_vision_select_feature']!r} keeps a class token in the grid"
-        )
-    linear = said.get("mm_projector_type") == "linear"
+    tower, connector = said.word("mm_vision_tower", ""), said.word("mm_projector_type", "linear")
+    if not tower:
+        raise said.wrong("mm_vision_tower", "an encoder's hub id")
     places = {
-        "model.mm_projector.": ("connector", "0." if linear else ""),
+        "model.mm_projector.": ("connector", "0." if connector == "linear" else ""),
         "model.vision_tower.vision_tower.vision_model.": ("vision", ""),
         "model.vision_tower.vision_tower.": ("vision", ""),
         "model.": ("llm", "@."),
         "lm_head.": ("llm", "lm_head."),
     }
-    parts = _sort(folder, read_tensors(folder), places)
-    config = {k: v for k, v in said.items() if not OF_THE_WHOLE.match(k)}
+    parts = _sort(said, held, places)
+    if not parts["llm"] and not held.connector_alone:
+        raise DataError(f"{said.folder}: the checkpoint holds no language model; download it again")
+    notes = [*held.notes]
+    if not parts["vision"] and (trained := said.trained_tower()):
+        raise DataError(
+            f"{said.folder}: {trained} says that its encoder was trained, and the encoder's weights are not in the "
+            "checkpoint; copy its vision_tower/ there"
+        )
+    if unread := sorted(k for k in held.config if OF_THE_WHOLE.match(k) and not _is_read(k)):
+        notes.append(
+            f"{len(unread)} keys of config.json that nothing here reads: {', '.join(k[:40] for k in unread[:8])}"
+        )
+    config = {k: v for k, v in held.config.items() if not OF_THE_WHOLE.match(k)}
     if text == "stablelm":
         config = {STABLELM.get(k, k): v for k, v in config.items()}
-    tower = str(said["mm_vision_tower"])
     return Published(
         layout="Bunny" if kind.startswith("bunny") else "LLaVA",
-        llm_hub=_hub(said.get("_name_or_path")),
-        llm_config=cast(PretrainedConfig, AutoConfig.for_model(text, **config)),
+        llm_hub=_hub(held.config.get("_name_or_path")),
+        llm_config=build_config(said.folder, "the language model", text, config),
         llm=parts["llm"],
         vision_hub=_hub(tower),
         vision_config=None,
         vision=parts["vision"],
-        layer=int(said.get("mm_vision_select_layer", -2)),
+        layer=said.layer("mm_vision_select_layer"),
         # The family drops a class token where there is one: CLIP has it, SigLIP does not.
         prefix=0 if "siglip" in tower.lower() else 1,
-        depth=_connector_depth(folder, said.get("mm_projector_type", "linear")),
+        depth=_connector_depth(said, connector),
         connector=parts["connector"],
         head_bias=False,
-        aspect=_aspect(folder, said),
+        aspect=said.aspect(),
+        tokenizers=held.folders,
+        notes=tuple(notes),
     )
 
 
-def _connector_depth(folder: Path, kind: object) -> int:
+def _is_read(key: str) -> bool:
+    return (
+        key in RULES
+        or key in ("mm_vision_tower", "mm_projector_type", "mm_vision_select_layer")
+        or bool(NOTHING.match(key))
+    )
+
+
+def _connector_depth(said: Said, kind: str) -> int:
     if kind == "linear":
         return 1
-    if found := re.fullmatch(r"mlp(\d+)x_gelu", str(kind)):
+    if found := re.fullmatch(r"mlp([1-9]\d?)x_gelu", kind):
         return int(found[1])
-    raise DataError(f"{folder}: connector {kind!r} cannot be imported; known: linear and mlp2x_gelu, mlp3x_gelu, …")
-
-
-def _config_of(folder: Path, key: str, said: object) -> PretrainedConfig:
-    if not isinstance(said, dict) or "model_type" not in said:
-        raise DataError(f"{folder}/config.json: {key} with its model_type is missing; download the file again")
-    kind = said["model_type"]
-    try:
-        return cast(PretrainedConfig, AutoConfig.for_model(**{k: v for k, v in said.items() if k != "auto_map"}))
-    except ValueError:
-        raise DataError(
-            f"{folder}: {key} is of {kind!r}, which transformers does not have; it cannot be imported"
-        ) from None
+    raise DataError(
+        f"{said.folder}: connector {shown(kind)} cannot be imported; known: linear and mlp2x_gelu, mlp3x_gelu, …"
+    )
 
 
 def _counted_from_the_end(layer: int, blocks: int) -> int:
@@ -251,18 +273,12 @@ def _counted_from_the_end(layer: int, blocks: int) -> int:
     return layer if layer < 0 else layer - blocks - 1
 
 
-def _aspect(folder: Path, said: Mapping[str, Any]) -> Literal["square", "pad"]:
-    aspect = said.get("image_aspect_ratio") or "square"
-    if aspect not in ("square", "pad"):
-        raise DataError(f"{folder}: image_aspect_ratio {aspect!r} makes several pictures of one; known: square, pad")
-    return cast(Literal["square", "pad"], aspect)
-
-
 def _processor_says(folder: Path, key: str) -> bool:
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            said = json.loads((folder / name).read_text())
-            return bool(said.get("image_processor", said).get(key))
+            said = read_object(folder / name)
+            inner = said.get("image_processor", said)
+            return bool(inner.get(key)) if isinstance(inner, dict) else False
     return False
 
 

@@ -71,8 +71,9 @@ def reasons_against_vision(entry: Vision, found: Published) -> list[str]:
     if config is None:
         if entry.hub != found.vision_hub:
             said.append(f"hub {entry.hub} != {found.vision_hub}")
-        if entry.layer != found.layer:
-            said.append(f"layer {entry.layer} != {found.layer}")
+        theirs = found.layer if found.layer < 0 else found.layer - entry.blocks - 1
+        if entry.layer != theirs:
+            said.append(f"layer {entry.layer} != {theirs}")
         return said
     if entry.config["model_type"] != config.model_type:
         return [*said, f"model_type {entry.config['model_type']} != {config.model_type}"]
@@ -89,6 +90,14 @@ def match_llm(found: Published) -> str:
         DataError: the catalog has none, or several of that architecture.
     """
     fitting = [name for name, entry in _entries("llm") if not reasons_against_llm(cast(LLM, entry), found)]
+    if not found.llm:
+        # Equal shapes are not equal weights, and these are the hub's: the checkpoint has to name them.
+        named = [name for name in fitting if found.llm_hub and catalog.llm(name).hub == found.llm_hub]
+        if fitting and not named:
+            raise DataError(
+                f"llm: the checkpoint leaves the language model at {found.llm_hub or 'a folder of its own'}, which no "
+                f"entry of the catalog names; of its architecture are {', '.join(fitting)}: choose with --llm NAME"
+            )
     return _one("llm", fitting, found.llm_hub, lambda: _llm_entry(found))
 
 

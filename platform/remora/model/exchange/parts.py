@@ -14,13 +14,16 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from remora import catalog
 from remora.errors import DataError
 from remora.model.connectors import build_connector
+from remora.model.exchange.checkpoint import first_line
+from remora.model.exchange.held import floating_type
 from remora.model.exchange.layouts import Published
-from remora.model.exchange.tower import cut_config, cut_state, load_strictly, module_of
+from remora.model.exchange.tower import cut_config, cut_state, load_strictly, module_of, outline_of
 from remora.model.llm import load_tokenizer
 from remora.model.parts import WEIGHTS
 from remora.model.refs import PartRef
 from remora.model.vision import build_tower
 
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
     *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"),
@@ -31,12 +34,13 @@ TOKENIZER = (
 def write_parts(source: Path, found: Published, names: Mapping[str, str], folder: Path) -> dict[str, PartRef]:
     """Write the checkpoint's parts below `folder`; `names` are their catalog names.
 
-    A tower whose weights the checkpoint leaves at the hub stays a reference.
+    A tower or a language model whose weights the checkpoint leaves at the hub stays a reference.
 
     Raises:
         DataError: a tensor is unknown, missing or of another shape, or the tokenizer does not fit the vocabulary.
     """
-    _write_llm(source, found, folder / "llm")
+    if found.llm:
+        _write_llm(source, found, folder / "llm")
     _write_connector(found, names, folder / "connector")
     if found.vision:
         _write_vision(found, names["vision"], folder / "vision")
@@ -44,27 +48,27 @@ def write_parts(source: Path, found: Published, names: Mapping[str, str], folder
 
 
 def _write_llm(source: Path, found: Published, folder: Path) -> None:
-    with torch.device("meta"):
-        outline = AutoModelForCausalLM.from_config(found.llm_config)
+    outline = outline_of(AutoModelForCausalLM, found.llm_config, "language model")
     state = {
         f"{outline.base_model_prefix}.{k[2:]}" if k.startswith("@.") else k: tensor for k, tensor in found.llm.items()
     }
     head = outline.get_output_embeddings()
     if head.bias is not None and not found.head_bias:
-        state.setdefault("lm_head.bias", torch.zeros(head.bias.shape, dtype=next(iter(state.values())).dtype))
+        state.setdefault("lm_head.bias", torch.zeros(head.bias.shape, dtype=floating_type(state)))
     if found.llm_config.tie_word_embeddings:
         _drop_copy(state)
     model = load_strictly(AutoModelForCausalLM, found.llm_config, state, "language model")
     model.save_pretrained(folder)
+    held = (where for where in found.tokenizers if any((where / name).is_file() for name in VOCABULARIES))
+    tokenizer_folder = next(held, source)
     for name in TOKENIZER:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+        if (tokenizer_folder / name).is_file():
+            shutil.copyfile(tokenizer_folder / name, folder / name)
     try:
         tokenizer = load_tokenizer(folder)
-    except (OSError, ValueError) as e:
-        reason = " ".join(str(e).split())[:200]
+    except Exception as e:  # transformers and tokenizers raise what a broken file leads them to
         raise DataError(
-            f"{source}: no tokenizer that can be read: {reason}; put the language model's files there"
+            f"{source}: no tokenizer that can be read: {first_line(e)}; put the language model's files there"
         ) from e
     rows = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
     if len(tokenizer) > rows:

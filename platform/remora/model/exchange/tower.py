@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from remora.errors import DataError
+from remora.model.exchange.checkpoint import first_line
+from remora.model.exchange.held import floating_type
 
 UNREAD = ("post_layernorm.", "layernorm.", "norm.", "head.", "pooler.", "embeddings.mask_token")
 """What a tower has behind its last block, and DINOv2's token of masked pretraining: the blocks' output needs none."""
+BUFFERS = ("inv_freq", "position_ids", ".attention.bias", ".attention.masked_bias")
+"""What classes used to save beside their weights, and compute today."""
 BLOCK = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 
 
@@ -40,9 +44,8 @@ def cut_state(config: PretrainedConfig, state: Mapping[str, Tensor]) -> dict[str
     A final norm becomes the neutral one, the rest zeros. Tensors that belong to no tower of that config are kept, so
     that whoever loads the result strictly finds them.
     """
-    with torch.device("meta"):
-        wanted = AutoModel.from_config(config).state_dict()
-    dtype = next(iter(state.values())).dtype
+    wanted = outline_of(AutoModel, config, "vision tower").state_dict()
+    dtype = floating_type(state)
     kept = {k: v for k, v in state.items() if k in wanted or is_read(k, config.num_hidden_layers)}
     for name, tensor in wanted.items():
         if name not in kept and name.startswith(UNREAD):
@@ -62,8 +65,22 @@ def module_of(tower: nn.Module) -> PreTrainedModel:
     raise DataError(f"{type(tower).__name__} holds no module of transformers; next: remora catalog vision")
 
 
+def outline_of(auto: Any, config: PretrainedConfig, what: str) -> PreTrainedModel:
+    """The model of a config without storage.
+
+    Raises:
+        DataError: there is none.
+    """
+    try:
+        with torch.device("meta"):
+            return cast(PreTrainedModel, auto.from_config(config))
+    except Exception as e:  # what a config leads to when its values do not fit each other
+        raise DataError(f"{what}: no model can be built from its config: {first_line(e)}; check its config.json") from e
+
+
 def load_strictly(auto: Any, config: PretrainedConfig, state: Mapping[str, Tensor], what: str) -> PreTrainedModel:
-    """A model of `config` with the tensors of `state` in it, under published or present names, in their own type.
+    """A model of `config` with the tensors of `state` in it, under published or present names, in the type that
+    most of them have.
 
     transformers renames what it has renamed since (its conversion mapping); what is then too many or too few is an
     error and not, as there, a warning.
@@ -71,14 +88,20 @@ def load_strictly(auto: Any, config: PretrainedConfig, state: Mapping[str, Tenso
     Raises:
         DataError: a tensor is unknown, missing, or of another shape.
     """
-    dtype = next(iter(state.values())).dtype if state else torch.float32
-    with torch.device("meta"):
-        kind = type(auto.from_config(config))
-    model, said = kind.from_pretrained(
-        None, config=config, state_dict=dict(state), dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-    )
+    kind = type(outline_of(auto, config, what))
+    try:
+        model, said = cast(Any, kind).from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(state),
+            dtype=floating_type(state),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except Exception as e:  # transformers raises what its loading happens to meet
+        raise DataError(f"{what}: its tensors are not those of its config.json: {first_line(e)}") from e
     for word, names in (("missing", said["missing_keys"]), ("unknown", said["unexpected_keys"])):
-        names = sorted(n for n in names if not n.endswith(("inv_freq", "position_ids")))
+        names = sorted(n for n in names if not n.endswith(BUFFERS))
         if names:
             raise DataError(
                 f"{what}: {len(names)} tensors are {word}, e.g. {', '.join(names[:3])}; "

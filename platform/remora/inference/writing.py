@@ -1,0 +1,56 @@
+"""A new folder for what is exported, imported or averaged: nobody's files are replaced, and a full disk is one line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from remora.errors import DataError, StoreError
+
+
+def refuse_full(out: Path) -> None:
+    """Publishing replaces a folder; nobody's files shall go that way.
+
+    Raises:
+        DataError: `out` holds something.
+    """
+    with output_errors(out):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise DataError(f"{out} is there already and not empty; give a new folder with --out")
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[Path]:
+    """A folder beside `out` for what is made on the way to it, gone when the block ends.
+
+    Raises:
+        StoreError: nothing can be written there.
+    """
+    with output_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[:100]}.") as tmp:
+            yield Path(tmp)
+
+
+@contextlib.contextmanager
+def output_errors(out: Path) -> Iterator[None]:
+    """Turn what a disk refuses into one line about `out`; safetensors has an error of its own for it."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno is None:
+            raise
+        raise StoreError(f"{out} cannot be written: {_reason(e)}; give another folder with --out") from e
+    except SafetensorError as e:
+        raise StoreError(f"{out} cannot be written: {e}; free space, or give another folder with --out") from e
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return "the disk is full, or out of inodes"
+    return (error.strerror or str(error)).lower()

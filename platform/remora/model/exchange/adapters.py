@@ -1,0 +1,130 @@
+"""LoRA adapters beside the weights that they belong to, merged by the names of one part: W + scale B A."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from remora.errors import DataError
+from remora.model.exchange.checkpoint import read_file, read_object, unwrapped
+
+CONFIG = "adapter_config.json"
+FILES = ("adapter_model.safetensors", "adapter_model.bin")
+REFUSED = (
+    "use_dora",
+    "fan_in_fan_out",
+    "alpha_pattern",
+    "lora_bias",
+    "layer_replication",
+    "megatron_config",
+    "eva_config",
+)
+"""Settings of peft under which an adapter is more than W + scale B A with one scale."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What an adapter's folder says: its tensors, the base that it names, and its scale."""
+
+    tensors: dict[str, Tensor]
+    base: str | None
+    alpha: float
+    rank_stabilised: bool
+
+    def scale(self, rank: int) -> float:
+        """Of an adapter of that rank; rank-stabilised LoRA (arXiv 2312.03732) divides by its root."""
+        return self.alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+
+
+def has_adapter(folder: Path) -> bool:
+    """Whether an adapter of peft lies there."""
+    return (folder / CONFIG).is_file() or any((folder / name).is_file() for name in FILES)
+
+
+def read_adapter(folder: Path, torn: bool = True) -> Adapter:
+    """The adapter of a folder, in peft's layout; not `torn` without its own file, if the weights beside it hold it.
+
+    Raises:
+        DataError: a half of it is missing, or it is of a kind that is not merged here.
+    """
+    if not (folder / CONFIG).is_file():
+        raise DataError(f"{folder}: an adapter without its {CONFIG}, which says its scale; copy it there")
+    said = read_object(folder / CONFIG)
+    kind, alpha, base = said.get("peft_type"), said.get("lora_alpha"), said.get("base_model_name_or_path")
+    if kind != "LORA":
+        raise DataError(
+            f"{folder}: an adapter of kind {str(kind)[:40]!r}; LORA alone is merged here: merge it with peft"
+        )
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise DataError(f"{folder}/{CONFIG}: lora_alpha {str(alpha)[:40]!r} is no number; copy the file again")
+    if odd := [key for key in REFUSED if said.get(key)]:
+        raise DataError(
+            f"{folder}: its {CONFIG} has {odd[0]}, which is not merged here: merge it with peft and import that"
+        )
+    file = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    if file is None and torn:
+        raise DataError(f"{folder}: {CONFIG} without {' or '.join(FILES)}; copy the adapter's weights there")
+    tensors = unwrapped(file, read_file(file)) if file else {}
+    return Adapter(tensors, base if isinstance(base, str) and base else None, alpha, bool(said.get("use_rslora")))
+
+
+def merge(part: str, state: Mapping[str, Tensor], adapter: Adapter | None) -> dict[str, Tensor]:
+    """`state` with every pair `X.lora_A.weight` [r, in], `X.lora_B.weight` [out, r] added to `X.weight` [out, in].
+
+    Sums are in fp32 and take the weight's type again.
+
+    Raises:
+        DataError: half a pair, no weight of that shape, or adapters whose scale nobody says.
+    """
+    pairs = sorted({name.partition(".lora_")[0] for name in state if ".lora_" in name})
+    merged = {name: tensor for name, tensor in state.items() if ".lora_" not in name}
+    if pairs and adapter is None:
+        raise DataError(
+            f"{part}: {len(pairs)} adapters, e.g. {pairs[0]}, and no {CONFIG} that says their scale; copy it there"
+        )
+    known = {f"{pair}.lora_{half}.weight" for pair in pairs for half in "AB"}
+    if odd := sorted({name for name in state if ".lora_" in name} - known):
+        raise DataError(f"{part}: {odd[0]} is no LoRA of a linear layer; merge it with peft and import that")
+    for pair in pairs:
+        assert adapter is not None
+        a, b = state.get(f"{pair}.lora_A.weight"), state.get(f"{pair}.lora_B.weight")
+        if a is None or b is None:
+            raise DataError(
+                f"{part}: {pair} has lora_{'B' if a is None else 'A'} alone; the adapter is torn: copy it again"
+            )
+        weight = merged.get(f"{pair}.weight")
+        fits = a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1] > 0
+        if weight is None or not fits or weight.shape != (b.shape[0], a.shape[1]):
+            found = "is not there" if weight is None else f"is {list(weight.shape)}"
+            raise DataError(
+                f"{part}: {pair}.weight {found}, its adapter {list(b.shape)} x {list(a.shape)}; "
+                "the adapter was made for another model"
+            )
+        merged[f"{pair}.weight"] = (weight.float() + adapter.scale(len(a)) * (b.float() @ a.float())).to(weight.dtype)
+    return merged
+
+
+def with_adapter(base: Mapping[str, Tensor], adapter: Adapter) -> dict[str, Tensor]:
+    """The base's tensors with the adapter's beside them; what it saved whole (a connector) replaces theirs."""
+    return {**base, **adapter.tensors}
+
+
+def check_finite(part: str, state: Mapping[str, Tensor]) -> None:
+    """Whether every number is one.
+
+    Raises:
+        DataError: a tensor holds NaN or an infinity; it names the first by name.
+    """
+    for name in sorted(state):
+        tensor = state[name]
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        low, high = torch.aminmax(tensor)  # NaN passes through both
+        if not (math.isfinite(low) and math.isfinite(high)):
+            what = "NaN" if math.isnan(low) else "an infinity"
+            raise DataError(f"{part}: {name} holds {what}; its training diverged: take an earlier one")
