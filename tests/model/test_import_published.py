@@ -215,7 +215,7 @@ def test_the_commands_say_what_they_did(tmp_path, known, capsys):
     commands.import_(Namespace(**asked))
     said = capsys.readouterr().out
     assert "from a llava-hf checkpoint, template vicuna" in said and "vision: siglip" in said
-    commands.export(Namespace(bundle=tmp_path / "out", out=tmp_path / "stock", runs=tmp_path))
+    commands.export(Namespace(model=str(tmp_path / "out"), out=tmp_path / "stock", runs=tmp_path, tracking_uri=None))
     assert "the stock llava layout" in capsys.readouterr().out
 
 
