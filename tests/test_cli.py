@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,3 +113,23 @@ def test_no_champion_and_no_cluster(tmp_path: Path, data: Path, capsys: pytest.C
 def test_what_is_known_is_shown(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(argv)
     assert "demo-2m" in capsys.readouterr().out or argv[1:] == ["vision"]
+
+
+def test_a_pipe_shows_each_line_when_it_is_written() -> None:
+    """Python keeps back 8 kB where nobody looks at a terminal: a pipe showed nothing for minutes, then all at once."""
+    code = (
+        "import sys, remora.commands.show as show, remora.cli as cli\n"
+        "def render(args):\n"
+        "    sys.stdout.write('first\\n')\n"
+        "    sys.stdin.readline()\n"
+        "show.render = render\n"
+        "cli.main(['render', 'x'])"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], env=env, text=True, **pipes) as child:
+        assert child.stdin and child.stdout
+        shown, _, _ = select.select([child.stdout], [], [], 60)
+        assert shown, "nothing was shown while the command went on"
+        assert child.stdout.readline() == "first\n"
+        child.stdin.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -182,6 +183,8 @@ MODULES = {
 def main(argv: list[str] | None = None) -> None:
     """Run one verb; exits with 1 and one line on an error, 130 on Ctrl-C."""
     args = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a pipe shows each line when it is written, as a terminal does
     if args.debug:
         os.environ["REMORA_DEBUG"] = "1"  # for the processes that it starts, too
     args.runs = Path(args.runs or os.environ.get("REMORA_RUNS") or Path.home() / "remora").expanduser().absolute()

@@ -46,7 +46,11 @@ class Child:
         """The child's last words: its `remora:` line if it has one, else the end of its log."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
         ours = [line for line in lines if line.startswith("remora: ")]
-        return ours[-1].removeprefix("remora: ") if ours else (lines[-1] if lines else "it said nothing")
+        if ours:
+            return ours[-1].removeprefix("remora: ")
+        last = lines[-1] if lines else "it said nothing"
+        code = self.process.returncode
+        return f"ended by {signal.Signals(-code).name}; its last line: {last}" if code and code < 0 else last
 
     def stop(self, grace: float = 20.0) -> None:
         """End the child and everything it started: politely, then not."""

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
-from remora.reporting.tables import scores_table, stages_table
+from remora import catalog
+from remora.evaluation.compare import Compared
+from remora.evaluation.figures import Difference
+from remora.reporting.fitting import console, digits
+from remora.reporting.progress import VariantProgress
+from remora.reporting.tables import compared_table, live_table, published_table, scores_table, stages_table
 
 
-def shown(table) -> str:
-    console = Console(width=80, record=True, file=io.StringIO())
+def shown(table, width: int = 80) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(table)
     return console.export_text()
 
@@ -37,3 +43,67 @@ def test_a_stage_run_tells_who_uses_and_who_trained_it():
     line = next(line for line in said.splitlines() if "language" in line)
     assert "2 variants" in line and "trained by b" in line
     assert "was there" in next(line for line in said.splitlines() if "align" in line)
+
+
+CLOSE = Compared(9673, {"accuracy": Difference(0.86612, 0.86489, -0.0100, 0.0123, 0.0)}, {"accuracy": 0.0004}, [])
+FAR = Compared(9000, {"f1": Difference(86.12, 80.21, 3.1, 8.8, 0.01)}, {"f1": 0.2}, [])
+NAMES = ("share-Eff-2M-mlp", "/root/remora/bundles/base-Eff-2M-mlp-0123456789ab")
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_a_comparison_keeps_both_figures_their_difference_and_the_verdict(width):
+    """A, B and p were `0…` on 80 columns, the verdict was gone, and two decimals said 0.87, 0.86, +0.00, yes."""
+    said = shown(compared_table(*NAMES, {"openmoji-unseen": CLOSE, "pope": FAR}), width)
+    assert "…" not in said and max(map(len, said.splitlines())) <= width
+    row = next(line for line in said.splitlines() if "openmoji-unseen" in line)
+    assert all(cell in row for cell in ("0.8661", "0.8649", "+0.0012", "0.0004", "yes: A"))
+    assert "(-0.0100 to +0.0123)" in said and NAMES[1] in said
+    pope = next(line for line in said.splitlines() if "pope" in line)
+    assert all(cell in pope for cell in ("86.12", "80.21", "+5.91", "0.2000", "no"))
+    assert ("9,673" in said) == (width == 200), "the count gives way first"
+
+
+def test_no_figure_is_cut_where_nothing_fits():
+    said = shown(compared_table(*NAMES, {"openmoji-unseen": CLOSE}), 60)
+    assert "…" not in said and "0.8661" in said and "yes" in said
+
+
+def test_digits_show_the_difference():
+    assert [digits(d) for d in (5.9, 0.5, 0.012, 0.0012, 0.0, 1e-12)] == [2, 2, 3, 4, 2, 6]
+    assert digits(0.0, 0.013) == 3
+
+
+LIVE = [
+    VariantProgress("share-Eff-2M-mlp", "training", "finetune", "", 120, 480, 2.345, 12345.0, 130),
+    VariantProgress("share-Eff-2M-res", "evaluating", asked="openmoji-unseen 128/9673", accuracy={"easy-vqa": 0.866}),
+    VariantProgress("base-Eff-2M-res", "finished", accuracy={"easy-vqa": 0.8661, "openmoji-unseen": 0.721}),
+    VariantProgress("base-Eff-2M-mlp"),
+]
+
+
+@pytest.mark.parametrize("width", [70, 80, 120, 160])
+def test_the_live_table_keeps_step_loss_and_time(width):
+    said = shown(live_table(LIVE, "tune/demo.yaml"), width)
+    assert "…" not in said and max(map(len, said.splitlines())) <= width
+    training = next(line for line in said.splitlines() if "training" in line)
+    assert all(cell in training for cell in ("120/480", "2.345", "2:10"))
+    assert ("12,345" in said) == (width > 120)
+    assert "0.866" in said and "0.721" in said
+    assert "starting Ray" in said
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_published_figures_stand_in_blocks_that_fit(width):
+    said = shown(published_table("mine", dict.fromkeys(catalog.PAPERS, 50.04)), width)
+    assert "…" not in said and max(map(len, said.splitlines())) <= width
+    assert said.count("Beside published figures") > 1
+    assert all(name in said for name in catalog.PAPERS)
+    assert sum(line.count("50.0 ") for line in said.splitlines() if "mine" in line) == len(catalog.PAPERS)
+
+
+def test_a_pipe_has_no_width_to_fit(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert console().width == 200
+    monkeypatch.setenv("COLUMNS", "60")
+    assert console().width == 60

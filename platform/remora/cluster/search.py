@@ -31,8 +31,10 @@ class Result:
     name: str
     outcomes: tuple[Outcome, ...]
     champion: Outcome
+    register_as: str
+    """The champion's name in the model registry."""
     version: str
-    """The champion's version in the model registry."""
+    """Its version there."""
     stage_runs: dict[str, int]
     seconds: float
     ended: float
@@ -41,6 +43,8 @@ class Result:
         return {
             "search": self.name,
             "champion": self.champion.name,
+            "bundle": str(self.champion.bundle),
+            "register_as": self.register_as,
             "version": self.version,
             "stage_runs": self.stage_runs,
             "seconds": self.seconds,
@@ -144,7 +148,8 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
     trained = sum(state == "trained" for o in outcomes for state in o.stages.values())
     counts = {"planned": planned, "distinct": len(union(lineages)), "trained": trained,
               "reused": planned - trained, "there_before": there}  # fmt: skip
-    result = Result(space.name, outcomes, best, version, counts, time.time() - began, time.time())
+    name, ended = space.champion.register_as, time.time()
+    result = Result(space.name, outcomes, best, name, version, counts, ended - began, ended)
     write_json(result_file(runs, space.name), result.as_json())
     return result
 

@@ -93,7 +93,7 @@ def run_variant(
         journal.append(status, "failed", error=str(e))
         tracker.finish(mlflow_run, "FAILED")
         raise
-    journal.append(status, "finished")
+    journal.append(status, "finished", bundle=str(bundle))
     tracker.finish(mlflow_run)
     return Outcome(name, bundle, mlflow_run, scores, stages)
 

@@ -24,6 +24,7 @@ from remora.evaluation.reports import Kept, pairs, read_report, reports_of
 from remora.evaluation.sheet import ABOUT, REPORT
 from remora.files import write_json
 from remora.inference.bundle import bundle_name, check_bundle, weights_digest
+from remora.reporting.fitting import console as wide_console
 from remora.reporting.tables import compared_table, published_table
 from remora.spec import Cluster
 from remora.stages import Store
@@ -33,12 +34,12 @@ from remora.tracking import find_model
 def evaluate(args: argparse.Namespace) -> None:
     """Ask a model every question of some benchmarks, score its answers, and keep both in MLflow."""
     store = Store(args.runs)
-    store.check_writable()
     names = [n for given in args.benchmarks for n in given.split(",") if n]
     if names == ["all"]:
         names = list(BENCHMARKS)
     model = find_model(args.model, args.runs, args.tracking_uri)
     bundle = model.folder
+    store.check_writable()
     # What is missing or torn is found before a cluster is started.
     check_bundle(bundle)
     prepared = [prepare(name, store, args.data) for name in dict.fromkeys(names)]
@@ -127,7 +128,7 @@ def compare(args: argparse.Namespace) -> None:
     if args.json:
         sys.stdout.write(json.dumps({n: c.as_json() for n, c in found.items()}, indent=1) + "\n")
         return
-    console = Console()
+    console = wide_console()
     console.print(compared_table(str(args.a), str(args.b), found))
     for line in [w for c in found.values() for w in c.warnings]:
         console.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)

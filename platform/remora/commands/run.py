@@ -7,6 +7,7 @@ Shown live, the work runs in a child (`--plain`) whose noise goes to a log file,
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import threading
@@ -15,19 +16,28 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from rich.console import Console
 from rich.live import Live
 
+from remora.cluster.search import result_file
+from remora.cluster.variant import status_file
 from remora.commands.indexing import entries_of, prepare
 from remora.errors import ClusterError
+from remora.evaluation.score import as_json
 from remora.processes import Child, remora_command
 from remora.reporting.progress import Progress
+from remora.reporting.results import search_lines, variant_lines
 from remora.reporting.tables import live_table
 from remora.spec import Space, Variant, load
 from remora.stages import Store, path, variant_name, variants_of
 from remora.tracking import Tracker
+from remora.training import journal
+from remora.training.meter import duration
 
+UNTOLD = ("starting Ray", "queued")
+"""States of which no line is printed: Ray's start has lines of its own, and the rest of a search always waits."""
 SINGLE = "single"
 """The status folder of variants that are trained on their own."""
 
@@ -37,7 +47,9 @@ def train(args: argparse.Namespace) -> None:
     variant = load(Variant, args.spec)
     prepare(entries_of([variant]), args, Console())
     if not args.plain and sys.stdout.isatty():
-        live(args, "train", SINGLE, [variant_name(variant)], Console())
+        progress = live(args, "train", SINGLE, [variant_name(variant)], Console())
+        (ended,) = progress.read()
+        say(*variant_lines(ended.scores, ended.bundle))
         return
     store = Store(args.runs)
     store.check_writable()
@@ -46,16 +58,12 @@ def train(args: argparse.Namespace) -> None:
     with ThreadPoolExecutor(1) as thread, plain_progress(args.runs, SINGLE, [variant_name(variant)]):
         tracked = thread.submit(Tracker(args.runs, args.tracking_uri).prepare)
         with session(args, dashboard=False):
+            queued(args.runs, SINGLE, [variant_name(variant)])
             from remora.cluster.variant import run_variant
 
             tracked.result()
             outcome = run_variant(variant, args.runs, SINGLE, args.tracking_uri)
-    for name, score in outcome.scores.items():
-        figure = f"{score.metric} {score.accuracy:.4f} ({score.ci[0]:.4f} to {score.ci[1]:.4f})"
-        baselines = (("blind", score.blind), ("question only", score.question_only))
-        beside = [f"{what} {v:.4f}" for what, v in baselines if v is not None]
-        say(", ".join([f"{name}: {figure}", *beside, f"n {score.n}"]))
-    say(f"bundle: {outcome.bundle}")
+    say(*variant_lines({name: as_json(score) for name, score in outcome.scores.items()}, outcome.bundle))
 
 
 def search(args: argparse.Namespace) -> None:
@@ -66,17 +74,17 @@ def search(args: argparse.Namespace) -> None:
     prepare(entries_of(variants), args, Console())
     if not args.plain and sys.stdout.isatty():
         live(args, "search", space.name, names, Console())
+        say(*search_lines(json.loads(result_file(args.runs, space.name).read_text())))
         return
     from remora.cluster.search import check
 
     check(space, Store(args.runs))  # finds what is wrong before anything starts
     with plain_progress(args.runs, space.name, names), session(args):
+        queued(args.runs, space.name, names)
         from remora.cluster.search import search as run_search
 
         result = run_search(space, args.runs, args.tracking_uri)
-    counts = result.stage_runs
-    say(f"champion: {result.champion.name}, version {result.version} of {space.champion.register_as}")
-    say(f"stage runs: {counts['planned']} planned, {counts['trained']} trained, {counts['reused']} reused")
+    say(*search_lines(result.as_json()))
 
 
 @contextmanager
@@ -89,17 +97,30 @@ def session(args: argparse.Namespace, dashboard: bool = True) -> Iterator[None]:
         env["MLFLOW_TRACKING_URI"] = uri
     if own := os.environ.get("REMORA_CATALOG"):
         env["REMORA_CATALOG"] = str(Path(own).absolute())
+    where = args.address or os.environ.get("RAY_ADDRESS")
+    began = time.monotonic()
+    say(f"joining the Ray cluster at {where}" if where else "starting Ray on this machine")
     with ray_session(args.address, env, dashboard):
+        say(f"Ray is up after {duration(time.monotonic() - began)}")
         yield
 
 
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")
+def queued(runs: Path, search_name: str, names: list[str]) -> None:
+    """Tell whoever follows that Ray is up and each variant waits for its turn."""
+    for name in names:
+        status = status_file(runs, search_name, name)
+        status.parent.mkdir(parents=True, exist_ok=True)
+        journal.append(status, "queued")
+
+
+def say(*lines: str) -> None:
+    for line in lines:
+        sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def live(args: argparse.Namespace, verb: str, search_name: str, names: list[str], console: Console) -> None:
-    """Run the verb in a child and draw its progress until it ends.
+def live(args: argparse.Namespace, verb: str, search_name: str, names: list[str], console: Console) -> Progress:
+    """Run the verb in a child and draw its progress until it ends; what can be read of it then.
 
     Raises:
         ClusterError: the child failed; its own one-line error.
@@ -119,12 +140,13 @@ def live(args: argparse.Namespace, verb: str, search_name: str, names: list[str]
             raise ClusterError(child.error() + f" (log: {log})")
     finally:
         child.stop()
+    return progress
 
 
 def draw(progress: Progress, title: str, console: Console, going: Callable[[], bool]) -> None:
     """Redraw the table while `going`, on a terminal in place, elsewhere a line whenever something changes."""
     if not console.is_terminal:
-        with _printing(progress, console.file.write):
+        with _printing(progress, _flushed(console.file)):
             while going():
                 time.sleep(0.2)
         return
@@ -132,13 +154,24 @@ def draw(progress: Progress, title: str, console: Console, going: Callable[[], b
         while going():
             time.sleep(0.5)
             view.update(live_table(progress.read(), title))
+        view.update(live_table(progress.read(), title))  # what came in the last half second
 
 
 @contextmanager
 def plain_progress(runs: Path, search_name: str, names: list[str]) -> Iterator[None]:
     """Print a line whenever a variant's state changes, and every so often while it trains."""
-    with _printing(Progress(runs, search_name, names, time.time()), sys.stdout.write):
+    with _printing(Progress(runs, search_name, names, time.time()), _flushed(sys.stdout)):
         yield
+
+
+def _flushed(file: IO[str]) -> Callable[[str], object]:
+    """Writes that a pipe shows at once: Python keeps 8 kB back where nobody looks at a terminal."""
+
+    def write(text: str) -> None:
+        file.write(text)
+        file.flush()
+
+    return write
 
 
 @contextmanager
@@ -156,6 +189,8 @@ def _printing(progress: Progress, write: Callable[[str], object], every: float =
                 if v.accuracy:
                     state += "".join(f"; {name} {value:.3f}" for name, value in v.accuracy.items())
                 step = f", step {v.step}/{v.steps}, loss {v.loss:.3f}" if v.loss is not None else ""
+                if v.state in UNTOLD:
+                    continue
                 if told.get(v.name) != state or (step and due):
                     write(f"{v.name}: {state}{step}\n")
                     told[v.name] = state

@@ -13,6 +13,7 @@ from remora.evaluation.benchmarks import benchmark
 from remora.evaluation.benchmarks.base import score as graded
 from remora.evaluation.judge import judge_from_environment
 from remora.evaluation.report import Report
+from remora.reporting.fitting import console, digits
 
 
 def score(args: argparse.Namespace) -> None:
@@ -25,19 +26,20 @@ def score(args: argparse.Namespace) -> None:
     if args.json:
         sys.stdout.write(json.dumps(report.as_json(), indent=1) + "\n")
     else:
-        show(report, Console())
+        show(report, console())
 
 
-def show(report: Report, console: Console) -> None:
+def show(report: Report, out: Console) -> None:
     judge = f", judged by {report.judge}" if report.judge else ""
-    console.print(f"{report.benchmark}, protocol {report.protocol}, {report.n:,} questions{judge}", highlight=False)
+    out.print(f"{report.benchmark}, protocol {report.protocol}, {report.n:,} questions{judge}", highlight=False)
     table = Table()
     table.add_column("figure")
     table.add_column("value", justify="right")
     table.add_column("95%", justify="right")
     for name, value in report.metrics.items():
         low, high = report.intervals[name]
-        table.add_row(name, f"{value:.2f}", f"{low:.2f} to {high:.2f}")
-    console.print(table)
+        n = digits(high - low, most=4)
+        table.add_row(name, f"{value:.{n}f}", f"{low:.{n}f} to {high:.{n}f}")
+    out.print(table)
     for line in report.warnings:
-        console.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from remora.commands.indexing import entries_of, prepare
 from remora.errors import UnknownName, nearest
 from remora.planning import compositions, plan_of
 from remora.reporting.datasets import print_dataset
+from remora.reporting.fitting import console as wide_console
 from remora.stages import Store, read_variants, resolve_stages, variant_name
 
 
@@ -28,7 +29,7 @@ def plan(args: argparse.Namespace) -> None:
     for row in result.rows:
         state = "is there" if row.finished else "to train"
         table.add_row(row.run, ", ".join(row.variants), f"{row.steps:,}", f"{row.samples:,}", state)
-    console = Console()
+    console = wide_console()
     console.print(table)
     console.print(
         f"{result.distinct} stage runs, {result.to_train} to train ({result.samples:,} samples). "

@@ -17,7 +17,7 @@ class VariantProgress:
     """One variant's line in the table."""
 
     name: str
-    state: str = "queued"
+    state: str = "starting Ray"
     stage: str = ""
     run: str = ""
     step: int = 0
@@ -29,6 +29,10 @@ class VariantProgress:
     """Stage run name -> waiting, training, trained or reused."""
     accuracy: dict[str, float] = field(default_factory=dict)
     """Benchmark -> its headline figure, as they come in."""
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Benchmark -> all of its score, as evaluation.score.as_json has it."""
+    bundle: str = ""
+    """Where the variant lies, once it is finished."""
     asked: str = ""
     """The benchmark that is asked, and how far it is."""
     error: str | None = None
@@ -81,9 +85,11 @@ def _apply(progress: VariantProgress, event: dict[str, Any]) -> None:
         progress.step = progress.steps = 0
     elif kind == "scored":
         progress.accuracy[event["benchmark"]] = event["accuracy"]
+        progress.scores[event["benchmark"]] = event
     elif kind == "asked":
         progress.asked = f"{event['benchmark']} {event['done']}/{event['of']}"
     elif kind == "failed":
         progress.state, progress.error = "failed", event["error"]
     else:
         progress.state, progress.stage = kind, ""
+        progress.bundle = event.get("bundle", "")

@@ -11,31 +11,46 @@ from rich.text import Text
 
 from remora import catalog
 from remora.evaluation.compare import Compared
+from remora.reporting.fitting import Blocks, Fitting, digits
 from remora.reporting.progress import VariantProgress
 from remora.training.meter import duration
 
 
-def live_table(variants: Sequence[VariantProgress], title: str) -> Table:
-    """Variant, stage, step, loss, tokens/s, ETA, and what it scored so far."""
-    table = Table(title=title, title_justify="left", expand=False)
-    for column in ("variant", "now", "", "step", "loss", "tokens/s", "ETA", "held-out accuracy"):
-        table.add_column(
-            column, justify="right" if column in ("step", "loss", "tokens/s", "ETA") else "left", no_wrap=True
-        )
-    for v in variants:
-        training = v.state == "training"
-        asked = v.asked if v.state == "evaluating" else ""
-        table.add_row(
-            v.name,
-            Text(" ".join([v.state, v.stage or asked]).strip(), style=_STYLE.get(v.state, "")),
-            ProgressBar(total=max(1, v.steps), completed=v.step, width=16) if training and v.steps else "",
-            f"{v.step}/{v.steps}" if training and v.steps else "",
-            f"{v.loss:.3f}" if v.loss is not None else "",
-            f"{v.tokens_per_second:,.0f}" if v.tokens_per_second else "",
-            duration(v.seconds_left) if v.seconds_left is not None else "",
-            ", ".join(f"{name} {value:.3f}" for name, value in v.accuracy.items()),
-        )
-    return table
+def live_table(variants: Sequence[VariantProgress], title: str) -> Fitting:
+    """Variant, stage, step, loss, tokens/s, ETA, and what it scored so far. Step, loss and ETA give way to nothing."""
+
+    def draw(without: frozenset[str]) -> Table:
+        table = Table(title=title, title_justify="left", expand=False)
+        shown = [
+            c for c in ("variant", "now", "bar", "step", "loss", "tokens/s", "ETA", "accuracy") if c not in without
+        ]
+        for column in shown:
+            right = column in ("step", "loss", "tokens/s", "ETA")
+            heading = {"bar": "", "accuracy": "held-out accuracy"}.get(column, column)
+            table.add_column(heading, justify="right" if right else "left", overflow="fold")
+        for v in variants:
+            cells = _live_cells(v, "accuracy" in without, "benchmarks" in without)
+            table.add_row(*(cells[c] for c in shown))
+        return table
+
+    return Fitting(draw, ("bar", "tokens/s", "benchmarks", "accuracy"))
+
+
+def _live_cells(v: VariantProgress, accuracy_beside_state: bool, figures_alone: bool) -> dict[str, Any]:
+    training = v.state == "training"
+    asked = v.asked if v.state == "evaluating" else ""
+    scored = ", ".join(f"{value:.3f}" if figures_alone else f"{name} {value:.3f}" for name, value in v.accuracy.items())
+    now = [v.state, v.stage or asked, scored if accuracy_beside_state else ""]
+    return {
+        "variant": v.name,
+        "now": Text(" ".join(filter(None, now)), style=_STYLE.get(v.state, "")),
+        "bar": ProgressBar(total=max(1, v.steps), completed=v.step, width=16) if training and v.steps else "",
+        "step": f"{v.step}/{v.steps}" if training and v.steps else "",
+        "loss": f"{v.loss:.3f}" if v.loss is not None else "",
+        "tokens/s": f"{v.tokens_per_second:,.0f}" if v.tokens_per_second else "",
+        "ETA": duration(v.seconds_left) if v.seconds_left is not None else "",
+        "accuracy": scored,
+    }
 
 
 _STYLE = {
@@ -88,43 +103,60 @@ def stages_table(variants: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def published_table(model: str, figures: Mapping[str, float]) -> Table:
+def published_table(model: str, figures: Mapping[str, float]) -> Blocks:
     """The headline figures of a model on published benchmarks, among those that papers report of others."""
-    table = Table(title="Beside published figures", title_justify="left")
-    table.add_column("model", no_wrap=True)
-    for name in figures:
-        table.add_column(name, justify="right")
-    known = catalog.entries("scores")
-    rows: list[tuple[str, dict[str, float]]] = [(model, dict(figures))]
-    rows += [(name, e.scores) for name, e in known.items()]  # type: ignore[attr-defined]
-    first = next(iter(figures))
-    for name, scores in sorted(rows, key=lambda row: -row[1].get(first, -1)):
-        if not scores.keys() & figures.keys():
-            continue
-        cells = [f"{scores[b]:.1f}" if b in scores else "" for b in figures]
-        table.add_row(name, *cells, style="bold" if name == model else "")
-    return table
+    known: dict[str, Mapping[str, float]] = {name: e.scores for name, e in catalog.entries("scores").items()}  # type: ignore[attr-defined]
+    rows = [(model, figures), *known.items()]
+
+    def draw(shown: Sequence[str]) -> Table:
+        table = Table(title="Beside published figures", title_justify="left")
+        table.add_column("model", overflow="fold")
+        for name in shown:
+            table.add_column(name, justify="right", no_wrap=True)
+        for name, scores in sorted(rows, key=lambda row: -row[1].get(shown[0], -1)):
+            if scores.keys() & set(shown):
+                cells = [f"{scores[b]:.1f}" if b in scores else "" for b in shown]
+                table.add_row(name, *cells, style="bold" if name == model else "")
+        return table
+
+    return Blocks(draw, list(figures))
 
 
-def compared_table(a: str, b: str, found: Mapping[str, Compared]) -> Table:
-    """Each figure of both, their difference with its interval, and whether it is real."""
-    table = Table(title=f"{a} against {b}, paired by picture", title_justify="left")
-    table.add_column("benchmark", no_wrap=True)
-    for column in ("A", "B", "A - B (95%)", "p", "adjusted", "n"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("real?")
-    for name, compared in found.items():
-        for figure, d in compared.differences.items():
-            real = compared.real(figure)
-            table.add_row(
-                f"{name} {figure}",
-                f"{d.a:.2f}",
-                f"{d.b:.2f}",
-                f"{d.a - d.b:+.2f} ({d.low:+.2f} to {d.high:+.2f})",
-                f"{d.p:.4f}",
-                f"{compared.adjusted[figure]:.4f}",
-                f"{compared.n:,}",
-                ("yes: A" if d.a > d.b else "yes: B") if real else "no",
-                style="bold" if real else "",
-            )
-    return table
+def compared_table(a: str, b: str, found: Mapping[str, Compared]) -> Fitting:
+    """Each figure of both, their difference with its interval, and whether it is real: these give way to nothing."""
+
+    def draw(without: frozenset[str]) -> Table:
+        table = Table(title=f"A: {a}\nB: {b}\npaired by picture", title_justify="left")
+        table.add_column("benchmark", overflow="fold")
+        for column in ("A", "B", "A - B (95%)", "p", "adjusted", "n"):
+            if column not in without:
+                heading = column.replace(" (", "\n(") if "one line" in without else column
+                table.add_column(heading, justify="right", overflow="fold")
+        table.add_column("real?", overflow="fold")
+        for name, compared in found.items():
+            for figure, d in compared.differences.items():
+                real = compared.real(figure)
+                n = digits(d.a - d.b, d.high - d.low)
+                between = "\n" if "one line" in without else " "
+                cells = {
+                    "A": f"{d.a:.{n}f}",
+                    "B": f"{d.b:.{n}f}",
+                    "A - B (95%)": f"{d.a - d.b:+.{n}f}{between}({d.low:+.{n}f} to {d.high:+.{n}f})",
+                    "p": _p(d.p),
+                    "adjusted": _p(compared.adjusted[figure]),
+                    "n": f"{compared.n:,}",
+                }
+                table.add_row(
+                    f"{name}{between}{figure}",
+                    *(cell for column, cell in cells.items() if column not in without),
+                    ("yes: A" if d.a > d.b else "yes: B") if real else "no",
+                    style="bold" if real else "",
+                )
+        return table
+
+    return Fitting(draw, ("n", "one line", "p"))
+
+
+def _p(p: float) -> str:
+    """A p that is no chance at all does not exist."""
+    return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
