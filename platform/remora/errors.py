@@ -70,6 +70,12 @@ class ServingError(RemoraError):
     """The endpoint could not be deployed or reached."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what another library says, at most 200 characters of it."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint `; did you mean 'x'?` for a misspelt `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

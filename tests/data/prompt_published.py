@@ -10,12 +10,16 @@ All of it runs on a tokenizer's twin, whose special tokens no text can spell; on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 from prompt_tokenizers import private, specials_of, twin
+from tokenizers import Tokenizer
+from transformers import LlamaTokenizer
 
 from remora.data.conversation import Turn
 from remora.model.marks import IGNORE, IMAGE
@@ -53,6 +57,35 @@ def turns_of(rounds) -> list[Turn]:
     return turns
 
 
+def slow(tokenizer: Any, names: Iterable[str]) -> Callable[..., Any]:
+    """`encode` of what the published code reads a Llama's files with: the tokenizer written in Python, which puts its
+    space before a text that begins with one, too. Without `legacy` the text's first stretch alone gets it."""
+    encode = twin(tokenizer, names).encode
+    if not isinstance(tokenizer, LlamaTokenizer):
+        return encode
+    said = json.loads(twin(tokenizer, names).to_str())
+    said["pre_tokenizer"]["prepend_scheme"] = "never"
+    if tokenizer.legacy:
+        said["pre_tokenizer"] = None
+        prepend, replace = (
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        )
+        said["normalizer"] = {"type": "Sequence", "normalizers": [prepend, replace]}
+    backend = Tokenizer.from_str(json.dumps(said))
+    if tokenizer.legacy:
+        return backend.encode
+    special = set(tokenizer.all_special_ids) | {tokenizer.convert_tokens_to_ids(t) for t in names}
+    space = tokenizer.convert_tokens_to_ids("▁")
+
+    def first(text: str, add_special_tokens: bool) -> Any:
+        ids = backend.encode(" " + text, add_special_tokens=False).ids if text else []
+        ids = ids[1:] if ids[:1] == [space] and (len(ids) == 1 or ids[1] in special) and text[:1] != " " else ids
+        return SimpleNamespace(ids=[*([tokenizer.bos_token_id] if add_special_tokens else []), *ids])
+
+    return first
+
+
 class Published:
     """Rendering and tokenising by the published code; `n` positions a picture, `written` are the template's tokens."""
 
@@ -60,12 +93,16 @@ class Published:
         self.tokenizer = tokenizer
         self.n = n
         self.names = {t: private(t) for t in specials_of(tokenizer, written)}
-        self.backend = twin(tokenizer, self.names)
-        self.chunk = lru_cache(maxsize=100_000)(lambda text, bos: self.backend.encode(text, add_special_tokens=bos).ids)
-        self.bos = self.chunk("a", True)[: -len(self.chunk("a", False))]
         self.legacy = bool(getattr(tokenizer, "legacy", True))
         self.eos = self.private(tokenizer.eos_token)
         self.rendered = lru_cache(maxsize=100_000)(self._rendered)
+        self.on(slow(tokenizer, self.names))
+
+    def on(self, encode: Callable[..., Any]) -> Published:
+        """Itself, on what `encode(text, add_special_tokens)` makes of a text."""
+        self.chunk = lru_cache(maxsize=100_000)(lambda text, bos: encode(text, add_special_tokens=bos).ids)
+        self.bos = self.chunk("a", True)[: -len(self.chunk("a", False))]
+        return self
 
     def private(self, text: str) -> str:
         for token, name in self.names.items():

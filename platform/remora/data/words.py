@@ -3,7 +3,8 @@
 The backend is copied once and changed in three ways. Special tokens, and those that the template writes, are spelt out
 when a text contains them. The post-processor is gone: it adds the BOS, and GPT-2's trims spaces off the spans. And one
 more token, the fence, can be put before a text, so that the tokenizer treats it as the middle of a longer one: Llama's
-puts a space before a text's first word, and only there.
+puts a space before a text's first word, and only there. sentencepiece puts it there whatever the text begins with;
+`tokenizers` (Metaspace, which transformers 5 builds for every Llama) leaves it out before a text that begins with one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import copy
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, pre_tokenizers
 
 from remora.errors import SpecError
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 FENCE = "\ue000fence\ue001"
 """In no vocabulary; private-use characters. Where a text spells it out, it is left out."""
+SPACES = (" ", "\u2581")
+"""What Metaspace takes for a space, and so for the one that it would put first."""
 
 
 class WordTokenizer:
@@ -63,6 +66,8 @@ class WordTokenizer:
         self._words.no_truncation()
         self._words.no_padding()
         self._words.post_processor = None
+        metaspace = self._words.pre_tokenizer
+        self._prefix = metaspace.prepend_scheme if isinstance(metaspace, pre_tokenizers.Metaspace) else "never"
         self._words.add_special_tokens([AddedToken(t, normalized=False) for t in self.special])
         self._words.add_tokens([AddedToken(FENCE, normalized=False, special=False)])
         self._words.encode_special_tokens = True
@@ -88,8 +93,12 @@ class WordTokenizer:
 
         The space that Llama's puts first stands for the character behind it, and a byte for its whole character.
         """
-        start = len(FENCE) if continues else 0
-        encoded = self._words.encode((FENCE if continues else "") + text, add_special_tokens=False)
+        prefixed = self._prefix == "always" or (self._prefix == "first" and not continues)
+        before = FENCE if continues else ""
+        if prefixed and text.startswith(SPACES):
+            before += " "  # the one that Metaspace leaves out
+        encoded = self._words.encode(before + text, add_special_tokens=False)
         for id, (first, last) in zip(encoded.ids, encoded.offsets, strict=True):
             if id != self._fence:
-                yield id, range(first - start, last - start)
+                begin = max(first - len(before), 0)
+                yield id, range(begin, max(last - len(before), begin + 1))

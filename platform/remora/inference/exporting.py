@@ -87,9 +87,9 @@ def stock_chat(prompter: Prompter) -> tuple[str | None, str | None]:
     """
     tokenizer = with_image_token(prompter.tokenizer)
     reason = ""
-    for lead in LEADS:
+    for leads in LEADS:
         try:
-            chat = chat_template(prompter.template, tokenizer, prompter.stop, lead)
+            chat = chat_template(prompter.template, tokenizer, prompter.stop, *leads)
             reason = _difference(prompter, tokenizer, chat)
         except (DataError, TemplateError) as e:
             return None, str(e)

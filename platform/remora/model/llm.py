@@ -7,6 +7,7 @@ initialisation and a tokenizer trained on the texts of its stage. Whoever needs 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import (
@@ -28,10 +30,11 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from remora.catalog import LLM
-from remora.errors import DataError
+from remora.errors import DataError, first_line
 from remora.files import disk_errors, is_published, publishing, verify
 from remora.model.hub import snapshot
 
+LLAMAS = ("LlamaTokenizer", "LlamaTokenizerFast")
 END, PAD = "</s>", "<pad>"
 
 
@@ -43,11 +46,50 @@ def load_llm(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     for key, nothing in (("final_logit_softcapping", None), ("logit_scale", 1.0), ("logits_scaling", 1.0)):
         if getattr(model.config, key, nothing) != nothing:
             raise DataError(f"{folder}: its config has {key} {getattr(model.config, key)}, which is not supported yet")
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
+    return model.eval(), load_tokenizer(folder)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(folder)
+    """The tokenizer of a Hugging Face folder, also of one that has sentencepiece's tokenizer.model alone.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    model, whole = folder / "tokenizer.model", folder / "tokenizer.json"
+    if model.is_file() and not whole.is_file():
+        try:
+            SentencePieceProcessor(model_file=str(model))
+        except Exception as e:  # transformers would take it for tiktoken's and ask for that library
+            raise DataError(
+                f"{model} is not read by sentencepiece: {first_line(e)}; copy it again, "
+                "or put the model's tokenizer.json there"
+            ) from e
+    try:
+        about = folder / "tokenizer_config.json"
+        said = json.loads(about.read_text()) if about.is_file() else {}
+        older = said.get("tokenizer_class") in LLAMAS and said.get("legacy") is None
+        given = {"legacy": _is_legacy(whole)} if older else {}
+        tokenizer = AutoTokenizer.from_pretrained(folder, **given)
+        if hasattr(tokenizer, "legacy"):
+            tokenizer.init_kwargs["legacy"] = tokenizer.legacy  # saved without it, it would be read as another one
+        return tokenizer
+    except Exception as e:  # transformers and tokenizers raise what a broken or missing file leads them to
+        raise DataError(
+            f"{folder}: no tokenizer that can be read: {first_line(e)}; "
+            "put the language model's tokenizer.json, or tokenizer.model and tokenizer_config.json, there"
+        ) from e
+
+
+def _is_legacy(file: Path) -> bool:
+    """Whether a Llama's tokenizer that does not say so puts a space before every stretch between special tokens, and
+    not before the first alone: its tokenizer.json tells. Without one it does, as in transformers 4; 5 takes it for one
+    that does not."""
+    if not file.is_file():
+        return True
+    said = json.loads(file.read_text())
+    steps = (said.get("normalizer") or {}).get("normalizers") or [said.get("normalizer") or {}]
+    scheme = (said.get("pre_tokenizer") or {}).get("prepend_scheme")
+    return scheme == "always" or any(step.get("type") == "Prepend" for step in steps)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:

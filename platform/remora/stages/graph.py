@@ -22,7 +22,7 @@ from remora.files import digest
 from remora.model.refs import source_digest
 from remora.spec import PARTS, MixtureEntry, Space, Stage, Variant, load, read_yaml, validate
 
-NUMERICS = 1
+NUMERICS = 2
 """Raise by hand when a change makes the same spec give other weights."""
 PLACE = {"dataset", "path", "images", "max_skipped"}
 """What a mixture's entry says of where its data lies; the data's own digest stands for it in an identity."""

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from remora.errors import DataError
+from remora.errors import DataError, first_line
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 SHARD = re.compile(r"(?P<stem>model|pytorch_model)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<suffix>safetensors|bin)")
@@ -178,9 +178,3 @@ def unwrapped(where: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             )
         found[plain] = tensor
     return found
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what another library says, at most 200 characters of it."""
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]

@@ -20,9 +20,9 @@ from typing import Literal
 from torch import Tensor
 from transformers import LlavaConfig, PretrainedConfig
 
-from remora.errors import DataError
+from remora.errors import DataError, first_line
 from remora.model.exchange.adapters import check_finite, merge
-from remora.model.exchange.checkpoint import first_line, read_object
+from remora.model.exchange.checkpoint import read_object
 from remora.model.exchange.held import Held, read_held
 from remora.model.exchange.said import NOTHING, OF_THE_WHOLE, RULES, Said, build_config, shown
 

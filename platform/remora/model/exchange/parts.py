@@ -14,7 +14,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from remora import catalog
 from remora.errors import DataError
 from remora.model.connectors import build_connector
-from remora.model.exchange.checkpoint import first_line
 from remora.model.exchange.held import floating_type
 from remora.model.exchange.layouts import Published
 from remora.model.exchange.tower import cut_config, cut_state, load_strictly, module_of, outline_of
@@ -66,10 +65,8 @@ def _write_llm(source: Path, found: Published, folder: Path) -> None:
             shutil.copyfile(tokenizer_folder / name, folder / name)
     try:
         tokenizer = load_tokenizer(folder)
-    except Exception as e:  # transformers and tokenizers raise what a broken file leads them to
-        raise DataError(
-            f"{source}: no tokenizer that can be read: {first_line(e)}; put the language model's files there"
-        ) from e
+    except DataError as e:
+        raise DataError(str(e).replace(str(folder), str(tokenizer_folder))) from e
     rows = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
     if len(tokenizer) > rows:
         raise DataError(

@@ -19,9 +19,10 @@ from remora.catalog import Template, Vision
 from remora.errors import DataError
 
 IMAGE_TOKEN = "<image>"
-LEADS = ("", " ")
-"""What may stand between a picture, or the BOS, and the words after it. Some tokenizers put a space before a text's
-first word; Remora gives them these words as a text of their own, and in a whole text the space has to be written."""
+LEADS = (("", ""), (" ", " "), (" ", ""))
+"""What may stand between a picture, or the BOS, and the words after it; and behind a picture without words. Some
+tokenizers put a space before a text; Remora gives them what follows a picture as a text of its own, and in a whole text
+that space has to be written, but not before a special token."""
 
 
 def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -32,8 +33,11 @@ def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerB
     return tokenizer
 
 
-def chat_template(template: Template, tokenizer: PreTrainedTokenizerBase, stop: str, lead: str = "") -> str:
-    """A Jinja chat template that renders as `template` does; `stop` ends an answer, `lead` follows a picture (`LEADS`).
+def chat_template(
+    template: Template, tokenizer: PreTrainedTokenizerBase, stop: str, lead: str = "", last: str = ""
+) -> str:
+    """A Jinja chat template that renders as `template` does; `stop` ends an answer, `lead` and `last` follow a picture
+    (`LEADS`).
 
     Content is a text, or a list of `{"type": "image"}` and `{"type": "text", "text": …}`. A turn's pictures stand where
     the template has them, its texts are joined by line breaks, and `<image>` in a text is dropped: an engine would take
@@ -44,7 +48,7 @@ def chat_template(template: Template, tokenizer: PreTrainedTokenizerBase, stop: 
     """
     read = _READ.replace("PICTURE", _quoted(IMAGE_TOKEN))
     for word, suffix in (("SUFFIX", template.image_suffix), ("LAST", template.image_suffix.rstrip())):
-        read = read.replace(word, _quoted(lead + suffix if suffix and not suffix.startswith(" ") else suffix))
+        read = read.replace(word, _quoted((lead if suffix else last) + suffix))
     if template.chat:
         # The tokenizer's own template takes texts: pictures become text first, then it renders as it always does.
         return _PRELUDE.replace("READ", read) + str(tokenizer.get_chat_template())

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
-from remora.errors import DataError
-from remora.model.exchange.checkpoint import first_line
+from remora.errors import DataError, first_line
 
 LARGEST = {"num_hidden_layers": 1000, "num_local_experts": 1000, "num_experts": 1000}
 """Modules that a model is built of one by one: more than any published one has is a broken file, not a model."""

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
-from remora.errors import DataError
-from remora.model.exchange.checkpoint import first_line
+from remora.errors import DataError, first_line
 from remora.model.exchange.held import floating_type
 
 UNREAD = ("post_layernorm.", "layernorm.", "norm.", "head.", "pooler.", "embeddings.mask_token")
