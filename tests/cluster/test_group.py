@@ -1,32 +1,132 @@
-"""Which actors a group of workers brings with it; real Ray Train."""
+"""Which actors a group of workers brings with it, and who frees its CPUs; real Ray Train."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import psutil
 import pytest
 import ray
 
+from ports import free_port
+from remora.cluster.cleaner import NAMESPACE
 from remora.cluster.session import OWN, ray_session
+from remora.processes import Child
 
 pytestmark = pytest.mark.e2e
+PATIENCE = 120.0
+CURRENT = Path("/tmp/ray/ray_current_cluster")
+"""Where `ray start` writes which cluster is this machine's."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    with ray_session(dashboard=False):
+        yield
 
 
 def test_only_a_cluster_that_may_grow_is_asked_to(tmp_path, monkeypatch):
-    with ray_session(dashboard=False):
-        assert fit(tmp_path / "own") == set()
-        monkeypatch.delenv(OWN)
-        assert fit(tmp_path / "joined") == {"AutoscalingCoordinator"}
+    fit(lambda: None, tmp_path / "own")
+    assert named() == []
+    monkeypatch.delenv(OWN)
+    fit(lambda: None, tmp_path / "joined")
+    assert [a["name"] for a in named()] == ["AutoscalingCoordinator"]
 
 
-def fit(folder):
-    """Run one worker that does nothing; the named actors that are there afterwards."""
+def test_another_cluster_on_the_machine_frees_nobody_and_a_dead_controller_is_noticed_without_a_dashboard(tmp_path):
+    running = threading.Thread(target=ends_with_its_controller, args=(tmp_path,), daemon=True)
+    running.start()
+    until("the worker", (tmp_path / "began").exists)
+    (cleaner,) = named("cleaner-")
+    looked = ray.get_actor(cleaner["name"], NAMESPACE).looked
+    with another_cluster(tmp_path):
+        before = ray.get(looked.remote())
+        until("the controller to be asked", lambda: ray.get(looked.remote()) >= before + 3)
+    assert (tmp_path / "began").read_text() == "once\n"
+
+    def free():
+        return ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"]
+
+    assert not free()
+    (controller,) = actors("TrainController")
+    os.kill(controller, signal.SIGKILL)
+    running.join(PATIENCE)
+    until("the worker's CPU", free)
+    until("the cleaner's end", lambda: not named("cleaner-"))
+
+
+def named(start=""):
+    """Actors whose name begins so."""
+    return [a for a in ray.util.list_named_actors(all_namespaces=True) if a["name"].startswith(start)]
+
+
+def actors(name):
+    """Processes of this cluster's actors of a class: Ray writes the class into their title."""
+    below = psutil.Process().children(recursive=True)
+    return [p.pid for p in below if f"ray::{name}" in " ".join(p.cmdline())]
+
+
+def ends_with_its_controller(folder):
+    def work():
+        with (folder / "began").open("a") as f:
+            f.write("once\n")
+        threading.Event().wait()
+
+    with pytest.raises(ray.exceptions.RayActorError):
+        fit(work, folder)
+
+
+def fit(work, folder):
+    """Run one worker that does this."""
     from ray.train import RunConfig, ScalingConfig
 
     from remora.cluster.group import Group, Trainer
 
     Trainer(
-        lambda: None,
+        work,
         backend_config=Group(on_gpus=False, timeout_s=60),
         scaling_config=ScalingConfig(num_workers=1),
         run_config=RunConfig(name="it", storage_path=str(folder)),
     ).fit()
-    return {a["name"] for a in ray.util.list_named_actors(all_namespaces=True)}
+
+
+@contextlib.contextmanager
+def another_cluster(folder):
+    """`ray start --head` as the README has it, on ports of its own, up when its dashboard answers."""
+    port, dashboard, agent, client = (free_port() for _ in range(4))
+    options = [f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+    options += [f"--ray-client-server-port={client}", "--num-cpus=1", "--object-store-memory=100000000", "--block"]
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", *options]
+    node = Child(command, folder / "another.log")
+    try:
+        until("another cluster", lambda: not node.running or (answers(dashboard) and current().endswith(f":{port}")))
+        assert node.running, node.error()
+        yield
+    finally:
+        node.stop()
+        CURRENT.unlink(missing_ok=True)
+
+
+def current():
+    return CURRENT.read_text().strip() if CURRENT.exists() else ""
+
+
+def answers(port):
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/api/version", trust_env=False, timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def until(what, found):
+    end = time.monotonic() + PATIENCE
+    while not found():
+        assert time.monotonic() < end, f"waited {PATIENCE:.0f} s for {what}"
+        time.sleep(0.1)

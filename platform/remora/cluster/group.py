@@ -17,13 +17,16 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from remora.cluster.cleaner import NAMESPACE, Cleaner
 from remora.cluster.session import OWN
 from remora.training import notice
 
@@ -34,20 +37,53 @@ LEAVE_WITHIN = 3.0
 
 
 class Trainer(DataParallelTrainer):
-    """Ray Train without two actors that import for 2 s each while workers wait: one serves Ray Data's datasets, which
-    there are none of; one asks an autoscaler for machines, which a cluster of our own does not have.
+    """Ray Train without three actors that import for 2 s each while workers wait: one serves Ray Data's datasets, which
+    there are none of; one asks an autoscaler for machines, which a cluster of our own does not have; one frees a dead
+    controller's CPUs by what another cluster may say of it, and is replaced (cleaner.py).
 
     The methods are private; tests hold that they do what they say, and Ray's version is pinned.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [c for c in super()._create_default_callbacks() if not isinstance(c, DatasetsCallback)]
+        unwanted = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [*(c for c in super()._create_default_callbacks() if not isinstance(c, unwanted)), _Cleaned()]
 
     def _initialize_and_run_controller(self, **given: Any) -> Any:
         policy = given["scaling_policy"]
         if OWN in os.environ and isinstance(policy, FixedScalingPolicy):
             given["scaling_policy"] = _AsAsked(policy.scaling_config)
         return super()._initialize_and_run_controller(**given)
+
+
+class _Cleaned(ControllerCallback, WorkerGroupCallback):
+    """Tells a `Cleaner` of this controller and of its workers' placement group."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        me = ray.get_runtime_context()
+        self._cleaner = (
+            ray.remote(num_cpus=0)(Cleaner)
+            .options(
+                name=f"cleaner-{me.get_actor_id()}",
+                namespace=NAMESPACE,
+                lifetime="detached",
+                resources={"node:__internal_head__": 0.001},  # the node that is lost last
+                scheduling_strategy="DEFAULT",  # a trial's placement group ends with the trial
+            )
+            .remote(me.current_actor)
+        )
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        self._cleaner.register.remote(worker_group.get_worker_group_state().placement_group_handle.placement_group)
+
+    async def before_controller_shutdown(self) -> None:
+        self._stop()
+
+    def before_controller_abort(self) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        with contextlib.suppress(RayActorError, GetTimeoutError):
+            ray.get(self._cleaner.stop.remote(), timeout=LEAVE_WITHIN)
 
 
 class _AsAsked(FixedScalingPolicy):

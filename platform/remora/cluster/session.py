@@ -8,7 +8,6 @@ import re
 import socket
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from remora.errors import ClusterError
@@ -33,7 +32,6 @@ OWN = "REMORA_OWN_CLUSTER"
 """Set in processes of a cluster that `ray_session` started: one machine, which nobody adds to or takes away."""
 LONGEST_ROOT = 107 - len("/ray/session_2026-11-29_20-15-00_123456_4194304/sockets/plasma_store_1")
 """Bytes of the folder that Ray makes its own in: a Unix socket's path has at most 107."""
-STALE = Path("/tmp/ray/ray_current_cluster")
 
 
 def _address(given: str | None) -> str | None:
@@ -49,7 +47,7 @@ def ray_session(
 
     With an address (or RAY_ADDRESS) the cluster is joined and left as it was; otherwise one is started on this machine
     and stopped at the end. `env` is added to the environment of every worker. `dashboard` costs a cluster of our own
-    1 GB; Ray Train under Tune needs it to free the CPUs of a trial that was stopped.
+    1 GB, and nothing here needs it.
 
     Raises:
         ClusterError: nothing answers at the address, or Ray does not start here.
@@ -58,10 +56,6 @@ def ray_session(
     env = WORKER_ENV | (env or {})
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if where is None:
-        # A file that a killed cluster left behind makes Ray Train look for that cluster and never free its CPUs.
-        with contextlib.suppress(OSError):
-            if not _alive(STALE.read_text().strip()):
-                STALE.unlink()
         _make_room()
         # Auth needs saying: on a machine of one user whose cluster listens on loopback it only breaks clients.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
