@@ -58,7 +58,9 @@ def test_a_torn_run_is_set_aside_by_name(tmp_path: Path, harm: str, caplog: pyte
         victim.unlink()
     else:
         victim.with_name("extra").write_text("?")
-    assert not store.finished(run)
+    assert not store.finished(run) and not list(store.root.glob("*.torn-*"))  # whoever only looks changes nothing
+    with store.lease(run) as mine:
+        assert mine
     assert "will be trained again" in caplog.text
     assert [p.name.split(".")[0] for p in store.root.glob("*.torn-*")] == [run.name]
 
@@ -77,7 +79,7 @@ def test_a_lease_ends_with_kill_9_of_its_holder(tmp_path: Path) -> None:
     waiting, got = threading.Event(), threading.Event()
 
     def wait() -> None:
-        with store.lease(run, waiting.set) as held:
+        with store.lease(run, lambda holder: waiting.set()) as held:
             assert held
             got.set()
 

@@ -62,7 +62,31 @@ def test_a_torn_line_is_gone_after_a_resume_so_the_next_event_has_its_own(tmp_pa
         f.write('{"event": "step", "ste')
     journal.take_over(path, 1)
     journal.append(path, "step", step=1)
-    assert [json.loads(line).get("step") for line in path.read_text().splitlines()] == [0, None, 1]
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [e["event"] for e in events] == ["step", "attempt", "noted", "step"]
+    assert events[2]["text"] == f"{path}: 1 torn line is left out (a crash or a full disk)"
+
+
+def test_a_journal_that_lost_steps_says_so_when_it_is_taken_over(tmp_path):
+    path = tmp_path / journal.JOURNAL
+    for step in (0, 1, 5):
+        journal.append(path, "step", step=step)
+    with path.open("ab") as f:
+        f.write(b'{"event": "step", "st\n' + bytes(20) + b"\n")
+    journal.append(path, "left_out", step=6)
+    journal.append(path, "rolled_back", step=9, to=8)
+    journal.take_over(path, 10)
+    (text,) = journal.notes_of(path)
+    assert "2 torn lines are left out" in text
+    assert "figures of 4 steps, the first is 2, are not in the journal" in text  # 2, 3, 4, 7
+    journal.take_over(path, 10)
+    assert len(journal.notes_of(path)) == 2  # said again, without the torn lines that are gone
+
+
+def test_the_newest_attempt_counts_though_its_own_line_is_lost(tmp_path):
+    path = tmp_path / journal.JOURNAL
+    journal.append(path, "step", step=0, attempt=3)
+    assert journal.take_over(path, 1) == 4
 
 
 def test_what_an_attempt_writes_that_was_taken_over_from_is_not_read(tmp_path):

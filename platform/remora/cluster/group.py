@@ -23,11 +23,13 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from remora.cluster.cleaner import NAMESPACE, Cleaner
 from remora.cluster.session import OWN
+from remora.cluster.train import refusal
 from remora.training import notice
 
 ASK_EVERY = 1.0
@@ -49,6 +51,7 @@ class Trainer(DataParallelTrainer):
         return [*(c for c in super()._create_default_callbacks() if not isinstance(c, unwanted)), _Cleaned()]
 
     def _initialize_and_run_controller(self, **given: Any) -> Any:
+        given["failure_policy"] = _Once(given["failure_policy"].failure_config)
         policy = given["scaling_policy"]
         if OWN in os.environ and isinstance(policy, FixedScalingPolicy):
             given["scaling_policy"] = _AsAsked(policy.scaling_config)
@@ -60,7 +63,7 @@ class _Cleaned(ControllerCallback, WorkerGroupCallback):
 
     def after_controller_start(self, train_run_context: Any) -> None:
         me = ray.get_runtime_context()
-        self._cleaner = (
+        self._cleaner: Any = (
             ray.remote(num_cpus=0)(Cleaner)
             .options(
                 name=f"cleaner-{me.get_actor_id()}",
@@ -84,6 +87,15 @@ class _Cleaned(ControllerCallback, WorkerGroupCallback):
     def _stop(self) -> None:
         with contextlib.suppress(RayActorError, GetTimeoutError):
             ray.get(self._cleaner.stop.remote(), timeout=LEAVE_WITHIN)
+
+
+class _Once(DefaultFailurePolicy):
+    """No second attempt at what it would meet again: a full disk, a broken picture, a loss that is not a number."""
+
+    def make_decision(self, training_failed_error: Any) -> FailureDecision:
+        if refusal(training_failed_error):
+            return FailureDecision.RAISE
+        return super().make_decision(training_failed_error)
 
 
 class _AsAsked(FixedScalingPolicy):

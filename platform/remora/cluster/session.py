@@ -8,6 +8,7 @@ import re
 import socket
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from remora.errors import ClusterError

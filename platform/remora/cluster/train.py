@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
+import re
 import shutil
 import time
 import uuid
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import remora.errors
-from remora.errors import ClusterError, RemoraError, TrainingError
+from remora.errors import ClusterError, RemoraError
 from remora.files import is_published, write_atomic
 
 # Ray's controller unpickles a reference to `_worker`, so whatever this file imports, it imports too: torch and
@@ -29,8 +29,6 @@ ACCELERATOR = "accelerator_type:"
 """How Ray names a kind of GPU among a cluster's resources."""
 RESIZE_EVERY = 5.0
 """Seconds between two looks whether an elastic group could be larger. Ray's default is 60."""
-REFUSED = "refused.txt"
-"""What a worker writes when it meets an error that another attempt would meet again."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +64,15 @@ def _worker(config: dict[str, Any]) -> None:
         job = StageJob.from_json(text)
         if is_published(store.root / name):
             continue
-        refused = job.folder / REFUSED
-        if refused.exists():
-            return  # a restart after an error of the user's: there is nothing to retry
         torch.set_num_threads(max(1, int(job.cluster.cpus_per_worker)))
         write_atomic(job.folder / f"worker-{rank}.pid", f"{os.getpid()}\n")
         began = time.time()
         if rank == 0:
             journal.append(status, "stage", run=name, stage=job.stage.name, state="training")
-        try:
-            run(job, notices)
-        except RemoraError as e:
-            with contextlib.suppress(OSError):  # a full disk: then Ray alone tells, after as many tries as it has
-                write_atomic(refused, f"{type(e).__name__}\n{e}")
-            raise
+        figures = run(job, notices)
         if rank == 0:
-            store.publish(name, {**record, "began": began, "seconds": time.time() - began})
+            said = {**record, "began": began, "seconds": time.time() - began}
+            store.publish(name, said, int(figures["attempt"]))
             journal.append(status, "stage", run=name, stage=job.stage.name, state="trained")
         dist.barrier()  # the next stage run starts from what was just published
 
@@ -98,9 +89,6 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
     import ray.train
 
     _check_room(cluster)
-    refusals = [t.job.folder / REFUSED for t in tasks]
-    for refused in refusals:
-        refused.unlink(missing_ok=True)
     for left in reversed(range(cluster.max_failures + 1)):
         # A name that was used before would silently resume that run; our own checkpoints decide that instead.
         attempt, storage = f"{tasks[-1].name}-{uuid.uuid4().hex[:8]}", runs / "ray"
@@ -108,7 +96,8 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
             _trainer(tasks, cluster, runs, status, attempt, storage).fit()
             break
         except ray.train.TrainingFailedError as e:
-            _raise_refused(refusals)
+            if refused := refusal(e):
+                raise refused from None
             lines = [line for line in str(e).splitlines() if line.strip()]
             raise ClusterError(
                 f"{tasks[-1].name}: its workers failed more than {cluster.max_failures} times: {lines[-1].strip()}; "
@@ -116,14 +105,12 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
             ) from e
         except ray.exceptions.RayActorError as e:
             # Ray starts workers again, but nobody their controller. Its workers end with it.
-            _raise_refused(refusals)
             if not left:
                 raise ClusterError(
                     f"{tasks[-1].name}: Ray Train's controller died {cluster.max_failures + 1} times; look at the "
                     "memory of its node, then run the same command again: it goes on from the last checkpoint"
                 ) from e
             log.warning("%s: Ray Train's controller died; starting another one", tasks[-1].name)
-    _raise_refused(refusals)
     shutil.rmtree(storage / attempt, ignore_errors=True)
 
 
@@ -166,11 +153,12 @@ def _resources(cluster: Cluster) -> dict[str, float]:
     return {name: amount for name, amount in wanted.items() if amount}
 
 
-def _raise_refused(refusals: Sequence[Path]) -> None:
-    for refused in refusals:
-        if refused.exists():
-            kind, _, message = refused.read_text().partition("\n")
-            raise getattr(remora.errors, kind, TrainingError)(message)
+def refusal(error: Exception) -> RemoraError | None:
+    """What a worker raised for a person to mend; Ray passes on its traceback, which ends with it."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        if found := list(re.finditer(r"^remora\.errors\.(\w+): ", str(failure), re.MULTILINE)):
+            return getattr(remora.errors, found[-1][1])(str(failure)[found[-1].end() :].strip())
+    return None
 
 
 def _check_room(cluster: Cluster) -> None:

@@ -7,9 +7,11 @@ journal `<runs>/status/<search>/<variant>.jsonl` that the progress display follo
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from remora.inference import Bundle, write_bundle
 from remora.spec import Variant
 from remora.stages import StageRun, Store, path, variant_name
 from remora.training import journal
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,11 @@ def _train_missing(
     Leases are taken from the first stage run on. Paths are branches of a tree, so no two variants can wait for each
     other.
     """
+
+    def note(text: str) -> None:
+        log.warning(text)
+        journal.append(status, "noted", text=text)
+
     missing = []
     with contextlib.ExitStack() as leases:
         for run in lineage:
@@ -127,7 +136,11 @@ def _train_missing(
             def say(state: str, run: StageRun = run) -> None:
                 journal.append(status, "stage", run=run.name, stage=run.stage.name, state=state)
 
-            if not store.finished(run) and leases.enter_context(store.lease(run, lambda: say("waiting"))):
+            def wait(holder: str, run: StageRun = run) -> None:
+                say("waiting", run)
+                note(f"{run.name}: waits for {holder}, which trains it")
+
+            if not store.finished(run) and leases.enter_context(store.lease(run, wait, note)):
                 missing.append(run)
             else:
                 say("reused")
@@ -144,7 +157,12 @@ def _train(
         for run in missing:
             job = store.prepare(run, variant.cluster)
             mlflow_runs[run] = _start_record(run, variant, tracker, parent)
-            mirrors.enter_context(tracking.Mirror(tracker, mlflow_runs[run], lambda run=run: store.journal(run)))  # type: ignore[misc]
+
+            def hear(text: str, run: StageRun = run) -> None:
+                journal.append(status, "noted", text=f"{run.name}: {text}")
+
+            where = partial(store.journal, run)
+            mirrors.enter_context(tracking.Mirror(tracker, mlflow_runs[run], where, hear=hear))
             tasks.append(Task(run.name, job, _record(run, variant, mlflow_runs[run])))
         try:
             train_stages(tasks, variant.cluster, store.runs, status)
@@ -199,7 +217,8 @@ def _complete_record(run: StageRun, mlflow_run: str, store: Store, tracker: trac
 def _tuning(path: Path) -> str:
     """What trained in a stage run, as a Markdown table."""
     lines = ["| part | mode | parameters | trained | rate |", "|---|---|---:|---:|---:|"]
-    for row in next(e["table"] for e in journal.read(path) if e["event"] == "started"):
+    started = [e["table"] for e in journal.read(path) if e["event"] == "started" and "table" in e]
+    for row in started[0] if started else []:  # a torn journal may have lost it
         rate = f"{row['lr']:g}" if row["lr"] else ""
         lines.append(f"| {row['part']} | {row['mode']} | {row['parameters']:,} | {row['trained']:,} | {rate} |")
     return "\n".join(lines) + "\n"
@@ -209,10 +228,10 @@ def _left_out(path: Path) -> dict[str, float]:
     """Records of each dataset, and those that were left out by kind: when it was indexed, or while a stage read it; and
     bad steps, by what was done about them."""
     events = list(journal.read(path))
-    datasets = [e.get("data", []) for e in events if e["event"] == "started"][-1]  # journals of before have none
+    datasets = [e["data"] for e in events if e["event"] == "started" and "data" in e][-1:]
     met = {(e["entry"], e["sample"]): e["kind"] for e in events if e["event"] == "dropped" and "kind" in e}
     found = Counter(f"steps/{e['event']}" for e in events if e["event"] in ("left_out", "rolled_back"))
-    for number, data in enumerate(datasets):
+    for number, data in enumerate(datasets[0] if datasets else []):  # a torn journal may have lost it
         found[f"data/{data['dataset']}/records"] += data["records"]
         kinds = Counter(data["skipped"]) + Counter(kind for (entry, _), kind in met.items() if entry == number)
         for kind, n in kinds.items():

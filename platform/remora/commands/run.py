@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +27,7 @@ from remora.commands.indexing import entries_of, prepare
 from remora.errors import ClusterError
 from remora.evaluation.score import as_json
 from remora.processes import Child, remora_command
-from remora.reporting.progress import Progress
+from remora.reporting.progress import Progress, VariantProgress
 from remora.reporting.results import search_lines, variant_lines
 from remora.reporting.tables import live_table
 from remora.spec import Space, Variant, load
@@ -150,11 +150,26 @@ def draw(progress: Progress, title: str, console: Console, going: Callable[[], b
             while going():
                 time.sleep(0.2)
         return
+    told: set[str] = set()
+
+    def redraw(view: Live) -> None:
+        variants = progress.read()
+        view.update(live_table(variants, title))
+        for note in _new_notes(variants, told):
+            view.console.print(note, markup=False, highlight=False, soft_wrap=True)
+
     with Live(live_table(progress.read(), title), console=console, refresh_per_second=4) as view:
         while going():
             time.sleep(0.5)
-            view.update(live_table(progress.read(), title))
-        view.update(live_table(progress.read(), title))  # what came in the last half second
+            redraw(view)
+        redraw(view)  # what came in the last half second
+
+
+def _new_notes(variants: Sequence[VariantProgress], told: set[str]) -> list[str]:
+    """What people should know and were not told yet, each once for all variants that share a stage run."""
+    new = [f"note: {note}" for note in dict.fromkeys(n for v in variants for n in v.notes) if note not in told]
+    told.update(n for v in variants for n in v.notes)
+    return new
 
 
 @contextmanager
@@ -180,11 +195,15 @@ def _printing(progress: Progress, write: Callable[[str], object], every: float =
 
     def follow() -> None:
         told: dict[str, str] = {}
+        noted: set[str] = set()
         last = 0.0
         while True:
             ended = stop.wait(1.0)
             due = time.monotonic() - last > every
-            for v in progress.read():
+            variants = progress.read()
+            for note in _new_notes(variants, noted):
+                write(note + "\n")
+            for v in variants:
                 state = f"{v.state} {v.run}" if v.stage else v.state
                 if v.accuracy:
                     state += "".join(f"; {name} {value:.3f}" for name, value in v.accuracy.items())

@@ -11,7 +11,7 @@ report.json      the figures, their intervals and every item
 from __future__ import annotations
 
 import json
-import os
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,8 +19,13 @@ from typing import Any
 
 from remora.evaluation.ask import Ask, Condition
 from remora.files import digest, disk_errors, write_atomic, write_json
+from remora.lines import append, said
+from remora.lines import read as read_lines
 
+log = logging.getLogger(__name__)
 ASKED = "asked.jsonl"
+FIRST = "index"
+"""The key that every line begins with."""
 ABOUT = "about.json"
 REPORT = "report.json"
 
@@ -84,10 +89,7 @@ class Sheet:
     def add(self, lines: Iterable[dict[str, Any]]) -> None:
         """Keep answers: they are on disk when this returns."""
         lines = [line | {"key": self.keys[line["condition"], line["index"]]} for line in lines]
-        with disk_errors(self.folder), (self.folder / ASKED).open("a") as f:
-            f.writelines(json.dumps(line) + "\n" for line in lines)
-            f.flush()
-            os.fsync(f.fileno())
+        append(self.folder / ASKED, lines, sync=True)
         for line in lines:
             self._keep(line)
 
@@ -113,19 +115,17 @@ class Sheet:
         return [line for (c, _), line in sorted(self.lines.items()) if c == condition]
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines of a file of answers; one that a kill cut short is left out, and its question is asked again."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return
-    for line in content.split(b"\n"):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and {"key", "condition", "index", "question_id"} <= value.keys():
-            yield value
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a file of answers; questions whose lines a kill cut short are asked again."""
+    found = read_lines(path, FIRST, _whole)
+    if words := said(found, path):
+        log.warning("%s; those questions are asked again", words)
+    return found.records
+
+
+def _whole(line: dict[str, Any]) -> bool:
+    condition = line.get("condition") in ("pictures", "blind")
+    return condition and isinstance(line["index"], int) and isinstance(line.get("key"), str) and "question_id" in line
 
 
 def _others(scores: Path, about: About) -> Iterator[Path]:

@@ -7,7 +7,6 @@ connector/, llm/, …    the parts that training changed; a frozen part is a ref
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Literal
 
 from remora import catalog
 from remora.errors import DataError
-from remora.files import digest, manifest, publishing, verify
+from remora.files import copy, digest, manifest, publishing, verify
 from remora.model.hub import cached
 from remora.model.refs import PartRef, source_digest
 from remora.spec import PARTS
@@ -49,9 +48,9 @@ def write_bundle(folder: Path, bundle: Bundle, about: Mapping[str, Any]) -> None
             said[part] = {"name": ref.name, "folder": part if trained else None, "adapters": adapters}
             if trained:
                 assert ref.folder is not None
-                shutil.copytree(ref.folder, tmp / part)
+                copy(ref.folder, tmp / part)
             for adapter, name_of in zip(ref.adapters, adapters, strict=True):
-                shutil.copytree(adapter, tmp / name_of)
+                copy(adapter, tmp / name_of)
         (tmp / FILE).write_text(
             json.dumps(
                 {

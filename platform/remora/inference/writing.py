@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from remora.errors import DataError, StoreError
+from remora.files import scratch
 
 
 def refuse_full(out: Path) -> None:
@@ -31,10 +31,8 @@ def writing(out: Path) -> Iterator[Path]:
     Raises:
         StoreError: nothing can be written there.
     """
-    with output_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[:100]}.") as tmp:
-            yield Path(tmp)
+    with output_errors(out), scratch(out) as tmp:
+        yield tmp
 
 
 @contextlib.contextmanager

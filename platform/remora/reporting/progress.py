@@ -36,6 +36,8 @@ class VariantProgress:
     asked: str = ""
     """The benchmark that is asked, and how far it is."""
     error: str | None = None
+    notes: list[str] = field(default_factory=list)
+    """What people should know of its stage runs: a checkpoint that was refused, say."""
 
 
 class Progress:
@@ -62,17 +64,19 @@ class Progress:
 
     def _steps(self, progress: VariantProgress) -> None:
         """The step figures of the stage run that trains now."""
-        lines = list(journal.read(self.runs / "stages" / f"{progress.run}.work" / journal.JOURNAL))
-        started = [e for e in lines if e["event"] == "started"]
-        steps = [e for e in lines if e["event"] == "step"]
+        events = list(journal.read(self.runs / "stages" / f"{progress.run}.work" / journal.JOURNAL))
+        started = [e for e in events if e["event"] == "started"]
+        steps = [e for e in events if e["event"] == "step"]
         if not started or not steps:
             return
-        progress.steps = started[-1]["steps"]
+        progress.steps = started[-1].get("steps", 0)
         progress.step = steps[-1]["step"] + 1
-        progress.loss = steps[-1]["loss"]
-        recent = steps[-RECENT:]
+        progress.loss = steps[-1].get("loss")
+        recent = [e for e in steps[-RECENT:] if e.get("samples_per_second") and e.get("tokens_per_second")]
+        if not recent:
+            return
         progress.tokens_per_second = sum(e["tokens_per_second"] for e in recent) / len(recent)
-        seconds = sum(e["samples"] / e["samples_per_second"] for e in recent) / len(recent)
+        seconds = sum(e.get("samples", 0) / e["samples_per_second"] for e in recent) / len(recent)
         progress.seconds_left = seconds * (progress.steps - progress.step)
 
 
@@ -88,6 +92,8 @@ def _apply(progress: VariantProgress, event: dict[str, Any]) -> None:
         progress.scores[event["benchmark"]] = event
     elif kind == "asked":
         progress.asked = f"{event['benchmark']} {event['done']}/{event['of']}"
+    elif kind == "noted":
+        progress.notes.append(event["text"])
     elif kind == "failed":
         progress.state, progress.error = "failed", event["error"]
     else:

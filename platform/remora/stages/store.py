@@ -11,12 +11,11 @@ folder must be on a disk or a network file system that honours flock (NFS 4, Lus
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import shutil
-import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,15 +23,26 @@ from typing import Any
 
 from remora import catalog
 from remora.errors import StoreError, TornArtifact
-from remora.files import disk_errors, is_published, publishing, verify, write_atomic, write_json
+from remora.files import (
+    MANIFEST,
+    copy,
+    disk_errors,
+    exclusive,
+    is_published,
+    publishing,
+    sweep,
+    verify,
+    write_atomic,
+    write_json,
+)
 from remora.model.refs import PartRef
 from remora.spec import Cluster
 from remora.stages.graph import StageRun
+from remora.training import journal
 from remora.training.job import PARTS_FOLDER, START_FOLDER, StageJob
 from remora.training.journal import JOURNAL
 
 log = logging.getLogger(__name__)
-POLL = 0.5
 
 
 def default_runs() -> Path:
@@ -71,41 +81,72 @@ class Store:
         return done if done.exists() else self.work(run) / JOURNAL
 
     def finished(self, run: StageRun) -> bool:
-        """Whether the run is published and whole. A torn one is set aside by name, to be trained again."""
-        folder = self.folder(run)
-        if not is_published(folder):
-            return False
+        """Whether the run is published and whole. Changes nothing: who has the lease sets a torn one aside."""
         try:
-            verify(folder)
-        except TornArtifact as e:
-            aside = folder.with_name(f"{folder.name}.torn-{int(time.time())}")
-            folder.rename(aside)
-            log.warning("stage run refused, it will be trained again: %s (kept as %s)", e, aside.name)
+            return self._whole(run)
+        except TornArtifact:
             return False
+
+    def _whole(self, run: StageRun) -> bool:
+        """Raises:
+        TornArtifact: it is published, and not what was written.
+        """
+        if not is_published(self.folder(run)):
+            return False
+        verify(self.folder(run))
         return True
 
     @contextlib.contextmanager
-    def lease(self, run: StageRun, waiting: Callable[[], None] = lambda: None) -> Iterator[bool]:
+    def lease(
+        self,
+        run: StageRun,
+        waiting: Callable[[str], None] = lambda holder: None,
+        refused: Callable[[str], None] = log.warning,
+    ) -> Iterator[bool]:
         """Hold the right to train `run`: True.
 
-        If somebody else has it, call `waiting` once, then wait until they give it up (True) or publish the run (False).
+        If somebody else has it, call `waiting` once with who that is, then wait until they give it up (True) or publish
+        the run (False). With the lease comes the room: what killed writers left there is swept, a torn run is set
+        aside by name (`refused` hears it), and a working folder beside a whole run is deleted.
         """
-        with disk_errors(self.runs):
-            self.root.mkdir(parents=True, exist_ok=True)
-            with (self.root / f"{run.name}.lease").open("w") as f:
-                told = False
-                while True:
-                    try:
-                        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    except BlockingIOError:
-                        if is_published(self.folder(run)):
-                            break
-                        if not told:
-                            waiting()
-                            told = True
-                        time.sleep(POLL)
-                yield not is_published(self.folder(run))
+        seen = 0
+
+        def there() -> bool:
+            nonlocal seen
+            if (now := self._published_at(run)) == seen:
+                return False  # looked at already: digests of gigabytes take seconds
+            seen = now
+            return self.finished(run)
+
+        with exclusive(self.root / f"{run.name}.lease", waiting, enough=there) as mine:
+            if not mine:
+                yield False
+                return
+            with disk_errors(self.runs):
+                done = self._tidied(run, refused)
+            yield not done
+
+    def _published_at(self, run: StageRun) -> int:
+        """Nanoseconds since 1970; 0 if it is not published."""
+        try:
+            return (self.folder(run) / MANIFEST).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def _tidied(self, run: StageRun, refused: Callable[[str], None]) -> bool:
+        """Whether the run is published and whole, once what does not belong there is gone."""
+        folder = self.folder(run)
+        try:
+            done = self._whole(run)
+        except TornArtifact as e:
+            aside = folder.with_name(f"{folder.name}.torn-{uuid.uuid4().hex[:8]}")
+            folder.rename(aside)
+            refused(f"stage run refused, it will be trained again: {str(e).partition(';')[0]} (kept as {aside.name})")
+            done = False
+        sweep(self.root, run.name)
+        if done:
+            shutil.rmtree(self.work(run), ignore_errors=True)
+        return done
 
     def parts(self, lineage: tuple[StageRun, ...]) -> dict[str, PartRef]:
         """Every part with the folder of its weights after `lineage`: the last stage run that trained it decides."""
@@ -158,12 +199,24 @@ class Store:
         """What was written about a finished run when it was published."""
         return json.loads((self.folder(run) / "record.json").read_text())
 
-    def publish(self, name: str, record: dict[str, Any]) -> Path:
-        """Make the trained parts of the run of that name its artifact, with journal and record, not the checkpoints."""
+    def publish(self, name: str, record: dict[str, Any], attempt: int | None = None) -> Path:
+        """Make the trained parts of the run of that name its artifact, with journal and record, not the checkpoints.
+
+        Args:
+            attempt: Whose work it is (see `training.journal`); None where there was only one.
+
+        Raises:
+            TrainingError: another attempt has taken over since. Asked last, when all else is written.
+        """
         work, final = self.root / f"{name}.work", self.root / name
         with publishing(final) as tmp:
-            for name in (PARTS_FOLDER, JOURNAL, "job.json"):
-                shutil.copytree(work / name, tmp / name) if (work / name).is_dir() else shutil.copy2(work / name, tmp)
+            if attempt is not None:
+                journal.check_ours(work / JOURNAL, attempt)
+            copy(work / PARTS_FOLDER, tmp / PARTS_FOLDER)
+            for file in (JOURNAL, "job.json"):  # not links: a process that was thought dead may add to the journal
+                shutil.copy2(work / file, tmp / file)
             write_json(tmp / "record.json", record)
-        shutil.rmtree(work)
+            if attempt is not None:
+                journal.check_ours(work / JOURNAL, attempt)
+        shutil.rmtree(work, ignore_errors=True)
         return final

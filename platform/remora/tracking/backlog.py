@@ -9,14 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from remora import lines
+
 BACKLOG = "tracking-backlog.jsonl"
+FIRST = "do"
+"""The key that every line begins with."""
+NEEDS = {
+    "start": ("run", "at", "key", "name", "parent", "tags", "params"),
+    "metrics": ("run", "at", "step", "metrics"),
+    "steps": ("run", "steps"),
+    "text": ("run", "text", "file"),
+    "artifacts": ("run", "folder", "path"),
+    "tag": ("run", "key", "value"),
+    "finish": ("run", "at", "status"),
+}
+"""Each call, and what it is made with."""
 REJECTED = "tracking-rejected.jsonl"
 
 
@@ -44,6 +56,12 @@ def locked(path: Path, wait: float | None = None) -> Iterator[bool]:
         yield True  # closing the file releases the lock
 
 
+def whole(record: dict[str, Any]) -> bool:
+    """Whether a call can be made from its record."""
+    needed = NEEDS.get(record[FIRST]) if isinstance(record[FIRST], str) else None
+    return needed is not None and record.keys() >= set(needed)
+
+
 class Backlog:
     """The waiting calls of a run folder."""
 
@@ -61,28 +79,27 @@ class Backlog:
 
     def append(self, record: dict[str, Any]) -> None:
         with locked(self._edits):
-            _append_line(self.path, json.dumps(record))
+            lines.append(self.path, [record])
 
     def reject(self, line: str, reason: str) -> None:
         """Put a call aside that MLflow answered with a refusal: repeating it would block all calls behind it."""
         with locked(self._edits):
-            _append_line(self.rejected, json.dumps({"reason": reason, "line": line}))
+            lines.append(self.rejected, [{"reason": reason, "line": line}])
 
     def replaying(self, wait: float = 0.0) -> contextlib.AbstractContextManager[bool]:
         """The right to replay; False when another process has it."""
         return locked(self._replays, wait)
 
-    def lines(self) -> list[tuple[str, int]]:
+    def lines(self) -> list[tuple[bytes, int]]:
         """Whole lines, each with the offset of its end; a last line without its end is left for later."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
             return []
         found, end = [], 0
-        for line in data.splitlines(keepends=True):
-            if line.endswith(b"\n"):
-                end += len(line)
-                found.append((line.decode(errors="replace").strip(), end))
+        for line in data.split(b"\n")[:-1]:
+            end += len(line) + 1
+            found.append((line, end))
         return found
 
     def forget(self, end: int) -> None:
@@ -97,14 +114,3 @@ class Backlog:
             new = self.path.with_suffix(".new")
             new.write_bytes(rest)
             new.replace(self.path)
-
-
-def _append_line(path: Path, line: str) -> None:
-    with path.open("ab+") as f:
-        size = f.seek(0, os.SEEK_END)
-        torn = False
-        if size:
-            # A process that died inside a write left half a line: end it, so that it does not swallow this one.
-            f.seek(-1, os.SEEK_END)
-            torn = f.read(1) != b"\n"
-        f.write((b"\n" if torn else b"") + line.encode() + b"\n")

@@ -124,7 +124,9 @@ class Tracker:
 
     def artifacts(self, run_id: str, folder: Path, path: str = "") -> None:
         """Store the files of `folder` under the run's artifact folder `path`. While it waits, `folder` must stay."""
-        self._delivery.send({"do": "artifacts", "run": run_id, "folder": str(Path(folder).resolve()), "path": path})
+        place = Path(folder).resolve()  # a run folder that was moved meanwhile still has what lies in it
+        place = place.relative_to(self.runs) if place.is_relative_to(self.runs) else place
+        self._delivery.send({"do": "artifacts", "run": run_id, "folder": str(place), "path": path})
 
     def tag(self, run_id: str, key: str, value: str) -> None:
         self._delivery.send({"do": "tag", "run": run_id, "key": key, "value": str(value)})

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from remora.errors import StoreError
-from remora.tracking.backlog import Backlog
+from remora.lines import parse
+from remora.tracking.backlog import FIRST, Backlog, whole
 from remora.tracking.connection import Refused, Unreachable
 from remora.tracking.server import NO_STEP, Server
 
@@ -47,7 +48,7 @@ class Delivery:
             try:
                 if not self._delivered(record):
                     self.backlog.append(record)
-            except OSError as e:
+            except (OSError, StoreError) as e:
                 log.error("tracking: call %s is lost, it cannot be kept in %s: %s", record["do"], self.backlog.path, e)
 
     def replay(self) -> int:
@@ -155,13 +156,15 @@ class Delivery:
             self.backlog.forget(done)
         return done > 0
 
-    def _replay_line(self, line: str) -> None:
-        try:
-            self._perform(json.loads(line))
-        except ValueError:
-            self._reject(line, Refused("half a line, from a process that died while it wrote"))
-        except Refused as e:
-            self._reject(line, e)
+    def _replay_line(self, line: bytes) -> None:
+        found = parse(line + b"\n", FIRST, whole)
+        for record in found.records:
+            try:
+                self._perform(record)
+            except Refused as e:
+                self._reject(json.dumps(record), e)
+        if found.torn:
+            self._reject(line.decode(errors="replace"), Refused("half a line, from a process that died while it wrote"))
 
     def _reject(self, line: str, error: Refused) -> None:
         log.warning("tracking: %s (the call is kept in %s)", error, self.backlog.rejected)

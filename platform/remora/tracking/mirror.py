@@ -8,7 +8,6 @@ The training writes its figures to a file and never waits for a tracker; a threa
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -17,9 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from remora.lines import parse
 from remora.tracking import figures
 from remora.tracking.client import Step, Tracker
-from remora.training.journal import Attempts
+from remora.training.journal import FIRST, Attempts, whole
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +36,20 @@ class Mirror:
     Args:
         journal: The file, or a function that finds it: a journal moves when its stage run is published.
         interval: Seconds between two looks at the file.
+        hear: Is told what the journal notes for people, too; MLflow has it as the tag `remora.notes`.
     """
 
     def __init__(
-        self, tracker: Tracker, run_id: str, journal: Path | Callable[[], Path], interval: float = 1.0
+        self,
+        tracker: Tracker,
+        run_id: str,
+        journal: Path | Callable[[], Path],
+        interval: float = 1.0,
+        hear: Callable[[str], None] = lambda note: None,
     ) -> None:
-        self.tracker, self.run_id, self.interval = tracker, run_id, interval
+        self.tracker, self.run_id, self.interval, self.hear = tracker, run_id, interval, hear
+        self._notes: list[str] = []
+        self._began = time.time()
         self._find = journal if callable(journal) else lambda: journal
         self._last: int | None = None
         self._attempts = Attempts()
@@ -67,26 +75,31 @@ class Mirror:
 
     def _drain(self) -> None:
         try:
-            lines = self._new_lines()
+            found = parse(self._new_lines(), FIRST, whole)
         except OSError as e:
             log.warning("tracking: journal %s cannot be read: %s", self._find(), e)
             return
         if self._last is None:
             self._last = self.tracker.last_step(self.run_id)
         steps: list[Step] = []
-        for event in filter(None, map(_event, lines)):
+        for event in found.records:
+            if event["event"] == "noted" and event["text"] not in self._notes:
+                self._notes.append(event["text"])
+                if event["time"] >= self._began:  # earlier attempts' were told by earlier commands
+                    self.hear(event["text"])
+                self.tracker.tag(self.run_id, "remora.notes", "\n".join(self._notes))
             if self._attempts.count(event) and (step := _step(event)) is not None and step[0] > self._last:
                 steps.append(step)
                 self._last = step[0]
         for i in range(0, len(steps), _CHUNK):
             self.tracker.steps(self.run_id, steps[i : i + _CHUNK])
 
-    def _new_lines(self) -> list[bytes]:
+    def _new_lines(self) -> bytes:
         """Whole lines since the last look; all of them if the file was cut back or replaced."""
         try:
             f = self._find().open("rb")
         except FileNotFoundError:
-            return []  # not begun, or being moved at this moment
+            return b""  # not begun, or being moved at this moment
         with f:
             f.seek(self._offset - len(self._tail))
             if f.read(len(self._tail)) != self._tail:
@@ -94,25 +107,16 @@ class Mirror:
                 self._offset = 0
                 f.seek(0)
             data = f.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole:
-            self._offset += len(whole)
-            self._tail = whole[-_TAIL:]
-        return whole.splitlines()
-
-
-def _event(line: bytes) -> dict[str, Any] | None:
-    """A journal line's event, or None for a line torn by a crash."""
-    try:
-        event: Any = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) else None
+        new = data[: data.rfind(b"\n") + 1]
+        if new:
+            self._offset += len(new)
+            self._tail = new[-_TAIL:]
+        return new
 
 
 def _step(event: dict[str, Any]) -> Step | None:
     """The step that an event records, or None for another event."""
-    if event.get("event") != "step" or type(event.get("step")) is not int:
+    if event["event"] != "step":
         return None
     at = event.get("time")
     values = figures.metrics({k: v for k, v in event.items() if k not in ("event", "step", "time", "attempt")})

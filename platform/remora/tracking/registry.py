@@ -5,15 +5,13 @@ These calls belong to no training, so they raise: who registers or serves a mode
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 from remora.errors import TrackingError, nearest
-from remora.files import digest, disk_errors, is_published, sha256_file, verify
+from remora.files import digest, is_published, scratch, sha256_file, verify
 from remora.tracking import figures
 from remora.tracking.client import Tracker
 from remora.tracking.connection import Refused, Unreachable
@@ -103,8 +101,7 @@ def fetch(tracker: Tracker, info: Mapping[str, Any], *, into: Path) -> Path:
         return local
     final = into / f"{info['name']}-v{info['version']}-{digest(info['source'])[:8]}"
     if not final.is_dir():
-        with disk_errors(into):
-            _download(tracker, info["source"], final)
+        _download(tracker, info["source"], final)
     return final
 
 
@@ -114,19 +111,15 @@ def champion(tracker: Tracker, name: str = "remora", alias: str = "champion", *,
 
 
 def _download(tracker: Tracker, source: str, final: Path) -> None:
-    scratch = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
-    scratch.mkdir(parents=True)
-    try:
+    with scratch(final) as tmp:
         with tracker.client(), tracker.server.patient():
             from mlflow.artifacts import download_artifacts
 
-            got = Path(download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=tracker.uri))
+            got = Path(download_artifacts(artifact_uri=source, dst_path=str(tmp), tracking_uri=tracker.uri))
         if is_published(got):
             verify(got)
         if not final.exists():  # another replica on this machine may have been faster
             got.rename(final)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _local(source: str) -> Path | None:

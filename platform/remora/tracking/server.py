@@ -100,12 +100,13 @@ class Server(Connection):
                 with self.answers() as client:
                     client.log_text(run, r["text"], r["file"])
             case "artifacts":
-                if not Path(r["folder"]).is_dir():  # MLflow would upload nothing and be content
-                    raise Refused(f"{r['folder']} is gone, it cannot be uploaded")
+                folder = self.runs / r["folder"]
+                if not folder.is_dir():  # MLflow would upload nothing and be content
+                    raise Refused(f"{folder} is gone, it cannot be uploaded")
                 with self.answers() as client:
                     client.get_run(run)  # fails fast; the upload itself waits long
                     with self.patient():
-                        client.log_artifacts(run, r["folder"], r["path"] or None)
+                        client.log_artifacts(run, str(folder), r["path"] or None)
             case "finish":
                 with self.answers() as client:
                     client.set_terminated(run, r["status"], end_time=r["at"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from remora.errors import StoreError, TornArtifact
 from remora.files import publishing, verify
 
 log = logging.getLogger(__name__)
+NAME = re.compile(r"step-[0-9]{6,}")
 
 
 @dataclass(frozen=True)
@@ -99,18 +101,20 @@ class Writer:
         self._told(step, time.monotonic() - began, error)
 
 
-def latest(root: Path) -> Checkpoint | None:
-    """The newest checkpoint whose files are what was written, or None. A torn one is named in the log, and skipped."""
+def latest(root: Path, hear: Callable[[str], None] = log.warning) -> Checkpoint | None:
+    """The newest checkpoint whose files are what was written, or None. `hear` is told of each that is refused."""
     for folder in reversed(_by_step(root)):
         try:
             verify(folder)
-        except TornArtifact as e:
-            log.warning("checkpoint refused, using the one before it: %s", e)
-            continue
-        state = json.loads((folder / "state.json").read_text())
-        return Checkpoint(folder, state.pop("step"), state)
+            state = json.loads((folder / "state.json").read_text())
+            return Checkpoint(folder, state.pop("step"), state)
+        except (TornArtifact, OSError, ValueError, KeyError, AttributeError, TypeError) as e:
+            why = str(e).partition(";")[0] if isinstance(e, TornArtifact) else f"{folder}: no readable state.json ({e})"
+            hear(f"checkpoint refused, the one before it is used: {why}")
     return None
 
 
 def _by_step(root: Path) -> list[Path]:
-    return sorted(root.glob("step-*"), key=lambda folder: int(folder.name.removeprefix("step-")))
+    """Those below `root`, oldest first. What has another name is somebody's copy: neither read nor deleted."""
+    named = {int(p.name.removeprefix("step-")): p for p in root.glob("step-*") if NAME.fullmatch(p.name) and p.is_dir()}
+    return [named[step] for step in sorted(named)]

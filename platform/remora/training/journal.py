@@ -12,17 +12,46 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from remora.files import write_atomic
+from remora import lines
+from remora.errors import TrainingError
+from remora.files import disk_errors, write_atomic
+from remora.lines import Lines
 
 JOURNAL = "journal.jsonl"
-BEGUN = '{"event": "attempt"'
+BEGUN = b'{"event": "attempt"'
 """How the line begins with which an attempt does."""
+FIRST = "event"
+"""The key that every line begins with."""
+NEEDS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "attempt": {"attempt": int},
+    "step": {"step": int},
+    "rolled_back": {"step": int, "to": int},
+    "stage": {"run": str, "stage": str, "state": str},
+    "asked": {"benchmark": str, "done": int, "of": int},
+    "scored": {"benchmark": str, "accuracy": (int, float)},
+    "failed": {"error": str},
+    "noted": {"text": str},
+}
+"""What readers take from an event without asking whether it is there."""
 
 
 def append(path: Path, event: str, **fields: Any) -> None:
-    """Write one event; a line is short enough to be written in one piece."""
-    with path.open("a") as f:
-        f.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
+    """Write one event."""
+    lines.append(path, [{FIRST: event, "time": time.time(), **fields}])
+
+
+def whole(event: dict[str, Any]) -> bool:
+    """Whether an event has what its readers need."""
+    kind = event.get(FIRST)
+    if not isinstance(kind, str) or not _number(event.get("time")):
+        return False
+    if not isinstance(event.get("step", 0), int) or not isinstance(event.get("attempt", 0), int):
+        return False
+    return all(isinstance(event.get(name), kinds) for name, kinds in NEEDS.get(kind, {}).items())
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class Attempts:
@@ -37,28 +66,49 @@ class Attempts:
         return bool(attempt == self._newest)
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """All whole lines, but for those of an attempt that another one had taken over from.
+def load(path: Path) -> Lines:
+    """All that a journal holds, with a count of what is torn; without the events of attempts that lost it.
 
-    A last line that is still being written is left for the next time.
+    Raises:
+        StoreError: it cannot be read.
     """
-    if not path.exists():
-        return
-    attempts = Attempts()
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n") and attempts.count(event := json.loads(line)):
-            yield event
+    found, attempts = lines.read(path, FIRST, whole), Attempts()
+    found.records = [event for event in found.records if attempts.count(event)]
+    return found
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole events of `load`. A last line that is still being written is left for the next time."""
+    yield from load(path).records
 
 
 def steps_of(path: Path) -> list[dict[str, Any]]:
     """The events of steps alone."""
-    return [e for e in read(path) if e["event"] == "step"]
+    return [e for e in read(path) if e[FIRST] == "step"]
+
+
+def notes_of(path: Path) -> list[str]:
+    """What a person should know of this run, each once, in order."""
+    return list(dict.fromkeys(e["text"] for e in read(path) if e[FIRST] == "noted"))
 
 
 def attempt(path: Path) -> int:
     """The newest attempt's number; 0 where there was none. Asked at each checkpoint, so other lines are not parsed."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return max((json.loads(line)["attempt"] for line in lines if line.startswith(BEGUN)), default=0)
+    data = path.read_bytes() if path.exists() else b""
+    begun = b"\n".join(line for line in data.split(b"\n") if BEGUN in line)
+    return max((e["attempt"] for e in lines.parse(begun + b"\n", FIRST, whole).records if "attempt" in e), default=0)
+
+
+def check_ours(path: Path, number: int) -> None:
+    """Before anything but a line of the journal is written.
+
+    Raises:
+        TrainingError: another attempt has begun since: this one is a process that was thought dead.
+    """
+    if attempt(path) > number or not path.exists():
+        raise TrainingError(
+            f"{path.parent}: another attempt at this stage has taken over; this one ends, nothing is lost"
+        )
 
 
 def take_over(path: Path, step: int) -> int:
@@ -66,9 +116,26 @@ def take_over(path: Path, step: int) -> int:
 
     What happened in steps from there on is forgotten, since it will happen again. In the same moment whoever was at
     work loses the journal: a rank 0 that was cut off, or stopped and woken, may write on, but nobody reads it.
+    Steps before it that the journal lost are named in a note: their figures are gone, what they trained is not.
     """
-    number = attempt(path) + 1
-    kept = [e for e in read(path) if e.get("step", -1) < step]
-    begun = {"event": "attempt", "time": time.time(), "attempt": number}
-    write_atomic(path, "".join(json.dumps(e) + "\n" for e in [*kept, begun]))
+    found = load(path)
+    number = max([attempt(path), *(e.get("attempt", 0) for e in found.records)]) + 1
+    kept = [e for e in found.records if e.get("step", -1) < step]
+    begun = {FIRST: "attempt", "time": time.time(), "attempt": number}
+    with disk_errors(path):
+        write_atomic(path, "".join(json.dumps(e) + "\n" for e in [*kept, begun]))
+    if text := _lost(path, found, kept, step):
+        append(path, "noted", attempt=number, text=text)
     return number
+
+
+def _lost(path: Path, found: Lines, kept: list[dict[str, Any]], step: int) -> str:
+    """What the journal of the steps before `step` lacks, in one line; empty if it is whole."""
+    have = {e["step"] for e in kept if e[FIRST] in ("step", "left_out", "rolled_back")}
+    have.update(s for e in kept if e[FIRST] == "rolled_back" for s in range(e["to"], e["step"]))
+    missing = [s for s in range(step) if s not in have]
+    told = [lines.said(found, path)] if lines.said(found, path) else []
+    if missing:
+        steps = f"step {missing[0]}" if len(missing) == 1 else f"{len(missing)} steps, the first is {missing[0]}"
+        told.append(f"figures of {steps}, are not in the journal; the checkpoint holds what they trained")
+    return "; ".join(told)

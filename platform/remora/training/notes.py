@@ -16,7 +16,6 @@ from torch import Tensor
 from remora.data.batches import StageData
 from remora.data.loader import Loaded
 from remora.data.skipped import Skipped
-from remora.errors import TrainingError
 from remora.model.vlm import Batch
 from remora.training import checkpoint, journal, meter
 from remora.training.checkpoint import Checkpoint
@@ -40,20 +39,24 @@ class Past:
     """The journal's, without those of steps that will be taken again."""
     again: int
     """How many steps will be taken again."""
+    refused: Sequence[str] = ()
+    """Checkpoints that do not hold what was written, one line each."""
 
     @classmethod
     def read(cls, folder: Path) -> Past:
         """On every rank the same: one looks and all go by it, since disks that are shared may lag."""
-        told: list[Any] = [None, None]
+        told: list[Any] = [None, None, []]
         if dist.get_rank() == 0:
-            told = [checkpoint.latest(folder / CHECKPOINTS), list(journal.read(folder / journal.JOURNAL))]
+            refused: list[str] = []
+            found = checkpoint.latest(folder / CHECKPOINTS, refused.append)
+            told = [found, list(journal.read(folder / journal.JOURNAL)), refused]
         dist.broadcast_object_list(told)
-        found, events = told
+        found, events, refused = told
         at = found.step if found else 0
         start = max([e["step"] + 1 for e in events if e["event"] == "rolled_back" and e["to"] == at] + [at])
         taken = found.state.get("taken", at) if found else 0
         again = sum(e["event"] == "step" and e["step"] >= start for e in events)
-        return cls(found, start, taken, [e for e in events if e.get("step", -1) < start], again)
+        return cls(found, start, taken, [e for e in events if e.get("step", -1) < start], again, refused)
 
     @property
     def recent(self) -> Sequence[float]:
@@ -74,11 +77,19 @@ class Notes:
                 skipped.add(event["entry"], event["sample"], event["kind"])
         bad = sum(event["event"] in ("left_out", "rolled_back") for event in past.events)
         self.watch = Watch(data.stage.guard, past.recent, bad)
-        self._attempt = journal.take_over(self._journal, past.start) if self.lead else 0
+        self.attempt = journal.take_over(self._journal, past.start) if self.lead else 0
+        for text in past.refused:
+            self.note(text)
 
     def write(self, event: str, **fields: Any) -> None:
         if self.lead:
-            journal.append(self._journal, event, attempt=self._attempt, **fields)
+            journal.append(self._journal, event, attempt=self.attempt, **fields)
+
+    def note(self, text: str) -> None:
+        """Something that people should know: for the log, the terminal and MLflow."""
+        if self.lead:
+            log.warning(text)
+            self.write("noted", text=text)
 
     def still_ours(self) -> None:
         """Before anything but a line of the journal is written.
@@ -86,10 +97,8 @@ class Notes:
         Raises:
             TrainingError: another attempt has begun since: this one is a process that was thought dead.
         """
-        if self.lead and journal.attempt(self._journal) != self._attempt:
-            raise TrainingError(
-                f"{self._journal.parent}: another attempt at this stage has taken over; this one ends, nothing is lost"
-            )
+        if self.lead:
+            journal.check_ours(self._journal, self.attempt)
 
     def step(self, event: dict[str, Any]) -> None:
         self.write("step", **event)
@@ -130,7 +139,7 @@ class Notes:
         try:
             self.watch.refuse(where, problem)
         except RolledBack:
-            newest = checkpoint.latest(self._root) if self.lead else None
+            newest = checkpoint.latest(self._root, self.note) if self.lead else None
             back = newest.step if newest else 0
             log.warning("%s: %s; back to the newest checkpoint, then on behind this", where, problem)
             self.write("rolled_back", **fields, to=back)

@@ -54,7 +54,7 @@ def run(job: StageJob, preempted: Callable[[], bool] = lambda: False) -> dict[st
 
     Returns:
         steps, final loss (nats a supervised token), seconds spent by this attempt, and the share of its steps' time
-        that rank 0 waited for batches.
+        that rank 0 waited for batches; and on rank 0 the attempt's number, which publishing asks for.
 
     Raises:
         DataError: a sample cannot be read or does not fit; or too many are skipped.
@@ -69,7 +69,8 @@ def run(job: StageJob, preempted: Callable[[], bool] = lambda: False) -> dict[st
                 training.train(preempted)
                 training.finish()
                 seconds, waited = time.monotonic() - began, training.meter.share
-                return {"steps": training.data.steps, "loss": training.loss, "seconds": seconds, "waited": waited}
+                figures = {"steps": training.data.steps, "loss": training.loss, "seconds": seconds, "waited": waited}
+                return figures | {"attempt": training.notes.attempt}
 
 
 class Training:
