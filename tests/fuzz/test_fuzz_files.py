@@ -9,8 +9,9 @@ import shutil
 import pytest
 from cases import cases
 
-from remora import files, lines
+from remora import files
 from remora.errors import RemoraError
+from remora.files import lines
 from remora.reporting.progress import Progress
 from remora.spec import Stage, Tuning
 from remora.stages import StageRun, Store

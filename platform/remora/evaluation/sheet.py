@@ -19,8 +19,8 @@ from typing import Any
 
 from remora.evaluation.ask import Ask, Condition
 from remora.files import digest, disk_errors, write_atomic, write_json
-from remora.lines import append, said
-from remora.lines import read as read_lines
+from remora.files.lines import append, said
+from remora.files.lines import read as read_lines
 
 log = logging.getLogger(__name__)
 ASKED = "asked.jsonl"

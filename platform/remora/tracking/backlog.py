@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from remora import lines
+from remora.files import lines
 
 BACKLOG = "tracking-backlog.jsonl"
 FIRST = "do"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from remora.errors import StoreError
-from remora.lines import parse
+from remora.files.lines import parse
 from remora.tracking.backlog import FIRST, Backlog, whole
 from remora.tracking.connection import Refused, Unreachable
 from remora.tracking.server import NO_STEP, Server

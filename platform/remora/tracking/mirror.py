@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from remora.lines import parse
+from remora.files.lines import parse
 from remora.tracking import figures
 from remora.tracking.client import Step, Tracker
 from remora.training.journal import FIRST, Attempts, whole

@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from remora import lines
 from remora.errors import TrainingError
-from remora.files import disk_errors, write_atomic
-from remora.lines import Lines
+from remora.files import disk_errors, lines, write_atomic
+from remora.files.lines import Lines
 
 JOURNAL = "journal.jsonl"
 BEGUN = b'{"event": "attempt"'

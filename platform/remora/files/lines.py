@@ -1,8 +1,8 @@
 """Files that only grow: one JSON object a line. One way to add to them, and one to read what a crash left.
 
 A killed process and a full disk leave half a line, at the end or, once somebody has added to it, in the middle; a node
-that lost its power leaves zeros. Whoever adds a line ends a torn one first. Whoever reads leaves torn pieces out and
-counts them, so that nothing is dropped in silence; whole lines behind a torn piece are kept.
+that lost its power leaves zeros. Whoever adds a line ends a torn one first. Whoever reads leaves torn lines out and counts
+them, so that nothing is dropped in silence; those before and behind them are kept.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ class Lines:
 
     records: list[Record] = field(default_factory=list)
     torn: int = 0
-    """Pieces that are no whole record."""
+    """Lines that are no whole record."""
     open: bytes = b""
     """What stands behind the last line break: a line that is being written, or was when its writer died."""
 
@@ -54,19 +53,11 @@ def parse(data: bytes, first: str, whole: Callable[[Record], bool] = lambda reco
     """`read` for bytes."""
     *ended, last = data.split(b"\n")
     found = Lines(open=last)
-    begin = re.compile(rb'(?=\{"' + re.escape(first.encode()) + rb'")')
     for line in ended:
-        if not line.strip():
-            continue
         if (record := _record(line)) and first in record and whole(record):
             found.records.append(record)
-            continue
-        # A record that was added behind half of one: quotes inside a text are escaped, so this is a true beginning.
-        for piece in begin.split(line):
-            if (record := _record(piece.strip(b"\0\r "))) and first in record and whole(record):
-                found.records.append(record)
-            elif piece.strip(b"\r "):
-                found.torn += 1
+        else:
+            found.torn += bool(line.strip())
     return found
 
 
