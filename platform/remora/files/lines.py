@@ -1,8 +1,8 @@
 """Files that only grow: one JSON object a line. One way to add to them, and one to read what a crash left.
 
 A killed process and a full disk leave half a line, at the end or, once somebody has added to it, in the middle; a node
-that lost its power leaves zeros. Whoever adds a line ends a torn one first. Whoever reads leaves torn lines out and counts
-them, so that nothing is dropped in silence; those before and behind them are kept.
+that lost its power leaves zeros. Whoever adds a line ends a torn one first. Whoever reads leaves torn lines out and
+counts them, so that nothing is dropped in silence; those before and behind them are kept.
 """
 
 from __future__ import annotations
