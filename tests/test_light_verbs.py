@@ -50,11 +50,11 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     spec.write_text(VARIANT.format(path=records))
     eval_data = write_eval_folder(root / "eval")
     questions = json.loads(next((eval_data / "gqa").rglob("*questions*.json")).read_text())
-    answers = root / "answers.jsonl"
+    answers, others = root / "answers.jsonl", root / "others.jsonl"
     answers.write_text("".join(json.dumps({"question_id": i, "text": "yes"}) + "\n" for i in questions))
-    report = root / "report.json"
+    others.write_text("".join(json.dumps({"question_id": i, "text": "red"}) + "\n" for i in questions))
     runs = ["--runs", str(root / "runs")]
-    score = ["score", "gqa", "--data", str(eval_data / "gqa"), "--answers", str(answers), *runs]
+    score = ["score", "gqa", "--data", str(eval_data / "gqa"), *runs, "--answers"]
     verbs = [
         ["catalog"],
         ["catalog", "benchmarks"],
@@ -63,8 +63,9 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ["catalog", "check"],
         ["render", "tune/demo.yaml"],
         ["plan", str(spec), *runs],
-        [*score],
-        [*score, "--json"],
+        [*score, str(answers)],
+        [*score, str(answers), "--json"],
+        [*score, str(others), "--json"],
         ["data", "check", str(words), *runs],
         ["data", "check", str(spec), *runs],
         ["data", "index", str(records), *runs],
@@ -72,9 +73,11 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ]
     done = run(verbs)
     found = {k.splitlines()[0]: k.partition("\n")[2] for k in done.split("## ")[1:]}
-    report.write_text(found[" ".join([*score, "--json"])])
-    compare = ["compare", str(report), str(report), *runs]
-    found |= {"compare": run([compare])}
+    reports = [root / "a" / "report.json", root / "b" / "report.json"]
+    for file, scored in zip(reports, (answers, others), strict=True):
+        file.parent.mkdir()
+        file.write_text(found[" ".join([*score, str(scored), "--json"])])
+    found |= {"compare": run([["compare", *map(str, reports), *runs]])}
     return found
 
 

@@ -175,7 +175,7 @@ MODULES = {
     "import": "exchange",
     "average": "exchange",
     "data": "data",
-    "ui": "serve",
+    "ui": "ui",
 }
 """Verb -> the module of remora.commands that has a function of its name."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -95,6 +96,17 @@ def marked(mark: str) -> list[int]:
 
 def _is_zombie(entry: Path) -> bool:
     return (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def free_or_refused(host: str, port: int) -> str | None:
+    """What keeps a server from listening at host:port, or None."""
+    if not 0 < port < 2**16:
+        return f"a port is a number from 1 to 65535; found {port}"
+    try:
+        with socket.create_server((host, port)):
+            return None
+    except OSError as e:
+        return f"{host}:{port} cannot be used ({os.strerror(e.errno) if e.errno else e})"
 
 
 def remora_command(*args: str) -> list[str]:

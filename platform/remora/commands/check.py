@@ -17,6 +17,7 @@ from remora.data.check import Report, check_dataset
 from remora.data.layout import count_differences, layout
 from remora.data.locations import absolute
 from remora.data.mixture import locate
+from remora.data.outputs import writes
 from remora.data.prompt import Prompter
 from remora.data.sources import picture_folder
 from remora.errors import DataError
@@ -62,7 +63,8 @@ def check(args: argparse.Namespace, console: Console, progress: Callable[[str, i
         for line in count_differences(named, report.records, report.text_only, report.folders) if named else ():
             console.print(f"  {line}", style="bold red", highlight=False)
     if args.json:
-        args.json.write_text(json.dumps([r.as_json() for r in reports], indent=1) + "\n")
+        with writes(args.json, "--json"):
+            args.json.write_text(json.dumps([r.as_json() for r in reports], indent=1) + "\n")
     if fatal := sum(r.fatal for r in reports):
         raise DataError(f"{fatal:,} problems would stop a training run or teach nothing; mend or remove those records")
     console.print("nothing that would stop a training run")

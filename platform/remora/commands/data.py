@@ -10,6 +10,8 @@ from functools import partial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from remora.files import disk_errors
+
 
 def data(args: argparse.Namespace) -> None:
     """One of the verbs of `remora data`. Each loads its own: torch takes 4 s, and two of six need it."""
@@ -52,7 +54,7 @@ def build(args: argparse.Namespace, console: Console) -> dict:
     """Build (or find) the demo's data, with a progress bar."""
     from remora.data.demo import build_demo
 
-    with _bars(console) as progress:
+    with disk_errors(args.runs), _bars(console) as progress:
         return build_demo(args.runs / "data" / "demo", seed=getattr(args, "seed", 0), progress=progress)
 
 

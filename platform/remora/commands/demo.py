@@ -15,6 +15,7 @@ from remora import catalog
 from remora.cluster.search import result_file
 from remora.commands.data import build
 from remora.commands.run import live
+from remora.data.outputs import writes
 from remora.errors import ClusterError, ServingError
 from remora.evaluation.benchmarks.own import own
 from remora.files import write_json
@@ -106,7 +107,8 @@ def demo(args: argparse.Namespace) -> None:
     console.print(f"MLflow: remora ui --runs {args.runs}", highlight=False)
     console.print(f"Finished in {duration(time.time() - began)}.")
     if args.json:
-        write_json(args.json, summary)
+        with writes(args.json, "--json"):
+            write_json(args.json, summary)
 
 
 def _port(asked: int | None) -> int:

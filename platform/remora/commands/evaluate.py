@@ -16,6 +16,7 @@ from remora import catalog
 from remora.cluster.evaluate import prepare
 from remora.commands.run import session
 from remora.commands.score import show
+from remora.data.outputs import writes
 from remora.errors import DataError
 from remora.evaluation.benchmarks import BENCHMARKS
 from remora.evaluation.compare import compare_reports
@@ -60,7 +61,8 @@ def evaluate(args: argparse.Namespace) -> None:
     reports = {o.benchmark: o.report for o in found if o.report}
     if args.out:
         for name, report in reports.items():
-            write_json(args.out / f"{name}.json", report.as_json())
+            with writes(args.out, "--out"):
+                write_json(args.out / f"{name}.json", report.as_json())
     if args.json:
         sys.stdout.write(json.dumps({name: r.as_json() for name, r in reports.items()}, indent=1) + "\n")
     for each in found:

@@ -17,12 +17,12 @@ from remora.data.conversation import Sample, image_field, parse_turns, problems
 from remora.data.indexing import size_of
 from remora.data.locations import absolute, join
 from remora.data.mixture import locate, open_entry
+from remora.data.outputs import writes
 from remora.data.pictures import Picture, decode
 from remora.data.prompt import Prompter
 from remora.data.sources import Raw, find_source, picture_folder
 from remora.data.view import Opener, View, free_reader, lengths, picture_view, rendered, view
 from remora.errors import DataError, SpecError, nearest
-from remora.files import disk_errors
 from remora.model.llm import load_tokenizer, pretrained_folder, train_tokenizer
 from remora.model.seeds import seed_for
 from remora.reporting.samples import Section, print_sections, write_page
@@ -63,7 +63,7 @@ def sections_of(args: argparse.Namespace, console: Console, progress: Progress) 
 def show(args: argparse.Namespace, console: Console, sections: Sequence[Section]) -> None:
     """Print samples, or write them as a page."""
     if args.html:
-        with disk_errors(args.html.absolute().parent):
+        with writes(args.html, "--html"):
             write_page(args.html, args.target, sections)
         console.print(f"{args.html}: {sum(len(s.views) for s in sections)} samples", highlight=False, soft_wrap=True)
     else:

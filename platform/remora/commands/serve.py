@@ -1,17 +1,15 @@
-"""`remora serve` and `remora ui`."""
+"""`remora serve`: a model behind an endpoint, until Ctrl-C."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 
 from remora.commands.run import say
 from remora.serving import champion
 from remora.serving.args import EndpointArgs
 from remora.serving.client import curl_command
 from remora.serving.deploy import serve_forever
-from remora.tracking import Tracker, find_model
+from remora.tracking import find_model
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -30,12 +28,3 @@ def serve(args: argparse.Namespace) -> None:
 
     load = champion.loader(model)
     serve_forever(endpoint, host=args.host, port=args.port, address=args.address, ready=ready, load=load)
-
-
-def ui(args: argparse.Namespace) -> None:
-    """Replace this process by MLflow's server on the run folder's database."""
-    tracker = Tracker(args.runs)
-    tracker.prepare()
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracker.uri, "--port", str(args.port)]
-    # Its job runner would start eight more processes (1 GB) that nothing here uses.
-    os.execve(sys.executable, command, {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})

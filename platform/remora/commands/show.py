@@ -11,6 +11,7 @@ from rich.table import Table
 
 from remora import catalog as known
 from remora.commands.indexing import entries_of, prepare
+from remora.data.outputs import writes
 from remora.errors import UnknownName, nearest
 from remora.planning import compositions, plan_of
 from remora.reporting.datasets import print_dataset
@@ -58,8 +59,13 @@ def catalog(args: argparse.Namespace) -> None:
         return
     if args.kind is None:
         for kind in known.KINDS:
-            console.print(f"[bold]{kind}[/]: {', '.join(known.entries(kind))}", highlight=False)
+            rules = known.PAPERS if kind == "benchmarks" else ()
+            console.print(f"[bold]{kind}[/]: {', '.join((*rules, *known.entries(kind)))}", highlight=False)
         return
+    if args.kind == "benchmarks" and args.name in (None, *known.PAPERS):
+        published_benchmarks(console, args)
+        if args.name:
+            return
     entries = known.entries(args.kind)
     if args.name is None:
         for name, entry in entries.items():
@@ -70,9 +76,23 @@ def catalog(args: argparse.Namespace) -> None:
         dumped = {args.name: entries[args.name].model_dump(mode="json", exclude_none=True)}
         console.print(yaml.safe_dump(dumped, sort_keys=False, width=110), end="", markup=False, highlight=False)
     else:
-        raise UnknownName(
-            f"unknown {args.kind} {args.name!r}{nearest(args.name, entries)}; known: {', '.join(entries)}"
+        names = [*(known.PAPERS if args.kind == "benchmarks" else ()), *entries]
+        raise UnknownName(f"unknown {args.kind} {args.name!r}{nearest(args.name, names)}; known: {', '.join(names)}")
+
+
+def published_benchmarks(console: Console, args: argparse.Namespace) -> None:
+    """The papers' benchmarks, whose rules are code and no entry: all of them, or one with where its files go."""
+    from remora.evaluation.benchmarks import BENCHMARKS, FOLDERS, summary
+
+    for name in [args.name] if args.name else known.PAPERS:
+        console.print(f"[bold]{name}[/]  {summary(BENCHMARKS[name])}", highlight=False)
+    if args.name:
+        folders = " or ".join(FOLDERS.get(args.name, (args.name,)))
+        console.print(f"headline figure: {BENCHMARKS[args.name].headline}", highlight=False)
+        console.print(
+            f"its published files: {args.runs / 'data' / 'eval'}/{folders} (docs/benchmarks.md)", highlight=False
         )
+        console.print(f"next: remora evaluate MODEL --benchmarks {args.name}", highlight=False)
 
 
 def check(args: argparse.Namespace, console: Console) -> None:
@@ -83,7 +103,8 @@ def check(args: argparse.Namespace, console: Console) -> None:
             {"vision": v, "connector": c, "llm": m, "embeddings": n, "why_not": w}
             for (v, c, m), (n, w) in found.items()
         ]
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+        with writes(args.json, "--json"):
+            args.json.write_text(json.dumps(rows, indent=1) + "\n")
     table = Table(title="encoder x connector: embeddings a picture becomes, and the llms it is refused for")
     for column in ("encoder", "connector", "embeddings", "llms"):
         table.add_column(column, justify="right" if column == "embeddings" else "left", no_wrap=column != "llms")

@@ -13,11 +13,11 @@ from pathlib import Path
 from remora.data.conversation import image_field, problems
 from remora.data.indexing import Progress, size_of
 from remora.data.locations import is_url, join
+from remora.data.outputs import writes
 from remora.data.pictures import Picture
 from remora.data.sources import find_source
 from remora.data.targets import Item, find_target
 from remora.errors import DataError
-from remora.files import disk_errors
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _workshop(target: str) -> Iterator[Path]:
         raise DataError(f"target {target}: a dataset is written on this machine's disks; copy it from there")
     parent = Path(target).expanduser().absolute().parent
     folder = parent / f".{Path(target).name[:60]}.{uuid.uuid4().hex[:8]}"
-    with disk_errors(parent):
+    with writes(target, "target"):
         parent.mkdir(parents=True, exist_ok=True)
         _refuse(Path(target).expanduser().absolute())
         folder.mkdir()

@@ -1,5 +1,6 @@
 """The papers' benchmarks by name: one module each, scored by the published rules; and everybody's own."""
 
+import sys
 from pathlib import Path
 
 from remora import catalog
@@ -39,6 +40,11 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "mmmu": ("mmmu", "MMMU"),
 }
 """The folders that a benchmark may be in below playground/data/eval, where it is not its name (LLaVA's layout)."""
+
+
+def summary(chosen: Benchmark) -> str:
+    """What a benchmark asks, in a line: the first paragraph of its module."""
+    return " ".join((sys.modules[type(chosen).__module__].__doc__ or "").partition("\n\n")[0].split())
 
 
 def benchmark(name: str) -> Benchmark:
@@ -92,4 +98,4 @@ def located(name: str, runs_data: Path, eval_data: Path | None = None) -> Path:
     )
 
 
-__all__ = ["BENCHMARKS", "Benchmark", "Own", "benchmark", "benchmark_of", "located", "score"]
+__all__ = ["BENCHMARKS", "Benchmark", "Own", "benchmark", "benchmark_of", "located", "score", "summary"]

@@ -1,0 +1,83 @@
+"""`remora ui`: MLflow's pages on the run folder, until Ctrl-C. Its own output goes to a file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import httpx
+
+from remora.commands.run import say
+from remora.errors import TrackingError
+from remora.processes import Child, free_or_refused
+from remora.tracking import Tracker
+
+READY_S = 120.0
+
+
+def ui(args: argparse.Namespace) -> None:
+    """Run MLflow's server in a child with one worker process; returns when it is stopped.
+
+    Raises:
+        TrackingError: nothing was recorded in the run folder, the port is taken, or MLflow does not start.
+    """
+    tracker = Tracker(args.runs)
+    tracker.check_there()
+    if problem := free_or_refused("127.0.0.1", args.port):
+        raise TrackingError(f"MLflow's pages need a free port: {problem}; next: --port {args.port % 65535 + 1}")
+    # One worker: each is a process of 300 MB, and one person looks. Its job runner would start eight more.
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(args.port),
+    ]
+    command += ["--workers", "1", "--backend-store-uri", tracker.uri]
+    env = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    server = Child(command, _log(args.runs), env)
+    url = f"http://127.0.0.1:{args.port}"
+    try:
+        say(f"starting MLflow on {tracker.server.shown} (log: {server.log})")
+        _wait(server, url)
+        say(f"ready: {url}{_experiment(tracker)}", "stop it with Ctrl-C")
+        while server.running:
+            threading.Event().wait(0.5)
+        raise TrackingError(f"MLflow ended: {server.error()} (log: {server.log})")
+    finally:
+        server.stop()
+
+
+def _log(runs: Path) -> Path:
+    """In the run folder, or in a temporary one where that is read-only."""
+    name = f"ui-{time.strftime('%Y%m%d-%H%M%S')}.log"
+    return (runs / "logs" if os.access(runs, os.W_OK) else Path(tempfile.gettempdir())) / name
+
+
+def _wait(server: Child, url: str) -> None:
+    end = time.monotonic() + READY_S
+    while server.running and time.monotonic() < end:
+        try:
+            if httpx.get(f"{url}/health", timeout=2, trust_env=False).status_code == 200:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.2)
+    why = f"it did not answer for {READY_S:.0f} s" if server.running else server.error()
+    raise TrackingError(f"MLflow did not start: {why} (log: {server.log})")
+
+
+def _experiment(tracker: Tracker) -> str:
+    """The page of the experiment: MLflow's first one shows nothing of it."""
+    with tracker.client() as client:
+        found = client.get_experiment_by_name(tracker.experiment)
+    return f"/#/experiments/{found.experiment_id}" if found else ""
