@@ -84,6 +84,9 @@ class LLM(Spec):
     """Path of the weights inside the package (gguf)."""
     config: dict[str, Any]
     """Architecture: a transformers config with its model_type. A `scratch` model is built from it."""
+    head_bias: Literal[False] | None = None
+    """False where the output head is used without the bias that its class and its files have (Phi, as LLaVA-style code
+    trains it)."""
     parameters: int
     tokens: dict[Literal["bos", "eos", "pad", "unk"], str | None] = Field(default_factory=dict)
     """Special tokens of its tokenizer; None where it has none."""

@@ -12,13 +12,15 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -38,15 +40,35 @@ LLAMAS = ("LlamaTokenizer", "LlamaTokenizerFast")
 END, PAD = "</s>", "<pad>"
 
 
-def load_llm(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model (fp32, eval mode) and tokenizer from a Hugging Face folder, whatever precision its files have."""
+def load_llm(folder: Path, head_bias: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model (fp32, eval mode) and tokenizer from a Hugging Face folder, whatever precision its files have; its head
+    without a bias unless `head_bias`."""
     disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     # The loss and the answers call the head themselves, so a model that does more than one matrix there is refused.
     for key, nothing in (("final_logit_softcapping", None), ("logit_scale", 1.0), ("logits_scaling", 1.0)):
         if getattr(model.config, key, nothing) != nothing:
             raise DataError(f"{folder}: its config has {key} {getattr(model.config, key)}, which is not supported yet")
+    if not head_bias:
+        drop_head_bias(model)
     return model.eval(), load_tokenizer(folder)
+
+
+def drop_head_bias(model: PreTrainedModel) -> None:
+    """Make the output head one matrix, in place: what LLaVA-style code builds, and its layout holds."""
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        head.register_parameter("bias", None)
+        cast(Any, model).head_bias_dropped = True
+
+
+def full_state(model: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` as the class of the model wants it: a head's bias that was dropped is zeros, which anybody loads."""
+    if not getattr(model, "head_bias_dropped", False):
+        return dict(state)
+    head = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
+    weight = state[f"{head}.weight"]
+    return {**state, f"{head}.bias": torch.zeros(len(weight), dtype=weight.dtype)}
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

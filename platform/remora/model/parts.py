@@ -15,7 +15,7 @@ from remora.catalog import LLM, Connector, Vision
 from remora.catalog.fit import check_composition
 from remora.errors import DataError
 from remora.model.connectors import build_connector, tokens_out
-from remora.model.llm import load_llm
+from remora.model.llm import drop_head_bias, full_state, load_llm
 from remora.model.lora import merge_adapter, save_adapter
 from remora.model.refs import PartRef
 from remora.model.seeds import seed_for
@@ -46,7 +46,7 @@ def compose(
                 )
     llm_ref = parts["llm"]
     assert llm_ref.folder is not None, "the llm part is a folder by the time a model is built"
-    llm, tokenizer = load_llm(llm_ref.folder)
+    llm, tokenizer = load_llm(llm_ref.folder, has_head_bias(llm_ref.name))
     _merge(llm, llm_ref)
     vision = connector = None
     image_size = image_tokens = 0
@@ -68,13 +68,21 @@ def compose(
 def sketch(vision: Vision, connector: Connector, llm: LLM) -> VisionLanguageModel:
     """The model without weights, on torch's meta device: it takes no memory, and what would train can be counted."""
     with torch.device("meta"):
+        language = AutoModelForCausalLM.from_config(AutoConfig.for_model(**llm.config))
+        if llm.head_bias is False:
+            drop_head_bias(language)
         return VisionLanguageModel(
-            AutoModelForCausalLM.from_config(AutoConfig.for_model(**llm.config)),
+            language,
             build_tower(vision, pretrained=False),
             build_connector(connector, vision.width, llm.hidden),
             vision.input_size,
             check_composition(vision, connector, llm),
         )
+
+
+def has_head_bias(name: str) -> bool:
+    """Whether the language model of that name keeps the bias of its head, if its class has one."""
+    return name not in catalog.entries("llm") or catalog.llm(name).head_bias is not False
 
 
 def _load(module: nn.Module, ref: PartRef) -> None:
@@ -114,7 +122,7 @@ def save_part(
     if lora:
         save_adapter(state, lora, folder)
     elif part == "llm":
-        module.save_pretrained(folder, state_dict=dict(state))  # type: ignore[operator]
+        module.save_pretrained(folder, state_dict=full_state(module, state))  # type: ignore[operator, arg-type]
         tokenizer.save_pretrained(folder)
     else:
         save_file({k: v.contiguous() for k, v in state.items()}, folder / WEIGHTS)

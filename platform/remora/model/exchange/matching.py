@@ -90,6 +90,9 @@ def match_llm(found: Published) -> str:
         DataError: the catalog has none, or several of that architecture.
     """
     fitting = [name for name, entry in _entries("llm") if not reasons_against_llm(cast(LLM, entry), found)]
+    # Of two that differ in the head's bias alone: the one that the layout has; another is as good with a bias of zeros.
+    same = [name for name in fitting if catalog.entries("llm")[name].head_bias is (None if found.head_bias else False)]  # type: ignore[attr-defined]
+    fitting = same or fitting
     if not found.llm:
         # Equal shapes are not equal weights, and these are the hub's: the checkpoint has to name them.
         named = [name for name in fitting if found.llm_hub and catalog.llm(name).hub == found.llm_hub]
