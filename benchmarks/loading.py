@@ -32,7 +32,7 @@ from remora.data.batches import StageData
 from remora.data.images import preprocess
 from remora.data.loader import Loader
 from remora.data.mixture import read_mixture
-from remora.data.pictures import decode
+from remora.data.pixels import decode
 from remora.data.prompt import Prompter
 from remora.model.llm import train_tokenizer
 from remora.model.refs import PartRef

@@ -39,11 +39,13 @@ class DataError(RemoraError):
 
 
 class BrokenRecord(DataError):
-    """A record that cannot be read, for what it says or for its picture: `kind` is its problem (docs/data.md)."""
+    """A record that cannot be read, for what it says or for its picture: `kind` is its problem (docs/data.md), and
+    `problem` says it in a list of others, where the message would say what to do once a line."""
 
-    def __init__(self, message: str, kind: str = "corrupt-image") -> None:
+    def __init__(self, message: str, kind: str = "corrupt-image", problem: str = "") -> None:
         super().__init__(message)
         self.kind = kind
+        self.problem = problem or message
 
 
 class StoreError(RemoraError):

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,6 +35,9 @@ def broken(tmp_path):
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.png").write_text("no picture")
     Image.new("1", (8000, 7000)).save(tmp_path / "huge.png")
+    Image.new("1", (16_000, 12_000)).save(tmp_path / "larger.png")
+    Image.effect_noise((9, 9), 50).convert("F").save(tmp_path / "float.tif")
+    Image.fromarray(np.full((4, 4), 4_000, np.uint16)).save(tmp_path / "dark.png")
     ask = "<image>\nWhat?"
     said = {
         "good": record(ask, "noise", id=1, image="good.jpg"),
@@ -50,6 +54,9 @@ def broken(tmp_path):
         "missing-image": record(ask, "b", image="none.jpg"),
         "corrupt-image": record(ask, "b", image="cut.jpg"),
         "oversized-image": record(ask, "b", image="huge.png"),
+        "too-large-image": record(ask, "b", image="larger.png"),
+        "unsupported-image": record(ask, "b", image="float.tif"),
+        "narrow-range-image": record(ask, "b", image="dark.png"),
         "duplicate-id": record("a", "b", id="1"),
         "text": record(ask, "b", image="text.png"),
     }
@@ -67,7 +74,7 @@ def test_each_kind_is_counted_and_named_by_file_and_record(broken):
         assert report.examples[kind][0].startswith(f"{file}: record {numbers[kind]}: "), kind
     assert report.examples["corrupt-image"][1].startswith(f"{file}: record {numbers['text']}: ")
     assert f"id '1' is that of {file}: record 0 too" in report.examples["duplicate-id"][0]
-    assert (report.records, report.pictures) == (16, 5)
+    assert (report.records, report.pictures) == (19, 8)
     assert report.fatal == sum(report.counts.values()) - sum(report.counts[k] for k in NOTED)
 
 
@@ -82,7 +89,7 @@ def test_a_picture_of_several_records_is_named_for_each(tmp_path):
 def test_what_a_mixture_skips_is_counted_and_not_fatal(broken, tmp_path, capsys):
     file, _ = broken
     report = check_dataset(str(file), str(file.parent), skip=["corrupt-image"])
-    assert report.counts["corrupt-image"] == 2 and report.fatal == 11
+    assert report.counts["corrupt-image"] == 2 and report.fatal == 13
     mixture = [{"path": str(tmp_path / "one.json"), "skip": ["missing-image"], "max_skipped": 1}]
     (tmp_path / "one.json").write_text(json.dumps([record("<image>", "b", image="none.jpg"), record("a", "b")]))
     stages = {name: {"mixture": mixture} for name in ("language", "align", "finetune")}
@@ -107,7 +114,7 @@ def test_every_kind_is_documented():
     documented = {kind.strip() for row in rows for kind in row.split(",")}
     sources = "".join(
         (Path(__file__).parents[2] / "platform/remora/data" / f).read_text()
-        for f in ("check.py", "conversation.py", "pictures.py")
+        for f in ("check.py", "conversation.py", "pictures.py", "pixels.py", "signatures.py")
     )
     used = set(re.findall(r'"([a-z]+-[a-z-]+)"', sources))
     assert used == documented
@@ -124,12 +131,12 @@ def test_jsonl_is_read_line_by_line_and_a_bad_line_is_one_problem(tmp_path):
 
 def test_the_command_prints_counts_writes_json_and_ends_with_1(broken, tmp_path, capsys):
     file, _ = broken
-    with pytest.raises(SystemExit, match=r"remora: 13 problems would stop a training run"):
+    with pytest.raises(SystemExit, match=r"remora: 15 problems would stop a training run"):
         main(["data", "check", str(file), "--json", str(tmp_path / "out.json")])
     said = capsys.readouterr().out
-    assert "16 records, 5 pictures" in said and "missing-image: 1" in said and "duplicate-id: 1 (noted)" in said
+    assert "19 records, 8 pictures" in said and "missing-image: 1" in said and "duplicate-id: 1 (noted)" in said
     (out,) = json.loads((tmp_path / "out.json").read_text())
-    assert out["problems"]["corrupt-image"]["count"] == 2 and out["fatal"] == 13
+    assert out["problems"]["corrupt-image"]["count"] == 2 and out["fatal"] == 15
     good = tmp_path / "good.json"
     good.write_text(json.dumps([record("a", "b")]))
     main(["data", "check", str(good)])

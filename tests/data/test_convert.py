@@ -144,7 +144,7 @@ def test_a_record_with_a_problem_stops_it_and_nothing_is_left(tiny_data, name):
     refused(file, file.parent / name, r"train\.json: record 2: .*\(empty-answer\); .*remora data check")
     records[2] = records[0] | {"image": "none.png"}
     file.write_text(json.dumps(records))
-    refused(file, file.parent / name, r"record 2: missing-image: .*none\.png")
+    refused(file, file.parent / name, r"record 2: .*none\.png is not there \(missing-image\)")
 
 
 def test_what_a_table_cannot_hold_is_refused_by_number(tiny_data):

@@ -18,7 +18,8 @@ from remora.data.indexing import size_of
 from remora.data.locations import absolute, join
 from remora.data.mixture import locate, open_entry
 from remora.data.outputs import writes
-from remora.data.pictures import Picture, decode
+from remora.data.pictures import Picture
+from remora.data.pixels import decode
 from remora.data.prompt import Prompter
 from remora.data.sources import Raw, find_source, picture_folder
 from remora.data.view import Opener, View, free_reader, lengths, picture_view, rendered, view

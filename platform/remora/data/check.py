@@ -16,7 +16,8 @@ from typing import Any
 from remora.data.conversation import Problem, Turn, image_field, parse_turns, problems
 from remora.data.indexing import size_of
 from remora.data.locations import join
-from remora.data.pictures import Picture, picture_problem
+from remora.data.pictures import Picture, examined
+from remora.data.pixels import NOTED as NOTED_PICTURES
 from remora.data.prompt import OverLength, Prompter
 from remora.data.sources import Raw, find_source
 from remora.errors import DataError
@@ -27,7 +28,7 @@ EXAMPLES = 5
 WAITING = 1_000
 """Pictures that wait for a thread before reading of records goes on."""
 
-NOTED = frozenset({"duplicate-id", "oversized-image", "over-length"})
+NOTED = NOTED_PICTURES | {"duplicate-id", "over-length"}
 """Kinds that a training run lives with: it says so and goes on. All others stop it, or teach nothing."""
 
 
@@ -131,23 +132,23 @@ class _Pictures:
 
     def __init__(self, pool: ThreadPoolExecutor, images: str, report: Report) -> None:
         self.pool, self.images, self.report = pool, images, report
-        self.waiting: deque[tuple[str, Future[Problem | None]]] = deque()
-        self.opened: dict[str, Future[Problem | None]] = {}
+        self.waiting: deque[tuple[str, Future[list[Problem]]]] = deque()
+        self.opened: dict[str, Future[list[Problem]]] = {}
 
     def add(self, raw: Raw, where: str) -> None:
         """The pictures of a record, as far as it names any."""
         if raw.pictures is not None:
             for held in raw.pictures:
                 self.report.pictures += 1
-                self.waiting.append((where, self.pool.submit(_picture_problem, held)))
+                self.waiting.append((where, self.pool.submit(_picture_problems, held)))
         else:
             names = image_field(raw.record) if isinstance(raw.record, dict) else []
             for name in names if isinstance(names, list) else []:
-                if isinstance(name, str) and name:
+                if isinstance(name, str):
                     place = join(self.images, name)
                     if place not in self.opened:
                         self.report.pictures += 1
-                        self.opened[place] = self.pool.submit(_picture_problem, Picture(place))
+                        self.opened[place] = self.pool.submit(_picture_problems, Picture(place))
                     self.waiting.append((where, self.opened[place]))
         self.drain(WAITING)
 
@@ -155,19 +156,13 @@ class _Pictures:
         """Take results, in the order of records, until `left` pictures wait."""
         while len(self.waiting) > left:
             where, future = self.waiting.popleft()
-            if problem := future.result():
-                self.report.add(problem[0], where, problem[1])
+            for kind, problem in future.result():
+                self.report.add(kind, where, problem)
 
 
-def _picture_problem(held: Picture | bytes) -> Problem | None:
-    """What is wrong with a picture. It is decoded, because a cut JPEG passes every cheaper test."""
-    try:
-        content = held if isinstance(held, bytes) else held.read()
-    except FileNotFoundError:
-        return "missing-image", f"{held!s} is not there"
-    except (OSError, ValueError) as e:  # ValueError: a name that no file can have
-        return "corrupt-image", f"{held!s} cannot be read: {e}"
-    return picture_problem(content, "a picture in the record" if isinstance(held, bytes) else str(held), decode=True)
+def _picture_problems(held: Picture | bytes) -> list[Problem]:
+    """What is to be said of a picture, which is decoded."""
+    return examined(held)[1]
 
 
 def _prompt_problems(prompter: Prompter, turns: Sequence[Turn], max_length: int | None) -> Iterator[Problem]:

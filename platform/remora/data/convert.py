@@ -17,7 +17,7 @@ from remora.data.outputs import writes
 from remora.data.pictures import Picture
 from remora.data.sources import find_source
 from remora.data.targets import Item, find_target
-from remora.errors import DataError
+from remora.errors import BrokenRecord, DataError
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,12 @@ def items(
             shown = tuple(Picture(join(images, name)) for name in image_field(raw.record))
             for picture in shown:
                 if not is_url(picture.location) and not os.path.isfile(picture.location):  # noqa: PTH113
-                    raise DataError(f"{where}: missing-image: {picture}; find all such: remora data check {location}")
+                    try:
+                        picture.read()
+                    except BrokenRecord as e:
+                        raise DataError(
+                            f"{where}: {e.problem} ({e.kind}); find all such: remora data check {location}"
+                        ) from None
             yield Item(where, raw.record, shown, embedded=False)
         done += shard.bytes
         progress(done, total)

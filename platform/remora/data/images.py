@@ -10,27 +10,20 @@ from PIL import Image
 from torch import Tensor
 
 from remora.catalog import Vision
+from remora.data.padding import padded
 
+Aspect = Literal["square", "pad"]
 BICUBIC = Image.Resampling.BICUBIC
 LONG = 64
 """Long over short side from which on a crop is resampled alone, not with all that it cuts away: a picture of one row of
 100,000 pixels would grow to 30 GB on its way to 336 rows."""
 
 
-def preprocess(image: Image.Image, encoder: Vision, aspect: Literal["square", "pad"] = "square") -> Tensor:
-    """RGB picture -> pixels [3, S, S], fp32, normalised with the encoder's mean and deviation.
-
-    S is the encoder's image_size, or the largest of its scales. `square` is what the encoder's publisher does (`fit`):
-    transformers' CLIPImageProcessor (`crop`) or SiglipImageProcessor (`stretch`), to the pixel. `pad` puts the whole
-    picture in the middle of a square of the mean colour first, as LLaVA-1.5 does.
-    """
-    side = encoder.input_size
-    if aspect == "pad":
-        image = _padded(image, encoder.mean)
-    square = _cropped(image, side) if encoder.fit == "crop" else image.resize((side, side), BICUBIC)
+def preprocess(image: Image.Image, encoder: Vision, aspect: Aspect = "square") -> Tensor:
+    """RGB picture -> pixels [3, S, S], fp32, normalised with the encoder's mean and deviation. S: see `fitted`."""
     # A byte has 256 values, so each channel's are worked out once; the order and precision are the publishers'.
     shades = (np.arange(256) * (1 / 255)).astype(np.float32)
-    bytes_ = np.asarray(square)
+    bytes_ = np.asarray(fitted(image, encoder, aspect))
     channels = [
         ((shades - np.float32(mean)) / np.float32(std))[bytes_[..., c]]
         for c, (mean, std) in enumerate(zip(encoder.mean, encoder.std, strict=True))
@@ -38,13 +31,18 @@ def preprocess(image: Image.Image, encoder: Vision, aspect: Literal["square", "p
     return torch.from_numpy(np.stack(channels))
 
 
-def _padded(image: Image.Image, mean: tuple[float, float, float]) -> Image.Image:
-    """The picture in the middle of a square of its longer side, on the mean colour, rounded down as published."""
-    side = max(image.size)
-    red, green, blue = (int(m * 255) for m in mean)
-    square = Image.new("RGB", (side, side), (red, green, blue))
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
+def fitted(image: Image.Image, encoder: Vision, aspect: Aspect = "square") -> Image.Image:
+    """RGB picture -> the S x S of it that an encoder reads; fitted once more it stays as it is.
+
+    S is the encoder's image_size, or the largest of its scales. `square` is what the encoder's publisher does (`fit`):
+    transformers' CLIPImageProcessor (`crop`) or SiglipImageProcessor (`stretch`), to the pixel. `pad` puts the whole
+    picture in the middle of a square of the mean colour, rounded down, first, as LLaVA-1.5 does.
+    """
+    side = encoder.input_size
+    if aspect == "pad":
+        red, green, blue = (int(m * 255) for m in encoder.mean)
+        return padded(image, side, (red, green, blue), BICUBIC)
+    return _cropped(image, side) if encoder.fit == "crop" else image.resize((side, side), BICUBIC)
 
 
 def _cropped(image: Image.Image, side: int) -> Image.Image:

@@ -28,10 +28,8 @@ from remora.data.locations import is_url
 from remora.data.pictures import Picture
 from remora.errors import BrokenRecord, DataError
 
-FORMAT = 1
+FORMAT = 2
 """Raise by hand when an index is written differently; those of another format are built anew."""
-NOTED = frozenset({"oversized-image"})
-"""Problems that an index knows of and a training run lives with."""
 
 
 @dataclass(frozen=True)

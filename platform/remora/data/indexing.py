@@ -1,13 +1,13 @@
 """Building indexes: each shard of a source is read by itself, by whoever has hands free, and written in order.
 
-What a shard needs is read once: the record's rules are `conversation.problems`, every picture's bytes are walked and
-digested. A picture that an earlier index saw, unchanged in size and time, is not read again.
+What a shard needs is read once: the record's rules are `conversation.problems`, every picture's bytes are digested and
+decoded as training will (`pixels.examine`). A picture that an earlier index saw, unchanged in size and time, is not
+read again.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import multiprocessing
 import os
@@ -25,9 +25,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from remora.data.conversation import Problem, image_field, parse_turns, problems
-from remora.data.index import FORMAT, NOTED, Dataset, Flaw, IndexWriter, encode_record
+from remora.data.index import FORMAT, Dataset, Flaw, IndexWriter, encode_record
 from remora.data.locations import is_url, join, stamp
-from remora.data.pictures import Picture, picture_problem
+from remora.data.pictures import Picture, examined
+from remora.data.pixels import NOTED
 from remora.data.sources import Raw, Shard, Source
 from remora.errors import DataError
 from remora.files import digest, disk_errors, is_published, publishing, write_json
@@ -48,12 +49,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture file as it was: bytes, time of change (ns; both -1 if it was not there), digest, and its problem."""
+    """A picture file as it was: bytes, time of change (ns; both -1 if it was not there), digest, and its problems."""
 
     size: int
     changed: int
     sha256: str
-    problem: Problem | None
+    problems: tuple[Problem, ...]
 
 
 @dataclass
@@ -160,7 +161,7 @@ def index_shard(source: Source, images: str, home: str, shard: Shard) -> Indexed
         if not flaws:
             for picture, broken in _pictures(raw, images, kept, known, out.seen):
                 shown.append(picture)
-                flaws += [broken] if broken else []
+                flaws += broken
         out.flaws += [Flaw(number, kind, why) for kind, why in flaws]
         if all(kind in NOTED for kind, _ in flaws):
             name = raw.record.get("id")
@@ -176,8 +177,8 @@ def index_shard(source: Source, images: str, home: str, shard: Shard) -> Indexed
 
 def _pictures(
     raw: Raw, images: str, kept: Path, known: dict[str, Seen], seen: dict[str, Seen]
-) -> Iterator[tuple[Picture, Problem | None]]:
-    """Each picture of a record with its digest, and what is wrong with it."""
+) -> Iterator[tuple[Picture, tuple[Problem, ...]]]:
+    """Each picture of a record with its digest, and what is to be said of it."""
     if raw.pictures is None:
         places = [join(images, name) for name in image_field(raw.record)]
         for place in places:
@@ -188,39 +189,35 @@ def _pictures(
             fetched = dict(zip(remote, pool.map(_read, map(Picture, remote)), strict=True)) if remote else {}
         for place in places:
             found = seen.get(place) or fetched[place]
-            yield Picture(place, sha256=found.sha256), found.problem
+            yield Picture(place, sha256=found.sha256), found.problems
         return
     for held in raw.pictures:
         if isinstance(held, bytes):
+            sha256, said = examined(held)
             with kept.open("ab") as f:
-                picture = Picture(f"pictures/{kept.name}", f.tell(), len(held), hashlib.sha256(held).hexdigest())
+                picture = Picture(f"pictures/{kept.name}", f.tell(), len(held), sha256)
                 f.write(held)
-            yield picture, picture_problem(held, "a picture in the record", decode=False)
+            yield picture, tuple(said)
         else:
             found = _read(held)
-            yield Picture(held.location, held.offset, held.length, found.sha256), found.problem
+            yield Picture(held.location, held.offset, held.length, found.sha256), found.problems
 
 
 def _look(place: str, known: Seen | None) -> Seen:
     """A picture file, read only if it is not as it was."""
     try:
         now = os.stat(place)  # noqa: PTH116
-    except OSError:
-        return Seen(-1, -1, "", ("missing-image", f"{place} is not there"))
+    except (OSError, ValueError):
+        return _read(Picture(place))  # which says what is the matter
     if known and (known.size, known.changed) == (now.st_size, now.st_mtime_ns):
         return known
     found = _read(Picture(place))
-    return Seen(now.st_size, now.st_mtime_ns, found.sha256, found.problem)
+    return Seen(now.st_size, now.st_mtime_ns, found.sha256, found.problems)
 
 
 def _read(picture: Picture) -> Seen:
-    try:
-        content = picture.read()
-    except FileNotFoundError:
-        return Seen(-1, -1, "", ("missing-image", f"{picture} is not there"))
-    except OSError as e:
-        return Seen(-1, -1, "", ("corrupt-image", f"{picture} cannot be read: {e}"))
-    return Seen(-1, -1, hashlib.sha256(content).hexdigest(), picture_problem(content, str(picture), decode=False))
+    sha256, said = examined(picture)
+    return Seen(-1, -1, sha256, tuple(said))
 
 
 # What an index remembers of the files that it was built from.
@@ -275,11 +272,12 @@ def _state(home: Path) -> dict[str, Any] | None:
 
 
 def _write_seen(home: Path, seen: dict[str, Seen]) -> None:
-    problems = {i: s.problem for i, s in enumerate(seen.values()) if s.problem}
+    problems = {i: s.problems for i, s in enumerate(seen.values()) if s.problems}
     tmp = home / ".pictures.npz"
     with tmp.open("wb") as f:
         np.savez(
             f,
+            format=np.array(FORMAT),
             names=np.frombuffer("\0".join(seen).encode(), np.uint8),
             stamps=np.array([(s.size, s.changed) for s in seen.values()], np.int64).reshape(-1, 2),
             digests=np.frombuffer(b"".join(bytes.fromhex(s.sha256 or "00" * 32) for s in seen.values()), np.uint8),
@@ -323,6 +321,8 @@ def _known(path: Path, changed: int) -> dict[str, Seen]:
     """The picture files that the last index was built from; `changed` is when that was written."""
     try:
         with np.load(path) as table:
+            if int(table["format"]) != FORMAT:  # what was sound for another reader may not be for this one
+                return {}
             digests = table["digests"].tobytes()
             problems = json.loads(table["problems"].tobytes())
             return {
@@ -330,7 +330,7 @@ def _known(path: Path, changed: int) -> dict[str, Seen]:
                     size,
                     changed,
                     digests[32 * i : 32 * i + 32].hex(),
-                    (problems[str(i)][0], problems[str(i)][1]) if str(i) in problems else None,
+                    tuple((kind, why) for kind, why in problems.get(str(i), ())),
                 )
                 for i, (place, (size, changed)) in enumerate(zip(_names(table), table["stamps"].tolist(), strict=True))
             }

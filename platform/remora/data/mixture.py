@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from remora import catalog
-from remora.data.index import NOTED, Dataset
+from remora.data.index import Dataset
 from remora.data.indexing import Progress, Spread, open_dataset
 from remora.data.locations import absolute
+from remora.data.pixels import NOTED
 from remora.data.sources import find_source, picture_folder
 from remora.errors import DataError
 from remora.files import digest

@@ -1,23 +1,23 @@
-"""A picture of a dataset: where its bytes are, what they should be, and how they become RGB. No torch in here: the
-processes that index a dataset are many and start often."""
+"""A picture of a dataset: where its bytes are, what they should be, and what is wrong with them. pixels.py makes RGB of
+them. No torch in here: the processes that index a dataset are many and start often."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from remora.data.locations import Unreachable, read
+from remora.data.pixels import Refused, broken, decode, examine
 from remora.errors import BrokenRecord, DataError
 
-UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
-"""What Pillow's decoders raise for a broken file."""
-LARGEST = 50_000_000
-"""Pixels from which on a picture is called oversized: 150 MB to decode, for the few hundred of a side that are read."""
+NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+"""What is said of a name under which no file lies: a part of it is missing, a file, a circle of links, or too long."""
+SHOWN = 300
+"""Characters of a name that a message shows: a data: URL in its place has thousands."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,17 @@ class Picture:
     sha256: str = ""
 
     def __str__(self) -> str:
-        return self.location if self.length is None else f"{self.location}[{self.offset}:{self.offset + self.length}]"
+        name = self.location
+        if len(name) > SHOWN:
+            name = f"{name[: SHOWN - 100]}… ({len(name):,} characters)"
+        return name if self.length is None else f"{name}[{self.offset}:{self.offset + self.length}]"
 
     def read(self) -> bytes:
         """Its bytes.
 
         Raises:
+            BrokenRecord: it is not there (missing-image) or cannot be read, whoever asks and when (corrupt-image).
             DataError: its store is away; nothing is known of the picture.
-            OSError: it is not there (FileNotFoundError) or cannot be read, whoever asks and when.
         """
         try:
             return read(self.location, self.offset, self.length)
@@ -45,20 +48,23 @@ class Picture:
             raise DataError(
                 f"unreadable image: {self}: {e}; see that its store answers, then run the same command again"
             ) from None
+        except (OSError, ValueError) as e:  # ValueError: a name that no file can have
+            if isinstance(e, FileNotFoundError | ValueError) or e.errno in NOWHERE:
+                raise BrokenRecord(
+                    f"missing image: {self}; put it there or remove its record",
+                    "missing-image",
+                    f"{self} is not there",
+                ) from None
+            raise broken(str(self), Refused("corrupt-image", e.strerror or str(e))) from None
 
     def open(self) -> Image.Image:
         """The picture as RGB.
 
         Raises:
-            BrokenRecord: it is missing or cannot be decoded.
+            BrokenRecord: it is missing or is not read (pixels.decode).
             DataError: its store is away, or it is not what was indexed.
         """
-        try:
-            content = self.read()
-        except FileNotFoundError:
-            raise BrokenRecord(f"missing image: {self}; put it there or remove its record", "missing-image") from None
-        except OSError as e:
-            raise BrokenRecord(f"unreadable image: {self}: {e}; replace the file or remove its record") from None
+        content = self.read()
         if self.sha256 and hashlib.sha256(content).hexdigest() != self.sha256:
             raise DataError(f"changed image: {self} is not what it was when this run began; run the same command again")
         return decode(content, str(self))
@@ -69,54 +75,15 @@ def open_image(path: Path) -> Image.Image:
     return Picture(str(path)).open()
 
 
-def decode(content: bytes, name: str) -> Image.Image:
-    """A picture file's bytes as RGB.
+def examined(held: Picture | bytes, name: str = "a picture in the record") -> tuple[str, list[tuple[str, str]]]:
+    """(sha256 of its bytes, what is to be said of it: (kind, what it is)); no sha256 where there are no bytes.
 
     Raises:
-        BrokenRecord: no decoder reads them to their end.
+        DataError: its store is away.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return to_rgb(image)
-    except UNREADABLE as e:
-        raise BrokenRecord(f"unreadable image: {name}: {_reason(e)}; replace the file or remove its record") from None
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """First frame, upright (EXIF), transparency on white, as RGB."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion clips to white
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def picture_problem(content: bytes, name: str, decode: bool) -> tuple[str, str] | None:
-    """(kind, what it is) that is wrong with a picture's bytes, or None.
-
-    Walking a file's chunks and checksums takes a tenth of decoding it, but a JPEG has none to tell that it was cut:
-    `decode` is the sure way.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
-            if width * height > LARGEST:
-                return "oversized-image", f"{name} has {width} x {height} pixels; {LARGEST:,} are plenty"
-            if decode:
-                image.load()
-            else:
-                image.verify()
-    except Image.DecompressionBombError as e:
-        return "oversized-image", f"{name}: {e}"
-    except UNREADABLE as e:
-        return "corrupt-image", f"{name}: {_reason(e)}"
-    return None
-
-
-def _reason(error: BaseException) -> str:
-    """A decoder's message without the address of the buffer that it was given."""
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    return "no decoder knows it" if first.startswith("cannot identify image file") else first
+        content = held if isinstance(held, bytes) else held.read()
+    except BrokenRecord as e:
+        return "", [(e.kind, e.problem)]
+    name = name if isinstance(held, bytes) else str(held)
+    return hashlib.sha256(content).hexdigest(), examine(content, name)

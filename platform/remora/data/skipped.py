@@ -14,7 +14,7 @@ from remora.spec import MixtureEntry
 class Skipped:
     """What a mixture's datasets are read without: what their indexes skip, and what turned out broken since.
 
-    An index does not decode a picture, so a JPEG that was cut is met only when it is read.
+    A picture that was whole when it was indexed may be damaged or gone when it is read.
     """
 
     def __init__(self, mixture: Sequence[MixtureEntry], datasets: Sequence[Dataset]) -> None:

@@ -56,8 +56,8 @@ class Item:
         for picture in self.pictures:
             try:
                 yield picture if isinstance(picture, bytes) else picture.read()
-            except OSError as e:
-                raise DataError(f"{self.where}: unreadable image: {picture!s}: {e}") from None
+            except DataError as e:
+                raise DataError(f"{self.where}: {e}") from None
 
     def named(self) -> Iterator[tuple[bytes, str]]:
         """Each picture's bytes and the suffix that they ask for.

@@ -17,14 +17,13 @@ from torch import Tensor
 from remora.catalog import Vision
 from remora.data.batches import StageData
 from remora.data.conversation import Sample, Turn
-from remora.data.images import preprocess
+from remora.data.images import Aspect, preprocess
 from remora.data.prompt import OverLength, Prompter, Tokens
 from remora.errors import DataError
 from remora.model.marks import IGNORE, IMAGE
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 """What a decoder writes for a character of which it has not yet read every byte."""
-Aspect = Literal["square", "pad"]
 Opener = Callable[[], Image.Image]
 
 

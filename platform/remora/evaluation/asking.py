@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import pyarrow.parquet
 from PIL import Image
 
-from remora.data.pictures import decode
+from remora.data.pixels import decode
 from remora.errors import BrokenRecord, DataError
 
 
@@ -59,7 +59,8 @@ class InParquet:
             cell = cell[self.nth] if self.nth < len(cell) else None
         content = cell.get("bytes") if isinstance(cell, dict) else None
         if not content:
-            raise BrokenRecord(f"missing image: {self} holds no bytes; replace the file or leave its question out")
+            why = f"missing image: {self} holds no bytes; replace the file or leave its question out"
+            raise BrokenRecord(why, "missing-image")
         return decode(content, str(self))
 
 

@@ -6,12 +6,12 @@ No URL is fetched and no path is opened, so a request cannot make the server rea
 from __future__ import annotations
 
 import base64
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 from PIL import Image
 
-from remora.data.pictures import to_rgb
+from remora.data.pixels import UNKNOWN, PixelBudget, Refused, opened, rgb
 from remora.serving.args import Limits
 from remora.serving.protocol import Refusal
 
@@ -19,8 +19,11 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _KNOWN = "PNG, JPEG, WebP or GIF"
 
 
-def decode(urls: Sequence[str], limits: Limits) -> list[Image.Image]:
-    """The pictures in `urls`, in RGB: upright by their EXIF, transparency on white, of an animation the first frame.
+def decode(
+    urls: Sequence[str], limits: Limits, shrink: Callable[[Image.Image], Image.Image] = lambda picture: picture
+) -> list[Image.Image]:
+    """The pictures in `urls`, read as training reads them (docs/data.md) and shrunk, each before the next is decoded:
+    to what the model sees, so that a request that waits for its turn holds little.
 
     Raises:
         Refusal: 400, one line that names the picture (from 1), the limit and the value.
@@ -28,14 +31,27 @@ def decode(urls: Sequence[str], limits: Limits) -> list[Image.Image]:
     if len(urls) > limits.max_images:
         raise _refuse(f"a request may have {limits.max_images} images; this one has {len(urls)}", "too_many_images")
     files = [_payload(url, f"image {i}", limits) for i, url in enumerate(urls, 1)]
-    opened = [_open(data, f"image {i}", limits) for i, data in enumerate(files, 1)]
-    pixels = sum(picture.width * picture.height for picture in opened)
-    if pixels > limits.max_pixels:
+    sizes = [_measured(data, f"image {i}", limits) for i, data in enumerate(files, 1)]
+    if sum(sizes) > limits.max_pixels:
         raise _refuse(
-            f"a request may have {limits.max_pixels / 1e6:g} million pixels of images; this one has {pixels / 1e6:g}",
+            f"a request may have {limits.max_pixels / 1e6:g} million pixels of images; "
+            f"this one has {sum(sizes) / 1e6:g}",
             "image_too_large",
         )
-    return [_rgb(picture, f"image {i}") for i, picture in enumerate(opened, 1)]
+    found = []
+    for i, (data, pixels) in enumerate(zip(files, sizes, strict=True), 1):
+        with _budget(limits.max_pixels).hold(pixels):
+            try:
+                found.append(shrink(rgb(data, FORMATS)))
+            except Refused as e:
+                raise _broken(f"image {i}", e) from None
+    return found
+
+
+@cache
+def _budget(pixels: int) -> PixelBudget:
+    """What all requests of a replica may have decoded at once: as much as one of them alone."""
+    return PixelBudget(pixels)
 
 
 def _refuse(message: str, code: str) -> Refusal:
@@ -61,35 +77,27 @@ def _payload(url: str, name: str, limits: Limits) -> bytes:
         raise _refuse(f"{name}: not valid base64: {e}", "invalid_base64") from None
 
 
-def _open(data: bytes, name: str, limits: Limits) -> Image.Image:
-    """Read the header alone."""
+def _measured(data: bytes, name: str, limits: Limits) -> int:
+    """How many pixels a picture has, by its header alone."""
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _refuse(
-            f"{name}: more pixels than the limit of {limits.max_pixels / 1e6:g} million", "image_too_large"
-        ) from None
-    except Image.UnidentifiedImageError:
-        raise _refuse(f"{name}: not a {_KNOWN} picture", "invalid_image") from None
-    except Exception as e:
-        raise _broken(name, e) from e  # hostile headers make Pillow's parsers raise anything
-    short, long = sorted(picture.size)
-    shown = f"{picture.width} x {picture.height} pixels"
+        with opened(data, FORMATS) as picture:
+            width, height = picture.size
+    except Refused as e:
+        raise _broken(name, e) from None
+    short, long, shown = min(width, height), max(width, height), f"{width} x {height} pixels"
     if short < limits.min_side or long > limits.max_side:
         raise _refuse(
             f"{name}: {shown}; each side must be between {limits.min_side} and {limits.max_side}", "image_size"
         )
     if long > limits.max_aspect * short:
         raise _refuse(f"{name}: {shown}; longer than {limits.max_aspect} times its short side", "image_size")
-    return picture
+    return width * height
 
 
-def _rgb(picture: Image.Image, name: str) -> Image.Image:
-    try:
-        return to_rgb(picture)
-    except Exception as e:
-        raise _broken(name, e) from e  # as above, and truncated or torn pixel data
-
-
-def _broken(name: str, error: Exception) -> Refusal:
-    return _refuse(f"{name}: cannot be decoded: {str(error)[:120] or type(error).__name__}", "invalid_image")
+def _broken(name: str, refused: Refused) -> Refusal:
+    if refused.kind == "too-large-image":
+        return _refuse(f"{name}: {refused.why}", "image_too_large")
+    if refused.why == UNKNOWN:
+        return _refuse(f"{name}: not a {_KNOWN} picture", "invalid_image")
+    way = refused.way or f"send a {_KNOWN} picture"
+    return _refuse(f"{name}: cannot be decoded: {refused.why[:120]}; {way}", "invalid_image")

@@ -142,6 +142,8 @@ Skippable = Literal[
     "image-without-tag",
     "missing-image",
     "corrupt-image",
+    "unsupported-image",
+    "too-large-image",
 ]
 """Problems of a record that leave nothing to read (docs/data.md)."""
 
