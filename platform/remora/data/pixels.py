@@ -267,12 +267,12 @@ def _hidden_colour(image: Image.Image, content: bytes) -> object:
 
 
 def _extrema(image: Image.Image) -> tuple[int, int]:
-    """(lowest, highest) of all channels."""
+    """(lowest, highest) of the channel that uses most of its range."""
     if image.mode.startswith("I"):  # of which Pillow knows some
         values = np.asarray(image)
         return int(values.min()), int(values.max())
-    found = np.array(image.getextrema(), int)
-    return int(found.min()), int(found.max())
+    low, high = max(np.array(image.getextrema(), int).reshape(-1, 2).tolist(), key=lambda found: found[1] - found[0])
+    return low, high
 
 
 def _sixteen_bits(image: Image.Image) -> bool:
@@ -286,4 +286,4 @@ def _few(native: Image.Image, low: int, high: int) -> str:
     if native.mode.startswith("I"):
         _, brightest = _extrema(native)
         return f"its 16-bit values end at {brightest:,} of 65,535, so it is dark" if brightest < DARK else ""
-    return f"all of its shades lie between {low} and {high} of 255" if 0 < high - low < FEW else ""
+    return f"no channel has more than {high - low + 1} of 256 shades" if 0 < high - low < FEW else ""
