@@ -11,7 +11,7 @@ import io
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import numpy as np
@@ -20,7 +20,22 @@ from PIL import Image
 from remora.data.signatures import CONVERT, is_text, jpeg_scans, png_pixels, what_it_is
 from remora.errors import BrokenRecord
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "ICO", "CUR", "ICNS", "PPM", "PCX")
+FORMATS: tuple[str, ...] = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "AVIF",
+    "BMP",
+    "DIB",
+    "TIFF",
+    "JPEG2000",
+    "ICO",
+    "CUR",
+    "ICNS",
+    "PPM",
+    "PCX",
+)
 FORMATS += ("SGI", "PSD", "TGA")
 """What is read. Of Pillow's other formats one starts Ghostscript, some are decoded in Python at a second for a
 megapixel, some know their files by no mark and take others' for them, and the rest are no pictures."""
@@ -111,7 +126,7 @@ def broken(name: str, refused: Refused) -> BrokenRecord:
     return BrokenRecord(f"unreadable image: {name}: {refused.why}; {way}", refused.kind, problem)
 
 
-def rgb(content: bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
+def rgb(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """As `decode`, for callers that say themselves what is wrong.
 
     Raises:
@@ -149,7 +164,7 @@ def examine(content: bytes, name: str) -> list[tuple[str, str]]:
 
 
 @contextmanager
-def opened(content: bytes, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
+def opened(content: bytes, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     """The picture with its header read, and no pixel of it.
 
     Raises:
