@@ -7,7 +7,8 @@ INSTALLED := $(VENV)/.installed-dev
 .PHONY: help setup demo test faults fuzz check clean
 help:
 	@echo "make demo   the whole story on this machine, about ten minutes on two CPU cores"
-	@echo "make test   every test          make check  lint, types, specs"
+	@echo "make test   every test but those of make faults and the long runs of make fuzz"
+	@echo "make check  lint, types"
 	@echo "make faults what a kill, a hang or a lost node costs a training, for real"
 	@echo "make fuzz   100,000 seeded cases for each thing that is read from outside (CASES=…)"
 	@echo "make setup  install only"

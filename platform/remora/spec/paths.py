@@ -1,0 +1,75 @@
+"""Relative paths in a spec: made absolute once, when its file is read, so that every process finds the same files.
+
+A path is looked for beside the spec first, then in the folder that the command was started in. A name that is in
+neither place means beside the spec.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+MAGIC = "*?[{"
+"""Characters of a pattern of file names (docs/data.md)."""
+YAMLS = (".yaml", ".yml")
+
+
+def located(raw: Any, folder: Path) -> Any:
+    """What a YAML file in `folder` holds, with every relative path absolute: of datasets and their pictures, of recipes
+    and benchmarks that are files. What is no spec stays as it is."""
+    if not isinstance(raw, dict):
+        return raw
+    found = dict(raw)
+    if "recipe" in raw:
+        found["recipe"] = _each(raw["recipe"], lambda v: _yaml(v, folder))
+    if "benchmarks" in raw:
+        found["benchmarks"] = _each(raw["benchmarks"], lambda v: _yaml(v, folder))
+    if isinstance(champion := raw.get("champion"), dict) and "benchmark" in champion:
+        found["champion"] = champion | {"benchmark": _yaml(champion["benchmark"], folder)}
+    if isinstance(overrides := raw.get("overrides"), dict):
+        found["overrides"] = {name: _stage(stage, folder) for name, stage in overrides.items()}
+    if "stages" in raw:
+        found["stages"] = _each(raw["stages"], lambda stage: _stage(stage, folder))
+    if "source" in raw:
+        found["source"] = _entry(raw["source"], folder)
+    return found
+
+
+def placed(text: str, folder: Path) -> str:
+    """`text` absolute: below `folder` if it is there, else below the working folder if it is there. URLs stay."""
+    if not text or "://" in text or text.startswith("~") or Path(text).is_absolute():
+        return text
+    here = next((base for base in (folder, Path.cwd()) if _is_there(base, text)), folder)
+    return str(here.absolute() / text)
+
+
+def _is_there(base: Path, text: str) -> bool:
+    """Whether a path, or the first file of a pattern, is below `base`."""
+    at = next((i for i, c in enumerate(text) if c in MAGIC), None)
+    try:
+        if at is None:
+            return (base / text).exists()
+        where, _, start = text[:at].rpartition("/")
+        return any(p.name.startswith(start) for p in (base / where).iterdir())
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _each(value: Any, change: Any) -> Any:
+    return [change(v) for v in value] if isinstance(value, list) else change(value)
+
+
+def _yaml(value: Any, folder: Path) -> Any:
+    return placed(value, folder) if isinstance(value, str) and value.endswith(YAMLS) else value
+
+
+def _stage(stage: Any, folder: Path) -> Any:
+    if not isinstance(stage, dict) or "mixture" not in stage:
+        return stage
+    return stage | {"mixture": _each(stage["mixture"], lambda entry: _entry(entry, folder))}
+
+
+def _entry(entry: Any, folder: Path) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    return entry | {k: placed(v, folder) for k in ("path", "images") if isinstance(v := entry.get(k), str)}
