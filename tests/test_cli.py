@@ -133,3 +133,16 @@ def test_a_pipe_shows_each_line_when_it_is_written() -> None:
         assert shown, "nothing was shown while the command went on"
         assert child.stdout.readline() == "first\n"
         child.stdin.close()
+
+
+def test_paths_are_the_specs_own(tmp_path: Path, data: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trials of a search looked for a spec's relative paths in Ray's working folder."""
+    spec(tmp_path, Path("data.json"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    main(["plan", "../spec.yaml", "--runs", str(tmp_path / "runs")])
+    assert "to train" in capsys.readouterr().out
+    (tmp_path / "data.json").unlink()
+    assert f"missing dataset file: {tmp_path}/elsewhere/../data.json" in said(
+        capsys, "plan", "../spec.yaml", "--runs", str(tmp_path / "runs")
+    )

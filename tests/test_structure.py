@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -168,3 +169,8 @@ def test_who_starts_workers_loads_no_torch():
         "assert not {'torch', 'transformers', 'mlflow'} & sys.modules.keys()"
     )
     python("-c", code)
+
+
+def test_the_newest_decisions_come_first():
+    days = re.findall(r"(?m)^## (\d{4}-\d\d-\d\d)", (ROOT / "docs" / "decisions.md").read_text())
+    assert days == sorted(days, reverse=True)

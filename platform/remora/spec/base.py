@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from remora.errors import SpecError, nearest
+from remora.spec.paths import located
 
 
 class Spec(BaseModel):
@@ -81,13 +82,13 @@ def read_yaml(path: Path | str) -> tuple[Any, Lines]:
 
 
 def load(model: type[S], path: Path | str) -> S:
-    """Read `path` as one `model`.
+    """Read `path` as one `model`; its relative paths are made absolute (spec/paths.py).
 
     Raises:
         SpecError: one line a broken rule: file, line, key, value and what is known.
     """
     raw, lines = read_yaml(path)
-    return validate(model, raw, str(path), lines)
+    return validate(model, located(raw, Path(path).parent), str(path), lines)
 
 
 def validate(model: type[S], raw: Any, name: str, lines: Lines | None = None) -> S:

@@ -30,6 +30,10 @@ def located(raw: Any, folder: Path) -> Any:
         found["overrides"] = {name: _stage(stage, folder) for name, stage in overrides.items()}
     if "stages" in raw:
         found["stages"] = _each(raw["stages"], lambda stage: _stage(stage, folder))
+    if isinstance(given := raw.get("embeddings"), dict):
+        found["embeddings"] = given | {
+            k: placed(v, folder) for k in ("images", "texts") if isinstance(v := given.get(k), str)
+        }
     if "source" in raw:
         found["source"] = _entry(raw["source"], folder)
     return found
