@@ -19,6 +19,7 @@ from remora.data.conversation import image_field, parse_turns, problems
 from remora.data.prompt import Prompter
 from remora.errors import DataError
 
+FORMS = ("forms", "messages", "inline", "tar", "llava")
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 
 
@@ -42,7 +43,7 @@ def broken(tmp_path):
     said = {
         "good": record(ask, "noise", id=1, image="good.jpg"),
         "no-conversation": ["no record"],
-        "unknown-role": {"conversations": [{"from": "system", "value": "x"}, {"from": "gpt", "value": "y"}]},
+        "unknown-role": {"conversations": [{"from": "tool", "value": "x"}, {"from": "gpt", "value": "y"}]},
         "turn-order": {"conversations": [{"from": "gpt", "value": "x"}, {"from": "gpt", "value": "y"}]},
         "no-text": {"conversations": [{"from": "human"}, {"from": "gpt", "value": "y"}]},
         "not-unicode": record("a", "half \ud83d of one"),
@@ -114,7 +115,10 @@ def test_every_kind_is_documented():
     documented = {kind.strip() for row in rows for kind in row.split(",")}
     sources = "".join(
         (Path(__file__).parents[2] / "platform/remora/data" / f).read_text()
-        for f in ("check.py", "conversation.py", "pictures.py", "pixels.py", "signatures.py")
+        for f in (
+            *("check.py", "conversation.py", "pictures.py", "pixels.py", "signatures.py"),
+            *(f"sources/{n}.py" for n in FORMS),
+        )
     )
     used = set(re.findall(r'"([a-z]+-[a-z-]+)"', sources))
     assert used == documented
@@ -131,10 +135,11 @@ def test_jsonl_is_read_line_by_line_and_a_bad_line_is_one_problem(tmp_path):
 
 def test_the_command_prints_counts_writes_json_and_ends_with_1(broken, tmp_path, capsys):
     file, _ = broken
-    with pytest.raises(SystemExit, match=r"remora: 15 problems would stop a training run"):
+    with pytest.raises(SystemExit, match=r"remora: 15 problems in 15 of 19 records would stop a training run"):
         main(["data", "check", str(file), "--json", str(tmp_path / "out.json")])
     said = capsys.readouterr().out
-    assert "19 records, 8 pictures" in said and "missing-image: 1" in said and "duplicate-id: 1 (noted)" in said
+    assert "19 records (9 text only), 8 pictures" in said
+    assert "missing-image: 1" in said and "duplicate-id: 1 (noted)" in said
     (out,) = json.loads((tmp_path / "out.json").read_text())
     assert out["problems"]["corrupt-image"]["count"] == 2 and out["fatal"] == 15
     good = tmp_path / "good.json"

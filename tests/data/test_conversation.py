@@ -60,21 +60,21 @@ def test_an_answer_may_talk_about_the_tag(tmp_path):
 
 BAD = {
     "no mapping": (["x"], "needs 'conversations'"),
-    "no turns": ({"id": 1}, "needs 'conversations'"),
-    "turns are no list": ({"conversations": "hi"}, "needs 'conversations'"),
+    "no turns": ({"id": 1}, "its keys ('id') make no record"),
+    "turns are no list": ({"conversations": "hi"}, "'conversations' is 'hi'; it is a list of turns"),
     "empty": ({"conversations": []}, "the last turn has no answer"),
-    "unknown role": ({"conversations": [{"from": "system", "value": "x"}]}, "turn 0 is from 'system'"),
+    "unknown role": ({"conversations": [{"from": "tool", "value": "x"}]}, "turn 0 is from 'tool'"),
     "gpt first": ({"conversations": [{"from": "gpt", "value": "x"}]}, "turn 0 is from 'gpt'"),
-    "no value": ({"conversations": [{"from": "human"}]}, "turn 0 is from 'human'"),
-    "value is a number": ({"conversations": [{"from": "human", "value": 3}]}, "have a text value"),
+    "no value": ({"conversations": [{"from": "human"}]}, "turn 0 is from human and says None"),
+    "value is a number": ({"conversations": [{"from": "human", "value": 3}]}, "says 3, which is no text"),
     "turn is a string": ({"conversations": ["hi"]}, "turn 0 is from None"),
     "no answer": (said("a", "b", "c"), "the last turn has no answer"),
     "empty answer": (said("a", " \n"), "turn 1: the answer is empty"),
     "picture without a tag": (said("a", "b", image="x.png"), "0 <image> tags but 1 images"),
     "tag without a picture": (said("<image>", "b"), "1 <image> tags but 0 images"),
     "one picture for two tags": (said("<image><image>", "b", image="x.png"), "2 <image> tags but 1 images"),
-    "image is a number": (said("<image>", "b", image=5), "image is 5"),
-    "images are numbers": (said("<image>", "b", image=[5]), "image is [5]"),
+    "image is a number": (said("<image>", "b", image=5), "image holds 5"),
+    "images are numbers": (said("<image>", "b", image=[5]), "image holds 5"),
 }
 
 

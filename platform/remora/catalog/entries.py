@@ -185,6 +185,11 @@ class Template(Spec):
     """Special token that ends an answer; the tokenizer's end token if not given."""
     source: str
 
+    @property
+    def writes_questions(self) -> bool:
+        """Whether the user's words are in the prompt; `plain` has the pictures alone."""
+        return self.chat or "{text}" in self.user
+
 
 class Folder(Spec):
     """A folder of pictures that a dataset reads, below its image folder (`.` for that itself)."""

@@ -10,10 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from remora import catalog
 from remora.catalog.fit import check_composition
 from remora.data.check import Report, check_dataset
+from remora.data.conversation import short
 from remora.data.layout import count_differences, layout
 from remora.data.locations import absolute
 from remora.data.mixture import locate
@@ -27,6 +29,9 @@ from remora.stages import Store, read_variants, resolve_stages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+UNREAD_SHOWN = 12
+"""Keys that are listed."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,20 @@ def check(args: argparse.Namespace, console: Console, progress: Callable[[str, i
         with writes(args.json, "--json"):
             args.json.write_text(json.dumps([r.as_json() for r in reports], indent=1) + "\n")
     if fatal := sum(r.fatal for r in reports):
-        raise DataError(f"{fatal:,} problems would stop a training run or teach nothing; mend or remove those records")
+        of = f"{sum(r.refused for r in reports):,} of {sum(r.records for r in reports):,} records"
+        raise DataError(
+            f"{fatal:,} problems in {of} would stop a training run or teach nothing; mend or remove those records"
+        )
     console.print("nothing that would stop a training run")
 
 
 def _say(report: Report, console: Console) -> None:
-    counts = f"{report.records:,} records, {report.pictures:,} pictures"
-    console.print(f"[bold]{report.location}[/]: {counts}", highlight=False)
+    counts = f"{report.records:,} records ({report.text_only:,} text only), {report.pictures:,} pictures"
+    console.print(f"[bold]{escape(report.location)}[/]: {counts}", highlight=False)
+    if report.unread:
+        names = ", ".join(f"{short(name, 40)} {n:,}" for name, n in report.unread.most_common(UNREAD_SHOWN))
+        more = f", and {len(report.unread) - UNREAD_SHOWN} more" if len(report.unread) > UNREAD_SHOWN else ""
+        console.print(f"  nothing reads: {names}{more}", markup=False, highlight=False)
     for kind, count in report.counts.most_common():
         lived = "" if kind not in report.tolerated else " (skipped)" if kind in report.skip else " (noted)"
         console.print(f"  {kind}: {count:,}{lived}", highlight=False)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from remora import catalog
 from remora.catalog.fit import check_composition
 from remora.data.batches import StageData
-from remora.data.conversation import Sample, image_field, parse_turns, problems
+from remora.data.conversation import Sample, image_field, name_of, parse_turns
 from remora.data.indexing import size_of
 from remora.data.locations import absolute, join
 from remora.data.mixture import locate, open_entry
@@ -201,7 +201,7 @@ def _reader(args: argparse.Namespace) -> Read:
 
 
 def _plain(raw: Raw, images: str, place: View) -> View:
-    found = [f"{kind}: {why}" for kind, why in problems(raw.record)]
+    found = [f"{kind}: {why}" for kind, why in raw.flaws()]
     if found:
         shown = str(raw.record)
         found.append(shown if len(shown) <= EXCERPT else shown[:EXCERPT] + "…")
@@ -211,7 +211,7 @@ def _plain(raw: Raw, images: str, place: View) -> View:
         place.position,
         place.dataset,
         place.record,
-        str(raw.record.get("id", "")),
+        name_of(raw.record) or "",
         parse_turns(raw.record),
         pictures,
     )

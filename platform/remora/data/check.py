@@ -7,13 +7,14 @@ It reads every record and opens every picture, and never stops at the first that
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from remora.data.conversation import Problem, Turn, image_field, parse_turns, problems
+from remora.data.conversation import TAG, Problem, Turn, image_field, name_of, parse_turns, short
 from remora.data.indexing import size_of
 from remora.data.locations import join
 from remora.data.pictures import Picture, examined
@@ -28,7 +29,14 @@ EXAMPLES = 5
 WAITING = 1_000
 """Pictures that wait for a thread before reading of records goes on."""
 
-NOTED = NOTED_PICTURES | {"duplicate-id", "over-length"}
+UNREAD = 1_000
+"""Keys that nothing reads and that are counted one by one; more are counted together."""
+EXCERPT = 400
+"""Characters of a problem that are kept as an example."""
+_MARKS = re.compile(r"<(?:video|audio|img|image_\d+|image_placeholder|\|image\||\|vision_start\||ImageHere)>")
+"""What stands for a picture, a video or a sound elsewhere. Here it is letters, as in a text about HTML."""
+
+NOTED = NOTED_PICTURES | {"duplicate-id", "over-length", "media-tag", "system-unread"}
 """Kinds that a training run lives with: it says so and goes on. All others stop it, or teach nothing."""
 
 
@@ -45,6 +53,8 @@ class Report:
     """Records without a picture."""
     folders: Counter[str] = field(default_factory=Counter)
     """Folder of its first picture, as a record names it -> records."""
+    unread: Counter[str] = field(default_factory=Counter)
+    """Key, column or kind of tar member that nothing reads -> how many records have it."""
     counts: Counter[str] = field(default_factory=Counter)
     """Kind of problem -> how many records have it."""
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -55,22 +65,38 @@ class Report:
         """Kinds that a training run lives with."""
         return NOTED | self.skip
 
+    _seen: set[int] = field(default_factory=set, repr=False)
+    """Hashes of (record, kind) that are counted: the problems of pictures come later than those of their records."""
+    _refused: set[int] = field(default_factory=set, repr=False)
+
+    @property
+    def refused(self) -> int:
+        """Records with a problem that a training run does not live with."""
+        return len(self._refused)
+
     @property
     def fatal(self) -> int:
-        """Problems that a training run does not live with."""
+        """Problems that a training run does not live with, one a kind and record."""
         return sum(n for kind, n in self.counts.items() if kind not in self.tolerated)
 
     def add(self, kind: str, where: str, problem: str) -> None:
-        self.counts[kind] += 1
+        """One more problem of the record at `where`; of each kind it counts one."""
         if len(shown := self.examples.setdefault(kind, [])) < EXAMPLES:
-            shown.append(f"{where}: {problem}")
+            shown.append(f"{where}: {problem[:EXCERPT]}{'…' * (len(problem) > EXCERPT)}")
+        if (key := hash((where, kind))) not in self._seen:
+            self._seen.add(key)
+            self.counts[kind] += 1
+            if kind not in self.tolerated:
+                self._refused.add(hash(where))
 
     def count(self, raw: Raw) -> None:
-        """One more record, by where its first picture lies."""
+        """One more record, by where its first picture lies, and by what of it nothing reads."""
         self.records += 1
+        for name in dict.fromkeys(raw.unread):
+            self.unread[name if name in self.unread or len(self.unread) < UNREAD else "(others)"] += 1
         names = image_field(raw.record) if isinstance(raw.record, dict) else []
         if not (names or raw.pictures):
-            self.text_only += 1
+            self.text_only += not raw.problems
         elif isinstance(names, list) and names and isinstance(names[0], str):
             self.folders[names[0].rpartition("/")[0]] += 1
 
@@ -78,8 +104,8 @@ class Report:
         fatal = self.counts.keys() - self.tolerated
         kinds = {k: {"count": n, "fatal": k in fatal, "examples": self.examples[k]} for k, n in self.counts.items()}
         counts = {"records": self.records, "text_only": self.text_only, "pictures": self.pictures}
-        counts |= {"fatal": self.fatal}
-        return {"location": self.location, **counts, "problems": kinds}
+        counts |= {"fatal": self.fatal, "refused": self.refused}
+        return {"location": self.location, **counts, "unread": dict(self.unread), "problems": kinds}
 
 
 def check_dataset(
@@ -108,23 +134,36 @@ def check_dataset(
             for number, raw in enumerate(source.read(shard), shard.first):
                 where = f"{shard.file}: record {number}"
                 report.count(raw)
-                found = list(problems(raw.record))
-                for kind, problem in found:
+                found = raw.flaws()
+                for kind, problem in [*found, *_notes(raw, where, ids)]:
                     report.add(kind, where, problem)
-                name = raw.record.get("id") if isinstance(raw.record, dict) else None
-                if name is not None and (first := ids.setdefault(str(name), where)) != where:
-                    report.add("duplicate-id", where, f"id {name!r} is that of {first} too")
-                if prompter and not found:
+                if found:
+                    continue  # an index looks no further either
+                if prompter:
                     for kind, problem in _prompt_problems(prompter, parse_turns(raw.record), max_length):
                         report.add(kind, where, problem)
-                if not any(kind == "image-field" for kind, _ in found):  # then its names are none
-                    pictures.add(raw, where)
+                pictures.add(raw, where)
             done += shard.bytes
             progress(done, total)
         pictures.drain(0)
     if not report.records:
         raise DataError(f"{location}: no record in it")
     return report
+
+
+def _notes(raw: Raw, where: str, ids: dict[str, str]) -> Iterator[Problem]:
+    """What a training run lives with; `ids` are those of earlier records, by where they are."""
+    if raw.problems or not isinstance(raw.record, dict):
+        return
+    name = name_of(raw.record)
+    if name is not None and (first := ids.setdefault(name, where)) != where:
+        yield "duplicate-id", f"id {short(name)} is that of {first} too"
+    said = raw.record.get("conversations")
+    for i, turn in enumerate(said if isinstance(said, list) else []):
+        value = turn.get("value") if isinstance(turn, dict) and turn.get("from") == "human" else None
+        if isinstance(value, str) and "<" in value and (mark := _MARKS.search(value)):
+            yield "media-tag", f"turn {i} holds {mark[0]}, which is read as letters; pictures are {TAG}"
+            return
 
 
 class _Pictures:
@@ -166,6 +205,8 @@ def _picture_problems(held: Picture | bytes) -> list[Problem]:
 
 
 def _prompt_problems(prompter: Prompter, turns: Sequence[Turn], max_length: int | None) -> Iterator[Problem]:
+    if turns[0].role == "system" and not prompter.template.writes_questions:
+        yield "system-unread", "its template writes neither questions nor a system message"
     tokens = prompter.encode(turns)
     if all(label == IGNORE for label in tokens.labels[1:]):
         yield "no-supervised-token", "no token of its answers is supervised"

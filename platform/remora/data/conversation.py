@@ -1,7 +1,8 @@
 """Conversations, and LLaVA's JSON that they come in.
 
 A record is `{"id", "image"?, "conversations": [{"from": "human"|"gpt", "value"}, ...]}`; `image` is a path or a list of
-paths, and every `<image>` in a human turn takes the next one.
+paths, and every `<image>` in a human turn takes the next one. A turn from `system` may be the first. sources/forms.py
+makes it of the other forms that people have.
 """
 
 from __future__ import annotations
@@ -48,6 +49,24 @@ def with_system(turns: Sequence[Turn]) -> tuple[str, Sequence[Turn]]:
 
 Problem = tuple[str, str]
 """(kind, what it is in words); the kinds are docs/data.md's."""
+EXCERPT = 80
+"""Characters that a message shows of a value."""
+LONGEST_PART, LONGEST_PATH = 255, 4095
+"""Bytes of a file's name and of its path, as Linux has them."""
+
+
+def short(value: Any, length: int = EXCERPT) -> str:
+    """A value as messages show it: quoted, in one line, and not all of a long one."""
+    held = value[: length + 1] if isinstance(value, str | bytes | list) else value
+    try:
+        text = repr(held)
+    except RecursionError:
+        text = f"a {type(value).__name__} that is nested too deeply"
+    if len(text) <= length and held == value:
+        return text
+    if isinstance(value, str | bytes):
+        return f"{text[:length]}… ({len(value):,} {'bytes' if isinstance(value, bytes) else 'characters'})"
+    return f"{text[:length]}…"
 
 
 def image_field(record: dict[str, Any]) -> Any:
@@ -57,40 +76,100 @@ def image_field(record: dict[str, Any]) -> Any:
 
 
 def problems(record: Any) -> Iterator[Problem]:
-    """Everything that is wrong with one LLaVA record itself, its pictures' files aside."""
-    if not isinstance(record, dict) or not isinstance(record.get("conversations"), list):
-        found = f"; here is {record[:100]!r}" if isinstance(record, str) else ""
-        yield "no-conversation", f"a record needs 'conversations', a list of turns; see docs/data.md{found}"
+    """Everything that is wrong with one LLaVA record itself, its pictures' files aside.
+
+    A turn that is not the next one is named once: what follows it is out of order for the same reason.
+    """
+    said = record.get("conversations") if isinstance(record, dict) else None
+    if not isinstance(said, list):
+        yield "no-conversation", f"a record needs 'conversations', a list of turns, and this is {short(record)}"
         return
-    said = record["conversations"]
-    for i, message in enumerate(said):
-        speaker = message.get("from") if isinstance(message, dict) else None
-        value = message.get("value") if isinstance(message, dict) else None
-        if speaker != SPEAKERS[i % 2] or not isinstance(value, str):
-            kind = "unknown-role" if speaker not in SPEAKERS else "turn-order" if isinstance(value, str) else "no-text"
-            yield kind, f"turn {i} is from {speaker!r}; turns alternate human, gpt and have a text value"
-        elif not value.isascii() and _LONE.search(value):
-            yield "not-unicode", f"turn {i} holds half a surrogate pair, which is no character; mend its text"
-        elif speaker == "gpt" and not value.strip():
-            yield "empty-answer", f"turn {i}: the answer is empty; give it words or remove the record"
-    if len(said) % 2 or not said:
-        yield "no-answer", "the last turn has no answer; a conversation ends with gpt"
+    in_order = True
+    for problem in _turn_problems(said):
+        in_order = in_order and problem[0] not in ("unknown-role", "turn-order", "no-answer")
+        yield problem
     paths = image_field(record)
-    if not isinstance(paths, list) or not all(isinstance(p, str) and not _NO_PATH.search(p) for p in paths):
-        yield "image-field", f"image is {paths!r}; it is a path or a list of paths"
+    if not isinstance(paths, list):
+        yield "image-field", f"image is {short(paths)}; it is a path or a list of paths"
         return
+    for path in paths:
+        if why := _no_path(path):
+            yield "image-field", f"image holds {short(path)}, {why}; it is a path or a list of paths"
+            return
     human = (m.get("value") for m in said if isinstance(m, dict) and m.get("from") == "human")
     tags = sum(v.count(TAG) for v in human if isinstance(v, str))
-    if len(paths) != tags:
+    if in_order and len(paths) != tags:
         kind = "image-without-tag" if len(paths) > tags else "tag-without-image"
         yield kind, f"{tags} {TAG} tags but {len(paths)} images; every picture has its tag in a human turn"
 
 
+def _turn_problems(said: list[Any]) -> Iterator[Problem]:
+    before = 1 if said and isinstance(said[0], dict) and said[0].get("from") == "system" else 0
+    for i, message in enumerate(said):
+        speaker = message.get("from") if isinstance(message, dict) else None
+        value = message.get("value") if isinstance(message, dict) else None
+        expected = "system" if i < before else SPEAKERS[(i - before) % 2]
+        if speaker != expected:
+            kind = "turn-order" if speaker in (*SPEAKERS, "system") else "unknown-role"
+            yield (
+                kind,
+                f"turn {i} is from {short(speaker)}, not {expected}; turns alternate human, gpt after a system turn",
+            )
+            return
+        if not isinstance(value, str):
+            yield "no-text", f"turn {i} is from {speaker} and says {short(value)}, which is no text"
+        elif not value.isascii() and _LONE.search(value):
+            yield "not-unicode", f"turn {i} holds {lone(value)}"
+        elif speaker == "gpt" and not value.strip():
+            yield "empty-answer", f"turn {i}: the answer is empty; give it words or remove the record"
+    if len(said) % 2 != before or len(said) == before:
+        yield "no-answer", "the last turn has no answer; a conversation ends with gpt"
+
+
+def lone(text: str) -> str:
+    """What is wrong with a text that holds half of a surrogate pair, and the way out.
+
+    Bytes that are not UTF-8 were read as such halves (Python's surrogateescape), each as U+DC00 and its own value.
+    """
+    halves = _LONE.findall(text)
+    if all("\udc80" <= c <= "\udcff" for c in halves):
+        return (
+            f"the byte 0x{ord(halves[0]) - 0xDC00:02x}, so the file is not UTF-8 but Latin-1 or the like; "
+            "next: iconv -f LATIN1 -t UTF-8 FILE > NEW"
+        )
+    return "half a surrogate pair, which is no character; mend its text"
+
+
+def _no_path(path: Any) -> str:
+    """Why no file has such a name; an empty string if one may."""
+    if not isinstance(path, str):
+        return "no text"
+    if not path.strip():
+        return "an empty name"
+    if found := _NO_PATH.search(path):
+        return "which no picture's name holds" if found[0] in "\0\n\r" else lone(path)
+    if "://" in path or (path.isascii() and len(path) <= LONGEST_PART):
+        return ""
+    content = path.encode()
+    if len(content) > LONGEST_PATH or any(len(part) > LONGEST_PART for part in content.split(b"/")):
+        return "longer than a file's name can be"
+    return ""
+
+
 def parse_turns(record: dict[str, Any]) -> tuple[Turn, ...]:
     """The turns of a record that has no problem."""
-    return tuple(
+    said = record["conversations"]
+    before = said[0]["from"] == "system"
+    system = (Turn("system", said[0]["value"].strip()),) if before and said[0]["value"].strip() else ()
+    return system + tuple(
         Turn("user", m["value"].replace(TAG, "").strip(), m["value"].count(TAG))
         if m["from"] == "human"
         else Turn("assistant", m["value"].strip())
-        for m in record["conversations"]
+        for m in said[before:]
     )
+
+
+def name_of(record: dict[str, Any]) -> str | None:
+    """A record's id as text; None if it has none."""
+    name = record.get("id")
+    return None if name is None else str(name) if isinstance(name, str | int | float) else short(name)

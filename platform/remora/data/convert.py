@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from remora.data.conversation import image_field, problems
+from remora.data.conversation import image_field
 from remora.data.indexing import Progress, size_of
 from remora.data.locations import is_url, join
 from remora.data.outputs import writes
@@ -78,7 +78,7 @@ def items(
             if only is not None and row not in only:
                 continue
             where = f"{shard.file}: record {number}"
-            for kind, problem in problems(raw.record):
+            for kind, problem in raw.flaws():
                 raise DataError(f"{where}: {problem} ({kind}); find all such: remora data check {location}")
             if raw.pictures is not None:
                 yield Item(where, raw.record, raw.pictures, embedded=True)

@@ -28,7 +28,7 @@ from remora.data.locations import is_url
 from remora.data.pictures import Picture
 from remora.errors import BrokenRecord, DataError
 
-FORMAT = 2
+FORMAT = 3
 """Raise by hand when an index is written differently; those of another format are built anew."""
 
 
@@ -41,11 +41,11 @@ class Flaw:
     problem: str
 
 
-def encode_record(name: str | None, turns: Sequence[Turn], images: Sequence[Picture]) -> bytes:
-    """A record as an index keeps it."""
+def encode_record(name: str | None, system: str, turns: Sequence[Turn], images: Sequence[Picture]) -> bytes:
+    """A record as an index keeps it; `turns` are those after the system message, if it has one."""
     said = [[t.text, t.images] for t in turns]
     shown = [[p.location, p.offset, p.length, p.sha256] for p in images]
-    return json.dumps([name, said, shown], separators=(",", ":")).encode()
+    return json.dumps([name, said, shown, *([system] if system else [])], separators=(",", ":")).encode()
 
 
 class Dataset(Sequence[Sample]):
@@ -102,8 +102,8 @@ class Dataset(Sequence[Sample]):
         if start == end:
             flaw = next(f for f in self.flaws() if f.record == number)
             raise BrokenRecord(f"{self.where(number)}: {flaw.problem}", flaw.kind)
-        name, said, shown = json.loads(self._records[start:end].tobytes())
-        turns = tuple(
+        name, said, shown, *system = json.loads(self._records[start:end].tobytes())
+        turns = tuple(Turn("system", text) for text in system) + tuple(
             Turn("assistant", text) if k % 2 else Turn("user", text, images) for k, (text, images) in enumerate(said)
         )
         images = tuple(Picture(self._place(place), *rest) for place, *rest in shown)

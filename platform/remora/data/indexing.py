@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from remora.data.conversation import Problem, image_field, parse_turns, problems
+from remora.data.conversation import Problem, image_field, name_of, parse_turns, with_system
 from remora.data.index import FORMAT, Dataset, Flaw, IndexWriter, encode_record
 from remora.data.locations import is_url, join, stamp
 from remora.data.pictures import Picture, examined
@@ -156,7 +156,7 @@ def index_shard(source: Source, images: str, home: str, shard: Shard) -> Indexed
     known = _known(table, table.stat().st_mtime_ns) if table.exists() else {}
     kept = Path(home) / "pictures.new" / f"{digest([shard.file, shard.start])[:16]}.bin"
     for number, raw in enumerate(source.read(shard)):
-        flaws = list(problems(raw.record))
+        flaws = raw.flaws()
         shown: list[Picture] = []
         if not flaws:
             for picture, broken in _pictures(raw, images, kept, known, out.seen):
@@ -164,10 +164,10 @@ def index_shard(source: Source, images: str, home: str, shard: Shard) -> Indexed
                 flaws += broken
         out.flaws += [Flaw(number, kind, why) for kind, why in flaws]
         if all(kind in NOTED for kind, _ in flaws):
-            name = raw.record.get("id")
-            turns = parse_turns(raw.record)
-            out.records.append(encode_record(None if name is None else str(name), turns, shown))
+            name, (system, turns) = name_of(raw.record), with_system(parse_turns(raw.record))
+            out.records.append(encode_record(name, system, turns, shown))
             content: Any = [str(name), [[t.text, t.images] for t in turns], [p.sha256 for p in shown]]
+            content += [system] if system else []
         else:
             out.records.append(b"")
             content = [kind for kind, _ in flaws]

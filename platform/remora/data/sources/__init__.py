@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 from remora.data.locations import is_url, join, opened, parent
 from remora.data.sources import listing
 from remora.data.sources.base import Files, Raw, Shard, Source, reading
-from remora.data.sources.llava import JsonLines, LlavaJson
+from remora.data.sources.llava import LlavaJson
 from remora.errors import DataError
 
 __all__ = ["Raw", "Shard", "Source", "find_source", "is_url", "picture_folder"]
 
+_PACKED = re.compile(r"\.[a-z]+(\.(?:gz|bz2|xz|zst|zip))$")
 FORMATS = (
-    ".json and .jsonl (LLaVA), .parquet, .arrow, .tar, .csv and .tsv files, patterns of them (train-*.parquet, "
+    ".json, .jsonl, .parquet, .arrow, .tar, .csv and .tsv files, patterns of them (train-*.parquet, "
     "{00000..00012}.tar), folders of Parquet or tar files, of save_to_disk, or with a metadata.jsonl or metadata.csv"
 )
 
@@ -51,12 +53,16 @@ def _format(file: str) -> Callable[[str], Source] | None:
     if file.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")):
         raise DataError(f"dataset {file}: a compressed tar cannot be read at random; next: gunzip it to a .tar")
     name = file.rpartition("/")[2]
+    if (packed := _PACKED.search(name)) and _format(file[: -len(packed[1])]):
+        raise DataError(
+            f"dataset {file}: it is compressed; next: unpack it, and give the {packed[0][: -len(packed[1])]}"
+        )
     if name.endswith(".json"):
         return LlavaJson
     if name.endswith(".jsonl"):
         from remora.data.sources.captions import Metadata
 
-        return Metadata if name == "metadata.jsonl" else JsonLines
+        return Metadata if name == "metadata.jsonl" else LlavaJson
     if name.endswith((".csv", ".tsv")):
         from remora.data.sources.captions import Captions
 

@@ -11,7 +11,9 @@ import pyarrow.ipc
 
 from remora.data.locations import is_url, opened
 from remora.data.sources.base import Raw, Shard, reading
-from remora.data.sources.rows import columns, row_record
+from remora.data.sources.foreign import HEAD, refuse_foreign
+from remora.data.sources.forms import as_llava
+from remora.data.sources.rows import columns
 
 SHARD = 32 << 20
 """Bytes of batches that a worker reads in one go."""
@@ -30,6 +32,8 @@ class Arrow:
         return (self.file,)
 
     def shards(self) -> Iterator[Shard]:
+        with reading(self.file), opened(self.file) as f:
+            refuse_foreign(f.read(HEAD), self.file, "an Arrow stream", "an Arrow stream")
         first = rows = start = size = number = 0
         for number, batch in enumerate(self._batches(), 1):
             rows, size = rows + batch.num_rows, size + batch.get_total_buffer_size()
@@ -46,10 +50,11 @@ class Arrow:
                     return
                 if number < shard.start:  # mapped, so skipping it reads its header alone
                     continue
-                chosen = batch.select(columns(batch.schema.names, self.file))
+                names, left = columns(batch.schema.names, self.file)
+                chosen = batch.select(names)
                 chosen.validate(full=True)
                 for at in range(0, batch.num_rows, ROWS):
-                    yield from map(row_record, chosen.slice(at, ROWS).to_pylist())
+                    yield from (as_llava(row, left) for row in chosen.slice(at, ROWS).to_pylist())
 
     def _batches(self) -> Iterator[pyarrow.RecordBatch]:
         with reading(self.file, pyarrow.ArrowException), _mapped(self.file) as f, pyarrow.ipc.open_stream(f) as stream:

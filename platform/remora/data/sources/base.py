@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from remora.data.conversation import Problem, problems
 from remora.data.pictures import Picture
 from remora.errors import DataError
 
@@ -36,6 +37,14 @@ class Raw:
 
     record: Any
     pictures: tuple[Picture | bytes, ...] | None = None
+    problems: tuple[Problem, ...] = ()
+    """What its source found wrong with it; then its record is not in LLaVA's form."""
+    unread: tuple[str, ...] = ()
+    """Keys, columns and members of it that nothing reads."""
+
+    def flaws(self) -> list[Problem]:
+        """What is wrong with it, its pictures' files aside: what its source found, else `conversation.problems`."""
+        return list(self.problems or problems(self.record))
 
 
 class Source(Protocol):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from remora.data.conversation import image_field
+from remora.data.conversation import image_field, short
 from remora.data.locations import join, opened, parent
 from remora.data.sources.base import Raw, Shard, reading
-from remora.data.sources.llava import LONGEST, JsonLines
-from remora.data.sources.rows import CAPTIONS, PICTURES, columns, row_record
+from remora.data.sources.foreign import HEAD, refuse_foreign
+from remora.data.sources.forms import BESIDE, PICTURES, as_llava
+from remora.data.sources.llava import LONGEST, LlavaJson
+from remora.data.sources.rows import columns
 from remora.errors import DataError
 
 SHARD = 8 << 20
@@ -28,7 +30,13 @@ class Captions:
     def files(self) -> tuple[str, ...]:
         return (self.file,)
 
+    @property
+    def _dialect(self) -> str:
+        return "excel-tab" if self.file.partition("?")[0].endswith(".tsv") else "excel"
+
     def shards(self) -> Iterator[Shard]:
+        with reading(self.file), opened(self.file) as f:
+            refuse_foreign(f.read(HEAD), self.file, "a table of text")
         first = count = end = 0
         rows = self._rows(0)
         header, start = next(rows, ([], 0))
@@ -43,62 +51,66 @@ class Captions:
 
     def read(self, shard: Shard) -> Iterator[Raw]:
         header, _ = next(self._rows(0))
-        chosen = set(self._check(header))
+        names, left = self._check(header)
+        header = [name.strip() for name in header]
         for cells, end in self._rows(shard.start):
             if len(cells) > len(header):
-                yield Raw(f"a row of {len(cells)} cells, the header has {len(header)}")
+                why = f"a row of {len(cells)} cells, the header has {len(header)}; quote cells that hold the separator"
+                yield Raw(None, problems=(("no-conversation", why),))
             else:
                 found: dict[str, str | None] = dict.fromkeys(header)  # cells that are missing stay None
                 found |= zip(header, cells, strict=False)
-                found = {name: value for name, value in found.items() if name in chosen}
-                raw = row_record(found | {"id": found.get("id") or None})
+                found = {name: value for name, value in found.items() if name in names}
+                raw = as_llava(found | {"id": found.get("id") or None}, left)
                 yield beside(raw, self.file) if is_metadata(self.file) else raw
             if end >= shard.end:
                 return
 
-    def _check(self, header: list[str]) -> list[str]:
-        found = columns(header, self.file)
-        if not set(found) & set(PICTURES) or not set(found) & {"question", *CAPTIONS}:
-            has = " ".join(", ".join(header).split())
-            raise DataError(
-                f"dataset file {self.file}: its header ({has}) needs image (or file_name, path) "
-                f"and caption or text, or question and answer"
-            )
-        return found
+    def _check(self, header: list[str]) -> tuple[list[str], tuple[str, ...]]:
+        found, left = columns([name.strip() for name in header], self.file)
+        if not {*found} & {*PICTURES, *BESIDE}:
+            has = ", ".join(map(short, header))
+            raise DataError(f"dataset file {self.file}: its header ({has}) needs image (or file_name, path)"[:1000])
+        return found, left
 
     def _rows(self, start: int) -> Iterator[tuple[list[str], int]]:
         """Cells, and the byte where their row ends. The csv module takes the lines that a row needs, so what was
         taken when it gives one is that row's end, also with line breaks in cells."""
         at = start
         with reading(self.file, csv.Error), opened(self.file) as f:
+            # Blanks behind the separators of the header are behind those of the rows too, and part of no cell.
+            spaced = any(
+                cell.startswith(" ") for cell in next(csv.reader([_text(f.readline(), True)], self._dialect), [])
+            )
             f.seek(start)
 
             def lines() -> Iterator[str]:
                 nonlocal at
                 for line in f:
-                    text = line.decode(errors="surrogateescape")
-                    text = text if at else text.removeprefix("\ufeff")
+                    text = _text(line, first=not at)
                     at += len(line)
                     yield text
 
-            reader = csv.reader(lines(), "excel-tab" if self.file.endswith(".tsv") else "excel", strict=True)
+            reader = csv.reader(lines(), self._dialect, strict=True, skipinitialspace=spaced)
             try:
                 for cells in reader:
                     if cells:
-                        yield cells, at
+                        yield [cell.strip() for cell in cells] if spaced else cells, at
             except csv.Error as e:
                 raise ValueError(f"byte {at}: {e}") from None
 
 
 @dataclass(frozen=True)
-class Metadata(JsonLines):
+class Metadata(LlavaJson):
     """imagefolder's `metadata.jsonl`: {"file_name": …, "text": …} a line."""
 
     def read(self, shard: Shard) -> Iterator[Raw]:
-        for raw in super().read(shard):
-            if isinstance(raw.record, dict) and "conversations" not in raw.record:
-                raw = row_record(raw.record)
-            yield beside(raw, self.file)
+        return (beside(raw, self.file) for raw in super().read(shard))
+
+
+def _text(line: bytes, first: bool) -> str:
+    text = line.decode(errors="surrogateescape")
+    return text.removeprefix("\ufeff") if first else text
 
 
 def is_metadata(file: str) -> bool:
@@ -107,10 +119,10 @@ def is_metadata(file: str) -> bool:
 
 def beside(raw: Raw, file: str) -> Raw:
     """imagefolder's rule: pictures are named from the folder of the table, wherever other pictures are."""
-    if not isinstance(raw.record, dict) or raw.pictures is not None:
+    if raw.problems or not isinstance(raw.record, dict) or raw.pictures is not None:
         return raw
     names = image_field(raw.record)
-    if not isinstance(names, list):
+    if not names or not isinstance(names, list):
         return raw
     placed = [join(parent(file), name) if isinstance(name, str) and name else name for name in names]
-    return Raw(raw.record | {"image": placed})
+    return replace(raw, record=raw.record | {"image": placed})

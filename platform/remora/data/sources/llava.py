@@ -1,4 +1,7 @@
-"""LLaVA's conversation JSON: one list of records, or JSONL, one record a line. Neither is read whole into memory."""
+"""Records in JSON: one list of them, or JSONL, one record a line. Neither is read whole into memory.
+
+Which of the two a file is, its first characters say: lists are found in .jsonl files, lines in .json files.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from remora.data.conversation import short
 from remora.data.locations import opened
 from remora.data.sources.base import Raw, Shard, reading
-from remora.errors import DataError
+from remora.data.sources.foreign import HEAD, refuse_foreign
+from remora.data.sources.forms import as_llava
+from remora.errors import BrokenRecord, DataError
 
 SHARD = 8 << 20
 """Bytes of JSON that a worker reads in one go."""
@@ -18,12 +24,82 @@ BLOCK = 1 << 20
 LONGEST = 256 << 20
 """Bytes from which on a record is taken for a file that is broken in it."""
 _SPACE = re.compile(r"[ \t\r\n]*")
-_SCAN = json.JSONDecoder(strict=False).raw_decode
+_MARK = b"\xef\xbb\xbf"
+"""A byte order mark."""
+
+
+class _Decoder:
+    """JSON values of a text. Python would let the last of two equal keys win, and refuse integers of 4,300 digits."""
+
+    def __init__(self, strict: bool) -> None:
+        self._repeated = ""
+        decoder = json.JSONDecoder(strict=strict, object_pairs_hook=self._mapping, parse_int=_integer)
+        self._scan = decoder.raw_decode
+
+    def value(self, text: str) -> Any:
+        """The only value of a text.
+
+        Raises:
+            ValueError, RecursionError: it is no JSON.
+            BrokenRecord: a mapping in it says a key twice.
+        """
+        self._repeated = ""
+        value, end = self._scan(text, 0)
+        if end < len(text):
+            raise ValueError("something follows the record")
+        if self._repeated:
+            raise BrokenRecord(self._twice(), "duplicate-key")
+        return value
+
+    def record(self, text: str, at: int) -> tuple[Raw, int]:
+        """The record at a place of a text, in LLaVA's form, and where it ends.
+
+        Raises:
+            ValueError, RecursionError: no JSON value is there.
+        """
+        self._repeated = ""
+        value, end = self._scan(text, at)
+        if self._repeated:
+            return Raw(value, problems=(("duplicate-key", self._twice()),)), end
+        return as_llava(value), end
+
+    def _twice(self) -> str:
+        return f"the key {self._repeated} stands twice in one mapping; which is meant is not said"
+
+    def _mapping(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            keys = [key for key, _ in pairs]
+            self._repeated = short(next(key for key in keys if keys.count(key) > 1))
+        return made
+
+
+def _integer(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:  # more digits than Python reads
+        return digits
+
+
+def decoded(content: bytes) -> Any:
+    """The JSON value of a file that holds one record.
+
+    Raises:
+        BrokenRecord: it is none, or says a key twice.
+    """
+    decoder = _Decoder(strict=False)
+    try:
+        return decoder.value(content.removeprefix(_MARK).decode(errors="surrogateescape").strip())
+    except (ValueError, RecursionError) as e:
+        raise BrokenRecord(f"its .json is no JSON ({_said(e)})", "no-conversation") from None
+
+
+_skip = json.JSONDecoder(strict=False, parse_int=_integer).raw_decode
 
 
 @dataclass(frozen=True)
 class LlavaJson:
-    """A `.json` file that holds a list of records."""
+    """A `.json` or `.jsonl` file: a list of records, or lines. An empty line is no record."""
 
     file: str
 
@@ -32,63 +108,109 @@ class LlavaJson:
         return (self.file,)
 
     def shards(self) -> Iterator[Shard]:
-        first = count = start = end = 0
         with reading(self.file), opened(self.file) as f:
-            for at, end in _spans(f, self.file):
-                if count and end - start > SHARD:
-                    yield Shard(self.file, first, start, at, at - start)
-                    first, count = first + count, 0
-                if not count:
-                    start = at
-                count += 1
+            head = f.read(HEAD)
+            refuse_foreign(head, self.file, "JSON")
+            f.seek(0)
+            yield from self._of_lines(f) if self._has_lines(head) else self._of_list(f)
+
+    def _has_lines(self, head: bytes) -> bool:
+        """Whether each line is a record: a list of mappings begins with [{, whatever the file is called."""
+        starts = b"".join(head.removeprefix(_MARK).split())[:2]
+        if self.file.partition("?")[0].endswith(".jsonl"):
+            return starts != b"[{"
+        return starts[:1] == b"{"
+
+    def _of_list(self, f: BinaryIO) -> Iterator[Shard]:
+        first = count = start = end = 0
+        for at, end in _spans(f, self.file):
+            if count and end - start > SHARD:
+                yield Shard(self.file, first, start, at, at - start)
+                first, count = first + count, 0
+            if not count:
+                start = at
+            count += 1
         if count:
             yield Shard(self.file, first, start, end, end - start)
 
-    def read(self, shard: Shard) -> Iterator[Raw]:
-        text = _bytes(shard).decode(errors="surrogateescape")
-        at = 0
-        while at < len(text):
-            record, at = _SCAN(text, at)
-            yield Raw(record)
-            at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
-            at = _SPACE.match(text, at + 1).end()  # type: ignore[union-attr]  # over the comma
-
-
-@dataclass(frozen=True)
-class JsonLines:
-    """A `.jsonl` file. An empty line is no record; one that is no JSON is a problem of its own."""
-
-    file: str
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        return (self.file,)
-
-    def shards(self) -> Iterator[Shard]:
+    def _of_lines(self, f: BinaryIO) -> Iterator[Shard]:
         first = count = start = at = 0
-        with reading(self.file), opened(self.file) as f:
-            for line in f:
-                at += len(line)
-                count += bool(line.strip())
-                if at - start > SHARD:
-                    yield Shard(self.file, first, start, at, at - start)
-                    first, count, start = first + count, 0, at
+        for line in _lines_of(f):
+            if len(line) > LONGEST:
+                raise DataError(
+                    f"unreadable dataset file: {self.file}: record {first + count}: longer than a record is"
+                )
+            if not at and not self.file.partition("?")[0].endswith(".jsonl"):
+                _refuse_mapping(line, self.file)
+            at += len(line)
+            count += bool(line.strip())
+            if at - start > SHARD:
+                yield Shard(self.file, first, start, at, at - start)
+                first, count, start = first + count, 0, at
         if count:
             yield Shard(self.file, first, start, at, at - start)
 
     def read(self, shard: Shard) -> Iterator[Raw]:
-        for line in _bytes(shard).split(b"\n"):
+        with reading(shard.file), opened(shard.file) as f:
+            head = f.read(HEAD)
+            f.seek(shard.start)
+            content = f.read(shard.end - shard.start)
+        return self._lines(content) if self._has_lines(head) else self._list(content)
+
+    def _list(self, content: bytes) -> Iterator[Raw]:
+        text, at, decoder = content.decode(errors="surrogateescape"), 0, _Decoder(strict=False)
+        while at < len(text):
+            try:
+                raw, at = decoder.record(text, at)
+            except RecursionError:  # its keys are looked at here, which takes more of the stack than finding its end
+                raw = Raw(None, problems=(("no-conversation", "the record is nested too deeply"),))
+                at = _skip(text, at)[1]
+            yield raw
+            at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+            at = _SPACE.match(text, at + 1).end()  # type: ignore[union-attr]  # over the comma
+
+    def _lines(self, content: bytes) -> Iterator[Raw]:
+        decoder = _Decoder(strict=False)
+        for line in content.removeprefix(_MARK).split(b"\n"):
             if line.strip():
+                text = line.decode(errors="surrogateescape").strip()
                 try:
-                    yield Raw(json.loads(line))
-                except (ValueError, RecursionError):
-                    yield Raw(line.decode(errors="replace"))
+                    raw, end = decoder.record(text, 0)
+                    if end < len(text):
+                        raise ValueError("something follows the record")
+                except (ValueError, RecursionError) as e:
+                    raw = Raw(text, problems=(("no-conversation", f"the line is no JSON ({_said(e)}): {short(text)}"),))
+                yield raw
 
 
-def _bytes(shard: Shard) -> bytes:
-    with reading(shard.file), opened(shard.file) as f:
-        f.seek(shard.start)
-        return f.read(shard.end - shard.start)
+def _lines_of(f: BinaryIO) -> Iterator[bytes]:
+    """Lines with their ends; of one that is longer than a record no more than that is held."""
+    rest = b""
+    while block := f.read(BLOCK):
+        *lines, rest = (rest + block).split(b"\n") if b"\n" in block else (rest + block,)
+        yield from (line + b"\n" for line in lines)
+        if len(rest) > LONGEST:
+            break
+    if rest:
+        yield rest
+
+
+def _refuse_mapping(line: bytes, file: str) -> None:
+    """Whatever begins with a brace in a .json file is read line by line, unless its first line is only a part."""
+    text = line.decode(errors="surrogateescape").removeprefix("\ufeff").strip()
+    try:
+        value, _ = _skip(text)
+    except (ValueError, RecursionError):
+        raise DataError(
+            f"unreadable dataset file: {file}: it is a mapping over several lines; it should be a JSON list of "
+            "records, or a record a line"
+        ) from None
+    lists = [key for key, inner in value.items() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
+    if lists and not {"conversations", "messages", "texts", "prompt"} & value.keys():
+        raise DataError(
+            f"unreadable dataset file: {file}: it is a mapping with the lists {', '.join(map(short, lists[:8]))}; it "
+            "should be a JSON list of records: write one of them into a file of its own"
+        )
 
 
 def _spans(f: BinaryIO, name: str) -> Iterator[tuple[int, int]]:
@@ -133,7 +255,7 @@ def _spans(f: BinaryIO, name: str) -> Iterator[tuple[int, int]]:
     while (begins := token()) != "]":
         while True:
             try:
-                _, end = _SCAN(text, at)
+                _, end = _skip(text, at)
             except (ValueError, RecursionError) as e:
                 if isinstance(e, ValueError) and len(text) - at < LONGEST and more():
                     continue

@@ -14,7 +14,9 @@ import pyarrow.parquet
 
 from remora.data.locations import opened
 from remora.data.sources.base import Raw, Shard, reading
-from remora.data.sources.rows import columns, row_record
+from remora.data.sources.foreign import HEAD, refuse_foreign
+from remora.data.sources.forms import as_llava
+from remora.data.sources.rows import columns
 
 SHARD = 32 << 20
 """Bytes of row groups that a worker reads in one go, and a little more."""
@@ -34,6 +36,8 @@ class Parquet:
 
     def shards(self) -> Iterator[Shard]:
         with reading(self.file, pyarrow.ArrowException), opened(self.file) as f:
+            refuse_foreign(f.read(HEAD), self.file, "Parquet", "a Parquet file")
+            f.seek(0)
             about = pyarrow.parquet.ParquetFile(f).metadata
             # Column chunks of no known size would make a shard of no work.
             groups = [about.row_group(i) for i in range(about.num_row_groups)]
@@ -50,7 +54,7 @@ class Parquet:
     def read(self, shard: Shard) -> Iterator[Raw]:
         with reading(self.file, pyarrow.ArrowException), opened(self.file) as f:
             table = pyarrow.parquet.ParquetFile(f, buffer_size=1 << 20, pre_buffer=False)
-            chosen = columns(table.schema_arrow.names, self.file)
+            chosen, left = columns(table.schema_arrow.names, self.file)
             groups = list(range(shard.start, shard.end))
             for batch in table.iter_batches(ROWS, row_groups=groups, columns=chosen, use_threads=False):
-                yield from map(row_record, batch.to_pylist())
+                yield from (as_llava(row, left) for row in batch.to_pylist())

@@ -1,28 +1,35 @@
 """Tar shards in WebDataset's layout: members that follow each other and share a key are one sample.
 
-The key of a member is its name up to the first dot of its last part, the rest says what it is: `.json`, `.txt`, or a
-picture. Pictures stay in the tar: a sample has their places. Members of other kinds are left alone.
+The key of a member is its name up to the first dot of its last part. A sample's words are its `.json` or `.txt`, its
+pictures are those that the JSON names; else the one of the words' name, or `7.0.png`, `7.1.png` by their numbers. Words
+of several names below one key (`a.txt`, `a.v2.txt`) are samples of their own. Pictures stay in the tar: a sample has
+their places. Members that no rule reads are told (`Raw.unread`).
 Source of the layout: https://github.com/webdataset/webdataset (README, "The WebDataset Format").
 """
 
 from __future__ import annotations
 
-import json
+import re
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, BinaryIO
 
+from remora.data.conversation import image_field, short
 from remora.data.locations import opened
 from remora.data.pictures import Picture
 from remora.data.sources.base import Raw, Shard, reading
-from remora.data.sources.llava import LONGEST
-from remora.data.sources.rows import CAPTIONS, caption
-from remora.errors import DataError
+from remora.data.sources.foreign import HEAD, refuse_foreign
+from remora.data.sources.forms import CAPTIONS, PICTURES, as_llava, words_of
+from remora.data.sources.inline import listed
+from remora.data.sources.llava import LONGEST, decoded
+from remora.errors import BrokenRecord, DataError
 
 SHARD = 64 << 20
 """Bytes of a tar that a worker reads in one go."""
+_DIGITS = re.compile(r"[0-9]{1,9}")
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 """Of pictures."""
 
@@ -38,66 +45,193 @@ class Tar:
         return (self.file,)
 
     def shards(self) -> Iterator[Shard]:
-        first = count = start = end = 0
+        first = count = start = 0
         keys: set[str] = set()
         with reading(self.file, tarfile.TarError), opened(self.file) as f:
+            refuse_foreign(f.read(HEAD), self.file, "a tar", "a tar")
+            f.seek(0)
             for key, group in groupby(_members(f), _key):
                 if key in keys:
                     raise DataError(
-                        f"unreadable dataset file: {self.file}: members of sample {key!r} do not follow each other; "
-                        f"pack it again in order (tar --sort=name)"
+                        f"unreadable dataset file: {self.file}: members of sample {short(key)} do not follow each "
+                        f"other; pack it again in order (tar --sort=name)"
                     )
                 keys.add(key)
                 members = list(group)
                 if count and members[0].offset - start >= SHARD:
                     yield Shard(self.file, first, start, members[0].offset, members[0].offset - start)
-                    first, count = first + count, 0
-                start = start if count else members[0].offset
-                end = members[-1].offset_data + members[-1].size
-                count += 1
+                    first, count, start = first + count, 0, members[0].offset
+                count += len(_samples(members))
+            end = f.seek(0, 2)
         if count:
             yield Shard(self.file, first, start, end, end - start)
 
     def read(self, shard: Shard) -> Iterator[Raw]:
+        left: list[str] = []
+        held: Raw | None = None  # what follows the last sample is told with it
         with reading(self.file, tarfile.TarError), opened(self.file) as f:
             f.seek(shard.start)
-            for key, members in groupby(_members(f, shard.end), _key):
-                yield self._sample(f, key, list(members))
+            for _, group in groupby(_members(f, shard.end, left.append), _key):
+                for sample in _samples(list(group)):
+                    if held:
+                        yield held
+                    held = self._record(f, sample)
+                    held = replace(held, unread=(*held.unread, *map(_kind, left)))
+                    left.clear()
+        if held:
+            yield replace(held, unread=(*held.unread, *map(_kind, left)))
 
-    def _sample(self, f: BinaryIO, key: str, members: list[tarfile.TarInfo]) -> Raw:
-        """The record of a sample; of one that is none, what is wrong with it."""
-        by_kind = {m.name[len(key) + 1 :].lower(): m for m in members}
-        if len(by_kind) < len(members):
-            return Raw(f"sample {key}: two members have one name")
-        if odd := [m.name for m in members if m.type not in (tarfile.REGTYPE, tarfile.AREGTYPE)]:
-            return Raw(f"sample {key}: {odd[0]} is a link or another thing without bytes of its own")
-        shown = [m for kind, m in by_kind.items() if kind.rpartition(".")[2] in SUFFIXES]
+    def _record(self, f: BinaryIO, sample: _Sample) -> Raw:
+        try:
+            return self._read(f, sample)
+        except BrokenRecord as e:
+            return Raw(None, problems=((e.kind, f"sample {short(sample.stem)}: {e}"),))
+
+    def _read(self, f: BinaryIO, sample: _Sample) -> Raw:
+        sample.refuse_odd()
         record: Any = {}
-        if "json" in by_kind:
-            try:
-                record = json.loads(_content(f, by_kind["json"]))
-            except (ValueError, RecursionError):
-                return Raw(f"sample {key}: its .json is no JSON")
+        if sample.json:
+            record = decoded(_content(f, sample.json))
             if not isinstance(record, dict):
-                return Raw(f"sample {key}: its .json is no record")
-        if "conversations" not in record:
-            if "txt" in by_kind:
-                text: Any = _content(f, by_kind["txt"]).decode(errors="surrogateescape")
-            elif any(name in record for name in CAPTIONS):
-                text = next(record[name] for name in CAPTIONS if name in record)
-            else:
-                return Raw(f"sample {key}: it has neither a conversation nor a caption (.json or .txt)")
-            if not shown:
-                return Raw(f"sample {key}: it has a caption and no picture")
-            record = {"id": record.get("id", key), "conversations": caption(text, len(shown))}
+                raise BrokenRecord("its .json is no record", "no-conversation")
+        named = any(listed(record.get(k)) for k in PICTURES)
+        if not named and sample.pictures:
+            record = {**record, "image": [m.name for m in sample.pictures]}
+        used = [sample.json] if sample.json else []
+        if not words_of({k for k, v in record.items() if v is not None} - {*CAPTIONS}):
+            given = next((record[k] for k in CAPTIONS if record.get(k) is not None), None)
+            if sample.txt:
+                used.append(sample.txt)
+                given = _content(f, sample.txt).decode(errors="surrogateescape")
+            elif given is None:
+                raise BrokenRecord("it has neither a conversation nor a caption (.json or .txt)", "no-conversation")
+            if not (named or sample.pictures):
+                raise BrokenRecord("it has a caption and no picture", "no-conversation")
+            rest = {k: v for k, v in record.items() if k not in CAPTIONS}
+            record = {**rest, "id": record.get("id", sample.stem), "caption": given}
+        raw = as_llava(record)
+        if raw.problems:
+            return replace(raw, problems=tuple((k, f"sample {short(sample.stem)}: {why}") for k, why in raw.problems))
+        names = image_field(raw.record)
+        shown: list[tarfile.TarInfo] = []
+        if raw.pictures is None and isinstance(names, list) and sample.shows_any():
+            shown = [sample.member(name) for name in names]
+        unread = tuple(_kind(m.name, sample.stem) for m in sample.members if m not in used and m not in shown)
+        raw = replace(raw, unread=raw.unread + unread)
         if not shown:
-            return Raw(record)  # of words alone, or its pictures are below the image folder
+            return raw  # of words alone, or its pictures are below the image folder
         held = tuple(Picture(self.file, m.offset_data, m.size) for m in shown)
-        return Raw(record | {"image": [m.name for m in shown]}, held)
+        return replace(raw, record=raw.record | {"image": [m.name for m in shown]}, pictures=held)
 
 
-def _members(f: BinaryIO, end: int | None = None) -> Iterator[tarfile.TarInfo]:
-    """The members from where the file stands up to byte `end`, or to a tar's end.
+@dataclass
+class _Sample:
+    """The members of one sample. `stem` is the name of its words without their suffix."""
+
+    stem: str
+    members: list[tarfile.TarInfo] = field(default_factory=list)
+
+    @property
+    def json(self) -> tarfile.TarInfo | None:
+        return self._words("json")
+
+    @property
+    def txt(self) -> tarfile.TarInfo | None:
+        return self._words("txt")
+
+    @property
+    def pictures(self) -> list[tarfile.TarInfo]:
+        """Those that a record shows that names none: of the sample's name, then by their numbers."""
+        numbered = [(n, m.name, m) for m in self.members if (n := _number(m.name, self.stem)) is not None]
+        return [m for *_, m in sorted(numbered, key=lambda one: one[:2])]
+
+    def shows_any(self) -> bool:
+        return any(_suffix(m.name) in SUFFIXES for m in self.members)
+
+    def member(self, name: Any) -> tarfile.TarInfo:
+        """The picture that a record calls `name`: by the whole name, else by its last part.
+
+        Raises:
+            BrokenRecord: no member is called so.
+        """
+        shown = [m for m in self.members if _suffix(m.name) in SUFFIXES]
+        called = str(name).removeprefix("./")
+        exact = [m for m in shown if m.name.removeprefix("./") == called]
+        last = [m for m in shown if m.name.rpartition("/")[2] == called.rpartition("/")[2]]
+        if found := exact or last:
+            return found[0]
+        there = ", ".join(short(m.name, 40) for m in shown[:5])
+        raise BrokenRecord(
+            f"its .json names {short(name)}; the sample's pictures are {there}; name them so, or leave the names out",
+            "missing-image",
+        )
+
+    def refuse_odd(self) -> None:
+        """
+        Raises:
+            BrokenRecord: two members have one name, or one has no bytes of its own.
+        """
+        if twice := [name for name, n in Counter(m.name for m in self.members).items() if n > 1]:
+            raise BrokenRecord(f"two members have one name, {short(twice[0])}", "no-conversation")
+        if odd := [m.name for m in self.members if m.type not in (tarfile.REGTYPE, tarfile.AREGTYPE)]:
+            raise BrokenRecord(
+                f"{short(odd[0])} is a link or another thing without bytes of its own", "no-conversation"
+            )
+
+    def _words(self, suffix: str) -> tarfile.TarInfo | None:
+        name = f"{self.stem}.{suffix}"
+        return next((m for m in self.members if m.name == name or m.name.lower() == name.lower()), None)
+
+
+def _samples(members: Sequence[tarfile.TarInfo]) -> list[_Sample]:
+    """The samples of members that share a key: one, or one a name of words that has pictures of its own."""
+    key = _key(members[0])
+    worded = dict.fromkeys(_stem(m.name) for m in members if _suffix(m.name) in ("json", "txt"))
+    shown = {stem for m in members if _suffix(m.name) in SUFFIXES for stem in _shown_by(m.name)}
+    stems = [stem for stem in worded if stem == key or stem in shown] or [*worded, key][:1]
+    samples = {stem: _Sample(stem) for stem in stems}
+    for member in members:
+        stem = _stem(member.name)
+        while stem not in samples and len(stem) > len(key):
+            stem = _stem(stem)
+        samples.get(stem, samples[stems[0]]).members.append(member)
+    return [*samples.values()]
+
+
+def _suffix(name: str) -> str:
+    return name.rpartition("/")[2].rpartition(".")[2].lower()
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _shown_by(name: str) -> Iterator[str]:
+    """The names of words that a picture belongs to: `7` and `7.0` for `7.0.png`."""
+    stem = _stem(name)
+    yield stem
+    if _DIGITS.fullmatch(stem.rpartition(".")[2]):
+        yield _stem(stem)
+
+
+def _number(name: str, stem: str) -> int | None:
+    """A picture's place in its sample: -1 for `7.png`, 10 for `7.10.png`; None for others, as `7.mask.png`."""
+    if _suffix(name) not in SUFFIXES or not name.startswith(stem + "."):
+        return None
+    between = _stem(name)[len(stem) :]
+    return -1 if not between else int(between[1:]) if _DIGITS.fullmatch(between[1:]) else None
+
+
+def _kind(name: str, stem: str = "") -> str:
+    """A member that nothing reads, as it is counted: `*.mask.png`, its numbers as N."""
+    last = name[len(stem) :] if stem and name.startswith(stem + ".") else "." + _suffix(name)
+    return "*" + re.sub(r"\d+", "N", last)
+
+
+def _members(
+    f: BinaryIO, end: int | None = None, left: Callable[[str], None] = lambda name: None
+) -> Iterator[tarfile.TarInfo]:
+    """The members from where the file stands up to byte `end`, or to a tar's end; `left` is told those without a key.
 
     Raises:
         tarfile.ReadError: the tar is cut, or something in it is no member.
@@ -107,8 +241,12 @@ def _members(f: BinaryIO, end: int | None = None) -> Iterator[tarfile.TarInfo]:
             tar.members = []  # type: ignore[attr-defined]  # it would keep every one
             if tar.offset <= member.offset:
                 raise tarfile.ReadError(f"byte {member.offset}: a member of negative size")
-            if not member.isdir() and _key(member):
+            if member.isdir():
+                continue
+            if _key(member):
                 yield member
+            else:
+                left(member.name)
         at = tar.offset
     if end is None:  # tarfile takes whatever is no header for the end
         f.seek(at)
@@ -126,6 +264,6 @@ def _key(member: tarfile.TarInfo) -> str:
 
 def _content(f: BinaryIO, member: tarfile.TarInfo) -> bytes:
     if member.size > LONGEST:
-        raise ValueError(f"{member.name} has {member.size} bytes, more than a record has")
+        raise BrokenRecord(f"{short(member.name)} has {member.size:,} bytes, more than a record has", "no-conversation")
     f.seek(member.offset_data)
     return f.read(member.size)

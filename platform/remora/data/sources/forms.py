@@ -1,0 +1,206 @@
+"""The forms that a record comes in, by its keys, and what each is as LLaVA's record. docs/data.md lists them.
+
+A key is read, refused by name (video, audio), or told to whoever counts (`Raw.unread`): none vanishes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from remora.data.conversation import TAG, short
+from remora.data.sources.base import Raw
+from remora.data.sources.inline import listed, picture_in
+from remora.data.sources.messages import Pool, llava_turns, unread_keys
+from remora.errors import BrokenRecord
+
+CONVERSATIONS = ("conversations", "messages")
+PAIRS = (("question", "answer"), ("query", "response"), ("instruction", "output"), ("prompt", "completion"))
+CAPTIONS = ("caption", "text")
+PICTURES = ("image", "images", "image_path", "image_paths")
+BESIDE = ("file_name", "path")
+"""Pictures of captions and of questions with one answer alone; elsewhere such keys say other things."""
+SYSTEMS = ("system", "system_prompt")
+MORE = ("input", "history")
+"""Of a pair: what its question goes on with, and earlier questions with their answers."""
+MEDIA = re.compile(r"(?:video|audio)s?(?:_?(?:file|path|url|byte|name)s?)?")
+"""Keys that name what no stage reads."""
+FORMS = (
+    "conversations or messages (lists of turns); texts and images; question and answer, query and response, "
+    "instruction and output, or prompt and completion; image and caption or text"
+)
+Turns = list[dict[str, Any]]
+
+
+def words_of(keys: Collection[str]) -> tuple[str, ...]:
+    """The keys that hold a record's words, by the first form that they fit; empty if they fit none."""
+    for name in (*CONVERSATIONS, "texts"):
+        if name in keys:
+            return (name,)
+    for pair in PAIRS:
+        if pair[0] in keys and pair[1] in keys:
+            return pair
+    if any(name in keys for name in (*PICTURES, *BESIDE)):
+        return tuple(name for name in CAPTIONS if name in keys)[:1]
+    return ()
+
+
+def keys_read(keys: Collection[str]) -> list[str]:
+    """Those of a record's keys that are read, first the words; empty if they make no record."""
+    words = words_of(keys)
+    if not words:
+        return []
+    more = (*PICTURES, *SYSTEMS)
+    if words not in (("conversations",), ("messages",), ("texts",)):
+        more += BESIDE + (MORE if len(words) == 2 else ())
+    return [*words, *(k for k in more if k in keys), *(k for k in keys if MEDIA.fullmatch(k)), *({"id"} & {*keys})]
+
+
+def as_llava(record: Any, unread: tuple[str, ...] = ()) -> Raw:
+    """A record of any form in LLaVA's: `id`, `image`, `conversations`, and the keys that nothing reads as they are.
+
+    What is of the wrong type stays, for `conversation.problems` to name. `unread` are names that its source left out.
+    """
+    if not isinstance(record, dict):
+        return Raw(record)
+    try:
+        raw = _as_llava(record)
+    except BrokenRecord as e:
+        return Raw(record, problems=((e.kind, str(e)),), unread=unread)
+    except RecursionError:
+        return Raw(record, problems=(("no-conversation", "the record is nested too deeply"),), unread=unread)
+    return Raw(raw.record, raw.pictures, unread=raw.unread + unread)
+
+
+def _as_llava(record: dict[str, Any]) -> Raw:
+    given = {k: v for k, v in record.items() if v is not None}
+    for key, value in given.items():
+        if MEDIA.fullmatch(key) and value not in ("", []):
+            raise BrokenRecord(
+                f"{key!r} is {short(value)}: no stage reads video or audio; remove the record, or the key if its words "
+                "stand without it",
+                "unread-media",
+            )
+    told = given if words_of(given) else record
+    read, words = keys_read(told), words_of(told)
+    if not read:
+        raise BrokenRecord(f"its keys ({_some(record)}) make no record; a record needs {FORMS}", "no-conversation")
+    named = _named(record, [k for k in (*PICTURES, *BESIDE) if k in read and k in given])
+    pool = Pool(named)
+    turns, whole = _turns(told, words, pool)
+    said = _with_system(turns, given)
+    shown = [picture_in(p) for p in pool.pictures()]
+    unread = [k for k, v in given.items() if k not in read and v not in ("", [], {})]
+    turn_keys = dict.fromkeys(unread_keys(turns, words[0])) if whole else ()
+    rest = {k: v for k, v in given.items() if k not in read}
+    made = {**({"id": given["id"]} if "id" in given else {}), **rest, "conversations": said}
+    if any(isinstance(p, bytes) for p in shown):
+        if not all(isinstance(p, bytes) for p in shown):
+            raise BrokenRecord("some of its pictures are names and some are bytes; give all in one way", "image-field")
+        held = tuple(p for p in shown if isinstance(p, bytes))
+        return Raw({**made, "image": ["embedded"] * len(held)}, held, unread=(*unread, *turn_keys))
+    if shown:
+        made["image"] = [n if isinstance(p, type(None)) else p for p, n in zip(shown, pool.pictures(), strict=True)]
+    return Raw(made, unread=(*unread, *turn_keys))
+
+
+def _named(record: Mapping[str, Any], keys: Iterable[str]) -> list[Any]:
+    """What the record names as its pictures.
+
+    Raises:
+        BrokenRecord: two keys name different ones.
+    """
+    given = {k: found for k in keys if (found := listed(record[k]))}
+    first = next(iter(given.values()), [])
+    if any(found != first for found in given.values()):
+        raise BrokenRecord(f"{' and '.join(given)} name different pictures; keep one of them", "image-field")
+    return first
+
+
+def _turns(record: Mapping[str, Any], words: tuple[str, ...], pool: Pool) -> tuple[Any, bool]:
+    """(its turns in LLaVA's form, whether they were turns from the start); pictures without a place come first."""
+    name = words[0]
+    said = record[name]
+    if name in CONVERSATIONS:
+        if not isinstance(said, list):
+            raise BrokenRecord(f"{name!r} is {short(said)}; it is a list of turns", "no-conversation")
+        turns = llava_turns(said, pool, name)
+        if name != "conversations":
+            with_tags(turns, len(pool.named))
+        return turns, True
+    if len(words) == 2 and isinstance(said, list) and isinstance(record[words[1]], list):  # TRL's prompt, completion
+        turns = [*llava_turns(said, pool, name), *llava_turns(record[words[1]], pool, words[1])]
+        with_tags(turns, len(pool.named))
+        return turns, True
+    if name == "texts":
+        turns = _rounds(said)
+    elif len(words) == 2:
+        turns = rounds(_pairs(record, said, record[words[1]]))
+    else:
+        return caption(said, max(1, len(pool.named))), False
+    with_tags(turns, len(pool.named))
+    return turns, False
+
+
+def _pairs(record: Mapping[str, Any], question: Any, answer: Any) -> Iterator[tuple[Any, Any]]:
+    history = record.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(h, list) and len(h) == 2 for h in history):
+        raise BrokenRecord(f"'history' is {short(history)}; it is a list of [question, answer]", "no-conversation")
+    yield from ((q, a) for q, a in history)
+    more = record.get("input")
+    if more not in (None, "") and isinstance(question, str):
+        if not isinstance(more, str):
+            raise BrokenRecord(f"'input' is {short(more)}; it is a text", "no-text")
+        question = f"{question}\n{more}" if question else more
+    yield question, answer
+
+
+def _with_system(turns: Any, record: Mapping[str, Any]) -> Any:
+    """The turns behind the system message that stands in a key of its own.
+
+    Raises:
+        BrokenRecord: it is no text, or there is another.
+    """
+    given = {k: record[k] for k in SYSTEMS if k in record and record[k] != ""}
+    if not given or not isinstance(turns, list):
+        return turns
+    key, text = next(iter(given.items()))
+    if any(not isinstance(value, str) for value in given.values()):
+        raise BrokenRecord(f"{key!r} is {short(text)}; a system message is a text", "no-text")
+    own = turns[0].get("value") if turns and isinstance(turns[0], dict) and turns[0].get("from") == "system" else None
+    if any(value != text for value in given.values()) or own not in (None, text):
+        raise BrokenRecord(
+            f"{' and '.join(given)} and its turns hold different system messages; keep one", "turn-order"
+        )
+    return turns if own is not None else [{"from": "system", "value": text}, *turns]
+
+
+def rounds(pairs: Iterable[tuple[Any, Any]]) -> Turns:
+    """Questions and answers as LLaVA's turns."""
+    return [{"from": who, "value": value} for both in pairs for who, value in zip(("human", "gpt"), both, strict=True)]
+
+
+def caption(text: Any, pictures: int = 1) -> Turns:
+    """A caption's conversation: the human shows the picture and says nothing."""
+    return rounds([(TAG * pictures, text)])
+
+
+def with_tags(said: Any, pictures: int) -> None:
+    """Show all pictures before the first question, unless the questions say themselves where they are."""
+    turns = [t for t in said if isinstance(t, dict)] if isinstance(said, list) else []
+    asked = [t for t in turns if t.get("from") == "human" and isinstance(t.get("value"), str)]
+    if pictures and asked and not any(TAG in t["value"] for t in asked):
+        at = next(i for i, t in enumerate(said) if t is asked[0])
+        said[at] = {**asked[0], "value": f"{TAG * pictures}\n{asked[0]['value']}"}
+
+
+def _rounds(texts: Any) -> Any:
+    if not isinstance(texts, list):
+        raise BrokenRecord(f"'texts' is {short(texts)}; it is a list of user and assistant", "no-conversation")
+    return rounds((t.get("user"), t.get("assistant")) if isinstance(t, dict) else (None, None) for t in texts)
+
+
+def _some(keys: Iterable[str]) -> str:
+    names = [short(k, 40) for k in keys]
+    return ", ".join(names[:12]) + (", …" if len(names) > 12 else "") if names else "none"

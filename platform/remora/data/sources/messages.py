@@ -1,0 +1,130 @@
+"""Turns as people have them: LLaVA's and ShareGPT's `conversations`, OpenAI's, TRL's and ms-swift's `messages`.
+
+A turn is {from, value} or {role, content}; content is a text or a list of parts. All become LLaVA's {from, value}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from remora.data.conversation import TAG, short
+from remora.errors import BrokenRecord
+
+SPEAKERS = {
+    **{"human": "human", "user": "human"},
+    **{"gpt": "gpt", "assistant": "gpt"},
+    **{"system": "system", "developer": "system"},
+}
+"""What a turn calls its speaker -> what LLaVA's form does. Others (tool, function_call, …) stay and are refused."""
+PARTS = frozenset({"text", "image", "image_url"})
+Turn = dict[str, Any]
+
+
+class Pool:
+    """The pictures that a record names outside its turns, and those that its turns show, in reading order."""
+
+    def __init__(self, named: list[Any]) -> None:
+        self.named = named
+        self.shown: list[Any] | None = None
+        """Those that parts show; None while no part has shown one."""
+        self._next = 0
+        self._taken: set[int] = set()
+
+    def show(self, part: dict[str, Any], where: str) -> None:
+        """The picture of a part: its own, the one that its `index` numbers, or the next that the record names."""
+        own = next((part[k] for k in ("image", "image_url", "url", "path", "bytes") if part.get(k) is not None), None)
+        self.shown = self.shown or []
+        if own is not None:
+            self.shown.append(own)
+            return
+        number = part.get("index")
+        if not isinstance(number, int) or isinstance(number, bool):
+            number, self._next = self._next, self._next + 1
+        if not 0 <= number < len(self.named):
+            raise BrokenRecord(
+                f"{where} shows picture {short(number)}, the record names {len(self.named)} pictures",
+                "tag-without-image",
+            )
+        self._taken.add(number)
+        self.shown.append(self.named[number])
+
+    def pictures(self) -> list[Any]:
+        """All that the conversation shows.
+
+        Raises:
+            BrokenRecord: parts show some of what the record names, and no part shows the rest.
+        """
+        if self.shown is None:
+            return self.named
+        if left := len(self.named) - len(self._taken):
+            raise BrokenRecord(
+                f"{left} of the {len(self.named)} pictures that it names are shown by no part", "image-without-tag"
+            )
+        return self.shown
+
+
+def llava_turns(said: list[Any], pool: Pool, name: str) -> list[Any]:
+    """Turns in LLaVA's form. What is no turn stays as it is, for `conversation.problems` to name.
+
+    Raises:
+        BrokenRecord: a part that is not understood, or that shows no picture.
+    """
+    return [_turn(message, pool, f"{name}[{i}]") for i, message in enumerate(said)]
+
+
+def unread_keys(said: list[Any], name: str) -> Iterator[str]:
+    """Keys of turns that nothing reads, as `messages.weight`."""
+    for message in said:
+        if isinstance(message, dict) and (len(message) > 2 or not message.keys() <= {"from", "value"}):
+            yield from (
+                f"{name}.{key}"
+                for key, value in message.items()
+                if key not in ("from", "value", "role", "content") and value not in (None, "", [], {})
+            )
+
+
+def _turn(message: Any, pool: Pool, where: str) -> Any:
+    if not isinstance(message, dict):
+        return message
+    speaker = message.get("from") if message.get("from") is not None else message.get("role")
+    value = message.get("value") if message.get("value") is not None else message.get("content")
+    called = SPEAKERS.get(speaker, speaker) if isinstance(speaker, str) else speaker
+    if isinstance(value, list | dict):
+        value = _text(value if isinstance(value, list) else [value], called, pool, where)
+    if called is message.get("from") and value is message.get("value"):
+        return message
+    rest = {k: v for k, v in message.items() if k not in ("role", "content", "from", "value")}
+    return {"from": called, "value": value, **rest}
+
+
+def _text(parts: list[Any], speaker: Any, pool: Pool, where: str) -> str:
+    """The text of parts: a tag for each picture, then what the text parts say, a line each."""
+    texts, tags = [], 0
+    for number, part in enumerate(parts):
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind is None and isinstance(part, dict) and isinstance(part.get("text"), str):
+            kind = "text"
+        if kind not in PARTS:
+            raise BrokenRecord(
+                f"{where}: part {number} is {short(part if kind is None else kind)}; parts are text, image and "
+                "image_url; remove the record, or the part if it is not needed",
+                "unknown-part",
+            )
+        if kind == "text":
+            if not isinstance(part.get("text"), str):
+                raise BrokenRecord(f"{where}: part {number} is a text without one", "no-text")
+            texts.append(part["text"])
+            continue
+        if speaker != "human":
+            raise BrokenRecord(
+                f"{where}: part {number} is a picture in a turn of {short(speaker)}; only users show pictures",
+                "unknown-part",
+            )
+        pool.show(part, f"{where}: part {number}")
+        tags += 1
+    said = "\n".join(texts)
+    return f"{TAG * tags}\n{said}" if tags and said else TAG * tags + said
