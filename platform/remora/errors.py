@@ -5,6 +5,7 @@
     │   └── UnknownName   a name that the catalog does not hold
     ├── DataError         a dataset, a picture, a question file
     │   ├── OverLength    a conversation of which no round fits
+    │   ├── MissingDataset  a dataset whose file is not there
     │   └── BrokenRecord a picture that is missing or that no decoder reads
     ├── StoreError        the run folder: full, read-only, a lease
     │   └── TornArtifact  files that do not match their manifest
@@ -36,6 +37,10 @@ class UnknownName(SpecError):
 
 class DataError(RemoraError):
     """A dataset, a picture or a question file is missing or unreadable."""
+
+
+class MissingDataset(DataError):
+    """A dataset whose file is not there."""
 
 
 class BrokenRecord(DataError):

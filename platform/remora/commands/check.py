@@ -22,7 +22,7 @@ from remora.data.mixture import locate
 from remora.data.outputs import writes
 from remora.data.prompt import Prompter
 from remora.data.sources import picture_folder
-from remora.errors import DataError
+from remora.errors import DataError, MissingDataset
 from remora.reporting.datasets import print_layout
 from remora.spec import MixtureEntry
 from remora.stages import Store, read_variants, resolve_stages
@@ -61,8 +61,8 @@ def check(args: argparse.Namespace, console: Console, progress: Callable[[str, i
         try:
             told = partial(progress, t.location)
             reports.append(check_dataset(t.location, t.images, t.prompter, t.max_length, t.skip, told))
-        except DataError as e:
-            raise DataError(f"{e}{t.hint}") from None
+        except MissingDataset as e:
+            raise MissingDataset(f"{e}{t.hint}") from None
     for report in reports:
         _say(report, console)
         for line in count_differences(named, report.records, report.text_only, report.folders) if named else ():

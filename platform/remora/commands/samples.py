@@ -23,7 +23,7 @@ from remora.data.pixels import decode
 from remora.data.prompt import Prompter
 from remora.data.sources import Raw, find_source, picture_folder
 from remora.data.view import Opener, View, free_reader, lengths, picture_view, rendered, view
-from remora.errors import DataError, SpecError, nearest
+from remora.errors import DataError, MissingDataset, SpecError, nearest
 from remora.model.llm import load_tokenizer, pretrained_folder, train_tokenizer
 from remora.model.seeds import seed_for
 from remora.reporting.samples import Section, print_sections, write_page
@@ -163,8 +163,8 @@ def _dataset(args: argparse.Namespace) -> Iterator[Section]:
             (number, raw) for shard in source.shards() for number, raw in enumerate(source.read(shard), shard.first)
         )
         chosen = list(islice(records, args.first, args.first + args.samples))
-    except DataError as e:
-        raise DataError(f"{e}{hint}") from None
+    except MissingDataset as e:
+        raise MissingDataset(f"{e}{hint}") from None
     if not chosen:
         raise DataError(f"--from {args.first}: {location} has no such record; give less")
     views = [reader(raw, images, View(number, name or location, number, "")) for number, raw in chosen]

@@ -81,11 +81,11 @@ class Report:
 
     def add(self, kind: str, where: str, problem: str) -> None:
         """One more problem of the record at `where`; of each kind it counts one."""
-        if len(shown := self.examples.setdefault(kind, [])) < EXAMPLES:
-            shown.append(f"{where}: {problem[:EXCERPT]}{'…' * (len(problem) > EXCERPT)}")
         if (key := hash((where, kind))) not in self._seen:
             self._seen.add(key)
             self.counts[kind] += 1
+            if len(shown := self.examples.setdefault(kind, [])) < EXAMPLES:
+                shown.append(f"{where}: {problem[:EXCERPT]}{'…' * (len(problem) > EXCERPT)}")
             if kind not in self.tolerated:
                 self._refused.add(hash(where))
 

@@ -15,7 +15,7 @@ from remora.data.indexing import Progress, size_of
 from remora.data.locations import is_url, join
 from remora.data.outputs import writes
 from remora.data.pictures import Picture
-from remora.data.sources import find_source
+from remora.data.sources import check_command, find_source
 from remora.data.targets import Item, find_target
 from remora.errors import BrokenRecord, DataError
 
@@ -79,7 +79,7 @@ def items(
                 continue
             where = f"{shard.file}: record {number}"
             for kind, problem in raw.flaws():
-                raise DataError(f"{where}: {problem} ({kind}); find all such: remora data check {location}")
+                raise DataError(f"{where}: {problem} ({kind}); find all such: {check_command(location, images)}")
             if raw.pictures is not None:
                 yield Item(where, raw.record, raw.pictures, embedded=True)
                 continue
@@ -89,9 +89,8 @@ def items(
                     try:
                         picture.read()
                     except BrokenRecord as e:
-                        raise DataError(
-                            f"{where}: {e.problem} ({e.kind}); find all such: remora data check {location}"
-                        ) from None
+                        check = check_command(location, images)
+                        raise DataError(f"{where}: {e.problem} ({e.kind}); find all such: {check}") from None
             yield Item(where, raw.record, shown, embedded=False)
         done += shard.bytes
         progress(done, total)

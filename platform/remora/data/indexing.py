@@ -30,7 +30,7 @@ from remora.data.locations import is_url, join, stamp
 from remora.data.pictures import Picture, examined
 from remora.data.pixels import NOTED
 from remora.data.sources import Raw, Shard, Source
-from remora.errors import DataError
+from remora.errors import DataError, MissingDataset
 from remora.files import digest, disk_errors, is_published, publishing, write_json
 
 PICTURES = "pictures.npz"
@@ -240,7 +240,7 @@ def _stamp(file: str) -> tuple[int, str]:
     try:
         return stamp(file)
     except FileNotFoundError:
-        raise DataError(f"missing dataset file: {file}") from None
+        raise MissingDataset(f"missing dataset file: {file}") from None
     except OSError as e:
         raise DataError(f"unreadable dataset file: {file}: {e}") from None
 

@@ -10,8 +10,8 @@ from remora.data.index import Dataset
 from remora.data.indexing import Progress, Spread, open_dataset
 from remora.data.locations import absolute
 from remora.data.pixels import NOTED
-from remora.data.sources import find_source, picture_folder
-from remora.errors import DataError
+from remora.data.sources import check_command, find_source, picture_folder
+from remora.errors import DataError, MissingDataset
 from remora.files import digest
 from remora.spec import MixtureEntry
 
@@ -39,8 +39,8 @@ def open_whole(
     location, images, hint = locate(entry, data)
     try:
         return open_dataset(find_source(location), location, images, data / "index", spread, progress)
-    except DataError as e:
-        raise DataError(f"{e}{hint}") from None
+    except MissingDataset as e:
+        raise MissingDataset(f"{e}{hint}") from None
 
 
 def open_entry(
@@ -52,8 +52,8 @@ def open_entry(
         DataError: it is missing or unreadable; it has problems that the entry does not skip; or it skips more than
             the entry allows. The first such record is named, and how many there are of each kind.
     """
-    location, *_ = locate(entry, data)
-    check = f"remora data check {entry.dataset or location}"
+    location, images, _ = locate(entry, data)
+    check = check_command(entry.dataset or location, images)
     whole = open_whole(entry, data, spread, progress)
     bad = {kind: n for kind, n in whole.counts.items() if kind not in NOTED and kind not in entry.skip}
     if bad:

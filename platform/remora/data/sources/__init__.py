@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 
 from remora.data.locations import is_url, join, opened, parent
@@ -12,7 +13,7 @@ from remora.data.sources.base import Files, Raw, Shard, Source, reading
 from remora.data.sources.llava import LlavaJson
 from remora.errors import DataError
 
-__all__ = ["Raw", "Shard", "Source", "find_source", "is_url", "picture_folder"]
+__all__ = ["Raw", "Shard", "Source", "check_command", "find_source", "is_url", "picture_folder"]
 
 _PACKED = re.compile(r"\.[a-z]+(\.(?:gz|bz2|xz|zst|zip))$")
 FORMATS = (
@@ -46,6 +47,12 @@ def picture_folder(location: str) -> str:
     if listing.is_pattern(location) or (is_url(location) and _format(location)):
         return parent(location)
     return parent(location) if listing.names(location) is None else location.rstrip("/")
+
+
+def check_command(dataset: str, images: str) -> str:
+    """The command that finds everything that is wrong with a dataset, a catalog name or a location."""
+    named = "/" not in dataset or images == picture_folder(dataset)
+    return f"remora data check {shlex.quote(dataset)}" + ("" if named else f" --images {shlex.quote(images)}")
 
 
 def _format(file: str) -> Callable[[str], Source] | None:

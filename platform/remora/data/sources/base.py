@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from remora.data.conversation import Problem, problems
 from remora.data.pictures import Picture
-from remora.errors import DataError
+from remora.errors import DataError, MissingDataset
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def reading(file: str, *errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise DataError(f"missing dataset file: {file}") from None
+        raise MissingDataset(f"missing dataset file: {file}") from None
     except broken as e:
         why = " ".join(str(e).split())[:200] or type(e).__name__
         raise DataError(f"unreadable dataset file: {file}: {why}") from None

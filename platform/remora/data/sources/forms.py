@@ -51,7 +51,7 @@ def keys_read(keys: Collection[str]) -> list[str]:
     words = words_of(keys)
     if not words:
         return []
-    more = (*PICTURES, *SYSTEMS)
+    more: tuple[str, ...] = (*PICTURES, *SYSTEMS)
     if words not in (("conversations",), ("messages",), ("texts",)):
         more += BESIDE + (MORE if len(words) == 2 else ())
     return [*words, *(k for k in more if k in keys), *(k for k in keys if MEDIA.fullmatch(k)), *({"id"} & {*keys})]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from remora.data.locations import is_url, store_errors
 from remora.data.sources.base import reading
-from remora.errors import DataError
+from remora.errors import DataError, MissingDataset
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 _SPLIT = re.compile(r"([A-Za-z][\w.]*?)(?:[-_.]\d.*)?$")
@@ -35,7 +35,7 @@ def expand(location: str) -> list[str]:
     for pattern in _braces(location):
         found += _glob(pattern) if any(c in pattern for c in "*[") or is_pattern(pattern) else [pattern]
     if not found:
-        raise DataError(f"missing dataset file: nothing matches {location}")
+        raise MissingDataset(f"missing dataset file: nothing matches {location}")
     return found
 
 

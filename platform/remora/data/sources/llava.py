@@ -140,7 +140,7 @@ class LlavaJson:
                 raise DataError(
                     f"unreadable dataset file: {self.file}: record {first + count}: longer than a record is"
                 )
-            if not at and not self.file.partition("?")[0].endswith(".jsonl"):
+            if not count and line.strip() and not self.file.partition("?")[0].endswith(".jsonl"):
                 _refuse_mapping(line, self.file)
             at += len(line)
             count += bool(line.strip())
