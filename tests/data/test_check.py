@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from remora.data.check import NOTED, check_dataset
 from remora.data.conversation import image_field, parse_turns, problems
 from remora.data.prompt import Prompter
 from remora.errors import DataError
+from remora.spec import Skippable
 
 FORMS = ("forms", "messages", "inline", "tar", "llava")
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
@@ -122,6 +124,9 @@ def test_every_kind_is_documented():
     )
     used = set(re.findall(r'"([a-z]+-[a-z-]+)"', sources))
     assert used == documented
+    cells = [line.split("|") for line in DOCS.read_text().splitlines() if line.startswith("| ")]
+    stops = {kind.strip() for row in cells if row[3].strip() == "stops" for kind in row[1].split(",")}
+    assert stops == set(get_args(Skippable))
     assert documented >= NOTED
 
 

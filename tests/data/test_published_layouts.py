@@ -17,7 +17,8 @@ from remora.data.layout import count_differences, layout
 from remora.data.mixture import locate, open_entry, read_mixture
 from remora.data.prompt import Prompter
 from remora.errors import DataError
-from remora.spec import MixtureEntry, Stage
+from remora.spec import MixtureEntry, Stage, Variant
+from remora.stages import resolve_stages
 
 NAMED = {
     "llava-pretrain-558k": ["00453/004539375.jpg", "00223/002239345.jpg"],
@@ -211,3 +212,26 @@ def test_a_step_may_be_one_command_and_a_digest_is_one(tmp_path):
     assert catalog.Dataset.model_validate(plain).steps(tmp_path) == ("copy it",)
     with pytest.raises(ValueError, match="sha256"):
         catalog.Dataset.model_validate(plain | {"sha256": "abc"})
+
+
+def test_an_empty_answer_of_the_published_mixture_is_left_out_and_said(tmp_path, capsys):
+    """LLaVA-1.5's mixture is reported to hold one (catalog): its recipes run on it, and say so."""
+    entry = catalog.dataset("llava-mix-665k")
+    assert entry.skip == ("empty-answer",) and "245,723" in entry.known
+    file = tmp_path / "data" / entry.path
+    file.parent.mkdir(parents=True)
+    said = [{"from": "human", "value": "Would it be a or b?"}, {"from": "gpt", "value": ""}]
+    good = [said[0], {"from": "gpt", "value": "a"}]
+    file.write_text(json.dumps([{"conversations": said}] + [{"conversations": good}] * 199))
+    main(["data", "index", "llava-mix-665k", "--runs", str(tmp_path)])
+    assert "llava-mix-665k: 1 of 200 records left out (1 empty-answer)" in capsys.readouterr().out
+    variant = Variant(vision="clip-l-336", connector="mlp2x_gelu", llm="phi-2", recipe="llava-1.5")
+    (align, finetune) = resolve_stages(variant)
+    assert finetune.mixture[0].skip == ("empty-answer",) and align.mixture[0].skip == ()
+    kept = open_entry(finetune.mixture[0], tmp_path / "data")
+    assert (len(kept), kept.skipped) == (199, 1)
+    file.write_text(json.dumps([{"conversations": said}] * 3 + [{"conversations": good}] * 197))
+    with pytest.raises(DataError, match=r"3 of 200 records are skipped, more than max_skipped 0\.01 allows"):
+        open_entry(finetune.mixture[0], tmp_path / "data")
+    main(["catalog", "datasets", "llava-mix-665k", "--runs", str(tmp_path)])
+    assert "left out: empty-answer" in capsys.readouterr().out

@@ -149,7 +149,7 @@ def record(rng: random.Random) -> Any:
 
 
 def hurt(value: Any, rng: random.Random) -> Any:
-    """A value with one place of it changed: a key renamed, taken out or put in; a value replaced, doubled or wrapped."""
+    """A value with one place of it changed: a key renamed or taken out, a value replaced or doubled."""
     if isinstance(value, dict) and value and rng.random() < 0.9:
         key = rng.choice(list(value))
         inner = value[key]

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from remora.spec import Spec, Stage, Variant
+from remora.spec import Skippable, Spec, Stage, Variant
 
 
 class Vision(Spec):
@@ -218,6 +218,11 @@ class Dataset(Spec):
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     """Of the file at `path`, as its publisher gives it; None where no source for it was found."""
     licence: str | None = None
+    skip: tuple[Skippable, ...] = ()
+    """Problems that its published file is known to have: a mixture leaves such records out, besides those that its own
+    `skip` names, and counts them."""
+    known: str | None = None
+    """What is known of those records, and from where."""
     folders: tuple[Folder, ...] = ()
     """The picture folders that must be there."""
     source: str

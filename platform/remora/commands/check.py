@@ -18,7 +18,7 @@ from remora.data.check import Report, check_dataset
 from remora.data.conversation import short
 from remora.data.layout import count_differences, layout
 from remora.data.locations import absolute
-from remora.data.mixture import locate
+from remora.data.mixture import locate, with_known
 from remora.data.outputs import writes
 from remora.data.prompt import Prompter
 from remora.data.sources import picture_folder
@@ -94,7 +94,8 @@ def _say(report: Report, console: Console) -> None:
 
 def _targets(args: argparse.Namespace, console: Console) -> Iterator[Target]:
     if args.target in catalog.entries("datasets"):
-        yield Target(*locate(MixtureEntry(dataset=args.target), Store(args.runs).data))
+        entry = with_known(MixtureEntry(dataset=args.target))
+        yield Target(*locate(entry, Store(args.runs).data), skip=entry.skip)
     elif args.target.endswith((".yaml", ".yml")):
         yield from _read_by_stages(args, console)
     else:

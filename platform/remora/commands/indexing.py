@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, 
 from remora import catalog
 from remora.data.index import Dataset
 from remora.data.indexing import Indexed, Spread
-from remora.data.mixture import open_entry
+from remora.data.mixture import open_entry, with_known
 from remora.data.sources import Shard
 from remora.spec import MixtureEntry, Variant
 from remora.stages import read_variants, resolve_stages
@@ -28,9 +28,15 @@ def index(args: argparse.Namespace, console: Console) -> None:
     else:
         entries = [MixtureEntry(path=args.target, images=args.images)]
     for entry, dataset in prepare(entries, args, console):
-        skipped = f", {dataset.skipped:,} skipped" if dataset.skipped else ""
-        console.print(f"{entry.dataset or entry.path}: {len(dataset):,} samples{skipped}", highlight=False)
+        console.print(f"{entry.dataset or entry.path}: {len(dataset):,} samples", highlight=False)
         console.print(f"  {dataset.folder}", highlight=False)
+
+
+def say_skipped(entry: MixtureEntry, dataset: Dataset, console: Console) -> None:
+    """How many records a mixture leaves out, by kind."""
+    kinds = ", ".join(f"{dataset.counts[k]:,} {k}" for k in with_known(entry).skip if dataset.counts[k])
+    of = f"{dataset.skipped:,} of {dataset.records:,} records left out"
+    console.print(f"{entry.dataset or entry.path}: {of} ({kinds})", markup=False, highlight=False)
 
 
 def entries_of(variants: Iterable[Variant]) -> list[MixtureEntry]:
@@ -60,7 +66,10 @@ def prepare(
                     task = bars.add_task(Path(name).name, total=total)
                 bars.update(task, completed=done)
 
-            found.append((entry, opening(entry, args.runs / "data", _spread(args), told)))
+            dataset = opening(entry, args.runs / "data", _spread(args), told)
+            if dataset.skipped:
+                say_skipped(entry, dataset, console)
+            found.append((entry, dataset))
     return found
 
 

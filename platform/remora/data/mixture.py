@@ -16,6 +16,17 @@ from remora.files import digest
 from remora.spec import MixtureEntry
 
 
+def with_known(entry: MixtureEntry) -> MixtureEntry:
+    """The entry, skipping also what the catalog says of its dataset's published file.
+
+    Raises:
+        UnknownName: the catalog does not hold its dataset.
+    """
+    skip = catalog.dataset(entry.dataset).skip if entry.dataset is not None else ()
+    more = tuple(kind for kind in skip if kind not in entry.skip)
+    return entry.model_copy(update={"skip": entry.skip + more}) if more else entry
+
+
 def locate(entry: MixtureEntry, data: Path) -> tuple[str, str, str]:
     """(location, image folder, what to do if it is missing) of a mixture entry; `data` holds the catalog's sets."""
     if entry.dataset is not None:
@@ -52,6 +63,7 @@ def open_entry(
         DataError: it is missing or unreadable; it has problems that the entry does not skip; or it skips more than
             the entry allows. The first such record is named, and how many there are of each kind.
     """
+    entry = with_known(entry)
     location, images, _ = locate(entry, data)
     check = check_command(entry.dataset or location, images)
     whole = open_whole(entry, data, spread, progress)

@@ -21,6 +21,8 @@ def print_dataset(console: Console, name: str, entry: Dataset, data: Path) -> No
         "records": _records(entry),
         "download": entry.download,
         "licence": entry.licence,
+        "known": entry.known,
+        "left out": ", ".join(entry.skip),
         "sha256": entry.sha256,
         "file": str(data / entry.path),
         "pictures": str(data / entry.images),

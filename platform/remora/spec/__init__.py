@@ -2,7 +2,7 @@
 
 from remora.spec.base import Spec, load, parse_yaml, read_yaml, validate
 from remora.spec.condensation import Condensation
-from remora.spec.recipe import PARTS, Guard, Lora, MixtureEntry, PartTuning, Recipe, Stage, Tuning
+from remora.spec.recipe import PARTS, Guard, Lora, MixtureEntry, PartTuning, Recipe, Skippable, Stage, Tuning
 from remora.spec.variant import Champion, Cluster, Job, Precision, Rows, Space, Variant
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Precision",
     "Recipe",
     "Rows",
+    "Skippable",
     "Space",
     "Spec",
     "Stage",

@@ -131,6 +131,9 @@ class Tuning(Spec):
 
 Skippable = Literal[
     "no-conversation",
+    "duplicate-key",
+    "unknown-part",
+    "unread-media",
     "unknown-role",
     "turn-order",
     "no-text",

@@ -16,7 +16,7 @@ from remora import catalog
 from remora.catalog import LLM
 from remora.catalog.fit import check_composition
 from remora.data.index import Dataset
-from remora.data.mixture import fingerprint, read_mixture
+from remora.data.mixture import fingerprint, read_mixture, with_known
 from remora.errors import SpecError, nearest
 from remora.files import digest
 from remora.model.refs import source_digest
@@ -84,7 +84,8 @@ def resolve_stages(variant: Variant) -> tuple[Stage, ...]:
     """
     stages = _recipe_stages(variant)
     _check_overrides(variant.overrides, [s.name for s in stages])
-    return tuple(_overridden(s, variant.overrides.get(s.name, {})) for s in stages)
+    found = (_overridden(s, variant.overrides.get(s.name, {})) for s in stages)
+    return tuple(s.model_copy(update={"mixture": tuple(map(with_known, s.mixture))}) for s in found)
 
 
 def read_variants(file: Path | str) -> list[Variant]:
