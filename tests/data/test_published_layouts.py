@@ -172,7 +172,7 @@ def test_the_check_of_a_name_tells_the_layout_first(tmp_path, capsys):
     build(tmp_path / "data", "llava-mix-665k")
     main(["data", "check", "llava-mix-665k", "--runs", str(tmp_path)])
     said = capsys.readouterr().out
-    assert said.index("gqa/images: 1 files, 148,854 published") < said.index("7 records, 6 pictures")
+    assert said.index("gqa/images: 1 files, 148,854 published") < said.index("7 records (1 text only), 6 pictures")
     assert "records: 665,298 published, 7 read" in said and "vg: 86,417 published, 2 read" in said
     assert "nothing that would stop a training run" in said
 

@@ -62,7 +62,7 @@ def test_lists_and_lines_are_known_by_their_first_characters(tmp_path, name, lin
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(png(i))
     report = check_dataset(str(tmp_path / name), str(tmp_path))
-    assert (report.records, report.pictures, report.counts) == (3, 3, {})
+    assert (report.records, report.pictures, report.fatal) == (3, 3, 0)
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv"])
@@ -119,7 +119,7 @@ def test_blanks_in_a_header_are_no_part_of_names_and_cells(tmp_path):
     source = find_source(str(tmp_path / "a.csv"))
     (raw,) = (raw for shard in source.shards() for raw in source.read(shard))
     assert [m["value"] for m in raw.record["conversations"]] == ["<image>\nWhat, now?", "red"]
-    assert check_dataset(str(tmp_path / "a.csv"), str(tmp_path)).counts == {}
+    assert check_dataset(str(tmp_path / "a.csv"), str(tmp_path)).fatal == 0
     (tmp_path / "b.csv").write_text("image;question;answer\na.png;What?;red\n")
     with pytest.raises(DataError, match="its columns \\('image;question;answer'\\) make no record"):
         check_dataset(str(tmp_path / "b.csv"), str(tmp_path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from remora.data.sources import llava
@@ -95,6 +95,7 @@ def test_a_byte_order_mark_and_odd_bytes_in_words_do_not_matter(tmp_path):
 @given(st.lists(VALUE, max_size=8))
 def test_lines_come_back_and_a_bad_one_is_a_string(tmp_path_factory, records):
     file = tmp_path_factory.getbasetemp() / "lines.jsonl"
+    assume(not json.dumps(records).startswith("[[{"))  # a list of mappings is a file's own, whatever its name
     lines = [json.dumps(r) for r in records]
     file.write_text("\n\n".join([*lines, "{half", "[" * 100_000]))
     assert read(LlavaJson(str(file))) == [*records, "{half", "[" * 100_000]

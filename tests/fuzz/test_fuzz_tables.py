@@ -237,4 +237,4 @@ def test_tars(folder):
             (folder / "a.tar").write_bytes(spoilt((folder / "a.tar").read_bytes(), rng))
         return folder / "a.tar"
 
-    run(folder, cases(3_000) // 4, make)
+    run(folder, cases(3_000) // 10, make)
