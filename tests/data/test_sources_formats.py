@@ -16,7 +16,7 @@ import pytest
 from hurt import embedded, llava, png, write_all, write_saved, write_tar
 
 from remora.data.check import check_dataset
-from remora.data.conversation import parse_turns
+from remora.data.conversation import image_field, parse_turns
 from remora.data.indexing import open_dataset
 from remora.data.sources import Raw, arrow, captions, find_source, parquet, picture_folder, tar
 from remora.errors import DataError
@@ -116,7 +116,7 @@ def test_a_row_becomes_a_record(tmp_path, row, turns):
         return
     assert said(raw) == turns
     shown = sum(t.images for t in parse_turns(raw.record))
-    assert shown == len(raw.pictures if raw.pictures is not None else raw.record.get("image", []))
+    assert shown == len(raw.pictures if raw.pictures is not None else image_field(raw.record))
 
 
 WRONG = {
@@ -236,7 +236,7 @@ def test_members_of_a_tar_make_samples(tmp_path, small):
         [png(5)],
     ]
     assert [r.unread for r in raws] == [("*.cls", "*.png", "*.readme"), (), ("url",), (), (), ()]
-    assert raws[5].pictures is None and raws[5].record["image"] == ["0.png"]
+    assert raws[5].pictures is None and raws[5].record["image"] == "0.png"
 
 
 def test_half_samples_and_doubled_ones_are_named(tmp_path):

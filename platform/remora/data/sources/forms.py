@@ -12,7 +12,7 @@ from typing import Any
 from remora.data.conversation import TAG, short
 from remora.data.sources.base import Raw
 from remora.data.sources.inline import listed, picture_in
-from remora.data.sources.messages import Pool, llava_turns, unread_keys
+from remora.data.sources.messages import Pool, is_plain, llava_turns, unread_keys
 from remora.errors import BrokenRecord
 
 CONVERSATIONS = ("conversations", "messages")
@@ -26,6 +26,7 @@ MORE = ("input", "history")
 """Of a pair: what its question goes on with, and earlier questions with their answers."""
 MEDIA = re.compile(r"(?:video|audio)s?(?:_?(?:file|path|url|byte|name)s?)?")
 """Keys that name what no stage reads."""
+_PLAIN = frozenset({"id", "image", "conversations"})
 FORMS = (
     "conversations or messages (lists of turns); texts and images; question and answer, query and response, "
     "instruction and output, or prompt and completion; image and caption or text"
@@ -74,6 +75,10 @@ def as_llava(record: Any, unread: tuple[str, ...] = ()) -> Raw:
 
 
 def _as_llava(record: dict[str, Any]) -> Raw:
+    if record.keys() <= _PLAIN and is_plain(record.get("conversations")):  # most records: a third of the time
+        name = record.get("image")
+        if name is None or (isinstance(name, str) and picture_in(name) is name):
+            return Raw(record)
     given = {k: v for k, v in record.items() if v is not None}
     for key, value in given.items():
         if MEDIA.fullmatch(key) and value not in ("", []):

@@ -68,7 +68,7 @@ class _Decoder:
 
     def _mapping(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
-        if len(made) < len(pairs):
+        if len(made) != len(pairs):
             keys = [key for key, _ in pairs]
             self._repeated = short(next(key for key in keys if keys.count(key) > 1))
         return made

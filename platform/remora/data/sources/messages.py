@@ -73,6 +73,17 @@ def llava_turns(said: list[Any], pool: Pool, name: str) -> list[Any]:
     return [_turn(message, pool, f"{name}[{i}]") for i, message in enumerate(said)]
 
 
+def is_plain(said: Any) -> bool:
+    """Whether turns are LLaVA's own already: nothing but a text from human or gpt in each."""
+    return isinstance(said, list) and all(
+        isinstance(turn, dict)
+        and len(turn) == 2
+        and isinstance(turn.get("value"), str)
+        and turn.get("from") in ("human", "gpt")
+        for turn in said
+    )
+
+
 def unread_keys(said: list[Any], name: str) -> Iterator[str]:
     """Keys of turns that nothing reads, as `messages.weight`."""
     for message in said:
@@ -92,7 +103,7 @@ def _turn(message: Any, pool: Pool, where: str) -> Any:
     called = SPEAKERS.get(speaker, speaker) if isinstance(speaker, str) else speaker
     if isinstance(value, list | dict):
         value = _text(value if isinstance(value, list) else [value], called, pool, where)
-    if called is message.get("from") and value is message.get("value"):
+    if called == message.get("from") and value is message.get("value"):
         return message
     rest = {k: v for k, v in message.items() if k not in ("role", "content", "from", "value")}
     return {"from": called, "value": value, **rest}
