@@ -188,6 +188,11 @@ NAMED = {
         "image-field",
         "base64",
     ),
+    "a URI of odd bytes": (
+        {"image": URI[:60] + "\udcbc" + URI[60:], "conversations": [HUMAN, GPT]},
+        "image-field",
+        "base64",
+    ),
     "a URI of text": (
         {"image": "data:image/svg+xml,<svg>", "conversations": [HUMAN, GPT]},
         "image-field",

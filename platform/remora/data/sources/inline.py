@@ -52,7 +52,7 @@ def _from_uri(uri: str) -> bytes:
     head, _, body = uri.partition(",")
     if not head.lower().rstrip().endswith(";base64"):
         raise BrokenRecord(f"{short(uri)} is a data URI without base64; write data:image/png;base64,…", "image-field")
-    return _decoded(unquote_to_bytes(body), uri)
+    return _decoded(unquote_to_bytes(body.encode(errors="surrogatepass")), uri)
 
 
 def _decoded(text: bytes, shown: str) -> bytes:
