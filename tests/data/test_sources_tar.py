@@ -75,7 +75,7 @@ def test_names_are_found_by_their_last_part_and_from_the_folder(packed):
     ((kind, why),) = raw.flaws()
     assert kind == "missing-image" and "its .json names 'other.png'; the sample's pictures are '0.png'" in why
     (raw,) = packed({"0.json": conversation(1, image="other.png")})
-    assert raw.flaws() == [] and raw.pictures is None and raw.record["image"] == ["other.png"]
+    assert raw.flaws() == [] and raw.pictures is None and raw.record["image"] == "other.png"
 
 
 def test_a_mask_is_no_second_picture_and_is_told(packed):
