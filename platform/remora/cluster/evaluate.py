@@ -136,7 +136,7 @@ def measure(
     about = About(bundle_name(bundle), weights_digest(bundle), chosen.name, questions)
     scores = store.runs / "scores"
     # Two commands that measure one model on one benchmark share the answers: the second waits and reads them.
-    with exclusive(scores / f"{about.folder}.lease", wait):
+    with exclusive(scores / f".{about.folder}.lease", wait):
         sheet = Sheet(scores, about, asks, keys)
         missing = sheet.missing(wanted)
         done = len(wanted) - len(missing)
