@@ -21,6 +21,7 @@ TINY = {
     "identity": {},
     "mlp": {"depth": 2},
     "resampler": READER,
+    "cross-resampler": READER,
     "qformer": READER,
     "ldp": {},
     "ldpv2": {"grid": 3},
@@ -50,7 +51,7 @@ def test_vision_tokens_become_embeddings(kind):
     connector, width = tiny(kind)
     out = connector(torch.randn(3, TOKENS, width))
     assert out.shape == (3, tokens_out(entry_of(kind), TOKENS), HIDDEN)
-    wanted = {"resampler": 3, "qformer": 3, "ldp": 4, "ldpv2": 9, "pixel-shuffle": 4}
+    wanted = {"resampler": 3, "cross-resampler": 3, "qformer": 3, "ldp": 4, "ldpv2": 9, "pixel-shuffle": 4}
     assert out.shape[1] == wanted.get(kind, TOKENS)
 
 
@@ -188,6 +189,18 @@ def factory_resampler() -> dict[str, tuple[int, ...]]:
     return names
 
 
+def paper_resampler() -> dict[str, tuple[int, ...]]:
+    names = {"queries": (3, 4)} | norm("post_norm", 4) | linear("final_proj", 4, 4, bias=False)
+    for i in range(2):
+        block = f"resampler_blocks.{i}"
+        names |= norm(f"{block}.norm_image", 3) | norm(f"{block}.norm_hidden", 4) | norm(f"{block}.feed_forward.0", 4)
+        names |= linear(f"{block}.to_q", 4, 4, bias=False) | linear(f"{block}.to_k", 3, 4, bias=False)
+        names |= linear(f"{block}.to_v", 3, 4, bias=False) | linear(f"{block}.to_out", 4, 4, bias=False)
+        names |= linear(f"{block}.feed_forward.1", 4, 16, bias=False)
+        names |= linear(f"{block}.feed_forward.3", 16, 4, bias=False)
+    return names
+
+
 def factory_qformer() -> dict[str, tuple[int, ...]]:
     names = {"query_tokens": (1, 3, 4)} | linear("projector", 4, 4)
     for i in range(2):
@@ -222,6 +235,17 @@ RESAMPLER_NAMES = {
     r"\.0\.to_out": ".out",
     r"(layers\.\d+)\.1\.": r"\1.feed_forward.",
 }
+PAPER_NAMES = {
+    "resampler_blocks": "layers",
+    "norm_image": "norm_tokens",
+    "norm_hidden": "norm_queries",
+    r"to_q\.": "query.",
+    r"to_k\.": "key.",
+    r"to_v\.": "value.",
+    r"to_out\.": "out.",
+    "post_norm": "norm",
+    "final_proj": "project",
+}
 QFORMER_NAMES = {"query_tokens": "queries", "projector": "project", r"attention\.self": "attention.attention"}
 
 
@@ -231,6 +255,7 @@ QFORMER_NAMES = {"query_tokens": "queries", "projector": "project", r"attention\
         ("ldp", mobilevlm_ldp(), LDP_NAMES),
         ("ldpv2", mobilevlm_ldpv2(), {r"mlp\.mlp": "mlp", r"peg\.peg\.0": "place"}),
         ("resampler", factory_resampler(), RESAMPLER_NAMES),
+        ("cross-resampler", paper_resampler(), PAPER_NAMES),
         # Factory's norm of the queries has no gain and no bias
         ("qformer", factory_qformer() | norm("bert.layernorm", 4), QFORMER_NAMES),
     ],

@@ -134,11 +134,11 @@ class Connector(Spec):
     """A connector from vision tokens to language-model embeddings."""
 
     short: str
-    kind: Literal["identity", "mlp", "resampler", "qformer", "ldp", "ldpv2", "pixel-shuffle"]
+    kind: Literal["identity", "mlp", "resampler", "cross-resampler", "qformer", "ldp", "ldpv2", "pixel-shuffle"]
     depth: int | None = Field(None, ge=1)
-    """Layers of an mlp, resampler or qformer."""
+    """Layers of an mlp, a resampler of either kind or a qformer."""
     queries: int | None = Field(None, ge=1)
-    """Embeddings that a resampler or qformer makes, whatever comes in."""
+    """Embeddings that a resampler of either kind or a qformer makes, whatever comes in."""
     heads: int | None = Field(None, ge=1)
     head_width: int | None = Field(None, ge=1)
     factor: int | None = Field(None, ge=1)
@@ -150,7 +150,7 @@ class Connector(Spec):
     @model_validator(mode="after")
     def _has_its_shape(self) -> Self:
         reader = ("depth", "queries", "heads", "head_width")
-        needs = {"mlp": ("depth",), "resampler": reader, "qformer": reader}
+        needs = {"mlp": ("depth",), "resampler": reader, "cross-resampler": reader, "qformer": reader}
         needs |= {"ldpv2": ("grid",), "pixel-shuffle": ("factor",)}
         wanted = needs.get(self.kind, ())
         for key in (*reader, "factor", "grid"):

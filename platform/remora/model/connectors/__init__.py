@@ -15,12 +15,13 @@ from remora.catalog.fit import check_width, tokens_out
 from remora.model.connectors.mobile import LDP, LDPv2
 from remora.model.connectors.projection import PixelShuffle, mlp
 from remora.model.connectors.qformer import QFormer
-from remora.model.connectors.resampler import Resampler
+from remora.model.connectors.resampler import CrossResampler, Resampler
 
 KINDS: dict[str, Callable[..., nn.Module]] = {
     "identity": nn.Identity,
     "mlp": mlp,
     "resampler": Resampler,
+    "cross-resampler": CrossResampler,
     "qformer": QFormer,
     "ldp": LDP,
     "ldpv2": LDPv2,
