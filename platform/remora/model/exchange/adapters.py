@@ -25,6 +25,8 @@ REFUSED = (
     "eva_config",
 )
 """Settings of peft under which an adapter is more than W + scale B A with one scale."""
+LARGEST = 1e9
+"""No lora_alpha is as large; a broken file's may be, and JSON's numbers have no end."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def read_adapter(folder: Path, torn: bool = True) -> Adapter:
         raise DataError(
             f"{folder}: an adapter of kind {str(kind)[:40]!r}; LORA alone is merged here: merge it with peft"
         )
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < LARGEST:
         raise DataError(f"{folder}/{CONFIG}: lora_alpha {str(alpha)[:40]!r} is no number; copy the file again")
     if odd := [key for key in REFUSED if said.get(key)]:
         raise DataError(
