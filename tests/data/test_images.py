@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from encoders import vision
 from remora import catalog
@@ -219,6 +221,77 @@ def test_square_is_the_publishers_own_to_the_last_bit(fit, side, shape):
 def test_square_of_siglips_mean_and_deviation():
     image, entry = noise(50, 40), encoder("stretch", 24, mean=(0.5,) * 3, std=(0.5,) * 3)
     assert np.array_equal(preprocess(image, entry).numpy(), published(image, entry, 24))
+
+
+ODD = [(337, 338), (341, 500), (500, 339), (339, 1023), (640, 427), (333, 500), (1, 1), (225, 224), (61, 60)]
+"""Width and height whose halves and ratios are no whole numbers."""
+
+
+def as_shipped(name: str, image: Image.Image) -> np.ndarray:
+    """What a publisher's own processor makes of it, set as its preprocessor_config.json sets it, [3, side, side].
+
+    ViT-L/16 in21k and SigLIP 2 resize with filter 2 (bilinear), DINOv2 to 256 before it crops 224, CLIP and SigLIP
+    with filter 3 (bicubic).
+    """
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    clip = {"image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD)}
+    imagenet = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    square = lambda side: {"height": side, "width": side}  # noqa: E731
+    processor = {
+        "vit-l-224-in21k": lambda: ViTImageProcessorPil(size=square(224), resample=2, **half),
+        "siglip2-base-256": lambda: SiglipImageProcessorPil(size=square(256), resample=2, **half),
+        "siglip2-so400m-384": lambda: SiglipImageProcessorPil(size=square(384), resample=2, **half),
+        "siglip-so400m-384": lambda: SiglipImageProcessorPil(size=square(384), resample=3, **half),
+        "dinov2-l-224": lambda: BitImageProcessorPil(
+            size={"shortest_edge": 256}, crop_size=square(224), resample=3, do_convert_rgb=True, **imagenet
+        ),
+        "clip-l-336": lambda: CLIPImageProcessorPil(
+            size={"shortest_edge": 336}, crop_size=square(336), resample=3, **clip
+        ),
+    }[name]()
+    return processor(image, return_tensors="np")["pixel_values"][0]
+
+
+@pytest.mark.parametrize("shape", ODD, ids=str)
+@pytest.mark.parametrize(
+    "name",
+    ["vit-l-224-in21k", "siglip2-base-256", "siglip2-so400m-384", "siglip-so400m-384", "dinov2-l-224", "clip-l-336"],
+)
+def test_a_shipped_encoder_has_its_publishers_pixels_to_the_last_bit(name, shape):
+    image = noise(*shape)
+    assert np.array_equal(preprocess(image, catalog.vision(name)).numpy(), as_shipped(name, image))
+
+
+def by_torchvision(image: Image.Image, side: int) -> np.ndarray:
+    """Resize(side), CenterCrop(side), ToTensor, Normalize of torchvision on a Pillow picture, from its documentation:
+    the longer side is int(side * long / short), a crop begins at the whole number nearest to half of the rest, halves
+    to even, and bytes are divided by 255 in single precision."""
+    short, long = min(image.size), max(image.size)
+    grown = int(side * long / short)
+    size = (side, grown) if image.width <= image.height else (grown, side)
+    left, top = (round((s - side) / 2.0) for s in size)
+    cut = image.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+    scaled = torch.from_numpy(np.array(cut)).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+    mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
+    return scaled.sub(mean).div(std).numpy()
+
+
+@pytest.mark.parametrize("shape", [*ODD, (336, 337), (336, 339), (336, 343), (347, 336), (351, 336)], ids=str)
+def test_eva_clip_has_torchvisions_pixels(shape):
+    """Where the rest of the longer side is 3 more than a multiple of 4, its crop begins one pixel later than CLIP's."""
+    image, eva = noise(*shape), catalog.vision("eva02-clip-l-336")
+    assert np.array_equal(preprocess(image, eva).numpy(), by_torchvision(image, 336))
+
+
+@pytest.mark.parametrize("shape", [(3, 2000), (2000, 7)], ids=str)
+def test_a_very_long_picture_loses_its_rim_too_where_the_publisher_cuts_it(shape):
+    image, entry = noise(*shape), encoder("crop", 32, resize=40, resample="bilinear")
+    grown = 40 * max(shape) // min(shape)
+    size = (40, grown) if shape[0] < shape[1] else (grown, 40)
+    left, top = ((s - 32) // 2 for s in size)
+    cut = np.asarray(image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + 32, top + 32)))
+    shades = preprocess(image, entry).numpy() * np.reshape(CLIP_STD, (3, 1, 1)) + np.reshape(CLIP_MEAN, (3, 1, 1))
+    assert np.abs(shades.transpose(1, 2, 0) * 255 - cut).mean() < 0.05
 
 
 @pytest.mark.parametrize("shape", [(1, 65), (1, 5000), (300, 4), (3, 2000)], ids=str)

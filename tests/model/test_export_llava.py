@@ -251,7 +251,9 @@ def test_what_has_no_stock_layout_is_refused_with_a_reason():
     llama = tiny_vlm("clip", "llama")[0].llm
     assert "scales" in reason_against(encoder("clip", scales=(16, 32)), MLP2, llama)
     assert reason_against(encoder("clip", layer=-1), MLP2, llama) is None
-    assert "5 tokens before" in reason_against(encoder("clip", prefix=5), MLP2, llama)
+    assert "5 tokens before" in reason_against(clip.model_copy(update={"prefix": 5}), MLP2, llama)
+    larger = encoder("clip", image_size=32, tokens=64)
+    assert "reads 32 px, and llava does not interpolate" in reason_against(larger, MLP2, llama)
     linear = MLP2.model_copy(update={"depth": 1})
     assert "2-layer mlp" in reason_against(clip, linear, llama)
     assert "no class of transformers" in reason_against(catalog.vision("efficientnet-lite0"), MLP2, llama)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from remora import catalog
-from remora.planning.sizes import as_published, published_table, sizes
+from remora.planning.sizes import as_published, part_sizes, published_table, sizes
 from remora.spec import Variant
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -22,7 +22,7 @@ def variant(recipe, vision="clip-l-336", llm="tinyllama-1.1b-chat", **more) -> V
 @pytest.mark.parametrize("name", SIZED)
 def test_a_published_model_is_as_large_as_its_paper_says(name):
     model = catalog.published(name)
-    assert as_published(sizes(model.variant(name)), model) == model.size
+    assert as_published(part_sizes(model.vision, model.connector, model.llm), model) == model.size
 
 
 def test_the_documented_table_is_what_is_counted():

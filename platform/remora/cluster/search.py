@@ -74,10 +74,6 @@ def check(space: Space, store: Store) -> dict[str, tuple[Variant, tuple[StageRun
     store.check_writable()
     variants = variants_of(space)
     found = paths(variants, store.data)
-    if len(found) < len(variants):
-        raise SpecError(
-            f"space {space.name!r}: two variants share a name: {', '.join(variant_name(v) for v in variants)}"
-        )
     return {variant_name(v): (v, found[variant_name(v)]) for v in variants}
 
 

@@ -13,29 +13,43 @@ from remora import catalog as known
 from remora.commands.indexing import entries_of, prepare
 from remora.data.outputs import writes
 from remora.errors import UnknownName, nearest
-from remora.planning import compositions, plan_of
+from remora.planning import compositions, is_here, plan_of
 from remora.reporting.datasets import print_dataset
 from remora.reporting.fitting import console as wide_console
-from remora.stages import Store, read_variants, resolve_stages, variant_name
+from remora.reporting.scores import scores_lines
+from remora.stages import Store, checked_stages, read_variants, resolve_stages, variant_name
+
+STATES = {"finished": "is there", "to train": "to train", "no data": "its data is not here"}
 
 
 def plan(args: argparse.Namespace) -> None:
     """Every stage run of the spec: who uses it, and whether it is there already."""
-    variants = read_variants(args.spec)
-    prepare(entries_of(variants), args, Console())
-    result = plan_of(variants, Store(args.runs))
+    variants, store = read_variants(args.spec), Store(args.runs)
+    for variant in variants:
+        checked_stages(variant)
+    prepare([e for e in entries_of(variants) if is_here(e, store.data)], args, Console())
+    result = plan_of(variants, store)
     table = Table(title=f"{args.spec}: stage runs", title_justify="left")
     for column in ("stage run", "used by", "steps", "samples", "state"):
         table.add_column(column, justify="right" if column in ("steps", "samples") else "left")
     for row in result.rows:
-        state = "is there" if row.finished else "to train"
-        table.add_row(row.run, ", ".join(row.variants), f"{row.steps:,}", f"{row.samples:,}", state)
+        counts = (f"{'' if row.exact else '~'}{n:,}" for n in (row.steps, row.samples))
+        table.add_row(row.run, ", ".join(row.variants), *counts, STATES[row.state])
     console = wide_console()
     console.print(table)
+    for shape in result.shapes:
+        console.print(
+            f"{shape.variant}: a picture of {shape.pixels} x {shape.pixels} pixels is {shape.tokens} tokens of "
+            f"{shape.width}, {shape.embeddings} embeddings",
+            highlight=False,
+        )
     console.print(
         f"{result.distinct} stage runs, {result.to_train} to train ({result.samples:,} samples). "
         f"Without sharing: {result.uses} stage runs, {result.samples_without_sharing:,} samples."
     )
+    for name in result.missing:
+        step = known.dataset(name).next_step(name, store.data)
+        console.print(f"{name} is not here, its size is the catalog's; next: {step}", markup=False, highlight=False)
 
 
 def render(args: argparse.Namespace) -> None:
@@ -67,17 +81,19 @@ def catalog(args: argparse.Namespace) -> None:
         if args.name:
             return
     entries = known.entries(args.kind)
-    if args.name is None:
+    if args.name is None and args.kind == "scores":
+        console.print(scores_lines(), markup=False, highlight=False)
+    elif args.name is None:
         for name, entry in entries.items():
             console.print(f"[bold]{name}[/]  {getattr(entry, 'source', '')}", highlight=False)
-    elif args.name in entries and args.kind == "datasets":
+    elif args.kind == "datasets":
         print_dataset(Console(), args.name, known.dataset(args.name), Store(args.runs).data)
-    elif args.name in entries:
-        dumped = {args.name: entries[args.name].model_dump(mode="json", exclude_none=True)}
-        console.print(yaml.safe_dump(dumped, sort_keys=False, width=110), end="", markup=False, highlight=False)
     else:
-        names = [*(known.PAPERS if args.kind == "benchmarks" else ()), *entries]
-        raise UnknownName(f"unknown {args.kind} {args.name!r}{nearest(args.name, names)}; known: {', '.join(names)}")
+        if args.kind == "benchmarks" and args.name not in entries:
+            names = [*known.PAPERS, *entries]
+            raise UnknownName(f"unknown benchmark {args.name!r}{nearest(args.name, names)}; known: {', '.join(names)}")
+        dumped = {args.name: known.GETTERS[args.kind](args.name).model_dump(mode="json", exclude_none=True)}
+        console.print(yaml.safe_dump(dumped, sort_keys=False, width=110), end="", markup=False, highlight=False)
 
 
 def published_benchmarks(console: Console, args: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from remora import catalog
 from remora.data.index import Dataset
@@ -25,6 +26,16 @@ def with_known(entry: MixtureEntry) -> MixtureEntry:
     skip = catalog.dataset(entry.dataset).skip if entry.dataset is not None else ()
     more = tuple(kind for kind in skip if kind not in entry.skip)
     return entry.model_copy(update={"skip": entry.skip + more}) if more else entry
+
+
+class Readable(Protocol):
+    """What an identity follows from of a dataset: its index, or what the catalog says while it is not here."""
+
+    @property
+    def digest(self) -> str: ...
+    @property
+    def folder(self) -> Path: ...
+    def __len__(self) -> int: ...
 
 
 def locate(entry: MixtureEntry, data: Path) -> tuple[str, str, str]:
@@ -89,6 +100,6 @@ def read_mixture(mixture: Sequence[MixtureEntry], data: Path) -> list[Dataset]:
     return [open_entry(entry, data) for entry in mixture]
 
 
-def fingerprint(mixture: Sequence[MixtureEntry], datasets: Sequence[Dataset]) -> str:
+def fingerprint(mixture: Sequence[MixtureEntry], datasets: Sequence[Readable]) -> str:
     """Digest of all that a mixture reads: records, the bytes of pictures, what is skipped. Not of where they lie."""
     return digest([[d.digest, *sorted(entry.skip)] for entry, d in zip(mixture, datasets, strict=True)])

@@ -54,7 +54,9 @@ class Embedder:
     @torch.inference_mode()
     def images(self, pixels: Tensor) -> np.ndarray:
         """Pixels [B, 3, S, S] -> unit vectors float32 [B, width]."""
-        return _unit(self.model.get_image_features(pixel_values=pixels.to(self.model.device)).pooler_output)
+        other = pixels.shape[-1] != self.model.config.vision_config.image_size  # read by interpolating positions
+        found = self.model.get_image_features(pixel_values=pixels.to(self.model.device), interpolate_pos_encoding=other)
+        return _unit(found.pooler_output)
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> np.ndarray:

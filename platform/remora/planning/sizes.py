@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import floor
 
 from remora import catalog
 from remora.catalog import Published
-from remora.model.parts import sketch
+from remora.model.parts import count_connector, count_llm, sketch
 from remora.model.tuning import freeze_and_train, tuning_table
 from remora.spec import PARTS, Variant
 from remora.stages import resolve_stages
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Parameters of a composition: of its parts, and of what each stage trains."""
+class PartSizes:
+    """Parameters of a composition, by part."""
 
     vision: int
     """As published, with blocks and heads behind the feature layer, which are neither held nor trained."""
@@ -29,8 +30,6 @@ class Sizes:
     llm: int
     embeddings: int
     """The share of `llm` that is its token table and output head (once if they are tied)."""
-    trained: Mapping[str, Mapping[str, int]]
-    """Stage name to part to the parameters that train; adapters count, the weights under them do not."""
 
     @property
     def total(self) -> int:
@@ -38,27 +37,46 @@ class Sizes:
         return self.vision + self.connector + self.llm
 
 
+@dataclass(frozen=True)
+class Sizes(PartSizes):
+    """Parameters of a variant: of its parts, and of what each stage trains."""
+
+    trained: Mapping[str, Mapping[str, int]]
+    """Stage name to part to the parameters that train; adapters count, the weights under them do not."""
+
+
+def part_sizes(vision: str, connector: str, llm: str) -> PartSizes:
+    """Count three parts of the catalog on the meta device: nothing is downloaded.
+
+    Raises:
+        SpecError: a name that the catalog does not hold.
+    """
+    encoder = catalog.vision(vision)
+    joined = count_connector(catalog.connector(connector), encoder.width, catalog.llm(llm).hidden)
+    return PartSizes(encoder.parameters, joined, *_llm(llm))
+
+
+@cache
+def _llm(name: str) -> tuple[int, int]:
+    return count_llm(catalog.llm(name))  # which takes a second
+
+
 def sizes(variant: Variant) -> Sizes:
-    """Count a variant on the meta device: nothing is downloaded, and no dataset is read.
+    """Count a variant, and what each of its stages trains. No dataset is read.
 
     Raises:
         SpecError: a name that the catalog does not hold, or an override that breaks a rule.
     """
-    encoder, stages = catalog.vision(variant.vision), resolve_stages(variant)
-    entries = encoder, catalog.connector(variant.connector), catalog.llm(variant.llm)
-    model = sketch(*entries)
-    parts = {row.part: row.parameters for row in tuning_table(model, stages[-1])}
+    entries = catalog.vision(variant.vision), catalog.connector(variant.connector), catalog.llm(variant.llm)
     trained = {}
-    for stage in stages:
+    for stage in resolve_stages(variant):
         model = sketch(*entries)  # anew, because adapters stay
         freeze_and_train(model, stage.tune)
         trained[stage.name] = dict.fromkeys(PARTS, 0) | {r.part: r.trained for r in tuning_table(model, stage)}
-    ends = model.llm.get_input_embeddings(), model.llm.get_output_embeddings()  # type: ignore[operator]
-    embeddings = sum({id(p): p.numel() for m in ends for p in m.parameters()}.values())
-    return Sizes(encoder.parameters, parts["connector"], parts["llm"], embeddings, trained)
+    return Sizes(**vars(part_sizes(variant.vision, variant.connector, variant.llm)), trained=trained)
 
 
-def as_published(size: Sizes, model: Published) -> str:
+def as_published(size: PartSizes, model: Published) -> str:
     """The count in the way and with the digits of the model's published size, 3.1B."""
     digits = len((model.size or "1.0B").rstrip("B").partition(".")[2])
     if model.counted == "cut":
@@ -76,7 +94,7 @@ def published_table() -> str:
     ]
     for name in catalog.entries("published"):
         model = catalog.published(name)
-        size = sizes(model.variant(name))
+        size = part_sizes(model.vision, model.connector, model.llm)
         figures = (f"{n / 1e6:,.1f}" for n in (size.vision, size.connector, size.llm, size.total))
         rows.append(f"| {name} | {' | '.join(figures)} | {model.size or '–'} | {model.counted if model.size else ''} |")
     return "\n".join(rows)

@@ -45,7 +45,7 @@ def print_dataset(console: Console, name: str, entry: Dataset, data: Path) -> No
 
 def _records(entry: Dataset) -> str | None:
     if entry.records is None:
-        return None
+        return f"about {entry.about:,}" if entry.about else None
     return f"{entry.records:,}" + (f", {entry.text_only:,} of them without a picture" if entry.text_only else "")
 
 

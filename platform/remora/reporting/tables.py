@@ -105,7 +105,7 @@ def stages_table(variants: Sequence[dict[str, Any]]) -> Table:
 
 def published_table(model: str, figures: Mapping[str, float]) -> Blocks:
     """The headline figures of a model on published benchmarks, among those that papers report of others."""
-    known: dict[str, Mapping[str, float]] = {name: e.scores for name, e in catalog.entries("scores").items()}  # type: ignore[attr-defined]
+    known: dict[str, Mapping[str, float]] = {name: e.merged for name, e in catalog.entries("scores").items()}  # type: ignore[attr-defined]
     rows = [(model, figures), *known.items()]
 
     def draw(shown: Sequence[str]) -> Table:

@@ -7,7 +7,7 @@ The rest of the `cluster:` block is left out on purpose: workers, ZeRO stage and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ from typing import Any
 from remora import catalog
 from remora.catalog import LLM
 from remora.catalog.fit import check_composition
-from remora.data.index import Dataset
-from remora.data.mixture import fingerprint, read_mixture, with_known
+from remora.data.mixture import Readable, fingerprint, read_mixture, with_known
 from remora.errors import SpecError, nearest
 from remora.files import digest
 from remora.model.refs import source_digest
@@ -56,12 +55,17 @@ def variant_name(variant: Variant) -> str:
     """The variant's own name, or recipe-vision-llm-connector in the catalog's short names (share-Sig-Phi-mlp)."""
     return variant.name or "-".join(
         (
-            Path(variant.recipe).stem,
+            _recipe_name(variant.recipe),
             catalog.vision(variant.vision).short,
             catalog.llm(variant.llm).short,
             catalog.connector(variant.connector).short,
         )
     )
+
+
+def _recipe_name(recipe: str) -> str:
+    """A catalog recipe's whole name (llava-1.5-lora), or that of one's own file without folder and ending."""
+    return Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
 
 
 def _recipe_stages(variant: Variant) -> list[Stage]:
@@ -104,15 +108,30 @@ def variants_of(space: Space) -> list[Variant]:
     """Every variant of a space, each with the overrides of the stages that its recipe has.
 
     Raises:
-        SpecError: an override names a stage that no recipe of the space has.
+        SpecError: an override names a stage that no recipe of the space has, or two variants would share a name.
     """
     variants = space.variants()
+    _check_names(variants)
     stages = [[s.name for s in _recipe_stages(v)] for v in variants]
     _check_overrides(space.overrides, list(dict.fromkeys(n for names in stages for n in names)))
     return [
         v.model_copy(update={"overrides": {k: c for k, c in v.overrides.items() if k in names}})
         for v, names in zip(variants, stages, strict=True)
     ]
+
+
+def _check_names(variants: Iterable[Variant]) -> None:
+    """Variants are told apart by name alone: in plans, tables, bundles and MLflow."""
+    known: dict[str, Variant] = {}
+    for variant in variants:
+        name = variant_name(variant)
+        if (twin := known.setdefault(name, variant)) is not variant:
+            pairs = ((key, getattr(twin, key), getattr(variant, key)) for key in ("recipe", *PARTS))
+            differ = [f"{key} {one} and {other}" for key, one, other in pairs if one != other]
+            raise SpecError(
+                f"two variants share a name: {name}: {', '.join(differ) or 'one choice is listed twice'}; "
+                "name them apart (a recipe's file, a short name of an own entry), or take them one after the other"
+            )
 
 
 def _overridden(stage: Stage, changes: dict[str, Any]) -> Stage:
@@ -130,37 +149,59 @@ def _overridden(stage: Stage, changes: dict[str, Any]) -> Stage:
     return validate(Stage, merged, f"overrides: {stage.name}")
 
 
-Opened = dict[tuple[MixtureEntry, ...], list[Dataset]]
+def checked_stages(variant: Variant) -> tuple[Stage, ...]:
+    """The variant's stages, once its parts, benchmarks, templates and tunings are known to fit. Reads no data.
+
+    Raises:
+        UnknownName: a part, recipe, template or benchmark that there is not.
+        SpecError: they do not fit.
+    """
+    model = catalog.llm(variant.llm)
+    check_composition(catalog.vision(variant.vision), catalog.connector(variant.connector), model)
+    for name in variant.benchmarks:
+        catalog.check_benchmark(name)
+    stages = resolve_stages(variant)
+    for stage in stages:
+        _check_template(stage, variant.llm, model)
+        _check_trains(stage, variant)
+    return stages
+
+
+Mixture = tuple[MixtureEntry, ...]
+Reader = Callable[[Mixture, Path], Sequence[Readable]]
+"""Finds the datasets of a mixture; `read_mixture` opens their indexes, and builds them if need be."""
+Opened = dict[Mixture, Sequence[Readable]]
 """Mixtures with their datasets."""
 
 
-def paths(variants: Iterable[Variant], data: Path) -> dict[str, tuple[StageRun, ...]]:
-    """Every variant's stage runs, by its name; a mixture that several read is looked at once. See `path`."""
+def paths(variants: Iterable[Variant], data: Path, read: Reader = read_mixture) -> dict[str, tuple[StageRun, ...]]:
+    """Every variant's stage runs, by its name; a mixture that several read is looked at once. See `path`.
+
+    Raises:
+        SpecError: two variants share a name.
+    """
+    variants = list(variants)
+    _check_names(variants)
     opened: Opened = {}
-    return {variant_name(v): path(v, data, opened) for v in variants}
+    return {variant_name(v): path(v, data, opened, read) for v in variants}
 
 
-def path(variant: Variant, data: Path, opened: Opened | None = None) -> tuple[StageRun, ...]:
+def path(
+    variant: Variant, data: Path, opened: Opened | None = None, read: Reader = read_mixture
+) -> tuple[StageRun, ...]:
     """The stage runs that make the variant, in order. Indexes its data if need be; `opened` has mixtures seen before.
 
     Raises:
         UnknownName: a part, recipe, template or dataset that the catalog does not hold.
         DataError: a dataset or picture that is missing or unreadable.
     """
+    stages = checked_stages(variant)  # what does not fit is told before gigabytes of data are read
     names = {part: getattr(variant, part) for part in PARTS}
-    model = catalog.llm(names["llm"])
-    check_composition(catalog.vision(names["vision"]), catalog.connector(names["connector"]), model)
-    for name in variant.benchmarks:
-        catalog.check_benchmark(name)
-    stages = resolve_stages(variant)
-    for stage in stages:  # what does not fit is told before gigabytes of data are read
-        _check_template(stage, names["llm"], model)
-        _check_trains(stage, variant)
     run: StageRun | None = None
     opened = {} if opened is None else opened
     for stage in stages:
         if stage.mixture not in opened:
-            opened[stage.mixture] = read_mixture(stage.mixture, data)
+            opened[stage.mixture] = read(stage.mixture, data)
         datasets = opened[stage.mixture]
         present = stage.tune.present
         identity = {

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from transformers import AutoConfig
 
 from remora import catalog
 from remora.catalog import Vision
+from remora.catalog.resolution import FAMILIES
 from remora.data.condense.source import picture, row_of, words
 from remora.data.condense.steps import whole
 from remora.data.condense.vectors import ordered
@@ -34,6 +35,10 @@ from remora.model.hub import resolved_revision, snapshot
 from remora.spec.condensation import Encoder
 
 LEFT_OUT = "left-out.jsonl"
+PIXELS = {"image_size", "mean", "std", "fit", "resize", "resample", "processor"}
+"""Fields of an entry that decide a picture's pixels."""
+RESAMPLE: dict[Any, Literal["bilinear"] | None] = {None: None, 3: None, 2: "bilinear"}
+"""Pillow's numbers of filters, as an entry names them; a processor that names none is bicubic."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def load_encoder(encoder: Encoder) -> Loaded:
         hub, revision = entry.hub, entry.revision
     folder = snapshot(hub, revision)
     entry = entry or _described(folder)
-    rules = entry.model_dump(mode="json", include={"image_size", "mean", "std", "fit"})
+    rules = entry.model_dump(mode="json", include=PIXELS, exclude_none=True)
     return Loaded(folder, entry, {"files": resolved_revision(hub, revision), "pixels": rules})
 
 
@@ -81,8 +86,7 @@ def _described(folder: Path) -> Vision:
         ).vision_config  # with what config.json leaves out
         pixels = json.loads((folder / "preprocessor_config.json").read_text())
         crops = pixels.get("do_center_crop", "crop_size" in pixels)
-        size = pixels["crop_size" if crops else "size"]
-        side = size if isinstance(size, int) else size.get("height", size.get("shortest_edge"))
+        side, shorter = _side(pixels["crop_size" if crops else "size"]), _side(pixels.get("size"))
         return Vision(
             short=folder.name,
             loader="transformers",
@@ -92,9 +96,12 @@ def _described(folder: Path) -> Vision:
             tokens=(side // tower.patch_size) ** 2,
             width=tower.hidden_size,
             blocks=tower.num_hidden_layers,
+            prefix=FAMILIES[tower.model_type].lead,
             mean=pixels["image_mean"],
             std=pixels["image_std"],
             fit="crop" if crops else "stretch",
+            resize=shorter if crops and shorter != side else None,
+            resample=RESAMPLE[pixels.get("resample")],
             parameters=0,
             licence="unknown",
             source=str(folder),
@@ -104,6 +111,11 @@ def _described(folder: Path) -> Vision:
             f"{folder}: config.json and preprocessor_config.json do not describe a dual encoder ({e!r}); "
             "give the folder of a CLIP or SigLIP with both files, or a name of `remora catalog vision`"
         ) from None
+
+
+def _side(size: Any) -> int | None:
+    """Pixels of a side, as a preprocessor_config.json says it: a number, or a mapping."""
+    return size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
 
 
 @dataclass(frozen=True)

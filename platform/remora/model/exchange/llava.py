@@ -39,6 +39,8 @@ def reason_against(encoder: Vision, connector: Connector, llm: PreTrainedModel) 
         return f"the vision encoder ({encoder.short}) is no class of transformers"
     if encoder.scales:
         return f"the vision encoder reads {len(encoder.scales)} scales, llava reads one"
+    if encoder.interpolated:
+        return f"the vision encoder reads {encoder.image_size} px, and llava does not interpolate its positions"
     if encoder.prefix > 1:
         return f"{encoder.prefix} tokens before the grid are dropped, llava drops one or none"
     if (connector.kind, connector.depth) != ("mlp", 2):

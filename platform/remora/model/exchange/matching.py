@@ -56,8 +56,12 @@ def match_vision(found: Published) -> str:
     Raises:
         DataError: the catalog has none; the error's note is the entry to add.
     """
-    fitting = [name for name, entry in _entries("vision") if not reasons_against_vision(cast(Vision, entry), found)]
-    return _one("vision", fitting, found.vision_hub, lambda: _vision_entry(found))
+    fitting: dict[str, str] = {}
+    for name, entry in _entries("vision"):
+        if not reasons_against_vision(cast(Vision, entry), found):
+            # Of one encoder at several sizes the first is its publisher's; a checkpoint's config does not say.
+            fitting.setdefault(repr((entry.hub, entry.config, entry.layer, entry.prefix)), name)
+    return _one("vision", [*fitting.values()], found.vision_hub, lambda: _vision_entry(found))
 
 
 def reasons_against_vision(entry: Vision, found: Published) -> list[str]:
@@ -65,6 +69,8 @@ def reasons_against_vision(entry: Vision, found: Published) -> list[str]:
     if entry.loader != "transformers":
         return [f"loader {entry.loader}"]
     said = [f"scales {list(entry.scales)}"] if entry.scales else []
+    if entry.interpolated:
+        said.append(f"read at {entry.image_size} px")
     if entry.prefix != found.prefix:
         said.append(f"prefix {entry.prefix} != {found.prefix}")
     config = found.vision_config
@@ -106,7 +112,7 @@ def match_llm(found: Published) -> str:
 
 def reasons_against_llm(entry: LLM, found: Published) -> list[str]:
     """Why a language model of the catalog is not the checkpoint's; empty if it is."""
-    said = []
+    said = ["unpublished"] if entry.unpublished else []
     if entry.layers != found.llm_config.num_hidden_layers:
         said.append(f"num_hidden_layers {entry.layers} != {found.llm_config.num_hidden_layers}")
     if entry.config["model_type"] != found.llm_config.model_type:

@@ -19,6 +19,8 @@ from remora.catalog import Template, Vision
 from remora.errors import DataError
 
 IMAGE_TOKEN = "<image>"
+FILTERS = {None: 3, "bicubic": 3, "bilinear": 2}
+"""Pillow's numbers, by which a processor's config names a filter."""
 LEADS = (("", ""), (" ", " "), (" ", ""))
 """What may stand between a picture, or the BOS, and the words after it; and behind a picture without words. Some
 tokenizers put a space before a text; Remora gives them what follows a picture as a text of its own, and in a whole text
@@ -158,12 +160,12 @@ def write_processor(
     side = {"height": encoder.image_size, "width": encoder.image_size}
     crop = encoder.fit == "crop" and aspect == "square"
     settings: dict[str, Any] = {
-        "size": {"shortest_edge": encoder.image_size} if crop else side,
+        "size": {"shortest_edge": encoder.shorter_side} if crop else side,
         "do_center_crop": crop,
         "crop_size": side,  # also where nothing is cropped: the stock processor counts a picture's tokens by it
         "image_mean": list(encoder.mean),
         "image_std": list(encoder.std),
-        "resample": 3,  # bicubic
+        "resample": FILTERS[encoder.resample],
     }
     pictures = LlavaImageProcessorPil(do_pad=True, **settings) if aspect == "pad" else CLIPImageProcessorPil(**settings)
     grid = (encoder.image_size // patch) ** 2

@@ -30,14 +30,18 @@ UNREADABLE = (OSError, RuntimeError, ValueError, SafetensorError, pickle.Unpickl
 class TransformersTower(Tower):
     """hidden_states[entry.layer] of a transformers encoder without the prefix tokens: [B, tokens, width].
 
+    At another size than it was trained at, its positions are interpolated by transformers' own code
+    (`interpolate_pos_encoding`); the weights keep the grid of their checkpoint, whatever size trains them.
+
     `net` is the transformers model, so `net.save_pretrained` writes the names that published checkpoints have.
     """
 
-    def __init__(self, net: PreTrainedModel, total: int, prefix: int) -> None:
+    def __init__(self, net: PreTrainedModel, total: int, entry: Vision) -> None:
         """`net` has only the blocks that are read; `total` is how many the published encoder has."""
         super().__init__()
         self.net = net
-        self.prefix = prefix
+        self.prefix = entry.prefix
+        self.told = {"interpolate_pos_encoding": True} if entry.interpolated else {}
         self.tail = []
         self._blocks = _strip(net)
         held = len(net.get_submodule(self._blocks))  # type: ignore[arg-type]
@@ -48,7 +52,7 @@ class TransformersTower(Tower):
         return self.net.get_submodule(self._blocks)  # type: ignore[return-value]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.net(pixel_values=pixels).last_hidden_state[:, self.prefix :]
+        return self.net(pixel_values=pixels, **self.told).last_hidden_state[:, self.prefix :]
 
 
 def _strip(net: PreTrainedModel) -> str:
@@ -65,7 +69,9 @@ def _strip(net: PreTrainedModel) -> str:
         raise SpecError(f"model_type {net.config.model_type!r} has no list of {count} blocks; it is no plain encoder")
     children = [name for name, _ in net.named_children()]
     for name in children[children.index(lists[0].partition(".")[0]) + 1 :]:
-        setattr(net, name, nn.Identity())  # final norm, pooler, pooling head
+        # Final norm, pooler, pooling head. One without weights stays: rotary positions stand there in some models.
+        if any(True for _ in getattr(net, name).parameters()):
+            setattr(net, name, nn.Identity())
     for module in net.modules():
         if getattr(module, "mask_token", None) is not None:
             module.mask_token = None  # type: ignore[assignment]  # of masked pretraining; without a mask no gradient ever reaches it
@@ -104,7 +110,7 @@ def transformers_tower(entry: Vision, pretrained: bool) -> Tower:
     """
     config, total = _config(entry)
     if not pretrained:
-        return TransformersTower(AutoModel.from_config(config), total, entry.prefix)
+        return TransformersTower(AutoModel.from_config(config), total, entry)
     assert entry.hub is not None, "the catalog checks it"
     folder = snapshot(entry.hub, entry.revision)
     with quiet():
@@ -120,7 +126,7 @@ def transformers_tower(entry: Vision, pretrained: bool) -> Tower:
         except UNREADABLE as e:
             reason = " ".join(str(e).split())[:300]
             raise DataError(f"{folder}: unreadable weights: {reason}; download the model again") from e
-    tower = TransformersTower(net, total, entry.prefix)
+    tower = TransformersTower(net, total, entry)
     _check(tower, found, folder)
     return tower
 

@@ -1,0 +1,58 @@
+"""Datasets that are not here, as the catalog describes them: what a plan counts with before anything is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from remora import catalog
+from remora.data.mixture import Readable, open_entry
+from remora.errors import DataError
+from remora.spec import MixtureEntry
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A dataset of the catalog that is not here: nothing is known of it but its name and how many records it has."""
+
+    name: str
+    records: int
+    exact: bool
+    """Whether the count is published to the last record."""
+    folder: Path
+    """Where it belongs."""
+
+    @property
+    def digest(self) -> str:
+        return f"not here: {self.name}"
+
+    def __len__(self) -> int:
+        return self.records
+
+
+def is_here(entry: MixtureEntry, data: Path) -> bool:
+    """Whether a mixture entry's file is there, or has to be: one of somebody's own has no entry to plan by."""
+    return entry.dataset is None or (data / catalog.dataset(entry.dataset).path).exists()
+
+
+def read_or_outline(mixture: Sequence[MixtureEntry], data: Path) -> list[Readable]:
+    """Every dataset of a mixture: its index, or its outline while it is not here.
+
+    Raises:
+        DataError: one is broken, or is not here and the catalog does not say how many records it has.
+    """
+    return [
+        open_entry(entry, data) if is_here(entry, data) else _outline(str(entry.dataset), data) for entry in mixture
+    ]
+
+
+def _outline(name: str, data: Path) -> Outline:
+    entry = catalog.dataset(name)
+    records = entry.records or entry.about
+    if records is None:
+        raise DataError(
+            f"dataset {name!r} is not at {data / entry.path}, and the catalog does not say how many records it has; "
+            f"next: {entry.next_step(name, data)}"
+        )
+    return Outline(name, records, entry.records is not None, (data / entry.path).parent)
