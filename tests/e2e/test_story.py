@@ -177,6 +177,7 @@ def endpoint(runs: Path, env: dict[str, str]) -> Iterator[str]:
         server = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT, preexec_fn=hear_interrupts)
     until("the endpoint", lambda: server.poll() is not None or "ready: " in log.read_text())
     assert server.poll() is None, log.read_text()
+    assert "serving share-" in log.read_text() or "serving base-" in log.read_text()
     yield f"http://127.0.0.1:{port}"
     server.send_signal(signal.SIGINT)
     assert server.wait(PATIENCE) == 0, log.read_text()
@@ -263,7 +264,14 @@ def test_the_same_script_without_a_cluster(runs: Path, env: dict[str, str]) -> N
     command = [sys.executable, "jobs/train.py", "tests/e2e/tiny-base.yaml", "--runs", str(runs)]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "starting Ray on this machine\nRay is up after " in done.stdout
     assert "easy-vqa-val: accuracy 0." in done.stdout
+    assert "blind 0." in done.stdout and "question only 0." in done.stdout
+    bundle = done.stdout.partition("bundle: ")[2].splitlines()[0]
+    # What was trained is registered by its variant's name, and named by its version from then on.
+    register = [sys.executable, "-m", "remora", "register", "base-Eff-2M-mlp", "--as", "alone", "--runs", str(runs)]
+    said = subprocess.run(register, env=env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert f"alone@champion: version 1, base-Eff-2M-mlp ({bundle})" in said.stdout, said.stderr
 
 
 def test_the_shipped_specs_are_those_of_the_demo() -> None:

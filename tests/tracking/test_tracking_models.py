@@ -80,6 +80,18 @@ def test_a_registered_model_is_an_alias_or_a_version(tracker: Tracker, runs: Pat
         find_model("remora@chanpion", runs)
 
 
+def test_asking_changes_nothing(tracker: Tracker, tmp_path: Path) -> None:
+    """A run folder that may only be read was not served: who only asked took a lock and replayed what waited."""
+    register(tracker, "remora", tracker.start("a"), bundle(tmp_path / "bundles" / "a-0123456789ab", "a"))
+
+    def state() -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns for p in (tmp_path, *tmp_path.rglob("*"))}
+
+    before = state()
+    assert find_model("remora@champion", tmp_path).name == find_model("a", tmp_path).name == "a"
+    assert state() == before
+
+
 @pytest.mark.parametrize("given", ["mid", "remora@champion", "/not/there", "a/b@c/d", "", "@", "x@"])
 def test_asking_makes_nothing(given: str, tmp_path: Path) -> None:
     """A mistyped --runs left a folder with a database behind."""

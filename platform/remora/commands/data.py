@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
 from remora.files import disk_errors
+from remora.reporting.bars import Hear, bars
 
 
 def data(args: argparse.Namespace) -> None:
@@ -58,16 +58,6 @@ def build(args: argparse.Namespace, console: Console) -> dict:
         return build_demo(args.runs / "data" / "demo", seed=getattr(args, "seed", 0), progress=progress)
 
 
-@contextmanager
-def _bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+def _bars(console: Console) -> AbstractContextManager[Hear]:
     """A function that draws (what, done, total), a bar for each what."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)
-
-        yield progress
+    return bars(console, TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

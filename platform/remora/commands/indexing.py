@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from remora import catalog
 from remora.data.index import Dataset
 from remora.data.indexing import Indexed, Spread
 from remora.data.mixture import open_entry, with_known
 from remora.data.sources import Shard
+from remora.reporting.bars import bars
 from remora.spec import MixtureEntry, Variant
 from remora.stages import read_variants, resolve_stages
 
@@ -56,16 +58,9 @@ def prepare(
     """
     columns = (TextColumn("indexing {task.description}"), BarColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     found = []
-    with Progress(*columns, console=console, transient=True) as bars:
+    with bars(console, *columns, verb="indexing") as hear:
         for entry in entries:
-            task = None
-
-            def told(done: int, total: int, name: str = entry.dataset or str(entry.path)) -> None:
-                nonlocal task
-                if task is None:
-                    task = bars.add_task(Path(name).name, total=total)
-                bars.update(task, completed=done)
-
+            told = partial(hear, Path(entry.dataset or str(entry.path)).name)
             dataset = opening(entry, args.runs / "data", _spread(args), told)
             if dataset.skipped:
                 say_skipped(entry, dataset, console)

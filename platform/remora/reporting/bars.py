@@ -1,0 +1,45 @@
+"""How far something is: a bar on a terminal, a line now and then in a pipe or a file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn, TaskID
+
+Hear = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is, and how much there is."""
+EVERY = 10.0
+"""Seconds between two lines."""
+
+
+@contextmanager
+def bars(console: Console, *columns: ProgressColumn, verb: str = "") -> Iterator[Hear]:
+    """A function to tell: a bar for each thing, gone at the end; or lines, which begin with `verb`."""
+    if not console.is_terminal:
+        yield lines(console, verb)
+        return
+    with Progress(*columns, console=console, transient=True) as shown:
+        tasks: dict[str, TaskID] = {}
+
+        def hear(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = shown.add_task(what, total=total)
+            shown.update(tasks[what], completed=done)
+
+        yield hear
+
+
+def lines(console: Console, verb: str = "", clock: Callable[[], float] = time.monotonic) -> Hear:
+    """Prints `indexing mine.json: 40%`, of one that takes as long as EVERY at least."""
+    last: dict[str, float] = {}
+
+    def hear(what: str, done: int, total: int) -> None:
+        now = clock()
+        if now - last.setdefault(what, now) >= EVERY:
+            last[what] = now
+            console.print(f"{verb} {what}: {done / max(1, total):.0%}".strip(), highlight=False, soft_wrap=True)
+
+    return hear
