@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from remora import catalog
 from remora.catalog.fit import check_composition
 from remora.data.prompt import Prompter
-from remora.inference import Answerer, Turn
+from remora.inference import Answerer, Sampling, Turn
 from remora.inference.decoding import NEAR
 from remora.inference.reading import read_shared, read_whole
 from remora.model.connectors import build_connector
@@ -148,7 +148,7 @@ def shapes(vision: str, works: Sequence[Work], count: int, turns: int) -> list[s
     for work in works:
         asked = conversations(work, count)
         found = timed(answerer, asked, 2, work.answer, turns)
-        prompt = statistics.mean(len(answerer._row(c, 1).ids) for c in asked)
+        prompt = statistics.mean(len(answerer.prompt(c).ids) for c in asked)
         lines.append(found.row(work.name, f"{work.a_picture} | {prompt:.0f} | {work.answer}"))
         parts += [(work.questions, found)] if work.questions else []
     total = sum(n for n, _ in parts)
@@ -180,12 +180,12 @@ def logits_apart(answerer: Answerer, asked: Conversations, limit: int) -> tuple[
     llm = answerer.model.llm
     far, near, choices = 0.0, 0, 0
     shown = {id(i): i for c in asked for i in c[0].images}
-    rows = sorted((answerer._row(c, limit) for c in asked), key=lambda row: len(row.ids))
+    rows = sorted((answerer._row(answerer.prompt(c), Sampling(limit)) for c in asked), key=lambda row: len(row.ids))
     with torch.inference_mode():
         for start in range(0, len(rows), 48):
             batch = rows[start : start + 48]
             pictures = answerer._encode({name: shown[name] for row in batch for name in row.images}, 16)
-            together = read_shared(llm, batch, pictures, limit)
+            together = read_shared(llm, batch, pictures)
             alone = [read_whole(llm, [r], answerer._encode({i: shown[i] for i in r.images}, 1)) for r in batch]
             for _ in range(limit):
                 logits = torch.cat([reading.logits for reading in alone])

@@ -6,6 +6,7 @@
     ├── DataError         a dataset, a picture, a question file
     │   ├── OverLength    a conversation of which no round fits
     │   ├── MissingDataset  a dataset whose file is not there
+    │   ├── TooLong       a question that leaves the model's context no room for its answer
     │   └── BrokenRecord a picture that is missing or that no decoder reads
     ├── StoreError        the run folder: full, read-only, a lease
     │   └── TornArtifact  files that do not match their manifest
@@ -41,6 +42,20 @@ class DataError(RemoraError):
 
 class MissingDataset(DataError):
     """A dataset whose file is not there."""
+
+
+class TooLong(DataError):
+    """A prompt, or a prompt with what may follow it, is more than a model holds."""
+
+    def __init__(self, prompt: int, following: int, holds: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt} tokens and {following} may follow, the model holds {holds}; "
+            "shorten the conversation or ask for fewer"
+        )
+        self.prompt, self.following, self.holds = prompt, following, holds
+
+    def __reduce__(self) -> tuple[type[TooLong], tuple[int, int, int]]:
+        return type(self), (self.prompt, self.following, self.holds)
 
 
 class BrokenRecord(DataError):

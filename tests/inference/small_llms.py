@@ -57,7 +57,7 @@ def llm_of(name: str) -> PreTrainedModel:
     return llm.eval()
 
 
-def rows(tails: list[int], each: int = 3, images: int = 1, head: int = 5) -> list[Row]:
+def rows(tails: list[int], each: int = 3, images: int = 1, head: int = 5, limit: int = 0) -> list[Row]:
     """A prompt with a tail of each of these lengths; `each` of them follow each other about the same pictures."""
     generator = torch.Generator().manual_seed(len(tails))
 
@@ -67,7 +67,7 @@ def rows(tails: list[int], each: int = 3, images: int = 1, head: int = 5) -> lis
     start, made = words(head), []
     for i, tail in enumerate(tails):
         shown = tuple(range(i // each, i // each + images))
-        made.append(Row((*start, *[IMAGE] * IMAGE_TOKENS * images, *words(tail)), shown))
+        made.append(Row((*start, *[IMAGE] * IMAGE_TOKENS * images, *words(tail)), shown, limit))
     return made
 
 

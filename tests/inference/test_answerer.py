@@ -11,10 +11,11 @@ from PIL import Image
 from small_answerers import answerer_of, conversations, pictures, temperature_of
 from small_llms import CONFIGS, SHARE
 
-from remora.errors import DataError
-from remora.inference import Answerer, Turn, decoding
+from remora.errors import DataError, TooLong
+from remora.inference import Answerer, Sampling, Turn, decoding, recent
 from remora.inference import answerer as module
 from remora.inference.reading import Reading
+from remora.inference.recent import Recent
 
 TOKENS = 6
 ASKED = conversations()
@@ -55,7 +56,7 @@ def test_answers_do_not_depend_on_the_batch(made, name, sampled):
 def test_the_tokenizers_padding_changes_nothing(made, tiny_tokenizer, monkeypatch, side):
     answerer, expected = made("qwen2-0.5b", temperature_of("qwen2-0.5b"))
     monkeypatch.setattr(tiny_tokenizer, "padding_side", side)
-    answerer._ids.cache_clear()
+    answerer._recent.clear()
     how = {"max_new_tokens": TOKENS, "temperature": temperature_of("qwen2-0.5b"), "seed": 3}
     assert answerer.answer(ASKED, **how) == expected
     assert [answerer.answer_alone(c, **how) for c in ASKED] == expected
@@ -146,7 +147,8 @@ def test_a_conversation_that_cannot_be_answered_is_refused_by_itself(made):
     with pytest.raises(DataError, match="the model holds 4096; shorten the conversation") as refused:
         answerer.room(long)
     assert "\n" not in str(refused.value)
-    for bad in (long, [Turn("assistant", "red")], [], [Turn("system", "Be brief."), Turn("user", "What?")]):
+    later = [Turn("user", "What?"), Turn("system", "Be brief."), Turn("user", "What?")]
+    for bad in (long, [Turn("assistant", "red")], [], [Turn("system", "Be brief.")], later):
         with pytest.raises(DataError):
             answerer.room(bad)
         with pytest.raises(DataError):
@@ -158,6 +160,78 @@ def test_a_conversation_that_cannot_be_answered_is_refused_by_itself(made):
     assert just == answerer.max_length - expected[0].prompt_tokens
     with pytest.raises(DataError, match=f"{just + 1} may follow"):
         answerer.answer([ASKED[0]], max_new_tokens=just + 1)
+
+
+SETTINGS = [
+    Sampling(TOKENS),
+    Sampling(2),
+    Sampling(TOKENS, 0.3, seed=1),
+    Sampling(9, 0.3, top_p=0.7, seed=2),
+    Sampling(3, 0.5, top_k=4, seed=3),
+    Sampling(TOKENS, frequency_penalty=0.5, presence_penalty=0.1),
+    Sampling(TOKENS, logit_bias=((7, 2.0), (9, -3.0))),
+    Sampling(12, 0.3, seed=4, stop=("1", " 3")),
+]
+
+
+@pytest.mark.parametrize("name", ["phi-2", "qwen3-0.6b", "+mistral"])
+def test_each_row_has_settings_of_its_own(made, name):
+    """Greedy and sampled requests, of any limits, share a batch: each answer is still that of its request alone."""
+    answerer, _ = made(name)
+    requests = [(answerer.prompt(c), SETTINGS[(3 * i) % 8]) for i, c in enumerate(ASKED)]
+    expected = [answerer.ask_alone(*request) for request in requests]
+    assert len({a.completion_tokens for a in expected}) > 3 and {a.finish_reason for a in expected} == {
+        "stop",
+        "length",
+    }
+    for together in (32, 5):
+        order = random.Random(together).sample(range(32), 32)
+        for start in range(0, 32, together):
+            mates = order[start : start + together]
+            told: dict[int, object] = {}
+            found = answerer.ask([requests[i] for i in mates], done=told.__setitem__)
+            assert found == [expected[i] for i in mates] == [told[k] for k in range(len(mates))]
+
+
+def test_requests_of_any_settings_are_one_batch(made, monkeypatch):
+    answerer, _ = made("phi-2")
+    sizes = []
+    read = module.read_shared
+    monkeypatch.setattr(module, "read_shared", lambda m, rows, *args: sizes.append(len(rows)) or read(m, rows, *args))
+    prompt = answerer.prompt(ASKED[1])
+    answerer.ask([(prompt, how) for how in SETTINGS])
+    assert sizes == [8]
+
+
+def test_an_answer_ends_before_its_first_stop_text(made, monkeypatch):
+    answerer, _ = made("phi-2")
+    monkeypatch.setattr(answerer, "stop_id", -1)
+    prompt = answerer.prompt(ASKED[1])
+    whole = answerer.ask_alone(prompt, Sampling(8)).text.split()
+    first = " ".join(whole).index(f" {whole[3]}")
+    stopped = answerer.ask_alone(prompt, Sampling(8, stop=(f" {whole[3]}", "never")))
+    assert stopped.text == " ".join(whole)[:first] and stopped.finish_reason == "stop"
+    assert stopped.completion_tokens <= 4
+    assert answerer.ask_alone(prompt, Sampling(8, stop=("never",))).text.split() == whole
+
+
+def test_prompts_are_kept_by_the_tokens_that_they_have(monkeypatch):
+    monkeypatch.setattr(recent, "HELD", 10)
+    made = []
+    known = Recent(lambda n: made.append(n) or (0,) * n, longest=6)
+    for key in (4, 5, 4, 3, 5, 4, 9, 9):
+        assert len(known.get(key)) == key
+    assert made == [4, 5, 3, 5, 4, 9, 9], "9 is too long for the model and never kept"
+    assert known.held <= 10
+
+
+def test_what_is_too_long_is_not_kept(made):
+    answerer, _ = made("phi-2")
+    answerer._recent.clear()
+    for i in range(3):
+        with pytest.raises(TooLong):
+            answerer.prompt([Turn("user", f"{i} What is this? " * 2000)])
+    assert answerer._recent.held == 0
 
 
 def test_a_length_limit_is_told(made):

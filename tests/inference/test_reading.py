@@ -37,7 +37,7 @@ def alone(llm, row: Row) -> torch.Tensor:
 
 def together(llm, batch: list[Row], padded: bool) -> torch.Tensor:
     """The same of a batch, [B, STEPS + 1, V]."""
-    read = read_shared(llm, batch, pictures(), STEPS) if padded else read_whole(llm, batch, pictures())
+    read = read_shared(llm, batch, pictures()) if padded else read_whole(llm, batch, pictures())
     logits = [read.logits]
     for tokens in torch.tensor([said(row) for row in batch]).T:
         read.step(llm, tokens)
@@ -52,14 +52,14 @@ def test_every_class_of_the_catalog_is_here():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_do_not_depend_on_the_batch(name):
-    llm, asked = llm_of(name), rows(TAILS)
+    llm, asked = llm_of(name), rows(TAILS, limit=STEPS)
     with torch.inference_mode():
         assert can_share(llm) is SHARE[name]
         expected = [alone(llm, row) for row in asked]
         assert torch.stack(expected).std() > 0.1  # they say something
         for most, fewest in ((2, 16), (7, 6), (32, 1)):
             mates = random.Random(most).sample(range(len(asked)), len(asked))
-            batches = list(plan([asked[i] for i in mates], STEPS, SHARE[name], most, 10**9))
+            batches = list(plan([asked[i] for i in mates], SHARE[name], most, 10**9))
             assert sorted(i for batch in batches for i in batch) == list(range(32))
             assert not SHARE[name] or len(batches) == fewest
             for batch in batches:
@@ -71,7 +71,7 @@ def test_logits_do_not_depend_on_the_batch(name):
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if not SHARE[name] and name != "+llama"])
 def test_those_that_do_not_share_would_be_wrong_if_they_did(name):
-    llm, asked = llm_of(name), rows(TAILS[:4])
+    llm, asked = llm_of(name), rows(TAILS[:4], limit=STEPS)
     with torch.inference_mode():
         expected = torch.stack([alone(llm, row) for row in asked])
         try:
@@ -84,12 +84,12 @@ def test_those_that_do_not_share_would_be_wrong_if_they_did(name):
 @pytest.mark.parametrize(
     "batch",
     [
-        pytest.param(rows([4, 2, 7], images=2), id="two pictures each"),
-        pytest.param(rows([4, 2, 7], head=0), id="pictures first"),
-        pytest.param(rows([0, 0, 0], each=1), id="pictures last"),
-        pytest.param(rows([0, 0, 0], each=1, head=0), id="pictures alone"),
-        pytest.param(rows([4, 2, 7], images=0), id="no pictures"),
-        pytest.param(rows([5, 5, 5]), id="no padding"),
+        pytest.param(rows([4, 2, 7], images=2, limit=STEPS), id="two pictures each"),
+        pytest.param(rows([4, 2, 7], head=0, limit=STEPS), id="pictures first"),
+        pytest.param(rows([0, 0, 0], each=1, limit=STEPS), id="pictures last"),
+        pytest.param(rows([0, 0, 0], each=1, head=0, limit=STEPS), id="pictures alone"),
+        pytest.param(rows([4, 2, 7], images=0, limit=STEPS), id="no pictures"),
+        pytest.param(rows([5, 5, 5], limit=STEPS), id="no padding"),
         pytest.param(
             [
                 Row((*[2, 3], IMAGE, IMAGE, IMAGE, IMAGE, *[w] * 3, *[IMAGE] * 4, 9, w), (0, p))
@@ -109,7 +109,7 @@ def test_prompts_of_any_shape(batch):
 
 
 def test_what_rows_share_goes_through_the_model_once(monkeypatch):
-    llm, asked = llm_of("smollm2-135m"), rows([1, 3, 4, 6, 9, 9])
+    llm, asked = llm_of("smollm2-135m"), rows([1, 3, 4, 6, 9, 9], limit=STEPS)
     shapes = []
     see = lambda _, args, kwargs: shapes.append(tuple(args[0].shape[:2]))  # noqa: E731
     llm.model.layers[0].register_forward_pre_hook(see, with_kwargs=True)
@@ -127,10 +127,10 @@ def test_what_rows_share_goes_through_the_model_once(monkeypatch):
 
 def test_rows_that_leave_change_nothing_for_those_that_stay():
     for name in ("smollm2-135m", "+mistral", "+lfm2"):
-        llm, asked = llm_of(name), rows([6, 6, 6, 6] if not SHARE[name] else [3, 9, 1, 6])
+        llm, asked = llm_of(name), rows([6, 6, 6, 6] if not SHARE[name] else [3, 9, 1, 6], limit=STEPS)
         with torch.inference_mode():
             expected = torch.stack([alone(llm, row) for row in asked])[[1, 3]]
-            batch = read_shared(llm, asked, pictures(), STEPS) if SHARE[name] else read_whole(llm, asked, pictures())
+            batch = read_shared(llm, asked, pictures()) if SHARE[name] else read_whole(llm, asked, pictures())
             tokens = torch.tensor([said(row) for row in asked])
             batch.step(llm, tokens[:, 0])
             batch.keep(torch.tensor([1, 3]))

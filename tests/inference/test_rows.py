@@ -14,7 +14,9 @@ AMPLE = 10**9
 
 prompts = st.lists(
     st.builds(
-        lambda before, images, tail: Row((*[3] * before, *[IMAGE] * 2 * len(images), *[4] * tail), tuple(images)),
+        lambda before, images, tail: Row(
+            (*[3] * before, *[IMAGE] * 2 * len(images), *[4] * tail), tuple(images), LIMIT
+        ),
         st.integers(1, 3),
         st.lists(st.integers(0, 3), max_size=2),
         st.integers(0, 9),
@@ -33,8 +35,8 @@ def held(batch: list[Row], padded: bool) -> int:
 
 @given(prompts, st.booleans(), st.integers(1, 9), st.integers(1, 300))
 def test_every_row_is_in_one_batch_that_fits(asked, padded, most, tokens):
-    batches = [[asked[i] for i in batch] for batch in plan(asked, LIMIT, padded, most, tokens)]
-    assert sorted(i for batch in plan(asked, LIMIT, padded, most, tokens) for i in batch) == list(range(len(asked)))
+    batches = [[asked[i] for i in batch] for batch in plan(asked, padded, most, tokens)]
+    assert sorted(i for batch in plan(asked, padded, most, tokens) for i in batch) == list(range(len(asked)))
     for batch in batches:
         assert len({(r.head, r.body) if padded else len(r.ids) for r in batch}) == 1
         assert len(batch) <= most
@@ -47,30 +49,36 @@ def test_the_batches_do_not_follow_the_order_of_the_rows_where_it_says_nothing(a
     """How many batches there are, and how long their rows, is the same for any order."""
     mixed = random.sample(asked, len(asked))
     sizes = [
-        sorted((len(b), max(len(order[i].ids) for i in b)) for b in plan(order, LIMIT, padded, 64, AMPLE))
+        sorted((len(b), max(len(order[i].ids) for i in b)) for b in plan(order, padded, 64, AMPLE))
         for order in (asked, mixed)
     ]
     assert sizes[0] == sizes[1]
 
 
 def test_the_questions_about_a_picture_stay_together_where_they_fit():
-    asked = rows([5] * 12, each=3)
-    batches = list(plan(asked, LIMIT, True, 7, AMPLE))
+    asked = rows([5] * 12, each=3, limit=LIMIT)
+    batches = list(plan(asked, True, 7, AMPLE))
     assert batches == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
-    assert list(plan(asked, LIMIT, True, 2, AMPLE)) == [[i, i + 1] for i in range(0, 12, 2)]  # they do not
+    assert list(plan(asked, True, 2, AMPLE)) == [[i, i + 1] for i in range(0, 12, 2)]  # they do not
 
 
 def test_long_prompts_go_with_long_ones():
-    asked = rows([30, 2, 28, 3], each=1)
-    assert list(plan(asked, LIMIT, True, 2, AMPLE)) == [[1, 3], [2, 0]]
+    asked = rows([30, 2, 28, 3], each=1, limit=LIMIT)
+    assert list(plan(asked, True, 2, AMPLE)) == [[1, 3], [2, 0]]
 
 
 def test_memory_bounds_a_batch_and_a_row_that_exceeds_it_goes_alone():
-    asked = rows([5] * 6, each=6)
+    asked = rows([5] * 6, each=6, limit=LIMIT)
     alone = len(asked[0].ids) + LIMIT
-    assert [len(b) for b in plan(asked, LIMIT, True, 64, 3 * alone + asked[0].body)] == [3, 3]
-    assert [len(b) for b in plan(asked, LIMIT, True, 64, 3 * alone + asked[0].body - 1)] == [2, 2, 2]
-    assert [len(b) for b in plan(asked, LIMIT, True, 64, 1)] == [1] * 6
+    assert [len(b) for b in plan(asked, True, 64, 3 * alone + asked[0].body)] == [3, 3]
+    assert [len(b) for b in plan(asked, True, 64, 3 * alone + asked[0].body - 1)] == [2, 2, 2]
+    assert [len(b) for b in plan(asked, True, 64, 1)] == [1] * 6
+
+
+def test_the_longest_answer_of_a_batch_is_what_every_row_has_room_for():
+    asked = [Row((3, 4), (), 1), Row((3, 5), (), 1), Row((3, 6), (), 10)]
+    assert [len(b) for b in plan(asked, True, 64, 3 * 12)] == [3]
+    assert [len(b) for b in plan(asked, True, 64, 3 * 12 - 1)] == [2, 1]
 
 
 def test_parts_of_a_prompt():

@@ -8,20 +8,26 @@ import io
 import os
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 from PIL import Image
 
-from remora.errors import DataError
-from remora.inference import Answer, Turn
-from remora.serving.answering import Job, answer_all
+from remora.errors import DataError, TooLong
+from remora.inference import Answer, Prompt, Sampling, Turn
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import Champion
-from remora.serving.protocol import Refusal
+from remora.serving.line import Line
 
 CHAT = "/v1/chat/completions"
+
+
+@dataclass(frozen=True, eq=False)
+class FakePrompt(Prompt):
+    conversation: tuple[Turn, ...] = ()
 
 
 class FakeAnswerer:
@@ -29,28 +35,36 @@ class FakeAnswerer:
 
     name = "share-Fake"
     max_length = 512
+    vocabulary = 100
 
     def __init__(self) -> None:
-        self.calls: list[tuple[int, int, float, int]] = []
-        """(conversations, max_new_tokens, temperature, seed) of each call."""
+        self.calls: list[list[Sampling]] = []
+        """The settings of each call's requests."""
 
-    def room(self, conversation: list[Turn]) -> int:
+    def prompt(self, conversation: list[Turn]) -> Prompt:
         if "too long" in conversation[-1].text:
-            raise DataError("the prompt is too long; shorten it")
-        return self.max_length - 7
+            raise TooLong(600, 1, self.max_length)
+        return FakePrompt((0,) * 7, tuple(i for turn in conversation for i in turn.images), tuple(conversation))
 
-    def answer(
-        self, conversations: list[list[Turn]], *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0
-    ) -> list[Answer]:
-        self.calls.append((len(conversations), max_new_tokens, temperature, seed))
-        return [self._one(c) for c in conversations]
+    def fitted(self, picture: Image.Image) -> Image.Image:
+        return picture
 
-    def _one(self, conversation: list[Turn]) -> Answer:
+    def ask(self, requests: list[tuple[FakePrompt, Sampling]], done: Callable[[int, Answer], None]) -> list[Answer]:
+        self.calls.append([how for _, how in requests])
+        answers = []
+        for i, (prompt, how) in enumerate(requests):
+            answers.append(self._one(prompt.conversation, how))
+            done(i, answers[i])
+        return answers
+
+    def _one(self, conversation: tuple[Turn, ...], how: Sampling) -> Answer:
         question = conversation[-1].text
         if "explode" in question:
             raise KeyError("weights")
         if "sleep" in question:
             time.sleep(1.5)
+        if "settings" in question:
+            return Answer(str(how), 7, 3, "stop")
         seen = [f"{i.width}x{i.height} {i.mode} {i.getpixel((0, 0))}" for turn in conversation for i in turn.images]
         roles = ",".join(turn.role for turn in conversation)
         return Answer(f"{roles} | {seen} | {question} | {os.getpid()}", 7, 3, "stop")
@@ -64,13 +78,12 @@ def load(args: EndpointArgs) -> Champion:
 
 def call(method: str, path: str, args: EndpointArgs | None = None, **request: Any) -> httpx.Response:
     """One request to the application itself; no Ray, no socket."""
-    args, model = args or EndpointArgs(), FakeAnswerer()
-
-    async def answer(one: Job) -> Answer | Refusal:
-        return answer_all(model, [one])[0]  # type: ignore[arg-type]
+    args = args or EndpointArgs()
+    champion = load(args)
 
     async def go() -> httpx.Response:
-        transport = httpx.ASGITransport(api(args, load(args), answer), raise_app_exceptions=False)
+        app = api(args, champion, Line(champion.answerer, 8).answer)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://endpoint") as client:
             return await client.request(method, path, **request)
 

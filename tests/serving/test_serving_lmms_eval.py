@@ -16,7 +16,7 @@ from serving_fake import CHAT, FakeAnswerer, call
 
 from remora.evaluation.benchmarks.prompts import LETTER, SHORT, options
 from remora.inference import Turn
-from remora.serving.answering import Job, answer_all, job
+from remora.serving.answering import Job, job
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.protocol import read_request
 
@@ -45,7 +45,7 @@ ASKED = {
 
 def read(name: str) -> Job:
     body = SENT[name]
-    return job(read_request(json.dumps(body).encode(), (body["model"],)), Limits(), 2048)
+    return job(read_request(json.dumps(body).encode(), (body["model"],)), Limits(), FakeAnswerer())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", SENT)
@@ -66,18 +66,16 @@ def test_a_request_is_answered(name: str) -> None:
 def test_the_model_reads_the_words_behind_the_pictures(name: str) -> None:
     """lmms-eval puts pictures before, between or behind the words; the model has them in front, as it was trained."""
     text, pictures = ASKED[name]
-    assert read(name).conversation == (Turn("user", text, tuple(pictures)),)
+    assert read(name).prompt.conversation == (Turn("user", text, tuple(pictures)),)
 
 
-def test_lengths_and_temperatures() -> None:
-    asked = {name: (read(name).max_new_tokens, read(name).temperature) for name in SENT}
-    assert asked.pop("pope sampled") == (16, 0.7) and read("pope sampled").seed == 7
-    assert {temperature for _, temperature in asked.values()} == {0.0}
-    assert {name for name, (tokens, _) in asked.items() if tokens == 1024} == {"seed", "mmbench"}
-
-
-def test_a_length_for_larger_models_is_no_refusal() -> None:
-    """SEED-Bench's task names no length, and lmms-eval then sends 1024: the model of the test holds 512 tokens."""
-    model = FakeAnswerer()
-    answer_all(model, [read("seed")])  # type: ignore[arg-type]
-    assert [limit for _, limit, _, _ in model.calls] == [505]
+def test_lengths_and_settings() -> None:
+    """A length for larger models is no refusal: SEED-Bench's task names none, and lmms-eval then sends 1024."""
+    asked = {name: read(name).sampling for name in SENT}
+    assert all(len(sampling) == 1 for sampling in asked.values())
+    found = {name: how for name, (how,) in asked.items()}
+    sampled = found.pop("pope sampled")
+    assert (sampled.max_new_tokens, sampled.temperature, sampled.top_p, sampled.seed) == (16, 0.7, 0.9, 7)
+    assert (sampled.frequency_penalty, sampled.presence_penalty) == (0.5, 0.5)
+    assert {how.temperature for how in found.values()} == {0.0}
+    assert {name for name, how in found.items() if how.max_new_tokens == 505} == {"seed", "mmbench"}

@@ -13,11 +13,20 @@ from PIL import Image
 from serving_fake import FakeAnswerer, data_url
 
 from remora.errors import SpecError
-from remora.inference import Answer
-from remora.serving.answering import DEFAULT_TOKENS, Job, answer_all, job
+from remora.inference import Sampling
+from remora.serving.answering import DEFAULT_TOKENS, Job, job
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.client import curl_command
-from remora.serving.protocol import ChatRequest, Refusal, read_request
+from remora.serving.protocol import (
+    NEUTRAL,
+    ChatRequest,
+    ChatResponse,
+    Choice,
+    Refusal,
+    ResponseMessage,
+    Usage,
+    read_request,
+)
 
 SERVED = ("remora", "share-Fake", "champion")
 HI = [{"role": "user", "content": "hi"}]
@@ -34,17 +43,50 @@ def refused(body: bytes | None = None, **fields: Any) -> Refusal:
     return caught.value
 
 
-def user(*parts: Any) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": list(parts)}]
-
-
-def test_strings_and_parts_are_the_same() -> None:
-    assert read().messages == read(messages=user({"type": "text", "text": "hi"})).messages
-
-
-def test_nulls_and_fields_of_other_servers_are_ignored() -> None:
-    request = read(temperature=None, max_tokens=None, n=None, stream=False, user="me", top_k=5, logit_bias={})
+def test_nulls_and_fields_that_say_nothing_about_the_answer_are_taken() -> None:
+    request = read(temperature=None, max_tokens=None, n=None, stream=False, user="me", logit_bias={}, tools=None)
     assert (request.temperature, request.tokens) == (None, None)
+    read(metadata={"a": "b"}, store=True, service_tier="auto", stream_options={"include_usage": True}, seed=None)
+
+
+@pytest.mark.parametrize("key", NEUTRAL)
+def test_a_field_that_is_not_built_is_refused_unless_it_asks_for_nothing(key: str) -> None:
+    for value in NEUTRAL[key]:
+        assert read(**{key: value})
+    assert read(**{key: None})
+    error = refused(**{key: "x"})
+    assert (error.status, error.code, error.param) == (400, "unsupported", key)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"logprobs": True},
+        {"top_logprobs": 3},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}},
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"},
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"functions": [{"name": "f"}]},
+        {"modalities": ["text", "audio"]},
+        {"min_p": 0.1},
+        {"repetition_penalty": 1.2},
+        {"ignore_eos": True},
+    ],
+)
+def test_what_would_change_the_answer_is_never_ignored(fields: dict[str, Any]) -> None:
+    error = refused(**fields)
+    assert (error.status, error.code, error.param) == (400, "unsupported", next(iter(fields)))
+
+
+def test_tools_that_may_not_be_called_change_nothing() -> None:
+    read(tools=[{"type": "function", "function": {"name": "f"}}], tool_choice="none")
+
+
+def test_a_field_that_nobody_knows_is_refused_by_name() -> None:
+    error = refused(top_pp=0.5)
+    assert (error.status, error.code, error.param) == (400, "unknown_parameter", "top_pp")
 
 
 @pytest.mark.parametrize("name", [None, *SERVED])
@@ -68,17 +110,30 @@ def test_another_model_is_not_found() -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"stream": True}, "stream"),
-        ({"n": 2}, "n"),
+        ({"n": 9}, "n"),
+        ({"n": 0}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": "many"}, "max_tokens"),
         ({"temperature": 9}, "temperature"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"top_p": 5}, "top_p"),
+        ({"top_p": "x"}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"frequency_penalty": 3}, "frequency_penalty"),
+        ({"presence_penalty": -2.1}, "presence_penalty"),
+        ({"stop": 3}, "stop"),
+        ({"stop": [""]}, "stop"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"stop": ["x" * 300]}, "stop"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {"a": 1}}, "logit_bias"),
+        ({"logit_bias": [1]}, "logit_bias"),
         ({"seed": 2**70}, "seed"),
+        ({"stream": "maybe"}, "stream"),
+        ({"stream_options": {"include_usage": 7}}, "stream_options.include_usage"),
         ({"messages": []}, "messages"),
-        ({"messages": user()}, "messages.0.content"),
-        ({"messages": user({"type": "input_audio"})}, "messages.0.content.0"),
-        ({"messages": user({"type": "image_url", "image_url": {}})}, "messages.0.content.0.image_url.image_url.url"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
-        ({"messages": [*HI, {"role": "assistant", "content": "x"}]}, "messages"),
+        ({"messages": "hi"}, "messages"),
     ],
 )
 def test_a_refusal_names_the_field(fields: dict[str, Any], param: str) -> None:
@@ -87,76 +142,79 @@ def test_a_refusal_names_the_field(fields: dict[str, Any], param: str) -> None:
     assert param in str(error)
 
 
+def test_a_refusal_repeats_little_of_what_was_sent() -> None:
+    for fields in ({"x" * 2**20: 1}, {"model": "x" * 2**20}, {"stop": {"x" * 2**20: "y" * 2**20}}):
+        assert len(json.dumps(refused(**fields).body())) < 1000
+
+
 @pytest.mark.parametrize("body", [b"", b"[1", b"null", b"[" * 100_000, b'{"messages":"\\ud800"}', b"\xff\xfe"])
 def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     assert refused(body).status == 400
 
 
-def test_a_request_becomes_turns() -> None:
-    picture = {"type": "image_url", "image_url": {"url": data_url(Image.new("RGB", (4, 6))), "detail": "low"}}
-    text = {"type": "text", "text": "what?"}
-    messages = [
-        {"role": "developer", "content": "be brief"},
-        *user(picture, text),
-        {"role": "assistant", "content": "a fish"},
-        *user(text, picture, text, picture),
-    ]
-    turns = job(read(messages=messages), Limits(), 512).conversation
-    assert [(t.role, t.text, len(t.images)) for t in turns] == [
-        ("system", "be brief", 0),
-        ("user", "what?", 1),
-        ("assistant", "a fish", 0),
-        ("user", "what?\nwhat?", 2),
-    ]
-    assert turns[1].images[0].size == (4, 6)
-
-
-def test_images_are_the_users_and_counted_over_all_messages() -> None:
-    picture = {"type": "image_url", "image_url": {"url": data_url(Image.new("RGB", (4, 4)))}}
-    with pytest.raises(Refusal, match="only user messages may"):
-        job(read(messages=[{"role": "system", "content": [picture]}, *HI]), Limits(), 512)
-    with pytest.raises(Refusal, match="a request may have 1 images; this one has 2"):
-        job(read(messages=[*user(picture), *user(picture)]), Limits(max_images=1), 512)
+def asked(**fields: Any) -> Job:
+    return job(read(**fields), Limits(), FakeAnswerer())  # type: ignore[arg-type]
 
 
 def test_lengths() -> None:
-    assert job(read(), Limits(), 4096).max_new_tokens == DEFAULT_TOKENS
-    assert job(read(), Limits(), 100).max_new_tokens == 25
-    assert job(read(max_tokens=7, max_completion_tokens=9), Limits(), 100).max_new_tokens == 9
-    with pytest.raises(Refusal, match="10000 characters"):
-        job(read(messages=[{"role": "user", "content": "x" * 10_000}]), Limits(), 100)
+    model = FakeAnswerer()
+    small = FakeAnswerer()
+    small.max_length = 100
+
+    def length(model: FakeAnswerer, **fields: Any) -> int:
+        return job(read(**fields), Limits(), model).sampling[0].max_new_tokens  # type: ignore[arg-type]
+
+    assert length(model) == DEFAULT_TOKENS
+    assert length(small) == 25
+    assert length(small, max_tokens=7, max_completion_tokens=9) == 9
+    assert length(model, max_tokens=4096) == 505, "what the context has room for"
+
+
+def test_too_long_is_one_code_in_words_that_clients_know() -> None:
+    small = FakeAnswerer()
+    small.max_length = 100
+    for text in ("x" * 10_000, "too long"):
+        with pytest.raises(Refusal, match=r"[Tt]his model's maximum context length is") as caught:
+            job(read(messages=[{"role": "user", "content": text}]), Limits(), small)  # type: ignore[arg-type]
+        assert (caught.value.status, caught.value.code) == (400, "context_length_exceeded")
+
+
+def test_settings() -> None:
+    bias = {"7": 1.5, "3": -100}
+    (how,) = asked(
+        temperature=0.5, top_p=0.9, top_k=5, seed=5, stop="a", frequency_penalty=1, presence_penalty=-1, logit_bias=bias
+    ).sampling
+    assert how == Sampling(128, 0.5, 0.9, 5, 5, ("a",), 1.0, -1.0, ((3, -100.0), (7, 1.5)))
+    (how,) = asked(seed=1, stop=["c", "e", "a"], top_k=-1, temperature=None).sampling
+    assert how == Sampling(128, seed=1, stop=("c", "e", "a"))
+    with pytest.raises(Refusal, match="this model has tokens 0 to 99; found 100"):
+        asked(logit_bias={"100": 1})
 
 
 def test_seeds() -> None:
-    assert job(read(seed=5), Limits(), 100).seed == 5
-    assert 0 <= job(read(seed=-1), Limits(), 100).seed < 2**31
-    assert job(read(), Limits(), 100).seed != job(read(), Limits(), 100).seed
+    assert asked(seed=5).sampling[0].seed == 5
+    assert 0 <= asked(seed=-1).sampling[0].seed < 2**31
+    assert asked().sampling[0].seed != asked().sampling[0].seed
+    assert [how.seed for how in asked(seed=5, n=3).sampling] == [5, 6, 7]
 
 
-def a_job(text: str, tokens: int = 8, temperature: float = 0.0, seed: int = 0) -> Job:
-    request = read(messages=[{"role": "user", "content": text}], max_tokens=tokens, temperature=temperature, seed=seed)
-    return job(request, Limits(), 512)
-
-
-def test_greedy_jobs_share_a_batch_and_sampled_ones_do_not() -> None:
-    model = FakeAnswerer()
-    jobs = [a_job("a"), a_job("b", temperature=0.5, seed=3), a_job("c"), a_job("d", tokens=9), a_job("e", 8, 0.5, 3)]
-    answers = answer_all(model, jobs)  # type: ignore[arg-type]
-    assert [a.text.split(" | ")[2] for a in answers if isinstance(a, Answer)] == ["a", "b", "c", "d", "e"]
-    assert sorted(model.calls) == [(1, 8, 0.5, 3), (1, 8, 0.5, 3), (1, 9, 0.0, 0), (2, 8, 0.0, 0)]
-
-
-def test_a_limit_above_the_context_is_what_the_context_has_room_for() -> None:
-    model = FakeAnswerer()
-    answer_all(model, [a_job("a", tokens=4096), a_job("b", tokens=506)])  # type: ignore[arg-type]
-    assert model.calls == [(2, 505, 0.0, 0)]
-
-
-def test_one_that_does_not_fit_does_not_spoil_its_batch() -> None:
-    answers = answer_all(FakeAnswerer(), [a_job("a"), a_job("too long"), a_job("c")])  # type: ignore[arg-type]
-    assert [type(a) for a in answers] == [Answer, Refusal, Answer]
-    assert isinstance(answers[1], Refusal)
-    assert answers[1].status == 400 and str(answers[1]) == "the prompt is too long; shorten it"
+def test_answers_as_events() -> None:
+    """What openai's client makes of them is in test_serving_endpoint.py."""
+    message = ResponseMessage(content="a fish")
+    choices = [Choice(message=message, finish_reason="stop"), Choice(index=1, message=message, finish_reason="length")]
+    usage = Usage(prompt_tokens=7, completion_tokens=6, total_tokens=13)
+    made = ChatResponse(id="1", created=2, model="m", system_fingerprint="m@3", choices=choices, usage=usage)
+    for include in (False, True):
+        *lines, end, last = made.events(include).split("\n\n")
+        assert (end, last) == ("data: [DONE]", "")
+        chunks = [json.loads(line.removeprefix("data: ")) for line in lines]
+        for i, finish in ((0, "stop"), (1, "length")):
+            of = [c["choices"][0] for c in chunks if c["choices"] and c["choices"][0]["index"] == i]
+            assert of[0]["delta"] == {"role": "assistant", "content": ""}
+            assert "".join(c["delta"].get("content", "") for c in of) == "a fish"
+            assert [c["finish_reason"] for c in of] == [None, None, finish]
+        assert [c["usage"] for c in chunks if c.get("usage")] == ([usage.model_dump()] if include else [])
+        assert all(("usage" in c) is include for c in chunks)
 
 
 def test_arguments_are_strict_and_take_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,13 +15,15 @@ from torch import Tensor
 
 from remora import catalog
 from remora.data.conversation import Turn as Message
-from remora.data.images import preprocess
+from remora.data.images import fitted, preprocess
 from remora.data.prompt import Prompter, token_id
-from remora.errors import DataError
+from remora.errors import DataError, TooLong
 from remora.inference.bundle import read_bundle
 from remora.inference.decoding import Draws, decode
 from remora.inference.reading import Pictures, can_share, read_shared, read_whole, token_bytes
+from remora.inference.recent import Recent
 from remora.inference.rows import Row, plan
+from remora.inference.sampling import Sampling
 from remora.model.parts import compose
 from remora.model.vlm import VisionLanguageModel
 
@@ -37,7 +39,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said. `length` means that max_new_tokens ended it."""
+    """What the model said. `stop` means that it ended by itself or at a stop text, `length` that max_new_tokens did."""
 
     text: str
     prompt_tokens: int
@@ -45,13 +47,21 @@ class Answer:
     finish_reason: Literal["stop", "length"]
 
 
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A conversation as the model reads it: ids with IMAGE where pictures go, and the pictures in reading order."""
+
+    ids: tuple[int, ...]
+    images: tuple[Image.Image, ...] = ()
+
+
 class Answerer:
     """A trained variant, ready to answer.
 
-    `answer_alone` is how an answer is defined: one conversation, its pictures encoded by themselves, its prompt read
-    whole. `answer` gives the same answers, sooner: pictures are encoded together and each once, questions about one
-    picture share what the language model made of it, and rows decode together. A row whose choice could hang on that
-    is asked alone (decoding.py).
+    `ask_alone` is how an answer is defined: one conversation, its pictures encoded by themselves, its prompt read
+    whole. `ask` gives the same answers, sooner, each by settings of its own: pictures are encoded together and each
+    once, questions about one picture share what the language model made of it, and rows decode together. A row whose
+    choice could hang on that is asked alone (decoding.py).
     """
 
     batch = 64
@@ -75,9 +85,10 @@ class Answerer:
         self.encoder = catalog.vision(vision)
         self.aspect = aspect
         self.stop_id = token_id(prompter.tokenizer, prompter.stop)
-        # Benchmarks ask the same few questions about many pictures, and tokenising one costs as much as answering it.
-        self._ids = lru_cache(maxsize=4096)(lambda turns: tuple(prompter.encode(turns).ids))
         self.max_length = int(cast(Any, model.llm).config.max_position_embeddings)
+        self._recent = Recent(lambda turns: tuple(prompter.encode(turns).ids), self.max_length)
+        self.vocabulary = int(cast(Any, model.llm).get_input_embeddings().weight.shape[0])
+        """Number of tokens that it can say."""
         self.shares = can_share(model.llm)
         """Whether prompts of different lengths go through the language model together."""
         self._token_bytes = token_bytes(model.llm)
@@ -93,13 +104,36 @@ class Answerer:
             model = model.to("cuda")
         return cls(bundle.name, model, prompter, bundle.parts["vision"].name, bundle.aspect)
 
+    def prompt(self, conversation: Sequence[Turn]) -> Prompt:
+        """The conversation as tokens, checked; its last turn is the user's. Any thread may call this.
+
+        Raises:
+            DataError: the conversation does not end with the user, or turns do not follow each other.
+            TooLong: the context has no room for an answer of one token.
+        """
+        roles = [turn.role for turn in conversation]
+        asked = roles[1:] if roles[:1] == ["system"] else roles
+        if len(asked) % 2 == 0 or asked != [("user", "assistant")[i % 2] for i in range(len(asked))]:
+            raise DataError(
+                "a conversation is turns of user and assistant, behind a system turn or none, and ends with the user's "
+                f"question; here is {', '.join(roles[:8]) or 'nothing'}"
+            )
+        ids = self._recent.get(tuple(Message(turn.role, turn.text, len(turn.images)) for turn in conversation))
+        if len(ids) >= self.max_length:
+            raise TooLong(len(ids), 1, self.max_length)
+        return Prompt(ids, tuple(image for turn in conversation for image in turn.images))
+
+    def fitted(self, picture: Image.Image) -> Image.Image:
+        """The picture as the encoder sees it, of its size: answers are the same, and it may be smaller to keep."""
+        return fitted(picture, self.encoder, self.aspect)
+
     def room(self, conversation: Sequence[Turn]) -> int:
         """Tokens that the context has left for an answer to this conversation, at least one.
 
         Raises:
-            DataError: as `answer` does, which refuses all of its conversations for one that cannot be answered.
+            DataError: as `prompt` does.
         """
-        return self.max_length - len(self._row(conversation, 1).ids)
+        return self.max_length - len(self.prompt(conversation).ids)
 
     def answer(
         self,
@@ -109,60 +143,75 @@ class Answerer:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[Answer]:
-        """Answer each conversation; its last turn is the user's. Temperature 0 is greedy.
-
-        No answer depends on the others. What a sampled one draws follows from `seed` and its own conversation.
+        """`ask` about conversations that all have the same settings.
 
         Raises:
-            DataError: a conversation does not end with the user, holds a system turn, or is too long.
+            DataError: as `prompt` and `ask` do.
         """
-        rows = [self._row(c, max_new_tokens) for c in conversations]
-        shown = {id(i): i for c in conversations for turn in c for i in turn.images}
-        seeds = [_seed(row, shown, seed) if temperature else 0 for row in rows]
+        how = Sampling(max_new_tokens, temperature, seed=seed)
+        return self.ask([(self.prompt(conversation), how) for conversation in conversations])
+
+    def ask(
+        self, requests: Sequence[tuple[Prompt, Sampling]], done: Callable[[int, Answer], None] | None = None
+    ) -> list[Answer]:
+        """The answer to each prompt, by its own settings; `done` is told of each, by its index, as soon as it is there.
+
+        No answer depends on the others. What a sampled one draws follows from its seed and its own conversation.
+
+        Raises:
+            TooLong: a prompt and what may follow it are more than the context holds.
+        """
+        rows = [self._row(prompt, how) for prompt, how in requests]
+        shown = {id(image): image for prompt, _ in requests for image in prompt.images}
+        seeds = [
+            _seed(row, shown, how.seed) if how.temperature else 0 for row, (_, how) in zip(rows, requests, strict=True)
+        ]
         pictures: dict[int, Tensor] = {}
-        said: dict[int, list[int]] = {}
-        for batch in plan(rows, max_new_tokens, self.shares, self.batch, self.cache_bytes // self._token_bytes):
-            asked = [rows[i] for i in batch]
+        found: dict[int, Answer] = {}
+
+        def finish(i: int, tokens: list[int]) -> None:
+            found[i] = self._finish(tokens, rows[i], requests[i][1])
+            if done is not None:
+                done(i, found[i])
+
+        for batch in plan(rows, self.shares, self.batch, self.cache_bytes // self._token_bytes):
             if len(batch) > 1:
-                wanted = {name: shown[name] for row in asked for name in row.images}
+                wanted = {name: shown[name] for i in batch for name in rows[i].images}
                 # Only what this batch and the last one both show is kept: all pictures of a call may not fit.
                 kept = {name: pictures[name] for name in wanted if name in pictures}
                 pictures = kept | self._encode({n: i for n, i in wanted.items() if n not in kept}, self.picture_batch)
-                found = self._together(asked, pictures, max_new_tokens, Draws(temperature, [seeds[i] for i in batch]))
-                said.update((i, tokens) for i, tokens in zip(batch, found, strict=True) if tokens is not None)
+                draws = Draws([requests[i][1] for i in batch], [seeds[i] for i in batch])
+                self._together([rows[i] for i in batch], pictures, draws, partial(_renumbered, finish, batch))
             for i in batch:
-                if i not in said:
-                    said[i] = self._alone(rows[i], shown, max_new_tokens, Draws(temperature, [seeds[i]]))
-        return [self._finish(said[i], row) for i, row in enumerate(rows)]
+                if i not in found:
+                    finish(i, self._alone(rows[i], shown, Draws([requests[i][1]], [seeds[i]])))
+        return [found[i] for i in range(len(rows))]
 
     def answer_alone(
         self, conversation: Sequence[Turn], *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> Answer:
-        """The answer by batch size 1, with nothing shared.
+        """The answer by batch size 1, with nothing shared; see `ask_alone`.
 
         Raises:
             DataError: as `answer` does.
         """
-        row = self._row(conversation, max_new_tokens)
-        shown = {id(i): i for turn in conversation for i in turn.images}
-        draws = Draws(temperature, [_seed(row, shown, seed) if temperature else 0])
-        return self._finish(self._alone(row, shown, max_new_tokens, draws), row)
+        return self.ask_alone(self.prompt(conversation), Sampling(max_new_tokens, temperature, seed=seed))
 
-    def _row(self, conversation: Sequence[Turn], max_new_tokens: int) -> Row:
-        if not conversation or conversation[-1].role != "user":
-            raise DataError("a conversation ends with a user turn; add the question to be answered")
-        messages = []
-        for turn in conversation:
-            if turn.role == "system":
-                raise DataError("system turns are not part of this model's prompt; put the words into a user turn")
-            messages.append(Message(turn.role, turn.text, len(turn.images)))
-        ids = self._ids(tuple(messages))
-        if len(ids) + max_new_tokens > self.max_length:
-            raise DataError(
-                f"the prompt has {len(ids)} tokens and {max_new_tokens} may follow, the model holds {self.max_length}; "
-                "shorten the conversation or ask for fewer"
-            )
-        return Row(ids, tuple(id(i) for turn in conversation for i in turn.images))
+    def ask_alone(self, prompt: Prompt, how: Sampling) -> Answer:
+        """The answer by batch size 1, with nothing shared: what `ask` is held against.
+
+        Raises:
+            TooLong: as `ask` does.
+        """
+        row = self._row(prompt, how)
+        shown = {id(image): image for image in prompt.images}
+        draws = Draws([how], [self._seed(row, shown, how)])
+        return self._finish(self._alone(row, shown, draws), row, how)
+
+    def _row(self, prompt: Prompt, how: Sampling) -> Row:
+        if len(prompt.ids) + how.max_new_tokens > self.max_length:
+            raise TooLong(len(prompt.ids), how.max_new_tokens, self.max_length)
+        return Row(prompt.ids, tuple(id(image) for image in prompt.images), how.max_new_tokens)
 
     @torch.inference_mode()
     def _encode(self, images: Mapping[int, Image.Image], at_once: int) -> dict[int, Tensor]:
@@ -177,28 +226,64 @@ class Answerer:
         return out
 
     @torch.inference_mode()
-    def _together(self, rows: Sequence[Row], pictures: Pictures, limit: int, draws: Draws) -> list[list[int] | None]:
+    def _together(
+        self, rows: Sequence[Row], pictures: Pictures, draws: Draws, done: Callable[[int, list[int]], None]
+    ) -> None:
         llm = self.model.llm
-        reading = read_shared(llm, rows, pictures, limit) if self.shares else read_whole(llm, rows, pictures)
-        return decode(llm, reading, limit, self.stop_id, draws)
+        reading = read_shared(llm, rows, pictures) if self.shares else read_whole(llm, rows, pictures)
+        decode(llm, reading, draws, self.stop_id, ended=self._ends(draws.settings), done=done)
 
     @torch.inference_mode()
-    def _alone(self, row: Row, shown: Mapping[int, Image.Image], limit: int, draws: Draws) -> list[int]:
+    def _alone(self, row: Row, shown: Mapping[int, Image.Image], draws: Draws) -> list[int]:
         pictures = self._encode({name: shown[name] for name in row.images}, 1)
         reading = read_whole(self.model.llm, [row], pictures)
-        (said,) = decode(self.model.llm, reading, limit, self.stop_id, draws, alone=True)
+        (said,) = decode(self.model.llm, reading, draws, self.stop_id, alone=True, ended=self._ends(draws.settings))
         assert said is not None  # alone, nothing is left undecided
         return said
 
-    def _finish(self, said: list[int], row: Row) -> Answer:
+    def _ends(self, settings: Sequence[Sampling]) -> Callable[[int, list[int]], bool] | None:
+        """Whether a row's tokens hold one of its stop texts; asked after every token, it reads the last few first."""
+        if not any(how.stop for how in settings):
+            return None
+        # Each token but a special one is at least one byte of UTF-8.
+        most = [max((len(text.encode("utf-8", "surrogatepass")) for text in how.stop), default=0) for how in settings]
+
+        def ended(row: int, said: list[int]) -> bool:
+            stop = settings[row].stop
+            if not stop or not any(text in self._text(said[-most[row] - 8 :]) for text in stop):
+                return False
+            return _before(self._text(said), stop) is not None
+
+        return ended
+
+    def _seed(self, row: Row, shown: Mapping[int, Image.Image], how: Sampling) -> int:
+        """What a sampled answer draws from: the request's seed, the conversation's tokens, its pictures as seen."""
+        if not how.temperature:
+            return 0
+        content = hashlib.blake2b(repr((how.seed, row.ids)).encode(), digest_size=7)
+        for name in row.images:
+            content.update(self.fitted(shown[name]).tobytes())
+        return int.from_bytes(content.digest())
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(self.prompter.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def _finish(self, said: list[int], row: Row, how: Sampling) -> Answer:
         stopped = said[-1] == self.stop_id
-        text = str(self.prompter.tokenizer.decode(said[: len(said) - stopped], skip_special_tokens=True)).strip()
-        return Answer(text, len(row.ids), len(said), "stop" if stopped else "length")
+        text = self._text(said[: len(said) - stopped])
+        before = _before(text, how.stop)
+        if before is not None:
+            text, stopped = before, True
+        return Answer(text.strip(), len(row.ids), len(said), "stop" if stopped else "length")
 
 
-def _seed(row: Row, shown: Mapping[int, Image.Image], seed: int) -> int:
-    """What a sampled answer draws from: the caller's seed, the conversation's tokens and its pictures."""
-    content = hashlib.blake2b(repr((seed, row.ids)).encode(), digest_size=7)
-    for name in row.images:
-        content.update(repr(shown[name].size).encode() + shown[name].tobytes())
-    return int.from_bytes(content.digest())
+def _renumbered(told: Callable[[int, list[int]], None], numbers: Sequence[int], i: int, said: list[int]) -> None:
+    told(numbers[i], said)
+
+
+def _before(text: str, stop: Sequence[str]) -> str | None:
+    """An answer's text before the first of its stop texts; None if it holds none. The space that most tokenizers put
+    before an answer is not part of it."""
+    text = text.lstrip()
+    places = [at for at in (text.find(each) for each in stop) if at >= 0]
+    return text[: min(places)] if places else None

@@ -64,8 +64,8 @@ def read_whole(llm: nn.Module, rows: Sequence[Row], pictures: Pictures) -> Readi
     return Reading(out.logits[:, -1], out.past_key_values)
 
 
-def read_shared(llm: nn.Module, rows: Sequence[Row], pictures: Pictures, limit: int) -> Reading:
-    """Prompts with heads and bodies of the same lengths, whose tails differ; there is room for `limit` more tokens.
+def read_shared(llm: nn.Module, rows: Sequence[Row], pictures: Pictures) -> Reading:
+    """Prompts with heads and bodies of the same lengths, whose tails differ; there is room for what may follow.
 
     Every distinct head is read once, then every distinct body behind its head, then all tails behind their bodies.
     Shorter tails are padded on the right. No token looks ahead at padding; those of the answer, which come behind it,
@@ -81,6 +81,7 @@ def read_shared(llm: nn.Module, rows: Sequence[Row], pictures: Pictures, limit: 
             behind, start = (cache, list(distinct)), end
     lengths = torch.tensor([len(row.ids) for row in rows])
     longest = int(lengths.max())
+    limit = max(row.limit for row in rows)
     cache, logits = _read(llm, rows, start, longest, behind, pictures, longest + limit)
     lengths = lengths.to(logits.device)
     if bool((lengths == longest).all()):
@@ -155,11 +156,11 @@ def can_share(llm: nn.Module) -> bool:
     table = cast(Any, llm).get_input_embeddings().weight
     pictures = {i: table[10 + 2 * i : 12 + 2 * i] for i in range(2)}
     tails = ((0, [5]), (1, [6, 7, 8, 9]), (0, [8, 6]))
-    rows = [Row((3, 4, IMAGE, IMAGE, *tail), (picture,)) for picture, tail in tails]
+    rows = [Row((3, 4, IMAGE, IMAGE, *tail), (picture,), limit=2) for picture, tail in tails]
     said = torch.tensor([5, 6, 7], device=table.device)
     with torch.inference_mode():
         try:
-            together = read_shared(llm, rows, pictures, 2)
+            together = read_shared(llm, rows, pictures)
             seen = [together.logits]
             for _ in range(2):
                 together.step(llm, said)

@@ -15,10 +15,12 @@ from remora.model.marks import IMAGE
 
 @dataclass(frozen=True)
 class Row:
-    """A prompt: ids with IMAGE where pictures go, and the names of those pictures in reading order."""
+    """A prompt: ids with IMAGE where pictures go, the names of those pictures in reading order, and how many tokens may
+    follow."""
 
     ids: tuple[int, ...]
     images: tuple[int, ...]
+    limit: int = 0
 
     @cached_property
     def head(self) -> int:
@@ -37,8 +39,9 @@ class Row:
         return self.ids[:end], self.images if end > self.head else ()
 
 
-def plan(rows: Sequence[Row], limit: int, padded: bool, most: int, tokens: int) -> Iterator[list[int]]:
-    """Indices of the rows of each batch: at most `most`, whose caches hold at most `tokens`, `limit` new ones a row.
+def plan(rows: Sequence[Row], padded: bool, most: int, tokens: int) -> Iterator[list[int]]:
+    """Indices of the rows of each batch: at most `most`, whose caches hold at most `tokens`, with room in every row for
+    the longest prompt and for the longest answer of any.
 
     Where tails may be `padded`, rows with heads and bodies of the same lengths go together, those about one picture in
     one batch if they fit, and long ones with long ones; the shortest come first. Else the rows of a batch are of one
@@ -57,21 +60,20 @@ def plan(rows: Sequence[Row], limit: int, padded: bool, most: int, tokens: int) 
         groups = sorted(alike.values(), key=lambda group: length(group[-1]))
         body = rows[groups[0][0]].body if padded else 0
 
-        def fit(count: int, bodies: int, longest: int, body: int = body) -> bool:
-            return count <= most and count * (longest + limit) + bodies * body <= tokens
+        def fit(batch: Sequence[int], bodies: int, body: int = body) -> bool:
+            each = max(map(length, batch)) + max(rows[i].limit for i in batch)
+            return len(batch) <= most and len(batch) * each + bodies * body <= tokens
 
         batch: list[int] = []
-        bodies = longest = 0
+        bodies = 0
         for group in groups:
-            last = length(group[-1])
-            if fit(len(group), 1, last) and not fit(len(batch) + len(group), bodies + 1, max(longest, last)):
+            if batch and fit(group, 1) and not fit([*batch, *group], bodies + 1):
                 yield sorted(batch, key=length)
-                batch, bodies, longest = [], 0, 0
+                batch, bodies = [], 0
             bodies += 1
             for i in group:
-                if batch and not fit(len(batch) + 1, bodies, max(longest, length(i))):
+                if batch and not fit([*batch, i], bodies):
                     yield sorted(batch, key=length)
-                    batch, bodies, longest = [], 1, 0
+                    batch, bodies = [], 1
                 batch.append(i)
-                longest = max(longest, length(i))
         yield sorted(batch, key=length)

@@ -1,19 +1,19 @@
-"""From a request to turns, and from a batch of requests to answers. No Ray here: app.py calls this in its threads."""
+"""From a request to what the model is asked, and from its answers to a response. No Ray here."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from remora.errors import DataError
+from remora.errors import DataError, TooLong
 from remora.serving.args import Limits
 from remora.serving.images import decode
-from remora.serving.protocol import ChatRequest, ImagePart, Refusal, TextPart
+from remora.serving.messages import Said, read_messages
+from remora.serving.protocol import ChatRequest, Refusal
 
 if TYPE_CHECKING:
-    from remora.inference import Answer, Answerer, Turn
+    from remora.inference import Answerer, Prompt, Sampling, Turn
 
 DEFAULT_TOKENS = 128
 """Length of an answer when the request does not say; a quarter of the context where that is less."""
@@ -23,73 +23,66 @@ CHARACTERS_PER_TOKEN = 64
 
 @dataclass(frozen=True)
 class Job:
-    """One request, decoded: what the Answerer needs to answer it."""
+    """One request, decoded and tokenised: what the Answerer is asked."""
 
-    conversation: tuple[Turn, ...]
-    max_new_tokens: int
-    """At most: what the context has no room for is not said, and the answer ends with `length`."""
-    temperature: float
-    seed: int
+    prompt: Prompt
+    sampling: tuple[Sampling, ...]
+    """The settings of each of the `n` answers. `max_new_tokens` is at most what the context has room for."""
 
 
-def job(request: ChatRequest, limits: Limits, max_length: int) -> Job:
-    """Decode a request for a model with `max_length` tokens of context.
+def job(request: ChatRequest, limits: Limits, answerer: Answerer) -> Job:
+    """Decode and tokenise a request for a model. What costs time is done after everything that can be counted is.
 
     Raises:
-        Refusal: a picture, a role or a text that is not allowed.
+        Refusal: a picture, a message or a text that is not allowed, or more than the context holds.
     """
-    tokens = request.tokens or min(DEFAULT_TOKENS, max(1, max_length // 4))
-    characters = sum(len(part.text) for m in request.messages for part in m.content if isinstance(part, TextPart))
-    if characters > CHARACTERS_PER_TOKEN * max_length:  # 20 MB of text would keep the tokenizer busy for seconds
+    said = read_messages(request.messages, limits, CHARACTERS_PER_TOKEN * answerer.max_length)
+    sampling = _sampling(request, answerer)
+    try:
+        prompt = answerer.prompt(_turns(said, limits, answerer))
+    except TooLong as e:
+        # In the words by which clients know it (litellm, LangChain).
         raise Refusal(
-            f"the messages have {characters} characters; this model holds {max_length} tokens",
+            f"This model's maximum context length is {e.holds} tokens. However, your messages resulted in {e.prompt} "
+            "tokens; shorten the conversation",
             code="context_length_exceeded",
             param="messages",
-        )
-    seed = secrets.randbelow(2**31) if request.seed is None else request.seed % 2**31
-    return Job(_conversation(request, limits), tokens, request.temperature or 0.0, seed)
+        ) from None
+    except DataError as e:
+        raise Refusal(str(e), code="invalid_conversation", param="messages") from None
+    # Clients send a limit for a whole benchmark, up to 4096, whatever model they ask.
+    limit = min(sampling.max_new_tokens, answerer.max_length - len(prompt.ids))
+    answers = (replace(sampling, max_new_tokens=limit, seed=sampling.seed + i) for i in range(request.n or 1))
+    return Job(prompt, tuple(answers))
 
 
-def _conversation(request: ChatRequest, limits: Limits) -> tuple[Turn, ...]:
+def _turns(said: list[Said], limits: Limits, answerer: Answerer) -> list[Turn]:
     from remora.inference import Turn
 
-    urls: list[list[str]] = []
-    for message in request.messages:
-        urls.append([part.image_url.url for part in message.content if isinstance(part, ImagePart)])
-        if urls[-1] and message.role != "user":
-            raise Refusal(f"messages: an image in a {message.role} message; only user messages may", param="messages")
-    pictures = iter(decode([url for found in urls for url in found], limits))  # together: limits are per request
-    turns = []
-    for message, found in zip(request.messages, urls, strict=True):
-        text = "\n".join(part.text for part in message.content if isinstance(part, TextPart))
-        role = "system" if message.role == "developer" else message.role
-        turns.append(Turn(role, text, tuple(next(pictures) for _ in found)))
-    return tuple(turns)
+    # Together, since limits are a request's. What waits for its turn is what the encoder sees, not what was sent.
+    pictures = iter(decode([url for one in said for url in one.urls], limits, answerer.fitted))
+    return [Turn(one.role, one.text.strip(), tuple(next(pictures) for _ in one.urls)) for one in said]
 
 
-def answer_all(answerer: Answerer, jobs: Sequence[Job]) -> list[Answer | Refusal]:
-    """An answer, or the reason for none, for each of `jobs`.
+def _sampling(request: ChatRequest, answerer: Answerer) -> Sampling:
+    from remora.inference import Sampling
 
-    Greedy jobs of equal length limit go through the model together: their answers do not depend on it. A sampled one
-    goes alone, so that its seed alone decides its answer.
-    """
-    results: dict[int, Answer | Refusal] = {}
-    groups: dict[tuple[int, int | None], list[int]] = {}
-    for i, one in enumerate(jobs):
-        try:
-            # Clients send a limit for a whole benchmark, up to 4096, whatever model they ask.
-            limit = min(one.max_new_tokens, answerer.room(one.conversation))
-        except DataError as e:
-            results[i] = Refusal(str(e), code="invalid_conversation", param="messages")
-        else:
-            groups.setdefault((limit, None if one.temperature == 0 else i), []).append(i)
-    for (limit, _), members in groups.items():
-        first = jobs[members[0]]
-        said = answerer.answer(
-            [jobs[i].conversation for i in members],
-            max_new_tokens=limit,
-            temperature=first.temperature,
-            seed=first.seed,
+    bias = request.logit_bias or {}
+    strange = next((token for token in bias if not 0 <= token < answerer.vocabulary), None)
+    if strange is not None:
+        raise Refusal(
+            f"logit_bias: this model has tokens 0 to {answerer.vocabulary - 1}; found {strange}",
+            code="invalid_token",
+            param="logit_bias",
         )
-        results.update(zip(members, said, strict=True))
-    return [results[i] for i in range(len(jobs))]
+    return Sampling(
+        max_new_tokens=request.tokens or min(DEFAULT_TOKENS, max(1, answerer.max_length // 4)),
+        temperature=request.temperature or 0.0,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        top_k=max(0, request.top_k or 0),
+        seed=secrets.randbelow(2**31) if request.seed is None else request.seed % 2**31,
+        stop=tuple(request.stop or ()),
+        frequency_penalty=request.frequency_penalty or 0.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        logit_bias=tuple(sorted(bias.items())),
+    )

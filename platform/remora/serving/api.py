@@ -9,14 +9,19 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from remora.serving.answering import Job, job
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import Champion
+from remora.serving.front import MARK, Facts
 from remora.serving.protocol import (
+    ChatRequest,
     ChatResponse,
     Choice,
     ModelCard,
@@ -25,67 +30,103 @@ from remora.serving.protocol import (
     ResponseMessage,
     Usage,
     read_request,
+    too_large,
 )
 
 if TYPE_CHECKING:
     from remora.inference import Answer
 
-KNOWN = "POST /v1/chat/completions, GET /v1/models, GET /healthz"
+KNOWN = "POST /v1/chat/completions, GET /v1/models, GET /v1/models/{name}, GET /healthz"
 
 
-def api(args: EndpointArgs, champion: Champion, answer: Callable[[Job], Awaitable[Answer | Refusal]]) -> FastAPI:
+def api(args: EndpointArgs, champion: Champion, answer: Callable[[Job], Awaitable[list[Answer]]]) -> FastAPI:
     """The routes for `champion`; `answer` is how a decoded request gets its turn on the model."""
     # No /docs: the page would load scripts from a CDN, and the API is OpenAI's.
     app = FastAPI(title="Remora", openapi_url=None)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Exception, _failed)
+    if args.cors_origins:
+        origins = list(args.cors_origins)
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(_Marked, facts=Facts(args.limits.max_body_bytes, args.max_ongoing_requests))
     answerer, started = champion.answerer, int(time.time())
     names = tuple(dict.fromkeys((args.model, answerer.name, args.alias)))
-    # Two threads: pictures are decoded off the event loop, and few at a time, which bounds their memory.
-    decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")
+    # Two threads: pictures are decoded and texts tokenised off the event loop and off the model's thread, and few at a
+    # time, which bounds their memory.
+    readers = ThreadPoolExecutor(2, thread_name_prefix="read")
 
-    def decode(body: bytes) -> Job:
-        return job(read_request(body, names), args.limits, answerer.max_length)
+    def read(body: bytes) -> tuple[ChatRequest, Job]:
+        request = read_request(body, names, args.limits.max_answers)
+        return request, job(request, args.limits, answerer)
 
-    @app.post("/v1/chat/completions", response_model=None)
-    async def chat(request: Request) -> JSONResponse:
-        body = await read_body(request, args.limits.max_body_bytes)
-        result = await answer(await asyncio.get_running_loop().run_in_executor(decoders, decode, body))
-        if isinstance(result, Refusal):
-            raise result
-        response = ChatResponse(
-            id=f"chatcmpl-{uuid.uuid4().hex}",
-            created=int(time.time()),
-            model=answerer.name,
-            system_fingerprint=f"{args.model}@{champion.version}",
-            choices=[Choice(message=ResponseMessage(content=result.text), finish_reason=result.finish_reason)],
-            usage=Usage(
-                prompt_tokens=result.prompt_tokens,
-                completion_tokens=result.completion_tokens,
-                total_tokens=result.prompt_tokens + result.completion_tokens,
-            ),
-        )
-        return JSONResponse(response.model_dump())
-
-    @app.get("/v1/models", response_model=None)
-    async def models() -> JSONResponse:
+    def card(name: str) -> ModelCard:
         metadata = {
             "registered": args.model,
             "alias": args.alias,
             "version": champion.version,
             "run_id": champion.run_id,
+            "name": answerer.name,
             "names": list(names),
             "max_length": answerer.max_length,
         }
-        card = ModelCard(id=answerer.name, created=started, metadata=metadata)
-        return JSONResponse(ModelList(data=[card]).model_dump())
+        return ModelCard(id=name, created=started, metadata=metadata)
+
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat(http: Request) -> Response:
+        _check_media_type(http)
+        body = await read_body(http, args.limits.max_body_bytes)
+        if not body and "upgrade" in http.headers:  # a server that switched protocols has lost it: see front.py
+            raise Refusal("the body was lost with an offer to upgrade; speak HTTP/1.1 without one", code="no_body")
+        request, asked = await asyncio.get_running_loop().run_in_executor(readers, read, body)
+        answers = await answer(asked)
+        choices = [
+            Choice(index=i, message=ResponseMessage(content=one.text), finish_reason=one.finish_reason)
+            for i, one in enumerate(answers)
+        ]
+        prompt, completion = answers[0].prompt_tokens, sum(one.completion_tokens for one in answers)
+        response = ChatResponse(
+            id=f"chatcmpl-{uuid.uuid4().hex}",
+            created=int(time.time()),
+            model=answerer.name,
+            system_fingerprint=f"{args.model}@{champion.version}",
+            choices=choices,
+            usage=Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion),
+        )
+        if request.stream:
+            events = response.events(request.includes_usage)
+            return Response(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        return JSONResponse(response.model_dump())
+
+    @app.get("/v1/models", response_model=None)
+    async def models() -> JSONResponse:
+        return JSONResponse(ModelList(data=[card(name) for name in names]).model_dump())
+
+    @app.get("/v1/models/{name:path}", response_model=None)
+    async def model(name: str) -> JSONResponse:
+        if name not in names:
+            raise Refusal(
+                f"model {name[:80]!r} is not served here; served: {', '.join(names)}",
+                status=404,
+                code="model_not_found",
+                param="model",
+            )
+        return JSONResponse(card(name).model_dump())
 
     @app.get("/healthz", response_model=None)
     async def healthz() -> JSONResponse:
         return JSONResponse({"status": "ok", "model": answerer.name, "version": champion.version})
 
     return app
+
+
+def _check_media_type(request: Request) -> None:
+    """JSON, or nothing said. A page elsewhere may make a browser send any other without asking."""
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise Refusal(
+            f"content-type is {kind[:80]!r}; send application/json", status=415, code="unsupported_media_type"
+        )
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -95,20 +136,34 @@ async def read_body(request: Request, limit: int) -> bytes:
         Refusal: 413, before the body is read where its length is declared.
     """
     declared, body = request.headers.get("content-length"), bytearray()
-    if declared is None or int(declared) <= limit:
+    if declared is None or not declared.isdecimal() or int(declared) <= limit:
         async for chunk in request.stream():
             body += chunk
             if len(body) > limit:
                 break
         else:
             return bytes(body)
-    found = f"has {declared}" if declared else "is longer"
-    raise Refusal(f"a request may have {limit} bytes; this one {found}", status=413, code="request_too_large")
+    raise too_large(limit, declared)
+
+
+class _Marked:
+    """Marks every response as a replica's, and tells the front what it may let through."""
+
+    def __init__(self, app: ASGIApp, facts: Facts) -> None:
+        self.app, self.mark = app, facts.written()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[MARK] = self.mark
+            await send(message)
+
+        await self.app(scope, receive, marked)
 
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, Refusal)
-    return JSONResponse(error.body(), status_code=error.status)
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
 
 
 async def _no_route(request: Request, error: Exception) -> JSONResponse:

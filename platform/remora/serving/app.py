@@ -5,26 +5,27 @@ serve deploy serve/local.yaml         # import_path: remora.serving.app:build
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray.serve.config import BackpressureConfig
 
 from remora.serving import champion
-from remora.serving.answering import Job, answer_all
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import Champion
+from remora.serving.line import Line
 
 REQUEST_TIMEOUT_S = 120.0
-"""The proxy answers 408 after this long."""
+"""The proxy gives a request up after this long."""
 GRACE_S = REQUEST_TIMEOUT_S + 10
 """A replica that is told to stop finishes its requests first, so this must exceed the longest of them."""
 BATCH = 8
-"""Requests that go to the model together."""
+"""Answers that go through the model together."""
+RETRY_AFTER_S = 2
+"""What a client is told that finds the endpoint full."""
 
 
 @serve.deployment
@@ -38,19 +39,12 @@ class Endpoint:
         torch.set_num_threads(max(1, int(args.num_cpus)))
         self.args = args
         self.champion = load(args)
-        # One thread: the model answers one batch at a time, and the event loop stays free to read requests.
-        self.model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.line = Line(self.champion.answerer, BATCH)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Built in the replica. `serve.ingress(app)` would pickle a FastAPI object by value while this class is being
         # defined: string annotations and whatever the module defines further down are lost on the way (Ray 2.60).
-        return api(self.args, self.champion, self.answer)
-
-    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.01)
-    async def answer(self, jobs: list[Job]) -> list[Any]:
-        """Takes one Job and gives one Answer or Refusal; Serve gathers the calls."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.model_thread, answer_all, self.champion.answerer, jobs)
+        return api(self.args, self.champion, self.line.answer)
 
 
 def application(args: EndpointArgs, load: Callable[[EndpointArgs], Champion] = champion.load) -> serve.Application:
@@ -64,6 +58,9 @@ def application(args: EndpointArgs, load: Callable[[EndpointArgs], Champion] = c
         },
         max_ongoing_requests=args.max_ongoing_requests,
         max_queued_requests=args.max_queued_requests,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
+        # Serve's 10 s: a replica that died would be missed that much later.
+        health_check_period_s=2,
         graceful_shutdown_timeout_s=GRACE_S,
         # Serve's 3 tries a replica cost tens of seconds; a champion that cannot be loaded cannot be loaded.
         max_constructor_retry_count=args.min_replicas + 1,
@@ -77,5 +74,6 @@ def build(args: dict[str, Any]) -> serve.Application:
 
     Raises:
         SpecError: an unknown argument, or a value that breaks a rule.
+        TrackingError: there is no such model, alias or version; what is deployed stays.
     """
-    return application(EndpointArgs.read(args))
+    return application(champion.pinned(EndpointArgs.read(args)))

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from remora.spec.base import Spec, validate
 
@@ -20,6 +20,12 @@ class Limits(Spec):
     """Bytes of one picture as it was sent, after base64."""
     max_images: int = Field(default=8, ge=1)
     """Pictures in one request."""
+    max_messages: int = Field(default=1024, ge=1)
+    """Messages in one request."""
+    max_parts: int = Field(default=1024, ge=1)
+    """Parts of the contents of all messages together."""
+    max_answers: int = Field(default=8, ge=1)
+    """Answers to one request (`n`)."""
     max_pixels: int = Field(default=40_000_000, ge=1)
     """Pixels of all pictures of a request together: decoded, one pixel costs 3 to 7 bytes."""
     min_side: int = Field(default=2, ge=1)
@@ -36,7 +42,9 @@ class EndpointArgs(Spec):
     model: str = "remora"
     """Name in the model registry; also the name that clients may ask for."""
     alias: str = "champion"
-    """Registry alias that replicas load when they start."""
+    """Registry alias; the version that it points at when the endpoint is deployed is the one that is served."""
+    version: str | None = None
+    """Version of the registered model. Default: the alias's, found once by who deploys, for all replicas."""
     runs: Path | None = None
     """Runs folder. Default: $REMORA_RUNS, or ~/remora."""
     tracking_uri: str | None = None
@@ -46,11 +54,18 @@ class EndpointArgs(Spec):
     num_cpus: float = Field(default=0.3, gt=0)
     """CPUs that Ray reserves for a replica; torch uses as many threads, at least one."""
     num_gpus: float = Field(default=0, ge=0)
-    max_ongoing_requests: int = Field(default=8, ge=1)
-    """Requests that one replica works on; up to 8 of them are answered as one batch."""
-    max_queued_requests: int = Field(default=64, ge=1)
+    max_ongoing_requests: int = Field(default=16, ge=1)
+    """Requests that one replica works on: 8 are answered as one batch while the next are decoded."""
+    max_queued_requests: int = Field(default=256, ge=1)
     """Requests that wait in a proxy before more are refused with 503: at least the burst you expect."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may ask from a browser: `https://chat.example.org`, or `*`."""
     limits: Limits = Limits()
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _version(cls, version: Any) -> Any:
+        return str(version) if type(version) is int else version  # `version: 3` in YAML
 
     @model_validator(mode="after")
     def _replicas(self) -> EndpointArgs:

@@ -26,7 +26,7 @@ class Champion:
 
 
 def find(args: EndpointArgs) -> dict[str, Any]:
-    """What the alias points at now: `version`, `run_id`, … Cheap: ask before a cluster is started.
+    """The version that is served: `version`, `run_id`, … Cheap: ask before a cluster is started.
 
     Raises:
         TrackingError: no registry, no such model or alias.
@@ -35,11 +35,22 @@ def find(args: EndpointArgs) -> dict[str, Any]:
 
     args = args.resolved()
     assert args.runs is not None
-    return tracking.version_info(tracking.Tracker(args.runs, args.tracking_uri), args.model, args.alias)
+    tracker = tracking.Tracker(args.runs, args.tracking_uri)
+    return tracking.version_info(tracker, args.model, args.version or args.alias)
+
+
+def pinned(args: EndpointArgs) -> EndpointArgs:
+    """With the version that the alias points at now. Who deploys asks, once: replicas that start later, by autoscaling
+    or after a death, load that version, wherever the alias has gone.
+
+    Raises:
+        TrackingError: as `find`.
+    """
+    return args.resolved().model_copy(update={"version": find(args)["version"]})
 
 
 def load(args: EndpointArgs) -> Champion:
-    """Load what the alias points at.
+    """Load `args.version`, or what the alias points at.
 
     Raises:
         TrackingError: as `find`, or its files are gone.
@@ -52,9 +63,7 @@ def load(args: EndpointArgs) -> Champion:
     cache = args.runs / "cache"
     tracker = tracking.Tracker(args.runs, args.tracking_uri)
     info = find(args)
-    folder = tracking.champion(tracker, args.model, args.alias, into=cache / "champions")
-    if find(args)["version"] != info["version"]:
-        return load(args)  # the alias moved between the two questions: never serve one version under another's name
+    folder = tracking.fetch(tracker, info, into=cache / "champions")
     return Champion(Answerer.load(folder, cache), info["version"], info["run_id"])
 
 

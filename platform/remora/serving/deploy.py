@@ -42,7 +42,14 @@ def serve_forever(
     ours = not (address or os.environ.get("RAY_ADDRESS"))
     if ours:
         _refuse_port_in_use(host, port)
-    with ray_session(address, dashboard=False), _sigterm_as_interrupt(), contextlib.suppress(KeyboardInterrupt):
+    from remora.serving.front import VARIABLE
+
+    env = {
+        VARIABLE: "remora.serving.front:middlewares",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # one that died is started anew after 3 of these
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # after 5 s a busy machine's would be killed while it loads
+    }
+    with ray_session(address, env, dashboard=False), _sigterm_as_interrupt(), contextlib.suppress(KeyboardInterrupt):
         owns_serve = _start(host, port)
         try:
             _deploy(args, load)

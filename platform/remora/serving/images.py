@@ -5,7 +5,6 @@ No URL is fetched and no path is opened, so a request cannot make the server rea
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -13,6 +12,7 @@ from PIL import Image
 
 from remora.data.pixels import UNKNOWN, PixelBudget, Refused, opened, rgb
 from remora.serving.args import Limits
+from remora.serving.datauri import payload
 from remora.serving.protocol import Refusal
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -30,7 +30,7 @@ def decode(
     """
     if len(urls) > limits.max_images:
         raise _refuse(f"a request may have {limits.max_images} images; this one has {len(urls)}", "too_many_images")
-    files = [_payload(url, f"image {i}", limits) for i, url in enumerate(urls, 1)]
+    files = [payload(url, f"image {i}", limits.max_image_bytes) for i, url in enumerate(urls, 1)]
     sizes = [_measured(data, f"image {i}", limits) for i, data in enumerate(files, 1)]
     if sum(sizes) > limits.max_pixels:
         raise _refuse(
@@ -56,25 +56,6 @@ def _budget(pixels: int) -> PixelBudget:
 
 def _refuse(message: str, code: str) -> Refusal:
     return Refusal(message, code=code, param="messages")
-
-
-def _payload(url: str, name: str, limits: Limits) -> bytes:
-    head, comma, text = url.partition(",")
-    if not head.lower().startswith("data:"):
-        raise _refuse(
-            f"{name}: only data: URLs are read (data:image/png;base64,...); found {url[:40]!r}", "image_url_scheme"
-        )
-    if not comma or not head.lower().startswith("data:image/") or not head.lower().endswith(";base64"):
-        raise _refuse(f"{name}: expected data:image/...;base64,...; found {head[:40]!r}", "invalid_data_url")
-    if len(text) * 3 // 4 > limits.max_image_bytes + 2:  # + 2: padding
-        raise _refuse(
-            f"{name}: an image may have {limits.max_image_bytes} bytes; this one has about {len(text) * 3 // 4}",
-            "image_too_large",
-        )
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError as e:
-        raise _refuse(f"{name}: not valid base64: {e}", "invalid_base64") from None
 
 
 def _measured(data: bytes, name: str, limits: Limits) -> int:

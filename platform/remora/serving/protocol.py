@@ -1,14 +1,15 @@
 """OpenAI's chat completions, the part that is served: requests, responses, and refusals in their error shape.
 
-Clients send many fields that this endpoint has no use for; they are ignored, as other servers do. `n` above 1 and
-`stream` are refused: the client would wait for something else than what comes.
+A field that changes what an answer is does that or is refused by name; docs/serving.md has the list.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import from_json
 
 from remora.errors import ServingError
 
@@ -16,80 +17,185 @@ TYPES = {
     400: "BadRequestError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
+    408: "RequestTimeoutError",
     413: "RequestTooLargeError",
+    415: "UnsupportedMediaTypeError",
+    429: "RateLimitError",
     500: "InternalServerError",
+    503: "ServiceUnavailableError",
+    504: "GatewayTimeoutError",
 }
+SHOWN = 240
+"""Characters of a refusal; what a client sent may be repeated in it."""
+
+NOTHING: tuple[Any, ...] = ()
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "audio": NOTHING,
+    "bad_words": ([],),
+    "best_of": (1,),
+    "chat_template": NOTHING,
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "echo": (False,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "guided_choice": NOTHING,
+    "guided_grammar": NOTHING,
+    "guided_json": NOTHING,
+    "guided_regex": NOTHING,
+    "ignore_eos": (False,),
+    "length_penalty": (1,),
+    "logprobs": (False,),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "mm_processor_kwargs": ({},),
+    "modalities": (["text"],),
+    "prediction": NOTHING,
+    "prompt_logprobs": NOTHING,
+    "reasoning_effort": ("none",),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "skip_special_tokens": (True,),
+    "stop_token_ids": ([],),
+    "structured_outputs": NOTHING,
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "truncate_prompt_tokens": NOTHING,
+    "use_beam_search": (False,),
+    "verbosity": ("medium",),
+    "web_search_options": NOTHING,
+}
+"""Fields of OpenAI's and vLLM's that are not built, with the values that ask for nothing. Others are refused."""
+IGNORED = {
+    "cache_salt",
+    "include_reasoning",
+    "metadata",
+    "parallel_tool_calls",
+    "priority",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "request_id",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "stream_options",
+    "user",
+}
+"""Fields that say nothing about the answer."""
 
 
 class Refusal(ServingError):
     """A request that is not answered: an HTTP status, one line for people, a code for programs."""
 
-    def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
-        super().__init__(" ".join(message.split()))
-        self.status, self.code, self.param = status, code, param
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        line = " ".join(message.split())
+        super().__init__(line if len(line) <= SHOWN else f"{line[:SHOWN]}…")
+        self.status, self.code, self.param = status, code, param[:SHOWN] if param else param
+        self.retry_after = retry_after
+        """Seconds after which the same request may be answered."""
 
     def body(self) -> dict[str, Any]:
-        kind = TYPES.get(self.status, TYPES[400])
+        kind = TYPES.get(self.status, TYPES[500 if self.status >= 500 else 400])
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
-
-class TextPart(BaseModel):
-    type: Literal["text"]
-    text: str
-
-
-class ImageUrl(BaseModel):
-    url: str
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
 
-class ImagePart(BaseModel):
-    type: Literal["image_url"]
-    image_url: ImageUrl
+def too_large(limit: int, declared: str | None) -> Refusal:
+    """The refusal of a body that is longer than `limit` bytes, or declared so."""
+    found = f"has {declared[:20]}" if declared else "is longer"
+    return Refusal(f"a request may have {limit} bytes; this one {found}", status=413, code="request_too_large")
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
-
-
-class Message(BaseModel):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: list[Part] = Field(min_length=1)
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _text(cls, content: Any) -> Any:
-        return [{"type": "text", "text": content}] if isinstance(content, str) else content
+class StreamOptions(BaseModel):
+    include_usage: bool | None = None
 
 
 class ChatRequest(BaseModel):
     """Body of POST /v1/chat/completions. A null is the same as a field that was not sent."""
 
-    messages: list[Message] = Field(min_length=1)
+    model_config = ConfigDict(extra="allow")
+
+    messages: list[Any] = Field(min_length=1)
+    """As they were sent; messages.py reads them."""
     model: str | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    top_k: int | None = Field(None, ge=-1)
+    """vLLM's; -1 and 0 are all tokens."""
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    n: int | None = None
+    stop: list[str] | None = Field(None, max_length=16)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    logit_bias: dict[int, float] | None = Field(None, max_length=1024)
+    n: int | None = Field(None, ge=1)
     stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _stop(cls, stop: Any) -> Any:
+        return [stop] if isinstance(stop, str) else stop
+
+    @field_validator("stop")
+    @classmethod
+    def _stops(cls, stop: list[str] | None) -> list[str] | None:
+        if any(not 0 < len(text) <= 256 for text in stop or ()):
+            raise ValueError("a stop text has 1 to 256 characters")
+        return stop
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _bias(cls, bias: dict[int, float] | None) -> dict[int, float] | None:
+        if any(not -100 <= value <= 100 for value in (bias or {}).values()):
+            raise ValueError("a bias is a number from -100 to 100")
+        return bias
 
     @property
     def tokens(self) -> int | None:
         """Length of the answer that the client asked for, under either of its names."""
         return self.max_completion_tokens or self.max_tokens
 
+    @property
+    def includes_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
 
-def read_request(body: bytes, served: tuple[str, ...]) -> ChatRequest:
-    """The request in `body`, for one of the models named in `served`.
+
+def read_request(body: bytes, served: tuple[str, ...], most_answers: int = 8) -> ChatRequest:
+    """The request in `body`, for one of the models named in `served`; its messages are not looked at.
 
     Raises:
         Refusal: not JSON, a field that breaks a rule, a model that is not served, something that is not supported.
     """
     try:
-        request = ChatRequest.model_validate_json(body)
+        raw = from_json(body, allow_inf_nan=False)
+    except ValueError as e:
+        raise Refusal(f"body: not JSON: {e}", code="json_invalid") from None
+    if not isinstance(raw, dict):
+        raise Refusal("body: expected a JSON object", code="json_invalid")
+    try:
+        request = ChatRequest.model_validate(raw)
     except ValidationError as e:
-        first = e.errors(include_url=False, include_context=False)[0]
-        param = ".".join(str(p) for p in first["loc"])
-        raise Refusal(f"{param or 'body'}: {first['msg']}", code=first["type"], param=param or None) from None
+        first = e.errors(include_url=False, include_context=False, include_input=False)[0]
+        # Behind a field's name stand kinds that were tried, and keys that the client made up.
+        param = ".".join(str(p) for p in first["loc"][: 1 if first["loc"][0] != "stream_options" else 2])
+        message = first["msg"].removeprefix("Value error, ")
+        raise Refusal(f"{param}: {message}", code=first["type"], param=param) from None
     if request.model is not None and request.model not in served:
         raise Refusal(
             f"model {request.model[:80]!r} is not served here; served: {', '.join(served)}; see GET /v1/models",
@@ -97,13 +203,25 @@ def read_request(body: bytes, served: tuple[str, ...]) -> ChatRequest:
             code="model_not_found",
             param="model",
         )
-    if request.stream:
-        raise Refusal("stream: not supported; send stream=false", code="unsupported", param="stream")
-    if request.n not in (None, 1):
-        raise Refusal(f"n is {request.n}: not supported; only n=1 is", code="unsupported", param="n")
-    if request.messages[-1].role != "user":
-        raise Refusal("messages: the last one must have the role 'user'", code="invalid_conversation", param="messages")
+    _refuse_unsupported(request)
+    if (request.n or 1) > most_answers:
+        raise Refusal(f"n is {request.n}; a request may have {most_answers} answers", code="too_many", param="n")
     return request
+
+
+def _refuse_unsupported(request: ChatRequest) -> None:
+    sent = {key: value for key, value in (request.model_extra or {}).items() if value is not None}
+    for key, value in sent.items():
+        if key in IGNORED or (key in NEUTRAL and value in NEUTRAL[key]):
+            continue
+        if key == "tools" and sent.get("tool_choice") == "none":
+            continue
+        if key not in NEUTRAL:
+            known = "see docs/serving.md for what is read"
+            raise Refusal(f"{key[:80]}: unknown field; {known}", code="unknown_parameter", param=key)
+        fine = " or ".join(repr(each) for each in NEUTRAL[key])
+        instead = f"send {fine} or leave it out" if fine else "leave it out"
+        raise Refusal(f"{key}: not supported; {instead}", code="unsupported", param=key)
 
 
 class ResponseMessage(BaseModel):
@@ -113,7 +231,7 @@ class ResponseMessage(BaseModel):
 
 
 class Choice(BaseModel):
-    index: Literal[0] = 0
+    index: int = 0
     message: ResponseMessage
     finish_reason: Literal["stop", "length"]
     logprobs: None = None
@@ -134,6 +252,25 @@ class ChatResponse(BaseModel):
     """Registered name and version that answered: `remora@3`."""
     choices: list[Choice]
     usage: Usage
+
+    def events(self, include_usage: bool) -> str:
+        """The same as server-sent events: for each choice its role, its text and its end, then usage, then `[DONE]`."""
+        head = {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model}
+        head |= {"system_fingerprint": self.system_fingerprint}
+        usage = {"usage": None} if include_usage else {}
+        chunks: list[dict[str, Any]] = []
+        for choice in self.choices:
+            text = choice.message.content
+            deltas: list[dict[str, str]] = [
+                {"role": "assistant", "content": ""},
+                *([{"content": text}] if text else []),
+            ]
+            for delta, end in [*((delta, None) for delta in deltas), ({}, choice.finish_reason)]:
+                told = {"index": choice.index, "delta": delta, "finish_reason": end, "logprobs": None}
+                chunks.append({**head, "choices": [told], **usage})
+        if include_usage:
+            chunks.append({**head, "choices": [], "usage": self.usage.model_dump()})
+        return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
 
 
 class ModelCard(BaseModel):

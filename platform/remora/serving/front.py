@@ -1,0 +1,305 @@
+"""What stands in Serve's proxy before the replicas: bodies are read there, states of the server are told as such, and a
+replica that dies costs no request.
+
+Serve's proxy takes middleware from a function that an environment variable names:
+
+    RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=remora.serving.front:middlewares ray start --head
+
+`remora serve` sets it for a cluster of its own. Without it the endpoint works, by the proxy's own rules: a slow upload
+holds a place in a replica's line, an error of the proxy is plain text, a death is the client's 500. No Ray here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from remora.serving.args import EndpointArgs
+from remora.serving.protocol import Refusal, too_large
+
+VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+MARK = "x-remora"
+"""A header of every response that a replica made; what has none is the proxy's own."""
+BODY_S = 60.0
+"""A body that takes longer to come is refused with 408."""
+HEALTH_S = 2.0
+"""Replicas that are not full answer within that."""
+SILENCE_S = 60.0
+"""A request is given up when for so long no replica has answered anything, although none can be full."""
+HELD = 512 * 2**20
+"""Bytes of bodies that are held at a time."""
+ATTEMPTS = 3
+"""A request that kills a replica may kill two more."""
+LATER = 2
+"""Retry-After, in seconds."""
+OVERRIDDEN = (b"x-request-id", b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
+"""Headers that are set here, or by which a client could lift the proxy's limits."""
+
+
+def middlewares() -> list[Middleware]:
+    """For Serve's proxy, which calls this before it starts its server.
+
+    The server parses by h11. httptools, uvicorn's first choice, ends a request at an offer to upgrade, as HTTP/2
+    clients send it over plain http (every Java client, `curl --http2`), and its body is lost; h11 reads on, and the
+    answer is HTTP/1.1.
+    """
+    import uvicorn.config
+
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = uvicorn.config.HTTP_PROTOCOLS["h11"]
+    return [Middleware(Front)]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a replica says of itself in the mark."""
+
+    max_body_bytes: int = EndpointArgs().limits.max_body_bytes
+    places: int = EndpointArgs().max_ongoing_requests
+    """Requests that it works on at a time."""
+
+    def written(self) -> str:
+        return f"{self.max_body_bytes} {self.places}"
+
+    @classmethod
+    def read(cls, text: str) -> Facts:
+        numbers = [int(number) for number in text.split() if number.isdecimal()]
+        return cls(*numbers) if len(numbers) == 2 else cls()
+
+
+class Front:
+    """The middleware. One a proxy, on the proxy's event loop."""
+
+    def __init__(self, app: ASGIApp, body_s: float = BODY_S, silence_s: float = SILENCE_S) -> None:
+        self.app, self.body_s, self.silence_s = app, body_s, silence_s
+        self.facts = Facts()
+        self.going = 0
+        """Requests that wait for a replica or for its answer."""
+        self.held = 0
+        self.health: dict[str, Any] | None = None
+        """What a replica last said of its health; None when none has answered yet, or one has died since."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith("/-/"):
+            return await self.app(scope, receive, send)
+        request_id = (Headers(scope=scope).get("x-request-id") or str(uuid.uuid4()))[:200]
+        headers = [(key, value) for key, value in scope["headers"] if key.lower() not in OVERRIDDEN]
+        scope = {**scope, "headers": [*headers, (b"x-request-id", request_id.encode("latin-1", "replace"))]}
+        held = bytearray()
+        try:
+            if scope["path"] == "/healthz" and scope["method"] in ("GET", "HEAD"):
+                return await _send(send, 200, await self._healthz(), {"x-request-id": request_id})
+            try:
+                await asyncio.wait_for(self._read(scope, receive, held), self.body_s)
+            except TimeoutError:
+                late = f"the body did not come within {self.body_s:g} seconds; {len(held)} bytes of it did"
+                raise Refusal(late, status=408, code="request_timeout") from None
+            self.going += 1
+            try:
+                await self._answered(scope, bytes(held), receive, send)
+            finally:
+                self.going -= 1
+        except Refusal as refusal:
+            await _send(send, refusal.status, refusal.body(), {**refusal.headers, "x-request-id": request_id})
+        except ConnectionResetError:  # the client is gone
+            return
+        finally:
+            self.held -= len(held)
+
+    async def _read(self, scope: Scope, receive: Receive, held: bytearray) -> None:
+        """Read the body into `held`, before the request takes a place in any line."""
+        declared = Headers(scope=scope).get("content-length")
+        if declared and declared.isdecimal():
+            await self._check_length(int(declared), declared)
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionResetError
+            chunk = message.get("body", b"")
+            held += chunk
+            self.held += len(chunk)
+            await self._check_length(len(held), declared)
+            if self.held > HELD:
+                raise _later("the endpoint holds as many uploads as it may", "overloaded")
+            if not message.get("more_body", False):
+                return
+
+    async def _check_length(self, length: int, declared: str | None) -> None:
+        if length > self.facts.max_body_bytes and self.health is None:
+            await self._ask_health()  # no replica has told yet what is allowed
+        if length > self.facts.max_body_bytes:
+            raise too_large(self.facts.max_body_bytes, declared)
+
+    async def _answered(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Have a replica answer; if it dies, another one: an answer follows from its request alone.
+
+        Raises:
+            Refusal: none could.
+            ConnectionResetError: nobody waits for the answer any more.
+        """
+        for attempt in range(ATTEMPTS):
+            upload, reply = _Upload(body, receive), _Reply(self, send)
+            task = asyncio.ensure_future(self.app({**scope, "headers": list(scope["headers"])}, upload, reply))
+            try:
+                if await self._is_silent(task, reply):
+                    raise _later("no replica answers", "no_replica", 10)
+                await task
+            finally:
+                upload.gone.set()  # Serve takes the request out of its line
+                if not task.done():
+                    await asyncio.wait({task}, timeout=1)
+            if reply.passed:
+                return
+            if upload.client_is_gone:
+                raise ConnectionResetError
+            if reply.status is not None:
+                return await reply.told()
+            self.health = None  # nothing was said: the replica died, or its node
+            await asyncio.sleep(0.1 * attempt)
+        raise _later(f"{ATTEMPTS} replicas died of this request or beside it", "replica_died")
+
+    async def _is_silent(self, task: asyncio.Future[None], reply: _Reply) -> bool:
+        """Wait for a request's end; true if it is to be given up, since no replica lives that could answer it."""
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+        while True:
+            done, _ = await asyncio.wait({task}, timeout=min(5.0, self.silence_s / 4))
+            if done or reply.passed:
+                return False
+            # With fewer requests than one replica has places, one that lives has a place for this question.
+            if self.going >= self.facts.places or (await self._ask_health()).marked:
+                last = loop.time()
+            elif loop.time() - last > self.silence_s:
+                return True
+
+    async def _ask_health(self) -> _Reply:
+        """Ask a replica for its health, for as long as one that is not full takes to answer."""
+        upload, reply = _Upload(b""), _Reply(self, None)
+        scope = {"type": "http", "method": "GET", "path": "/healthz", "raw_path": b"/healthz", "query_string": b""}
+        scope |= {"http_version": "1.1", "scheme": "http", "root_path": "", "server": None, "client": ("127.0.0.1", 0)}
+        scope |= {"headers": [(b"x-request-id", str(uuid.uuid4()).encode())], "asgi": {"version": "3.0"}}
+        task = asyncio.ensure_future(self.app(scope, upload, reply))
+        await asyncio.wait({task}, timeout=HEALTH_S)
+        upload.gone.set()
+        await asyncio.wait({task}, timeout=1)
+        with contextlib.suppress(ValueError):
+            if reply.marked and reply.status == 200:
+                self.health = json.loads(reply.text)
+        return reply
+
+    async def _healthz(self) -> dict[str, Any]:
+        """A replica's word; while all of them are full, the last one's.
+
+        Raises:
+            Refusal: none lives, or none is there yet.
+        """
+        reply = await self._ask_health()
+        if reply.marked and self.health:
+            return self.health
+        if self.going and self.health and reply.status != 404:
+            return {**self.health, "status": "busy"}
+        if reply.status is not None:
+            raise reply.refusal()
+        raise _later("no replica answers", "no_replica")
+
+
+class _Upload:
+    """A body that is there as the messages of a client, who stays until `gone` is set or the client itself goes."""
+
+    def __init__(self, body: bytes, receive: Receive | None = None) -> None:
+        self.body: bytes | None = body
+        self.receive = receive
+        self.gone = asyncio.Event()
+        self.client_is_gone = False
+
+    async def __call__(self) -> Message:
+        if self.body is not None:
+            body, self.body = self.body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self.gone.wait())]
+        if self.receive is not None:
+            waits.append(asyncio.ensure_future(_disconnected(self.receive)))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            self.client_is_gone = len(waits) == 2 and waits[1].done()
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return {"type": "http.disconnect"}
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Reply:
+    """Sends on what a replica answers, and holds back what the proxy itself says: plain text, of errors alone."""
+
+    def __init__(self, front: Front, send: Send | None) -> None:
+        self.front, self.send = front, send
+        self.status: int | None = None
+        self.headers = Headers()
+        self.marked = self.passed = False
+        self.messages: list[Message] = []
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status, self.headers = message["status"], Headers(raw=message["headers"])
+            mark = self.headers.get(MARK)
+            self.marked = mark is not None
+            if mark is not None:
+                self.front.facts = Facts.read(mark)
+                self.front.health = self.front.health or {"status": "ok"}
+            plain = self.headers.get("content-type", "").startswith("text/plain")
+            self.passed = self.marked or not (plain and message["status"] in (404, 408, 429, 503))
+        if self.passed and self.send is not None:
+            await self.send(message)
+        else:
+            self.messages.append(message)
+
+    @property
+    def text(self) -> str:
+        return b"".join(message.get("body", b"") for message in self.messages).decode(errors="replace")
+
+    async def told(self) -> None:
+        """Tell the client what the proxy said, or what another application on this cluster did.
+
+        Raises:
+            Refusal: the proxy's words, in OpenAI's shape.
+        """
+        if self.status == 404 and not self.text.startswith("Path '"):
+            assert self.send is not None
+            for message in self.messages:
+                await self.send(message)
+            return
+        raise self.refusal()
+
+    def refusal(self) -> Refusal:
+        if self.status == 408:
+            return _later("no answer within the endpoint's time limit", "timeout", status=504)
+        if self.status == 404:  # the proxy knows no route before the application is deployed and after it is deleted
+            return _later("the endpoint is starting or stopping", "not_ready")
+        after = self.headers.get("retry-after", "")
+        wait = int(after) if after.isdecimal() else LATER
+        if "backpressure" in self.text:
+            return _later("the endpoint is full", "overloaded", wait, self.status or 503)
+        return _later("no replica could be started; see serve status", "not_ready", 10)
+
+
+def _later(message: str, code: str, after: int = LATER, status: int = 503) -> Refusal:
+    return Refusal(f"{message}; try again in {after} s", status=status, code=code, retry_after=after)
+
+
+async def _send(send: Send, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
+    response = JSONResponse(body, status_code=status, headers=headers)
+    await send({"type": "http.response.start", "status": status, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body})

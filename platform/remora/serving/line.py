@@ -1,0 +1,114 @@
+"""The line before a model: requests wait for the one thread that runs it, which takes up to a batch of them.
+
+Nobody waits for others to come: a batch is what came while the one before it was answered. Every answer goes to its
+client as soon as it is there. No Ray here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from remora.serving.answering import Job
+
+if TYPE_CHECKING:
+    from remora.inference import Answer, Answerer
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A job in the line, its answers so far, and who waits for them."""
+
+    job: Job
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[list[Answer]]
+    answers: dict[int, Answer] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.answers) == len(self.job.sampling)
+
+    def tell(self, error: BaseException | None = None) -> None:
+        """Hand over the answers, or why there are none; from the model's thread. The client may be gone."""
+
+        def told() -> None:
+            if not self.future.done():
+                if error is not None:
+                    self.future.set_exception(error)
+                else:
+                    self.future.set_result([self.answers[i] for i in range(len(self.answers))])
+
+        self.loop.call_soon_threadsafe(told)
+
+
+class Line:
+    """Takes jobs from an event loop and gives each its answers; one thread runs the model."""
+
+    def __init__(self, answerer: Answerer, batch: int) -> None:
+        self._answerer, self._batch = answerer, batch
+        self._jobs: deque[_Waiting] = deque()
+        self._change = threading.Condition()
+        threading.Thread(target=self._run, name="model", daemon=True).start()
+
+    async def answer(self, job: Job) -> list[Answer]:
+        """The job's answers, one for each of its `sampling`. A caller that is cancelled leaves the line.
+
+        Raises:
+            Exception: what the model raised.
+        """
+        loop = asyncio.get_running_loop()
+        one = _Waiting(job, loop, loop.create_future())
+        with self._change:
+            self._jobs.append(one)
+            self._change.notify()
+        return await one.future
+
+    def _run(self) -> None:
+        while True:
+            batch = self._next()
+            try:
+                self._ask(batch)
+            except Exception:  # whatever the model raises is told to the client; this thread goes on
+                LOG.exception("the model failed on %d requests; each is asked by itself", len(batch))
+                for one in batch:  # one of them may be what it failed on
+                    self._ask_by_itself(one)
+
+    def _next(self) -> list[_Waiting]:
+        """Wait for jobs and take some: at least one, and no more answers than a batch has."""
+        batch: list[_Waiting] = []
+        rows = 0
+        with self._change:
+            while not batch:
+                self._change.wait_for(lambda: self._jobs)
+                while self._jobs and (not batch or rows + len(self._jobs[0].job.sampling) <= self._batch):
+                    one = self._jobs.popleft()
+                    if not one.future.done():  # its client is gone
+                        batch.append(one)
+                        rows += len(one.job.sampling)
+        return batch
+
+    def _ask(self, batch: Sequence[_Waiting]) -> None:
+        rows = [(one, i) for one in batch for i in range(len(one.job.sampling))]
+
+        def done(row: int, answer: Answer) -> None:
+            one, i = rows[row]
+            one.answers[i] = answer
+            if one.complete:
+                one.tell()
+
+        self._answerer.ask([(one.job.prompt, one.job.sampling[i]) for one, i in rows], done)
+
+    def _ask_by_itself(self, one: _Waiting) -> None:
+        if one.complete:
+            return
+        try:
+            self._ask([one])
+        except Exception as error:  # noqa: BLE001 told to who waits
+            one.tell(error)

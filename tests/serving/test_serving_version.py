@@ -1,0 +1,78 @@
+"""The version belongs to the deployment: found once, loaded by replicas whenever they start, moved by a new config."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from remora import inference
+from remora.errors import TrackingError
+from remora.files import publishing
+from remora.serving import champion, rollout
+from remora.serving.args import EndpointArgs
+from remora.tracking import Tracker, register
+
+
+def publish(tracker: Tracker, folder: Path, weights: str, alias: str | None = "champion") -> str:
+    with publishing(folder) as made:
+        (made / "weights").write_text(weights)
+    return register(tracker, "remora", tracker.start(weights), folder, alias=alias)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
+    """A run folder with version 1 as champion; what a replica loads of it is the text of its weights."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(inference.Answerer, "load", lambda folder, cache: (folder / "weights").read_text())
+    tracker = Tracker(tmp_path / "runs")
+    assert publish(tracker, tmp_path / "one", "one") == "1"
+    return tracker
+
+
+def test_replicas_load_the_version_that_was_deployed(registry: Tracker, tmp_path: Path) -> None:
+    deployed = champion.pinned(EndpointArgs(runs=registry.runs))
+    assert champion.load(deployed).version == "1"
+    assert publish(registry, tmp_path / "two", "two") == "2"
+    later = champion.load(deployed)  # a replica that is started after the alias moved
+    assert (later.version, later.answerer) == ("1", "one")
+    assert champion.load(champion.pinned(EndpointArgs(runs=registry.runs))).answerer == "two"
+    with registry.client() as client:
+        client.delete_registered_model_alias("remora", "champion")
+    assert champion.load(deployed).answerer == "one", "the alias is gone, the version is not"
+    with pytest.raises(TrackingError, match="no alias 'champion'"):
+        champion.pinned(EndpointArgs(runs=registry.runs))
+    assert champion.pinned(EndpointArgs.read({"runs": registry.runs, "version": 2})).version == "2"
+    with pytest.raises(TrackingError, match="has no version 3"):
+        champion.pinned(EndpointArgs(runs=registry.runs, version="3"))
+
+
+def test_a_config_is_deployed_with_its_aliases_versions(
+    registry: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployed: list[dict[str, Any]] = []
+
+    def run(command: list[str], check: bool) -> Any:
+        assert command[:2] == ["serve", "deploy"] and command[3:] == ["--address", "x"]
+        deployed.append(yaml.safe_load(Path(command[2]).read_text()))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(rollout.subprocess, "run", run)
+    mine = {"name": "remora", "import_path": "remora.serving.app:build", "args": {"runs": str(registry.runs)}}
+    other = {"name": "other", "import_path": "elsewhere:app", "route_prefix": "/other"}
+    config = tmp_path / "serve.yaml"
+    config.write_text(yaml.safe_dump({"http_options": {"port": 8000}, "applications": [mine, other]}))
+    for version in ("1", "2"):
+        assert rollout.main([str(config), "--address", "x"]) == 0
+        expected = {**mine, "args": {**mine["args"], "version": version}}  # type: ignore[dict-item]
+        assert deployed[-1] == {"http_options": {"port": 8000}, "applications": [expected, other]}
+        publish(registry, tmp_path / "two", "two")
+    assert deployed[0] != deployed[1], "so Ray sees that something changed"
+    for wrong in ([], [str(tmp_path / "nowhere.yaml")], [str(tmp_path)]):
+        assert rollout.main(wrong) == 1
+        told = capsys.readouterr().err
+        assert told.startswith("remora: ") and told.count("\n") == 1
+    assert len(deployed) == 2
