@@ -27,7 +27,7 @@ def test_answers_are_those_of_transformers_own_generate(bundle: Path) -> None:
     answers = answerer.answer(asked, max_new_tokens=12)
     assert len({a.text for a in answers}) > 5, "the model says the same to everything: this test would see nothing"
     for conversation, answer in zip(asked[:8], answers, strict=False):
-        ids = torch.tensor([answerer._row(conversation, 12).ids])
+        ids = torch.tensor([answerer.prompt(conversation).ids])
         inputs = model.llm.get_input_embeddings()(ids.clamp(min=0))
         if shown := [i for turn in conversation for i in turn.images]:
             pixels = torch.stack([preprocess(i, answerer.encoder, "pad") for i in shown])

@@ -131,8 +131,8 @@ def test_which_tokens_may_be_drawn_is_a_near_tie_too():
     logits = 20 + 2 * torch.tensor([0.2, 0.4, 0.1, 0.3]).log()
     for top_p, certain in ((0.4, False), (0.7 + 1e-4, False), (0.55, True)):
         draws = draws_of(warm(2.0, top_p=top_p), seeds=[3])
-        near = [draws.choose(logits[None], [0], [[]])[1][0] for _ in range(2_000)]
-        assert any(near) != certain
+        near = sum(draws.choose(logits[None], [0], [[]])[1][0] for _ in range(2_000))
+        assert near < 20 if certain else near > 200  # a few are near ties of the draw itself
     draws = draws_of(Sampling(9, 0.0, top_p=0.4), seeds=[3])
     assert draws.choose(logits[None], [0], [[]]) == ([1], [False]), "greedy: nothing is drawn"
 

@@ -183,7 +183,13 @@ class Front:
     async def _ask_health(self) -> _Reply:
         """Ask a replica for its health, for as long as one that is not full takes to answer."""
         upload, reply = _Upload(b""), _Reply(self, None)
-        scope = {"type": "http", "method": "GET", "path": "/healthz", "raw_path": b"/healthz", "query_string": b""}
+        scope: Scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/healthz",
+            "raw_path": b"/healthz",
+            "query_string": b"",
+        }
         scope |= {"http_version": "1.1", "scheme": "http", "root_path": "", "server": None, "client": ("127.0.0.1", 0)}
         scope |= {"headers": [(b"x-request-id", str(uuid.uuid4()).encode())], "asgi": {"version": "3.0"}}
         task = asyncio.ensure_future(self.app(scope, upload, reply))
