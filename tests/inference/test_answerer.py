@@ -215,6 +215,17 @@ def test_an_answer_ends_before_its_first_stop_text(made, monkeypatch):
     assert answerer.ask_alone(prompt, Sampling(8, stop=("never",))).text.split() == whole
 
 
+@pytest.mark.parametrize("how", [Sampling(TOKENS), Sampling(TOKENS, 0.5, seed=4)])
+def test_a_picture_may_be_fitted_before_it_waits(made, how):
+    """The endpoint keeps what the encoder sees of a picture, not the picture; seeds draw the same."""
+    answerer, _ = made("phi-2")
+    (picture,) = pictures(1)
+    small = answerer.fitted(picture)
+    assert small.size == (answerer.encoder.input_size,) * 2 != picture.size
+    whole, fitted = (answerer.prompt([Turn("user", "What is this?", (i,))]) for i in (picture, small))
+    assert answerer.ask_alone(whole, how) == answerer.ask_alone(fitted, how)
+
+
 def test_prompts_are_kept_by_the_tokens_that_they_have(monkeypatch):
     monkeypatch.setattr(recent, "HELD", 10)
     made = []

@@ -163,9 +163,7 @@ class Answerer:
         """
         rows = [self._row(prompt, how) for prompt, how in requests]
         shown = {id(image): image for prompt, _ in requests for image in prompt.images}
-        seeds = [
-            _seed(row, shown, how.seed) if how.temperature else 0 for row, (_, how) in zip(rows, requests, strict=True)
-        ]
+        seeds = [self._seed(row, shown, how) for row, (_, how) in zip(rows, requests, strict=True)]
         pictures: dict[int, Tensor] = {}
         found: dict[int, Answer] = {}
 

@@ -183,15 +183,20 @@ class Front:
     async def _ask_health(self) -> _Reply:
         """Ask a replica for its health, for as long as one that is not full takes to answer."""
         upload, reply = _Upload(b""), _Reply(self, None)
-        scope: Scope = {
+        scope: dict[str, Any] = {
             "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
             "method": "GET",
+            "scheme": "http",
             "path": "/healthz",
             "raw_path": b"/healthz",
+            "root_path": "",
             "query_string": b"",
+            "headers": [(b"x-request-id", str(uuid.uuid4()).encode())],
+            "server": None,
+            "client": ("127.0.0.1", 0),
         }
-        scope |= {"http_version": "1.1", "scheme": "http", "root_path": "", "server": None, "client": ("127.0.0.1", 0)}
-        scope |= {"headers": [(b"x-request-id", str(uuid.uuid4()).encode())], "asgi": {"version": "3.0"}}
         task = asyncio.ensure_future(self.app(scope, upload, reply))
         await asyncio.wait({task}, timeout=HEALTH_S)
         upload.gone.set()
