@@ -9,10 +9,13 @@ import pytest
 import torch
 from exchange_fake import tiny_vlm
 from exchange_layouts import factory, llava_hf, original
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from test_import_published import check, known  # noqa: F401
 
-from remora.errors import DataError
+from remora.errors import DataError, RemoraError
+from remora.inference.averaging import average_bundles
+from remora.inference.exporting import export_bundle
 from remora.inference.importing import import_checkpoint
 
 R, ALPHA = 4, 6
@@ -228,10 +231,24 @@ def test_old_integers_and_buffers_decide_no_type(tmp_path, known, part):  # noqa
         tensors["language_model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
 
     rewrite(source, old)
-    import_checkpoint(source, tmp_path / "out")
+    made = import_checkpoint(source, tmp_path / "out")
     held = load_file(tmp_path / "out/llm/model.safetensors")
-    assert {t.dtype for t in held.values()} == {torch.float16}
+    assert {t.dtype for t in held.values()} == {torch.float16} and not made.notes
     check(model, tmp_path, 1)
+
+
+def test_what_is_rounded_to_the_type_of_the_rest_is_noted(tmp_path, known):  # noqa: F811
+    model, tokenizer = tiny_vlm("clip", "llama")
+    source = llava_hf(tmp_path / "in", model, tokenizer, "clip", "llama")
+    wide = ("language_model.model.norm.weight", "vision_tower.vision_model.pre_layrnorm.weight")
+    rewrite(source, lambda t: t.update({k: v.bfloat16() for k, v in t.items() if k not in wide}))
+    made = import_checkpoint(source, tmp_path / "out")
+    assert made.notes == (
+        "1 tensors of the language model are rounded to bfloat16, as most of it is, e.g. @.norm.weight",
+    )
+    norm = load_file(tmp_path / "out/vision/model.safetensors")
+    (ours,) = (v for k, v in norm.items() if k.endswith("pre_layrnorm.weight"))
+    assert torch.equal(ours, model.vision.module.state_dict()["pre_layrnorm.weight"]), "an encoder is not rounded"
 
 
 @pytest.mark.parametrize(
@@ -451,3 +468,35 @@ def test_a_base_is_asked_for_where_there_are_adapters_alone(tmp_path, known):  #
         import_checkpoint(source / "model.safetensors", tmp_path / "out")
     with pytest.raises(DataError, match="there is no such folder"):
         import_checkpoint(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_an_out_that_cannot_be_written_is_one_line(tmp_path, known, monkeypatch):  # noqa: F811
+    model, tokenizer = tiny_vlm("clip", "llama")
+    source = llava_hf(tmp_path / "in", model, tokenizer, "clip", "llama")
+    import_checkpoint(source, tmp_path / "bundle")
+    (tmp_path / "file").write_text("")
+    verbs = [
+        lambda out: import_checkpoint(source, out),
+        lambda out: export_bundle(tmp_path / "bundle", out, tmp_path),
+        lambda out: average_bundles([tmp_path / "bundle"] * 2, [0.5, 0.5], out, tmp_path),
+    ]
+    for verb in verbs:
+        for out, what in (
+            (tmp_path / "file/out", "cannot be written"),
+            (tmp_path / "file", "not empty|cannot be written"),
+            (tmp_path / ("x" * 300), "cannot be written: file name too long"),
+        ):
+            with pytest.raises(RemoraError, match=what) as caught:
+                verb(out)
+            assert "\n" not in str(caught.value) and "--out" in str(caught.value)
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    before = sorted(p.name for p in tmp_path.iterdir())
+    monkeypatch.setattr("safetensors.torch.serialize_file", full)
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
+    for verb in verbs:
+        with pytest.raises(RemoraError, match=r"No space left|the disk is full") as caught:
+            verb(tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == before, "what was begun is gone"

@@ -17,14 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor
 from transformers import LlavaConfig, PretrainedConfig
 
 from remora.errors import DataError, first_line
 from remora.model.exchange.adapters import check_finite, merge
 from remora.model.exchange.checkpoint import read_object
-from remora.model.exchange.held import Held, read_held
+from remora.model.exchange.held import Held, floating_type, read_held
 from remora.model.exchange.said import NOTHING, OF_THE_WHOLE, RULES, Said, build_config, shown
+from remora.model.exchange.tower import BUFFERS
 
 TEXT_TYPES = {
     "llava": "llama",
@@ -117,7 +119,18 @@ def _sort(said: Said, held: Held, places: Mapping[str, tuple[str, str]]) -> dict
     merged = {part: merge(part, state, held.adapter) for part, state in parts.items()}
     for part, state in merged.items():
         check_finite(part, state)
+    kept = floating_type(merged["llm"])
+    wider = [n for n, t in merged["llm"].items() if torch.finfo(kept).eps > _eps(t) and not n.endswith(BUFFERS)]
+    if wider:
+        kind = str(kept).removeprefix("torch.")
+        held.notes.append(
+            f"{len(wider)} tensors of the language model are rounded to {kind}, as most of it is, e.g. {min(wider)}"
+        )
     return merged
+
+
+def _eps(tensor: Tensor) -> float:
+    return torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 1.0
 
 
 def _llava_hf(said: Said, held: Held) -> Published:

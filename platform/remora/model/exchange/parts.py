@@ -103,7 +103,8 @@ def _write_connector(found: Published, names: Mapping[str, str], folder: Path) -
 def _write_vision(found: Published, name: str, folder: Path) -> None:
     entry = catalog.vision(name)
     config = cut_config(found.vision_config or AutoConfig.for_model(**entry.config), entry.blocks_read)
-    whole = load_strictly(AutoModel, config, cut_state(config, found.vision), "vision tower").state_dict()
+    held = cut_state(config, found.vision)
+    whole = load_strictly(AutoModel, config, held, "vision tower", torch.float32).state_dict()
     tower = build_tower(entry, pretrained=False)
     net = module_of(tower)
     net.load_state_dict({k: whole[k] for k in net.state_dict()})

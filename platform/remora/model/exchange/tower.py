@@ -77,9 +77,11 @@ def outline_of(auto: Any, config: PretrainedConfig, what: str) -> PreTrainedMode
         raise DataError(f"{what}: no model can be built from its config: {first_line(e)}; check its config.json") from e
 
 
-def load_strictly(auto: Any, config: PretrainedConfig, state: Mapping[str, Tensor], what: str) -> PreTrainedModel:
-    """A model of `config` with the tensors of `state` in it, under published or present names, in the type that
-    most of them have.
+def load_strictly(
+    auto: Any, config: PretrainedConfig, state: Mapping[str, Tensor], what: str, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """A model of `config` with the tensors of `state` in it, under published or present names, in `dtype`, or
+    in the type that most of them have.
 
     transformers renames what it has renamed since (its conversion mapping); what is then too many or too few is an
     error and not, as there, a warning.
@@ -93,7 +95,7 @@ def load_strictly(auto: Any, config: PretrainedConfig, state: Mapping[str, Tenso
             None,
             config=config,
             state_dict=dict(state),
-            dtype=floating_type(state),
+            dtype=dtype or floating_type(state),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
