@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -142,12 +145,73 @@ def test_the_fingerprint_says_which_records_are_read(tiny_data):
     assert before != after
 
 
-def test_a_torn_index_is_refused_by_name(tiny_data):
+def contents(dataset: Dataset) -> list:
+    """All that a run takes from an index: its records, their pictures, its digest and its problems."""
+    held = [(s, [p.open().tobytes() for p in s.images]) for s in dataset]
+    places = [[(p.location.rpartition("/")[2], p.offset, p.sha256) for p in s.images] for s, _ in held]
+    turns = [(s.id, s.turns) for s, _ in held]
+    return [turns, places, [p for _, p in held], dataset.digest, dict(dataset.counts), list(dataset.flaws())]
+
+
+def test_letters_that_changed_in_an_index_are_never_trained_on(tiny_data):
     dataset = opened(tiny_data("train.json"))
     records = dataset.folder / "records.bin"
-    records.write_bytes(records.read_bytes()[:-9])
-    with pytest.raises(DataError, match=r"torn index: .*records\.bin is cut"):
-        Dataset(dataset.folder)
+    whole = records.read_bytes()
+    records.write_bytes(whole.replace(b"What is number 1?", b"What is number 7?"))
+    with pytest.raises(
+        DataError, match=r"torn index: .*: records\.bin: record 1 does not match its digest; run the same"
+    ):
+        list(Dataset(dataset.folder))
+    healed = opened(tiny_data("train.json"))
+    assert healed.digest == dataset.digest and (healed.folder / "records.bin").read_bytes() == whole
+
+
+def test_an_index_too_large_to_compare_as_a_whole_is_compared_by_record(tiny_data, monkeypatch):
+    monkeypatch.setattr("remora.data.index.AT_ONCE", 10)
+    file = tiny_data("train.json")
+    dataset = opened(file)
+    before = contents(dataset)
+    records = dataset.folder / "records.bin"
+    records.write_bytes(records.read_bytes().replace(b"number 1", b"number 7"))
+    with pytest.raises(DataError, match="torn index"):  # seen when it is read, not when it is opened
+        list(opened(file))
+    again = opened(file)
+    assert contents(again) == before
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_whatever_changes_in_an_index_it_is_named_and_healed(tiny_data, embedded):
+    """Bits flipped and bytes cut in every file of it: the same data, or one line and then the same data again."""
+    file = tiny_data("train.json", count=3)
+    records = json.loads(file.read_text())
+    records.append({"id": "bad", "conversations": []})
+    if embedded:
+        for record in records[:3]:
+            record["image"] = {"bytes": (file.parent / "images" / record["image"]).read_bytes(), "path": None}
+        file = file.with_suffix(".parquet")
+        turns = [{k: r.get(k) for k in ("id", "image", "conversations")} for r in records]
+        pq.write_table(pa.Table.from_pylist(turns), file)
+    else:
+        file.write_text(json.dumps(records))
+    skip = ("no-conversation", "no-answer")
+    whole = Dataset(opened(file).folder, skip)
+    expected, home = contents(whole), whole.folder.parent
+    rng, named = random.Random(0), 0
+    for place in sorted(p for p in home.rglob("*") if p.is_file() and p.name != "lock"):
+        for _ in range(12):
+            content = bytearray(place.read_bytes())
+            if rng.random() < 0.2:
+                del content[rng.randrange(len(content)) :]
+            else:
+                content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+            place.write_bytes(content)
+            try:
+                assert contents(Dataset(whole.folder, skip)) == expected, place
+            except DataError as e:
+                assert re.match(rf"(torn|unreadable) index: {whole.folder}: ", str(e)) and "\n" not in str(e), place
+                named += 1
+            assert contents(Dataset(opened(file).folder, skip)) == expected, place
+    assert named > 20
 
 
 def test_a_dataset_without_a_record_is_refused(tmp_path):

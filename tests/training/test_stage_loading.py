@@ -28,8 +28,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> StageJob:
     root = tmp_path_factory.mktemp("loading")
     file = write_records(root, count=24)
     Image.effect_noise((64, 64), 50).convert("RGB").save(root / "cut.jpg")
-    (root / "images" / "5.png").write_bytes((root / "cut.jpg").read_bytes()[:-900])  # whole until it is decoded
-    (root / "images" / "6.png").unlink()
+    (root / "images" / "6.png").write_bytes((root / "cut.jpg").read_bytes()[:-900])
     entry = llm("demo-2m").model_copy(update={"config": shrunk(llm("demo-2m").config, 32, 48)})
     create_from_scratch(entry, ["USER: What is number 1? ASSISTANT: thing 1"] * 4, 0, root / "llm")
     skip = {"skip": ["corrupt-image", "missing-image"], "max_skipped": 2 / 24}
@@ -48,6 +47,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> StageJob:
         "llm": PartRef("demo-2m", root / "llm"),
     }
     datasets = [d.folder for d in read_mixture(stage.mixture, root)]
+    (root / "images" / "5.png").unlink()  # since it was indexed
     return StageJob(stage, parts, root / "work", datasets, 0, Cluster(zero=0, checkpoint_every=2, micro_batch=3))
 
 
@@ -75,12 +75,12 @@ def test_no_number_of_loaders_changes_a_bit_nor_does_a_change_of_it(job, tmp_pat
     # What a rank met is known to all, named once, and counted with what the index skipped.
     for events in (expected, resumed):
         (dropped,) = [e for e in events if e["event"] == "dropped"]
-        assert (dropped["sample"], dropped["entry"], dropped["kind"]) == ("s5", 0, "corrupt-image")
-        assert f"unreadable image: {Path(job.stage.mixture[0].images)}/5.png" in dropped["reason"]
+        assert (dropped["sample"], dropped["entry"], dropped["kind"]) == ("s5", 0, "missing-image")
+        assert f"missing image: {Path(job.stage.mixture[0].images)}/5.png" in dropped["reason"]
         assert all(0 <= e["wait"] <= e["wait_max"] for e in events if e["event"] == "step")
         begun = [e["data"] for e in events if e["event"] == "started"]
         path = Path(job.stage.mixture[0].path).name
-        assert begun[-1] == [{"dataset": path, "records": 24, "skipped": {"missing-image": 1}}]
+        assert begun[-1] == [{"dataset": path, "records": 24, "skipped": {"corrupt-image": 1}}]
     name = f"data/{path}"
     counts = {f"{name}/records": 24, f"{name}/skipped.missing-image": 1, f"{name}/skipped.corrupt-image": 1}
     assert _left_out(tmp_path / "1" / JOURNAL) == counts
@@ -94,9 +94,9 @@ def test_a_picture_that_no_rule_skips_stops_the_run_and_so_do_too_many(job, tmp_
         stage = job.stage.model_copy(update={"mixture": (entry.model_copy(update=more),)})
         return replace(job, stage=stage)
 
-    _, said = train(changed(skip=("missing-image",)), tmp_path / "a", rc=1, loaders=1)
-    assert f"BrokenRecord: unreadable image: {Path(job.stage.mixture[0].images)}/5.png: " in said.splitlines()[-1]
+    _, said = train(changed(skip=("corrupt-image",)), tmp_path / "a", rc=1, loaders=1)
+    assert f"BrokenRecord: missing image: {Path(job.stage.mixture[0].images)}/5.png; " in said.splitlines()[-1]
     events, said = train(changed(max_skipped=1 / 24), tmp_path / "b", 2, rc=1)
-    line = "1 corrupt-image met while training and 1 records skipped before, of 24, are more than max_skipped 0.0416667"
+    line = "1 missing-image met while training and 1 records skipped before, of 24, are more than max_skipped 0.0416667"
     assert line in said.splitlines()[-1]
     assert [e["sample"] for e in events if e["event"] == "dropped"] == ["s5"]

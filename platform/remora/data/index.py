@@ -6,7 +6,11 @@ the index folder of a run folder's data:
 
     <name>-<place>/state.json      where the dataset lies, its files as they were, and which index they have
     <name>-<place>/pictures.npz    size, time and digest of every picture file, so that only what changed is read again
-    <name>-<place>/<content>/      the index: records.bin, offsets.npy, problems.jsonl, index.json, pictures/
+    <name>-<place>/<content>/      the index: records.bin, offsets.bin, sums.bin, problems.jsonl, index.json, pictures/
+
+Nothing is taken from an index that is not what was written. sums.bin has a digest of each record, compared when it is
+read, so that opening stays fast whatever an index holds; small files are compared when a command opens them, and
+pictures have their sha256. An index that fails loses its manifest, and the next command builds it anew.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import json
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,10 +31,17 @@ import numpy as np
 from remora.data.conversation import Sample, Turn
 from remora.data.locations import is_url
 from remora.data.pictures import Picture
-from remora.errors import BrokenRecord, DataError
+from remora.errors import BrokenRecord, DataError, TornArtifact
+from remora.files import MANIFEST, digest, manifest, sha256_file
 
-FORMAT = 3
+FORMAT = 4
 """Raise by hand when an index is written differently; those of another format are built anew."""
+
+
+SUM = 16
+"""Bytes of a record's digest."""
+AT_ONCE = 64 << 20
+"""Bytes up to which a file of an index is compared as a whole when a command opens it: 50 ms."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,41 @@ def encode_record(name: str | None, system: str, turns: Sequence[Turn], images: 
     return json.dumps([name, said, shown, *([system] if system else [])], separators=(",", ":")).encode()
 
 
+def record_sum(record: bytes) -> bytes:
+    return hashlib.blake2b(record, digest_size=SUM).digest()
+
+
+def sound(folder: Path) -> bool:
+    """Whether the files of an index are what was written, as far as that is quickly known; the rest shows when read."""
+    try:
+        files = manifest(folder)
+        for name, sha256 in files.items():
+            file = folder / name
+            if not name.startswith("pictures/") and file.stat().st_size <= AT_ONCE and sha256_file(file) != sha256:
+                return False
+    except (OSError, TornArtifact):
+        return False
+    return True
+
+
+def _torn(folder: Path, what: str) -> DataError:
+    """The error of an index that is not what was written. Without its manifest it is none, so it is built anew."""
+    with suppress(OSError):
+        (folder / MANIFEST).unlink(missing_ok=True)
+    return DataError(
+        f"torn index: {folder}: {what}; run the same command again, which builds it anew (or delete the folder)"
+    )
+
+
+@dataclass(frozen=True)
+class KeptPicture(Picture):
+    """A picture that an index keeps itself: if it has changed, the index is torn."""
+
+    def changed(self) -> DataError:
+        file = Path(self.location)
+        return _torn(file.parent.parent, f"pictures/{file.name}, byte {self.offset}, does not match its sha256")
+
+
 class Dataset(Sequence[Sample]):
     """The samples of an index: all, or without those that have problems of some kinds.
 
@@ -57,14 +104,21 @@ class Dataset(Sequence[Sample]):
     def __init__(self, folder: Path, without: Sequence[str] = ()) -> None:
         try:
             about = json.loads((folder / "index.json").read_text())
-            self._offsets = np.load(folder / "offsets.npy", mmap_mode="r")
-            records = folder / "records.bin"  # empty where every record has a problem, and nothing maps no bytes
-            self._records = np.memmap(records, np.uint8, mode="r") if records.stat().st_size else np.empty(0, np.uint8)
-        except (OSError, ValueError) as e:
+            if about.pop("sum") != digest(about):
+                raise _torn(folder, "index.json does not match its digest")
+            self._offsets = _mapped(folder / "offsets.bin").view(np.uint64)
+            self._records, self._sums = _mapped(folder / "records.bin"), _mapped(folder / "sums.bin")
+        except OSError as e:
             raise DataError(f"unreadable index: {folder}: {e}; delete the folder, it will be built again") from None
-        if len(self._records) != self._offsets[-1]:
-            raise DataError(f"torn index: {folder}: records.bin is cut; delete the folder, it will be built again")
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise _torn(folder, str(e).splitlines()[0][:200]) from None
+        records: int = about["records"]
+        if len(self._offsets) != records + 1:
+            raise _torn(folder, "offsets.bin is cut")
+        if len(self._records) != int(self._offsets[-1]) or len(self._sums) != SUM * records:
+            raise _torn(folder, "records.bin or sums.bin is cut")
         self.folder = folder
+        self._problems: str = about["problems_sha256"]
         self._without = tuple(without)
         self.digest: str = about["digest"]
         """sha256 of every record and every picture's bytes, in order; not of where they lie."""
@@ -99,14 +153,17 @@ class Dataset(Sequence[Sample]):
             raise IndexError(i)
         number = self.number(i)
         start, end = self._offsets[number : number + 2].tolist()
-        if start == end:
+        record = self._records[start:end].tobytes() if start <= end else b""
+        if record_sum(record) != self._sums[SUM * number : SUM * number + SUM].tobytes():
+            raise _torn(self.folder, f"records.bin: record {number} does not match its digest")
+        if not record:
             flaw = next(f for f in self.flaws() if f.record == number)
             raise BrokenRecord(f"{self.where(number)}: {flaw.problem}", flaw.kind)
-        name, said, shown, *system = json.loads(self._records[start:end].tobytes())
+        name, said, shown, *system = json.loads(record)
         turns = tuple(Turn("system", text) for text in system) + tuple(
             Turn("assistant", text) if k % 2 else Turn("user", text, images) for k, (text, images) in enumerate(said)
         )
-        images = tuple(Picture(self._place(place), *rest) for place, *rest in shown)
+        images = tuple(self._picture(*place) for place in shown)
         return Sample(name if name is not None else self.where(number), turns, images)
 
     def number(self, i: int) -> int:
@@ -124,11 +181,21 @@ class Dataset(Sequence[Sample]):
 
     @cached_property
     def _flaws(self) -> list[list[Any]]:
-        return [json.loads(line) for line in (self.folder / "problems.jsonl").read_text().splitlines()]
+        content = (self.folder / "problems.jsonl").read_bytes()
+        if hashlib.sha256(content).hexdigest() != self._problems:
+            raise _torn(self.folder, "problems.jsonl does not match its sha256")
+        return [json.loads(line) for line in content.splitlines()]
 
-    def _place(self, location: str) -> str:
+    def _picture(self, location: str, offset: int, length: int | None, sha256: str) -> Picture:
         """Pictures that the index keeps itself are named below it."""
-        return location if location.startswith("/") or is_url(location) else str(self.folder / location)
+        if location.startswith("/") or is_url(location):
+            return Picture(location, offset, length, sha256)
+        return KeptPicture(str(self.folder / location), offset, length, sha256)
+
+
+def _mapped(file: Path) -> np.ndarray:
+    """A file's bytes; nothing maps an empty one (every record may have a problem)."""
+    return np.memmap(file, np.uint8, mode="r") if file.stat().st_size else np.empty(0, np.uint8)
 
 
 class IndexWriter:
@@ -137,6 +204,7 @@ class IndexWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._records = (folder / "records.bin").open("wb")
+        self._sums = (folder / "sums.bin").open("wb")
         self._problems = (folder / "problems.jsonl").open("w")
         self._ends = [0]
         self._shards: list[tuple[int, str, int]] = []
@@ -155,6 +223,7 @@ class IndexWriter:
         for record in records:
             self._ends.append(self._ends[-1] + len(record))
         self._records.write(b"".join(records))
+        self._sums.write(b"".join(map(record_sum, records)))
         self._digest.update(digests)
         for flaw in flaws:
             self._problems.write(json.dumps([begins + flaw.record, flaw.kind, flaw.problem]) + "\n")
@@ -164,13 +233,20 @@ class IndexWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._records.close()
-        self._problems.close()
+        for file in (self._records, self._sums, self._problems):
+            file.close()
 
     def finish(self) -> str:
         """Write what is left, after the block; returns the content's digest."""
-        np.save(self.folder / "offsets.npy", np.asarray(self._ends, np.uint64))
-        digest = self._digest.hexdigest()
-        about = {"format": FORMAT, "digest": digest, "problems": self._counts, "shards": self._shards}
-        (self.folder / "index.json").write_text(json.dumps(about))
-        return digest
+        np.asarray(self._ends, np.uint64).tofile(self.folder / "offsets.bin")
+        content = self._digest.hexdigest()
+        about = {
+            "format": FORMAT,
+            "digest": content,
+            "records": self.records,
+            "problems": self._counts,
+            "problems_sha256": sha256_file(self.folder / "problems.jsonl"),
+            "shards": self._shards,
+        }
+        (self.folder / "index.json").write_text(json.dumps(about | {"sum": digest(about)}))
+        return content

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -25,7 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from remora.data.conversation import Problem, image_field, name_of, parse_turns, with_system
-from remora.data.index import FORMAT, Dataset, Flaw, IndexWriter, encode_record
+from remora.data.index import FORMAT, Dataset, Flaw, IndexWriter, encode_record, sound
 from remora.data.locations import is_url, join, stamp
 from remora.data.pictures import Picture, examined
 from remora.data.pixels import NOTED
@@ -33,6 +34,7 @@ from remora.data.sources import Raw, Shard, Source
 from remora.errors import DataError, MissingDataset
 from remora.files import digest, disk_errors, is_published, publishing, write_json
 
+log = logging.getLogger(__name__)
 PICTURES = "pictures.npz"
 SWEEP = 10_000
 """Picture files that are looked at before they are compared with what they were."""
@@ -92,6 +94,8 @@ def open_dataset(
         with _locked(home, fcntl.LOCK_EX):  # one builder at a time: whoever waits finds the index built
             if found := _current(source, home):
                 return Dataset(found)
+            if found := _spoilt(home):
+                log.warning("%s is not what was written; it is built anew", found)
             files = _stamps(source)
             total = sum(size for _, size, _ in files)
             folder = _build(source, images, home, spread or over_processes, progress or (lambda done, of: None), total)
@@ -139,9 +143,10 @@ def _build(source: Source, images: str, home: Path, spread: Spread, progress: Pr
             if any(pictures.iterdir()):
                 pictures.rename(tmp / "pictures")
         final = home / key
-        if is_published(final):
+        if is_published(final) and sound(final):
             shutil.rmtree(workshop)
         else:
+            shutil.rmtree(final, ignore_errors=True)  # torn; who has it open keeps what is mapped
             workshop.rename(final)
     finally:
         shutil.rmtree(pictures, ignore_errors=True)
@@ -259,7 +264,16 @@ def _locked(home: Path, how: int) -> Iterator[None]:
 def _current(source: Source, home: Path) -> Path | None:
     """The folder of the index that was built last, if nothing has changed since."""
     files, state = _stamps(source), _state(home)
-    return home / state["index"] if state and state["files"] == files and not _changed(home) else None
+    if not state or state["files"] != files or _changed(home) or not sound(home / state["index"]):
+        return None
+    return home / str(state["index"])
+
+
+def _spoilt(home: Path) -> Path | None:
+    """The folder of the index that was built last, if it is there and is not what was written."""
+    state = _state(home)
+    folder = home / str(state["index"]) if state else home
+    return folder if state and folder.is_dir() and not sound(folder) else None
 
 
 def _state(home: Path) -> dict[str, Any] | None:
@@ -268,7 +282,8 @@ def _state(home: Path) -> dict[str, Any] | None:
         state = json.loads((home / "state.json").read_text())
     except (OSError, ValueError):
         return None
-    return state if state.get("format") == FORMAT and is_published(home / state["index"]) else None
+    known = isinstance(state, dict) and state.get("format") == FORMAT and {"files", "index"} <= state.keys()
+    return state if known else None
 
 
 def _write_seen(home: Path, seen: dict[str, Seen]) -> None:
@@ -297,8 +312,11 @@ def _changed(home: Path) -> bool:
     One look-up a file (1.7 s of a core for 624,000), and little besides: names stay bytes, because encoding each costs
     half as much as looking it up, and comparing is numpy's.
     """
-    with np.load(home / PICTURES) as table:
-        text, stamps = table["names"].tobytes(), table["stamps"]
+    try:
+        with (home / PICTURES).open("rb") as f, np.load(f) as table:
+            text, stamps = table["names"].tobytes(), table["stamps"]
+    except Exception:  # noqa: BLE001  (numpy, zipfile and zlib have a dozen for a table that is not what was written)
+        return True
     places = text.split(b"\0") if text else []
     for at in range(0, len(places), SWEEP):
         now = np.fromiter((n for place in places[at : at + SWEEP] for n in _size_and_time(place)), np.int64)
@@ -320,7 +338,7 @@ def _size_and_time(place: bytes) -> tuple[int, int]:
 def _known(path: Path, changed: int) -> dict[str, Seen]:
     """The picture files that the last index was built from; `changed` is when that was written."""
     try:
-        with np.load(path) as table:
+        with path.open("rb") as f, np.load(f) as table:
             if int(table["format"]) != FORMAT:  # what was sound for another reader may not be for this one
                 return {}
             digests = table["digests"].tobytes()
@@ -334,5 +352,5 @@ def _known(path: Path, changed: int) -> dict[str, Seen]:
                 )
                 for i, (place, (size, changed)) in enumerate(zip(_names(table), table["stamps"].tolist(), strict=True))
             }
-    except (OSError, ValueError, KeyError):
+    except Exception:  # noqa: BLE001  (as above: nothing is known, so everything is read)
         return {}

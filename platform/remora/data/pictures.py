@@ -66,8 +66,12 @@ class Picture:
         """
         content = self.read()
         if self.sha256 and hashlib.sha256(content).hexdigest() != self.sha256:
-            raise DataError(f"changed image: {self} is not what it was when this run began; run the same command again")
+            raise self.changed()
         return decode(content, str(self))
+
+    def changed(self) -> DataError:
+        """The error of a picture whose bytes are not those that were indexed."""
+        return DataError(f"changed image: {self} is not what it was when this run began; run the same command again")
 
 
 def open_image(path: Path) -> Image.Image:
