@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import tracemalloc
 
 import pytest
 from hurt import llava, png
@@ -13,6 +14,7 @@ from hurt import llava, png
 from remora.data.check import check_dataset
 from remora.data.conversation import short
 from remora.data.sources import find_source
+from remora.data.sources import llava as llava_source
 from remora.errors import DataError
 
 RECORDS = [llava(i) for i in range(3)]
@@ -123,3 +125,21 @@ def test_blanks_in_a_header_are_no_part_of_names_and_cells(tmp_path):
     (tmp_path / "b.csv").write_text("image;question;answer\na.png;What?;red\n")
     with pytest.raises(DataError, match="its columns \\('image;question;answer'\\) make no record"):
         check_dataset(str(tmp_path / "b.csv"), str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_memory_follows_a_stretch_of_the_file_not_the_file(tmp_path, name, monkeypatch):
+    """A worker holds one shard: its bytes, its text and a record of it. Here a shard is 128 KiB, the file 6 MiB."""
+    monkeypatch.setattr(llava_source, "SHARD", 1 << 17)
+    monkeypatch.setattr(llava_source, "BLOCK", 1 << 15)
+    record = json.dumps({"id": 1, "conversations": RECORDS[0]["conversations"][1:] * 10, "x": "é" * 4_000})
+    text = "[" + ",\n".join([record] * 260) + "]" if name == "a.json" else f"{record}\n" * 260
+    (tmp_path / name).write_text(text)
+    assert len(text) > 6 << 20
+    source = find_source(str(tmp_path / name))
+    tracemalloc.start()
+    try:
+        assert sum(1 for shard in source.shards() for _ in source.read(shard)) == 260
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

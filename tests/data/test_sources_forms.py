@@ -15,9 +15,12 @@ from remora.cli import main
 from remora.data.check import NOTED, check_dataset
 from remora.data.conversation import Turn, image_field, parse_turns
 from remora.data.indexing import open_dataset
+from remora.data.mixture import open_entry
+from remora.data.skipped import Skipped
 from remora.data.sources import find_source
 from remora.data.sources.forms import as_llava
 from remora.errors import DataError
+from remora.spec import MixtureEntry
 
 URI = "data:image/png;base64," + base64.b64encode(png(1)).decode()
 SAID = (Turn("user", "What?", 1), Turn("assistant", "red"))
@@ -334,9 +337,6 @@ def test_check_lists_what_nothing_reads_and_counts_text_only_records(tmp_path, c
 
 
 def test_a_refused_dataset_says_how_to_check_it_with_its_pictures(tmp_path):
-    from remora.data.mixture import open_entry
-    from remora.spec import MixtureEntry
-
     (tmp_path / "my set").mkdir()
     file = tmp_path / "my set" / "train.json"
     file.write_text(json.dumps([{"conversations": [HUMAN, GPT]}]))
@@ -344,5 +344,10 @@ def test_a_refused_dataset_says_how_to_check_it_with_its_pictures(tmp_path):
         open_entry(MixtureEntry(path=str(file)), tmp_path)
     with pytest.raises(DataError, match=f"remora data check '{file}' --images {tmp_path}\\)"):
         open_entry(MixtureEntry(path=str(file), images=str(tmp_path)), tmp_path)
+    words = tmp_path / "my set" / "words.json"
+    words.write_text(json.dumps([{"conversations": [{"from": "human", "value": "a"}, GPT]}]))
+    entry = MixtureEntry(path=str(words), images=str(tmp_path))
+    with pytest.raises(DataError, match=f"mend the dataset \\(remora data check '{words}' --images {tmp_path}\\)"):
+        Skipped([entry], [open_entry(entry, tmp_path)]).add(0, "s", "corrupt-image")
     with pytest.raises(SystemExit, match=f"remora data check '{file}' --images {tmp_path}"):
         main(["data", "convert", str(file), str(tmp_path / "o.json"), "--images", str(tmp_path)])

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from remora import catalog
 from remora.catalog.fit import check_composition
 from remora.data.batches import StageData
-from remora.data.conversation import Sample, image_field, name_of, parse_turns
+from remora.data.conversation import Sample, image_field, name_of, parse_turns, short
 from remora.data.indexing import size_of
 from remora.data.locations import absolute, join
 from remora.data.mixture import locate, open_entry
@@ -203,8 +203,7 @@ def _reader(args: argparse.Namespace) -> Read:
 def _plain(raw: Raw, images: str, place: View) -> View:
     found = [f"{kind}: {why}" for kind, why in raw.flaws()]
     if found:
-        shown = str(raw.record)
-        found.append(shown if len(shown) <= EXCERPT else shown[:EXCERPT] + "…")
+        found.append(short(raw.record, EXCERPT))
         return View(place.position, place.dataset, place.record, "", problems=tuple(found))
     pictures = tuple(picture_view(name, opened, None, "square") for name, opened in _pictures(raw, images))
     return View(

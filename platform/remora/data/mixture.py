@@ -76,7 +76,7 @@ def open_entry(
     """
     entry = with_known(entry)
     location, images, _ = locate(entry, data)
-    check = check_command(entry.dataset or location, images)
+    check = check_command(entry.dataset) if entry.dataset else check_command(location, images)
     whole = open_whole(entry, data, spread, progress)
     bad = {kind: n for kind, n in whole.counts.items() if kind not in NOTED and kind not in entry.skip}
     if bad:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from remora.data.index import Dataset
+from remora.data.locations import absolute
+from remora.data.sources import check_command, picture_folder
 from remora.errors import DataError
 from remora.spec import MixtureEntry
 
@@ -38,8 +40,15 @@ class Skipped:
             raise DataError(
                 f"{self.name(entry)}: {counts} met while training and {dataset.skipped:,} records skipped before, of "
                 f"{dataset.records:,}, are more than max_skipped {allowed:g} allows; the last is sample {sample!r}; "
-                "mend the dataset (remora data check) or raise it"
+                f"mend the dataset ({self._check(entry)}) or raise it"
             )
+
+    def _check(self, entry: int) -> str:
+        one = self._mixture[entry]
+        if one.path is None:
+            return check_command(str(one.dataset))
+        location = absolute(one.path)
+        return check_command(location, absolute(one.images) if one.images else picture_folder(location))
 
     def as_json(self) -> list[dict[str, Any]]:
         """What the indexes skip: an entry's dataset, its records, and how many have each kind that it skips."""

@@ -49,10 +49,10 @@ def picture_folder(location: str) -> str:
     return parent(location) if listing.names(location) is None else location.rstrip("/")
 
 
-def check_command(dataset: str, images: str) -> str:
-    """The command that finds everything that is wrong with a dataset, a catalog name or a location."""
-    named = "/" not in dataset or images == picture_folder(dataset)
-    return f"remora data check {shlex.quote(dataset)}" + ("" if named else f" --images {shlex.quote(images)}")
+def check_command(dataset: str, images: str | None = None) -> str:
+    """The command that finds all that is wrong with a dataset: a catalog name, or a location and its pictures."""
+    named = images is None or images == picture_folder(dataset)
+    return f"remora data check {shlex.quote(dataset)}" + ("" if named else f" --images {shlex.quote(str(images))}")
 
 
 def _format(file: str) -> Callable[[str], Source] | None:
