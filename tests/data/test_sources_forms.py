@@ -40,6 +40,7 @@ READ = {
     "conversations and images": ({"images": ["a.png"], "conversations": [HUMAN, GPT]}, SAID),
     "ShareGPT's tags as roles": ({"images": ["a.png"], "conversations": [ASKED, REPLY]}, SAID),
     "image_path": ({"image_path": "a.png", "conversations": [HUMAN, GPT]}, SAID),
+    "image_url": ({"image_url": "a.png", "caption": "red"}, (Turn("user", "", 1), Turn("assistant", "red"))),
     "image and images that agree": ({"image": "a.png", "images": ["a.png"], "conversations": [HUMAN, GPT]}, SAID),
     "ms-swift's and LLaMA-Factory's messages": ({"messages": [ASKED, REPLY], "images": ["a.png"]}, SAID),
     "without a tag": ({"messages": [{"role": "user", "content": "What?"}, REPLY], "images": ["a.png"]}, SAID),
@@ -250,6 +251,15 @@ def test_keys_that_nothing_reads_are_told_and_kept():
         "value": "red",
         "loss": False,
     }
+
+
+def test_where_a_picture_came_from_is_no_second_picture():
+    beside = {"image_url": "http://x/a.png", "image_path": "old/a.png", "path": "b"}
+    raw = as_llava({"conversations": [HUMAN, GPT], "image": "a.png", **beside})
+    assert raw.flaws() == [] and raw.record["image"] == ["a.png"]
+    assert raw.unread == ("path", "image_path", "image_url") and raw.record["image_url"] == "http://x/a.png"
+    raw = as_llava({"question": "What?", "answer": "red", **beside})
+    assert raw.flaws()[0][1].startswith("image_path and image_url name different pictures")
 
 
 def test_a_letter_image_tag_in_a_text_part_is_refused_and_in_an_answer_is_letters():

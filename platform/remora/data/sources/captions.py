@@ -10,7 +10,7 @@ from remora.data.conversation import image_field, short
 from remora.data.locations import join, opened, parent
 from remora.data.sources.base import Raw, Shard, reading
 from remora.data.sources.foreign import HEAD, refuse_foreign
-from remora.data.sources.forms import BESIDE, PICTURES, as_llava
+from remora.data.sources.forms import BESIDE, ELSE, PICTURES, as_llava
 from remora.data.sources.llava import LONGEST, LlavaJson
 from remora.data.sources.rows import columns
 from remora.errors import DataError
@@ -68,7 +68,7 @@ class Captions:
 
     def _check(self, header: list[str]) -> tuple[list[str], tuple[str, ...]]:
         found, left = columns([name.strip() for name in header], self.file)
-        if not {*found} & {*PICTURES, *BESIDE}:
+        if not {*found} & {*PICTURES, *ELSE, *BESIDE}:
             has = ", ".join(map(short, header))
             raise DataError(f"dataset file {self.file}: its header ({has}) needs image (or file_name, path)"[:1000])
         return found, left

@@ -18,10 +18,12 @@ from remora.errors import BrokenRecord
 CONVERSATIONS = ("conversations", "messages")
 PAIRS = (("question", "answer"), ("query", "response"), ("instruction", "output"), ("prompt", "completion"))
 CAPTIONS = ("caption", "text")
-PICTURES = ("image", "images", "image_path", "image_paths")
+PICTURES = ("image", "images")
+ELSE = ("image_path", "image_paths", "image_url", "image_urls")
+"""Where those are absent; beside them these say where a picture came from."""
 BESIDE = ("file_name", "path")
-"""Pictures of captions and of questions with one answer alone; elsewhere such keys say other things."""
-SYSTEMS = ("system", "system_prompt")
+"""Of captions and of questions with one answer alone; elsewhere such keys say other things."""
+SYSTEMS = ("system", "system_prompt", "system_message")
 MORE = ("input", "history")
 """Of a pair: what its question goes on with, and earlier questions with their answers."""
 MEDIA = re.compile(r"(?:video|audio)s?(?:_?(?:file|path|url|byte|name)s?)?")
@@ -42,7 +44,7 @@ def words_of(keys: Collection[str]) -> tuple[str, ...]:
     for pair in PAIRS:
         if pair[0] in keys and pair[1] in keys:
             return pair
-    if any(name in keys for name in (*PICTURES, *BESIDE)):
+    if any(name in keys for name in (*PICTURES, *ELSE, *BESIDE)):
         return tuple(name for name in CAPTIONS if name in keys)[:1]
     return ()
 
@@ -52,7 +54,7 @@ def keys_read(keys: Collection[str]) -> list[str]:
     words = words_of(keys)
     if not words:
         return []
-    more: tuple[str, ...] = (*PICTURES, *SYSTEMS)
+    more: tuple[str, ...] = (*PICTURES, *ELSE, *SYSTEMS)
     if words not in (("conversations",), ("messages",), ("texts",)):
         more += BESIDE + (MORE if len(words) == 2 else ())
     return [*words, *(k for k in more if k in keys), *(k for k in keys if MEDIA.fullmatch(k)), *({"id"} & {*keys})]
@@ -91,14 +93,14 @@ def _as_llava(record: dict[str, Any]) -> Raw:
     read, words = keys_read(told), words_of(told)
     if not read:
         raise BrokenRecord(f"its keys ({_some(record)}) make no record; a record needs {FORMS}", "no-conversation")
-    named = _named(record, [k for k in (*PICTURES, *BESIDE) if k in read and k in given])
+    named, passed_by = _named({k: v for k, v in given.items() if k in read})
     pool = Pool(named)
     turns, whole = _turns(told, words, pool)
     said = _with_system(turns, given)
     shown = [picture_in(p) for p in pool.pictures()]
-    unread = [k for k, v in given.items() if k not in read and v not in ("", [], {})]
+    unread = [k for k, v in given.items() if k not in read and v not in ("", [], {})] + passed_by
     turn_keys = dict.fromkeys(unread_keys(turns, words[0])) if whole else ()
-    rest = {k: v for k, v in given.items() if k not in read}
+    rest = {k: v for k, v in given.items() if k not in read or k in passed_by}
     made = {**({"id": given["id"]} if "id" in given else {}), **rest, "conversations": said}
     if any(isinstance(p, bytes) for p in shown):
         if not all(isinstance(p, bytes) for p in shown):
@@ -110,17 +112,18 @@ def _as_llava(record: dict[str, Any]) -> Raw:
     return Raw(made, unread=(*unread, *turn_keys))
 
 
-def _named(record: Mapping[str, Any], keys: Iterable[str]) -> list[Any]:
-    """What the record names as its pictures.
+def _named(record: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
+    """(what the record names as its pictures, keys that name some too and are not read beside those).
 
     Raises:
         BrokenRecord: two keys name different ones.
     """
-    given = {k: found for k in keys if (found := listed(record[k]))}
-    first = next(iter(given.values()), [])
-    if any(found != first for found in given.values()):
-        raise BrokenRecord(f"{' and '.join(given)} name different pictures; keep one of them", "image-field")
-    return first
+    found = {k: held for k in (*PICTURES, *ELSE, *BESIDE) if (held := listed(record.get(k)))}
+    tiers = ([k for k in tier if k in found] for tier in (PICTURES, ELSE, BESIDE))
+    used = next((tier for tier in tiers if tier), [])
+    if any(found[k] != found[used[0]] for k in used):
+        raise BrokenRecord(f"{' and '.join(used)} name different pictures; keep one of them", "image-field")
+    return found[used[0]] if used else [], [k for k in found if k not in used]
 
 
 def _turns(record: Mapping[str, Any], words: tuple[str, ...], pool: Pool) -> tuple[Any, bool]:
