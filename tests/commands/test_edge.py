@@ -83,7 +83,11 @@ def test_a_run_folder_that_is_not_there_is_not_made_for_it(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "remora: /x/y: Permission denied (trace: "),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x/y"),
+            "remora: /x/y: Permission denied; next: give another",
+        ),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/x"), "remora: /x: Is a directory (trace: "),
         (OSError(errno.ENOSPC, "No space left on device"), "remora: No space left on device (trace: "),
         (MemoryError(), "remora: out of memory (trace: "),
         (ValueError(), "remora: unexpected ValueError: ; this"),

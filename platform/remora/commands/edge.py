@@ -10,6 +10,7 @@ rest: its trace is kept in a file. `--debug` (or REMORA_DEBUG=1) prints every tr
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import tempfile
@@ -24,6 +25,8 @@ from remora.errors import RemoraError
 DEBUG = "REMORA_DEBUG"
 LONGEST = 600
 """Characters of somebody else's message that a line holds."""
+DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""Errors of the system that are a person's to mend, wherever they are met."""
 LOST = {
     "OutOfMemoryError": "a worker was stopped because the machine ran out of memory; take fewer workers or a smaller "
     "cluster.micro_batch",
@@ -52,6 +55,8 @@ def told(error: BaseException, argv: list[str], runs: Path) -> str:
     error = _met(error)
     if isinstance(error, RemoraError):
         lines = str(error).splitlines() or [type(error).__name__]
+    elif isinstance(error, OSError) and error.errno in DISK and error.filename is not None:
+        lines = [f"{_line(error)}; next: give another place, or the right to use this one"]
     else:
         lines = [f"{_line(error)} (trace: {_kept(error, argv, runs)}; or run it with --debug)"]
     return "\n".join(f"remora: {line}" for line in lines)
