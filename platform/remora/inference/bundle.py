@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from remora import catalog
-from remora.errors import DataError
+from remora.errors import DataError, UnknownName
 from remora.files import copy, digest, manifest, publishing, verify
 from remora.model.hub import cached
 from remora.model.refs import PartRef, source_digest
@@ -166,6 +166,10 @@ def read_bundle(folder: Path, cache: Path) -> Bundle:
         if where is None and part == "llm":
             from remora.model.llm import pretrained_folder
 
-            where = pretrained_folder(ref["name"], catalog.llm(ref["name"]), cache / "llm")
+            try:
+                entry = catalog.llm(ref["name"])
+            except UnknownName as e:
+                raise DataError(f"{folder / FILE}: {e}; an entry of your own is read from REMORA_CATALOG") from None
+            where = pretrained_folder(ref["name"], entry, cache / "llm")
         parts[part] = PartRef(ref["name"], where, tuple(folder / a for a in ref["adapters"]))
     return Bundle(said["name"], parts, said["template"], said["aspect"], said["seed"])

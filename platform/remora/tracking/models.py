@@ -51,10 +51,10 @@ def find_model(given: str | Path, runs: Path, tracking_uri: str | None = None) -
         TornArtifact: a registered model whose files were changed on their way.
     """
     text = str(given)
-    folder = Path(text).expanduser()
+    folder = _place(text)
     bundles = _bundles(runs)
     found = {p for p in bundles if text in (p.name, bundles[p])}
-    if (folder / FILE).is_file():
+    if folder and (folder / FILE).is_file():
         found.add(folder.absolute())
     if len({p.resolve() for p in found}) > 1:
         raise DataError(
@@ -73,6 +73,15 @@ def find_model(given: str | Path, runs: Path, tracking_uri: str | None = None) -
     raise DataError(_nothing(text, folder, runs, bundles))
 
 
+def _place(text: str) -> Path | None:
+    """The file or folder of that name, if it is one that can be."""
+    try:
+        folder = Path(text).expanduser()
+        return folder if text and folder.exists() else None
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, ~nobody
+        return None
+
+
 def _bundles(runs: Path) -> dict[Path, str]:
     """The run folder's bundles, with the variant that each is of; a broken one by its folder's name alone."""
     found = {}
@@ -85,10 +94,10 @@ def _bundles(runs: Path) -> dict[Path, str]:
     return found
 
 
-def _nothing(text: str, folder: Path, runs: Path, bundles: dict[Path, str]) -> str:
-    if folder.suffix in (".yaml", ".yml") and folder.is_file():
+def _nothing(text: str, folder: Path | None, runs: Path, bundles: dict[Path, str]) -> str:
+    if folder and folder.suffix in (".yaml", ".yml") and folder.is_file():
         what = f"{text}: a model is named by its variant's name, and this is a spec"
-    elif folder.is_dir():
+    elif folder and folder.is_dir():
         what = f"{text}: no {FILE} there, so it is no bundle"
     else:
         what = f"no model {text!r}{nearest(text, bundles.values())}"
