@@ -15,7 +15,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from encoders import vision
 from remora import catalog
-from remora.data.images import preprocess
+from remora.data.images import preprocess, shrunk
 from remora.data.pictures import open_image
 from remora.errors import DataError
 
@@ -281,6 +281,27 @@ def test_eva_clip_has_torchvisions_pixels(shape):
     """Where the rest of the longer side is 3 more than a multiple of 4, its crop begins one pixel later than CLIP's."""
     image, eva = noise(*shape), catalog.vision("eva02-clip-l-336")
     assert np.array_equal(preprocess(image, eva).numpy(), by_torchvision(image, 336))
+
+
+@pytest.mark.parametrize("aspect", ["square", "pad"])
+@pytest.mark.parametrize("name", ["dinov2-l-224", "clip-l-224", "vit-l-224-in21k", "eva02-clip-l-336"])
+@pytest.mark.parametrize("shape", [(337, 500), (90, 60), (224, 224), (256, 300), (3, 2000)], ids=str)
+def test_a_picture_that_is_kept_small_gives_the_same_pixels(name, aspect, shape):
+    """Also where the publisher cuts a rim off, which must not happen twice."""
+    image, entry = noise(*shape), catalog.vision(name)
+    kept = shrunk(image, entry, aspect)
+    assert np.array_equal(preprocess(kept, entry, aspect).numpy(), preprocess(image, entry, aspect).numpy())
+    assert np.array_equal(np.asarray(shrunk(kept, entry, aspect)), np.asarray(kept))
+    assert max(kept.size) <= max(512, max(shape)) and kept.mode == "RGB"
+
+
+def test_pad_before_a_rim_is_cut_is_the_publishers_processor_on_the_square():
+    """LLaVA pads and then gives the square to the processor, which resizes it to 256 and crops 224."""
+    image = noise(301, 200)
+    square = Image.new("RGB", (301, 301), tuple(int(m * 255) for m in (0.485, 0.456, 0.406)))
+    square.paste(image, (0, 50))
+    expected = as_shipped("dinov2-l-224", square)
+    assert np.array_equal(preprocess(image, catalog.vision("dinov2-l-224"), "pad").numpy(), expected)
 
 
 @pytest.mark.parametrize("shape", [(3, 2000), (2000, 7)], ids=str)

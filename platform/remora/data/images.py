@@ -33,8 +33,7 @@ def preprocess(image: Image.Image, encoder: Vision, aspect: Aspect = "square") -
 
 
 def fitted(image: Image.Image, encoder: Vision, aspect: Aspect = "square") -> Image.Image:
-    """RGB picture -> the S x S of it that an encoder reads; fitted once more it stays as it is, unless the encoder's
-    publisher cuts a rim off (`resize`).
+    """RGB picture -> the S x S of it that an encoder reads. To keep a picture small and fit it later, see `shrunk`.
 
     S is the encoder's image_size, or the largest of its scales. `square` is what the encoder's publisher does, to the
     pixel: transformers' CLIPImageProcessor or BitImageProcessor (`fit: crop`), SiglipImageProcessor or
@@ -42,11 +41,41 @@ def fitted(image: Image.Image, encoder: Vision, aspect: Aspect = "square") -> Im
     a picture is RGB. `pad` puts the whole picture in the middle of a square of the mean colour, rounded down, first, as
     LLaVA-1.5 does.
     """
-    side, resample = encoder.input_size, FILTERS[encoder.resample or "bicubic"]
     if aspect == "pad":
-        red, green, blue = (int(m * 255) for m in encoder.mean)
-        image = padded(image, encoder.shorter_side, (red, green, blue), resample)  # what is square now stays, or is cut
-    return _cropped(image, encoder) if encoder.fit == "crop" else image.resize((side, side), resample)
+        image = _on_square(image, encoder)  # of the right size: what follows leaves it as it is, or cuts its rim
+    if encoder.fit == "crop":
+        return _cropped(image, encoder)
+    return image.resize((encoder.input_size, encoder.input_size), _filter(encoder))
+
+
+def shrunk(image: Image.Image, encoder: Vision, aspect: Aspect = "square") -> Image.Image:
+    """What may be kept of an RGB picture in its place: `fitted` makes the same of both, and shrunk again it stays.
+
+    That is what `fitted` makes of it, or where an encoder's publisher cuts a rim off (`resize`) the picture before the
+    cut; very long ones are kept as they are there.
+    """
+    if encoder.shorter_side == encoder.input_size:
+        return fitted(image, encoder, aspect)
+    if aspect == "pad":
+        return _on_square(image, encoder)
+    short, long = min(image.size), max(image.size)
+    return image if long > LONG * short else image.resize(_before_crop(image, encoder), _filter(encoder))
+
+
+def _filter(encoder: Vision) -> Image.Resampling:
+    return FILTERS[encoder.resample or "bicubic"]
+
+
+def _on_square(image: Image.Image, encoder: Vision) -> Image.Image:
+    red, green, blue = (int(m * 255) for m in encoder.mean)
+    return padded(image, encoder.shorter_side, (red, green, blue), _filter(encoder))
+
+
+def _before_crop(image: Image.Image, encoder: Vision) -> tuple[int, int]:
+    """Width and height once the shorter side is resized."""
+    shorter = encoder.shorter_side
+    stretched = int(shorter * max(image.size) / min(image.size))
+    return (shorter, stretched) if image.width <= image.height else (stretched, shorter)
 
 
 def _cropped(image: Image.Image, encoder: Vision) -> Image.Image:
@@ -54,10 +83,9 @@ def _cropped(image: Image.Image, encoder: Vision) -> Image.Image:
 
     Pictures more than LONG times longer than wide differ from the publisher's by one of 256 shades here and there.
     """
-    side, shorter, resample = encoder.input_size, encoder.shorter_side, FILTERS[encoder.resample or "bicubic"]
+    side, resample = encoder.input_size, _filter(encoder)
     short, long = min(image.size), max(image.size)
-    stretched = int(shorter * long / short)
-    width, height = (shorter, stretched) if image.width <= image.height else (stretched, shorter)
+    width, height = _before_crop(image, encoder)
     left, top = _margin(width - side, encoder), _margin(height - side, encoder)
     if long <= LONG * short:
         return image.resize((width, height), resample).crop((left, top, left + side, top + side))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from remora import catalog
 from remora.data.conversation import Turn as Message
-from remora.data.images import fitted, preprocess
+from remora.data.images import preprocess, shrunk
 from remora.data.prompt import Prompter, token_id
 from remora.errors import DataError, TooLong
 from remora.inference.bundle import read_bundle
@@ -124,8 +124,8 @@ class Answerer:
         return Prompt(ids, tuple(image for turn in conversation for image in turn.images))
 
     def fitted(self, picture: Image.Image) -> Image.Image:
-        """The picture as the encoder sees it, of its size: answers are the same, and it may be smaller to keep."""
-        return fitted(picture, self.encoder, self.aspect)
+        """The picture as small as it may be to keep, about as the encoder sees it: answers are the same."""
+        return shrunk(picture, self.encoder, self.aspect)
 
     def room(self, conversation: Sequence[Turn]) -> int:
         """Tokens that the context has left for an answer to this conversation, at least one.
