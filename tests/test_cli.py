@@ -59,7 +59,7 @@ def test_an_unknown_key(tmp_path: Path, data: Path, capsys: pytest.CaptureFixtur
         main(["plan", str(file), "--runs", str(tmp_path)])
     assert f"{file}:4: unknown key 'recepe'; did you mean 'recipe'?" in str(e.value.code)
     message = said(capsys, "plan", spec(tmp_path, data, "lrr: 1"), "--runs", str(tmp_path))
-    assert "overrides: align: unknown key 'lrr'; did you mean 'lr'?" in message
+    assert ":8: unknown key 'overrides.align.lrr'; did you mean 'lr'?" in message
 
 
 def test_an_unknown_part(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

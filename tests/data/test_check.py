@@ -94,13 +94,23 @@ def test_what_a_mixture_skips_is_counted_and_not_fatal(broken, tmp_path, capsys)
     report = check_dataset(str(file), str(file.parent), skip=["corrupt-image"])
     assert report.counts["corrupt-image"] == 2 and report.fatal == 13
     mixture = [{"path": str(tmp_path / "one.json"), "skip": ["missing-image"], "max_skipped": 1}]
-    (tmp_path / "one.json").write_text(json.dumps([record("<image>", "b", image="none.jpg"), record("a", "b")]))
-    stages = {name: {"mixture": mixture} for name in ("language", "align", "finetune")}
+    Image.new("RGB", (9, 9)).save(tmp_path / "there.png")
+    shown = [record("<image>", "b", image="none.jpg"), record("<image>", "b", image="there.png")]
+    (tmp_path / "one.json").write_text(json.dumps(shown))
+    (tmp_path / "words.json").write_text(json.dumps([record("a", "b")]))
+    stages = {name: {"mixture": mixture, "steps": 2} for name in ("align", "finetune")}
+    stages["language"] = {"mixture": [{"path": str(tmp_path / "words.json")}], "steps": 2}
     variant = {"vision": "efficientnet-lite0", "connector": "mlp2x_gelu", "llm": "demo-2m", "recipe": "base"}
     (tmp_path / "variant.yaml").write_text(json.dumps(variant | {"overrides": stages}))
     main(["data", "check", str(tmp_path / "variant.yaml")])
     said = capsys.readouterr().out
     assert said.count("missing-image: 1 (skipped)") == 1 and "nothing that would stop a training run" in said
+    assert "stage align: 512 samples in 2 steps" in said
+    # Each stage is looked at, not its data alone.
+    stages["language"]["mixture"] = mixture
+    (tmp_path / "variant.yaml").write_text(json.dumps(variant | {"overrides": stages}))
+    with pytest.raises(SystemExit, match=r"^remora: stage 'language' reads text alone .* shows a picture; give it"):
+        main(["data", "check", str(tmp_path / "variant.yaml")])
 
 
 def test_lengths_and_masks_are_found_with_a_prompter(tmp_path, tiny_tokenizer):
@@ -110,6 +120,9 @@ def test_lengths_and_masks_are_found_with_a_prompter(tmp_path, tiny_tokenizer):
     report = check_dataset(str(tmp_path / "train.json"), str(tmp_path), prompter, 60)
     assert report.counts == {"over-length": 1, "over-length-first": 1}
     assert "record 1: " in report.examples["over-length"][0] and report.fatal == 1
+    for share, fatal in ((0.3, 1), (0.34, 0)):  # a stage lives with so many that it drops
+        report.leave_out(share)
+        assert report.fatal == fatal
 
 
 def test_every_kind_is_documented():

@@ -9,7 +9,7 @@ from PIL import Image
 from prompt_tokenizers import MAKERS
 
 from remora import catalog
-from remora.data.batches import StageData
+from remora.data.batches import Dropped, StageData
 from remora.data.conversation import Turn
 from remora.data.mixture import read_mixture
 from remora.data.prompt import OverLength, Prompter, Tokens
@@ -123,7 +123,7 @@ def test_cut_and_dropped_samples_of_a_step_are_the_same_on_one_rank_and_on_two(s
     assert read(2, len(SAID), "padded") == read(2, 2, "padded") == read(1, 3, "padded") == one
     assert read(1, 1, "packed") == read(2, 1, "packed") == read(2, 2, "packed") == read(8, 1, "packed") == one
     tokens, rows, pictures, dropped = one
-    assert set(dropped) == {"s2", "s3"} and all("first question and answer" in why for why in dropped.values())
+    assert set(dropped) == {"s2", "s3"} and all("first question and answer" in why.reason for why in dropped.values())
     assert len(rows) == 5 and tokens == sum(len(r) for r in rows)
     assert len(pictures) == 4  # of sample 0 the first alone, one of 4, two of 6
 
@@ -172,11 +172,11 @@ def test_a_models_context_limits_a_stage_too(stage_data):
 def test_a_sample_that_teaches_nothing_is_named(stage_data, over_length, monkeypatch):
     data = stage_data(over_length=over_length)
     silent = Tokens([5, 6, 7], [5, IGNORE, IGNORE])  # a label in the first place has nothing before it
-    monkeypatch.setattr(data.prompter, "encode", lambda turns, max_length: silent)
+    monkeypatch.setattr(data.prompter, "encode", lambda turns, max_length, count_pictures: silent)
     sample = data.samples[0][1]
     if over_length == "fail":
         with pytest.raises(DataError, match="sample 's1': no token of its answers is supervised"):
             data.encode(sample)
     else:
         assert data.encode(sample) == Tokens([data.pad], [IGNORE])
-        assert data.dropped == {"s1": "no token of its answers is supervised"}
+        assert data.dropped == {"s1": Dropped(0, "no-supervised-token", "no token of its answers is supervised")}

@@ -33,7 +33,7 @@ def test_the_defaults_are_bunnys():
         ({"text_ranks": [0, 1]}, "unknown key 'text_ranks'; did you mean 'text_rank'?"),
         ({"text_rank": [0.6, 0.4]}, "ranks go from 0 (the most similar) to 1, lower first; found 0.6 to 0.4"),
         ({"centroid_rank": [0.5, 1.5]}, "found 0.5 to 1.5"),
-        ({"duplicate": 1.2}, "less than or equal to 1"),
+        ({"duplicate": 1.2}, "must be 1 or less"),
         ({"embeddings": {"images": "e"}}, "give either encoder"),
         ({"encoder": None}, "give either encoder"),
         ({"source": None}, "an encoder needs a source"),

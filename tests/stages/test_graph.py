@@ -6,13 +6,26 @@ import json
 import re
 
 import pytest
+import yaml
 from PIL import Image
 
 from remora import catalog
 from remora.errors import DataError, SpecError, UnknownName
+from remora.model import refs
 from remora.planning import plan_of
 from remora.spec import Space, Variant
-from remora.stages import Store, graph, path, resolve_stages, union, variant_name, variants_of
+from remora.stages import (
+    Store,
+    graph,
+    path,
+    read_space,
+    read_variant,
+    read_variants,
+    resolve_stages,
+    union,
+    variant_name,
+    variants_of,
+)
 
 PARTS = {"vision": "efficientnet-lite0", "connector": "mlp2x_gelu", "llm": "demo-2m"}
 
@@ -73,6 +86,47 @@ def test_what_decides_the_result_decides_the_identity_from_there_on(more, expect
     assert changed(ids(variant(), catalog_data), ids(variant(**more), catalog_data)) == expected
 
 
+def permuted(value):
+    """The same mappings, written the other way round at every depth."""
+    if isinstance(value, dict):
+        return {k: permuted(v) for k, v in reversed(value.items())}
+    return [permuted(v) for v in value] if isinstance(value, list) else value
+
+
+def test_the_order_of_keys_in_a_spec_decides_nothing(catalog_data):
+    spec = {
+        **PARTS,
+        "recipe": "share",
+        "cluster": {"workers": 2, "precision": "bf16"},
+        "overrides": {
+            "align": {"lr": 1e-4, "mixture": [{"dataset": "llava-pretrain-558k", "cap": 3, "weight": 2}]},
+            "finetune": {"tune": {"llm": {"lora": {"r": 8, "alpha": 4}, "lr": 1e-3}, "vision": {"last": 1}}},
+        },
+    }
+    other = permuted(spec)
+    assert [*other] != [*spec] and [*other["overrides"]["align"]] != [*spec["overrides"]["align"]]
+    assert ids(Variant.model_validate(other), catalog_data) == ids(Variant.model_validate(spec), catalog_data)
+
+
+@pytest.mark.parametrize("part", ["vision", "connector", "llm"])
+def test_the_order_of_keys_in_an_own_entry_decides_nothing(part, tmp_path, monkeypatch):
+    kind, name = {"vision": ("vision", "clip-l-336"), "connector": ("connectors", "resampler")}.get(
+        part, ("llm", "qwen3-0.6b")
+    )
+    entry = catalog.entries(kind)[name].model_dump(mode="json", exclude_none=True) | {"short": "Own"}
+    nested = {"rope_scaling": {"type": "linear", "factor": 2.0, "more": {"a": 1, "b": [{"c": 2, "d": 3}]}}}
+    if "config" in entry:
+        entry["config"] |= nested
+    digests = set()
+    for i, written in enumerate((entry, permuted(entry))):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        (folder / f"{kind}.yaml").write_text(yaml.safe_dump({"own": written}, sort_keys=False))
+        monkeypatch.setenv(catalog.OWN, str(folder))
+        digests.add(refs.source_digest(part, "own"))
+    assert len(digests) == 1
+
+
 def test_data_decides_by_its_bytes_not_by_its_place(catalog_data, tmp_path_factory):
     before = ids(variant(), catalog_data)
     elsewhere = catalog_data.rename(tmp_path_factory.mktemp("moved") / "data")
@@ -116,8 +170,10 @@ def test_recipes_share_what_they_have_in_common(catalog_data):
 def test_a_plan_counts_what_sharing_saves(catalog_data):
     store = Store(catalog_data / "runs")
     store.data = catalog_data
-    once = {"overrides": {"language": {"epochs": 1}}}
-    plan = plan_of([variant("base", **once), variant("share", **once)], store)
+    only = {"warmup": 0}  # one step is all there is
+    once = {"overrides": {"language": {"epochs": 1} | only, "align": only, "finetune": only}}
+    longer = {"overrides": once["overrides"] | {"pretrain": only}}
+    plan = plan_of([variant("base", **once), variant("share", **longer)], store)
     assert (plan.distinct, plan.uses, plan.to_train) == (5, 7, 5)
     assert (plan.samples, plan.samples_without_sharing) == (5 * 3, 7 * 3)
     assert plan.rows[0].variants == ("base-Eff-2M-mlp", "share-Eff-2M-mlp")
@@ -160,12 +216,12 @@ def test_overrides_are_merged_key_by_key():
     [
         ({"algn": {}}, "overrides: no stage 'algn'; did you mean 'align'?; there are: language, align, finetune"),
         ({"align": {"lrr": 1}}, "overrides: align: unknown key 'lrr'; did you mean 'lr'? (known: name, mixture"),
-        ({"align": {"lr": -1}}, "overrides: align: lr: Input should be greater than 0 (found -1)"),
+        ({"align": {"lr": -1}}, "overrides: align: lr: must be above 0 (found -1)"),
         ({"align": {"steps": 1, "epochs": 1}}, "overrides: align: spec: give either epochs or steps"),
-        ({"align": {"tune": "full"}}, "overrides: align: tune: Input should be"),
+        ({"align": {"tune": "full"}}, "overrides: align: tune: must be keys with values (found 'full')"),
         ({"align": {"tune": {"lm": "full"}}}, "overrides: align: unknown key 'tune.lm'; did you mean 'llm'?"),
         ({"align": {"tune": {"connector": "frozen"}}}, "overrides: align: tune: nothing trains"),
-        ({"align": {"mixture": []}}, "overrides: align: mixture: Tuple should have at least 1 item"),
+        ({"align": {"mixture": []}}, "overrides: align: mixture: has 0 items, and must have 1 or more"),
     ],
     ids=str,
 )
@@ -179,6 +235,37 @@ def space(**more) -> Space:
     lists = {k: [v] for k, v in PARTS.items()}
     champion = {"benchmark": "easy-vqa-val"}
     return Space.model_validate({"name": "s", **lists, "recipe": ["base", "share"], "champion": champion, **more})
+
+
+@pytest.mark.parametrize("kind", ["variant", "space"])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("lrr: 1", "spec.yaml:8: unknown key 'overrides.align.lrr'; did you mean 'lr'? (known: name, mixture"),
+        ("lr: -1", "spec.yaml:8: overrides.align.lr: must be above 0 (found -1)"),
+        ("steps: 1, epochs: 1", "spec.yaml:7: overrides.align: give either epochs or steps"),
+        ("tune: {llm: {last: x}}", "spec.yaml:8: overrides.align.tune.llm.blocks: must be a whole number (found 'x')"),
+        ("tune: {connector: frozen}", "spec.yaml:8: overrides.align.tune: nothing trains"),
+        (
+            "mixture: []",
+            "spec.yaml:8: overrides.align.mixture: has 0 items, and must have 1 or more (fo",
+        ),
+    ],
+)
+def test_an_override_that_breaks_a_rule_has_its_line_of_the_file(kind, line, message, tmp_path):
+    spec = {k: [v] if kind == "space" else v for k, v in (PARTS | {"recipe": "base"}).items()}
+    text = "".join(f"{k}: {v}\n" for k, v in spec.items())
+    text += "name: s\n" + ("champion: {benchmark: x}\n" if kind == "space" else "")
+    text += "" if kind == "space" else "seed: 1\n"
+    (tmp_path / "spec.yaml").write_text(text + f"overrides: {{align: {{\n  {line}}}}}\n")
+    reader = {"variant": read_variant, "space": read_space}[kind]
+    for read in (reader, read_variants):
+        with pytest.raises(SpecError) as caught:
+            read(tmp_path / "spec.yaml")
+        assert str(caught.value).replace(f"{tmp_path}/", "").startswith(message)
+    (tmp_path / "spec.yaml").write_text(text + "overrides: {algn: {lr: 1}}\n")
+    with pytest.raises(SpecError, match=r"spec.yaml:7: overrides: no stage 'algn'; did you mean 'align'"):
+        reader(tmp_path / "spec.yaml")
 
 
 def test_a_spaces_overrides_go_to_the_recipes_that_have_the_stage():

@@ -67,7 +67,7 @@ def mixed_job(
     entry = llm("demo-2m").model_copy(update={"config": small | {"vocab_size": 320} | (config or {})})
     create_from_scratch(entry, WORDS, 0, root / "llm")
     said = {"name": "test", "template": "brief", "batch": 8, "max_length": 64, "lr": 1e-3, "clip": 1.0}
-    spec = Stage.model_validate(said | {"mixture": [{"path": str(records)}]} | stage)
+    spec = Stage.model_validate(said | {"mixture": [{"path": str(records), "max_skipped": 0.1}]} | stage)
     parts = {
         "vision": PartRef("efficientnet-lite0"),
         "connector": PartRef(connector),

@@ -23,7 +23,7 @@ from remora.model.vision import build_tower
 from remora.model.vision.efficientnet import Pointwise
 from remora.model.vlm import VisionLanguageModel
 from remora.spec import Lora, PartTuning, Tuning
-from remora.training.flops import StepFlops, peak_flops, peak_of
+from remora.training.flops import StepFlops, attention_width, peak_flops, peak_of
 from standins import small_llm, small_vision
 
 FROZEN, FULL = PartTuning(mode="frozen"), PartTuning(mode="full")
@@ -66,7 +66,9 @@ def batch_of(model: VisionLanguageModel, texts, pictures=()):
 def counted(model: VisionLanguageModel, batch, monkeypatch) -> float:
     """What torch counts, forward and backward, with attention as plain products; of the causal ones, half."""
 
-    def apart(head, hidden, targets):  # torch's table has no addmm_, which the head's gradient is added up with
+    def apart(
+        head, hidden, targets, weights=None
+    ):  # torch's table has no addmm_, which the head's gradient is added up with
         return F.cross_entropy(head(hidden), targets, reduction="sum")
 
     monkeypatch.setattr(vlm, "summed_loss", apart)
@@ -151,6 +153,56 @@ def test_text_alone(tiny_model):
     tiny_model(batch)
     blocks = 2 * (4 * 16 * 16 + 3 * 16 * 32)
     assert count([batch]) == 3 * (2 * (10 * blocks + 9 * 16 * 64) + 2 * 4 * 16 * 10**2 / 2)
+
+
+@pytest.mark.parametrize(
+    ("config", "width"),
+    [
+        ({"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4}, 64),
+        ({"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 1}, 64),
+        ({"model_type": "qwen3", "hidden_size": 64, "num_attention_heads": 4, "head_dim": 32}, 128),
+        ({"model_type": "mixtral", "hidden_size": 64, "num_attention_heads": 4, "head_dim": None}, 64),
+        ({"model_type": "gpt2", "n_embd": 64, "n_head": 4}, 64),
+        ({"model_type": "gemma3", "text_config": {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 8}}, 32),
+    ],
+    ids=lambda c: c["model_type"] if isinstance(c, dict) else None,
+)
+def test_the_width_of_attention_is_found_in_any_config(config, width):
+    assert attention_width(AutoConfig.for_model(**config)) == width
+
+
+def test_a_null_head_dim_counts_like_none(tiny_model):
+    tiny_model.vision = tiny_model.connector = None
+    ids = list(range(2, 12))
+    batch, counts = collate([(Tokens(ids, ids, 0), [])], 1, 1), []
+    for head_dim in (8, None):
+        tiny_model.llm.config.head_dim = head_dim
+        count = StepFlops(tiny_model)
+        tiny_model(batch)
+        counts.append(count([batch]))
+    assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("broken", ["config", "experts", "call"])
+def test_what_cannot_be_counted_costs_the_figure_and_no_step(tiny_model, broken, caplog):
+    tiny_model.vision = tiny_model.connector = None
+    ids = list(range(2, 12))
+    batch = collate([(Tokens(ids, ids, 0), [])], 1, 1)
+    block, expected = tiny_model.llm.model.layers[0], tiny_model(batch)
+    if broken == "config":
+        vars(tiny_model.llm.config)["num_attention_heads"] = "four"  # past its own check of types
+    elif broken == "experts":  # as transformers holds a mixture's since version 5: one tensor for all of them
+        block.mlp.experts = nn.Parameter(torch.zeros(2, 16, 16))
+    else:  # a layer that is called by keyword
+        whole, up = block.mlp.forward, block.mlp.up_proj
+        block.mlp.forward = lambda x: whole(x) + 0 * up(input=x)[..., :16]
+    count = StepFlops(tiny_model)
+    loss = tiny_model(batch)
+    loss.backward()
+    assert count([batch]) is None
+    assert torch.allclose(loss, expected)
+    assert len(caplog.messages) == 1 and "there is no mfu" in caplog.messages[0]
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny_model.modules())
 
 
 @pytest.mark.parametrize(

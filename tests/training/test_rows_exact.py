@@ -65,6 +65,8 @@ def test_a_dropped_sample_is_counted_once_in_any_split(runs) -> None:
         if name != "float64":
             assert [e["sample"] for e in events if e["event"] == "dropped"] == ["s5"], name
             assert sum(e["dropped"] for e in steps(events)) == 1, name
+            said = "records.json: 1 of 30 records left out (1 over-length-first)"  # in the terminal and in MLflow
+            assert [e["text"] for e in events if e["event"] == "noted"] == [said], name
             assert {e["samples"] for e in steps(events)} == {16}, name
 
 

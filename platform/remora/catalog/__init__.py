@@ -53,20 +53,26 @@ def entries(kind: str) -> dict[str, Spec]:
 @cache
 def _entries(kind: str, own: Path | None) -> dict[str, Spec]:
     """The entries of a kind, read once a process."""
-    shipped = _read(kind, HERE)
+    ours = shipped(kind)
     if own is None:
-        return shipped
+        return ours
     _check_folder(own)
     added = _read(kind, own)
-    taken = [("name", name) for name in shipped.keys() & added]
-    taken += [("short name", short) for short in _shorts(shipped).keys() & _shorts(added)]
+    taken = [("name", name) for name in ours.keys() & added]
+    taken += [("short name", short) for short in _shorts(ours).keys() & _shorts(added)]
     if taken:
         what, name = min(taken)
         raise SpecError(
             f"{own}: the {kind} {what} {name!r} is taken by the shipped catalog, whose entries are never replaced; "
             f"give yours another; see: remora catalog {kind}"
         )
-    return shipped | added
+    return ours | added
+
+
+@cache
+def shipped(kind: str) -> dict[str, Spec]:
+    """The entries of a kind that come with Remora."""
+    return _read(kind, HERE)
 
 
 def _read(kind: str, folder: Path) -> dict[str, Spec]:
@@ -237,6 +243,7 @@ __all__ = [
     "published",
     "recipe",
     "scores",
+    "shipped",
     "template",
     "vision",
 ]

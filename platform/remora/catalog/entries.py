@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isqrt
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -31,17 +31,17 @@ class Vision(Spec):
     image_size: int = Field(ge=1)
     """Pixels of a side, with scales of the largest; the picture is square by the time an encoder reads it. Another size
     than its config's is read by interpolating its positions."""
-    tokens: int
+    tokens: int = Field(ge=1)
     """Tokens a picture gives, a square grid read row by row."""
-    width: int
+    width: int = Field(ge=1)
     """Channels of a token; with several scales, of all of them together."""
-    blocks: int
+    blocks: int = Field(ge=1)
     """Blocks of the whole encoder; `{last: n}` and `{from: n}` count them."""
-    layer: int = -1
+    layer: int = Field(-1, lt=0)
     """The block whose output is read, counted from the end, before any final norm: -2 leaves out the last one."""
-    prefix: int = 0
+    prefix: int = Field(0, ge=0)
     """Tokens before the grid (class token, registers), which are dropped."""
-    scales: tuple[int, ...] = ()
+    scales: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Sizes in pixels that S2 reads beside each other (arXiv 2403.13043); none for the encoder's own size alone."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -53,7 +53,7 @@ class Vision(Spec):
     """The filter that pictures are resized with; bicubic if not given."""
     processor: Literal["torchvision"] | None = None
     """Whose crop its publisher's pixels have, where not transformers': half a pixel is rounded to even, not down."""
-    parameters: int
+    parameters: int = Field(ge=0)
     """Of the whole encoder as published, without a text tower and without a classifier."""
     licence: str
     source: str
@@ -89,6 +89,8 @@ class Vision(Spec):
             raise ValueError("loader transformers needs hub and config with its model_type")
         if self.loader == "efficientnet-lite" and not (self.package and self.file):
             raise ValueError("loader efficientnet-lite needs package and file")
+        if self.blocks_read < 1:
+            raise ValueError(f"layer {self.layer} lies before the first of {self.blocks} blocks")
         # With the prefix: TinyLLaVA Factory drops a patch of SigLIP's grid as if it were a class token, 728 of 729.
         if not any(isqrt(n) ** 2 == n for n in (self.tokens, self.tokens + self.prefix)):
             raise ValueError(f"tokens {self.tokens} are no square grid")
@@ -97,6 +99,10 @@ class Vision(Spec):
         if problem := size_problem(self.loader, self.config, self.tile_size, self.tokens, self.prefix):
             raise ValueError(problem)
         return self
+
+
+SIZES = ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
+"""What a language model's config must say, whatever its class."""
 
 
 class LLM(Spec):
@@ -122,7 +128,7 @@ class LLM(Spec):
     head_bias: Literal[False] | None = None
     """False where the output head is used without the bias that its class and its files have (Phi, as LLaVA-style code
     trains it)."""
-    parameters: int
+    parameters: int = Field(ge=0)
     tokens: dict[Literal["bos", "eos", "pad", "unk"], str | None] = Field(default_factory=dict)
     """Special tokens of its tokenizer; None where it has none."""
     templates: tuple[str, ...] = ()
@@ -140,10 +146,11 @@ class LLM(Spec):
             raise ValueError("loader transformers needs hub, or unpublished where there is none")
         if (self.loader == "scratch") != (self.stage is not None):
             raise ValueError("a scratch model needs the stage that trains it, and no other has one")
-        if missing := {"model_type", "hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings"} - set(
-            self.config
-        ):
+        if missing := {"model_type", *SIZES} - set(self.config):
             raise ValueError(f"config lacks {', '.join(sorted(missing))}")
+        for key in SIZES:
+            if type(self.config[key]) is not int or self.config[key] < 1:
+                raise ValueError(f"config.{key} {self.config[key]!r} is no whole number from 1 on")
         return self
 
     @property

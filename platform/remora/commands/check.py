@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -24,8 +25,8 @@ from remora.data.prompt import Prompter
 from remora.data.sources import picture_folder
 from remora.errors import DataError, MissingDataset
 from remora.reporting.datasets import print_layout
-from remora.spec import MixtureEntry
-from remora.stages import Store, read_variants, resolve_stages
+from remora.spec import MixtureEntry, Variant
+from remora.stages import Store, path, preflight, read_variants, resolve_stages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,7 +45,10 @@ class Target:
     """What to do if it is missing."""
     prompter: Prompter | None = None
     max_length: int | None = None
+    count_pictures: bool = True
     skip: tuple[str, ...] = ()
+    max_skipped: float = 0.0
+    """The share of records that a stage may leave out, those that are too long included."""
 
 
 def check(args: argparse.Namespace, console: Console, progress: Callable[[str, int, int], None]) -> None:
@@ -60,7 +64,11 @@ def check(args: argparse.Namespace, console: Console, progress: Callable[[str, i
     for t in _targets(args, console):
         try:
             told = partial(progress, t.location)
-            reports.append(check_dataset(t.location, t.images, t.prompter, t.max_length, t.skip, told))
+            report = check_dataset(
+                t.location, t.images, t.prompter, t.max_length, t.skip, told, count_pictures=t.count_pictures
+            )
+            report.leave_out(t.max_skipped)
+            reports.append(report)
         except MissingDataset as e:
             raise MissingDataset(f"{e}{t.hint}") from None
     for report in reports:
@@ -75,7 +83,23 @@ def check(args: argparse.Namespace, console: Console, progress: Callable[[str, i
         raise DataError(
             f"{fatal:,} problems in {of} would stop a training run or teach nothing; mend or remove those records"
         )
+    if args.target.endswith((".yaml", ".yml")):
+        _check_stages(args, console)
     console.print("nothing that would stop a training run")
+
+
+def _check_stages(args: argparse.Namespace, console: Console) -> None:
+    """What each stage makes of what it reads.
+
+    Raises:
+        RemoraError: a stage that could not run, or would learn nothing.
+    """
+    known = preflight(read_variants(args.target), Store(args.runs))
+    for run in known.runs.values():
+        steps, samples = known.lengths[run.id]
+        console.print(f"stage {run.stage.name}: {samples:,} samples in {steps:,} steps", highlight=False)
+    for note in known.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
 
 
 def _say(report: Report, console: Console) -> None:
@@ -86,7 +110,8 @@ def _say(report: Report, console: Console) -> None:
         more = f", and {len(report.unread) - UNREAD_SHOWN} more" if len(report.unread) > UNREAD_SHOWN else ""
         console.print(f"  nothing reads: {names}{more}", markup=False, highlight=False)
     for kind, count in report.counts.most_common():
-        lived = "" if kind not in report.tolerated else " (skipped)" if kind in report.skip else " (noted)"
+        how = "skipped" if kind in report.skip else "dropped" if kind in report.dropped else "noted"
+        lived = f" ({how})" if kind in report.tolerated else ""
         console.print(f"  {kind}: {count:,}{lived}", highlight=False)
         for example in report.examples[kind]:
             console.print(f"    {example}", markup=False, highlight=False)
@@ -118,19 +143,31 @@ def _read_by_stages(args: argparse.Namespace, console: Console) -> Iterator[Targ
         embeddings = check_composition(vision, connector, llm)
         if variant.llm not in tokenizers:
             tokenizers[variant.llm] = None
-            if llm.loader == "scratch":
-                console.print(f"lengths are not checked: {variant.llm} has no tokenizer before its first stage")
-            else:
-                from remora.model.llm import load_tokenizer, pretrained_folder
+            if folder := _tokenizer_folder(variant, store):
+                from remora.model.llm import load_tokenizer
 
-                folder = pretrained_folder(variant.llm, llm, store.cache / "llm")
                 tokenizers[variant.llm] = load_tokenizer(folder)
+            else:
+                console.print(f"lengths are not checked: {variant.llm} has no tokenizer before its first stage")
         tokenizer = tokenizers[variant.llm]
         for stage in resolve_stages(variant):
             prompter = Prompter(catalog.template(stage.template), tokenizer, embeddings) if tokenizer else None
-            rendered = (variant.llm, stage.template, embeddings, stage.max_length) if tokenizer else ()
+            length = stage.length(llm.context)
+            rendered = (variant.llm, stage.template, embeddings, length, stage.count_pictures) if tokenizer else ()
             for entry in stage.mixture:
                 place = locate(entry, store.data)
-                if (key := (*place[:2], entry.skip, *rendered)) not in seen:
+                if (key := (*place[:2], entry.skip, entry.max_skipped, *rendered)) not in seen:
                     seen.add(key)
-                    yield Target(*place, prompter, stage.max_length, entry.skip)
+                    yield Target(*place, prompter, length, stage.count_pictures, entry.skip, entry.max_skipped)
+
+
+def _tokenizer_folder(variant: Variant, store: Store) -> Path | None:
+    """Where a variant's tokenizer is; None as long as the stage that makes it has not, or its data cannot be read."""
+    if catalog.llm(variant.llm).loader == "scratch":
+        try:
+            return store.tokenizer_folder(path(variant, store.data)[0])
+        except DataError:  # what is wrong is said where the dataset itself is checked
+            return None
+    from remora.model.llm import pretrained_folder
+
+    return pretrained_folder(variant.llm, catalog.llm(variant.llm), store.cache / "llm")

@@ -22,8 +22,7 @@ from remora.files import write_json
 from remora.processes import Child, remora_command
 from remora.reporting.tables import scores_table, stages_table
 from remora.serving.client import ask, curl_command
-from remora.spec import Space, load
-from remora.stages import Store, variant_name, variants_of
+from remora.stages import Store, read_space, variant_name, variants_of
 from remora.training.meter import duration
 
 SPACE = Path(__file__).parent / "demo.yaml"
@@ -51,7 +50,7 @@ def demo(args: argparse.Namespace) -> None:
 
     console.rule("[bold]2 of 4  Search: 2 connectors x 2 recipes")
     args.spec = SPACE
-    space = load(Space, SPACE)
+    space = read_space(SPACE)
     names = [variant_name(v) for v in variants_of(space)]
     if all(any((args.runs / "bundles").glob(f"{name}-*")) for name in names):
         console.print("An earlier run finished these variants; what has not changed since is read, not trained.")

@@ -30,8 +30,8 @@ from remora.processes import Child, remora_command
 from remora.reporting.progress import Progress, VariantProgress
 from remora.reporting.results import search_lines, variant_lines
 from remora.reporting.tables import live_table
-from remora.spec import Space, Variant, load
-from remora.stages import Store, path, variant_name, variants_of
+from remora.spec import Variant
+from remora.stages import Store, preflight, read_space, read_variant, variant_name, variants_of
 from remora.tracking import Tracker
 from remora.training import journal
 from remora.training.meter import duration
@@ -44,7 +44,7 @@ SINGLE = "single"
 
 def train(args: argparse.Namespace) -> None:
     """Train and measure one variant."""
-    variant = load(Variant, args.spec)
+    variant = read_variant(args.spec)
     prepare(entries_of([variant]), args, Console())
     if not args.plain and sys.stdout.isatty():
         progress = live(args, "train", SINGLE, [variant_name(variant)], Console())
@@ -53,7 +53,7 @@ def train(args: argparse.Namespace) -> None:
         return
     store = Store(args.runs)
     store.check_writable()
-    path(variant, store.data)  # finds what is wrong before anything starts
+    look([variant], store)
     # MLflow is loaded (2 s) while Ray starts, which is mostly waiting.
     with ThreadPoolExecutor(1) as thread, plain_progress(args.runs, SINGLE, [variant_name(variant)]):
         tracked = thread.submit(Tracker(args.runs, args.tracking_uri).prepare)
@@ -68,7 +68,7 @@ def train(args: argparse.Namespace) -> None:
 
 def search(args: argparse.Namespace) -> None:
     """Train and measure every variant of a space, and register the best."""
-    space = load(Space, args.spec)
+    space = read_space(args.spec)
     variants = variants_of(space)
     names = [variant_name(v) for v in variants]
     prepare(entries_of(variants), args, Console())
@@ -78,13 +78,20 @@ def search(args: argparse.Namespace) -> None:
         return
     from remora.cluster.search import check
 
-    check(space, Store(args.runs))  # finds what is wrong before anything starts
+    check(space, Store(args.runs))
+    look(variants, Store(args.runs))
     with plain_progress(args.runs, space.name, names), session(args):
         queued(args.runs, space.name, names)
         from remora.cluster.search import search as run_search
 
         result = run_search(space, args.runs, args.tracking_uri)
     say(*search_lines(result.as_json()))
+
+
+def look(variants: Sequence[Variant], store: Store) -> None:
+    """Find what is wrong before anything starts, and say what is worth knowing."""
+    for note in preflight(variants, store).notes:
+        say(f"note: {note}")
 
 
 @contextmanager

@@ -27,8 +27,8 @@ from remora.errors import DataError, MissingDataset, SpecError, nearest
 from remora.model.llm import load_tokenizer, pretrained_folder, train_tokenizer
 from remora.model.seeds import seed_for
 from remora.reporting.samples import Section, print_sections, write_page
-from remora.spec import MixtureEntry, Stage, Variant, load
-from remora.stages import Store, path, resolve_stages
+from remora.spec import MixtureEntry, Stage, Variant
+from remora.stages import Store, path, read_variant, resolve_stages
 from remora.training.build import first_words
 
 HISTOGRAM = 300
@@ -75,7 +75,7 @@ def show(args: argparse.Namespace, console: Console, sections: Sequence[Section]
 
 
 def _stages(args: argparse.Namespace, console: Console, progress: Progress) -> Iterator[Section]:
-    variant, store = load(Variant, args.target), Store(args.runs)
+    variant, store = read_variant(args.target), Store(args.runs)
     if args.seed is not None:
         variant = variant.model_copy(update={"seed": args.seed})
     vision, llm = catalog.vision(variant.vision), catalog.llm(variant.llm)

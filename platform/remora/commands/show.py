@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import sys
+from collections.abc import Sequence
 
 import yaml
 from rich.console import Console
@@ -17,7 +20,8 @@ from remora.planning import compositions, is_here, plan_of
 from remora.reporting.datasets import print_dataset
 from remora.reporting.fitting import console as wide_console
 from remora.reporting.scores import scores_lines
-from remora.stages import Store, checked_stages, read_variants, resolve_stages, variant_name
+from remora.spec import Stage, Variant
+from remora.stages import Store, checked_stages, read_variants, variant_name
 
 STATES = {"finished": "is there", "to train": "to train", "no data": "its data is not here"}
 
@@ -50,19 +54,35 @@ def plan(args: argparse.Namespace) -> None:
     for name in result.missing:
         step = known.dataset(name).next_step(name, store.data)
         console.print(f"{name} is not here, its size is the catalog's; next: {step}", markup=False, highlight=False)
+    for note in result.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
 
 
 def render(args: argparse.Namespace) -> None:
     """Every variant with its stages as they will run."""
-    out = [
-        {
-            "name": variant_name(v),
-            **v.model_dump(mode="json", exclude={"name", "overrides"}),
-            "stages": [s.model_dump(mode="json", exclude_none=True) for s in resolve_stages(v)],
-        }
-        for v in read_variants(args.spec)
-    ]
-    Console().print(yaml.safe_dump_all(out, sort_keys=False, width=120), end="", markup=False, highlight=False)
+    for number, variant in enumerate(read_variants(args.spec)):
+        sys.stdout.write("---\n" * bool(number) + rendered(variant, checked_stages(variant)))
+
+
+def rendered(variant: Variant, stages: Sequence[Stage]) -> str:
+    """A variant with its stages, as YAML; a length that the context cuts is the one that acts, with the written one."""
+    context = known.llm(variant.llm).context
+    acting = [stage.model_copy(update={"max_length": stage.length(context)}) for stage in stages]
+    shown = {
+        "name": variant_name(variant),
+        **variant.model_dump(mode="json", exclude={"name", "overrides"}),
+        "stages": [s.model_dump(mode="json", exclude_none=True) for s in acting],
+    }
+    written = iter(stages)
+
+    def told(line: re.Match[str]) -> str:
+        stage = next(written)
+        cut = stage.max_length > context
+        why = f"  # {stage.max_length} in the recipe, and {variant.llm} has {context} positions"
+        return line[0] + why * cut
+
+    text = yaml.safe_dump(shown, sort_keys=False, width=120)
+    return re.sub(r"^  max_length: \d+$", told, text, flags=re.MULTILINE)
 
 
 def catalog(args: argparse.Namespace) -> None:

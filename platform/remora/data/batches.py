@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,12 +10,13 @@ from torch import Tensor
 
 from remora import catalog
 from remora.data.conversation import Sample
+from remora.data.fitting import Fitting, Unfit
 from remora.data.images import preprocess
 from remora.data.index import Dataset
-from remora.data.order import mixture_order
+from remora.data.order import mixture_order, stage_length
 from remora.data.packing import deal, group, pack
-from remora.data.prompt import OverLength, Prompter, Tokens
-from remora.errors import BrokenRecord, DataError
+from remora.data.prompt import Prompter, Tokens
+from remora.errors import BrokenRecord
 from remora.model.marks import IGNORE
 from remora.model.vlm import Batch
 from remora.spec import Rows, Stage
@@ -53,19 +53,20 @@ def collate(
 
 
 @dataclass(frozen=True)
-class Broken:
-    """A sample whose picture cannot be opened: its entry's number in the mixture, and the kind of problem."""
+class Dropped:
+    """A sample that teaches nothing: its entry's number in the mixture, the kind of problem (docs/data.md), and why."""
 
     entry: int
     kind: str
+    reason: str
 
 
 class StageData:
     """The batches of a stage. It has no position: `micro_batches` is a pure function of its arguments.
 
-    `dropped` says, by sample id, why a sample of the steps asked for so far taught nothing. Such a sample has no place
-    in a packed row. Among padded rows it keeps its own, one padding token without a label. `broken` are those of the
-    dropped whose picture cannot be opened, where their entry skips that; only the rank that shows them knows.
+    `dropped` says, by sample id, which samples of the steps asked for so far taught nothing. Such a sample has no place
+    in a packed row. Among padded rows it keeps its own, one padding token without a label. Of those whose picture
+    cannot be opened, where their entry skips that, only the rank that shows them knows.
     """
 
     def __init__(
@@ -83,14 +84,12 @@ class StageData:
         self.order = mixture_order(stage.mixture, [len(s) for s in self.samples], seed)
         self.prompter = prompter
         self.encoder = catalog.vision(vision) if vision else None
-        self.max_length = min(stage.max_length, context or stage.max_length)
+        self.max_length = stage.length(context)
         tokenizer = prompter.tokenizer
-        self.dropped: dict[str, str] = {}
-        self.broken: dict[str, Broken] = {}
+        self.dropped: dict[str, Dropped] = {}
         self.pad = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
         self.nothing = Tokens([self.pad], [IGNORE])
-        self.total = stage.steps * stage.batch if stage.steps else round(self.order.epoch_size * (stage.epochs or 1))
-        self.steps = math.ceil(self.total / stage.batch)
+        self.steps, self.total = stage_length(stage, self.order.epoch_size)
 
     def positions(self, step: int) -> range:
         """Positions of the global batch of a step; the last batch of a run in epochs may be smaller."""
@@ -100,35 +99,20 @@ class StageData:
         dataset, index = self.order[position]
         return self.samples[dataset][index]
 
-    def encode(self, sample: Sample) -> Tokens:
-        """Token ids and labels of a sample, cut to the stage's length or dropped where the stage says so.
+    @property
+    def fitting(self) -> Fitting:
+        """What of a sample this stage reads."""
+        return Fitting(self.stage, self.prompter, self.max_length, self.encoder is not None)
 
-        Raises:
-            DataError: it has pictures that a text-only stage cannot show; or, where `over_length` is `fail`, it is
-                longer than the stage allows, or nothing in it is supervised.
-        """
-        if sample.images and self.encoder is None:
-            raise DataError(f"sample {sample.id!r} has a picture, but stage {self.stage.name!r} is text-only")
-        fail = self.stage.over_length == "fail"
-        try:
-            tokens = self.prompter.encode(sample.turns, None if fail else self.max_length)
-        except OverLength as e:
-            return self._drop(sample, str(e))
-        if len(tokens.ids) > self.max_length:
-            raise DataError(
-                f"sample {sample.id!r} has {len(tokens.ids)} tokens, "
-                f"stage {self.stage.name!r} allows {self.max_length}; "
-                f"raise max_length, set over_length: cut or shorten the record"
-            )
-        if all(label == IGNORE for label in tokens.labels[1:]):  # nothing stands before a first token to predict it
-            nothing = "no token of its answers is supervised"
-            if fail:
-                raise DataError(f"sample {sample.id!r}: {nothing}; remove the record or set over_length: cut")
-            return self._drop(sample, nothing)
-        return tokens
+    def encode(self, sample: Sample, entry: int = 0) -> Tokens:
+        """Token ids and labels of a sample of an entry, or `nothing` if it is dropped; raises as `Fitting` does."""
+        fitted = self.fitting(sample)
+        if isinstance(fitted, Unfit):
+            return self._drop(sample, Dropped(entry, fitted.kind, fitted.reason))
+        return fitted
 
-    def _drop(self, sample: Sample, reason: str) -> Tokens:
-        self.dropped[sample.id] = reason
+    def _drop(self, sample: Sample, why: Dropped) -> Tokens:
+        self.dropped[sample.id] = why
         return self.nothing
 
     def micro_batches(self, step: int, rank: int, world: int, size: int, rows: Rows) -> Iterator[Batch]:
@@ -138,11 +122,13 @@ class StageData:
         like length. Every rank tokenises all samples of the step, because what goes where follows from their lengths,
         and opens its own pictures. Where there is nothing left for a rank its batch is a token without a label.
         """
-        read = [(p, sample := self.sample(p), self.encode(sample)) for p in self.positions(step)]
+        read = [(p, sample := self.sample(p), self.encode(sample, self.order[p][0])) for p in self.positions(step)]
         if rows == "packed":
             read = [r for r in read if r[2] is not self.nothing]
         lengths = [len(tokens.ids) for _, _, tokens in read]
-        shares = pack(lengths, size * self.max_length, world) if rows == "packed" else group(lengths, size, world)
+        # Where pictures do not count, a sample may be longer than a row of one would be.
+        capacity = max([size * self.max_length, *lengths])
+        shares = pack(lengths, capacity, world) if rows == "packed" else group(lengths, size, world)
         for share in deal(shares, rank, world):
             yield self._batch([read[i] for i in share], rows)
 
@@ -167,5 +153,4 @@ class StageData:
             entry, _ = self.order[position]
             if e.kind not in self.stage.mixture[entry].skip:
                 raise
-            self.broken[sample.id] = Broken(entry, e.kind)
-            return self._drop(sample, str(e)), []
+            return self._drop(sample, Dropped(entry, e.kind, str(e))), []

@@ -29,6 +29,8 @@ EXAMPLES = 5
 WAITING = 1_000
 """Pictures that wait for a thread before reading of records goes on."""
 
+DROPPED = frozenset({"over-length-first", "no-supervised-token"})
+"""Kinds that a stage drops, by name, as far as `max_skipped` allows."""
 UNREAD = 1_000
 """Keys that nothing reads and that are counted one by one; more are counted together."""
 EXCERPT = 400
@@ -59,15 +61,22 @@ class Report:
     """Kind of problem -> how many records have it."""
     examples: dict[str, list[str]] = field(default_factory=dict)
     """Kind -> its first examples, each named by file and record number."""
+    dropped: frozenset[str] = frozenset()
+    """Kinds whose records a stage drops, where it may drop that many."""
+    _seen: set[int] = field(default_factory=set, repr=False)
+    """Hashes of (record, kind) that are counted: the problems of pictures come later than those of their records."""
+    _refused: set[int] = field(default_factory=set, repr=False)
 
     @property
     def tolerated(self) -> frozenset[str]:
         """Kinds that a training run lives with."""
-        return NOTED | self.skip
+        return NOTED | self.skip | self.dropped
 
-    _seen: set[int] = field(default_factory=set, repr=False)
-    """Hashes of (record, kind) that are counted: the problems of pictures come later than those of their records."""
-    _refused: set[int] = field(default_factory=set, repr=False)
+    def leave_out(self, share: float) -> None:
+        """Let a stage live with samples that teach it nothing, if with what is skipped they are at most that share."""
+        kinds = frozenset(DROPPED & self.counts.keys())
+        if sum(self.counts[kind] for kind in kinds | self.skip) <= share * self.records:
+            self.dropped = kinds
 
     @property
     def refused(self) -> int:
@@ -115,6 +124,7 @@ def check_dataset(
     max_length: int | None = None,
     skip: Collection[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
+    count_pictures: bool = True,
 ) -> Report:
     """Read every record of a dataset and decode every picture that it shows.
 
@@ -140,7 +150,8 @@ def check_dataset(
                 if found:
                     continue  # an index looks no further either
                 if prompter:
-                    for kind, problem in _prompt_problems(prompter, parse_turns(raw.record), max_length):
+                    turns = parse_turns(raw.record)
+                    for kind, problem in _prompt_problems(prompter, turns, max_length, count_pictures):
                         report.add(kind, where, problem)
                 pictures.add(raw, where)
             done += shard.bytes
@@ -204,16 +215,18 @@ def _picture_problems(held: Picture | bytes) -> list[Problem]:
     return examined(held)[1]
 
 
-def _prompt_problems(prompter: Prompter, turns: Sequence[Turn], max_length: int | None) -> Iterator[Problem]:
+def _prompt_problems(
+    prompter: Prompter, turns: Sequence[Turn], max_length: int | None, count_pictures: bool
+) -> Iterator[Problem]:
     if turns[0].role == "system" and not prompter.template.writes_questions:
         yield "system-unread", "its template writes neither questions nor a system message"
     tokens = prompter.encode(turns)
     if all(label == IGNORE for label in tokens.labels[1:]):
         yield "no-supervised-token", "no token of its answers is supervised"
-    if max_length is None or len(tokens.ids) <= max_length:
+    if max_length is None or prompter.counted(tokens, count_pictures) <= max_length:
         return
     try:
-        kept = prompter.encode(turns, max_length)
+        kept = prompter.encode(turns, max_length, count_pictures)
         yield (
             "over-length",
             f"{len(tokens.ids)} tokens, of {max_length} allowed; cut to {len(kept.ids)} at a turn's end",

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from remora.data.batches import Broken, StageData
+from remora.data.batches import Dropped, StageData
 from remora.errors import TrainingError
 from remora.model.vlm import Batch
 
@@ -52,10 +52,8 @@ class Loaded:
     """One rank's micro batches of a step."""
 
     batches: Sequence[Batch]
-    dropped: dict[str, str]
+    dropped: dict[str, Dropped]
     """Sample id -> why it teaches nothing."""
-    broken: dict[str, Broken]
-    """Those of the dropped whose picture cannot be opened."""
 
 
 class Loader:
@@ -134,9 +132,8 @@ class Loader:
 def load(data: StageData, share: tuple[Any, ...], step: int) -> Loaded:
     """A step's batches, made now."""
     data.dropped.clear()
-    data.broken.clear()
     batches = list(data.micro_batches(step, *share))
-    return Loaded(batches, dict(data.dropped), dict(data.broken))
+    return Loaded(batches, dict(data.dropped))
 
 
 def _processes(count: int, start: bytes) -> ProcessPoolExecutor:

@@ -11,9 +11,12 @@ import math
 import sys
 from collections.abc import Sequence
 
-from remora.spec import MixtureEntry
+from remora.errors import DataError, SpecError
+from remora.spec import MixtureEntry, Stage
 
 ROUNDS = 6
+MOST_SAMPLES = 1 << 40
+"""Of a stage: what its samples' keys have room for, and more than anybody trains on."""
 
 
 class Permutation:
@@ -85,5 +88,32 @@ class MixtureOrder:
 
 
 def mixture_order(mixture: Sequence[MixtureEntry], sizes: Sequence[int], seed: int) -> MixtureOrder:
-    """The order of a stage's mixture, whose datasets have `sizes` samples."""
+    """The order of a stage's mixture, whose datasets have `sizes` samples.
+
+    Raises:
+        DataError: an entry of the mixture has none.
+    """
+    for entry, size in zip(mixture, sizes, strict=True):
+        if not size:
+            raise DataError(
+                f"{entry.dataset or entry.path}: no sample is left to read: all of its records are skipped; mend the "
+                "dataset, or take the entry out of the mixture"
+            )
     return MixtureOrder(sizes, [e.weight for e in mixture], seed, [e.cap for e in mixture])
+
+
+def stage_length(stage: Stage, epoch: int) -> tuple[int, int]:
+    """(steps, samples) of a stage, an epoch of whose mixture has so many samples.
+
+    Raises:
+        SpecError: it would read none, or more than there are positions for.
+    """
+    samples = stage.steps * stage.batch if stage.steps else round(epoch * (stage.epochs or 1))
+    if not samples:
+        raise SpecError(
+            f"stage {stage.name!r} has no step: epochs {stage.epochs:g} of {epoch:,} samples are less than half a "
+            f"sample; raise epochs, or set steps"
+        )
+    if samples >= MOST_SAMPLES:
+        raise SpecError(f"stage {stage.name!r} would read {samples:.2g} samples; lower its epochs, steps or weights")
+    return math.ceil(samples / stage.batch), samples

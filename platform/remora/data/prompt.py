@@ -94,23 +94,31 @@ class Prompter:
         """Every special token with its id: the tokenizer's, and those that a prompt writes."""
         return self._words.special
 
-    def encode(self, turns: Sequence[Turn], max_length: int | None = None) -> Tokens:
+    def counted(self, tokens: Tokens, pictures: bool = True) -> int:
+        """Tokens of a conversation, `pictures` with all of theirs or each as one."""
+        return len(tokens.ids) - (0 if pictures else tokens.images * (self.image_tokens - 1))
+
+    def encode(self, turns: Sequence[Turn], max_length: int | None = None, count_pictures: bool = True) -> Tokens:
         """ids and labels of a conversation, each picture as `image_tokens` positions.
 
-        One that is longer than `max_length` loses whole questions with their answers from its end, and with them the
-        pictures that only they show.
+        One that is longer than `max_length` (see `counted`) loses whole questions with their answers from its end, and
+        with them the pictures that only they show.
 
         Raises:
             OverLength: not even its first question and answer fit.
         """
         tokens = self._encode(turns)
-        if max_length is None or len(tokens.ids) <= max_length:
+        if max_length is None or self.counted(tokens, count_pictures) <= max_length:
             return tokens
         before = len(turns) % 2  # a system message
         rounds = range(1, len(turns) // 2 + 1)
-        kept = bisect_right(rounds, max_length, key=lambda r: len(self._encode(turns[: before + 2 * r]).ids))
+
+        def length(rounds: int) -> int:
+            return self.counted(self._encode(turns[: before + 2 * rounds]), count_pictures)
+
+        kept = bisect_right(rounds, max_length, key=length)
         if not kept:
-            first = len(self._encode(turns[: before + 2]).ids)
+            first = length(1)
             raise OverLength(f"its first question and answer have {first} tokens, of {max_length} allowed")
         return self._encode(turns[: before + 2 * kept])
 

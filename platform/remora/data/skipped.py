@@ -43,6 +43,18 @@ class Skipped:
                 f"mend the dataset ({self._check(entry)}) or raise it"
             )
 
+    def lines(self) -> list[str]:
+        """What a stage that has ended left out, a line for each dataset that anything was left out of."""
+        found = []
+        for i, dataset in enumerate(self._datasets):
+            kinds = Counter({kind: n for kind, n in dataset.counts.items() if kind in self._mixture[i].skip})
+            kinds += Counter(self._since[i].values())
+            if kinds:
+                said = ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common())
+                left_out = dataset.skipped + len(self._since[i])
+                found.append(f"{self.name(i)}: {left_out:,} of {dataset.records:,} records left out ({said})")
+        return found
+
     def _check(self, entry: int) -> str:
         one = self._mixture[entry]
         if one.path is None:

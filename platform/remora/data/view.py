@@ -105,7 +105,7 @@ def stage_reader(data: StageData) -> Reader:
     def encode(sample: Sample) -> tuple[Tokens, str]:
         data.dropped.clear()
         tokens = data.encode(sample)
-        return tokens, data.dropped.get(sample.id, "")
+        return tokens, data.dropped[sample.id].reason if sample.id in data.dropped else ""
 
     return Reader(data.prompter, encode, data.encoder, data.stage.aspect, data.max_length)
 

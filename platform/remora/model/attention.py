@@ -5,7 +5,7 @@ through all of it. Here the samples' lengths stand where the mask would be, and 
 The cost of attention falls from the row's length squared to the sum of its samples' squares (docs/batches.md).
 
 CUDA takes the same calls; it has not been tried. torch's kernel for rows of samples (torch.nn.attention.varlen) takes
-half precision alone, and stages train in fp32.
+half precision alone; a stage computes in fp32, bf16 or fp16 (`cluster.precision`), and one way serves all three.
 """
 
 from __future__ import annotations

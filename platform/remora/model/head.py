@@ -22,13 +22,22 @@ CHUNK = 1 << 24
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
-    """hidden [S, H], weight [V, H], bias [V] or None, targets [S] -> the sum of cross entropies in nats, a scalar.
+    """hidden [S, H], weight [V, H], bias [V] or None, targets [S], weights [S] or None -> the sum of cross entropies in
+    nats, each times its weight; a scalar.
 
     Gradients are made in the forward pass, for a loss of one; the backward pass scales them.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, quick: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        weights: Tensor | None,
+        quick: bool,
+    ) -> Tensor:
         wanted = ctx.needs_input_grad
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -45,12 +54,15 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 some, which = states[here], targets[here, None]
                 scores = multiply(some, table, None if bias is None else bias.to(dtype)).float()
                 sums = scores.logsumexp(1, keepdim=True)
-                loss += (sums - scores.gather(1, which)).sum()
+                losses = sums - scores.gather(1, which)
+                loss += (losses if weights is None else losses * weights[here, None]).sum()
                 if not any(wanted):
                     continue
                 # In the scores' own memory: softmax, minus one where the target is.
                 slopes = scores.sub_(sums).exp_()
                 slopes.scatter_add_(1, which, -torch.ones_like(sums))
+                if weights is not None:
+                    slopes *= weights[here, None]
                 if to_bias is not None:
                     to_bias += slopes.sum(0)
                 slopes = slopes.to(dtype)
@@ -69,22 +81,26 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, ()
-        return *(None if g is None else g.mul_(slope) for g in gradients), None, None
+        return *(None if g is None else g.mul_(slope) for g in gradients), None, None, None
 
 
-def summed_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    """The sum of cross entropies (nats) of hidden [S, H] through the head for targets [S]; a scalar, fp32.
+def summed_loss(head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The sum of cross entropies (nats) of hidden [S, H] through the head for targets [S], each times its weight of
+    weights [S] if there are any; a scalar, fp32.
 
     Without a token it is zero, but still on the graph, so that every rank steps.
     """
     kind = hidden.device.type
     if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
         # Its loss scale comes with the backward pass; gradients made before that would vanish below 6e-8.
-        return F.cross_entropy(head(hidden).float(), targets, reduction="sum")
+        scores = head(hidden).float()
+        if weights is None:
+            return F.cross_entropy(scores, targets, reduction="sum")
+        return (F.cross_entropy(scores, targets, reduction="none") * weights).sum()
     weight, bias = cast(Tensor, head.weight), cast("Tensor | None", head.bias)
     quick = is_quick(head)
     # Inside the head's own call: ZeRO 3 gathers a weight for the module that holds it, and only while it is called.
-    head.forward = lambda states: _SummedCrossEntropy.apply(states, weight, bias, targets, quick)
+    head.forward = lambda states: _SummedCrossEntropy.apply(states, weight, bias, targets, weights, quick)
     try:
         return cast(Tensor, head(hidden))
     finally:

@@ -6,7 +6,6 @@ initialisation and a tokenizer trained on the texts of its stage. Whoever needs 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -33,7 +32,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from remora.catalog import LLM
 from remora.errors import DataError, first_line
-from remora.files import disk_errors, is_published, publishing, verify
+from remora.files import digest, disk_errors, is_published, publishing, verify
 from remora.model.hub import snapshot
 
 LLAMAS = ("LlamaTokenizer", "LlamaTokenizerFast")
@@ -196,7 +195,7 @@ def pretrained_folder(name: str, entry: LLM, cache: Path) -> Path:
                 "folder into llm.yaml of a folder that REMORA_CATALOG names (docs/catalog.md)"
             )
         return snapshot(entry.hub, entry.revision, entry.gated)
-    key = hashlib.sha256(entry.model_dump_json().encode()).hexdigest()[:12]
+    key = digest(entry.model_dump(mode="json"))[:12]
     folder = cache / f"{name}-{key}"
     with disk_errors(cache):
         if is_published(folder):

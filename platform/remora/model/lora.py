@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from remora.errors import DataError, SpecError, nearest
 from remora.model.split import shape_of, whole
-from remora.spec import Lora
+from remora.spec import ALL_LINEAR, Lora
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -32,18 +32,29 @@ def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
     return {n: m for n, m in module.named_modules() if isinstance(m, nn.Linear) and m is not head}
 
 
-def _targets(part: str, module: nn.Module, lora: Lora) -> list[str]:
+def target_layers(part: str, module: nn.Module, lora: Lora) -> list[str]:
+    """The names of the layers that get an adapter: those that end as a target says, from a dot on.
+
+    Raises:
+        SpecError: a target ends no linear layer's name, or the part has no linear layer.
+    """
     layers = linear_layers(module)
+    if not layers:
+        raise SpecError(f"tune.{part}: lora adapts linear layers, and this {part} has none; train it full, or last: n")
     if not lora.targets:
         return list(layers)
-    endings = dict.fromkeys(n.rpartition(".")[2] for n in layers)
     for target in lora.targets:
-        if target not in endings:
+        if not any(_ends(name, target) for name in layers):
+            endings = dict.fromkeys(n.rpartition(".")[2] for n in layers)
             raise SpecError(
                 f"tune.{part}: lora target {target!r} is no linear layer{nearest(target, endings)}; "
-                f"{part} has {', '.join(endings)}"
+                f"{part} has {', '.join(endings)}, and {ALL_LINEAR} for all of them"
             )
-    return [n for n in layers if n.rpartition(".")[2] in lora.targets]
+    return [name for name in layers if any(_ends(name, target) for target in lora.targets)]
+
+
+def _ends(name: str, target: str) -> bool:
+    return f".{name}".endswith(f".{target}")
 
 
 def add_adapter(part: str, module: nn.Module, lora: Lora, seed: int) -> None:
@@ -54,7 +65,7 @@ def add_adapter(part: str, module: nn.Module, lora: Lora, seed: int) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    targets = _targets(part, module, lora)
+    targets = target_layers(part, module, lora)
     if lora.bits:
         _quantise(part, module, targets, lora.bits)
     config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from remora import catalog
 from remora.catalog import LLM, Connector, Vision
 from remora.catalog.fit import check_composition
-from remora.errors import DataError
+from remora.errors import DataError, SpecError
 from remora.model.connectors import build_connector, tokens_out
 from remora.model.llm import drop_head_bias, full_state, load_llm
 from remora.model.lora import merge_adapter, save_adapter
@@ -66,9 +66,17 @@ def compose(
 
 
 def sketch(vision: Vision, connector: Connector, llm: LLM) -> VisionLanguageModel:
-    """The model without weights, on torch's meta device: it takes no memory, and what would train can be counted."""
+    """The model without weights, on torch's meta device: it takes no memory, and what would train can be counted.
+
+    Raises:
+        SpecError: the language model's config makes none.
+    """
     with torch.device("meta"):
-        language = AutoModelForCausalLM.from_config(AutoConfig.for_model(**llm.config))
+        try:
+            language = AutoModelForCausalLM.from_config(AutoConfig.for_model(**llm.config))
+        except Exception as e:  # whatever the class of an own entry's config makes of its values
+            why = (str(e).strip().splitlines() or [type(e).__name__])[-1].strip()
+            raise SpecError(f"llm {llm.short}: its config makes no model: {why}; see: remora catalog llm") from e
         if llm.head_bias is False:
             drop_head_bias(language)
         return VisionLanguageModel(

@@ -6,7 +6,6 @@ never copied: they stay a reference.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -16,7 +15,7 @@ from typing import Any
 from remora import catalog
 from remora.catalog import Vision
 from remora.errors import SpecError
-from remora.files import sha256_file
+from remora.files import digest, sha256_file
 from remora.model.hub import resolved_revision
 
 NOT_THE_MODEL = {"stage", "source", "short", "licence", "templates", "gated", "unpublished"}
@@ -49,7 +48,7 @@ def source_digest(part: str, name: str) -> str:
     facts = entry.model_dump(mode="json", exclude=NOT_THE_MODEL, exclude_none=True)
     if hub := facts.get("hub"):
         facts["revision"] = resolved_revision(hub, facts.get("revision"))
-    return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()
+    return digest(facts)
 
 
 def weights_file(entry: Vision) -> str:

@@ -37,7 +37,8 @@ def _trained_modules(part: str, module: nn.Module, tuning: PartTuning) -> list[n
 
 
 def freeze_and_train(model: VisionLanguageModel, tuning: Tuning, seed: int = 0) -> None:
-    """Set `requires_grad` and the mode of every part. Frozen parts hold no gradients and stay in eval mode.
+    """Set `requires_grad` and the mode of every part. Frozen parts hold no gradients and stay in eval mode, but
+    for their dropout where the tuning asks for it.
 
     `seed` initialises adapters; each part draws from a stream of its own.
 
@@ -57,8 +58,11 @@ def freeze_and_train(model: VisionLanguageModel, tuning: Tuning, seed: int = 0) 
         elif tuning[part].trains:
             for trained in _trained_modules(part, module, tuning[part]):
                 trained.requires_grad_(True)
-        if tuning[part].trains:
+        if tuning[part].trains or tuning[part].dropout:
             model.dropouts[part] = key_dropouts(module, first_layer=100_000 * PARTS.index(part))
+            if tuning[part].dropout:  # alone: what else acts in train mode is none of a frozen part's
+                for dropout in model.dropouts[part]:
+                    dropout.train()
 
 
 def halve_frozen(model: VisionLanguageModel, tuning: Tuning, dtype: torch.dtype) -> None:
@@ -100,7 +104,9 @@ def tuning_table(model: VisionLanguageModel, stage: Stage) -> list[TuningRow]:
 def parameter_groups(model: VisionLanguageModel, stage: Stage) -> list[dict[str, object]]:
     """Optimiser groups, one for each trained part and whether its tensors decay.
 
-    Vectors (biases, norms, latent scales) do not decay, as in transformers' Trainer, which the published runs used.
+    Vectors (biases, norms, latent scales) do not decay. transformers' Trainer leaves out biases and the norms'
+    weights by their modules and names, and so decays CLIP's class embedding and DINOv2's layer scales, which are
+    vectors as well; no published run of the family has a decay, so none differs.
     """
     groups: list[dict[str, object]] = []
     for part in stage.tune.trained:

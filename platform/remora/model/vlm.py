@@ -35,6 +35,8 @@ class Batch:
     keys: Tensor
     image_keys: Tensor
     lengths: tuple[int, ...] = ()
+    weights: Tensor | None = None
+    """[S], what the losses of each sample's tokens are multiplied by; all by 1 if not given."""
 
     @property
     def targets(self) -> Tensor:
@@ -50,6 +52,22 @@ class Batch:
     def supervised(self) -> int:
         """Tokens that the loss sums over."""
         return int((self.targets != IGNORE).sum())
+
+    @property
+    def supervised_by_sample(self) -> Tensor:
+        """[S], the tokens of each sample that the loss sums over."""
+        counted = F.pad((self.targets != IGNORE).long(), (0, 1))  # [B, T]
+        if not self.lengths:
+            return counted.sum(1)
+        return torch.stack([sample.sum() for sample in counted[0].split(self.lengths)])
+
+    @property
+    def token_weights(self) -> Tensor | None:
+        """[B * T], each position's weight."""
+        if self.weights is None:
+            return None
+        each = torch.tensor(self.lengths) if self.lengths else torch.tensor([self.ids.shape[1]] * len(self.ids))
+        return self.weights.repeat_interleave(each.to(self.weights.device))
 
     def to(self, device: torch.device) -> Batch:
         tensors = [f.name for f in fields(self) if isinstance(getattr(self, f.name), Tensor)]
@@ -122,12 +140,13 @@ class VisionLanguageModel(nn.Module):
             mask=F.pad(batch.mask, (0, missing)),
             labels=F.pad(batch.labels, (0, missing), value=IGNORE),
             keys=F.pad(batch.keys, (0, 1)),
+            weights=None if batch.weights is None else F.pad(batch.weights, (0, 1)),
             lengths=(*batch.lengths, missing),
         )
 
     def forward(self, batch: Batch) -> Tensor:
-        """The sum of cross entropies (nats) over the supervised tokens of packed rows, or of rows padded on the right;
-        a scalar.
+        """The sum of cross entropies (nats) over the supervised tokens of packed rows, or of rows padded on the right,
+        each times its sample's weight if the batch has weights; a scalar.
 
         Logits are made for supervised positions only; image, prompt and padding tokens never reach the vocabulary.
         Gradients of the head are made here as well (model/head.py).
@@ -138,7 +157,13 @@ class VisionLanguageModel(nn.Module):
         self._key_dropouts(batch)
         with only(self.narrowed, rows, batch.ids.shape[1]):
             hidden = states(self.llm, self.embed(batch.ids, batch.pixels), batch.lengths)
-        return summed_loss(self.llm.get_output_embeddings(), hidden.flatten(0, 1).index_select(0, rows), targets[rows])  # type: ignore[operator]
+        weights = batch.token_weights
+        return summed_loss(
+            self.llm.get_output_embeddings(),  # type: ignore[operator]
+            hidden.flatten(0, 1).index_select(0, rows),
+            targets[rows],
+            None if weights is None else weights[rows],
+        )
 
     def _key_dropouts(self, batch: Batch) -> None:
         """Tell every dropout whose tokens it sees: the masks of a sample are the same in a packed row as alone."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Literal
 from remora import catalog
 from remora.catalog.fit import check_composition
 from remora.data.mixture import Readable
-from remora.data.order import mixture_order
 from remora.planning.outline import Outline, read_or_outline
 from remora.spec import MixtureEntry, Variant
-from remora.stages import StageRun, Store, paths, union, variant_name
+from remora.stages import StageRun, Store, outlook, paths, union, variant_name
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,8 @@ class Plan:
     shapes: tuple[Shape, ...]
     missing: tuple[str, ...] = ()
     """Datasets that are not here."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing before it runs."""
 
     @property
     def distinct(self) -> int:
@@ -80,7 +80,8 @@ def plan_of(variants: Sequence[Variant], store: Store) -> Plan:
     """The plan of some variants. Reads the datasets that are here; of others the catalog says how large they are.
 
     Raises:
-        RemoraError: a name or a dataset of one's own that is not there, or parts that do not fit.
+        RemoraError: a name or a dataset of one's own that is not there, parts that do not fit, or a stage that could
+            not run or would learn nothing.
     """
     opened: dict[tuple[MixtureEntry, ...], Sequence[Readable]] = {}
 
@@ -88,29 +89,32 @@ def plan_of(variants: Sequence[Variant], store: Store) -> Plan:
         return opened.setdefault(mixture, read_or_outline(mixture, data))
 
     found = paths(variants, store.data, read)
+    notes: list[str] = []
     rows = tuple(
-        _row(run, tuple(name for name, p in found.items() if run in p), opened, store)
+        _row(run, tuple(name for name, p in found.items() if run in p), opened, store, notes)
         for run in union(found.values()).values()
     )
     outlines = [d for datasets in opened.values() for d in datasets if isinstance(d, Outline)]
-    return Plan(rows, tuple(_shape(v) for v in variants), tuple(dict.fromkeys(o.name for o in outlines)))
+    missing = tuple(dict.fromkeys(o.name for o in outlines))
+    return Plan(rows, tuple(_shape(v) for v in variants), missing, tuple(dict.fromkeys(notes)))
 
 
 def _row(
-    run: StageRun, users: tuple[str, ...], opened: dict[tuple[MixtureEntry, ...], Sequence[Readable]], store: Store
+    run: StageRun,
+    users: tuple[str, ...],
+    opened: dict[tuple[MixtureEntry, ...], Sequence[Readable]],
+    store: Store,
+    notes: list[str],
 ) -> PlanRow:
     stage, datasets = run.stage, opened[run.stage.mixture]
     outlined = any(isinstance(d, Outline) for before in run.lineage for d in opened[before.stage.mixture])
     exact = all(d.exact for d in datasets if isinstance(d, Outline)) or stage.steps is not None
-    samples = (
-        stage.steps * stage.batch
-        if stage.steps
-        else round(mixture_order(stage.mixture, [len(d) for d in datasets], 0).epoch_size * (stage.epochs or 1))
-    )
-    steps = stage.steps or math.ceil(samples / stage.batch)
+    finished = not outlined and store.finished(run)
+    (steps, samples), more = outlook(stage, datasets, finished)
+    notes += more
     if outlined:
         return PlanRow(f"{stage.name}-?", users, steps, samples, "no data", exact)
-    return PlanRow(run.name, users, steps, samples, "finished" if store.finished(run) else "to train", exact)
+    return PlanRow(run.name, users, steps, samples, "finished" if finished else "to train", exact)
 
 
 def _shape(variant: Variant) -> Shape:

@@ -1,17 +1,32 @@
 """What a user writes: variants, recipes, stages, mixtures and spaces, as strict YAML."""
 
-from remora.spec.base import Spec, load, parse_yaml, read_yaml, validate
+from remora.spec.base import Spec, validate
 from remora.spec.condensation import Condensation
-from remora.spec.recipe import PARTS, Guard, Lora, MixtureEntry, PartTuning, Recipe, Skippable, Stage, Tuning
+from remora.spec.kinds import load, load_job
+from remora.spec.recipe import (
+    ALL_LINEAR,
+    PARTS,
+    Guard,
+    Lora,
+    MixtureEntry,
+    PartTuning,
+    Recipe,
+    Skippable,
+    Stage,
+    Tuning,
+)
+from remora.spec.strict_yaml import Lines, parse_yaml, read_yaml
 from remora.spec.variant import Champion, Cluster, Job, Precision, Rows, Space, Variant
 
 __all__ = [
+    "ALL_LINEAR",
     "PARTS",
     "Champion",
     "Cluster",
     "Condensation",
     "Guard",
     "Job",
+    "Lines",
     "Lora",
     "MixtureEntry",
     "PartTuning",
@@ -25,6 +40,7 @@ __all__ = [
     "Tuning",
     "Variant",
     "load",
+    "load_job",
     "parse_yaml",
     "read_yaml",
     "validate",

@@ -1,16 +1,17 @@
-"""Strict YAML: what a user wrote becomes a frozen pydantic model, or one line that names file, line, key and value."""
+"""Strict specs: what a user wrote becomes a frozen pydantic model, or one line that names file, line, key and value."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from remora.errors import SpecError, nearest
-from remora.spec.paths import located
+from remora.spec.strict_yaml import Lines
+from remora.spec.wording import broken_rule, found
+
+MISTAKES = 10
+"""Of one file, that are told at once."""
 
 
 class Spec(BaseModel):
@@ -19,82 +20,26 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _file_name(name: str) -> str:
+    if name.startswith(".") or "/" in name or not name.strip() or len(name.encode()) > 100:
+        raise ValueError(f"{name[:40]!r} cannot name files: 1 to 100 bytes, without / and not beginning with a dot")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
+"""A name that folders and files of the run folder get."""
 S = TypeVar("S", bound=BaseModel)
-Lines = dict[tuple[str | int, ...], int]
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice; plain YAML keeps the last one and says nothing."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, Hashable):
-            raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", key_node.start_mark)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is written twice", key_node.start_mark)
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def _lines(node: yaml.Node | None, path: tuple[str | int, ...], found: Lines) -> Lines:
-    """Line number (from 1) of every key and list item below `node`, by its path."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            found[(*path, key.value)] = key.start_mark.line + 1
-            _lines(value, (*path, key.value), found)
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            found[(*path, i)] = value.start_mark.line + 1
-            _lines(value, (*path, i), found)
-    return found
-
-
-def parse_yaml(text: str, name: str) -> tuple[Any, Lines]:
-    """Parse YAML and find the line of every key.
+def validate(model: type[S], raw: Any, name: str, lines: Lines | None = None, at: tuple[str | int, ...] = ()) -> S:
+    """`raw` as a `model`; errors name `name` and, where `lines` has it, the line. `at` is where in the file it stands.
 
     Raises:
-        SpecError: the text is not YAML, or a key is written twice.
+        SpecError: one line a broken rule.
     """
-    try:
-        return yaml.load(text, Loader=_Loader), _lines(yaml.compose(text, Loader=_Loader), (), {})
-    except (yaml.YAMLError, ValueError) as e:  # ValueError: a date that is none
-        mark = getattr(e, "problem_mark", None)
-        problem = getattr(e, "problem", None) or str(e).splitlines()[0]
-        raise SpecError(f"{name}:{mark.line + 1 if mark else 1}: not valid YAML: {problem}") from None
-
-
-def read_yaml(path: Path | str) -> tuple[Any, Lines]:
-    """Read a YAML file; see `parse_yaml`."""
-    path = Path(path)
-    try:
-        text = path.read_text()
-    except OSError as e:
-        raise SpecError(f"{path}: cannot read: {e.strerror}; give the path of a YAML file") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: not a text file; give the path of a YAML file") from None
-    return parse_yaml(text, str(path))
-
-
-def load(model: type[S], path: Path | str) -> S:
-    """Read `path` as one `model`; its relative paths are made absolute (spec/paths.py).
-
-    Raises:
-        SpecError: one line a broken rule: file, line, key, value and what is known.
-    """
-    raw, lines = read_yaml(path)
-    return validate(model, located(raw, Path(path).parent), str(path), lines)
-
-
-def validate(model: type[S], raw: Any, name: str, lines: Lines | None = None) -> S:
-    """`raw` as a `model`; errors name `name` and, where `lines` has it, the line."""
     if not isinstance(raw, dict):
-        raise SpecError(f"{name}: expected keys and values ({', '.join(model.model_fields)}), found {raw!r}")
+        where = f"{name}:{lines[at]}: {_key(at)}" if lines and at in lines else name
+        raise SpecError(f"{where}: expected keys and values ({', '.join(model.model_fields)}), found {found(raw)}")
     try:
         return model.model_validate(raw)
     except ValidationError as e:
@@ -105,25 +50,30 @@ def validate(model: type[S], raw: Any, name: str, lines: Lines | None = None) ->
             for err in e.errors()
             if not (err["type"] == "too_short" and any(loc[: len(err["loc"])] == err["loc"] != loc for loc in broken))
         ]
-        raise SpecError("\n".join(dict.fromkeys(_explain(model, err, name, lines or {}) for err in errors))) from None
+        told = list(dict.fromkeys(_explain(model, err, name, lines or {}, at) for err in errors))
+        if more := len(told) - MISTAKES:
+            told = [*told[:MISTAKES], f"{name}: and {more:,} mistakes more"] if more > 0 else told
+        raise SpecError("\n".join(told)) from None
 
 
-def _explain(model: type[BaseModel], err: Any, name: str, lines: Lines) -> str:
-    loc = tuple(err["loc"])
+def _explain(model: type[BaseModel], err: Any, name: str, lines: Lines, at: tuple[str | int, ...]) -> str:
     # pydantic adds the names of union branches and validators to `loc`; the file knows only keys and positions.
-    known = loc
+    loc = tuple(part for part in err["loc"] if not (isinstance(part, str) and "[" in part))
+    known = (*at, *loc)
     while known and known not in lines:
         known = known[:-1]
     where = f"{name}:{lines[known]}" if known in lines else name
-    key = ".".join(str(p) for p in loc)
     if err["type"] == "extra_forbidden":
         fields = _fields_at(model, loc[:-1])
-        return f"{where}: unknown key {key!r}{nearest(str(loc[-1]), fields)} (known: {', '.join(fields)})"
+        hint = nearest(str(loc[-1]), fields)
+        return f"{where}: unknown key {_key((*at, *loc))!r}{hint} (known: {', '.join(fields)})"
     if err["type"] == "missing":
-        return f"{where}: key {key!r} is missing"
-    message = err["msg"].removeprefix("Value error, ")
-    shown = err["input"] if isinstance(err["input"], (str, int, float, bool, type(None))) else None
-    return f"{where}: {key or 'spec'}: {message}" + (f" (found {shown!r})" if shown is not None else "")
+        return f"{where}: key {_key((*at, *loc))!r} is missing"
+    return f"{where}: {_key((*at, *loc)) or 'spec'}: {broken_rule(err)}"
+
+
+def _key(path: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, path))
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:

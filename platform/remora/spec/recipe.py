@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from remora.errors import SpecError
 from remora.spec.base import Spec
 
 PARTS = ("vision", "connector", "llm")
+
+
+ALL_LINEAR = "all-linear"
 
 
 class Lora(Spec):
@@ -20,9 +23,16 @@ class Lora(Spec):
     """The adapter's output is scaled by alpha / r."""
     dropout: float = Field(0.05, ge=0, lt=1)
     targets: tuple[str, ...] = ()
-    """Last components of the names of the linear layers that get an adapter; all linear layers but the head if none."""
+    """The linear layers that get an adapter, by the ends of their names (q_proj, self_attn.q_proj); all but the head if
+    none are given, or by peft's word for that, all-linear."""
     bits: Literal[4, 8] | None = None
     """Hold the frozen weights in 4 (NF4) or 8 bits; needs bitsandbytes: pip install 'remora[quantized]'."""
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _word_or_list(cls, value: Any) -> Any:
+        names = [value] if isinstance(value, str) else value
+        return () if isinstance(names, list | tuple) and ALL_LINEAR in names else names
 
 
 MODES = ("last", "from", "lora")
@@ -45,6 +55,9 @@ class PartTuning(Spec):
     """Peak learning rate; the stage's if not given."""
     weight_decay: float | None = Field(None, ge=0)
     """Decoupled weight decay; the stage's if not given."""
+    dropout: bool = False
+    """Whether a frozen part's own dropout acts, as in the published runs: transformers' Trainer leaves it on for the
+    whole model. A part that trains has its dropout in any case."""
 
     @model_validator(mode="before")
     @classmethod
@@ -75,6 +88,8 @@ class PartTuning(Spec):
             )
         if (self.lora is not None) != (self.mode == "lora"):
             raise ValueError(f"mode {self.mode!r} and lora do not fit; write {{lora: {{r: 128, alpha: 256}}}}")
+        if self.dropout and self.mode != "frozen":
+            raise ValueError(f"dropout: true is for a frozen part; mode {self.mode} has its dropout without it")
         return self
 
     @property
@@ -160,9 +175,9 @@ class MixtureEntry(Spec):
     """A file, a folder or a URL of a format that docs/data.md names."""
     images: str | None = None
     """The folder that its image paths are relative to; the file's own folder if not given."""
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, gt=0, le=1e6)
     """How often each of its samples is read in an epoch; 0.5 reads a seeded half."""
-    cap: int | None = Field(None, ge=1)
+    cap: int | None = Field(None, ge=1, le=10**12)
     """Samples of it that an epoch reads at most: a seeded choice, the same in every epoch."""
     skip: tuple[Skippable, ...] = ()
     """Problems whose records are left out and counted; any other stops the run before it begins."""
@@ -179,6 +194,9 @@ class MixtureEntry(Spec):
         if (self.dataset is None) == (self.path is None):
             raise ValueError("give either dataset (a catalog name) or path (a JSON file)")
         return self
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Guard(Spec):
@@ -201,29 +219,38 @@ class Stage(Spec):
     template: str = "vicuna"
     """Prompt template, from `remora catalog templates`."""
     tune: Tuning = Tuning()
-    batch: int = Field(256, ge=1)
+    batch: int = Field(256, ge=1, le=10**6)
     """Samples a step over all workers."""
-    epochs: float | None = Field(None, gt=0)
-    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0, le=1e6)
+    steps: int | None = Field(None, ge=1, le=10**9)
     """Either epochs or steps."""
     aspect: Literal["square", "pad"] = "square"
     """How pictures become square: `square` as the encoder's own preprocessing does it, `pad` with its mean colour."""
-    max_length: int = Field(2048, ge=8)
-    """Tokens a sample may have, image tokens included."""
+    max_length: int = Field(2048, ge=8, le=1 << 24)
+    """Tokens a sample may have, image tokens included; never more than the language model's context."""
+    count_pictures: bool = True
+    """Whether a picture counts in max_length with all of its tokens. Mipha's, MobileVLM's and ShareGPT4V's code cuts
+    before the picture is put in, so it counts one there and samples may pass the context by the rest."""
     over_length: Literal["cut", "fail"] = "cut"
     """A longer conversation: `cut` at a turn's end, so that whole answers remain, or dropped by name if none fits."""
     lr: float = Field(gt=0)
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """After the warm-up: to 0 along a cosine or a line; level; or level and then to 0 over the last steps (wsd)."""
     warmup: float = Field(0.03, ge=0, lt=1)
-    """Share of the steps that the rate takes to rise from 0."""
+    """Share of the steps, rounded up, that the rate takes to rise to its peak."""
+    warmup_from: Literal["first", "zero"] = "first"
+    """Of n steps of warm-up the first is taken at the n-th part of the peak (first), or at rate 0, where nothing is
+    learned, as transformers' schedules and so the published runs have it (zero)."""
     decay: float = Field(0.1, gt=0, le=1)
     """Share of the steps that wsd takes to fall to 0; MiniCPM (arXiv 2404.06395) found a tenth enough."""
     weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     clip: float | None = Field(None, gt=0)
     """Gradient norm to clip at. The LLaVA family's published runs were not clipped, so that is the default."""
+    loss_groups: int | None = Field(None, ge=1, le=10**6)
+    """Samples of a group, where the loss is to be the mean of groups' means, as it was published: there a group is what
+    one device put through the model at once. If not given, every supervised token of a batch weighs the same."""
     guard: Guard = Guard()
 
     @model_validator(mode="after")
@@ -233,6 +260,10 @@ class Stage(Spec):
         if self.schedule == "wsd" and self.warmup + self.decay > 1:
             raise ValueError(f"warmup {self.warmup:g} and decay {self.decay:g} are more than the whole")
         return self
+
+    def length(self, context: int | None) -> int:
+        """Tokens that a sample may have in a language model of that context, where it has one."""
+        return min(self.max_length, context or self.max_length)
 
     def lr_of(self, part: str) -> float:
         return self.tune[part].lr or self.lr

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from remora.spec.base import Spec
+from remora.spec.base import FileName, Spec
 
+MOST_VARIANTS = 10_000
 Rows = Literal["packed", "padded"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -53,7 +55,7 @@ class Cluster(Spec):
     max_failures: int = Field(3, ge=0)
     """Failures of workers that a stage run survives, and as many of what controls them. A node that is taken away after
     a notice is not one."""
-    hang_timeout: int = Field(300, ge=10)
+    hang_timeout: int = Field(300, ge=10, le=604_800)
     """Seconds that a worker waits for another in a step, or for a stage run to be published, before its group is
     started again."""
 
@@ -112,7 +114,7 @@ class Job(Spec):
 class Variant(Job):
     """One composition and its recipe."""
 
-    name: str | None = None
+    name: FileName | None = None
     """Shown everywhere; by default recipe-vision-llm-connector with the catalog's short names."""
     vision: str
     connector: str
@@ -123,7 +125,7 @@ class Variant(Job):
 class Space(Job):
     """What a search may choose from: every combination of the lists is a variant."""
 
-    name: str
+    name: FileName
     vision: tuple[str, ...] = Field(min_length=1)
     connector: tuple[str, ...] = Field(min_length=1)
     llm: tuple[str, ...] = Field(min_length=1)
@@ -131,6 +133,12 @@ class Space(Job):
     champion: Champion
     concurrent: int | None = Field(None, ge=1)
     """Trials at a time; by default as many as the cluster's CPUs and GPUs hold."""
+
+    @model_validator(mode="after")
+    def _can_be_listed(self) -> Self:
+        if (count := prod(map(len, (self.vision, self.connector, self.llm, self.recipe)))) > MOST_VARIANTS:
+            raise ValueError(f"{count:,} variants, and a space has {MOST_VARIANTS:,} at most; shorten its lists")
+        return self
 
     def variants(self) -> list[Variant]:
         """Every combination, recipe slowest, so that variants that share early stages stand next to each other."""

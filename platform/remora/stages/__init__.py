@@ -1,25 +1,35 @@
 """The stage graph and the artifact store: what is trained already, and what must be."""
 
+from remora.stages.fit import check_stages
 from remora.stages.graph import (
     StageRun,
     checked_stages,
     path,
     paths,
+    read_space,
+    read_variant,
     read_variants,
     resolve_stages,
     union,
     variant_name,
     variants_of,
 )
+from remora.stages.preflight import Preflight, outlook, preflight
 from remora.stages.store import Store, default_runs
 
 __all__ = [
+    "Preflight",
     "StageRun",
     "Store",
+    "check_stages",
     "checked_stages",
     "default_runs",
+    "outlook",
     "path",
     "paths",
+    "preflight",
+    "read_space",
+    "read_variant",
     "read_variants",
     "resolve_stages",
     "union",

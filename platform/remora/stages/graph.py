@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from remora import catalog
-from remora.catalog import LLM
-from remora.catalog.fit import check_composition
 from remora.data.mixture import Readable, fingerprint, read_mixture, with_known
 from remora.errors import SpecError, nearest
 from remora.files import digest
 from remora.model.refs import source_digest
-from remora.spec import PARTS, MixtureEntry, Space, Stage, Variant, load, read_yaml, validate
+from remora.spec import PARTS, Lines, MixtureEntry, Space, Stage, Variant, load_job, validate
+from remora.stages.fit import check_stages
 
 NUMERICS = 2
 """Raise by hand when a change makes the same spec give other weights."""
@@ -74,50 +73,93 @@ def _recipe_stages(variant: Variant) -> list[Stage]:
     return ([own] if own else []) + list(catalog.recipe(variant.recipe).stages)
 
 
-def _check_overrides(overrides: Iterable[str], known: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class Written:
+    """The file that a spec was written in, so that a mistake in its overrides can name a line of it."""
+
+    file: str
+    lines: Lines
+
+    def at(self, stage: str) -> str:
+        line = self.lines.get(("overrides", stage))
+        return f"{self.file}:{line}" if line else self.file
+
+
+def _check_overrides(overrides: Iterable[str], known: Sequence[str], written: Written | None) -> None:
     for name in overrides:
         if name not in known:
-            raise SpecError(f"overrides: no stage {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
+            where = f"{written.at(name)}: " if written else ""
+            raise SpecError(f"{where}overrides: no stage {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
 
 
-def resolve_stages(variant: Variant) -> tuple[Stage, ...]:
-    """The variant's stages in order, with its overrides.
+def resolve_stages(variant: Variant, written: Written | None = None) -> tuple[Stage, ...]:
+    """The variant's stages in order, with its overrides, which `written` knows the lines of.
 
     Raises:
         SpecError: an override names no stage, or breaks a rule.
     """
     stages = _recipe_stages(variant)
-    _check_overrides(variant.overrides, [s.name for s in stages])
-    found = (_overridden(s, variant.overrides.get(s.name, {})) for s in stages)
+    _check_overrides(variant.overrides, [s.name for s in stages], written)
+    found = (_overridden(s, variant.overrides.get(s.name, {}), written) for s in stages)
     return tuple(s.model_copy(update={"mixture": tuple(map(with_known, s.mixture))}) for s in found)
 
 
-def read_variants(file: Path | str) -> list[Variant]:
-    """The variants of a YAML file: a space (it has a champion) has many, a variant is itself.
+def read_variant(file: Path | str) -> Variant:
+    """The variant of a YAML file, with its overrides checked.
 
     Raises:
-        SpecError: the file is neither.
+        SpecError: the file is none, or breaks a rule.
     """
-    raw, _ = read_yaml(file)
-    if isinstance(raw, dict) and "champion" in raw:
-        return variants_of(load(Space, file))
-    return [load(Variant, file)]
+    variant, lines = load_job(file, "variant")
+    assert isinstance(variant, Variant)
+    resolve_stages(variant, Written(str(file), lines))
+    return variant
 
 
-def variants_of(space: Space) -> list[Variant]:
+def read_space(file: Path | str) -> Space:
+    """The space of a YAML file, with its overrides checked.
+
+    Raises:
+        SpecError: the file is none, or breaks a rule.
+    """
+    space, lines = load_job(file, "space")
+    assert isinstance(space, Space)
+    variants_of(space, Written(str(file), lines))
+    return space
+
+
+def read_variants(file: Path | str) -> list[Variant]:
+    """The variants of a YAML file: a space has many, a variant is itself.
+
+    Raises:
+        SpecError: the file is neither, or breaks a rule.
+    """
+    job, lines = load_job(file, "variant", "space")
+    written = Written(str(file), lines)
+    if isinstance(job, Space):
+        return variants_of(job, written)
+    resolve_stages(job, written)
+    return [job]
+
+
+def variants_of(space: Space, written: Written | None = None) -> list[Variant]:
     """Every variant of a space, each with the overrides of the stages that its recipe has.
 
     Raises:
-        SpecError: an override names a stage that no recipe of the space has, or two variants would share a name.
+        SpecError: an override names a stage that no recipe of the space has, or breaks a rule; two variants would
+            share a name.
     """
     variants = space.variants()
     _check_names(variants)
     stages = [[s.name for s in _recipe_stages(v)] for v in variants]
-    _check_overrides(space.overrides, list(dict.fromkeys(n for names in stages for n in names)))
-    return [
+    _check_overrides(space.overrides, list(dict.fromkeys(n for names in stages for n in names)), written)
+    found = [
         v.model_copy(update={"overrides": {k: c for k, c in v.overrides.items() if k in names}})
         for v, names in zip(variants, stages, strict=True)
     ]
+    for variant in found:
+        resolve_stages(variant, written)
+    return found
 
 
 def _check_names(variants: Iterable[Variant]) -> None:
@@ -134,7 +176,7 @@ def _check_names(variants: Iterable[Variant]) -> None:
             )
 
 
-def _overridden(stage: Stage, changes: dict[str, Any]) -> Stage:
+def _overridden(stage: Stage, changes: dict[str, Any], written: Written | None) -> Stage:
     if not changes:
         return stage
     merged = stage.model_dump(mode="json", exclude_none=True)
@@ -146,7 +188,9 @@ def _overridden(stage: Stage, changes: dict[str, Any]) -> Stage:
     merged |= {k: v for k, v in changes.items() if k != "tune"}
     tune = changes.get("tune", {})
     merged["tune"] = merged["tune"] | tune if isinstance(tune, dict) else tune
-    return validate(Stage, merged, f"overrides: {stage.name}")
+    if written is None:
+        return validate(Stage, merged, f"overrides: {stage.name}")
+    return validate(Stage, merged, written.file, written.lines, ("overrides", stage.name))
 
 
 def checked_stages(variant: Variant) -> tuple[Stage, ...]:
@@ -156,14 +200,8 @@ def checked_stages(variant: Variant) -> tuple[Stage, ...]:
         UnknownName: a part, recipe, template or benchmark that there is not.
         SpecError: they do not fit.
     """
-    model = catalog.llm(variant.llm)
-    check_composition(catalog.vision(variant.vision), catalog.connector(variant.connector), model)
-    for name in variant.benchmarks:
-        catalog.check_benchmark(name)
     stages = resolve_stages(variant)
-    for stage in stages:
-        _check_template(stage, variant.llm, model)
-        _check_trains(stage, variant)
+    check_stages(variant, stages)
     return stages
 
 
@@ -218,31 +256,6 @@ def path(
         run = StageRun(digest(identity), stage, run, parts, variant.seed, tuple(d.folder for d in datasets))
     assert run is not None
     return run.lineage
-
-
-def _check_trains(stage: Stage, variant: Variant) -> None:
-    connector = catalog.connector(variant.connector)
-    if connector.kind == "identity" and stage.tune.trained == ("connector",):
-        raise SpecError(
-            f"stage {stage.name!r} trains the connector alone, and {variant.connector!r} has no weights; take a recipe "
-            "without that stage, or train another part in it (overrides)"
-        )
-    vision, layers = catalog.vision(variant.vision), catalog.llm(variant.llm).layers
-    for part, blocks, read in (("vision", vision.blocks, vision.blocks_read), ("llm", layers, layers)):
-        if stage.tune[part].blocks is not None:
-            try:
-                stage.tune[part].first_block(part, blocks, read)
-            except SpecError as e:
-                raise SpecError(f"stage {stage.name!r}: {e}") from None
-
-
-def _check_template(stage: Stage, name: str, model: LLM) -> None:
-    # A template of words alone fits every model; one with special tokens fits those that were trained with them.
-    if catalog.template(stage.template).tokens and model.templates and stage.template not in model.templates:
-        raise SpecError(
-            f"stage {stage.name!r}: template {stage.template!r} does not fit llm {name!r}, "
-            f"which takes {', '.join(model.templates)}; set overrides: {{{stage.name}: {{template: …}}}}"
-        )
 
 
 def union(paths: Iterable[Sequence[StageRun]]) -> dict[str, StageRun]:

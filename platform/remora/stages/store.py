@@ -195,6 +195,14 @@ class Store:
         made = (self.folder(run) / PARTS_FOLDER / "llm", self.work(run) / START_FOLDER)
         return next((folder for folder in made if folder.is_dir()), None)
 
+    def tokenizer_folder(self, run: StageRun) -> Path | None:
+        """Where the tokenizer of a stage run's language model is; None as long as the stage that makes it has not.
+
+        A pretrained model is fetched or converted if need be.
+        """
+        name = dict(run.parts)["llm"]
+        return self.llm_folder(run.lineage[0]) if catalog.llm(name).loader == "scratch" else self._pristine("llm", name)
+
     def record(self, run: StageRun) -> dict[str, Any]:
         """What was written about a finished run when it was published."""
         return json.loads((self.folder(run) / "record.json").read_text())

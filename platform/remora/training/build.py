@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from remora import catalog
 from remora.data.batches import StageData
+from remora.data.fitting import check_lengths
 from remora.data.index import Dataset
 from remora.data.prompt import Prompter, rendered_words
 from remora.errors import SpecError
@@ -26,6 +27,7 @@ from remora.model.vlm import VisionLanguageModel
 from remora.spec import Cluster, Stage
 from remora.training.engine import DTYPES, loading
 from remora.training.job import START_FOLDER, StageJob
+from remora.training.schedule import check_schedule
 
 
 def build_model(job: StageJob) -> tuple[VisionLanguageModel, PreTrainedTokenizerBase]:
@@ -84,6 +86,18 @@ def first_words(stage: Stage, datasets: Sequence[Path]) -> list[str]:
 
 def _opened(stage: Stage, datasets: Sequence[Path]) -> list[Dataset]:
     return [Dataset(d, entry.skip) for d, entry in zip(datasets, stage.mixture, strict=True)]
+
+
+def check_samples(data: StageData) -> list[str]:
+    """Try samples of every dataset before the first step, on every rank alike; what is worth knowing of them.
+
+    Raises:
+        DataError: more than `max_skipped` of an entry would be dropped, or one stops the stage.
+        SpecError: every rate of the stage is 0.
+    """
+    notes = [check_schedule(data.stage, data.steps)]
+    notes += [check_lengths(e, d, data.fitting) for e, d in zip(data.stage.mixture, data.samples, strict=True)]
+    return [note for note in notes if note]
 
 
 def open_data(

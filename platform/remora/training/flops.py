@@ -8,12 +8,16 @@ memory, elementwise work, and attention inside a connector.
 
 A `FlopCounterMode` around each step would count padding too and costs more than a small model's step. Here the layers
 are looked at once, in the first pass, and a step is then a sum of a few products.
+
+Counting is a statistic: what goes wrong in it costs the figure (None, with one line in the log), never a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, cast
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, Literal, ParamSpec, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +27,8 @@ from remora.model.vision import Unread
 from remora.model.vlm import Batch, VisionLanguageModel
 from remora.spec import Precision
 
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
 Per = Literal["picture", "token", "supervised token"]
 
 PEAKS: tuple[tuple[str, float, float, float], ...] = (
@@ -63,6 +69,21 @@ def peak_of(name: str, precision: Precision) -> float | None:
     return None
 
 
+def _harmless(count: Callable[Concatenate[StepFlops, P], None]) -> Callable[Concatenate[StepFlops, P], None]:
+    """`count`, whose failure ends the counting and nothing else: layers of other people's models may be anything."""
+
+    @functools.wraps(count)
+    def counted(self: StepFlops, *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.failed is None:
+            try:
+                count(self, *args, **kwargs)
+            except Exception as e:  # noqa: BLE001  a statistic; whatever it is, the step goes on
+                self.failed = f"{type(e).__name__}: {e}"
+                log.warning("operations of a step are not counted, so there is no mfu: %s", self.failed)
+
+    return counted
+
+
 class StepFlops:
     """Counts a model's steps. Its layers are seen in the first forward pass after this is made.
 
@@ -76,11 +97,15 @@ class StepFlops:
         """Operations for one of them, forward and backward."""
         self.squared = 0.0
         """Operations of the language model's attention, for one sample, over its tokens squared."""
+        self.failed: str | None = None
+        """Why this model's operations cannot be counted."""
         self._pictures = 0
         self._hooks = [model.register_forward_pre_hook(self._begin), model.register_forward_hook(self._end)]
 
-    def __call__(self, batches: Sequence[Batch]) -> float:
-        """Operations of one step over these micro batches, on this rank."""
+    def __call__(self, batches: Sequence[Batch]) -> float | None:
+        """Operations of one step over these micro batches, on this rank; None where they cannot be counted."""
+        if self.failed is not None:
+            return None
         total = 0.0
         for batch in batches:
             lengths = batch.lengths or tuple(batch.mask.sum(1).tolist())
@@ -88,8 +113,10 @@ class StepFlops:
             total += sum(lengths) * self.each["token"] + sum(n * n for n in lengths) * self.squared
         return total
 
+    @_harmless
     def _begin(self, model: nn.Module, inputs: Any) -> None:
         (batch,) = inputs
+        _check_countable(self.model.llm)
         rows = self.model.fill_up(batch).ids.numel()  # what the language model's layers get to see
         head = self.model.llm.get_output_embeddings()  # type: ignore[operator]
         narrowed = {m for module in self.model.narrowed for m in module.modules()}
@@ -113,13 +140,15 @@ class StepFlops:
         for hook in self._hooks:
             hook.remove()
 
+    @_harmless
     def _picture(self, tower: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._pictures = len(inputs[0])
 
     def _watch(self, layer: nn.Module, per: Per, count: int) -> None:
         """Add the operations of one of the layer's calls to what one of `count` costs; of `_pictures`, if that is 0."""
 
-        def seen(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        @_harmless
+        def count_call(self: StepFlops, inputs: tuple[Tensor, ...], out: Tensor) -> None:
             (given,) = inputs
             if isinstance(layer, nn.Conv2d):
                 work = out.numel() * layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
@@ -131,8 +160,9 @@ class StepFlops:
             weight = cast(Tensor, layer.weight).requires_grad
             self.each[per] += 2 * work / of * (1 + torch.is_grad_enabled() * (given.requires_grad + weight))
 
-        self._hooks.append(layer.register_forward_hook(seen))
+        self._hooks.append(layer.register_forward_hook(lambda module, inputs, out: count_call(self, inputs, out)))
 
+    @_harmless
     def _seeing(self, block: nn.Module, inputs: tuple[Tensor, ...], out: Any) -> None:
         """A transformer's block: every token of a picture, or of a tile of it, sees every other."""
         first = _first(out)
@@ -140,10 +170,32 @@ class StepFlops:
             tiles, tokens, width = first.shape
             self.each["picture"] += tiles * 4 * tokens**2 * width * _both_ways(first) / self._pictures
 
+    @_harmless
     def _reading(self, block: nn.Module, inputs: Any, out: Any) -> None:
-        config: Any = self.model.llm.config
-        width = config.num_attention_heads * getattr(config, "head_dim", 0) or config.hidden_size
-        self.squared += 4 * width * _both_ways(_first(out)) / 2
+        self.squared += 4 * attention_width(self.model.llm.config) * _both_ways(_first(out)) / 2
+
+
+def _check_countable(llm: nn.Module) -> None:
+    """Raises:
+    ValueError: matrices that no linear layer holds, such as a mixture's fused experts: a figure without them is wrong.
+    """
+    for name, module in llm.named_modules():
+        if not isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d):
+            for kind, weight in module.named_parameters(recurse=False):
+                if weight.dim() > 1:
+                    raise ValueError(f"{name}.{kind} of the language model is no linear layer's")
+
+
+def attention_width(config: Any) -> int:
+    """Channels of all query heads of a language model together, by its transformers config.
+
+    `head_dim` may be missing or null (Mixtral), and a config of several models keeps the language model's in
+    `text_config`. Fewer key heads (grouped queries) save weights, but no operation of the attention.
+    """
+    get = getattr(config, "get_text_config", None)
+    config = get() if get else config
+    heads, own = getattr(config, "num_attention_heads", None), getattr(config, "head_dim", None)
+    return heads * own if heads and own else config.hidden_size
 
 
 def _first(out: Any) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from remora.data.batches import StageData
+from remora.data.batches import Dropped, StageData
 from remora.data.loader import Loaded
 from remora.data.skipped import Skipped
 from remora.model.vlm import Batch
@@ -105,22 +105,23 @@ class Notes:
         if self.lead:
             log.info(meter.line(self.data.stage.name, self.data.steps, event))
 
-    def unnamed(self, loaded: Loaded) -> dict[str, str]:
+    def unnamed(self, loaded: Loaded) -> dict[str, Dropped]:
         """Samples of this rank that teach nothing and that nobody has named yet, with the reason."""
-        return {sample: reason for sample, reason in loaded.dropped.items() if sample not in self._dropped}
+        return {sample: why for sample, why in loaded.dropped.items() if sample not in self._dropped}
 
     def dropped(self, step: int, loaded: Loaded, engine: Engine) -> int:
-        """Name the samples that teach nothing, each once whichever ranks met it; how many."""
-        mine = {sample: (reason, loaded.broken.get(sample)) for sample, reason in self.unnamed(loaded).items()}
-        named = engine.gather(mine)
+        """Name the samples that teach nothing, each once whichever ranks met it; how many.
+
+        Raises:
+            DataError: they are more than their entry's `max_skipped` allows.
+        """
+        named = engine.gather(self.unnamed(loaded))
         self._dropped |= named.keys()
-        for sample, (reason, broken) in named.items():
-            log.warning("sample %s is dropped: %s", sample, reason)
-            self.write(
-                "dropped", step=step, sample=sample, reason=reason, **dataclasses.asdict(broken) if broken else {}
-            )
-            if broken:
-                self.skipped.add(broken.entry, sample, broken.kind)
+        for sample, why in named.items():
+            log.warning("sample %s is dropped: %s", sample, why.reason)
+            self.write("dropped", step=step, sample=sample, **dataclasses.asdict(why))
+        for sample, why in named.items():
+            self.skipped.add(why.entry, sample, why.kind)
         return len(named)
 
     def bad(self, step: int, problem: str, batches: Sequence[Batch], sums: Sequence[Tensor], engine: Engine) -> None:

@@ -29,10 +29,11 @@ from remora.model.parts import save_part
 from remora.model.tuning import parameter_groups, tuning_table
 from remora.model.vlm import Batch
 from remora.training.allocator import keep_freed
-from remora.training.build import build_model, open_data
+from remora.training.build import build_model, check_samples, open_data
 from remora.training.checkpoint import Writer
 from remora.training.engine import Engine
 from remora.training.flops import StepFlops, peak_flops
+from remora.training.groups import count_groups, weigh_groups
 from remora.training.guard import RolledBack
 from remora.training.job import PARTS_FOLDER, StageJob
 from remora.training.journal import JOURNAL
@@ -85,6 +86,9 @@ class Training:
         # Data is a function of the step: there is nothing to restore but the step itself.
         self.data, datasets = open_data(job, self.model, self.tokenizer)
         past = Past.read(job.folder)
+        if not past.start:
+            for note in check_samples(self.data):
+                log.warning(note)
         self.start, self.taken = past.start, past.taken
         self.notes = Notes(job.folder, self.data, Skipped(stage.mixture, datasets), past)
         share = (rank, world, cluster.micro_batch, cluster.rows)
@@ -124,10 +128,12 @@ class Training:
             loaded = next(self.loader)
             self.meter.loaded()
 
-            # The loss is a mean over the supervised tokens of the global batch, whoever holds them.
+            # The loss is a mean over the supervised tokens of the global batch, whoever holds them, or over its groups.
             supervised, unnamed = sum(b.supervised for b in loaded.batches), len(self.notes.unnamed(loaded))
-            told = self.engine.tell(supervised, unnamed, preempted())
-            tokens, unnamed_anywhere, notices = (sum(ranks) for ranks in told)
+            own_groups = count_groups(self.data, step, loaded.batches)
+            told = self.engine.tell(supervised, unnamed, preempted(), *own_groups)
+            tokens, unnamed_anywhere, notices, *groups = (sum(ranks) for ranks in told)
+            batches = weigh_groups(self.data, step, loaded.batches, groups)
             dropped = self.notes.dropped(step, loaded, self.engine) if unnamed_anywhere else 0
             if not tokens:
                 raise TrainingError(
@@ -139,11 +145,11 @@ class Training:
             factor = rate_factor(self.stage, step, self.data.steps)
             rates = [self.peaks[g["part"]] * factor for g in self.engine.optimizer.param_groups]
             while True:
-                sums = self._passes(loaded.batches, tokens)
+                sums = self._passes(batches, tokens)
                 norm = self.engine.step(rates)
                 if not self.engine.rescale(overflow=not math.isfinite(norm)):
                     break
-            self._look_back(step, loaded.batches, sums, norm, tokens, dropped, factor)
+            self._look_back(step, batches, sums, norm, tokens, dropped, factor)
 
             # Every so often, and before a machine is taken away: a place to come back to.
             notice, warned = bool(notices) and not warned, bool(notices)
@@ -179,7 +185,8 @@ class Training:
         real = sum(int(b.mask.sum()) for b in batches)
         computed = sum(b.mask.numel() for b in batches)
         own = sum(float(s) for s in sums)
-        told = self.engine.tell(own, real, computed, self.meter.wait, self.flops(batches) if self.could else 0.0)
+        counted = self.flops(batches) if self.could else None
+        told = self.engine.tell(own, real, computed, self.meter.wait, math.nan if counted is None else counted)
         totals, reals, computeds, waits, flops = told
         self.loss = sum(totals) / tokens
         seconds = self.meter.done()
@@ -204,7 +211,7 @@ class Training:
             "wait_share": self.meter.share,
             "samples_per_second": len(self.data.positions(step)) / seconds,
             "tokens_per_second": sum(reals) / seconds,
-            "mfu": sum(flops) / seconds / self.could if self.could else None,
+            "mfu": sum(flops) / seconds / self.could if self.could and math.isfinite(sum(flops)) else None,
             "memory": self.engine.memory(),
             "eta": self.meter.left(step),
         }
@@ -242,6 +249,8 @@ class Training:
             state = self.engine.weights(module, trained_only=lora is not None)
             if self.writer:
                 save_part(part, self.model, state, self.tokenizer, folder / part, lora)
+        for line in self.notes.skipped.lines():
+            self.notes.note(line)
         self.notes.write("trained", steps=self.data.steps, loss=self.loss, waited=self.meter.share)
         if self.writer:
             level = logging.WARNING if self.meter.share > STARVED else logging.INFO

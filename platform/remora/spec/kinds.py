@@ -1,0 +1,74 @@
+"""Which kind of spec a file is, told by its keys before they are checked: the wrong one gets one line, not a list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from remora.errors import SpecError
+from remora.spec.base import S, validate
+from remora.spec.paths import located
+from remora.spec.recipe import PARTS
+from remora.spec.strict_yaml import Lines, read_yaml
+from remora.spec.variant import Space, Variant
+
+NEXT = {
+    "variant": "remora train {file}",
+    "space": "remora search {file}",
+    "recipe": "name it as the recipe of a variant (recipe: {file}), then remora train that",
+    "condensation": "remora data condense {file}",
+    "benchmark": "name it in the benchmarks of a variant (benchmarks: [{file}])",
+}
+"""What each kind is for."""
+
+
+def kind_of(raw: Any) -> str | None:
+    """variant, space, recipe, condensation or benchmark, by the keys that only it has; None if that does not tell."""
+    if not isinstance(raw, dict):
+        return None
+    choices = [part for part in (*PARTS, "recipe") if isinstance(raw.get(part), list)]
+    if "champion" in raw or choices:
+        return "space"
+    if "stages" in raw:
+        return "recipe"
+    if "clusters" in raw:
+        return "condensation"
+    if {"questions", "metric"} <= raw.keys():
+        return "benchmark"
+    return "variant" if len(raw.keys() & {*PARTS, "recipe"}) > 1 else None
+
+
+def read_kind(path: Path | str, *kinds: str) -> tuple[str, Any, Lines]:
+    """(kind, raw content, lines) of a file that is to be one of `kinds`; the first if its keys do not tell.
+
+    Raises:
+        SpecError: it is of another kind, and what that is for.
+    """
+    raw, lines = read_yaml(path)
+    found = kind_of(raw) or kinds[0]
+    if found not in kinds:
+        raise SpecError(f"{path} is a {found}, not a {' or a '.join(kinds)}; next: {NEXT[found].format(file=path)}")
+    return found, raw, lines
+
+
+def load(model: type[S], path: Path | str) -> S:
+    """Read `path` as one `model`; its relative paths are made absolute (spec/paths.py).
+
+    Raises:
+        SpecError: one line a broken rule: file, line, key, value and what is known; or it is another kind of spec.
+    """
+    kind = model.__name__.lower()
+    _, raw, lines = read_kind(path, kind) if kind in NEXT else ("", *read_yaml(path))
+    return validate(model, located(raw, Path(path).parent), str(path), lines)
+
+
+def load_job(path: Path | str, *kinds: str) -> tuple[Variant | Space, Lines]:
+    """A variant or a space from a file, with absolute paths (spec/paths.py), and the line of every key.
+
+    Raises:
+        SpecError: it breaks a rule, or is none of `kinds`.
+    """
+    kind, raw, lines = read_kind(path, *kinds)
+    return (
+        validate(Space, raw, str(path), lines) if kind == "space" else validate(Variant, raw, str(path), lines)
+    ), lines

@@ -1,0 +1,56 @@
+"""What a broken rule of a spec is called: pydantic's errors in the words of the files that people write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+TEXT = 60
+"""Characters of a found value that a message shows."""
+
+MESSAGES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "bool_parsing": lambda c: "must be true or false",
+    "bool_type": lambda c: "must be true or false",
+    "dict_type": lambda c: "must be keys with values",
+    "enum": lambda c: f"must be {c['expected']}",
+    "finite_number": lambda c: "must be a finite number",
+    "float_parsing": lambda c: "must be a number",
+    "float_type": lambda c: "must be a number",
+    "greater_than": lambda c: f"must be above {c['gt']:g}",
+    "greater_than_equal": lambda c: f"must be {c['ge']:g} or more",
+    "int_from_float": lambda c: "must be a whole number",
+    "int_parsing": lambda c: "must be a whole number",
+    "int_parsing_size": lambda c: "must be a smaller number",
+    "int_type": lambda c: "must be a whole number",
+    "less_than": lambda c: f"must be below {c['lt']:g}",
+    "less_than_equal": lambda c: f"must be {c['le']:g} or less",
+    "list_type": lambda c: "must be a list",
+    "literal_error": lambda c: f"must be {c['expected']}",
+    "model_type": lambda c: "must be keys with values",
+    "string_pattern_mismatch": lambda c: f"must match {c['pattern']}",
+    "string_type": lambda c: "must be text",
+    "string_unicode": lambda c: "must be text",
+    "too_long": lambda c: f"has {c['actual_length']} items, and must have {c['max_length']} at most",
+    "too_short": lambda c: f"has {c['actual_length']} items, and must have {c['min_length']} or more",
+    "tuple_type": lambda c: "must be a list",
+    "value_error": lambda c: str(c["error"]),
+}
+"""pydantic's type of an error to what is said of it, from the error's context. A test holds that none is missing."""
+
+
+def broken_rule(error: Mapping[str, Any]) -> str:
+    """What a value must be, and what it is, by one of pydantic's errors."""
+    say = MESSAGES.get(error["type"])
+    rule = say(error.get("ctx", {})) if say else f"breaks the rule {error['type']!r}"
+    shown = found(error["input"])
+    return f"{rule} (found {shown})" if shown and error["type"] != "value_error" else rule
+
+
+def found(value: Any) -> str:
+    """A value as a message shows it."""
+    if isinstance(value, dict):
+        return "keys with values" if value else "an empty mapping"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= TEXT else f"{text[: TEXT - 3]}..."

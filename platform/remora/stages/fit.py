@@ -1,0 +1,143 @@
+"""What a variant's stages ask of its parts, refused where it does not fit, before any data is read.
+
+All of it follows from the catalog. torch is loaded only where a stage names adapters, whose layers are looked up in the
+model itself (without weights).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from remora import catalog
+from remora.catalog import LLM
+from remora.catalog.fit import check_composition
+from remora.errors import SpecError
+from remora.spec import PARTS, Stage, Variant
+
+if TYPE_CHECKING:
+    from remora.model.vlm import VisionLanguageModel
+
+
+def check_stages(variant: Variant, stages: Sequence[Stage]) -> None:
+    """Whether each stage can run on the variant's parts.
+
+    Raises:
+        UnknownName: a part, template or benchmark that the catalog does not hold.
+        SpecError: parts that make no model, or a stage that asks for what they do not have.
+    """
+    model = catalog.llm(variant.llm)
+    embeddings = check_composition(catalog.vision(variant.vision), catalog.connector(variant.connector), model)
+    for name in variant.benchmarks:
+        catalog.check_benchmark(name)
+    for stage in stages:
+        _check_template(stage, variant.llm, model)
+        _check_trains(stage, variant)
+        _check_length(stage, model, embeddings)
+    for stage in stages:  # last, because it may build the model
+        _check_adapters(stage, variant)
+
+
+def _change(stage: Stage, change: str) -> str:
+    return f"overrides: {{{stage.name}: {{{change}}}}}"
+
+
+def _check_template(stage: Stage, name: str, model: LLM) -> None:
+    # A template of words alone fits every model; one with special tokens fits those that were trained with them.
+    template = catalog.template(stage.template)
+    if not (template.tokens or template.chat):
+        return
+    if model.templates and stage.template not in model.templates:
+        raise SpecError(
+            f"stage {stage.name!r}: template {stage.template!r} does not fit llm {name!r}, "
+            f"which takes {', '.join(model.templates)}; set {_change(stage, 'template: …')}"
+        )
+    if model.loader == "scratch":
+        wants = "a chat template" if template.chat else f"the tokens {', '.join(template.tokens)}"
+        raise SpecError(
+            f"stage {stage.name!r}: template {stage.template!r} needs {wants} of the tokenizer, and that of llm "
+            f"{name!r} is made from words alone; set {_change(stage, 'template: brief')}"
+        )
+    if template.chat and _has_chat_template(model) is False:
+        raise SpecError(
+            f"stage {stage.name!r}: template {stage.template!r} is the tokenizer's own, and that of llm {name!r} "
+            f"({model.hub}) has none; set {_change(stage, 'template: …')}; see: remora catalog templates"
+        )
+
+
+def _has_chat_template(model: LLM) -> bool | None:
+    """Whether a tokenizer in a local folder has a chat template; None where there is no folder to look into."""
+    folder = Path(model.hub or "").expanduser()
+    if not model.hub or not folder.is_dir():
+        return None
+    if any(folder.glob("chat_template*")) or (folder / "additional_chat_templates").is_dir():
+        return True
+    try:
+        return bool(json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template"))
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _check_trains(stage: Stage, variant: Variant) -> None:
+    connector = catalog.connector(variant.connector)
+    if connector.kind == "identity" and stage.tune.trained == ("connector",):
+        raise SpecError(
+            f"stage {stage.name!r} trains the connector alone, and {variant.connector!r} has no weights; take a recipe "
+            "without that stage, or train another part in it (overrides)"
+        )
+    vision, layers = catalog.vision(variant.vision), catalog.llm(variant.llm).layers
+    for part, blocks, read in (("vision", vision.blocks, vision.blocks_read), ("llm", layers, layers)):
+        if stage.tune[part].blocks is not None:
+            try:
+                stage.tune[part].first_block(part, blocks, read)
+            except SpecError as e:
+                raise SpecError(f"stage {stage.name!r}: {e}") from None
+
+
+def _check_length(stage: Stage, model: LLM, embeddings: int) -> None:
+    length = stage.length(model.context)
+    if "vision" in stage.tune.present and stage.count_pictures and embeddings >= length:
+        acts = f"max_length {stage.max_length}" if length == stage.max_length else f"the context of {length}"
+        raise SpecError(
+            f"stage {stage.name!r}: a picture becomes {embeddings} embeddings, and {acts} leaves no room for words; "
+            "raise max_length, or take a connector that makes fewer (resampler-128, pixel-shuffle-4)"
+        )
+
+
+def _check_adapters(stage: Stage, variant: Variant) -> None:
+    for part in stage.tune.present:
+        lora = stage.tune[part].lora
+        if lora is None:
+            continue
+        if lora.bits and variant.cluster.zero == 3:
+            raise SpecError(
+                f"stage {stage.name!r}: tune.{part}: ZeRO 3 cannot split weights of {lora.bits} bits; set "
+                "cluster.zero to 2, or leave lora's bits out"
+            )
+        if lora.bits and importlib.util.find_spec("bitsandbytes") is None:
+            raise SpecError(
+                f"stage {stage.name!r}: tune.{part}: bits: {lora.bits} needs bitsandbytes, which is not installed; "
+                "next: pip install 'remora[quantized]', or leave bits out"
+            )
+        if part == "llm" and not lora.targets and variant.llm in catalog.shipped("llm"):
+            continue  # all of the shipped ones have linear layers, which a test holds
+        from remora.model.lora import target_layers
+
+        module = _sketch(variant.vision, variant.connector, variant.llm).part(part)
+        assert module is not None
+        try:
+            target_layers(part, module, lora)
+        except SpecError as e:
+            raise SpecError(f"stage {stage.name!r}: {e}") from None
+
+
+@cache
+def _sketch(vision: str, connector: str, llm: str) -> VisionLanguageModel:
+    from remora.model.parts import sketch
+
+    assert PARTS == ("vision", "connector", "llm")
+    return sketch(catalog.vision(vision), catalog.connector(connector), catalog.llm(llm))
