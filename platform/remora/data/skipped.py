@@ -47,8 +47,9 @@ class Skipped:
         """What a stage that has ended left out, a line for each dataset that anything was left out of."""
         found = []
         for i, dataset in enumerate(self._datasets):
-            kinds = Counter({kind: n for kind, n in dataset.counts.items() if kind in self._mixture[i].skip})
-            kinds += Counter(self._since[i].values())
+            kinds: Counter[str] = Counter()
+            kinds.update({k: n for k, n in dataset.counts.items() if k in self._mixture[i].skip})
+            kinds.update(self._since[i].values())
             if kinds:
                 said = ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common())
                 left_out = dataset.skipped + len(self._since[i])
