@@ -69,6 +69,5 @@ def load_job(path: Path | str, *kinds: str) -> tuple[Variant | Space, Lines]:
         SpecError: it breaks a rule, or is none of `kinds`.
     """
     kind, raw, lines = read_kind(path, *kinds)
-    return (
-        validate(Space, raw, str(path), lines) if kind == "space" else validate(Variant, raw, str(path), lines)
-    ), lines
+    model: type[Variant] | type[Space] = Space if kind == "space" else Variant
+    return validate(model, located(raw, Path(path).parent), str(path), lines), lines
