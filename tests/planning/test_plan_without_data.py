@@ -43,7 +43,8 @@ def test_data_that_is_here_is_read_and_the_rest_is_outlined(catalog_data, monkey
     store = Store(catalog_data / "runs")
     store.data = catalog_data
     (catalog_data / catalog.dataset("sharegpt4v-mix-665k").path).unlink(missing_ok=True)
-    plan = plan_of([Variant(**PARTS, recipe="share")], store)
+    one_step = {name: {"warmup": 0} for name in ("align", "pretrain")}  # at rate 0, it would be refused
+    plan = plan_of([Variant(**PARTS, recipe="share", overrides=one_step)], store)
     align, pretrain, finetune = plan.rows
     assert (align.samples, align.state) == (3, "to train") and "?" not in align.run
     assert (pretrain.state, finetune.state) == ("to train", "no data") and finetune.samples == 665_000
