@@ -137,7 +137,11 @@ def test_a_pipe_shows_each_line_when_it_is_written() -> None:
 
 def test_paths_are_the_specs_own(tmp_path: Path, data: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Trials of a search looked for a spec's relative paths in Ray's working folder."""
-    spec(tmp_path, Path("data.json"))
+    file = Path(spec(tmp_path, Path("data.json")))
+    words = [{"conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "black"}]}]
+    (tmp_path / "words.json").write_text(json.dumps(words))
+    spoken = file.read_text().replace("path: data.json", "path: words.json", 1).replace("steps: 1", "steps: 4")
+    file.write_text(spoken)  # the language model's own stage reads text alone
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     main(["plan", "../spec.yaml", "--runs", str(tmp_path / "runs")])
