@@ -75,14 +75,14 @@ class Mirror:
 
     def _drain(self) -> None:
         try:
-            found = parse(self._new_lines(), FIRST, whole)
+            events = [e for line in self._new_lines() if (e := _event(line))]
         except OSError as e:
             log.warning("tracking: journal %s cannot be read: %s", self._find(), e)
             return
         if self._last is None:
             self._last = self.tracker.last_step(self.run_id)
         steps: list[Step] = []
-        for event in found.records:
+        for event in events:
             if event["event"] == "noted" and event["text"] not in self._notes:
                 self._notes.append(event["text"])
                 if event["time"] >= self._began:  # earlier attempts' were told by earlier commands
@@ -94,12 +94,12 @@ class Mirror:
         for i in range(0, len(steps), _CHUNK):
             self.tracker.steps(self.run_id, steps[i : i + _CHUNK])
 
-    def _new_lines(self) -> bytes:
+    def _new_lines(self) -> list[bytes]:
         """Whole lines since the last look; all of them if the file was cut back or replaced."""
         try:
             f = self._find().open("rb")
         except FileNotFoundError:
-            return b""  # not begun, or being moved at this moment
+            return []  # not begun, or being moved at this moment
         with f:
             f.seek(self._offset - len(self._tail))
             if f.read(len(self._tail)) != self._tail:
@@ -111,7 +111,12 @@ class Mirror:
         if new:
             self._offset += len(new)
             self._tail = new[-_TAIL:]
-        return new
+        return new.split(b"\n")
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """A journal line's event, or None for a line torn by a crash."""
+    return next(iter(parse(line + b"\n", FIRST, whole).records), None)
 
 
 def _step(event: dict[str, Any]) -> Step | None:

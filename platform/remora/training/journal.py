@@ -44,7 +44,7 @@ def whole(event: dict[str, Any]) -> bool:
     kind = event.get(FIRST)
     if not isinstance(kind, str) or not _number(event.get("time")):
         return False
-    if not isinstance(event.get("step", 0), int) or not isinstance(event.get("attempt", 0), int):
+    if any(type(event.get(name, 0)) is not int for name in ("step", "attempt")):
         return False
     return all(isinstance(event.get(name), kinds) for name, kinds in NEEDS.get(kind, {}).items())
 
