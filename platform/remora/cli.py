@@ -115,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     average.add_argument("--weights", type=float, nargs="+", required=True, help="one each, together 1: 0.3 0.7")
     average.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     _data_verbs(verb("data", "make, check, index, show, convert and condense datasets"), on_cluster)
+    kept = verb("runs", "the run folder: what killed commands left in it")
+    kept.add_argument("what", choices=["gc"], help="gc: delete what nobody uses any more")
+    kept.add_argument("--dry-run", action="store_true", help="name it, delete nothing")
     mlflow = verb("ui", "open MLflow's pages on the run folder")
     mlflow.add_argument("--port", type=int, default=5000)
     return parser
@@ -176,6 +179,7 @@ MODULES = {
     "average": "exchange",
     "data": "data",
     "ui": "ui",
+    "runs": "runs",
 }
 """Verb -> the module of remora.commands that has a function of its name."""
 

@@ -10,18 +10,20 @@ import math
 import os
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from remora import tracking
 from remora.cluster.session import cpus_and_gpus
-from remora.cluster.variant import Outcome, run_variant
+from remora.cluster.variant import Outcome, run_variant, status_file, tell_tracker
 from remora.errors import ClusterError, RemoraError, SpecError
 from remora.evaluation.score import Score, as_json
-from remora.files import write_json
+from remora.files import digest, write_json
 from remora.spec import Space, Variant
 from remora.stages import StageRun, Store, paths, union, variant_name, variants_of
+from remora.stages.leftovers import attempt
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,22 @@ class Result:
                 for o in self.outcomes
             ],
         }
+
+
+def search_key(space: Space) -> str:
+    """The logical identity of a search's MLflow run: what is searched, not where and on how many machines."""
+    return f"search/{space.name}/{digest(space.model_dump(mode='json', exclude={'cluster', 'concurrent'}))[:24]}"
+
+
+def _params(space: Space) -> dict[str, Any]:
+    said = space.model_dump(mode="json", exclude={"name", "overrides", "cluster"}, exclude_none=True)
+    return {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in said.items()}
+
+
+def _note(space: Space, names: list[str]) -> str:
+    """What MLflow's page of the run says first."""
+    chosen = f"the best on {space.champion.benchmark} is registered as {space.champion.register_as}"
+    return "\n".join([f"A search of {len(names)} variants; {chosen}.", "", *(f"- {name}" for name in names)])
 
 
 def result_file(runs: Path, search: str) -> Path:
@@ -93,13 +111,23 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
     lineages = [lineage for _, lineage in variants.values()]
     there = sum(store.finished(run) for run in union(lineages).values())
     tracker = tracking.Tracker(runs, tracking_uri)
-    tracker.prepare()
-    parent = tracker.start(space.name, tags={"remora.kind": "search"}, params={"seed": space.seed})
+    tell_tracker(tracker, status_file(runs, space.name, next(iter(variants))))
+    key = search_key(space)
+    parent = tracker.start(
+        space.name,
+        key=key,
+        tags={
+            "remora.kind": "search",
+            "mlflow.note.content": _note(space, list(variants)),
+            "mlflow.source.name": "remora search",
+        },
+        params=_params(space),
+    )
     tracker.text(parent, space.model_dump_json(indent=1), "space.json")
 
     def trial(config: dict[str, str]) -> None:
         try:
-            outcome = run_variant(variants[config["variant"]][0], runs, space.name, tracking_uri, parent)
+            outcome = run_variant(variants[config["variant"]][0], runs, space.name, tracking_uri, parent, key)
         except RemoraError as e:
             tune.report({"error": f"{config['variant']}: {e}"})
             return
@@ -110,22 +138,10 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
             return
         tune.report({"accuracy": score.accuracy, "outcome": outcome})
 
+    folder = f"{space.name}-{uuid.uuid4().hex[:8]}"
     try:
-        results = tune.Tuner(
-            # A trial's own process only waits for its workers, so it takes no CPU from them; Tune wants one resource.
-            tune.with_resources(trial, {"CPU": 0, "memory": 64 * 2**20}),
-            param_space={"variant": tune.grid_search(list(variants))},
-            tune_config=tune.TuneConfig(
-                max_concurrent_trials=space.concurrent or _concurrent(space),
-                reuse_actors=True,  # the next trial needs no process and no imports of its own
-            ),
-            run_config=tune.RunConfig(
-                name=f"{space.name}-{uuid.uuid4().hex[:8]}",
-                storage_path=str(runs / "ray"),
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=space.cluster.max_failures),
-            ),
-        ).fit()
+        with attempt(runs, folder):
+            results = _tuned(space, trial, list(variants), runs, folder)
         outcomes = _outcomes(results, list(variants))
         best = max(outcomes, key=lambda o: o.scores[space.champion.benchmark].accuracy)  # the first, if they are equal
         version = tracking.register(
@@ -139,6 +155,9 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
         tracker.finish(parent, "FAILED")
         raise
     tracker.tag(parent, "remora.champion", best.name)
+    tracker.tag(parent, "remora.version", f"{space.champion.register_as} version {version}")
+    for o in outcomes:  # the search's own run has every variant's headline figures, for MLflow's charts
+        tracker.metrics(parent, {f"{o.name}/{name}": score.accuracy for name, score in o.scores.items()})
     tracker.finish(parent)
     planned = sum(len(lineage) for lineage in lineages)
     trained = sum(state == "trained" for o in outcomes for state in o.stages.values())
@@ -148,6 +167,27 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
     result = Result(space.name, outcomes, best, name, version, counts, ended - began, ended)
     write_json(result_file(runs, space.name), result.as_json())
     return result
+
+
+def _tuned(space: Space, trial: Callable[[dict[str, str]], None], variants: list[str], runs: Path, folder: str) -> Any:
+    """Every variant's trial, as many at a time as there is room for."""
+    from ray import tune
+
+    return tune.Tuner(
+        # A trial's own process only waits for its workers, so it takes no CPU from them; Tune wants one resource.
+        tune.with_resources(trial, {"CPU": 0, "memory": 64 * 2**20}),
+        param_space={"variant": tune.grid_search(variants)},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=space.concurrent or _concurrent(space),
+            reuse_actors=True,  # the next trial needs no process and no imports of its own
+        ),
+        run_config=tune.RunConfig(
+            name=folder,
+            storage_path=str(runs / "ray"),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=space.cluster.max_failures),
+        ),
+    ).fit()
 
 
 def _tags(score: Score) -> dict[str, str]:

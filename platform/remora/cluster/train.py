@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -88,12 +87,15 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
     """
     import ray.train
 
+    from remora.stages.leftovers import attempt
+
     _check_room(cluster)
     for left in reversed(range(cluster.max_failures + 1)):
         # A name that was used before would silently resume that run; our own checkpoints decide that instead.
-        attempt, storage = f"{tasks[-1].name}-{uuid.uuid4().hex[:8]}", runs / "ray"
+        name = f"{tasks[-1].name}-{uuid.uuid4().hex[:8]}"
         try:
-            _trainer(tasks, cluster, runs, status, attempt, storage).fit()
+            with attempt(runs, name) as folder:
+                _trainer(tasks, cluster, runs, status, folder).fit()
             break
         except ray.train.TrainingFailedError as e:
             if refused := refusal(e):
@@ -101,7 +103,7 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
             lines = [line for line in str(e).splitlines() if line.strip()]
             raise ClusterError(
                 f"{tasks[-1].name}: its workers failed more than {cluster.max_failures} times: {lines[-1].strip()}; "
-                f"see {storage / attempt}, then run the same command again: it goes on from the last checkpoint"
+                f"see {folder}, then run the same command again: it goes on from the last checkpoint"
             ) from e
         except ray.exceptions.RayActorError as e:
             # Ray starts workers again, but nobody their controller. Its workers end with it.
@@ -111,10 +113,9 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
                     "memory of its node, then run the same command again: it goes on from the last checkpoint"
                 ) from e
             log.warning("%s: Ray Train's controller died; starting another one", tasks[-1].name)
-    shutil.rmtree(storage / attempt, ignore_errors=True)
 
 
-def _trainer(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path, attempt: str, storage: Path) -> Trainer:
+def _trainer(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path, folder: Path) -> Trainer:
     import ray.train
 
     from remora.cluster.group import Group, Trainer
@@ -136,8 +137,8 @@ def _trainer(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path, 
         backend_config=Group(cluster.gpus_per_worker > 0, cluster.hang_timeout),
         scaling_config=ray.train.ScalingConfig(**scaling),
         run_config=ray.train.RunConfig(
-            name=attempt,
-            storage_path=str(storage),
+            name=folder.name,
+            storage_path=str(folder.parent),
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
         ),
     )

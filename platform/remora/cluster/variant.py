@@ -18,6 +18,7 @@ from typing import Any
 from remora import tracking
 from remora.cluster.evaluate import measure, prepare
 from remora.cluster.train import Task, train_stages
+from remora.errors import TrackingError
 from remora.evaluation.score import Score, as_json
 from remora.inference import Bundle, write_bundle
 from remora.spec import Variant
@@ -44,10 +45,26 @@ def status_file(runs: Path, search: str, variant: str) -> Path:
     return runs / "status" / search / f"{variant}.jsonl"
 
 
+def tell_tracker(tracker: tracking.Tracker, status: Path) -> None:
+    """Open MLflow before anybody writes to it. What is wrong with it is said, and no reason not to train."""
+    try:
+        tracker.prepare()
+    except TrackingError as e:
+        journal.append(status, "noted", text=f"{e}; training goes on, its record waits in {tracker.runs}")
+
+
 def run_variant(
-    variant: Variant, runs: Path, search: str, tracking_uri: str | None, parent: str | None = None
+    variant: Variant,
+    runs: Path,
+    search: str,
+    tracking_uri: str | None,
+    parent: str | None = None,
+    within: str = "alone",
 ) -> Outcome:
     """Train what is not trained yet, then measure. Needs a Ray session.
+
+    Args:
+        parent: The MLflow run of the search that it belongs to, and `within` that search's key: ids change, keys don't.
 
     Raises:
         RemoraError: what stopped it; stage runs that finished stay finished.
@@ -62,9 +79,13 @@ def run_variant(
     mlflow_run = tracker.start(
         name,
         parent=parent,
-        key=f"variant/{last.id}/{parent or 'alone'}",
-        tags={"remora.kind": "variant"},
-        params={part: getattr(variant, part) for part in ("vision", "connector", "llm", "recipe", "seed")},
+        key=f"variant/{last.id}/{within}",
+        tags={
+            "remora.kind": "variant",
+            "mlflow.source.name": "remora train" if within == "alone" else "remora search",
+            "mlflow.note.content": _note(variant, lineage),
+        },
+        params=_variant_params(variant, lineage),
     )
     tracker.text(mlflow_run, variant.model_dump_json(indent=1), "variant.json")
     try:
@@ -100,6 +121,27 @@ def run_variant(
     journal.append(status, "finished", bundle=str(bundle))
     tracker.finish(mlflow_run)
     return Outcome(name, bundle, mlflow_run, scores, stages)
+
+
+def _variant_params(variant: Variant, lineage: Sequence[StageRun]) -> dict[str, Any]:
+    """What variants differ in: the parts, and of each stage its rates, its length and its data."""
+    said: dict[str, Any] = {p: getattr(variant, p) for p in ("vision", "connector", "llm", "recipe", "seed")}
+    for run in lineage:
+        stage = run.stage.model_dump(mode="json", exclude_none=True)
+        kept = {k: stage[k] for k in ("lr", "epochs", "steps", "batch", "schedule", "warmup") if k in stage}
+        said[run.stage.name] = kept | {"data": _mixture(run)}
+    return said
+
+
+def _note(variant: Variant, lineage: Sequence[StageRun]) -> str:
+    """What MLflow's page of the run says first."""
+    parts = f"{variant.vision}, {variant.connector}, {variant.llm}"
+    stages = [f"- {run.stage.name}: {_mixture(run)} (run `{run.name}`)" for run in lineage]
+    return "\n".join([f"{variant_name(variant)}: {parts}, by recipe {variant.recipe}.", "", *stages])
+
+
+def _mixture(run: StageRun) -> str:
+    return ", ".join(f"{e.dataset or e.path} x{e.weight:g}" for e in run.stage.mixture)
 
 
 def metrics_of(score: Score) -> dict[str, float]:
@@ -185,6 +227,8 @@ def _start_record(run: StageRun, variant: Variant, tracker: tracking.Tracker, pa
             "remora.kind": "stage",
             "remora.identity": run.id,
             "remora.parent_stage": run.parent.name if run.parent else "",
+            "mlflow.source.name": "remora",
+            "mlflow.note.content": f"Stage {run.stage.name} of recipe {variant.recipe} on {_mixture(run)}.",
         },
         params=_params(run, variant),
     )
@@ -258,6 +302,5 @@ def _record(run: StageRun, variant: Variant, mlflow_run: str) -> dict[str, Any]:
 
 def _params(run: StageRun, variant: Variant) -> Mapping[str, Any]:
     stage = run.stage.model_dump(mode="json", exclude={"name", "mixture"})
-    mixture = ", ".join(f"{e.dataset or e.path} x{e.weight:g}" for e in run.stage.mixture)
     cluster = variant.cluster.model_dump(mode="json")
-    return {"stage": stage, "mixture": mixture, "parts": dict(run.parts), "cluster": cluster}
+    return {"stage": stage, "mixture": _mixture(run), "parts": dict(run.parts), "cluster": cluster}

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.live import Live
 
 from remora.cluster.search import result_file
-from remora.cluster.variant import status_file
+from remora.cluster.variant import status_file, tell_tracker
 from remora.commands.indexing import entries_of, prepare
 from remora.errors import ClusterError
 from remora.evaluation.score import as_json
@@ -56,7 +56,8 @@ def train(args: argparse.Namespace) -> None:
     look([variant], store)
     # MLflow is loaded (2 s) while Ray starts, which is mostly waiting.
     with ThreadPoolExecutor(1) as thread, plain_progress(args.runs, SINGLE, [variant_name(variant)]):
-        tracked = thread.submit(Tracker(args.runs, args.tracking_uri).prepare)
+        status = status_file(args.runs, SINGLE, variant_name(variant))
+        tracked = thread.submit(tell_tracker, Tracker(args.runs, args.tracking_uri), status)
         with session(args, dashboard=False):
             queued(args.runs, SINGLE, [variant_name(variant)])
             from remora.cluster.variant import run_variant

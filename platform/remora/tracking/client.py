@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,12 +24,12 @@ from urllib.parse import unquote
 
 from remora.errors import TrackingError
 from remora.tracking import figures
-from remora.tracking.connection import Unreachable
+from remora.tracking.connection import Unreachable, database_uri
 from remora.tracking.delivery import PENDING, Delivery
+from remora.tracking.figures import Step
 from remora.tracking.server import Server
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-Step = tuple[int, int, dict[str, float]]  # step, milliseconds since 1970, figures
 
 
 class Tracker:
@@ -40,7 +41,7 @@ class Tracker:
 
     def __init__(self, runs: Path, uri: str | None = None, experiment: str = "remora") -> None:
         self.runs = Path(runs).resolve()
-        self.uri = _absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.runs}/mlflow.db")
+        self.uri = _absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or database_uri(self.runs / "mlflow.db"))
         self.experiment = experiment
         self.server = Server(self.runs, self.uri, experiment)
         self._delivery = Delivery(self.server)
@@ -73,8 +74,8 @@ class Tracker:
         Raises:
             TrackingError: the run folder's database is not there.
         """
-        path = Path(self.uri.removeprefix("sqlite:///"))
-        if self.uri.startswith("sqlite:////") and not (path.exists() or Path(unquote(str(path))).exists()):
+        path = self.server.database
+        if path and not path.exists():
             lacks = f"has no {path.name}" if self.runs.is_dir() else "is not there"
             raise TrackingError(
                 f"run folder {self.runs} {lacks}: nothing was trained or registered in it; "
@@ -168,5 +169,5 @@ def _now() -> int:
 
 def _absolute(uri: str) -> str:
     """A relative sqlite path means this process's folder, in other processes too."""
-    path = uri.removeprefix("sqlite:///")
-    return f"sqlite:///{Path(path).resolve()}" if path != uri and not path.startswith(("/", ":")) else uri
+    found = re.fullmatch(r"sqlite:///([^/:?][^?]*)(\?.*)?", uri)
+    return database_uri(Path(unquote(found[1])).resolve()) + (found[2] or "") if found else uri

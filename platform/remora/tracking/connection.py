@@ -6,16 +6,23 @@ import contextlib
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote, urlparse
 
 from remora.errors import TrackingError
-from remora.files import disk_errors
+from remora.files import copy, disk_errors, is_published, write_atomic
 from remora.tracking.backlog import locked
 
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+ARTIFACTS = "mlruns"
+KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
+"""Without its kind MLflow's page of an experiment guesses, and opens an empty view of traces."""
+_OURS = re.compile(rf"/{ARTIFACTS}/([0-9a-f]{{32}}/artifacts(?:/.*)?)$")
+log = logging.getLogger(__name__)
 _SHORT, _LONG = "2", "120"  # seconds; the long one is MLflow's default
 
 
@@ -27,20 +34,32 @@ class Refused(TrackingError):
     """MLflow answered no: the same call would be refused again."""
 
 
+class Missing(Refused):
+    """MLflow holds no such run, model or version."""
+
+
 class Connection:
     """One experiment at one tracking URI. Not thread-safe; `Delivery` serialises."""
 
     def __init__(self, runs: Path, uri: str, experiment: str) -> None:
         self.runs, self.uri, self.experiment = runs, uri, experiment
         self.shown = re.sub(r"//[^/@]*@", "//…@", uri)  # a URI may hold a password
+        self.database = database(uri)
+        """The file of a sqlite database, None for another store."""
         self._client: Any = None
+        self._opened = False
         self._experiment_id: str | None = None
 
     @contextlib.contextmanager
     def answers(self) -> Iterator[Any]:
         """The `MlflowClient`; whatever goes wrong with it becomes `Unreachable` or `Refused`."""
+        if self.database:
+            self._check_free(self.database)
         if self._client is None:
-            self._client = _connect(self.uri)
+            try:
+                self._client = _connect(self.uri)
+            except Exception as e:  # a scheme that MLflow does not know, a package that is not there
+                raise Unreachable(f"MLflow at {self.shown} cannot be opened: {_reason(e)}") from e
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -54,12 +73,73 @@ class Connection:
             # A missing right (401, 403) can be given back while a training runs: those calls wait too.
             status = e.get_http_status_code()
             kind = Unreachable if status >= 500 or status in (401, 403, 408, 429) else Refused
+            kind = Missing if e.error_code == "RESOURCE_DOES_NOT_EXIST" else kind
             raise kind(f"MLflow at {self.shown}: {_reason(e)}") from e
         except (OSError, SQLAlchemyError) as e:
             raise Unreachable(f"MLflow at {self.shown}: {_reason(e)}") from e
         except Exception as e:
             # What breaks MLflow's client would break it again: it must neither stop a training nor block other calls.
-            raise Refused(f"MLflow at {self.shown}: {type(e).__name__}: {_reason(e)}") from e
+            # Before the first answer it is the store that cannot be opened: that may be mended.
+            raise (Refused if self._opened else Unreachable)(
+                f"MLflow at {self.shown}: {type(e).__name__}: {_reason(e)}"
+            ) from e
+        self._opened = True
+
+    def _check_free(self, path: Path) -> None:
+        """Ask for the write lock that every call needs: MLflow would wait for it 20 s, and log a traceback each time.
+
+        Raises:
+            Unreachable: another process holds it for longer than a call may take.
+        """
+        if not path.is_file():
+            return
+        try:
+            with contextlib.closing(sqlite3.connect(path, timeout=float(_SHORT), isolation_level=None)) as asked:
+                asked.execute("BEGIN IMMEDIATE")
+                asked.execute("ROLLBACK")
+        except sqlite3.OperationalError as e:
+            if "locked" in str(e):
+                raise Unreachable(f"MLflow at {self.shown}: another process holds the database locked") from e
+        except sqlite3.DatabaseError as e:  # MLflow would say the same after a page of its own
+            raise Unreachable(f"MLflow at {self.shown}: {e}; move {path.name} away and a new one is made") from e
+
+    def local(self, uri: str) -> Path | None:
+        """Where the files of an address lie; None for a store elsewhere.
+
+        Those of the run folder's own database lie below it, whatever the database says: it may have been moved.
+        """
+        url = urlparse(uri)
+        if url.scheme not in ("", "file"):
+            return None
+        path = Path(unquote(url.path))
+        if self.database and self.database.parent == self.runs and (found := _OURS.search(str(path))):
+            return self.runs / ARTIFACTS / found[1]
+        return path
+
+    def upload(self, run: str, folder: Path, path: str) -> None:
+        """Store the files of `folder` as the run's artifacts below `path`. On one disk a byte is stored once."""
+        if self.database:
+            self.open()  # which sees to the addresses of a folder that was moved
+        with self.answers() as client:
+            uri = client.get_run(run).info.artifact_uri  # fails fast; the upload itself waits long
+            place = self.local(uri) if self.database else None
+            # What is published never changes, and may have two names; anything else is copied.
+            if place is None or not (is_published(folder) or is_published(folder.parent)):
+                with self.patient():
+                    client.log_artifacts(run, str(folder), path or None)
+                return
+        with disk_errors(self.runs):
+            copy(folder, place / path)
+
+    def write_text(self, run: str, text: str, file: str) -> None:
+        """Store `text` as the run's artifact `file`."""
+        with self.answers() as client:
+            place = self.local(client.get_run(run).info.artifact_uri) if self.database else None
+            if place is None:
+                client.log_text(run, text, file)
+                return
+        with disk_errors(self.runs):
+            write_atomic(place / file, text)
 
     @contextlib.contextmanager
     def patient(self) -> Iterator[None]:
@@ -88,12 +168,18 @@ class Connection:
 
     def _experiment(self) -> str:
         with self.answers() as client:
-            found = client.get_experiment_by_name(self.experiment)
+            try:
+                with self.answers():
+                    found = client.get_experiment_by_name(self.experiment)
+            except Refused as e:
+                raise Unreachable(str(e)) from e
             if found is None:
                 # A database has no place for files of its own; MLflow would put them under the current folder.
-                local = (self.runs / "mlruns").as_uri() if self.uri.startswith(_DATABASES) else None
+                local = (self.runs / ARTIFACTS).as_uri() if self.uri.startswith(_DATABASES) else None
                 with contextlib.suppress(Refused), self.answers():  # another job was faster
-                    return str(client.create_experiment(self.experiment, artifact_location=local))
+                    made = client.create_experiment(self.experiment, artifact_location=local)
+                    client.set_experiment_tag(made, KIND, MODEL_TRAINING)
+                    return str(made)
                 found = client.get_experiment_by_name(self.experiment)
         if found is None or found.lifecycle_stage == "deleted":
             back = f"mlflow experiments restore -x {found.experiment_id if found else '…'}"
@@ -101,7 +187,59 @@ class Connection:
                 f"MLflow at {self.shown}: experiment {self.experiment!r} was deleted; bring it back with "
                 f"`MLFLOW_TRACKING_URI={self.shown} {back}`"
             )
+        if KIND not in found.tags:
+            with contextlib.suppress(TrackingError), self.answers() as client:
+                client.set_experiment_tag(found.experiment_id, KIND, MODEL_TRAINING)
+        if self.database and self.database.parent == self.runs:
+            moved(self.database, found.artifact_location, (self.runs / ARTIFACTS).as_uri())
         return str(found.experiment_id)
+
+    def forget(self) -> None:
+        """Ask for the experiment anew: MLflow may hold another database than a moment ago."""
+        self._experiment_id = None
+
+
+def database(uri: str) -> Path | None:
+    """The file that a sqlite URI means."""
+    found = re.fullmatch(r"sqlite:///(/[^?]*)(\?.*)?", uri)
+    return Path(unquote(found[1])) if found else None
+
+
+def database_uri(path: Path) -> str:
+    """The URI of a sqlite file, whatever letters its path has: `?` begins a query there, `%20` is a blank."""
+    return "sqlite:///" + re.sub(r"\?|%(?=[0-9a-fA-F]{2})", lambda found: quote(found[0]), str(path))
+
+
+_PLACES = {
+    "experiments": ("artifact_location",),
+    "runs": ("artifact_uri",),
+    "model_versions": ("source", "storage_location"),
+    "logged_models": ("artifact_location",),
+}
+"""Where MLflow's tables hold absolute addresses of files."""
+
+
+def moved(path: Path, old: str, new: str) -> None:
+    """Make the addresses in a run folder's database those of where it lies, for MLflow's pages; `local` needs none.
+
+    MLflow has no call for it. A table or column that is not there is left out.
+    """
+    if old == new or not old.endswith(f"/{ARTIFACTS}"):
+        return
+    with contextlib.closing(sqlite3.connect(path, timeout=float(_SHORT), isolation_level=None)) as asked:
+        try:
+            asked.execute("BEGIN IMMEDIATE")
+            for table, columns in _PLACES.items():
+                there = {row[1] for row in asked.execute(f"PRAGMA table_info({table})")}
+                for column in there & set(columns):
+                    asked.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                        f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                        (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
+                    )
+            asked.execute("COMMIT")
+        except sqlite3.OperationalError as e:  # read-only, or locked: `local` serves
+            log.warning("tracking: MLflow's pages show the files of %s where they were: %s", path, e)
 
 
 def _connect(uri: str) -> Any:
@@ -111,9 +249,18 @@ def _connect(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no calls home from somebody's training
     from mlflow import MlflowClient
 
-    for noisy in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=uri)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # It logs each failure with its traceback; ours is one line.
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
+    # MLflow makes the folder that the URI names letter by letter, besides the one that it means.
+    misread = Path(uri.removeprefix("sqlite:///")).parent
+    made = (path := database(uri)) is not None and misread != path.parent and not misread.exists()
+    try:
+        return MlflowClient(tracking_uri=uri)
+    finally:
+        if made:
+            with contextlib.suppress(OSError):
+                os.removedirs(misread)
 
 
 def _reason(error: BaseException) -> str:

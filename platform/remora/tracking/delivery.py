@@ -6,6 +6,7 @@ again at a pace that costs a training a tenth of its time at most.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -16,7 +17,8 @@ from typing import Any, TypeVar
 from remora.errors import StoreError
 from remora.files.lines import parse
 from remora.tracking.backlog import FIRST, Backlog, whole
-from remora.tracking.connection import Refused, Unreachable
+from remora.tracking.connection import Missing, Refused, Unreachable
+from remora.tracking.resend import Sent
 from remora.tracking.server import NO_STEP, Server
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ class Delivery:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.backlog = Backlog(server.runs)
+        self.sent = Sent(server.runs)
         self.lock = threading.RLock()
         self._real: dict[str, str] = {}  # pending id → run id
         self._rest_until = 0.0
@@ -86,7 +89,7 @@ class Delivery:
             Unreachable, Refused: no answer; the run was never made.
         """
         if not run.startswith(PENDING):
-            return run
+            return self._real.get(run, run)
         if run not in self._real:
             with self.lock:
                 found = self.server.find(run.removeprefix(PENDING))
@@ -110,19 +113,53 @@ class Delivery:
     def _perform(self, record: dict[str, Any]) -> None:
         began = time.monotonic()
         try:
-            if record["do"] == "start":
-                self._real[record["run"]] = self.server.start(record, self._parent(record))
-            else:
-                self.server.write(self.real(record["run"]), record)
+            try:
+                self._write(record)
+            except Missing:
+                # MLflow may have been started again with an empty database: then the experiment is gone, too.
+                self.server.forget()
+                if record[FIRST] != "start" and not self._made_anew(record["run"]):
+                    raise
+                self._write(record)
         except Unreachable:
             # Rest ten times as long as the failure took, so that a dead server costs a training a tenth at most.
             took = time.monotonic() - began
             self._rest_until = time.monotonic() + max(1.0, 10 * took)
             raise
 
+    def _write(self, record: dict[str, Any]) -> None:
+        if record[FIRST] == "start":
+            run = self._real[record["run"]] = self.server.start(record, self._parent(record))
+        else:
+            run = self.real(record["run"])
+            self.server.write(run, record)
+        self.sent.keep(record, run)
+
+    def _made_anew(self, run: str) -> bool:
+        """Make a run that MLflow lost, with all that was written to it; False if nothing is known of it."""
+        start, calls = self.sent.of(run)
+        if start is None:
+            return False
+        log.warning("tracking: MLflow at %s lost run %s; it is made anew", self.server.shown, start["name"])
+        new = self._real[run] = self._real[start["run"]] = self.server.start(start, self._parent(start))
+        for old in {start.get("real"), *(call.get("real") for call in calls)} - {None, new}:
+            self._real[str(old)] = new
+        self.sent.keep(start, new)
+        for steps in self.sent.steps(start):
+            self.server.write(new, {FIRST: "steps", "run": new, "steps": steps})
+        for call in calls:
+            with contextlib.suppress(Refused):  # files that are gone meanwhile
+                self.server.write(new, call)
+        return True
+
     def _parent(self, record: dict[str, Any]) -> str | None:
         try:
-            return self.real(record["parent"]) if record["parent"] else None
+            if not record["parent"]:
+                return None
+            parent = self.real(record["parent"])
+            if not self.server.has(parent) and self._made_anew(parent):
+                parent = self.real(parent)
+            return parent
         except Refused as e:
             log.warning("tracking: run %s stays without its parent: %s", record["name"], e)
             return None

@@ -6,11 +6,14 @@ import hashlib
 import json
 import numbers
 import re
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 NAME_LIMIT = 250
 PARAM_LIMIT = 6000
+Step = tuple[int, int, dict[str, float]]
+"""Step, milliseconds since 1970, figures."""
 TAG_LIMIT = 5000  # servers before MLflow 2.20 refuse more, newer ones take 8000
 
 
@@ -59,3 +62,12 @@ def metrics(tree: Mapping[str, Any]) -> dict[str, float]:
 
 def tags(flat: Mapping[str, Any]) -> dict[str, str]:
     return {name(key): shorten(str(value), TAG_LIMIT) for key, value in flat.items()}
+
+
+def step_of(event: Mapping[str, Any]) -> Step | None:
+    """The step that an event of a journal records, or None for another event."""
+    if event["event"] != "step":
+        return None
+    at = event.get("time")
+    values = metrics({k: v for k, v in event.items() if k not in ("event", "step", "time", "attempt")})
+    return event["step"], int((at if isinstance(at, int | float) else time.time()) * 1000), values

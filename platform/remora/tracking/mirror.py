@@ -18,10 +18,12 @@ from typing import Any
 
 from remora.files.lines import parse
 from remora.tracking import figures
-from remora.tracking.client import Step, Tracker
+from remora.tracking.client import Tracker
+from remora.tracking.figures import Step
 from remora.training.journal import FIRST, Attempts, whole
 
 log = logging.getLogger(__name__)
+_step = figures.step_of
 
 _TAIL = 256  # bytes that tell whether the file is still the one that was read
 _CHUNK = 500  # steps a call, which bounds a line of the backlog
@@ -117,12 +119,3 @@ class Mirror:
 def _event(line: bytes) -> dict[str, Any] | None:
     """A journal line's event, or None for a line torn by a crash."""
     return next(iter(parse(line + b"\n", FIRST, whole).records), None)
-
-
-def _step(event: dict[str, Any]) -> Step | None:
-    """The step that an event records, or None for another event."""
-    if event["event"] != "step":
-        return None
-    at = event.get("time")
-    values = figures.metrics({k: v for k, v in event.items() if k not in ("event", "step", "time", "attempt")})
-    return event["step"], int((at if isinstance(at, int | float) else time.time()) * 1000), values

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 from remora.errors import TrackingError, nearest
 from remora.files import digest, is_published, scratch, sha256_file, verify
@@ -44,12 +43,13 @@ def register(
     marks = figures.tags(tags or {}) | {DIGEST: _content(folder)}
     with tracker.client() as client:
         there = client.search_model_versions(f"name = '{name}' and tags.`{DIGEST}` = '{marks[DIGEST]}'")
-        version = next((v.version for v in there if not (local := _local(v.source)) or local.is_dir()), None)
+        version = next(
+            (v.version for v in there if not (local := tracker.server.local(v.source)) or local.is_dir()), None
+        )
         if version is None:
             # A version's files must never change under it, so other content of the same run gets another folder.
             path = "model" if not client.list_artifacts(run, "model") else f"model-{marks[DIGEST][:8]}"
-            with tracker.server.patient():
-                client.log_artifacts(run, str(folder), path)
+            tracker.server.upload(run, folder, path)
             if not client.search_registered_models(f"name = '{name}'"):
                 client.create_registered_model(name)
             # `register_model("runs:/…")` wants a logged model in MLflow's own format; plain files need this call.
@@ -92,7 +92,7 @@ def fetch(tracker: Tracker, info: Mapping[str, Any], *, into: Path) -> Path:
         TrackingError: the files are gone.
         TornArtifact: the download does not match the manifest it was registered with.
     """
-    if local := _local(info["source"]):
+    if local := tracker.server.local(info["source"]):
         if not local.is_dir():
             raise TrackingError(
                 f"{info['name']} version {info['version']}: its files are not at {local}; "
@@ -120,12 +120,6 @@ def _download(tracker: Tracker, source: str, final: Path) -> None:
             verify(got)
         if not final.exists():  # another replica on this machine may have been faster
             got.rename(final)
-
-
-def _local(source: str) -> Path | None:
-    """The folder of a version whose files lie on a file system, None for a store's."""
-    url = urlparse(source)
-    return Path(unquote(url.path)) if url.scheme in ("", "file") else None
 
 
 def _content(folder: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from remora.tracking import figures
 from remora.tracking.backlog import locked
-from remora.tracking.connection import Connection, Refused
+from remora.tracking.connection import Connection, Missing, Refused
 
 KEY = "remora.key"
 NO_STEP = -1
@@ -34,6 +34,15 @@ class Server(Connection):
             where = f"tags.`{KEY}` = {quote}{key}{quote}" + (f" and attributes.status = '{status}'" if status else "")
             found = client.search_runs([experiment], where, max_results=1, order_by=["attributes.start_time ASC"])
         return found[0].info.run_id if found else None
+
+    def has(self, run: str) -> bool:
+        """Whether MLflow holds the run."""
+        try:
+            with self.answers() as client:
+                client.get_run(run)
+        except Missing:
+            return False
+        return True
 
     def start(self, r: dict[str, Any], parent: str | None) -> str:
         """The run of `r["key"]`, running: the one that exists, else a new one."""
@@ -97,16 +106,12 @@ class Server(Connection):
             case "tag":
                 self._log(run, tags=figures.tags({r["key"]: r["value"]}))
             case "text":
-                with self.answers() as client:
-                    client.log_text(run, r["text"], r["file"])
+                self.write_text(run, r["text"], r["file"])
             case "artifacts":
                 folder = self.runs / r["folder"]
                 if not folder.is_dir():  # MLflow would upload nothing and be content
                     raise Refused(f"{folder} is gone, it cannot be uploaded")
-                with self.answers() as client:
-                    client.get_run(run)  # fails fast; the upload itself waits long
-                    with self.patient():
-                        client.log_artifacts(run, str(folder), r["path"] or None)
+                self.upload(run, folder, r["path"])
             case "finish":
                 with self.answers() as client:
                     client.set_terminated(run, r["status"], end_time=r["at"])
