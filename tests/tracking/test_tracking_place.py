@@ -1,4 +1,4 @@
-"""A run folder that is moved, copied, oddly named, locked or spoilt: its record follows it, and failures are one line."""
+"""A run folder that is moved, copied, oddly named, locked or spoilt: its record follows it, a failure is one line."""
 
 from __future__ import annotations
 

@@ -48,6 +48,7 @@ class Connection:
         """The file of a sqlite database, None for another store."""
         self._client: Any = None
         self._opened = False
+        self._misread = _misread(uri)
         self._experiment_id: str | None = None
 
     @contextlib.contextmanager
@@ -84,6 +85,10 @@ class Connection:
                 f"MLflow at {self.shown}: {type(e).__name__}: {_reason(e)}"
             ) from e
         self._opened = True
+        if self._misread:
+            with contextlib.suppress(OSError):
+                os.removedirs(self._misread)
+            self._misread = None
 
     def _check_free(self, path: Path) -> None:
         """Ask for the write lock that every call needs: MLflow would wait for it 20 s, and log a traceback each time.
@@ -252,15 +257,13 @@ def _connect(uri: str) -> Any:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # It logs each failure with its traceback; ours is one line.
     logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
-    # MLflow makes the folder that the URI names letter by letter, besides the one that it means.
-    misread = Path(uri.removeprefix("sqlite:///")).parent
-    made = (path := database(uri)) is not None and misread != path.parent and not misread.exists()
-    try:
-        return MlflowClient(tracking_uri=uri)
-    finally:
-        if made:
-            with contextlib.suppress(OSError):
-                os.removedirs(misread)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _misread(uri: str) -> Path | None:
+    """The folder that MLflow makes of a sqlite URI, letter by letter, where it means another one."""
+    folder = Path(uri.removeprefix("sqlite:///")).parent
+    return folder if (path := database(uri)) and folder != path.parent and not folder.exists() else None
 
 
 def _reason(error: BaseException) -> str:
