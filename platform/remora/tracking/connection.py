@@ -85,10 +85,9 @@ class Connection:
                 f"MLflow at {self.shown}: {type(e).__name__}: {_reason(e)}"
             ) from e
         self._opened = True
-        if self._misread:
+        if self._misread and self._misread.exists():  # again, once the registry is asked
             with contextlib.suppress(OSError):
                 os.removedirs(self._misread)
-            self._misread = None
 
     def _check_free(self, path: Path) -> None:
         """Ask for the write lock that every call needs: MLflow would wait for it 20 s, and log a traceback each time.
