@@ -95,7 +95,7 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
         name = f"{tasks[-1].name}-{uuid.uuid4().hex[:8]}"
         try:
             with attempt(runs, name) as folder:
-                _trainer(tasks, cluster, runs, status, folder).fit()
+                _trainer(tasks, cluster, runs, status, name, folder.parent).fit()
             break
         except ray.train.TrainingFailedError as e:
             if refused := refusal(e):
@@ -115,7 +115,7 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
             log.warning("%s: Ray Train's controller died; starting another one", tasks[-1].name)
 
 
-def _trainer(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path, folder: Path) -> Trainer:
+def _trainer(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path, attempt: str, storage: Path) -> Trainer:
     import ray.train
 
     from remora.cluster.group import Group, Trainer
@@ -137,8 +137,8 @@ def _trainer(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path, 
         backend_config=Group(cluster.gpus_per_worker > 0, cluster.hang_timeout),
         scaling_config=ray.train.ScalingConfig(**scaling),
         run_config=ray.train.RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
+            name=attempt,
+            storage_path=str(storage),
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
         ),
     )
