@@ -202,7 +202,8 @@ def test_every_recipe_renders_and_plans_with_data_that_is_here(name, catalog_dat
     assert [s["name"] for s in shown["stages"]] == [s.name for s in catalog.recipe(name).stages]
     store = Store(catalog_data / "runs")
     store.data = catalog_data
-    plan = plan_of([Variant(**PARTS, recipe=name)], store)
+    longer = {s.name: {"batch": 1, "epochs": 20} for s in catalog.recipe(name).stages}  # three records a dataset
+    plan = plan_of([Variant(**PARTS, recipe=name, overrides=longer)], store)
     assert [(r.state, r.exact) for r in plan.rows] == [("to train", True)] * len(shown["stages"])
     assert plan.missing == ()
 
