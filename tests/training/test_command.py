@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from exact_stages import mixed_job
 
+from remora.data.index import Dataset
 from remora.model.refs import PartRef
+from remora.training.__main__ import _job
 from remora.training.journal import JOURNAL, steps_of
 
 MODULE = ("-m", "remora.training")
@@ -57,6 +61,44 @@ def test_one_process_and_torchrun_train_the_same_stage(job, tmp_path):
     assert rc == 0, err
     assert out.count("3 steps, ") == 1  # rank 0 alone
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory):
+    """The job file of a run folder that was copied, and whose first is gone."""
+    runs = tmp_path_factory.mktemp("moved") / "runs"
+    made = mixed_job(runs / "data", batch=4, steps=3, max_length=120, lr=1e-3)
+    work = runs / "stages" / "test-0123.work"
+    work.mkdir(parents=True)
+    made = replace(made, folder=work, parts=made.parts | {"vision": PartRef("efficientnet-lite0", None, (runs / "a",))})
+    (work / "job.json").write_text(made.to_json(runs))
+    (runs / "stages" / "test-0123").mkdir()
+    shutil.copy(work / "job.json", runs / "stages" / "test-0123")  # as it is published
+    shutil.copytree(runs, runs.with_name("now"))
+    shutil.rmtree(runs)
+    return runs.with_name("now") / "stages" / "test-0123" / "job.json"
+
+
+def test_a_job_file_means_the_run_folder_that_it_lies_in(moved, monkeypatch):
+    runs = moved.parents[2]
+    monkeypatch.chdir(moved.parent)
+    for file in (moved, Path("job.json"), Path("../test-0123.work/job.json")):
+        job = _job(file)
+        assert job.folder == runs / "stages" / "test-0123.work"
+        assert job.parts["llm"].folder == runs / "data" / "llm" and job.parts["vision"].adapters == (runs / "a",)
+        (dataset,) = map(Dataset, job.datasets)
+        assert dataset.folder.is_relative_to(runs)
+        pictures = [picture for sample in dataset for picture in sample.images]
+        assert pictures and all(picture.open() for picture in pictures)
+
+
+@pytest.mark.e2e
+def test_a_moved_run_folder_trains_its_own_stage(moved, job, tmp_path):
+    moved.write_text(moved.read_text().replace('"adapters": ["a"]', '"adapters": []'))
+    rc, _, err = python(*MODULE, str(moved))
+    assert rc == 0, err
+    rc, _, err = python(*MODULE, written(job, tmp_path / "first"))
+    assert losses(moved.parents[1] / "test-0123.work") == losses(tmp_path / "first")
 
 
 def test_what_its_user_can_get_wrong_is_one_line(job, tmp_path):

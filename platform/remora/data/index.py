@@ -104,6 +104,7 @@ class Dataset(Sequence[Sample]):
     def __init__(self, folder: Path, without: Sequence[str] = ()) -> None:
         try:
             about = json.loads((folder / "index.json").read_text())
+            self._moved = _moved(about.get("root"), folder)
             if about.pop("sum") != digest(about):
                 raise _torn(folder, "index.json does not match its digest")
             self._offsets = _mapped(folder / "offsets.bin").view(np.uint64)
@@ -188,9 +189,22 @@ class Dataset(Sequence[Sample]):
 
     def _picture(self, location: str, offset: int, length: int | None, sha256: str) -> Picture:
         """Pictures that the index keeps itself are named below it."""
+        if self._moved and location.startswith(self._moved[0]):
+            return Picture(self._moved[1] + location.removeprefix(self._moved[0]), offset, length, sha256)
         if location.startswith("/") or is_url(location):
             return Picture(location, offset, length, sha256)
         return KeptPicture(str(self.folder / location), offset, length, sha256)
+
+
+def _moved(root: str | None, folder: Path) -> tuple[str, str] | None:
+    """Where pictures below the data folder were, and where they are, if it was moved or copied since."""
+    now = data_folder(folder)
+    return (f"{root}/", f"{now}/") if root and root != now else None
+
+
+def data_folder(folder: Path) -> str:
+    """The data folder that an index belongs to: `<data>/index/<name>-<place>/<content>`."""
+    return str(folder.absolute().parents[2])
 
 
 def _mapped(file: Path) -> np.ndarray:
@@ -247,6 +261,7 @@ class IndexWriter:
             "problems": self._counts,
             "problems_sha256": sha256_file(self.folder / "problems.jsonl"),
             "shards": self._shards,
+            "root": data_folder(self.folder),  # where pictures lie that are moved or copied with the index
         }
         (self.folder / "index.json").write_text(json.dumps(about | {"sum": digest(about)}))
         return content

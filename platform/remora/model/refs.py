@@ -6,7 +6,7 @@ never copied: they stay a reference.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -31,13 +31,15 @@ class PartRef:
     adapters: tuple[Path, ...] = ()
     """LoRA folders, merged into the weights one after the other."""
 
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "folder": self.folder and str(self.folder), "adapters": [*map(str, self.adapters)]}
+    def to_json(self, say: Callable[[Path], str] = str) -> dict[str, Any]:
+        """`say` writes a path."""
+        return {"name": self.name, "folder": self.folder and say(self.folder), "adapters": [*map(say, self.adapters)]}
 
     @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> PartRef:
-        folder = Path(said["folder"]) if said["folder"] else None
-        return cls(said["name"], folder, tuple(Path(p) for p in said["adapters"]))
+    def from_json(cls, said: Mapping[str, Any], place: Callable[[str], Path] = Path) -> PartRef:
+        """`place` reads what `say` wrote."""
+        folder = place(said["folder"]) if said["folder"] else None
+        return cls(said["name"], folder, tuple(place(p) for p in said["adapters"]))
 
 
 def source_digest(part: str, name: str) -> str:

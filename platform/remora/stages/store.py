@@ -182,7 +182,7 @@ class Store:
                 if part not in refs:
                     refs[part] = PartRef(name, self._start(part, name, run))
             job = StageJob(run.stage, {p: refs[p] for p, _ in run.parts}, work, run.datasets, run.seed, cluster)
-            write_atomic(work / "job.json", job.to_json())
+            write_atomic(work / "job.json", job.to_json(self.runs))
         return job
 
     def _start(self, part: str, name: str, run: StageRun) -> Path | None:

@@ -42,11 +42,17 @@ def _job(file: Path) -> StageJob:
     """
     writes = "`remora train` writes one into the folder of each stage run that it trains"
     try:
-        return StageJob.from_json(file.read_text())
+        return StageJob.from_json(file.read_text(), _runs(file))
     except OSError as e:
         raise SpecError(f"{file}: {e.strerror}; {writes}") from e
     except (ValueError, TypeError, KeyError, AttributeError) as e:
         raise SpecError(f"{file} is no job.json of this version; {writes}") from e
+
+
+def _runs(file: Path) -> Path:
+    """The run folder of a job file: `<runs>/stages/<stage run>/job.json`."""
+    above = Path(os.path.abspath(file)).parents  # noqa: PTH100 (`..` is taken out, links stay)
+    return above[min(2, len(above) - 1)]
 
 
 def _train(job: StageJob) -> dict[str, float]:

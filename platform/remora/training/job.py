@@ -29,26 +29,32 @@ class StageJob:
     seed: int
     cluster: Cluster
 
-    def to_json(self) -> str:
+    def to_json(self, runs: Path | None = None) -> str:
+        """With the run folder, paths below it are written as they are there: a job that is kept moves with it."""
+
+        def say(path: Path) -> str:
+            return str(path.relative_to(runs) if runs and path.is_relative_to(runs) else path)
+
         return json.dumps(
             {
                 "stage": self.stage.model_dump(mode="json"),
-                "parts": {k: p.to_json() for k, p in self.parts.items()},
-                "folder": str(self.folder),
-                "datasets": [str(folder) for folder in self.datasets],
+                "parts": {k: p.to_json(say) for k, p in self.parts.items()},
+                "folder": say(self.folder),
+                "datasets": [say(folder) for folder in self.datasets],
                 "seed": self.seed,
                 "cluster": self.cluster.model_dump(mode="json"),
             }
         )
 
     @classmethod
-    def from_json(cls, text: str) -> StageJob:
+    def from_json(cls, text: str, runs: Path = Path()) -> StageJob:
+        """`runs` is the run folder as it is now."""
         raw = json.loads(text)
         return cls(
             stage=Stage.model_validate(raw["stage"]),
-            parts={k: PartRef.from_json(said) for k, said in raw["parts"].items()},
-            folder=Path(raw["folder"]),
-            datasets=tuple(Path(folder) for folder in raw["datasets"]),
+            parts={k: PartRef.from_json(said, runs.joinpath) for k, said in raw["parts"].items()},
+            folder=runs / raw["folder"],
+            datasets=tuple(runs / folder for folder in raw["datasets"]),
             seed=raw["seed"],
             cluster=Cluster.model_validate(raw["cluster"]),
         )
