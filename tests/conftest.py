@@ -47,6 +47,16 @@ def tiny_tokenizer():
     return train_tokenizer(WORDS, 340)
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """A sqlite MLflow with tables: making them takes seconds, so once a session, then copied for each test."""
+    from remora.tracking import Tracker
+
+    folder = tmp_path_factory.mktemp("empty")
+    Tracker(folder, f"sqlite:///{folder}/mlflow.db", experiment="not remora").prepare()
+    return folder / "mlflow.db"
+
+
 class TinyTower(Tower):
     """Pixels [B, 3, 4, 4] -> tokens [B, 2, 8] in three blocks."""
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from remora import files
@@ -117,6 +120,55 @@ def test_a_disk_that_cannot_be_written_is_one_line_with_a_way_out(code, said, tm
     with pytest.raises(StoreError) as caught, files.disk_errors(tmp_path):
         raise OSError(code, "…")
     assert said in str(caught.value) and str(tmp_path) in str(caught.value) and "--runs DIR" in str(caught.value)
+
+
+def copy_error(number):
+    """What `shutil.copytree` raises: a list of errors as text, no number of its own."""
+    return shutil.Error([("a", "b", str(OSError(number, os.strerror(number), "b")))])
+
+
+def safetensors_error(folder):
+    """safetensors' own, as Rust says it."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file({"a": np.zeros(4)}, folder / "none" / "a.safetensors")
+    except SafetensorError as e:
+        return type(e)(str(e).replace("os error 2", f"os error {errno.ENOSPC}"))
+    except OSError as e:
+        pytest.fail(f"safetensors raises {e!r} now: `files._number` can do without it")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_copy_that_does_not_fit_is_one_line(number, tmp_path):
+    with pytest.raises(StoreError) as caught, files.disk_errors(tmp_path):
+        raise copy_error(number)
+    assert files.REASONS[number] in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_that_do_not_fit_are_one_line(tmp_path):
+    error = safetensors_error(tmp_path)
+    assert "os error 28" in str(error)
+    with pytest.raises(StoreError, match="the disk is full"), files.disk_errors(tmp_path):
+        raise error
+
+
+def test_a_disk_without_inodes_is_told_from_a_full_one(tmp_path, monkeypatch):
+    has = os.statvfs(tmp_path)
+    for free, said in ((0, "holds as many files as it can"), (9, "the disk is full")):
+        disk = SimpleNamespace(f_files=100, f_favail=free, f_bavail=has.f_bavail or 1)
+        monkeypatch.setattr(files.os, "statvfs", lambda place, disk=disk: disk)
+        for error in (OSError(errno.ENOSPC, "…"), copy_error(errno.ENOSPC)):
+            with pytest.raises(StoreError, match=said), files.disk_errors(tmp_path / "not" / "there"):
+                raise error
+
+
+@pytest.mark.parametrize("error", [shutil.Error("src and dst are the same"), ValueError("os error 28"), OSError("x")])
+def test_what_says_nothing_of_the_disk_stays_what_it_is(error, tmp_path):
+    with pytest.raises(type(error)) as caught, files.disk_errors(tmp_path):
+        raise error
+    assert caught.value is error
 
 
 def test_other_errors_of_the_system_stay_what_they_are(tmp_path):

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from remora.errors import StoreError
+from remora.errors import StoreError, TrainingError
+from remora.files import digest
 from remora.spec import Cluster, Stage, Tuning
 from remora.stages import StageRun, Store
-from remora.training.build import make_start
+from remora.stages import store as store_module
+from remora.training import journal
 from remora.training.journal import JOURNAL
 
 STAGE = Stage(name="one", mixture=["demo-captions"], lr=1e-3, steps=1)
@@ -23,7 +25,7 @@ STAGE = Stage(name="one", mixture=["demo-captions"], lr=1e-3, steps=1)
 def a_run(name: str = "one", parent: StageRun | None = None, **tune: str) -> StageRun:
     stage = STAGE.model_copy(update={"name": name, "tune": Tuning(**(tune or {"connector": "full"}))})
     parts = (("vision", "efficientnet-lite0"), ("connector", "mlp2x_gelu"), ("llm", "demo-2m"))
-    return StageRun(f"{abs(hash((name, parent))):064x}", stage, parent, parts, 0)
+    return StageRun(digest([name, parent.id if parent else None]), stage, parent, parts, 0)
 
 
 def finish(store: Store, run: StageRun, **files: str) -> Path:
@@ -63,6 +65,62 @@ def test_a_torn_run_is_set_aside_by_name(tmp_path: Path, harm: str, caplog: pyte
         assert mine
     assert "will be trained again" in caplog.text
     assert [p.name.split(".")[0] for p in store.root.glob("*.torn-*")] == [run.name]
+
+
+FINDS = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_store import a_run, finish
+from remora.stages import Store
+store, run = Store(Path(sys.argv[2])), a_run()
+print("ready", flush=True)
+sys.stdin.readline()
+with store.lease(run) as mine:
+    if mine:
+        finish(store, run)
+print("trained" if mine else "read", flush=True)
+"""
+
+
+def test_two_processes_that_find_the_same_torn_run_train_it_once(tmp_path: Path) -> None:
+    """Both renamed it, without the lease: one died of FileNotFoundError, or of a folder that was not empty."""
+    store, run = Store(tmp_path), a_run()
+    (finish(store, run) / "parts/connector/model.safetensors").write_text("wEights")
+    command = [sys.executable, "-c", FINDS, str(Path(__file__).parent), str(tmp_path)]
+    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for each in both:
+        assert each.stdout and each.stdout.readline() == "ready\n"
+    for each in both:
+        assert each.stdin
+        each.stdin.write("\n")
+        each.stdin.flush()
+    said = sorted(each.communicate()[0].strip() for each in both)
+    assert said == ["read", "trained"] and [each.returncode for each in both] == [0, 0]
+    assert store.finished(run) and len(list(store.root.glob("*.torn-*"))) == 1
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_who_was_overtaken_publishes_nothing(tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was thought dead and wakes at its last step, or while it copies its weights."""
+    store, run = Store(tmp_path), a_run()
+    file = store.work(run) / JOURNAL
+    (store.work(run) / "parts" / "connector").mkdir(parents=True)
+    (store.work(run) / "parts" / "connector" / "model.safetensors").write_text("weights")
+    (store.work(run) / "job.json").write_text("{}")
+    mine = journal.take_over(file, 0)
+    if when == "before":
+        journal.take_over(file, 0)
+    else:
+        real = store_module.copy
+        monkeypatch.setattr(store_module, "copy", lambda a, b: (real(a, b), journal.take_over(file, 0)))
+    with pytest.raises(TrainingError, match="another attempt at this stage has taken over"):
+        store.publish(run.name, {}, mine)
+    assert not store.folder(run).exists() and store.work(run).exists()
+    assert not list(store.root.glob(f".{run.name}.*"))
+    monkeypatch.undo()
+    store.publish(run.name, {}, journal.attempt(file))
+    assert store.finished(run)
 
 
 def test_a_lease_ends_with_kill_9_of_its_holder(tmp_path: Path) -> None:
@@ -134,6 +192,7 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
 def test_preparing_again_keeps_the_start(tmp_path: Path) -> None:
     from remora.data.demo import build_demo
     from remora.data.mixture import read_mixture
+    from remora.training.build import make_start
 
     store = Store(tmp_path)
     build_demo(store.data / "demo", limit=3)

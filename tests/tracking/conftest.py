@@ -1,4 +1,4 @@
-"""A tracker on a real sqlite MLflow. Making its tables takes seconds: once a session, then copied for each test."""
+"""A tracker on a real sqlite MLflow."""
 
 from __future__ import annotations
 
@@ -7,13 +7,6 @@ import shutil
 import pytest
 
 from remora.tracking import Tracker
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("empty")
-    Tracker(folder, f"sqlite:///{folder}/mlflow.db", experiment="not remora").prepare()
-    return folder / "mlflow.db"
 
 
 @pytest.fixture

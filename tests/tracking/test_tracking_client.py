@@ -20,7 +20,7 @@ import pytest
 
 from ports import free_port
 from remora.errors import TrackingError
-from remora.tracking import Mirror, Tracker, champion, figures, register
+from remora.tracking import Input, Mirror, Tracker, champion, figures, link, register
 from remora.tracking.backlog import BACKLOG, REJECTED
 from remora.tracking.connection import Refused, Unreachable
 
@@ -147,6 +147,36 @@ def test_figures_files_and_tags(tracker, tmp_path, points):
     assert found.info.status == "FINISHED"
     assert (tmp_path / "mlruns" / run / "artifacts/out/in/a.txt").read_text() == "A"
     assert not (tmp_path / BACKLOG).exists()
+
+
+def test_links_name_runs_by_their_keys_and_wait_with_them(tracker, outage):
+    run = tracker.start("a", key="k")
+    end = outage()
+    other = tracker.start("b", key="search/it's (1)/x y", tags={"note": f"after {link('a', 'k')}"})
+    tracker.tag(run, "note", f"{link('b', 'search/it' + chr(39) + 's (1)/x y')}, {link('nobody', 'none')} and [c](d)")
+    end()
+    assert tracker.replay() == 0
+    first, second = run_of(tracker, run), run_of(tracker, other)
+    pages = f"#/experiments/{first.info.experiment_id}/runs"
+    assert first.data.tags["note"] == f"[b]({pages}/{second.info.run_id}), nobody and [c](d)"
+    assert second.data.tags["note"] == f"after [a]({pages}/{run})"
+
+
+def test_what_a_run_reads_is_named_once(tracker, outage):
+    run = tracker.start("a", key="k")
+    read = Input("n" * 600, "d" * 64, "data/x.json", "training", {"records": 5})
+    tracker.inputs(run, [read])
+    end = outage()
+    tracker.inputs(run, [read, Input("other", "e" * 64, "https://x/y.tar", "training")])
+    end()
+    assert tracker.replay() == 0
+    found = {i.dataset.name: i for i in run_of(tracker, run).inputs.dataset_inputs}
+    assert len(found) == 2 and len(run_of(tracker, run).inputs.dataset_inputs) == 2
+    (long,) = (i for name, i in found.items() if name != "other")
+    assert (long.dataset.digest, long.dataset.profile) == ("d" * 36, '{"records": 5}')
+    assert json.loads(long.dataset.source) == {"uri": "data/x.json"} and long.tags[0].value == "training"
+    tracker.inputs(run, [])
+    assert not (tracker.runs / REJECTED).exists()
 
 
 def test_names_and_values_that_mlflow_refuses_are_made_acceptable(tracker):

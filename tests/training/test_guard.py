@@ -10,7 +10,7 @@ import pytest
 from launch import launch
 
 from remora.catalog import llm
-from remora.cluster.variant import _left_out
+from remora.cluster.record import left_out
 from remora.data.mixture import read_mixture
 from remora.errors import TrainingError
 from remora.model.llm import create_from_scratch
@@ -169,7 +169,7 @@ def test_a_roll_back_forgets_the_steps_since_the_checkpoint(runs) -> None:
 
 @pytest.mark.e2e
 def test_bad_steps_are_counted_for_the_tracker(runs, job) -> None:
-    figures = {name: _left_out(job.folder / name / JOURNAL) for name in ("whole", "nan-zero-0", "back")}
+    figures = {name: left_out(job.folder / name / JOURNAL) for name in ("whole", "nan-zero-0", "back")}
     assert [figures[name].get("steps/left_out", 0) for name in figures] == [0, 1, 0]
     assert [figures[name].get("steps/rolled_back", 0) for name in figures] == [0, 0, 1]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from remora import tracking
 from remora.cluster.evaluate import Prepared, measure
-from remora.cluster.variant import metrics_of
+from remora.cluster.record import metrics_of, open_tracker
 from remora.evaluation.measured import Measured
 from remora.inference.bundle import bundle_name, weights_digest
 from remora.spec import Cluster
@@ -31,14 +31,17 @@ def evaluate(
     judge_model: str | None = None,
     hear: Callable[[str, int, int], None] = lambda name, done, of: None,
     wait: Callable[[str], None] = lambda holder: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[Measured]:
     """Measure a bundle on each benchmark. One MLflow run a model: measured again, it is taken up again.
+
+    Where MLflow does not answer, `note` is told, and the record waits in the run folder as training's does.
 
     Raises:
         RemoraError: what stopped it; benchmarks that were measured before stay measured.
     """
     tracker = tracking.Tracker(store.runs, tracking_uri)
-    tracker.prepare()
+    open_tracker(tracker, "the figures are kept", note)
     model = bundle_name(bundle)
     identity = weights_digest(bundle)
     run = tracker.start(
@@ -55,6 +58,9 @@ def evaluate(
             )  # fmt: skip
             found.append(measured)
             tracker.tag(run, f"remora.questions.{measured.benchmark}", measured.questions)
+            asked = {"questions": measured.score.n} if measured.score else {}
+            where = str(prepared.data)
+            tracker.inputs(run, [tracking.Input(measured.benchmark, measured.questions, where, "evaluation", asked)])
             if measured.score and measured.report:
                 tracker.metrics(run, metrics_of(measured.score))
                 tracker.tag(run, f"remora.protocol.{measured.benchmark}", measured.report.protocol)

@@ -10,12 +10,13 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from remora import tracking
+from remora.cluster import record
 from remora.cluster.session import cpus_and_gpus
 from remora.cluster.variant import Outcome, run_variant, status_file, tell_tracker
 from remora.errors import ClusterError, RemoraError, SpecError
@@ -68,10 +69,11 @@ def _params(space: Space) -> dict[str, Any]:
     return {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in said.items()}
 
 
-def _note(space: Space, names: list[str]) -> str:
-    """What MLflow's page of the run says first."""
+def _note(space: Space, variants: Mapping[str, tuple[Variant, tuple[StageRun, ...]]], key: str) -> str:
+    """What MLflow's page of the run says first: with a link to each variant that has a page by then."""
     chosen = f"the best on {space.champion.benchmark} is registered as {space.champion.register_as}"
-    return "\n".join([f"A search of {len(names)} variants; {chosen}.", "", *(f"- {name}" for name in names)])
+    links = [tracking.link(name, record.variant_key(lineage, key)) for name, (_, lineage) in variants.items()]
+    return "\n".join([f"A search of {len(variants)} variants; {chosen}.", "", *(f"- {link}" for link in links)])
 
 
 def result_file(runs: Path, search: str) -> Path:
@@ -103,8 +105,6 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
     """
     # Tune would take the first Ctrl-C as a wish to end the experiment some time; stage runs are safe, so stop at once.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    from ray import tune
-
     began = time.time()
     store = Store(runs)
     variants = check(space, store)
@@ -118,25 +118,22 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
         key=key,
         tags={
             "remora.kind": "search",
-            "mlflow.note.content": _note(space, list(variants)),
+            record.NOTE: _note(space, variants, key),
             "mlflow.source.name": "remora search",
         },
         params=_params(space),
     )
     tracker.text(parent, space.model_dump_json(indent=1), "space.json")
 
-    def trial(config: dict[str, str]) -> None:
+    def trial(name: str) -> dict[str, Any]:
         try:
-            outcome = run_variant(variants[config["variant"]][0], runs, space.name, tracking_uri, parent, key)
+            outcome = run_variant(variants[name][0], runs, space.name, tracking_uri, parent, key)
         except RemoraError as e:
-            tune.report({"error": f"{config['variant']}: {e}"})
-            return
-        score = outcome.scores.get(space.champion.benchmark)
-        if score is None:
-            name = space.champion.benchmark
-            tune.report({"error": f"{name} has no score here: its server keeps the answers; choose by another"})
-            return
-        tune.report({"accuracy": score.accuracy, "outcome": outcome})
+            return {"error": f"{name}: {e}"}
+        measured = space.champion.benchmark
+        if score := outcome.scores.get(measured):
+            return {"accuracy": score.accuracy, "outcome": outcome}
+        return {"error": f"{measured} has no score here: its server keeps the answers; choose by another"}
 
     folder = f"{space.name}-{uuid.uuid4().hex[:8]}"
     try:
@@ -154,6 +151,7 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
     except BaseException:
         tracker.finish(parent, "FAILED")
         raise
+    tracker.tag(parent, record.NOTE, _note(space, variants, key))  # its links have pages now
     tracker.tag(parent, "remora.champion", best.name)
     tracker.tag(parent, "remora.version", f"{space.champion.register_as} version {version}")
     for o in outcomes:  # the search's own run has every variant's headline figures, for MLflow's charts
@@ -169,13 +167,16 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
     return result
 
 
-def _tuned(space: Space, trial: Callable[[dict[str, str]], None], variants: list[str], runs: Path, folder: str) -> Any:
-    """Every variant's trial, as many at a time as there is room for."""
+def _tuned(space: Space, trial: Callable[[str], dict[str, Any]], variants: list[str], runs: Path, folder: str) -> Any:
+    """Every variant's trial, as many at a time as there is room for: what Tune says of each."""
     from ray import tune
+
+    def reported(config: dict[str, str]) -> None:
+        tune.report(trial(config["variant"]))
 
     return tune.Tuner(
         # A trial's own process only waits for its workers, so it takes no CPU from them; Tune wants one resource.
-        tune.with_resources(trial, {"CPU": 0, "memory": 64 * 2**20}),
+        tune.with_resources(reported, {"CPU": 0, "memory": 64 * 2**20}),
         param_space={"variant": tune.grid_search(variants)},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=space.concurrent or _concurrent(space),
@@ -204,7 +205,7 @@ def _concurrent(space: Space) -> int:
     return max(1, math.floor(min(rooms)))
 
 
-def _outcomes(results: Any, names: list[str]) -> tuple[Outcome, ...]:
+def _outcomes(results: Iterable[Any], names: list[str]) -> tuple[Outcome, ...]:
     outcomes: dict[str, Outcome] = {}
     problems = []
     for r in results:

@@ -55,9 +55,12 @@ def evaluate(args: argparse.Namespace) -> None:
         def wait(holder: str) -> None:
             console.print(f"waiting for {holder}: it asks this model the same questions", highlight=False)
 
+        def note(text: str) -> None:
+            console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
+
         with _bar(console) as hear:
             found = run(bundle, prepared, store, cluster, args.tracking_uri, args.protocol, args.limit,
-                        args.judge_model, hear, wait)  # fmt: skip
+                        args.judge_model, hear, wait, note)  # fmt: skip
     reports = {o.benchmark: o.report for o in found if o.report}
     if args.out:
         for name, report in reports.items():

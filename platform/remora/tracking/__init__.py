@@ -5,8 +5,9 @@ imported inside functions of this room alone, so that this import stays light.
 """
 
 from remora.tracking.client import Tracker
+from remora.tracking.figures import Input, link
 from remora.tracking.mirror import Mirror
 from remora.tracking.models import Model, find_model
 from remora.tracking.registry import champion, fetch, register, version_info
 
-__all__ = ["Mirror", "Model", "Tracker", "champion", "fetch", "find_model", "register", "version_info"]
+__all__ = ["Input", "Mirror", "Model", "Tracker", "champion", "fetch", "find_model", "link", "register", "version_info"]

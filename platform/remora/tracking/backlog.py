@@ -26,6 +26,7 @@ NEEDS = {
     "text": ("run", "text", "file"),
     "artifacts": ("run", "folder", "path"),
     "tag": ("run", "key", "value"),
+    "inputs": ("run", "inputs"),
     "finish": ("run", "at", "status"),
 }
 """Each call, and what it is made with."""

@@ -26,7 +26,7 @@ from remora.errors import TrackingError
 from remora.tracking import figures
 from remora.tracking.connection import Unreachable, database_uri
 from remora.tracking.delivery import PENDING, Delivery
-from remora.tracking.figures import Step
+from remora.tracking.figures import Input, Step
 from remora.tracking.server import Server
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -128,6 +128,11 @@ class Tracker:
         place = Path(folder).resolve()  # a run folder that was moved meanwhile still has what lies in it
         place = place.relative_to(self.runs) if place.is_relative_to(self.runs) else place
         self._delivery.send({"do": "artifacts", "run": run_id, "folder": str(place), "path": path})
+
+    def inputs(self, run_id: str, inputs: Sequence[Input]) -> None:
+        """Name the data that the run reads; what it has already is left alone."""
+        if inputs:
+            self._delivery.send({"do": "inputs", "run": run_id, "inputs": [i.as_json() for i in inputs]})
 
     def tag(self, run_id: str, key: str, value: str) -> None:
         self._delivery.send({"do": "tag", "run": run_id, "key": key, "value": str(value)})

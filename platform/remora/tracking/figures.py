@@ -7,14 +7,33 @@ import json
 import numbers
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
+from urllib.parse import quote, unquote
 
 NAME_LIMIT = 250
 PARAM_LIMIT = 6000
 Step = tuple[int, int, dict[str, float]]
 """Step, milliseconds since 1970, figures."""
 TAG_LIMIT = 5000  # servers before MLflow 2.20 refuse more, newer ones take 8000
+
+
+@dataclass(frozen=True)
+class Input:
+    """Data that a run read, as MLflow's column of datasets shows it."""
+
+    name: str
+    digest: str
+    """Of its content, not of where it lies."""
+    source: str
+    """Where it was read from, for people."""
+    context: str
+    """What for: training, evaluation."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def shorten(text: str, limit: int) -> str:
@@ -58,6 +77,24 @@ def metrics(tree: Mapping[str, Any]) -> dict[str, float]:
         for key, value in _leaves(tree)
         if isinstance(value, numbers.Real) and not isinstance(value, bool)
     }
+
+
+_LINK = re.compile(r"\[([^\]]*)\]\(run:([^)\s]+)\)")
+
+
+def link(text: str, key: str) -> str:
+    """Markdown that leads to the page of the run with that key, in a tag. Ids change with the server, keys do not."""
+    return f"[{text}](run:{quote(key)})"
+
+
+def linked(text: str, page: Callable[[str], str | None]) -> str:
+    """`text` with its links as addresses; `page` gives a key's, or None: then the words are left alone."""
+
+    def address(found: re.Match[str]) -> str:
+        where = page(unquote(found[2]))
+        return f"[{found[1]}]({where})" if where else found[1]
+
+    return _LINK.sub(address, text)
 
 
 def tags(flat: Mapping[str, Any]) -> dict[str, str]:

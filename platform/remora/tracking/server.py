@@ -6,6 +6,7 @@ found by their key, metrics carry their own time (MLflow stores an equal point o
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from remora.tracking.connection import Connection, Missing, Refused
 KEY = "remora.key"
 NO_STEP = -1
 _BATCH = 1000  # metrics a call, MLflow's limit
+_NAME, _DIGEST = 500, 36  # characters of a dataset's, MLflow's limits
 _PARAMS = 20  # params a call: 20 × 6000 escaped characters stay below the server's 1 MB a request
 
 
@@ -46,7 +48,7 @@ class Server(Connection):
 
     def start(self, r: dict[str, Any], parent: str | None) -> str:
         """The run of `r["key"]`, running: the one that exists, else a new one."""
-        tags = figures.tags(r["tags"]) | {KEY: r["key"]} | ({"mlflow.parentRunId": parent} if parent else {})
+        tags = self._tags(r["tags"]) | {KEY: r["key"]} | ({"mlflow.parentRunId": parent} if parent else {})
         with locked(self.runs / ".tracking-start.lock"):
             run = self.find(r["key"])
             with self.answers() as client:
@@ -104,7 +106,9 @@ class Server(Connection):
             case "steps":
                 self._steps(run, r["steps"])
             case "tag":
-                self._log(run, tags=figures.tags({r["key"]: r["value"]}))
+                self._log(run, tags=self._tags({r["key"]: r["value"]}))
+            case "inputs":
+                self._inputs(run, r["inputs"])
             case "text":
                 self.write_text(run, r["text"], r["file"])
             case "artifacts":
@@ -115,6 +119,33 @@ class Server(Connection):
             case "finish":
                 with self.answers() as client:
                     client.set_terminated(run, r["status"], end_time=r["at"])
+
+    def _tags(self, given: dict[str, str]) -> dict[str, str]:
+        return figures.tags({key: figures.linked(value, self._page) for key, value in given.items()})
+
+    def _page(self, key: str) -> str | None:
+        """The address of a run's page within MLflow's."""
+        run = self.find(key)
+        return f"#/experiments/{self.open()}/runs/{run}" if run else None
+
+    def _inputs(self, run: str, inputs: list[dict[str, Any]]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        made = [
+            DatasetInput(
+                Dataset(
+                    figures.shorten(i["name"], _NAME),
+                    i["digest"][:_DIGEST],
+                    "local",
+                    json.dumps({"uri": i["source"]}),
+                    profile=json.dumps(i["counts"]),
+                ),
+                [InputTag("mlflow.data.context", i["context"])],
+            )
+            for i in inputs
+        ]
+        with self.answers() as client:
+            client.log_inputs(run, made)
 
     def _steps(self, run: str, steps: list[tuple[int, int, dict[str, float]]]) -> None:
         """Log whole steps, each once: a resumed training repeats steps, a repeated call repeats them too."""

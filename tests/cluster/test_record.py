@@ -1,0 +1,181 @@
+"""What MLflow holds of searches, variants and measurements: one run each through kills, its data, its links.
+
+Real sqlite, no Ray: a stage trains by writing its files.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from remora.cluster import evaluation, search, variant
+from remora.data.demo import build_demo
+from remora.evaluation.measured import Measured
+from remora.evaluation.score import Score
+from remora.files import publishing
+from remora.spec import Cluster, Space, load
+from remora.stages import Store
+from remora.tracking import Tracker
+from remora.training import journal
+
+SPACE = Path(__file__).parents[1] / "e2e" / "tiny.yaml"
+
+
+class Killed(BaseException):
+    """As by kill -9: nobody writes anything more."""
+
+
+class Work:
+    """What a search does beside its record; `left` counts down to the call in which it is killed."""
+
+    def __init__(self):
+        self.left = {"train": 0, "measure": 0}
+
+    def _call(self, what):
+        self.left[what] -= 1
+        if self.left[what] == 0:
+            raise Killed
+
+    def train(self, tasks, cluster, runs, status):
+        for task in tasks:
+            self._call("train")
+            for part in task.record["trained"]:
+                (task.job.folder / "parts" / part).mkdir(parents=True)
+                (task.job.folder / "parts" / part / "model.safetensors").write_text(part)
+            journal.append(task.job.folder / journal.JOURNAL, "step", step=0, loss=1.0)
+            Store(runs).publish(task.name, task.record)
+
+    def measure(self, name, bundle, store, cluster, **_):
+        self._call("measure")
+        folder = store.runs / "scores" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return Measured(name, folder, None, Score(name, 4, "accuracy", 0.5, (0.2, 0.8)), questions="5" * 64)
+
+
+def bundled(folder, bundle, about):
+    with publishing(folder) as tmp:
+        (tmp / "name").write_text(bundle.name)
+
+
+class Told:
+    """What Tune says of a trial."""
+
+    error = None
+
+    def __init__(self, metrics):
+        self.metrics = metrics
+
+
+@pytest.fixture
+def work(monkeypatch):
+    made = Work()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(variant, "train_stages", made.train)
+    monkeypatch.setattr(variant, "write_bundle", bundled)
+    monkeypatch.setattr(variant, "prepare", lambda name, store: name)
+    monkeypatch.setattr(variant, "measure", made.measure)
+    monkeypatch.setattr(search, "_tuned", lambda space, trial, names, *_: [Told(trial(name)) for name in names])
+    return made
+
+
+@pytest.fixture
+def runs(tmp_path, empty_database):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+def recorded(runs):
+    """Every run by its key."""
+    tracker = Tracker(runs)
+    with tracker.client() as client:
+        return {r.data.tags["remora.key"]: r for r in client.search_runs([tracker.server.open()])}
+
+
+def of_kind(found, kind):
+    return [run for run in found.values() if run.data.tags["remora.kind"] == kind]
+
+
+def killed(space, runs, work, monkeypatch, **left):
+    work.left |= left
+    with monkeypatch.context() as then, pytest.raises(Killed):
+        then.setattr(Tracker, "finish", lambda *_: None)
+        search.search(space, runs)
+
+
+def note(run):
+    return run.data.tags["mlflow.note.content"]
+
+
+def page(run):
+    return f"(#/experiments/{run.info.experiment_id}/runs/{run.info.run_id})"
+
+
+def test_a_search_that_was_killed_twice_is_one_run_with_links_and_datasets(runs, work, monkeypatch):
+    build_demo(runs / "data" / "demo", limit=3)
+    space = load(Space, SPACE)
+    killed(space, runs, work, monkeypatch, train=5)  # in the second variant
+    first = recorded(runs)
+    assert {r.info.status for r in first.values()} == {"RUNNING"}
+    assert len(of_kind(first, "search")) == 1 and len(of_kind(first, "variant")) == 2
+    killed(space, runs, work, monkeypatch, measure=4)
+    search.search(space, runs)
+    found = recorded(runs)
+    assert {r.info.status for r in found.values()} == {"FINISHED"}
+    assert all(found[key].info.run_id == run.info.run_id for key, run in first.items())
+    (parent,), variants, stages = (of_kind(found, kind) for kind in ("search", "variant", "stage"))
+    assert len(variants) == 2 and len(found) == 3 + len(stages)
+    assert {r.data.tags["mlflow.parentRunId"] for r in variants} == {parent.info.run_id}
+
+    # From each run a person gets to those that it is made of.
+    assert all(page(run) in note(parent) for run in variants)
+    for each in variants:
+        own = {value for key, value in each.data.tags.items() if key.startswith("remora.stage.")}
+        assert len(own) >= 3 and all(page(run) in note(each) for run in stages if run.info.run_id in own)
+    by_name = {run.info.run_name: run for run in stages}
+    after = [(by_name[name], run) for run in stages if (name := run.data.tags["remora.parent_stage"])]
+    assert after and all(page(first) in note(then) for first, then in after)
+
+    # And what it read: each dataset once, by its content, however often the run was taken up.
+    for each in (*variants, *stages):
+        read = {i.dataset.name: i for i in each.inputs.dataset_inputs}
+        assert len(read) == len(each.inputs.dataset_inputs) > 0
+        assert all(json.loads(i.dataset.profile)["records"] > 0 for i in read.values())
+        assert all(len(i.dataset.digest) == 36 and i.tags[0].value == "training" for i in read.values())
+    names = {i.dataset.name for each in variants for i in each.inputs.dataset_inputs}
+    assert names == {"demo-language", "demo-captions", "demo-finetune"}
+
+
+def cut(database):
+    database.write_bytes(b"no database" * 100)
+
+
+def folder(database):
+    database.unlink()
+    database.mkdir()
+
+
+@pytest.mark.parametrize("spoil", [cut, folder])
+def test_figures_come_although_mlflow_cannot_be_opened(spoil, runs, work, empty_database, monkeypatch):
+    spoil(runs / "mlflow.db")
+    monkeypatch.setattr(evaluation, "measure", lambda prepared, *given, **_: work.measure(prepared.name, *given))
+    monkeypatch.setattr(evaluation, "bundle_name", lambda bundle: "model")
+    monkeypatch.setattr(evaluation, "weights_digest", lambda bundle: "ab")
+
+    class Prepared:
+        name, data = "gqa", runs / "data"
+
+    notes = []
+    (found,) = evaluation.evaluate(runs / "b", [Prepared()], Store(runs), Cluster(), note=notes.append)
+    assert found.score.accuracy == 0.5
+    (said,) = notes
+    assert said.startswith("MLflow at sqlite:") and said.endswith(f"the figures are kept, the record waits in {runs}")
+    (shutil.rmtree if (runs / "mlflow.db").is_dir() else Path.unlink)(runs / "mlflow.db")
+    shutil.copy(empty_database, runs / "mlflow.db")
+    Tracker(runs).prepare()
+    (kept,) = recorded(runs).values()
+    assert kept.info.status == "FINISHED" and not (runs / "tracking-rejected.jsonl").exists()
+    (asked,) = kept.inputs.dataset_inputs
+    assert asked.dataset.name == "gqa" and asked.dataset.digest == "5" * 36 and asked.tags[0].value == "evaluation"

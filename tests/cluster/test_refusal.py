@@ -1,0 +1,70 @@
+"""What a group of workers is not started again for: it would meet the same. No cluster is started."""
+
+from __future__ import annotations
+
+import traceback
+
+import pytest
+
+from remora.cluster.train import refusal
+from remora.errors import DataError, StoreError, TrainingError
+
+
+class Failed(Exception):
+    """As Ray Train's: the traces of its workers, as text."""
+
+    def __init__(self, *worker_failures):
+        self.worker_failures = dict(enumerate(worker_failures))
+
+
+def trace(error):
+    """A worker's trace, with what else its log ends in."""
+    try:
+        raise error
+    except type(error):
+        return RuntimeError(traceback.format_exc())
+
+
+MET = [
+    StoreError("/runs: the disk is full; free or choose another with --runs DIR"),
+    DataError("picture 3 is broken; next: remora data check x"),
+    TrainingError("stage 'one', step 3: the loss is nan"),
+]
+
+
+@pytest.mark.parametrize("error", MET, ids=lambda e: type(e).__name__)
+def test_an_error_of_ours_is_told_as_the_worker_met_it(error):
+    found = refusal(Failed(trace(ValueError("a neighbour's")), trace(error)))
+    assert type(found) is type(error) and str(found) == str(error)
+
+
+def test_an_error_that_another_led_to_is_the_last_of_the_trace():
+    try:
+        try:
+            raise DataError("the first")
+        except DataError as e:
+            raise StoreError("the last") from e
+    except StoreError:
+        found = refusal(Failed(RuntimeError(traceback.format_exc())))
+    assert isinstance(found, StoreError) and str(found) == "the last"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Failed(), Failed(trace(OSError(5, "lost"))), Failed(trace(ValueError("remora.errors.DataError: no"))), KeyError()],
+)
+def test_anything_else_is_tried_again(error):
+    assert refusal(error) is None
+
+
+def test_ray_is_told_so():
+    from ray.train import FailureConfig
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError  # noqa: F401  (the version is pinned)
+    from ray.train.v2._internal.execution.failure_handling import FailureDecision
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    from remora.cluster.group import _Once
+
+    for error, decision in [(e, FailureDecision.RAISE) for e in MET] + [(ValueError("lost"), FailureDecision.RETRY)]:
+        policy = _Once(FailureConfig(max_failures=3))
+        assert policy.make_decision(WorkerGroupError("failed", {0: trace(error)})) == decision
