@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import weakref
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -16,26 +18,40 @@ from remora.evaluation.asking import Embedded, InParquet, Question, parquet_file
 from remora.evaluation.identity import PictureDigests, ask_digests
 from remora.evaluation.sheet import ASKED, About, Sheet
 from remora.files import digest
-from remora.inference import Answer
+from remora.inference import Answer, Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class Asked(Prompt):
+    text: str = ""
 
 
 class Echo:
-    """Answers with its question; one that is `long` is too long."""
+    """Answers with its question; sees every picture as one pixel. It holds 1,000 tokens; one of text is a letter."""
 
     name = "echo"
+    max_length = 1000
 
     def __init__(self):
-        self.limits, self.pictures = [], []
+        self.limits, self.pictures, self.calls = [], [], 0
 
-    def room(self, conversation):
-        if conversation[0].text == "wrong":
-            raise DataError("the prompt has 9 tokens")
-        return {"long": 0, "longish": 150, "nearly": 5}.get(conversation[0].text, 1000)
+    def fitted(self, picture):
+        return picture.resize((1, 1))
 
-    def answer(self, conversations, *, max_new_tokens):
-        self.limits.append(max_new_tokens)
-        self.pictures += [turn.images for (turn,) in conversations]
-        return [Answer(turn.text.upper(), 1, 2, "stop") for (turn,) in conversations]
+    def prompt(self, conversation):
+        (turn,) = conversation
+        if turn.text == "wrong" or len(turn.text) >= self.max_length:
+            raise DataError(f"the prompt has {len(turn.text)} tokens")
+        return Asked((0,) * len(turn.text), turn.images, turn.text)
+
+    def room(self, prompt):
+        return self.max_length - len(prompt.ids)
+
+    def ask(self, requests):
+        self.calls += 1
+        self.limits += [how.max_new_tokens for _, how in requests]
+        self.pictures += [prompt.images for prompt, _ in requests]
+        return [Answer(prompt.text.upper(), 1, 2, "stop") for prompt, _ in requests]
 
 
 @pytest.fixture
@@ -59,8 +75,8 @@ def test_lines_are_llavas_and_keep_their_places(picture):
         ("a", "one", "ONE"), ("b", "<image>\ntwo", "TWO"), ("c", "three", "THREE"),
     ]  # fmt: skip
     assert lines[1]["round_id"] == 1 and {"answer_id", "model_id", "metadata"} <= lines[0].keys()
-    assert sorted(echo.limits) == [8, 16]
-    assert echo.pictures[0][0] is echo.pictures[1][0]  # opened once, so encoded once
+    assert (echo.calls, echo.limits) == (1, [8, 16, 8])
+    assert echo.pictures[0][0] is echo.pictures[2][0]  # opened once, so encoded once
     assert len({r["answer_id"] for r in lines}) == 3
 
 
@@ -71,18 +87,40 @@ def test_a_question_that_cannot_be_asked_is_named_and_costs_no_other(picture, tm
         Question(1, "missing", (Picture(str(tmp_path / "none.png")),), 8, ""),
         Question(2, "junk", (Picture(str(tmp_path / "junk.png")),), 8, ""),
         Question(3, "wrong", (picture,), 8, ""),
-        Question(4, "long", (picture,), 8, ""),
+        Question(4, "x" * 1000, (picture,), 8, ""),
     ))  # fmt: skip
     assert [r.get("text") for r in lines] == ["FINE", None, None, None, None]
-    reasons = ["missing image", "unreadable", "9 tokens", "no room for an answer"]
+    reasons = ["missing image", "unreadable", "5 tokens", "1000 tokens"]
     assert all(reason in line["broken"] for reason, line in zip(reasons, lines[1:], strict=True))
 
 
 def test_an_answer_has_its_published_length_or_what_the_model_has_room_for(picture):
     echo = Echo()
-    ask(echo, asks(*(Question(i, t, (picture,), 1024, "") for i, t in enumerate(("longish", "nearly")))))
+    lengths = (3, 850, 995, 999)
+    ask(echo, asks(*(Question(i, "x" * length, (picture,), 1024, "") for i, length in enumerate(lengths))))
     ask(echo, asks(Question(0, "short", (picture,), 128, "")))
-    assert echo.limits == [128, 5, 128]
+    assert echo.limits == [997, 150, 5, 1, 128]
+
+
+def test_pictures_wait_as_the_encoder_sees_them(tmp_path):
+    """One at a time is held at its own size, and each is made smaller once."""
+    places = [tmp_path / f"{i}.png" for i in range(4)]
+    for i, place in enumerate(places):
+        Image.new("RGB", (40, 30), (60 * i,) * 3).save(place)
+    echo = Echo()
+    whole: list[weakref.ref[Image.Image]] = []
+    shrink = echo.fitted
+
+    def fitted(picture):
+        assert not [p for p in whole if p() is not None], "an earlier one is held at its own size"
+        whole.append(weakref.ref(picture))
+        return shrink(picture)
+
+    echo.fitted = fitted
+    ask(echo, asks(*(Question(i, "q", (Picture(str(places[i // 2])),), 8, "") for i in range(8))))
+    assert len(whole) == 4
+    assert [p.getpixel((0, 0))[0] for (p,) in echo.pictures] == [60 * (i // 2) for i in range(8)]
+    assert {p.size for (p,) in echo.pictures} == {(1, 1)} and len({id(p) for (p,) in echo.pictures}) == 4
 
 
 def sheet_of(tmp_path, every: list[Ask], **about) -> Sheet:
@@ -115,7 +153,7 @@ def test_what_is_broken_is_kept_beside_the_answers(picture, tmp_path):
     sheet.add(ask(Echo(), every))
     sheet.write()
     assert [b["question_id"] for b in sheet.broken()] == [0]
-    assert json.loads((sheet.folder / "broken.jsonl").read_text())["broken"] == "the prompt has 9 tokens"
+    assert json.loads((sheet.folder / "broken.jsonl").read_text())["broken"] == "the prompt has 5 tokens"
     assert len((sheet.folder / "answers.jsonl").read_text().splitlines()) == 1
 
 

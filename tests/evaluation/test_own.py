@@ -22,7 +22,7 @@ from remora.evaluation.measured import tally
 from remora.evaluation.questions import OwnQuestion, shuffled_pictures
 from remora.evaluation.score import as_json, summarise
 from remora.evaluation.sheet import About, Sheet
-from remora.inference import Answer
+from remora.inference import Answer, Prompt, Sampling
 from scripted_judge import scripted
 
 NAME = "easy-vqa-val"
@@ -61,13 +61,20 @@ class Seer:
 
     name = "seer"
 
-    def room(self, conversation):
+    def fitted(self, picture):
+        return picture
+
+    def prompt(self, conversation):
+        (turn,) = conversation
+        return Prompt((), turn.images)
+
+    def room(self, prompt):
         return 100
 
-    def answer(self, conversations, *, max_new_tokens):
-        assert max_new_tokens == catalog.benchmark(NAME).max_new_tokens
-        self.shown += [turn.images[0] for (turn,) in conversations]
-        shades = [turn.images[0].getpixel((0, 0))[0] for (turn,) in conversations]
+    def ask(self, requests):
+        assert {how for _, how in requests} == {Sampling(catalog.benchmark(NAME).max_new_tokens)}
+        self.shown += [prompt.images[0] for prompt, _ in requests]
+        shades = [prompt.images[0].getpixel((0, 0))[0] for prompt, _ in requests]
         return [Answer(f" {shade}. ", 1, 1, "stop") for shade in shades]
 
 

@@ -12,6 +12,8 @@ from small_answerers import answerer_of, conversations, pictures, temperature_of
 from small_llms import CONFIGS, SHARE
 
 from remora.errors import DataError, TooLong
+from remora.evaluation.ask import Ask, ask
+from remora.evaluation.asking import Question
 from remora.inference import Answerer, Sampling, Turn, decoding, recent
 from remora.inference import answerer as module
 from remora.inference.reading import Reading
@@ -145,18 +147,18 @@ def test_a_conversation_that_cannot_be_answered_is_refused_by_itself(made):
     answerer, expected = made("phi-2")
     long = [Turn("user", "What is this? " * 2000)]
     with pytest.raises(DataError, match="the model holds 4096; shorten the conversation") as refused:
-        answerer.room(long)
+        answerer.prompt(long)
     assert "\n" not in str(refused.value)
     later = [Turn("user", "What?"), Turn("system", "Be brief."), Turn("user", "What?")]
     for bad in (long, [Turn("assistant", "red")], [], [Turn("system", "Be brief.")], later):
         with pytest.raises(DataError):
-            answerer.room(bad)
+            answerer.prompt(bad)
         with pytest.raises(DataError):
             answerer.answer([ASKED[0], bad], max_new_tokens=TOKENS)
         with pytest.raises(DataError):
             answerer.answer_alone(bad, max_new_tokens=TOKENS)
     assert answerer.answer([], max_new_tokens=TOKENS) == []
-    just = answerer.room(ASKED[0])
+    just = answerer.room(answerer.prompt(ASKED[0]))
     assert just == answerer.max_length - expected[0].prompt_tokens
     with pytest.raises(DataError, match=f"{just + 1} may follow"):
         answerer.answer([ASKED[0]], max_new_tokens=just + 1)
@@ -259,3 +261,37 @@ def test_a_blank_picture_is_no_special_case(made):
     alone = [answerer.answer_alone(c, max_new_tokens=TOKENS) for c in asked]
     assert answerer.answer(asked, max_new_tokens=TOKENS) == alone
     assert not SHARE["+mistral"] and not answerer.shares
+
+
+class Shown:
+    """A picture of a question, as a benchmark names it."""
+
+    def __init__(self, number: int, picture: Image.Image) -> None:
+        self.number, self.picture = number, picture
+
+    def __str__(self) -> str:
+        return f"{self.number}.png"
+
+    def open(self) -> Image.Image:
+        return self.picture.copy()
+
+
+def test_a_benchmarks_questions_are_one_batch_whatever_their_limits(made, monkeypatch):
+    """And are answered as alone about the whole picture, by the published limit or what there is room for."""
+    answerer, _ = made("phi-2")
+    shown = [Shown(i, picture) for i, picture in enumerate(pictures(3))]
+    words = ("What is this?", "What is this? Is it blue?", "Is it red or blue or neither of them?")
+    questions = [Question(i, words[i % 3], (shown[i // 3],), (2, 5, 9)[i % 3], "") for i in range(9)]
+    asked = [[Turn("user", q.text, (q.pictures[0].picture,))] for q in questions]
+    prompts = [answerer.prompt(c) for c in asked]
+    monkeypatch.setattr(answerer, "max_length", max(len(p.ids) for p in prompts) + 4)
+    limits = [min(q.max_new_tokens, answerer.max_length - len(p.ids)) for q, p in zip(questions, prompts, strict=True)]
+    assert limits == [2, 5, 4] * 3
+    alone = [answerer.answer_alone(c, max_new_tokens=n) for c, n in zip(asked, limits, strict=True)]
+    sizes, encoded = [], []
+    read, encode = module.read_shared, answerer._encode
+    monkeypatch.setattr(module, "read_shared", lambda m, rows, *args: sizes.append(len(rows)) or read(m, rows, *args))
+    monkeypatch.setattr(answerer, "_encode", lambda images, n: encoded.extend(images) or encode(images, n))
+    lines = ask(answerer, [Ask(i, "pictures", q) for i, q in enumerate(questions)])
+    assert [(r["text"], r["metadata"]["finish_reason"]) for r in lines] == [(a.text, a.finish_reason) for a in alone]
+    assert (sizes, len(encoded)) == ([9], 3)

@@ -46,6 +46,9 @@ class FakeAnswerer:
             raise TooLong(600, 1, self.max_length)
         return FakePrompt((0,) * 7, tuple(i for turn in conversation for i in turn.images), tuple(conversation))
 
+    def room(self, prompt: Prompt) -> int:
+        return self.max_length - len(prompt.ids)
+
     def fitted(self, picture: Image.Image) -> Image.Image:
         return picture
 

@@ -19,6 +19,7 @@ import httpx
 import pytest
 import serving_fake
 from PIL import Image
+from serving_docs import examples
 from serving_fake import CHAT, call, data_url
 from serving_requests import request
 
@@ -327,6 +328,25 @@ def test_the_clients_of_our_own(server: Server, tmp_path: Path) -> None:
         ask(server.url, picture, "too long")
     with pytest.raises(ServingError, match=r"no answer .*; next: remora serve"):
         ask("http://127.0.0.1:9", picture, "hi")
+
+
+@pytest.mark.e2e
+def test_the_examples_of_the_docs(server: Server, tmp_path: Path) -> None:
+    """Each as it stands there, but for the port, in a folder with a picture.png."""
+    RED.save(tmp_path / "picture.png")
+    found = []
+    for language, example in examples():
+        example = example.replace("http://127.0.0.1:8000/", f"{server.url}/")
+        assert example.count(server.url) == 1
+        run = ["bash", "-c"] if language == "sh" else [sys.executable, "-W", "error", "-c"]
+        ran = subprocess.run([*run, example], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stderr) == (0, ""), example
+        found.append((language, ran.stdout))
+    assert [language for language, _ in found] == ["sh", "python", "python"]
+    curl, openai, own = (said for _, said in found)
+    assert openai.startswith("system,user | [] | What is a remora? | ")
+    for said in (json.loads(curl)["choices"][0]["message"]["content"], own):
+        assert said.startswith("user | ['30x20 RGB (255, 0, 0)'] | What is in the picture? | ")
 
 
 @pytest.mark.e2e

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from remora.serving.protocol import (
     Refusal,
     ResponseMessage,
     Usage,
+    holds_more,
     read_request,
 )
 
@@ -150,6 +152,56 @@ def test_a_refusal_repeats_little_of_what_was_sent() -> None:
 @pytest.mark.parametrize("body", [b"", b"[1", b"null", b"[" * 100_000, b'{"messages":"\\ud800"}', b"\xff\xfe"])
 def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     assert refused(body).status == 400
+
+
+FULL = 2**17
+"""Values that a body may have."""
+
+
+@pytest.mark.parametrize(
+    "many",
+    [b'{"role":"user","content":""}', b"0", b"[]", b"{}", b"[[[[[[]]]]]]", b'{"":0}', b'""', b'"\\""', b'"\\\\"'],
+)
+def test_what_holds_too_many_values_is_refused_before_it_is_parsed(many: bytes, monkeypatch: Any) -> None:
+    monkeypatch.setattr("remora.serving.protocol.from_json", lambda *_, **__: pytest.fail("parsed"))
+    for inside in (b",".join([many] * FULL), b'"",' + b'""' * (3 * FULL) + b",0" * FULL):
+        error = refused(b'{"messages":[' + inside + b"]}")
+        assert (error.status, error.code) == (400, "too_many")
+
+
+def test_texts_may_hold_any_number_of_commas_and_brackets() -> None:
+    text = '[{,"\\' * FULL
+    assert read(messages=[{"role": "user", "content": text}]).messages[0]["content"] == text
+
+
+def values(found: Any) -> int:
+    """What `holds_more` counts, of JSON that is parsed: containers, and commas between what they hold."""
+    if not isinstance(found, dict | list):
+        return 0
+    inside = list(found.values()) if isinstance(found, dict) else found
+    return 1 + max(0, len(inside) - 1) + sum(map(values, inside))
+
+
+def test_values_are_counted_as_a_parser_does() -> None:
+    draw = random.Random(7)
+    texts = ('"', "\\", '\\"', '\\\\"', ",", "[{", "\\u0022", "\n", "é\u2028", "")
+
+    def one(depth: int) -> Any:
+        kind = draw.randrange(5 if depth else 3)
+        if kind < 3:
+            return ["".join(draw.choices(texts, k=draw.randrange(5))), 1.5, None][kind]
+        inside = [one(depth - 1) for _ in range(draw.randrange(5))]
+        return inside if kind == 3 else {one(0) if draw.random() < 0.5 else str(i): v for i, v in enumerate(inside)}
+
+    seen = set()
+    for _ in range(500):
+        found = json.loads(json.dumps(one(4)))
+        body = json.dumps(found, ensure_ascii=draw.random() < 0.5).encode()
+        exact = values(found)
+        seen.add(exact)
+        assert not holds_more(body, exact), body
+        assert exact == 0 or holds_more(body, exact - 1), body
+    assert len(seen) > 20
 
 
 def asked(**fields: Any) -> Job:

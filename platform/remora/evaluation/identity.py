@@ -18,7 +18,7 @@ from remora.evaluation.ask import Ask
 from remora.evaluation.asking import Embedded, InParquet, Shown
 from remora.files import digest, disk_errors, sha256_file, write_atomic
 
-ASKING = 2
+ASKING = 3
 """Raise by hand when a change makes the same model answer differently."""
 THREADS = 4
 """Files hashed at once: hashing waits for the disk."""

@@ -127,13 +127,9 @@ class Answerer:
         """The picture as small as it may be to keep, about as the encoder sees it: answers are the same."""
         return shrunk(picture, self.encoder, self.aspect)
 
-    def room(self, conversation: Sequence[Turn]) -> int:
-        """Tokens that the context has left for an answer to this conversation, at least one.
-
-        Raises:
-            DataError: as `prompt` does.
-        """
-        return self.max_length - len(self.prompt(conversation).ids)
+    def room(self, prompt: Prompt) -> int:
+        """Tokens that the context has left for an answer, at least one."""
+        return self.max_length - len(prompt.ids)
 
     def answer(
         self,

@@ -51,7 +51,7 @@ def job(request: ChatRequest, limits: Limits, answerer: Answerer) -> Job:
     except DataError as e:
         raise Refusal(str(e), code="invalid_conversation", param="messages") from None
     # Clients send a limit for a whole benchmark, up to 4096, whatever model they ask.
-    limit = min(sampling.max_new_tokens, answerer.max_length - len(prompt.ids))
+    limit = min(sampling.max_new_tokens, answerer.room(prompt))
     answers = (replace(sampling, max_new_tokens=limit, seed=sampling.seed + i) for i in range(request.n or 1))
     return Job(prompt, tuple(answers))
 

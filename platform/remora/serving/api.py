@@ -57,7 +57,7 @@ def api(args: EndpointArgs, champion: Champion, answer: Callable[[Job], Awaitabl
     readers = ThreadPoolExecutor(2, thread_name_prefix="read")
 
     def read(body: bytes) -> tuple[ChatRequest, Job]:
-        request = read_request(body, names, args.limits.max_answers)
+        request = read_request(body, names, args.limits)
         return request, job(request, args.limits, answerer)
 
     def card(name: str) -> ModelCard:

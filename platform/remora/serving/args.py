@@ -16,6 +16,8 @@ class Limits(Spec):
 
     max_body_bytes: int = Field(default=20 * 2**20, ge=1024)
     """Bytes of a request's body; checked while it is read."""
+    max_values: int = Field(default=2**17, ge=1024)
+    """JSON values in a request's body (objects, lists, and what stands in them); counted before it is parsed."""
     max_image_bytes: int = Field(default=10 * 2**20, ge=1024)
     """Bytes of one picture as it was sent, after base64."""
     max_images: int = Field(default=8, ge=1)

@@ -1,0 +1,26 @@
+"""docs/serving.md, as tests read it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "serving.md").read_text()
+FENCED = r"(?ms)^```(\w+)\n(.*?)^```$"
+
+
+def examples() -> list[tuple[str, str]]:
+    """Its fenced blocks, each with its language."""
+    return re.findall(FENCED, PAGE)
+
+
+def commands() -> list[str]:
+    """The lines of its indented blocks, without what they say behind a #."""
+    return [line.partition("#")[0].strip() for line in re.findall(r"(?m)^    (.+)$", re.sub(FENCED, "", PAGE))]
+
+
+def table(head: str) -> list[list[str]]:
+    """Cells of the rows of the table that has this first line."""
+    rows = PAGE.split(f"{head}\n")[1].split("\n\n")[0].splitlines()[1:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]

@@ -1,0 +1,74 @@
+"""Commands, settings, limits and codes of docs/serving.md are those of the code.
+
+Its examples run in test_serving_endpoint.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+import yaml
+from serving_docs import PAGE, ROOT, commands, examples, table
+
+from remora.cli import main
+from remora.commands import serve
+from remora.serving import answering, front, protocol
+from remora.serving.args import EndpointArgs, Limits
+from remora.serving.protocol import ChatRequest
+
+
+def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(serve, "serve", lambda args: asked.append(args.model))
+    for command in commands():
+        match shlex.split(command):
+            case ["remora", *rest]:
+                main(rest)
+            case ["python", script, config]:
+                assert (ROOT / script).is_file() and yaml.safe_load((ROOT / config).read_text())["applications"]
+            case ["export", setting]:
+                assert setting == f"{front.VARIABLE}={front.middlewares.__module__}:{front.middlewares.__name__}"
+            case other:
+                assert other == ["ray", "start", "--head"]
+    assert asked == ["remora@champion", "MODEL"]
+    assert {language for language, _ in examples()} == {"sh", "python"}
+
+
+def test_its_settings_are_those_of_a_request() -> None:
+    named = {name for row in table("| field | |") for name in re.findall(r"`([a-z_]+)(?:\.[a-z_]+)?`", row[0])}
+    assert named | {"model", "messages"} == ChatRequest.model_fields.keys()
+    refused = PAGE.split("Refused by name")[1].split("Fields that say nothing")[0]
+    assert set(re.findall(r"`([a-z_]+)`", refused)) <= protocol.NEUTRAL.keys() | {"code", "tools"}
+    ignored = PAGE.split("Fields that say nothing")[1].split(" are taken")[0]
+    assert set(re.findall(r"`([a-z_]+)`", ignored)) <= protocol.IGNORED
+
+
+def test_its_limits_are_the_defaults() -> None:
+    told = " ".join(PAGE.split("Limits are arguments")[1].split("\n\n")[0].split())
+    limits = Limits()
+    for figure in (
+        f"{limits.max_body_bytes >> 20} MiB a body and {limits.max_values:,} JSON values",
+        f"{limits.max_image_bytes >> 20} MiB and {limits.max_images} pictures",
+        f"{limits.max_messages} messages and parts",
+    ):
+        assert figure in told
+    assert limits.max_messages == limits.max_parts
+    assert f"{answering.DEFAULT_TOKENS} by default" in PAGE and f"up to {limits.max_answers} answers" in PAGE
+    assert f"did not come within {front.BODY_S:g} s" in PAGE
+
+
+@pytest.mark.parametrize("setting", ["cors_origins: [https://chat.example.org]", "version: 7"])
+def test_its_arguments_are_read(setting: str) -> None:
+    assert f"`{setting}`" in PAGE
+    found = yaml.safe_load(setting)
+    assert EndpointArgs.read(found) != EndpointArgs()
+
+
+def test_its_codes_are_those_of_the_code() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "platform" / "remora" / "serving").glob("*.py"))
+    for status, named, _ in table("| status | code | |"):
+        assert int(status) in protocol.TYPES
+        for one in re.findall(r"`([a-z_]+)`", named):
+            assert f'"{one}"' in code, one
