@@ -33,6 +33,8 @@ FOREIGN = {
     "UTF-16 without a mark": (TEXT.encode("utf-16-be"), "UTF-16BE"),
     "UTF-32": (b"\xff\xfe\0\0" + TEXT.encode("utf-32-le"), "UTF-32LE"),
     "a picture": (png(1), "is a picture"),
+    "RAR": (b"Rar!\x1a\x07\x01\0" + bytes(40), "RAR archive"),
+    "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(40), "7z archive"),
 }
 
 
@@ -123,8 +125,33 @@ def test_blanks_in_a_header_are_no_part_of_names_and_cells(tmp_path):
     assert [m["value"] for m in raw.record["conversations"]] == ["<image>\nWhat, now?", "red"]
     assert check_dataset(str(tmp_path / "a.csv"), str(tmp_path)).fatal == 0
     (tmp_path / "b.csv").write_text("image;question;answer\na.png;What?;red\n")
-    with pytest.raises(DataError, match="its columns \\('image;question;answer'\\) make no record"):
+    with pytest.raises(DataError, match="the one cell 'image;question;answer', separated by ';'; next: write it with"):
         check_dataset(str(tmp_path / "b.csv"), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("a.csv", "image\tcaption\na.png\tx\n", "next: name it .tsv"),
+        ("a.tsv", "image,caption\na.png,x\n", "next: name it .csv"),
+        ("a.csv", "image,caption\ra.png,x\r", "its lines end in CR alone; next: tr"),
+        ("a.JSON", TEXT, r"rename it to end in \.json"),
+        ("a.jsonl", json.dumps(RECORDS[0], indent=1), "it is a mapping over several lines"),
+        ("a.json", "image,caption\na.png,x\n", "here is 'image,caption"),
+        ("a.json", "\0" * 257 + "ustar" + "\0" * 250, "is a tar, not JSON: name it .tar"),
+    ],
+)
+def test_a_file_of_another_shape_is_named_with_the_way_out(tmp_path, name, text, why):
+    (tmp_path / name).write_bytes(text.encode())
+    with pytest.raises(DataError, match=why) as caught:
+        check_dataset(str(tmp_path / name), str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_windows_path_says_what_separates_folders(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([RECORDS[0] | {"image": "x\\0.png"}]))
+    report = check_dataset(str(tmp_path / "a.json"), str(tmp_path))
+    assert "folders are separated by /" in report.examples["missing-image"][0]
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])

@@ -195,6 +195,7 @@ def test_an_imagefolder_names_pictures_from_its_own_folder(tmp_path):
     folder.mkdir()
     (folder / "metadata.csv").write_text("file_name,text\na/1.png,b\n")
     assert read(folder)[0].record["image"] == [str(folder / "a/1.png")]
+    (folder / "metadata.csv").unlink()
     lines = [{"file_name": "a/2.png", "text": "b"}, {"file_name": "c.png"}, 5]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\nno\n")
     raws = read(folder)
@@ -235,7 +236,7 @@ def test_members_of_a_tar_make_samples(tmp_path, small):
         [png(3), png(4)],
         [png(5)],
     ]
-    assert [r.unread for r in raws] == [("*.cls", "*.png", "*.readme"), (), ("url",), (), (), ()]
+    assert [r.unread for r in raws] == [("*.cls", ".hidden.png", "*.readme"), (), ("url",), (), (), ()]
     assert raws[5].pictures is None and raws[5].record["image"] == "0.png"
 
 

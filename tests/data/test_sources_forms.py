@@ -52,6 +52,19 @@ READ = {
         {"messages": [parts(WHAT, {"type": "image_url", "image_url": {"url": "a.png", "detail": "low"}}), REPLY]},
         SAID,
     ),
+    "OpenAI's parts of responses": (
+        {
+            "messages": [
+                parts({"type": "input_text", "text": "What?"}, {"type": "input_image", "image_url": "a.png"}),
+                {"role": "assistant", "content": [{"type": "output_text", "text": "red"}]},
+            ]
+        },
+        SAID,
+    ),
+    "two names of one speaker": (
+        {"image": "a.png", "conversations": [{**HUMAN, "role": "user", "content": ""}, {**GPT, "content": "red"}]},
+        SAID,
+    ),
     "image_url as a text": ({"messages": [parts({"type": "image_url", "image_url": "a.png"}, WHAT), REPLY]}, SAID),
     "answers in parts": (
         {
@@ -110,6 +123,10 @@ READ = {
         (Turn("user", "Look.\nWhat?", 1), Turn("assistant", "red")),
     ),
     "empty media keys": ({"image": "a.png", "videos": [], "audio": None, "conversations": [HUMAN, GPT]}, SAID),
+    "media keys that name none": (
+        {"image": "a.png", "videos": [None], "audio": False, "video": {}, "conversations": [HUMAN, GPT]},
+        SAID,
+    ),
 }
 
 
@@ -137,6 +154,36 @@ NAMED = {
         {"messages": [ASKED, {"role": "assistant", "content": [{"type": "image"}]}], "images": ["a.png"]},
         "unknown-part",
         "only users show pictures",
+    ),
+    "a picture in a part's source": (
+        {"messages": [parts({"type": "image", "source": {"data": "x"}}, WHAT), REPLY], "images": ["a.png"]},
+        "image-field",
+        "messages[0]: part 0 has its picture in 'source', which is not read",
+    ),
+    "two speakers of a turn": (
+        {"image": "a.png", "conversations": [{**HUMAN, "role": "assistant"}, GPT]},
+        "turn-order",
+        "from is 'human' and role 'assistant'",
+    ),
+    "two texts of a turn": (
+        {"image": "a.png", "conversations": [HUMAN, {**GPT, "content": "blue"}]},
+        "no-text",
+        "conversations[1]: value is 'red' and content 'blue'",
+    ),
+    "bytes that are numbers": (
+        {"images": [{"bytes": [137, 80], "path": "a.png"}], "messages": [ASKED, REPLY]},
+        "image-field",
+        "in JSON it is base64",
+    ),
+    "turns as a text": (
+        {"image": "a.png", "conversations": json.dumps([HUMAN, GPT])},
+        "no-conversation",
+        "a list of turns, not the JSON text of one",
+    ),
+    "a preference": (
+        {"prompt": [ASKED], "chosen": [REPLY], "rejected": [REPLY]},
+        "no-conversation",
+        "make messages: its prompt and the chosen answer",
     ),
     "more parts than pictures": (
         {"messages": [parts({"type": "image"}, {"type": "image"}, WHAT), REPLY], "images": ["a.png"]},
@@ -344,6 +391,53 @@ def test_check_lists_what_nothing_reads_and_counts_text_only_records(tmp_path, c
     assert "media-tag: 2 (noted)" in said and "unread-media: 1" in said
     (out,) = json.loads((tmp_path / "out.json").read_text())
     assert out["unread"] == {"height": 1, "model": 2} and (out["refused"], out["text_only"]) == (1, 2)
+
+
+BASE64 = URI.partition(",")[2]
+
+
+@pytest.mark.parametrize("held", [BASE64, URI, png(1)])
+def test_bytes_win_over_the_path_beside_them_in_structs_and_parts(held):
+    """JSON has no bytes: base64 stands in their place, as `datasets` and ms-swift write it."""
+    struct = {"bytes": held, "path": "gone.png"}
+    for record in (
+        {"messages": [ASKED, REPLY], "images": [struct]},
+        {"conversations": [HUMAN, GPT], "image": struct},
+        {"messages": [parts({"type": "image", **struct}, WHAT), REPLY]},
+    ):
+        raw = as_llava(record)
+        assert raw.flaws() == [] and raw.pictures == (png(1),) and parse_turns(raw.record) == SAID
+
+
+def test_keys_of_parts_that_nothing_reads_are_told():
+    picture = {"type": "image_url", "image_url": {"url": "a.png"}, "min_pixels": 4, "text": None}
+    raw = as_llava({"messages": [parts(picture, {**WHAT, "cache_control": "x", "index": None}), REPLY]})
+    assert raw.flaws() == [] and raw.unread == ("messages.content.min_pixels", "messages.content.cache_control")
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "mark"),
+    [
+        ("<IMAGE>\nWhat?", "red", "<IMAGE>"),
+        ("<image 1> What?", "red", "<image 1>"),
+        ("<|image_1|> What?", "red", "<|image_1|>"),
+        ("<|image_pad|>What?", "red", "<|image_pad|>"),
+        ("[IMG]What?", "red", "[IMG]"),
+        ("<im_start><im_patch>What?", "red", "<im_start>"),
+        ("Where is <ref-object>?", "<bbox>", "<ref-object>"),
+        ("Where is it?", "At <bbox>", "<bbox>"),
+        ("What?", "<image> red", "<image>"),
+        ("What about <|im_start|> and <b> and a[i]?", "red", None),
+        ("<image>What?", "red", None),
+    ],
+)
+def test_marks_that_are_letters_here_are_counted(tmp_path, said, answer, mark):
+    (tmp_path / "a.png").write_bytes(png(1))
+    record = {"messages": [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]}
+    (tmp_path / "a.json").write_text(json.dumps([{**record, "image": "a.png"}]))
+    report = check_dataset(str(tmp_path / "a.json"), str(tmp_path))
+    assert report.refused == 0 and report.counts == ({"media-tag": 1} if mark else {})
+    assert mark is None or f"holds {mark}, which is read as letters" in report.examples["media-tag"][0]
 
 
 def test_a_refused_dataset_says_how_to_check_it_with_its_pictures(tmp_path):

@@ -98,8 +98,49 @@ def test_names_with_dots_are_samples_of_their_own(packed):
 def test_every_member_is_read_or_told(packed, tmp_path):
     loose = {"A": b"", ".hidden": b"", "0.cls": b"1", "0.jpg": png(1), "0.txt": b"a", "1.jpg": png(2), "1.txt": b"b"}
     raws = packed(loose | {"z": b""}, ordered=False)
-    assert [r.unread for r in raws] == [("*.cls", "*.a", "*.hidden"), ("*.z",)]
+    assert [r.unread for r in raws] == [("*.cls", "*.a", ".hidden"), ("*.z",)]
     assert sum(check_dataset(str(tmp_path / "a.tar"), str(tmp_path)).unread.values()) == 4
+
+
+def test_what_macos_leaves_and_videos_are_told_as_what_they_are(packed):
+    loose = {"._0.jpg": b"", "0.jpg": png(1), "0.mp4": b"", "0.txt": b"a", "__MACOSX/._0.jpg": b"", ".DS_Store": b""}
+    (raw,) = packed(loose, ordered=False)
+    assert shades(raw) == [1] and set(raw.unread) == {"._*", "*.mp4", ".DS_Store"}
+
+
+def test_a_caption_that_the_txt_contradicts_is_told(packed):
+    same, other = packed(
+        {"0.jpg": png(1), "0.json": b'{"caption": "a"}', "0.txt": b"a\n"}
+        | {"1.jpg": png(1), "1.json": b'{"caption": "a"}', "1.txt": b"\xef\xbb\xbfb"}
+    )
+    assert same.unread == () and other.unread == ("caption",)
+    assert other.record["conversations"][1]["value"] == "b"  # without the mark of its encoding
+
+
+def test_a_sample_that_is_none_names_what_it_has(packed):
+    caption, wide = packed({"0.heic": b"x", "0.txt": b"a", "1.jpg": png(1), "1.txt": "a".encode("utf-16")})
+    assert "a caption and no picture; it has '0.heic', '0.txt'" in caption.flaws()[0][1]
+    assert wide.flaws()[0][0] == "not-unicode" and "is UTF-16, not UTF-8; next: iconv" in wide.flaws()[0][1]
+
+
+def test_tars_that_were_joined_are_refused(tmp_path):
+    for name in "ab":
+        write_tar(tmp_path / f"{name}.tar", [(f"{name}.png", png(1)), (f"{name}.txt", b"a")])
+    (tmp_path / "c.tar").write_bytes((tmp_path / "a.tar").read_bytes() + (tmp_path / "b.tar").read_bytes())
+    with pytest.raises(DataError, match=r"something follows the tar's end.*next: tar -xif"):
+        check_dataset(str(tmp_path / "c.tar"), str(tmp_path))
+
+
+def test_hidden_files_are_no_shards(tmp_path):
+    """macOS leaves a `._x.tar` beside each `x.tar`."""
+    write_tar(tmp_path / "a.tar", [("0.png", png(1)), ("0.txt", b"a")])
+    (tmp_path / "._a.tar").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    for location in (str(tmp_path), f"{tmp_path}/*.tar"):
+        assert check_dataset(location, str(tmp_path)).records == 1
+    (tmp_path / "metadata.csv").write_text("file_name,text\n0.png,a\n")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "b"}\n')
+    with pytest.raises(DataError, match=r"has a metadata\.jsonl and a metadata\.csv; keep one"):
+        find_source(str(tmp_path))
 
 
 def test_names_that_would_leave_a_folder_and_links_are_harmless(packed, tmp_path):

@@ -35,8 +35,13 @@ UNREAD = 1_000
 """Keys that nothing reads and that are counted one by one; more are counted together."""
 EXCERPT = 400
 """Characters of a problem that are kept as an example."""
-_MARKS = re.compile(r"<(?:video|audio|img|image_\d+|image_placeholder|\|image\||\|vision_start\||ImageHere)>")
-"""What stands for a picture, a video or a sound elsewhere. Here it is letters, as in a text about HTML."""
+_MARKS = re.compile(
+    r"<\|?(?:video|audio|speech|img|vision_start|bbox|ref-object|image(?:[ _-]?(?:\d+|pad|placeholder|here))?)\s*/?\|?>"
+    r"|<im_(?:start|patch|end)>|\[img\]",
+    re.IGNORECASE,
+)
+"""What stands for a picture, a place in one, a video or a sound elsewhere. Here it is letters, as in a text about HTML.
+So is an <image> that no user says."""
 
 NOTED = NOTED_PICTURES | {"duplicate-id", "over-length", "media-tag", "system-unread"}
 """Kinds that a training run lives with: it says so and goes on. All others stop it, or teach nothing."""
@@ -171,10 +176,13 @@ def _notes(raw: Raw, where: str, ids: dict[str, str]) -> Iterator[Problem]:
         yield "duplicate-id", f"id {short(name)} is that of {first} too"
     said = raw.record.get("conversations")
     for i, turn in enumerate(said if isinstance(said, list) else []):
-        value = turn.get("value") if isinstance(turn, dict) and turn.get("from") == "human" else None
-        if isinstance(value, str) and "<" in value and (mark := _MARKS.search(value)):
-            yield "media-tag", f"turn {i} holds {mark[0]}, which is read as letters; pictures are {TAG}"
-            return
+        speaker, value = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
+        if isinstance(value, str) and ("<" in value or "[" in value):
+            marks = (mark[0] for mark in _MARKS.finditer(value))
+            if mark := next((m for m in marks if m != TAG or speaker != "human"), ""):
+                why = "which is read as letters; pictures are <image> in a human turn"
+                yield "media-tag", f"turn {i} holds {mark}, {why}"
+                return
 
 
 class _Pictures:

@@ -50,10 +50,11 @@ class Picture:
             ) from None
         except (OSError, ValueError) as e:  # ValueError: a name that no file can have
             if isinstance(e, FileNotFoundError | ValueError) or e.errno in NOWHERE:
+                way = "; folders are separated by /, not by \\" if "\\" in self.location else ""
                 raise BrokenRecord(
-                    f"missing image: {self}; put it there or remove its record",
+                    f"missing image: {self}; put it there or remove its record{way}",
                     "missing-image",
-                    f"{self} is not there",
+                    f"{self} is not there{way}",
                 ) from None
             raise broken(str(self), Refused("corrupt-image", e.strerror or str(e))) from None
 

@@ -60,6 +60,11 @@ def _format(file: str) -> Callable[[str], Source] | None:
     if file.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")):
         raise DataError(f"dataset {file}: a compressed tar cannot be read at random; next: gunzip it to a .tar")
     name = file.rpartition("/")[2]
+    kind = name.rpartition(".")[2]
+    if kind != kind.lower() and _format(file[: -len(kind)] + kind.lower()):
+        raise DataError(
+            f"dataset {file}: formats are named in small letters; next: rename it to end in .{kind.lower()}"
+        )
     if (packed := _PACKED.search(name)) and _format(file[: -len(packed[1])]):
         raise DataError(
             f"dataset {file}: it is compressed; next: unpack it, and give the {packed[0][: -len(packed[1])]}"
@@ -103,9 +108,11 @@ def _of_folder(folder: str, within: list[str]) -> Source:
     Raises:
         DataError: none is in it; what is there is said.
     """
-    for name in ("metadata.jsonl", "metadata.csv"):
-        if name in within:
-            return _of_files(folder, [join(folder, name)])
+    within = [name for name in within if not name.startswith(".")]  # macOS leaves a ._x.tar beside each x.tar
+    if metadata := [name for name in ("metadata.jsonl", "metadata.csv") if name in within]:
+        if len(metadata) > 1:
+            raise DataError(f"dataset {folder} has a {' and a '.join(metadata)}; keep one, or give the path of one")
+        return _of_files(folder, [join(folder, metadata[0])])
     if "dataset_dict.json" in within:
         splits = _about(join(folder, "dataset_dict.json")).get("splits")
         if not isinstance(splits, list) or "train" not in splits:

@@ -17,6 +17,13 @@ from remora.errors import DataError
 
 SHARD = 8 << 20
 """Bytes of a table that a worker reads in one go."""
+SEPARATORS = {
+    ";": "write it with commas",
+    "|": "write it with commas",
+    "\t": "name it .tsv",
+    ",": "name it .csv",
+}
+"""What separates the cells of a table whose header is read as one cell -> what to do."""
 csv.field_size_limit(LONGEST)  # the module's own, 128 KiB, is less than a long answer
 
 
@@ -67,6 +74,11 @@ class Captions:
                 return
 
     def _check(self, header: list[str]) -> tuple[list[str], tuple[str, ...]]:
+        if len(header) == 1 and (other := next((s for s in SEPARATORS if s in header[0]), "")):
+            raise DataError(
+                f"dataset file {self.file}: its header is the one cell {short(header[0])}, separated by {other!r}; "
+                f"next: {SEPARATORS[other]}"
+            )
         found, left = columns([name.strip() for name in header], self.file)
         if not {*found} & {*PICTURES, *ELSE, *BESIDE}:
             has = ", ".join(map(short, header))
@@ -78,11 +90,6 @@ class Captions:
         taken when it gives one is that row's end, also with line breaks in cells."""
         at = start
         with reading(self.file, csv.Error), opened(self.file) as f:
-            # Blanks behind the separators of the header are behind those of the rows too, and part of no cell.
-            spaced = any(
-                cell.startswith(" ") for cell in next(csv.reader([_text(f.readline(), True)], self._dialect), [])
-            )
-            f.seek(start)
 
             def lines() -> Iterator[str]:
                 nonlocal at
@@ -91,12 +98,17 @@ class Captions:
                     at += len(line)
                     yield text
 
-            reader = csv.reader(lines(), self._dialect, strict=True, skipinitialspace=spaced)
             try:
-                for cells in reader:
+                # Blanks behind the separators of the header are behind those of the rows too, and part of no cell.
+                header = next(csv.reader([_text(f.readline(), True)], self._dialect), [])
+                spaced = any(cell.startswith(" ") for cell in header)
+                f.seek(start)
+                for cells in csv.reader(lines(), self._dialect, strict=True, skipinitialspace=spaced):
                     if cells:
                         yield [cell.strip() for cell in cells] if spaced else cells, at
             except csv.Error as e:
+                if "new-line" in str(e):  # the module's advice is about Python's open
+                    raise ValueError("its lines end in CR alone; next: tr '\\r' '\\n' < FILE > NEW") from None
                 raise ValueError(f"byte {at}: {e}") from None
 
 

@@ -16,6 +16,8 @@ _KINDS: dict[str, tuple[tuple[bytes, ...], str]] = {
     "a zip archive": ((b"PK\x03\x04", b"PK\x05\x06"), "next: unzip it, and give a file of it"),
     "a bzip2 file": ((b"BZh",), "next: bunzip2 it, and give the result"),
     "an xz file": ((b"\xfd7zXZ\x00",), "next: unxz it, and give the result"),
+    "a RAR archive": ((b"Rar!\x1a\x07",), "next: unrar it, and give a file of it"),
+    "a 7z archive": ((b"7z\xbc\xaf\x27\x1c",), "next: unpack it by 7z x, and give a file of it"),
     "a Zstandard file": ((b"\x28\xb5\x2f\xfd",), "next: unzstd it, and give the result"),
     "a Parquet file": ((b"PAR1",), "name it .parquet"),
     "an Arrow file of random access": ((b"ARROW1",), "save the dataset by save_to_disk, whose files are Arrow streams"),
@@ -39,6 +41,8 @@ def refuse_foreign(head: bytes, file: str, wanted: str, but: str = "") -> None:
     for kind, (starts, out) in _KINDS.items():
         if kind != but and (head.startswith(starts) or (starts[0][:1] == b"<" and text.startswith(starts))):
             raise DataError(f"dataset file {file} is {kind}, not {wanted}: {out}")
+    if head[257:262] == b"ustar" and but != "a tar":
+        raise DataError(f"dataset file {file} is a tar, not {wanted}: name it .tar, or unpack it and give a file of it")
     if but:
         return
     if encoding := next((name for mark, name in _UTF if head.startswith(mark)), "") or _wide(head):

@@ -49,6 +49,12 @@ def words_of(keys: Collection[str]) -> tuple[str, ...]:
     return ()
 
 
+def needed(keys: Collection[str]) -> str:
+    """What a record needs whose keys make none."""
+    way = "; of a preference make messages: its prompt and the chosen answer" if "chosen" in keys else ""
+    return f"a record needs {FORMS}{way}"
+
+
 def keys_read(keys: Collection[str]) -> list[str]:
     """Those of a record's keys that are read, first the words; empty if they make no record."""
     words = words_of(keys)
@@ -83,7 +89,7 @@ def _as_llava(record: dict[str, Any]) -> Raw:
             return Raw(record)
     given = {k: v for k, v in record.items() if v is not None}
     for key, value in given.items():
-        if MEDIA.fullmatch(key) and value not in ("", []):
+        if MEDIA.fullmatch(key) and not _names_none(value):
             raise BrokenRecord(
                 f"{key!r} is {short(value)}: no stage reads video or audio; remove the record, or the key if its words "
                 "stand without it",
@@ -92,14 +98,15 @@ def _as_llava(record: dict[str, Any]) -> Raw:
     told = given if words_of(given) else record
     read, words = keys_read(told), words_of(told)
     if not read:
-        raise BrokenRecord(f"its keys ({_some(record)}) make no record; a record needs {FORMS}", "no-conversation")
+        raise BrokenRecord(f"its keys ({_some(record)}) make no record; {needed(given)}", "no-conversation")
     named, passed_by = _named({k: v for k, v in given.items() if k in read})
     pool = Pool(named)
     turns, whole = _turns(told, words, pool)
     said = _with_system(turns, given)
     shown = [picture_in(p) for p in pool.pictures()]
     unread = [k for k, v in given.items() if k not in read and v not in ("", [], {})] + passed_by
-    turn_keys = dict.fromkeys(unread_keys(turns, words[0])) if whole else ()
+    turn_keys = dict.fromkeys(unread_keys(turns, words[0])) if whole else {}
+    turn_keys |= dict.fromkeys(f"{words[0]}.{key}" for key in pool.unread)
     rest = {k: v for k, v in given.items() if k not in read or k in passed_by}
     made = {**({"id": given["id"]} if "id" in given else {}), **rest, "conversations": said}
     if any(isinstance(p, bytes) for p in shown):
@@ -110,6 +117,11 @@ def _as_llava(record: dict[str, Any]) -> Raw:
     if shown:
         made["image"] = [n if isinstance(p, type(None)) else p for p, n in zip(shown, pool.pictures(), strict=True)]
     return Raw(made, unread=(*unread, *turn_keys))
+
+
+def _names_none(value: Any) -> bool:
+    """Whether a key of media says that there is none: nothing, false, or a list of nothing."""
+    return value is False or value in ("", {}) or (isinstance(value, list) and all(v in (None, "") for v in value))
 
 
 def _named(record: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
@@ -132,7 +144,9 @@ def _turns(record: Mapping[str, Any], words: tuple[str, ...], pool: Pool) -> tup
     said = record[name]
     if name in CONVERSATIONS:
         if not isinstance(said, list):
-            raise BrokenRecord(f"{name!r} is {short(said)}; it is a list of turns", "no-conversation")
+            text = isinstance(said, str) and said.lstrip()[:1] == "["
+            way = "it is a list of turns, not the JSON text of one" if text else "it is a list of turns"
+            raise BrokenRecord(f"{name!r} is {short(said)}; {way}", "no-conversation")
         turns = llava_turns(said, pool, name)
         if name != "conversations":
             with_tags(turns, len(pool.named))

@@ -23,12 +23,16 @@ def picture_in(value: Any) -> str | bytes | None:
     and `image` (Hugging Face's Image, OpenAI's image_url, content parts).
 
     Raises:
-        BrokenRecord: a data URI whose content cannot be had.
+        BrokenRecord: a data URI or `bytes` whose content cannot be had.
     """
     if isinstance(value, Mapping):
         held = value.get("bytes")
         if isinstance(held, bytes):
             return held
+        if held not in (None, ""):  # JSON has no bytes
+            if not isinstance(held, str):
+                raise BrokenRecord(f"'bytes' is {short(held)}; in JSON it is base64", "image-field")
+            return _from_uri(held) if held[:5].lower() == "data:" else _decoded(held.encode(errors="replace"), held)
         return next((picture_in(value[k]) for k in ("path", "url", "image") if value.get(k) is not None), None)
     if isinstance(value, bytes):
         return value

@@ -95,6 +95,8 @@ def _glob(pattern: str) -> list[str]:
     with reading(pattern), store_errors(pattern):
         system, path = fsspec.core.url_to_fs(pattern)
         found = sorted(system.glob(path))
+    if not pattern.rpartition("/")[2].startswith("."):  # as a shell has it: macOS leaves a ._x.tar beside each x.tar
+        found = [f for f in found if not f.rpartition("/")[2].startswith(".")]
     # A store gives names without its protocol; asking it to put that back costs a request for each (hf://).
     protocol = pattern.partition("://")[0]
     return [f if is_url(f) or not is_url(pattern) else f"{protocol}://{f.lstrip('/')}" for f in found]

@@ -140,7 +140,8 @@ class LlavaJson:
                 raise DataError(
                     f"unreadable dataset file: {self.file}: record {first + count}: longer than a record is"
                 )
-            if not count and line.strip() and not self.file.partition("?")[0].endswith(".jsonl"):
+            named = self.file.partition("?")[0].endswith(".jsonl")
+            if not (first or count) and line.strip() and (not named or line.strip() == b"{"):
                 _refuse_mapping(line, self.file)
             at += len(line)
             count += bool(line.strip())
@@ -250,7 +251,8 @@ def _spans(f: BinaryIO, name: str) -> Iterator[tuple[int, int]]:
         return DataError(f"unreadable dataset file: {where}: {why}; it should be a JSON list of records")
 
     if (begins := token()) != "[":
-        raise refuse(f"a list begins with '[', here is {begins!r}" if begins else "the file is empty")
+        shown = short(text[at : at + 40].encode("latin-1").decode(errors="replace"), 60)
+        raise refuse(f"a list begins with '[', here is {shown}" if begins else "the file is empty")
     at += 1
     while (begins := token()) != "]":
         while True:

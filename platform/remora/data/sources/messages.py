@@ -17,7 +17,13 @@ SPEAKERS = {
     **{"system": "system", "developer": "system"},
 }
 """What a turn calls its speaker -> what LLaVA's form does. Others (tool, function_call, …) stay and are refused."""
-PARTS = frozenset({"text", "image", "image_url"})
+TEXTS = frozenset({"text", "input_text", "output_text"})
+SHOWN = frozenset({"image", "image_url", "input_image"})
+"""What a part is by its type: words or a picture. The longer names are those of OpenAI's newer form."""
+HELD = ("bytes", "image", "image_url", "url", "path")
+"""Keys of a part that hold its picture, the surest first."""
+_ELSEWHERE = ("source", "data", "base64", "b64_json", "src", "file", "file_id")
+"""Keys that hold a part's picture in forms that are not read."""
 Turn = dict[str, Any]
 
 
@@ -28,16 +34,25 @@ class Pool:
         self.named = named
         self.shown: list[Any] | None = None
         """Those that parts show; None while no part has shown one."""
+        self.unread: dict[str, None] = {}
+        """Keys of parts that nothing reads, in order."""
         self._next = 0
         self._taken: set[int] = set()
 
     def show(self, part: dict[str, Any], where: str) -> None:
         """The picture of a part: its own, the one that its `index` numbers, or the next that the record names."""
-        own = next((part[k] for k in ("image", "image_url", "url", "path", "bytes") if part.get(k) is not None), None)
+        held = next((k for k in HELD if part.get(k) not in (None, "")), None)
         self.shown = self.shown or []
-        if own is not None:
-            self.shown.append(own)
+        if held:
+            self.shown.append({"bytes": part["bytes"]} if held == "bytes" else part[held])
+            self._pass_by(part, {"type", "index", held})
             return
+        if other := next((k for k in _ELSEWHERE if part.get(k)), None):
+            raise BrokenRecord(
+                f"{where} has its picture in {other!r}, which is not read; write it in image, url, path or bytes",
+                "image-field",
+            )
+        self._pass_by(part, {"type", "index"})
         number = part.get("index")
         if not isinstance(number, int) or isinstance(number, bool):
             number, self._next = self._next, self._next + 1
@@ -48,6 +63,16 @@ class Pool:
             )
         self._taken.add(number)
         self.shown.append(self.named[number])
+
+    def say(self, part: dict[str, Any]) -> str:
+        """The words of a part."""
+        self._pass_by(part, {"type", "index", "text"})
+        return str(part["text"])
+
+    def _pass_by(self, part: dict[str, Any], read: set[str]) -> None:
+        if len(part) > 2 or not part.keys() <= read:
+            given = (k for k, v in part.items() if k not in read and v not in (None, "", [], {}))
+            self.unread |= dict.fromkeys(f"content.{k}" for k in given)
 
     def pictures(self) -> list[Any]:
         """All that the conversation shows.
@@ -101,12 +126,26 @@ def _turn(message: Any, pool: Pool, where: str) -> Any:
     speaker = message.get("from") if message.get("from") is not None else message.get("role")
     value = message.get("value") if message.get("value") is not None else message.get("content")
     called = SPEAKERS.get(speaker, speaker) if isinstance(speaker, str) else speaker
+    if len(message) > 2:
+        _refuse_two(message, speaker, called, value, where)
     if isinstance(value, list | dict):
         value = _text(value if isinstance(value, list) else [value], called, pool, where)
     if called == message.get("from") and value is message.get("value"):
         return message
     rest = {k: v for k, v in message.items() if k not in ("role", "content", "from", "value")}
     return {"from": called, "value": value, **rest}
+
+
+def _refuse_two(message: Turn, speaker: Any, called: Any, value: Any, where: str) -> None:
+    """
+    Raises:
+        BrokenRecord: `from` and `role`, or `value` and `content`, say different things.
+    """
+    role, content = message.get("role"), message.get("content")
+    if role is not None and role != speaker and (not isinstance(role, str) or SPEAKERS.get(role, role) != called):
+        raise BrokenRecord(f"{where}: from is {short(speaker)} and role {short(role)}; keep one", "turn-order")
+    if content not in (None, "") and content != value:
+        raise BrokenRecord(f"{where}: value is {short(value)} and content {short(content)}; keep one", "no-text")
 
 
 def _text(parts: list[Any], speaker: Any, pool: Pool, where: str) -> str:
@@ -119,16 +158,16 @@ def _text(parts: list[Any], speaker: Any, pool: Pool, where: str) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind is None and isinstance(part, dict) and isinstance(part.get("text"), str):
             kind = "text"
-        if kind not in PARTS:
+        if kind not in TEXTS | SHOWN:
             raise BrokenRecord(
                 f"{where}: part {number} is {short(part if kind is None else kind)}; parts are text, image and "
                 "image_url; remove the record, or the part if it is not needed",
                 "unknown-part",
             )
-        if kind == "text":
+        if kind in TEXTS:
             if not isinstance(part.get("text"), str):
                 raise BrokenRecord(f"{where}: part {number} is a text without one", "no-text")
-            texts.append(part["text"])
+            texts.append(pool.say(part))
             continue
         if speaker != "human":
             raise BrokenRecord(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from remora.data.conversation import short
-from remora.data.sources.forms import FORMS, keys_read
+from remora.data.sources.forms import keys_read, needed
 from remora.errors import DataError
 
 
@@ -20,5 +20,5 @@ def columns(names: Collection[str], file: str) -> tuple[list[str], tuple[str, ..
     if not found or set(found) & repeated:
         has = ", ".join(short(n, 40) for n in names) or "none"
         why = "are not told apart by their names" if found else "make no record"
-        raise DataError(f"dataset file {file}: its columns ({has}) {why}; a record needs {FORMS}"[:1000])
+        raise DataError(f"dataset file {file}: its columns ({has}) {why}; {needed(names)}"[:1000])
     return found, tuple(dict.fromkeys(n for n in names if n not in found))

@@ -90,6 +90,7 @@ class Tar:
     def _read(self, f: BinaryIO, sample: _Sample) -> Raw:
         sample.refuse_odd()
         record: Any = {}
+        passed_by: tuple[str, ...] = ()
         if sample.json:
             record = decoded(_content(f, sample.json))
             if not isinstance(record, dict):
@@ -102,11 +103,17 @@ class Tar:
             given = next((record[k] for k in CAPTIONS if record.get(k) is not None), None)
             if sample.txt:
                 used.append(sample.txt)
-                given = _content(f, sample.txt).decode(errors="surrogateescape")
+                text = _text(f, sample.txt)
+                if given not in (None, "") and str(given).strip() != text.strip():
+                    passed_by = tuple(k for k in CAPTIONS if record.get(k) is not None)
+                given = text
             elif given is None:
-                raise BrokenRecord("it has neither a conversation nor a caption (.json or .txt)", "no-conversation")
+                raise BrokenRecord(
+                    f"it has neither a conversation nor a caption (.json or .txt); it has {sample.listed()}",
+                    "no-conversation",
+                )
             if not (named or sample.pictures):
-                raise BrokenRecord("it has a caption and no picture", "no-conversation")
+                raise BrokenRecord(f"it has a caption and no picture; it has {sample.listed()}", "no-conversation")
             rest = {k: v for k, v in record.items() if k not in CAPTIONS}
             record = {**rest, "id": record.get("id", sample.stem), "caption": given}
         raw = as_llava(record)
@@ -117,7 +124,7 @@ class Tar:
         if raw.pictures is None and isinstance(names, list) and sample.shows_any():
             shown = [sample.member(name) for name in names]
         unread = tuple(_kind(m.name, sample.stem) for m in sample.members if m not in used and m not in shown)
-        raw = replace(raw, unread=raw.unread + unread)
+        raw = replace(raw, unread=raw.unread + passed_by + unread)
         if not shown:
             return raw  # of words alone, or its pictures are below the image folder
         held = tuple(Picture(self.file, m.offset_data, m.size) for m in shown)
@@ -144,6 +151,9 @@ class _Sample:
         """Those that a record shows that names none: of the sample's name, then by their numbers."""
         numbered = [(n, m.name, m) for m in self.members if (n := _number(m.name, self.stem)) is not None]
         return [m for *_, m in sorted(numbered, key=lambda one: one[:2])]
+
+    def listed(self) -> str:
+        return ", ".join(short(m.name, 40) for m in self.members[:5]) + (", …" if len(self.members) > 5 else "")
 
     def shows_any(self) -> bool:
         return any(_suffix(m.name) in SUFFIXES for m in self.members)
@@ -224,8 +234,11 @@ def _number(name: str, stem: str) -> int | None:
 
 def _kind(name: str, stem: str = "") -> str:
     """A member that nothing reads, as it is counted: `*.mask.png`, its numbers as N."""
+    base = name.rpartition("/")[2]
+    if base.startswith("."):  # hidden: macOS keeps a ._7.jpg beside each 7.jpg
+        return "._*" if base.startswith("._") else base
     last = name[len(stem) :] if stem and name.startswith(stem + ".") else "." + _suffix(name)
-    return "*" + re.sub(r"\d+", "N", last)
+    return "*" + re.sub(r"\d+(?=.*\.)", "N", last)  # not the 4 of .mp4
 
 
 def _members(
@@ -253,6 +266,13 @@ def _members(
         block = f.read(tarfile.BLOCKSIZE)
         if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
             raise tarfile.ReadError(f"byte {at}: {'no member' if block else 'the tar is cut'}; pack it again")
+        while rest := f.read(1 << 20):
+            at += len(rest)
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError(
+                    f"byte {at - len(rest)}: something follows the tar's end, as in two that were joined by cat; "
+                    "next: tar -xif it, and pack it again"
+                )
 
 
 def _key(member: tarfile.TarInfo) -> str:
@@ -260,6 +280,15 @@ def _key(member: tarfile.TarInfo) -> str:
     folder, slash, name = member.name.rpartition("/")
     stem, dot, _ = name.partition(".")
     return folder + slash + stem if stem and dot else ""
+
+
+def _text(f: BinaryIO, member: tarfile.TarInfo) -> str:
+    content = _content(f, member)
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise BrokenRecord(
+            f"{short(member.name)} is UTF-16, not UTF-8; next: iconv -f UTF-16 -t UTF-8 FILE > NEW", "not-unicode"
+        )
+    return content.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
 
 
 def _content(f: BinaryIO, member: tarfile.TarInfo) -> bytes:
