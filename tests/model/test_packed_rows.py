@@ -23,10 +23,12 @@ from remora.model.lora import add_adapter
 from remora.model.marks import IGNORE, IMAGE
 from remora.model.tuning import freeze_and_train
 from remora.model.vlm import VisionLanguageModel
-from remora.spec import Lora, PartTuning, Tuning
+from remora.spec import Cluster, Lora, PartTuning, Stage, Tuning
+from remora.training.build import set_up
 from standins import small_llm
 
 IMAGE_TOKENS = 2
+LAYOUTS = ("packed", "padded")
 OTHERS = {
     "smollm3": {"no_rope_layers": [1, 0]},  # a layer without positions
     "mistral": {"sliding_window": 4},
@@ -195,6 +197,42 @@ def test_dropout_masks_are_the_samples_own_in_any_row(lora):
     order = [3, 0, 5, 1, 4, 2]
     shuffled = row([samples[i] for i in order], keys=[keys[i] for i in order])
     assert model(shuffled).item() == pytest.approx(packed.item(), rel=1e-6)
+
+
+def test_a_frozen_part_drops_where_the_recipe_says_so_and_its_masks_are_the_samples_own():
+    def made(dropout: bool) -> VisionLanguageModel:
+        model = model_of(llm_of("phi-2"))
+        tune = {"vision": "frozen", "connector": "full", "llm": {"mode": "frozen", "dropout": dropout}}
+        stage = {"name": "align", "mixture": ["llava-pretrain-558k"], "tune": tune, "lr": 1e-3, "epochs": 1}
+        set_up(model, Stage.model_validate(stage), Cluster(fast_products=False))  # all that a stage does to it
+        assert model.narrowed
+        return model
+
+    samples, keys = ROWS["mixed"], [40, 7, 9, 1000, 3, 12]
+    still, model = made(False), made(True)
+    losses = [still(row(samples, rows, k)).item() for rows in ("packed", "padded") for k in (keys, keys[::-1])]
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-6)  # nothing is dropped: keys do not matter
+    assert not still.dropouts.get("llm") and not still.llm.training
+
+    packed = model(row(samples, keys=keys))
+    assert packed.item() != pytest.approx(losses[0], rel=1e-4)
+    assert packed.item() == model(row(samples, keys=keys)).item()  # the same again, to the bit
+    assert packed.item() != pytest.approx(model(row(samples, keys=keys[::-1])).item(), rel=1e-4)
+    others = [model(row(samples, "padded", keys)).item()]
+    others += [sum(model(row([s], rows, [k])).item() for s, k in zip(samples, keys, strict=True)) for rows in LAYOUTS]
+    order = [3, 0, 5, 1, 4, 2]
+    others += [model(row([samples[i] for i in order], rows, [keys[i] for i in order])).item() for rows in LAYOUTS]
+    assert others == pytest.approx([packed.item()] * 5, rel=1e-6)
+
+    # It stays frozen: only its dropout is in train mode, and only the connector learns, through the masks.
+    packed.backward()
+    assert [type(m).__name__ for m in model.llm.modules() if m.training] == ["KeyedDropout"] * len(
+        model.dropouts["llm"]
+    )
+    assert model.dropouts["llm"] and not model.vision.training
+    assert not any(p.requires_grad or p.grad is not None for p in model.llm.parameters())
+    still(row(samples, keys=keys)).backward()
+    assert not torch.allclose(model.connector.weight.grad, still.connector.weight.grad, rtol=1e-3)
 
 
 def test_adapters_see_packed_rows_as_padded_ones():

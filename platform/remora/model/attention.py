@@ -118,14 +118,16 @@ def attend_per_sample(llm: nn.Module) -> None:
 
 @contextlib.contextmanager
 def trying(llm: nn.Module) -> Iterator[None]:
-    """In the block the model can be run on a `probe`, also one that ZeRO 3 has split."""
-    was = llm.training
+    """In the block the model can be run on a `probe`, also one that ZeRO 3 has split. Behind it every module is in the
+    mode that it was in: in a frozen model it may be the dropouts alone that train."""
+    training = [module for module in llm.modules() if module.training]
     llm.eval()
     try:
         with torch.no_grad(), whole_as_they_run(llm):
             yield
     finally:
-        llm.train(was)
+        for module in training:
+            module.training = True
 
 
 def alike(found: Tensor, expected: Tensor) -> bool:
