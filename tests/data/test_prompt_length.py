@@ -172,7 +172,7 @@ def test_a_models_context_limits_a_stage_too(stage_data):
 def test_a_sample_that_teaches_nothing_is_named(stage_data, over_length, monkeypatch):
     data = stage_data(over_length=over_length)
     silent = Tokens([5, 6, 7], [5, IGNORE, IGNORE])  # a label in the first place has nothing before it
-    monkeypatch.setattr(data.prompter, "encode", lambda turns, max_length, count_pictures: silent)
+    monkeypatch.setattr(data.prompter, "encode", lambda *_: silent)
     sample = data.samples[0][1]
     if over_length == "fail":
         with pytest.raises(DataError, match="sample 's1': no token of its answers is supervised"):

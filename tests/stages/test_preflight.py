@@ -7,6 +7,7 @@ import json
 import pytest
 import yaml
 from PIL import Image
+from transformers import AutoConfig
 
 from remora import catalog
 from remora.errors import DataError, SpecError
@@ -14,6 +15,7 @@ from remora.model.lora import linear_layers
 from remora.model.parts import sketch
 from remora.spec import Lora, MixtureEntry, Stage, Variant
 from remora.stages import Store, check_stages, graph, preflight, resolve_stages
+from remora.stages.fit import ROTARY
 
 PARTS = {"vision": "efficientnet-lite0", "connector": "mlp2x_gelu", "llm": "demo-2m", "recipe": "base"}
 
@@ -200,3 +202,35 @@ def test_every_shipped_family_has_linear_layers_for_adapters(name):
 def test_a_stage_reads_what_acts_of_its_length():
     stage = Stage(name="s", mixture=(MixtureEntry(dataset="x"),), steps=1, lr=1, max_length=3072)
     assert [stage.length(n) for n in (None, 2048, 4096)] == [3072, 2048, 3072]
+    assert [stage.whole(n) for n in (None, 2048, 4096)] == [3072, 2048, 3072]
+    beside = stage.model_copy(update={"count_pictures": False})
+    assert [beside.whole(n) for n in (None, 2048, 4096)] == [None, 2048, 4096]
+    assert beside.model_copy(update={"past_context": True}).whole(2048) is None
+
+
+LEARNED = {"model_type": "gpt2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 340}
+
+
+def test_only_rotary_positions_may_be_passed(tmp_path, monkeypatch, spec):
+    entry = catalog.llm("demo-2m").model_dump(mode="json", exclude_none=True)
+    entry |= {"short": "Own", "config": LEARNED | {"max_position_embeddings": 128}}
+    (tmp_path / "llm.yaml").write_text(yaml.safe_dump({"own": entry}))
+    monkeypatch.setenv("REMORA_CATALOG", str(tmp_path))
+    catalog._entries.cache_clear()
+    more = {"count_pictures": False, "past_context": True}
+    with pytest.raises(SpecError, match=r"'finetune': past_context: true needs .* and gpt2 is not known") as caught:
+        variant = spec("finetune", {"llm": "own"}, **more)
+        check_stages(variant, resolve_stages(variant))
+    assert "\n" not in str(caught.value) and "overrides: {finetune: {past_context: false}}" in str(caught.value)
+    for parts, said in (({"llm": "own"}, more | {"past_context": False}), ({}, more)):
+        variant = spec("finetune", parts, **said)
+        check_stages(variant, resolve_stages(variant))
+    with pytest.raises(SpecError, match="past_context: true is for stages with count_pictures: false"):
+        resolve_stages(spec("finetune", past_context=True))
+
+
+def test_the_rotary_models_are_those_of_the_catalog_and_of_transformers():
+    assert {m.config["model_type"] for m in catalog.shipped("llm").values()} <= ROTARY
+    for kind in ROTARY:
+        assert hasattr(AutoConfig.for_model(kind), "rope_parameters"), kind
+    assert not hasattr(AutoConfig.for_model("gpt2"), "rope_parameters")

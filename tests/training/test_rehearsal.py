@@ -68,17 +68,49 @@ def test_no_pass_of_the_stage_is_larger_than_the_largest_rehearsed(records, tiny
     assert tried[-1].samples == min(micro, -(-8 // world)) and tried[-1].pictures <= 8 * 2
 
 
+@pytest.mark.parametrize("beside", [{}, {"past_context": True}], ids=["context", "past-context"])
 @pytest.mark.parametrize("rows", ["packed", "padded"])
-def test_a_rehearsed_pass_is_a_batch_that_the_model_reads(tiny_model, records, tiny_tokenizer, rows):
+@pytest.mark.parametrize(("world", "micro"), [(1, 1), (1, 3), (3, 16)])
+@pytest.mark.parametrize(("length", "context"), [(64, 2048), (64, 120), (64, 64)])
+def test_where_pictures_do_not_count_samples_are_bounded_by_the_context(
+    records, tiny_tokenizer, rows, world, micro, length, context, beside
+):
+    image_tokens = 60  # two of them are nearly twice the length
+    stage = stage_of(records, steps=20, max_length=length, count_pictures=False, **beside)
+    prompter = Prompter(catalog.template("brief"), tiny_tokenizer, image_tokens)
+    data = StageData(stage, read_mixture(stage.mixture, records), prompter, "efficientnet-lite0", 0, context)
+    tried = passes(data, Cluster(rows=rows, micro_batch=micro), world, image_tokens)
+    batches = [
+        b for step in range(20) for rank in range(world) for b in data.micro_batches(step, rank, world, micro, rows)
+    ]
+    sizes = [n for b in batches for n in (b.lengths or b.mask.sum(1).tolist())]
+    # A step reads each sample that fits whole, with its pictures beside its text; the others are one token, or nothing.
+    whole = {len(prompter.encode(s.turns).ids): len(s.images) * (image_tokens - 1) for s in data.samples[0]}
+    fits = {n for n, more in whole.items() if n - more <= min(length, context) and (beside or n <= context)}
+    assert set(sizes) - {1} <= fits and max(sizes) == max(fits)
+    assert beside or max(sizes) <= context
+    if context > 64 or beside:
+        assert max(sizes) > length  # pictures came on top
+    assert max(b.mask.numel() for b in batches) <= tried[-1].tokens
+    assert max(len(b.pixels) for b in batches) <= tried[-1].pictures
+    assert max(sizes) <= tried[-1].length <= min(length, context) + 2 * (image_tokens - 1)
+    assert tried[-1].tokens <= max(min(micro, -(-8 // world)), 1) * tried[-1].length
+
+
+@pytest.mark.parametrize("beside", [{}, {"count_pictures": False}], ids=["counted", "beside"])
+@pytest.mark.parametrize("rows", ["packed", "padded"])
+def test_a_rehearsed_pass_is_a_batch_that_the_model_reads(tiny_model, records, tiny_tokenizer, rows, beside):
     attend_per_sample(tiny_model.llm)
-    stage = stage_of(records, max_length=48)
+    stage = stage_of(records, max_length=48, **beside)
     prompter = Prompter(catalog.template("brief"), tiny_tokenizer, tiny_model.image_tokens)
-    data = StageData(stage, read_mixture(stage.mixture, records), prompter, "efficientnet-lite0", 0)
+    data = StageData(stage, read_mixture(stage.mixture, records), prompter, "efficientnet-lite0", 0, 64)
     for one in passes(data, Cluster(rows=rows, micro_batch=4), 1, tiny_model.image_tokens):
         batch = one.batch(tiny_model, rows == "packed")
         assert batch.mask.numel() == one.tokens and len(batch.pixels) == one.pictures
         shown = one.pictures * tiny_model.image_tokens
-        assert batch.supervised == one.tokens - one.samples  # a sample's first token is never predicted
+        assert one.length == (50 if beside else 48)  # two pictures, a token more for each
+        samples = len(batch.lengths) or one.samples
+        assert batch.supervised == one.tokens - samples  # a sample's first token is never predicted
         assert int((batch.ids < 0).sum()) == shown
         assert tiny_model(batch).item() > 0
 

@@ -46,6 +46,7 @@ class Target:
     prompter: Prompter | None = None
     max_length: int | None = None
     count_pictures: bool = True
+    whole: int | None = None
     skip: tuple[str, ...] = ()
     max_skipped: float = 0.0
     """The share of records that a stage may leave out, those that are too long included."""
@@ -65,7 +66,7 @@ def check(args: argparse.Namespace, console: Console, progress: Callable[[str, i
         try:
             told = partial(progress, t.location)
             report = check_dataset(
-                t.location, t.images, t.prompter, t.max_length, t.skip, told, count_pictures=t.count_pictures
+                t.location, t.images, t.prompter, t.max_length, t.skip, told, t.count_pictures, t.whole
             )
             report.leave_out(t.max_skipped)
             reports.append(report)
@@ -152,13 +153,13 @@ def _read_by_stages(args: argparse.Namespace, console: Console) -> Iterator[Targ
         tokenizer = tokenizers[variant.llm]
         for stage in resolve_stages(variant):
             prompter = Prompter(catalog.template(stage.template), tokenizer, embeddings) if tokenizer else None
-            length = stage.length(llm.context)
-            rendered = (variant.llm, stage.template, embeddings, length, stage.count_pictures) if tokenizer else ()
+            allowed = stage.length(llm.context), stage.count_pictures, stage.whole(llm.context)
+            rendered = (variant.llm, stage.template, embeddings, *allowed) if tokenizer else ()
             for entry in stage.mixture:
                 place = locate(entry, store.data)
                 if (key := (*place[:2], entry.skip, entry.max_skipped, *rendered)) not in seen:
                     seen.add(key)
-                    yield Target(*place, prompter, length, stage.count_pictures, entry.skip, entry.max_skipped)
+                    yield Target(*place, prompter, *allowed, entry.skip, entry.max_skipped)
 
 
 def _tokenizer_folder(variant: Variant, store: Store) -> Path | None:

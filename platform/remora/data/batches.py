@@ -84,7 +84,7 @@ class StageData:
         self.order = mixture_order(stage.mixture, [len(s) for s in self.samples], seed)
         self.prompter = prompter
         self.encoder = catalog.vision(vision) if vision else None
-        self.max_length = stage.length(context)
+        self.max_length, self.whole = stage.length(context), stage.whole(context)
         tokenizer = prompter.tokenizer
         self.dropped: dict[str, Dropped] = {}
         self.pad = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
@@ -102,7 +102,7 @@ class StageData:
     @property
     def fitting(self) -> Fitting:
         """What of a sample this stage reads."""
-        return Fitting(self.stage, self.prompter, self.max_length, self.encoder is not None)
+        return Fitting(self.stage, self.prompter, self.max_length, self.encoder is not None, self.whole)
 
     def encode(self, sample: Sample, entry: int = 0) -> Tokens:
         """Token ids and labels of a sample of an entry, or `nothing` if it is dropped; raises as `Fitting` does."""

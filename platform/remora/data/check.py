@@ -130,10 +130,12 @@ def check_dataset(
     skip: Collection[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
     count_pictures: bool = True,
+    whole: int | None = None,
 ) -> Report:
     """Read every record of a dataset and decode every picture that it shows.
 
-    With a prompter each conversation is also rendered: too long for `max_length`, or nothing supervised, is found too.
+    With a prompter each conversation is also rendered: too long for `max_length` or, with all of its pictures, `whole`,
+    or nothing supervised, is found too.
     `skip` are kinds of problems whose records its mixture entry leaves out.
     `progress` is told bytes of records, of how many.
 
@@ -156,7 +158,7 @@ def check_dataset(
                     continue  # an index looks no further either
                 if prompter:
                     turns = parse_turns(raw.record)
-                    for kind, problem in _prompt_problems(prompter, turns, max_length, count_pictures):
+                    for kind, problem in _prompt_problems(prompter, turns, max_length, count_pictures, whole):
                         report.add(kind, where, problem)
                 pictures.add(raw, where)
             done += shard.bytes
@@ -224,20 +226,20 @@ def _picture_problems(held: Picture | bytes) -> list[Problem]:
 
 
 def _prompt_problems(
-    prompter: Prompter, turns: Sequence[Turn], max_length: int | None, count_pictures: bool
+    prompter: Prompter, turns: Sequence[Turn], max_length: int | None, count_pictures: bool, whole: int | None
 ) -> Iterator[Problem]:
     if turns[0].role == "system" and not prompter.template.writes_questions:
         yield "system-unread", "its template writes neither questions nor a system message"
     tokens = prompter.encode(turns)
     if all(label == IGNORE for label in tokens.labels[1:]):
         yield "no-supervised-token", "no token of its answers is supervised"
-    if max_length is None or prompter.counted(tokens, count_pictures) <= max_length:
+    if max_length is None or prompter.excess(tokens, max_length, count_pictures, whole) <= 0:
         return
     try:
-        kept = prompter.encode(turns, max_length, count_pictures)
-        yield (
-            "over-length",
-            f"{len(tokens.ids)} tokens, of {max_length} allowed; cut to {len(kept.ids)} at a turn's end",
-        )
+        kept = prompter.encode(turns, max_length, count_pictures, whole)
+        counted, allowed = prompter.counted(tokens, count_pictures), max_length
+        if counted <= max_length:  # it is the pictures that are too many
+            counted, allowed = len(tokens.ids), whole or 0
+        yield "over-length", f"{counted} tokens, of {allowed} allowed; cut to {len(kept.ids)} at a turn's end"
     except OverLength as e:
         yield "over-length-first", str(e)

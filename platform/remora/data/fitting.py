@@ -34,12 +34,14 @@ class Unfit:
 
 @dataclass(frozen=True)
 class Fitting:
-    """What a stage can read: `length` tokens of `prompter`'s, and pictures if it `shows` them."""
+    """What a stage can read: `length` tokens of `prompter`'s, and pictures if it `shows` them; `whole` tokens with all
+    those of its pictures, where they are bounded otherwise."""
 
     stage: Stage
     prompter: Prompter
     length: int
     shows: bool
+    whole: int | None = None
 
     def __call__(self, sample: Sample) -> Tokens | Unfit:
         """Token ids and labels of a sample, cut to the stage's length where the stage says so.
@@ -52,13 +54,17 @@ class Fitting:
             raise DataError(f"sample {sample.id!r} has a picture, but stage {self.stage.name!r} is text-only")
         fail = self.stage.over_length == "fail"
         try:
-            tokens = self.prompter.encode(sample.turns, None if fail else self.length, self.stage.count_pictures)
+            length = None if fail else self.length
+            tokens = self.prompter.encode(sample.turns, length, self.stage.count_pictures, self.whole)
         except OverLength as e:
             return Unfit("over-length-first", str(e))
-        if (counted := self.counted(tokens)) > self.length:
+        if self.excess(tokens) > 0:
+            counted, allowed, way = self.counted(tokens), self.length, "raise max_length, "
+            if counted <= allowed:  # it is the pictures that are too many
+                counted, allowed, way = len(tokens.ids), self.whole or 0, ""
             raise DataError(
-                f"sample {sample.id!r} has {counted} tokens, stage {self.stage.name!r} allows {self.length}; "
-                f"raise max_length, set over_length: cut or shorten the record"
+                f"sample {sample.id!r} has {counted} tokens, stage {self.stage.name!r} allows {allowed}; "
+                f"{way}set over_length: cut or shorten the record"
             )
         if all(label == IGNORE for label in tokens.labels[1:]):  # nothing stands before a first token to predict it
             nothing = "no token of its answers is supervised"
@@ -70,6 +76,10 @@ class Fitting:
     def counted(self, tokens: Tokens) -> int:
         """What of a sample counts in its length."""
         return self.prompter.counted(tokens, self.stage.count_pictures)
+
+    def excess(self, tokens: Tokens) -> int:
+        """By how many tokens a sample is too long; 0 or less if it fits."""
+        return self.prompter.excess(tokens, self.length, self.stage.count_pictures, self.whole)
 
 
 @dataclass
@@ -109,9 +119,9 @@ def look(samples: Sequence[Sample], fitting: Fitting, most: int = LOOKED_AT) -> 
         if isinstance(fitted, Unfit):
             found.unfit[fitted.kind] += 1
             found.first = found.first or f"{sample.id!r}: {fitted.reason}"
-        whole = fitting.counted(fitting.prompter.encode(sample.turns))
-        found.longest = max(found.longest, whole)
-        found.cut += not isinstance(fitted, Unfit) and whole > fitting.length
+        tokens = fitting.prompter.encode(sample.turns)
+        found.longest = max(found.longest, fitting.counted(tokens))
+        found.cut += not isinstance(fitted, Unfit) and fitting.excess(tokens) > 0
     return found
 
 

@@ -98,27 +98,41 @@ class Prompter:
         """Tokens of a conversation, `pictures` with all of theirs or each as one."""
         return len(tokens.ids) - (0 if pictures else tokens.images * (self.image_tokens - 1))
 
-    def encode(self, turns: Sequence[Turn], max_length: int | None = None, count_pictures: bool = True) -> Tokens:
+    def excess(self, tokens: Tokens, length: int, pictures: bool = True, whole: int | None = None) -> int:
+        """By how many tokens a conversation is more than `length` (see `counted`) or, with all of its pictures', more
+        than `whole`; 0 or less if it fits."""
+        over = self.counted(tokens, pictures) - length
+        return over if whole is None else max(over, len(tokens.ids) - whole)
+
+    def encode(
+        self,
+        turns: Sequence[Turn],
+        max_length: int | None = None,
+        count_pictures: bool = True,
+        whole: int | None = None,
+    ) -> Tokens:
         """ids and labels of a conversation, each picture as `image_tokens` positions.
 
-        One that is longer than `max_length` (see `counted`) loses whole questions with their answers from its end, and
-        with them the pictures that only they show.
+        One that is longer than `max_length` or `whole` (see `excess`) loses whole questions with their answers from its
+        end, and with them the pictures that only they show.
 
         Raises:
             OverLength: not even its first question and answer fit.
         """
         tokens = self._encode(turns)
-        if max_length is None or self.counted(tokens, count_pictures) <= max_length:
+        if max_length is None or self.excess(tokens, max_length, count_pictures, whole) <= 0:
             return tokens
         before = len(turns) % 2  # a system message
         rounds = range(1, len(turns) // 2 + 1)
 
-        def length(rounds: int) -> int:
-            return self.counted(self._encode(turns[: before + 2 * rounds]), count_pictures)
+        def begun(rounds: int) -> Tokens:
+            return self._encode(turns[: before + 2 * rounds])
 
-        kept = bisect_right(rounds, max_length, key=length)
+        kept = bisect_right(rounds, 0, key=lambda n: self.excess(begun(n), max_length, count_pictures, whole))
         if not kept:
-            first = length(1)
+            first = self.counted(begun(1), count_pictures)
+            if first <= max_length:
+                first, max_length = len(begun(1).ids), whole or 0
             raise OverLength(f"its first question and answer have {first} tokens, of {max_length} allowed")
         return self._encode(turns[: before + 2 * kept])
 

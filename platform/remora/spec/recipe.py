@@ -229,8 +229,11 @@ class Stage(Spec):
     max_length: int = Field(2048, ge=8, le=1 << 24)
     """Tokens a sample may have, image tokens included; never more than the language model's context."""
     count_pictures: bool = True
-    """Whether a picture counts in max_length with all of its tokens. Mipha's, MobileVLM's and ShareGPT4V's code cuts
-    before the picture is put in, so it counts one there and samples may pass the context by the rest."""
+    """Whether a picture counts in max_length with all of its tokens, or with one. The whole sample, pictures included,
+    stays within the language model's context."""
+    past_context: bool = False
+    """Whether samples may pass that context by what their pictures add, as in Mipha's, MobileVLM's and ShareGPT4V's
+    code, which cuts before a picture is put in. Only with count_pictures: false, for models with rotary positions."""
     over_length: Literal["cut", "fail"] = "cut"
     """A longer conversation: `cut` at a turn's end, so that whole answers remain, or dropped by name if none fits."""
     lr: float = Field(gt=0)
@@ -259,11 +262,19 @@ class Stage(Spec):
             raise ValueError("give either epochs or steps")
         if self.schedule == "wsd" and self.warmup + self.decay > 1:
             raise ValueError(f"warmup {self.warmup:g} and decay {self.decay:g} are more than the whole")
+        if self.past_context and self.count_pictures:
+            raise ValueError("past_context: true is for stages with count_pictures: false")
         return self
 
     def length(self, context: int | None) -> int:
-        """Tokens that a sample may have in a language model of that context, where it has one."""
+        """Tokens that count (see count_pictures) which a sample may have in a language model of that context."""
         return min(self.max_length, context or self.max_length)
+
+    def whole(self, context: int | None) -> int | None:
+        """Tokens that a sample may have with all those of its pictures; None if nothing bounds them."""
+        if self.count_pictures:
+            return self.length(context)
+        return None if self.past_context else context
 
     def lr_of(self, part: str) -> float:
         return self.tune[part].lr or self.lr

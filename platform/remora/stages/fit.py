@@ -22,6 +22,22 @@ from remora.spec import PARTS, Stage, Variant
 if TYPE_CHECKING:
     from remora.model.vlm import VisionLanguageModel
 
+ROTARY = {
+    "gemma",
+    "gpt_neox",
+    "granite",
+    "llama",
+    "mistral",
+    "olmo2",
+    "phi",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "stablelm",
+}
+"""model_types of transformers whose positions are angles, so that one past the context has its own as well."""
+
 
 def check_stages(variant: Variant, stages: Sequence[Stage]) -> None:
     """Whether each stage can run on the variant's parts.
@@ -100,6 +116,13 @@ def _check_trains(stage: Stage, variant: Variant) -> None:
 
 def _check_length(stage: Stage, model: LLM, embeddings: int) -> None:
     length = stage.length(model.context)
+    kind = str(model.config.get("model_type"))
+    if stage.past_context and kind not in ROTARY:
+        raise SpecError(
+            f"stage {stage.name!r}: past_context: true needs a language model with rotary positions, and {kind} is not "
+            f"known to have them (known: {', '.join(sorted(ROTARY))}); "
+            f"set {_change(stage, 'past_context: false')}, which cuts samples at its {model.context} positions"
+        )
     if "vision" in stage.tune.present and stage.count_pictures and embeddings >= length:
         acts = f"max_length {stage.max_length}" if length == stage.max_length else f"the context of {length}"
         raise SpecError(

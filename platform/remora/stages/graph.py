@@ -242,11 +242,13 @@ def path(
             opened[stage.mixture] = read(stage.mixture, data)
         datasets = opened[stage.mixture]
         present = stage.tune.present
+        # A key that is younger than stage runs of today counts where it acts.
+        place: dict[str, Any] = {"mixture": {"__all__": PLACE}} | ({} if stage.past_context else {"past_context": True})
         identity = {
             "numerics": NUMERICS,
             "parent": run.id if run else None,
             "parts": {p: [names[p], source_digest(p, names[p])] for p in present},
-            "stage": stage.model_dump(mode="json", exclude={"mixture": {"__all__": PLACE}}),
+            "stage": stage.model_dump(mode="json", exclude=place),
             "template": catalog.template(stage.template).model_dump(mode="json", exclude={"source"}),
             "data": fingerprint(stage.mixture, datasets),
             "seed": variant.seed,

@@ -148,7 +148,7 @@ def fitting_of(run: StageRun, store: Store, loaded: dict[Path, PreTrainedTokeniz
         prompter = Prompter(catalog.template(stage.template), loaded[folder], tokens)
     except SpecError as e:
         raise SpecError(f"stage {stage.name!r}: template {stage.template!r}: {e}") from None
-    return Fitting(stage, prompter, stage.length(model.context), shows)
+    return Fitting(stage, prompter, stage.length(model.context), shows, stage.whole(model.context))
 
 
 def _name(entry: MixtureEntry) -> str:

@@ -1,8 +1,10 @@
 """A dry run of the largest pass that a rank can meet, so that a stage that will run out of memory does so at once.
 
 The bounds follow from the spec: a pass holds at most micro_batch x max_length tokens, and no more than a rank's share
-of a step, and shows as many pictures as so many tokens can hold. All tokens are supervised, which costs little since
-logits live a chunk at a time. Gradients are multiplied by 0 and added to those of the first step, so nothing is left.
+of a step, and shows as many pictures as so many tokens can hold. Where pictures do not count in max_length, a sample is
+longer by what they add, as far as the context allows, and so is a row that holds it alone. All tokens are supervised,
+which costs little since logits live a chunk at a time. Gradients are multiplied by 0 and added to those of the first
+step, so nothing is left.
 
 It goes upwards, from one sample to `micro_batch` of them by doubling, which is twice the work of the largest alone: a
 rank that runs out in the middle of a pass leaves the others inside a collective, from which there is no way back to try
@@ -39,15 +41,13 @@ SHORT = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass of `samples` samples of `length` tokens, padding included, with `pictures` in all."""
+    """A pass of `tokens` tokens, padding included, with `pictures` in all: padded, `samples` samples of `length`;
+    packed, as many of `length` as so many tokens hold, and one of what is left. `samples` is its micro_batch."""
 
     samples: int
     length: int
     pictures: int
-
-    @property
-    def tokens(self) -> int:
-        return self.samples * self.length
+    tokens: int
 
     def batch(self, model: VisionLanguageModel, packed: bool) -> Batch:
         """Blank pictures first, then text; every position is supervised."""
@@ -58,8 +58,12 @@ class Pass:
         shown = ids.view(1 if packed else self.samples, -1)[:, : self.pictures * model.image_tokens // shape[0]]
         shown.fill_(IMAGE)
         pixels = torch.zeros(self.pictures, 3, model.image_size or 1, model.image_size or 1)
-        keys, image_keys = (torch.zeros(max(1, n), dtype=torch.long) for n in (self.samples, self.pictures))
-        lengths = (self.length,) * self.samples if packed else ()
+        lengths: tuple[int, ...] = ()
+        if packed:
+            whole, rest = divmod(self.tokens, self.length)
+            lengths = (self.length,) * whole + (rest,) * bool(rest)
+        samples = len(lengths) or self.samples
+        keys, image_keys = (torch.zeros(max(1, n), dtype=torch.long) for n in (samples, self.pictures))
         ids, labels = ids.view(shape), labels.view(shape)
         return Batch(ids, torch.ones_like(ids), labels, pixels, keys, image_keys, lengths)
 
@@ -70,21 +74,32 @@ def passes(data: StageData, cluster: Cluster, world: int, image_tokens: int) -> 
     Example: 256 samples a step on 8 ranks with micro_batch 16 end with 16 samples.
     """
     batch = min(data.stage.batch, data.total)
-    most = min(cluster.micro_batch, math.ceil(batch / world))
+    share = math.ceil(batch / world)
+    most = min(cluster.micro_batch, share)
     sizes = [2**i for i in range(most.bit_length()) if 2**i < most] + [most]
-    length = data.max_length
-    if data.encoder is None:
-        return [Pass(size, length, 0) for size in sizes]
-    text = len(data.prompter.encode([Turn("user", "", 1), Turn("assistant", "")]).ids) - image_tokens
-    most_shown = max(n for dataset in data.samples for n in _pictures(dataset))
-    high = min(most_shown, max(0, length - text) // image_tokens)
+    length, text, high = data.max_length, 0, 0
+    if data.encoder is not None:
+        text = len(data.prompter.encode([Turn("user", "", 1), Turn("assistant", "")]).ids) - image_tokens
+        high = max(n for dataset in data.samples for n in _pictures(dataset))
+        counted = image_tokens if data.stage.count_pictures else 1
+        high = min(high, max(0, data.max_length - text) // counted)
+        if data.whole is not None:
+            high = min(high, max(0, data.whole - text) // image_tokens)
+        length += high * (image_tokens - counted)
+        length = min(length, data.whole or length)
+    if cluster.rows == "padded":
+        return [Pass(size, length, size * high, size * length) for size in sizes]
+    short = high * image_tokens + text
     found = []
     for size in sizes:
-        pictures = size * high
-        if cluster.rows == "packed" and high:  # many short samples show more than few long ones
-            short = high * image_tokens + text
-            pictures = min(max(pictures, size * length // short * high), batch * high)
-        found.append(Pass(size, length, pictures))
+        # A row holds the longest sample in any case; the last size stands for all of micro_batch.
+        rows = size if size < most else cluster.micro_batch
+        tokens = min(max(rows * data.max_length, length), share * length)
+        pictures = 0
+        if high:  # many short samples show more than few long ones
+            left = min(high, max(0, tokens % short - text) // image_tokens)
+            pictures = min(tokens // short * high + left, batch * high)
+        found.append(Pass(size, length, pictures, tokens))
     return found
 
 
