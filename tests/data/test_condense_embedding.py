@@ -134,6 +134,28 @@ def test_a_folder_that_describes_no_encoder(tmp_path):
         load_encoder(Encoder(model=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"image_mean": ["a", "b", "c"]}, r"as an entry: mean.0: must be a number \(found 'a'\)"),
+        ({"image_mean": [0.5]}, "mean.1.* is missing"),
+        ({"image_std": None}, "as an entry: std: must be a list"),
+        ({"resample": 7}, "7 is missing or not known"),
+        ({"crop_size": "wide"}, ""),
+        ({"crop_size": {"height": -8}}, "must be"),
+    ],
+)
+def test_a_folder_that_describes_it_wrongly_is_one_line_in_plain_words(tmp_path, change, why):
+    config = {"model_type": "clip", "vision_config": {"patch_size": 8, "image_size": 32}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    pixels = {"crop_size": 32, "size": 32, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels | change))
+    with pytest.raises(DataError, match=f"do not describe a dual encoder .*{why}") as caught:
+        load_encoder(Encoder(model=str(tmp_path)))
+    said = str(caught.value)
+    assert "\n" not in said and not any(word in said for word in ("validation", "Input", "pydantic", "type="))
+
+
 def test_near_copies_are_near(job, tmp_path):
     """What the whole idea stands on, even with random weights: a picture with a little noise keeps its direction."""
     write_pictures(tmp_path / "more", 6, {3: 0, 4: 1})

@@ -49,8 +49,18 @@ def test_every_mistake_of_a_file_is_told_at_once(tmp_path):
     message = refused(Recipe, RECIPE.replace("lr", "rate").replace("name: mine", "nam: mine"), tmp_path)
     lines = message.splitlines()
     assert len(lines) == 4 and all(line.startswith("spec.yaml") for line in lines)
-    assert "spec.yaml:3: key 'stages.0.lr' is missing" in lines
-    assert "spec.yaml: key 'name' is missing" in lines
+    # The misspelt keys come first, as they stand in the file: they are why others are missing.
+    assert lines[0].startswith("spec.yaml:1: unknown key 'nam'; did you mean 'name'?")
+    assert lines[1].startswith("spec.yaml:5: unknown key 'stages.0.rate'")
+    assert lines[2:] == ["spec.yaml: key 'name' is missing", "spec.yaml:3: key 'stages.0.lr' is missing"]
+
+
+def test_the_first_of_several_mistakes_is_the_first_that_was_written(tmp_path):
+    text = "vision: v\nseed: many\nllmm: m\noverrides: {align: fast}\nrecipe: r\n"
+    lines = refused(Variant, text, tmp_path).splitlines()
+    assert [line.split(":")[1] for line in lines[:3]] == ["2", "3", "4"]
+    assert lines[0] == "spec.yaml:2: seed: must be a whole number (found 'many')"
+    assert {line.rpartition("key ")[2] for line in lines[3:]} == {"'connector' is missing", "'llm' is missing"}
 
 
 def test_a_key_written_twice_is_refused(tmp_path):

@@ -27,7 +27,7 @@ from remora.files import write_json
 from remora.inference.bundle import bundle_name, check_bundle, weights_digest
 from remora.reporting.fitting import console as wide_console
 from remora.reporting.tables import compared_table, published_table
-from remora.spec import Cluster
+from remora.spec import Cluster, validate
 from remora.stages import Store
 from remora.tracking import find_model
 
@@ -46,7 +46,8 @@ def evaluate(args: argparse.Namespace) -> None:
     prepared = [prepare(name, store, args.data) for name in dict.fromkeys(names)]
     console = Console(stderr=args.json)
     console.print(f"model: {model.shown}, weights {weights_digest(bundle)[:12]}", highlight=False, soft_wrap=True)
-    cluster = Cluster(workers=args.workers, gpus_per_worker=args.gpus_per_worker)
+    asked = {"workers": args.workers, "gpus_per_worker": args.gpus_per_worker}
+    cluster = validate(Cluster, asked, "remora evaluate")
     # Ray says on stdout what becomes of its workers; there is JSON alone.
     aside = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
     with aside, session(args):

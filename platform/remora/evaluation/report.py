@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
+from remora.spec.wording import broken_rule
+
 
 @dataclass(frozen=True)
 class Item:
@@ -79,4 +81,4 @@ class Report:
         except ValidationError as e:
             first = e.errors()[0]
             where = ".".join(map(str, first["loc"])) or "it"
-            raise ValueError(f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+            raise ValueError(f"{where}: {broken_rule(first)}") from None

@@ -35,7 +35,7 @@ def validate(model: type[S], raw: Any, name: str, lines: Lines | None = None, at
     """`raw` as a `model`; errors name `name` and, where `lines` has it, the line. `at` is where in the file it stands.
 
     Raises:
-        SpecError: one line a broken rule.
+        SpecError: one line a broken rule, what was written first: a key that is missing may be one that is misspelt.
     """
     if not isinstance(raw, dict):
         where = f"{name}:{lines[at]}: {_key(at)}" if lines and at in lines else name
@@ -50,10 +50,18 @@ def validate(model: type[S], raw: Any, name: str, lines: Lines | None = None, at
             for err in e.errors()
             if not (err["type"] == "too_short" and any(loc[: len(err["loc"])] == err["loc"] != loc for loc in broken))
         ]
+        errors.sort(key=lambda err: _order(err, lines or {}, at))
         told = list(dict.fromkeys(_explain(model, err, name, lines or {}, at) for err in errors))
         if more := len(told) - MISTAKES:
             told = [*told[:MISTAKES], f"{name}: and {more:,} mistakes more"] if more > 0 else told
         raise SpecError("\n".join(told)) from None
+
+
+def _order(err: Any, lines: Lines, at: tuple[str | int, ...]) -> tuple[bool, int]:
+    known = (*at, *err["loc"])
+    while known and known not in lines:
+        known = known[:-1]
+    return err["type"] == "missing", lines.get(known, 0)
 
 
 def _explain(model: type[BaseModel], err: Any, name: str, lines: Lines, at: tuple[str | int, ...]) -> str:

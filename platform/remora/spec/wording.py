@@ -11,6 +11,7 @@ TEXT = 60
 MESSAGES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "bool_parsing": lambda c: "must be true or false",
     "bool_type": lambda c: "must be true or false",
+    "dataclass_type": lambda c: "must be keys with values",
     "dict_type": lambda c: "must be keys with values",
     "enum": lambda c: f"must be {c['expected']}",
     "finite_number": lambda c: "must be a finite number",
@@ -26,6 +27,7 @@ MESSAGES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "less_than_equal": lambda c: f"must be {c['le']:g} or less",
     "list_type": lambda c: "must be a list",
     "literal_error": lambda c: f"must be {c['expected']}",
+    "missing": lambda c: "is missing",
     "model_type": lambda c: "must be keys with values",
     "string_pattern_mismatch": lambda c: f"must match {c['pattern']}",
     "string_type": lambda c: "must be text",
@@ -43,7 +45,7 @@ def broken_rule(error: Mapping[str, Any]) -> str:
     say = MESSAGES.get(error["type"])
     rule = say(error.get("ctx", {})) if say else f"breaks the rule {error['type']!r}"
     shown = found(error["input"])
-    return f"{rule} (found {shown})" if shown and error["type"] != "value_error" else rule
+    return rule if error["type"] in ("value_error", "missing") else f"{rule} (found {shown})"
 
 
 def found(value: Any) -> str:

@@ -28,10 +28,11 @@ from remora.data.condense.vectors import ordered
 from remora.data.conversation import Sample
 from remora.data.images import preprocess
 from remora.data.index import Dataset
-from remora.errors import BrokenRecord, DataError, SpecError
+from remora.errors import BrokenRecord, DataError, SpecError, first_line
 from remora.files import digest, publishing
 from remora.model.embedder import KINDS, Embedder
 from remora.model.hub import resolved_revision, snapshot
+from remora.spec.base import validate
 from remora.spec.condensation import Encoder
 
 LEFT_OUT = "left-out.jsonl"
@@ -87,30 +88,36 @@ def _described(folder: Path) -> Vision:
         pixels = json.loads((folder / "preprocessor_config.json").read_text())
         crops = pixels.get("do_center_crop", "crop_size" in pixels)
         side, shorter = _side(pixels["crop_size" if crops else "size"]), _side(pixels.get("size"))
-        return Vision(
-            short=folder.name,
-            loader="transformers",
-            hub=str(folder),
-            config=tower.to_dict(),
-            image_size=side,
-            tokens=(side // tower.patch_size) ** 2,
-            width=tower.hidden_size,
-            blocks=tower.num_hidden_layers,
-            prefix=FAMILIES[tower.model_type].lead,
-            mean=pixels["image_mean"],
-            std=pixels["image_std"],
-            fit="crop" if crops else "stretch",
-            resize=shorter if crops and shorter != side else None,
-            resample=RESAMPLE[pixels.get("resample")],
-            parameters=0,
-            licence="unknown",
-            source=str(folder),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise DataError(
-            f"{folder}: config.json and preprocessor_config.json do not describe a dual encoder ({e!r}); "
-            "give the folder of a CLIP or SigLIP with both files, or a name of `remora catalog vision`"
-        ) from None
+        described = {
+            "short": folder.name,
+            "loader": "transformers",
+            "hub": str(folder),
+            "config": tower.to_dict(),
+            "image_size": side,
+            "tokens": (side // tower.patch_size) ** 2,
+            "width": tower.hidden_size,
+            "blocks": tower.num_hidden_layers,
+            "prefix": FAMILIES[tower.model_type].lead,
+            "mean": pixels["image_mean"],
+            "std": pixels["image_std"],
+            "fit": "crop" if crops else "stretch",
+            "resize": shorter if crops and shorter != side else None,
+            "resample": RESAMPLE[pixels.get("resample")],
+            "parameters": 0,
+            "licence": "unknown",
+            "source": str(folder),
+        }
+        return validate(Vision, described, "as an entry")
+    except KeyError as e:
+        why = f"{e.args[0]!r} is missing or not known"
+    except SpecError as e:
+        why = str(e).splitlines()[0]
+    except (OSError, ValueError, TypeError, AttributeError) as e:
+        why = first_line(e)
+    raise DataError(
+        f"{folder}: config.json and preprocessor_config.json do not describe a dual encoder ({why}); "
+        "give the folder of a CLIP or SigLIP with both files, or a name of `remora catalog vision`"
+    )
 
 
 def _side(size: Any) -> int | None:
