@@ -122,18 +122,19 @@ class Prompter:
         tokens = self._encode(turns)
         if max_length is None or self.excess(tokens, max_length, count_pictures, whole) <= 0:
             return tokens
+        allowed = max_length
         before = len(turns) % 2  # a system message
         rounds = range(1, len(turns) // 2 + 1)
 
         def begun(rounds: int) -> Tokens:
             return self._encode(turns[: before + 2 * rounds])
 
-        kept = bisect_right(rounds, 0, key=lambda n: self.excess(begun(n), max_length, count_pictures, whole))
+        kept = bisect_right(rounds, 0, key=lambda n: self.excess(begun(n), allowed, count_pictures, whole))
         if not kept:
             first = self.counted(begun(1), count_pictures)
-            if first <= max_length:
-                first, max_length = len(begun(1).ids), whole or 0
-            raise OverLength(f"its first question and answer have {first} tokens, of {max_length} allowed")
+            if first <= allowed:  # it is the pictures that are too many
+                first, allowed = len(begun(1).ids), whole or 0
+            raise OverLength(f"its first question and answer have {first} tokens, of {allowed} allowed")
         return self._encode(turns[: before + 2 * kept])
 
     def _encode(self, turns: Sequence[Turn]) -> Tokens:
