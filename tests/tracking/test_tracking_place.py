@@ -12,7 +12,7 @@ import pytest
 
 from remora.errors import TrackingError
 from remora.files import publishing
-from remora.tracking import Tracker, champion, register
+from remora.tracking import Tracker, champion, connection, register
 from remora.training import journal
 
 
@@ -114,6 +114,23 @@ def test_a_database_that_cannot_be_opened_is_one_line_and_stops_no_training(spoi
     mended = Tracker(tmp_path)
     mended.prepare()
     assert mended.last_step(run) == 0 and mended.finished("k")
+
+
+@pytest.mark.parametrize("spoil", ["a folder", "no right"])
+def test_what_cannot_be_opened_is_known_without_mlflows_patience(spoil, tmp_path, monkeypatch):
+    """MLflow tries ten times, twice as long each time: five minutes for the calls of one small run."""
+    if spoil == "a folder":
+        (tmp_path / "mlflow.db").mkdir()
+    else:
+        (tmp_path / "mlflow.db").write_text("")
+        monkeypatch.setattr(connection.sqlite3, "connect", unopened)
+    monkeypatch.setattr(connection, "_connect", lambda uri: pytest.fail("MLflow was asked"))
+    with pytest.raises(TrackingError, match=r"MLflow at sqlite:.* mlflow\.db (is no file|cannot be opened)"):
+        Tracker(tmp_path).prepare()
+
+
+def unopened(*_, **__):
+    raise sqlite3.OperationalError("unable to open database file")
 
 
 def test_a_wrong_uri_is_one_line(tmp_path):

@@ -96,6 +96,11 @@ class Connection:
             Unreachable: another process holds it for longer than a call may take.
         """
         if not path.is_file():
+            # MLflow tries for minutes to open what it cannot, at each call.
+            if path.exists():
+                raise Unreachable(f"MLflow at {self.shown}: {path.name} is no file; move it away and one is made")
+            if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
+                raise Unreachable(f"MLflow at {self.shown}: {path.parent} cannot be written")
             return
         try:
             with contextlib.closing(sqlite3.connect(path, timeout=float(_SHORT), isolation_level=None)) as asked:
@@ -104,6 +109,8 @@ class Connection:
         except sqlite3.OperationalError as e:
             if "locked" in str(e):
                 raise Unreachable(f"MLflow at {self.shown}: another process holds the database locked") from e
+            if "unable to open" in str(e):
+                raise Unreachable(f"MLflow at {self.shown}: {path.name} cannot be opened: {e}") from e
         except sqlite3.DatabaseError as e:  # MLflow would say the same after a page of its own
             raise Unreachable(f"MLflow at {self.shown}: {e}; move {path.name} away and a new one is made") from e
 
