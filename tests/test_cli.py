@@ -82,6 +82,52 @@ def test_a_missing_and_an_unreadable_image(tmp_path: Path, data: Path, capsys: p
 def test_data_that_was_not_made_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = said(capsys, "plan", "jobs/demo-base.yaml", "--runs", str(tmp_path))
     assert message.endswith("next: remora data demo")
+    runs = tmp_path / "mistyped"
+    for verb in (["data", "check"], ["data", "show"], ["train", "--plain"]):
+        message = said(capsys, *verb, "jobs/demo-base.yaml", "--runs", str(runs))
+        assert message.endswith("next: remora data demo")
+        assert not runs.exists()  # a lock was left there
+
+
+def test_paths_and_names_are_printed_as_they_are(tmp_path: Path, data: Path, capsys) -> None:
+    """Rich reads [red] and [/] as markup and :cat: as a picture: they vanished, and [/] ended in a traceback."""
+    odd = tmp_path / "[red]a[" / "] :cat:"
+    odd.mkdir(parents=True)
+    for file in (data, tmp_path / "a.png"):
+        file.rename(odd / file.name)
+    main(["data", "check", str(odd / "data.json"), "--runs", str(odd)])
+    assert f"{odd}/data.json: 1 records" in capsys.readouterr().out
+    main(["data", "index", str(odd / "data.json"), "--runs", str(odd)])
+    assert capsys.readouterr().out.startswith(f"{odd}/data.json: 1 samples\n  {odd}/data/index/")
+    main(["data", "convert", str(odd / "data.json"), str(odd / "[b].jsonl"), "--runs", str(odd)])
+    assert f"{odd}/[b].jsonl: 1 records" in capsys.readouterr().out
+
+
+def test_an_alias_that_reads_as_a_version_is_refused(tmp_path: Path, capsys) -> None:
+    """It was set, and `remora serve remora@3` looked for version 3."""
+    for alias in ("3", "v3", ""):
+        message = said(capsys, "register", "x", "--alias", alias, "--runs", str(tmp_path))
+        assert f"alias {alias!r} would never be found" in message
+
+
+@pytest.mark.parametrize("where", [">&-", "> /dev/full"])
+def test_an_output_that_takes_nothing(tmp_path: Path, where: str) -> None:
+    """A closed one was an AttributeError, "a fault of Remora"; a full one added Python's own lines and gave 120."""
+    command = f'"{sys.executable}" -m remora render jobs/demo-base.yaml --runs "{tmp_path}" {where}'
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True)
+    closed = where == ">&-"
+    assert done.returncode == (0 if closed else 1)
+    assert done.stderr == "" if closed else done.stderr.startswith("remora: No space left on device")
+    assert done.stderr.count("\n") == (0 if closed else 1)
+
+
+def test_a_plan_of_data_that_is_not_here(tmp_path: Path, capsys) -> None:
+    """Totals of round figures were printed as exact, and the command to copy was broken into lines."""
+    main(["plan", "jobs/tinyllava-3b.yaml", "--runs", str(tmp_path / ("a-long-name" * 9))])
+    shown = capsys.readouterr().out
+    assert "3 to train (~2,469,128 samples). Without sharing: 3 stage runs, ~2,469,128 samples." in shown
+    steps = [line for line in shown.splitlines() if "hf download" in line]
+    assert len(steps) == 3 and all(line.endswith(")") for line in steps)
 
 
 def test_a_port_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

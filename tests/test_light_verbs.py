@@ -34,9 +34,9 @@ connector: mlp2x_gelu
 llm: demo-2m
 recipe: base
 overrides:
-  language: {{steps: 1, mixture: [{{path: {path}}}]}}
-  align: {{steps: 1, mixture: [{{path: {path}}}]}}
-  finetune: {{steps: 1, mixture: [{{path: {path}}}]}}
+  language: {{steps: 4, mixture: [{{path: {words}}}]}}
+  align: {{steps: 4, mixture: [{{path: {path}}}]}}
+  finetune: {{steps: 4, mixture: [{{path: {path}}}]}}
 """
 
 
@@ -47,7 +47,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     records = write_records(root, images=".", pictures=True)
     words = write_records(root, "words.json", pictures=False)
     spec = root / "spec.yaml"
-    spec.write_text(VARIANT.format(path=records))
+    spec.write_text(VARIANT.format(path=records, words=words))
     eval_data = write_eval_folder(root / "eval")
     questions = json.loads(next((eval_data / "gqa").rglob("*questions*.json")).read_text())
     answers, others = root / "answers.jsonl", root / "others.jsonl"

@@ -187,6 +187,8 @@ MODULES = {
 def main(argv: list[str] | None = None) -> None:
     """Run one verb; exits with 1 and one line on an error, 130 on Ctrl-C."""
     args = _parser().parse_args(argv)
+    if sys.stdout is None:  # closed by the shell (>&-)
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (for as long as the process lives)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a pipe shows each line when it is written, as a terminal does
     if args.debug:
@@ -204,6 +206,10 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as e:  # noqa: BLE001 (whatever it is, a person reads it)
         from remora.commands.edge import told
 
+        try:
+            sys.stdout.flush()
+        except OSError:  # what is left in it cannot be written: Python would complain of that again on its way out
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(told(e, sys.argv[1:] if argv is None else argv, args.runs))
 
 

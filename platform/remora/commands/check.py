@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from remora import catalog
 from remora.catalog.fit import check_composition
@@ -105,7 +105,7 @@ def _check_stages(args: argparse.Namespace, console: Console) -> None:
 
 def _say(report: Report, console: Console) -> None:
     counts = f"{report.records:,} records ({report.text_only:,} text only), {report.pictures:,} pictures"
-    console.print(f"[bold]{escape(report.location)}[/]: {counts}", highlight=False)
+    console.print(Text.assemble((report.location, "bold"), f": {counts}"), highlight=False)
     if report.unread:
         names = ", ".join(f"{short(name, 40)} {n:,}" for name, n in report.unread.most_common(UNREAD_SHOWN))
         more = f", and {len(report.unread) - UNREAD_SHOWN} more" if len(report.unread) > UNREAD_SHOWN else ""

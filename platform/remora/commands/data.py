@@ -11,11 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 
 from remora.files import disk_errors
 from remora.reporting.bars import Hear, bars
+from remora.reporting.fitting import literal
 
 
 def data(args: argparse.Namespace) -> None:
     """One of the verbs of `remora data`. Each loads its own: torch takes 4 s, and two of six need it."""
-    console = Console(soft_wrap=args.what != "show")
+    console = literal(soft_wrap=args.what != "show")
     if args.what == "demo":
         demo(args, console)
     elif args.what == "check":
@@ -60,4 +61,6 @@ def build(args: argparse.Namespace, console: Console) -> dict:
 
 def _bars(console: Console) -> AbstractContextManager[Hear]:
     """A function that draws (what, done, total), a bar for each what."""
-    return bars(console, TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return bars(
+        console, TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from remora import catalog
 from remora.cluster.search import result_file
@@ -20,6 +21,7 @@ from remora.errors import ClusterError, ServingError
 from remora.evaluation.benchmarks.own import own
 from remora.files import write_json
 from remora.processes import Child, remora_command
+from remora.reporting.fitting import literal
 from remora.reporting.tables import scores_table, stages_table
 from remora.serving.client import ask, curl_command
 from remora.stages import Store, read_space, variant_name, variants_of
@@ -33,12 +35,12 @@ READY_S = 180.0
 def demo(args: argparse.Namespace) -> None:
     """Run the whole story; exits with an error if any of it fails."""
     began = time.time()
-    console = Console()
+    console = literal()
     store = Store(args.runs)
     store.check_writable()
     port = _port(args.port)
 
-    console.rule("[bold]1 of 4  Data")
+    console.rule(Text("1 of 4  Data", "bold"))
     manifest = build(args, console)
     console.print(
         f"{sum(manifest['pictures'].values()):,} pictures from OpenMoji (CC-BY-SA-4.0) and easy-VQA (MIT), "
@@ -48,7 +50,7 @@ def demo(args: argparse.Namespace) -> None:
         highlight=False,
     )
 
-    console.rule("[bold]2 of 4  Search: 2 connectors x 2 recipes")
+    console.rule(Text("2 of 4  Search: 2 connectors x 2 recipes", "bold"))
     args.spec = SPACE
     space = read_space(SPACE)
     names = [variant_name(v) for v in variants_of(space)]
@@ -59,7 +61,7 @@ def demo(args: argparse.Namespace) -> None:
     if result["ended"] < began:
         raise ClusterError(f"the search ended without a result; see {args.runs / 'logs'}")
 
-    console.rule("[bold]3 of 4  Results")
+    console.rule(Text("3 of 4  Results", "bold"))
     titles = {name: catalog.benchmark(name).title for name in space.benchmarks}
     console.print(scores_table(result["variants"], result["champion"], titles))
     console.print(stages_table(result["variants"]))
@@ -69,11 +71,15 @@ def demo(args: argparse.Namespace) -> None:
         f"{counts['reused']} reused (shared or finished before)."
     )
     console.print(
-        f"Champion: [bold]{result['champion']}[/], chosen on {titles[space.champion.benchmark]}, "
-        f"registered as {space.champion.register_as}@champion, version {result['version']}."
+        Text.assemble(
+            "Champion: ",
+            (result["champion"], "bold"),
+            f", chosen on {titles[space.champion.benchmark]}, "
+            f"registered as {space.champion.register_as}@champion, version {result['version']}.",
+        )
     )
 
-    console.rule("[bold]4 of 4  Endpoint")
+    console.rule(Text("4 of 4  Endpoint", "bold"))
     options = ["--runs", str(args.runs), "--port", str(port)]
     for flag in ("address", "tracking_uri"):
         if value := getattr(args, flag):
@@ -84,7 +90,8 @@ def demo(args: argparse.Namespace) -> None:
         question = own(UNSEEN).read(store.data)[0]
         answer = ask(url, question.image, question.text)
         console.print(
-            f"Picture   {question.image}\nQuestion  {question.text}\nAnswer    [bold]{answer}[/]", highlight=False
+            Text.assemble(f"Picture   {question.image}\nQuestion  {question.text}\nAnswer    ", (answer, "bold")),
+            highlight=False,
         )
         console.print(f"Expected  {question.answer}", highlight=False)
         summary = _summary(result, time.time() - began, {

@@ -26,6 +26,7 @@ from remora.evaluation.sheet import ABOUT, REPORT
 from remora.files import write_json
 from remora.inference.bundle import bundle_name, check_bundle, weights_digest
 from remora.reporting.fitting import console as wide_console
+from remora.reporting.fitting import literal
 from remora.reporting.tables import compared_table, published_table
 from remora.spec import Cluster, validate
 from remora.stages import Store
@@ -44,7 +45,7 @@ def evaluate(args: argparse.Namespace) -> None:
     # What is missing or torn is found before a cluster is started.
     check_bundle(bundle)
     prepared = [prepare(name, store, args.data) for name in dict.fromkeys(names)]
-    console = Console(stderr=args.json)
+    console = literal(stderr=args.json)
     console.print(f"model: {model.shown}, weights {weights_digest(bundle)[:12]}", highlight=False, soft_wrap=True)
     asked = {"workers": args.workers, "gpus_per_worker": args.gpus_per_worker}
     cluster = validate(Cluster, asked, "remora evaluate")
@@ -93,7 +94,7 @@ def _bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     if not console.is_terminal:
         yield _lines(console)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         tasks: dict[str, TaskID] = {}
 

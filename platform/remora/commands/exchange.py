@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rich.console import Console
 from transformers.utils import logging
 
 from remora.errors import DataError
 from remora.inference.averaging import average_bundles
 from remora.inference.exporting import export_bundle
 from remora.inference.importing import import_checkpoint
+from remora.reporting.fitting import literal
 from remora.tracking import find_model
 
 
@@ -30,7 +30,7 @@ def export(args: argparse.Namespace) -> None:
         said = "the stock llava layout; transformers' LlavaForConditionalGeneration and vLLM load it as it is"
     else:
         said = f"Remora's own layout with every part in it, and not the stock one: {made.reason}"
-    Console(soft_wrap=True).print(f"{args.out}: {said}", markup=False, highlight=False)
+    literal(soft_wrap=True).print(f"{args.out}: {said}", markup=False, highlight=False)
 
 
 def import_(args: argparse.Namespace) -> None:
@@ -50,7 +50,7 @@ def import_(args: argparse.Namespace) -> None:
     for part in made.at_hub:
         lines.append(f"  the checkpoint leaves its {part} at the hub: {made.parts[part]} is read from there")
     lines += [f"  note: {note}" for note in made.notes]
-    Console(soft_wrap=True).print("\n".join(lines), markup=False, highlight=False)
+    literal(soft_wrap=True).print("\n".join(lines), markup=False, highlight=False)
 
 
 def average(args: argparse.Namespace) -> None:
@@ -59,4 +59,4 @@ def average(args: argparse.Namespace) -> None:
     models = [find_model(given, args.runs, args.tracking_uri) for given in args.models]
     average_bundles([m.folder for m in models], args.weights, args.out, args.runs / "cache")
     shares = " + ".join(f"{w:g} x {m.folder.name}" for w, m in zip(args.weights, models, strict=True))
-    Console(soft_wrap=True).print(f"{args.out}: {shares}", markup=False, highlight=False)
+    literal(soft_wrap=True).print(f"{args.out}: {shares}", markup=False, highlight=False)

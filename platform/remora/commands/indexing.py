@@ -56,7 +56,12 @@ def prepare(
 
     On a cluster that was asked for (--address or RAY_ADDRESS) Ray Data builds them, else this machine's cores.
     """
-    columns = (TextColumn("indexing {task.description}"), BarColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("indexing {task.description}", markup=False),
+        BarColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     found = []
     with bars(console, *columns, verb="indexing") as hear:
         for entry in entries:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import argparse
 
 from remora.commands.run import say
+from remora.errors import TrackingError
 from remora.files import MANIFEST, sha256_file, verify
 from remora.tracking import Tracker, find_model
 from remora.tracking import register as add_version
 
 
 def register(args: argparse.Namespace) -> None:
-    """Register what `train`, `import` or `average` made, or move an alias to a version that is there."""
+    """Register what `train`, `import` or `average` made, or move an alias to a version that is there.
+
+    Raises:
+        TrackingError: the alias is empty or reads as a version; there is no such model; MLflow refuses.
+    """
+    if not args.alias or args.alias.removeprefix("v").isdecimal():
+        raise TrackingError(
+            f"alias {args.alias!r} would never be found: {args.name}@{args.alias or 'N'} means a version; "
+            "give a word, as in --alias champion"
+        )
     model = find_model(args.model, args.runs, args.tracking_uri)
     verify(model.folder)
     tracker = Tracker(args.runs, args.tracking_uri)

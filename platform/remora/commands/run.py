@@ -27,6 +27,7 @@ from remora.commands.indexing import entries_of, prepare
 from remora.errors import ClusterError
 from remora.evaluation.score import as_json
 from remora.processes import Child, remora_command
+from remora.reporting.fitting import literal
 from remora.reporting.progress import Progress, VariantProgress
 from remora.reporting.results import search_lines, variant_lines
 from remora.reporting.tables import live_table
@@ -45,9 +46,9 @@ SINGLE = "single"
 def train(args: argparse.Namespace) -> None:
     """Train and measure one variant."""
     variant = read_variant(args.spec)
-    prepare(entries_of([variant]), args, Console())
+    prepare(entries_of([variant]), args, literal())
     if not args.plain and sys.stdout.isatty():
-        progress = live(args, "train", SINGLE, [variant_name(variant)], Console())
+        progress = live(args, "train", SINGLE, [variant_name(variant)], literal())
         (ended,) = progress.read()
         say(*variant_lines(ended.scores, ended.bundle))
         return
@@ -72,9 +73,9 @@ def search(args: argparse.Namespace) -> None:
     space = read_space(args.spec)
     variants = variants_of(space)
     names = [variant_name(v) for v in variants]
-    prepare(entries_of(variants), args, Console())
+    prepare(entries_of(variants), args, literal())
     if not args.plain and sys.stdout.isatty():
-        live(args, "search", space.name, names, Console())
+        live(args, "search", space.name, names, literal())
         say(*search_lines(json.loads(result_file(args.runs, space.name).read_text())))
         return
     from remora.cluster.search import check

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from remora import catalog as known
 from remora.commands.indexing import entries_of, prepare
@@ -19,6 +20,7 @@ from remora.errors import UnknownName, nearest
 from remora.planning import compositions, is_here, plan_of
 from remora.reporting.datasets import print_dataset
 from remora.reporting.fitting import console as wide_console
+from remora.reporting.fitting import literal
 from remora.reporting.scores import scores_lines
 from remora.spec import Stage, Variant
 from remora.stages import Store, checked_stages, read_variants, variant_name
@@ -31,7 +33,7 @@ def plan(args: argparse.Namespace) -> None:
     variants, store = read_variants(args.spec), Store(args.runs)
     for variant in variants:
         checked_stages(variant)
-    prepare([e for e in entries_of(variants) if is_here(e, store.data)], args, Console())
+    prepare([e for e in entries_of(variants) if is_here(e, store.data)], args, literal())
     result = plan_of(variants, store)
     table = Table(title=f"{args.spec}: stage runs", title_justify="left")
     for column in ("stage run", "used by", "steps", "samples", "state"):
@@ -47,13 +49,16 @@ def plan(args: argparse.Namespace) -> None:
             f"{shape.width}, {shape.embeddings} embeddings",
             highlight=False,
         )
+    about = "" if all(row.exact for row in result.rows) else "~"
     console.print(
-        f"{result.distinct} stage runs, {result.to_train} to train ({result.samples:,} samples). "
-        f"Without sharing: {result.uses} stage runs, {result.samples_without_sharing:,} samples."
+        f"{result.distinct} stage runs, {result.to_train} to train ({about}{result.samples:,} samples). "
+        f"Without sharing: {result.uses} stage runs, {about}{result.samples_without_sharing:,} samples.",
+        highlight=False,
     )
     for name in result.missing:
         step = known.dataset(name).next_step(name, store.data)
-        console.print(f"{name} is not here, its size is the catalog's; next: {step}", markup=False, highlight=False)
+        told = f"{name} is not here, its size is the catalog's; next: {step}"
+        console.print(told, highlight=False, soft_wrap=True)  # the command is copied, so it stays one line
     for note in result.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
 
@@ -87,14 +92,16 @@ def rendered(variant: Variant, stages: Sequence[Stage]) -> str:
 
 def catalog(args: argparse.Namespace) -> None:
     """List the kinds, a kind's entries, or one entry; `check` says which parts make a model."""
-    console = Console(soft_wrap=True)
+    console = literal(soft_wrap=True)
     if args.kind == "check":
         check(args, console)
         return
     if args.kind is None:
         for kind in known.KINDS:
             rules = known.PAPERS if kind == "benchmarks" else ()
-            console.print(f"[bold]{kind}[/]: {', '.join((*rules, *known.entries(kind)))}", highlight=False)
+            console.print(
+                Text.assemble((kind, "bold"), f": {', '.join((*rules, *known.entries(kind)))}"), highlight=False
+            )
         return
     if args.kind == "benchmarks" and args.name in (None, *known.PAPERS):
         published_benchmarks(console, args)
@@ -105,9 +112,9 @@ def catalog(args: argparse.Namespace) -> None:
         console.print(scores_lines(), markup=False, highlight=False)
     elif args.name is None:
         for name, entry in entries.items():
-            console.print(f"[bold]{name}[/]  {getattr(entry, 'source', '')}", highlight=False)
+            console.print(Text.assemble((name, "bold"), f"  {getattr(entry, 'source', '')}"), highlight=False)
     elif args.kind == "datasets":
-        print_dataset(Console(), args.name, known.dataset(args.name), Store(args.runs).data)
+        print_dataset(literal(), args.name, known.dataset(args.name), Store(args.runs).data)
     else:
         if args.kind == "benchmarks" and args.name not in entries:
             names = [*known.PAPERS, *entries]
@@ -121,7 +128,7 @@ def published_benchmarks(console: Console, args: argparse.Namespace) -> None:
     from remora.evaluation.benchmarks import BENCHMARKS, FOLDERS, summary
 
     for name in [args.name] if args.name else known.PAPERS:
-        console.print(f"[bold]{name}[/]  {summary(BENCHMARKS[name])}", highlight=False)
+        console.print(Text.assemble((name, "bold"), f"  {summary(BENCHMARKS[name])}"), highlight=False)
     if args.name:
         folders = " or ".join(FOLDERS.get(args.name, (args.name,)))
         console.print(f"headline figure: {BENCHMARKS[args.name].headline}", highlight=False)

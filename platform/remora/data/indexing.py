@@ -86,6 +86,8 @@ def open_dataset(
         StoreError: the index cannot be written.
     """
     home = root / f"{_stem(location)}-{digest([location, images])[:8]}"
+    if not home.is_dir():
+        _stamps(source)  # what is missing leaves no folder behind
     with disk_errors(root):
         home.mkdir(parents=True, exist_ok=True)
         with _locked(home, fcntl.LOCK_SH):  # the workers of a machine look at once, not one after the other

@@ -15,7 +15,7 @@ from remora.data.layout import Place
 
 def print_dataset(console: Console, name: str, entry: Dataset, data: Path) -> None:
     """What is known of a dataset, and the commands that put it below `data`, to be copied."""
-    console.print(f"[bold]{name}[/]", highlight=False)
+    console.print(Text(name, "bold"), highlight=False)
     facts = {
         "": entry.source,
         "records": _records(entry),

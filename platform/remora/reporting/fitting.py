@@ -18,7 +18,12 @@ WIDE = 200
 def console(stderr: bool = False) -> Console:
     """A console as wide as the terminal; COLUMNS decides where there is none, or nothing does."""
     there = (sys.stderr if stderr else sys.stdout).isatty() or os.environ.get("COLUMNS")
-    return Console(stderr=stderr, width=None if there else WIDE)
+    return literal(stderr=stderr, width=None if there else WIDE)
+
+
+def literal(stderr: bool = False, soft_wrap: bool = False, width: int | None = None) -> Console:
+    """A console that prints text as it is: a path, a name or an answer may hold `[red]`, `[/]` or `:cat:`."""
+    return Console(stderr=stderr, soft_wrap=soft_wrap, width=width, markup=False, emoji=False)
 
 
 class Fitting:

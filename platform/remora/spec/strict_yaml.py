@@ -65,6 +65,8 @@ def parse_yaml(text: str, name: str) -> tuple[Any, Lines]:
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         problem = getattr(e, "problem", None) or str(e).splitlines()[0]
+        if problem == "but found another document":
+            problem = "a second document begins here (---); a file holds one"
         raise SpecError(f"{name}:{mark.line + 1 if mark else 1}: not valid YAML: {problem}") from None
     except RecursionError:
         raise SpecError(f"{name}: not valid YAML: lists and mappings are nested too deeply") from None

@@ -276,4 +276,11 @@ def _reason(error: BaseException) -> str:
     """The part of a chained network error that a person wants to read."""
     text = str(error) or type(error).__name__
     known = re.search(r"\[Errno -?\d+\] ([^'\")\]]+)|(timed out)", text)
-    return (known[1] or known[2]) if known else text.splitlines()[0][:200]
+    return (known[1] or known[2]) if known else _first_sentence(text)
+
+
+def _first_sentence(text: str, most: int = 200) -> str:
+    """The cause: MLflow's advice behind it is about databases, and half a sentence of it is none."""
+    line = text.strip().splitlines()[0]
+    line = line.partition(". ")[0].rstrip(".")
+    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
