@@ -129,15 +129,16 @@ def fitting_of(run: StageRun, store: Store, loaded: dict[Path, PreTrainedTokeniz
     Raises:
         SpecError: the stage's template asks for what the tokenizer does not have.
     """
-    from remora.data.fitting import Fitting
-    from remora.data.prompt import Prompter
-    from remora.model.llm import load_tokenizer
-
     parts, stage = dict(run.parts), run.stage
     model = catalog.llm(parts["llm"])
     folder = store.tokenizer_folder(run)
     if folder is None:
         return None
+    # These load torch (4 s), so only where there is something to read with.
+    from remora.data.fitting import Fitting
+    from remora.data.prompt import Prompter
+    from remora.model.llm import load_tokenizer
+
     if folder not in loaded:
         loaded[folder] = load_tokenizer(folder)
     shows = "vision" in stage.tune.present
