@@ -41,7 +41,7 @@ def test_its_settings_are_those_of_a_request() -> None:
     assert named | {"model", "messages"} == ChatRequest.model_fields.keys()
     refused = PAGE.split("Refused by name")[1].split("Fields that say nothing")[0]
     assert set(re.findall(r"`([a-z_]+)`", refused)) <= protocol.NEUTRAL.keys() | {"code", "tools"}
-    ignored = PAGE.split("Fields that say nothing")[1].split(" are taken")[0]
+    ignored = PAGE.split("Fields that say nothing")[1].split(" are accepted")[0]
     assert set(re.findall(r"`([a-z_]+)`", ignored)) <= protocol.IGNORED
 
 
