@@ -196,7 +196,7 @@ def test_files_that_do_not_hold_the_encoder(tmp_path):
     refused(DataError, f"{file} lacks 1 of", "blocks.0.attn.q_proj.bias", hub=hub)
     torch.save(published(), file)
     refused(DataError, str(file), "pos_embed has shape [1, 10, 24]", "wants [1, 26, 24]", hub=hub,
-            config=CONFIG | {"image_size": 40})  # fmt: skip
+            config=CONFIG | {"image_size": 40}, image_size=40, tokens=25)  # fmt: skip
     torch.save(torch.ones(3), file)
     refused(DataError, str(file), "unreadable weights", hub=hub)
     torch.save(published(), file)
@@ -208,8 +208,11 @@ def test_files_that_do_not_hold_the_encoder(tmp_path):
 def test_configs_that_describe_no_encoder(tmp_path):
     refused(SpecError, "no 'widht'; did you mean 'width'?", config=CONFIG | {"widht": 1})
     refused(SpecError, "config:", "'width'", config={k: v for k, v in CONFIG.items() if k != "width"})
-    refused(SpecError, "layer -4 is not there", layer=-4)
     refused(SpecError, "needs hub", hub=None)
+    with pytest.raises(ValueError, match="layer -4 lies before the first of 3 blocks"):
+        entry(layer=-4)
+    with pytest.raises(ValueError, match="is trained at 40 px and cannot be read at 30"):
+        entry(config=CONFIG | {"image_size": 40})
 
 
 def test_the_published_size():
@@ -217,7 +220,7 @@ def test_the_published_size():
     timm's tables (eva02_large_patch14_clip_336), with the checkpoint's final norm and projection to 768 channels."""
     config = {"image_size": 336, "patch_size": 14, "width": 1024, "layers": 24, "head_width": 64, "mlp_ratio": 2.6667}
     with torch.device("meta"):
-        tower = build_tower(entry(config=config, layer=-1), pretrained=False)
+        tower = build_tower(entry(config=config, layer=-1, image_size=336, tokens=576), pretrained=False)
         assert tower(torch.empty(2, 3, 336, 336)).shape == (2, 576, 1024)
     final_norm, projection = 2 * 1024, 768 * 1024 + 768
     count = sum(p.numel() for p in tower.parameters())

@@ -192,8 +192,10 @@ def test_entries_that_describe_no_encoder(tmp_path):
     wide = {"model_type": "vit", **CONFIGS["vit"], "hidden_size": "wide"}
     refused(SpecError, "'clip_visoin_model'; did you mean 'clip_vision_model'?", kind="clip_visoin_model", hub=hub)
     refused(SpecError, "'clip' is no encoder of equal blocks", "clip_vision_model", kind="clip", hub=hub)
-    refused(SpecError, "layer -5 is not there", "-1 (the last) to -4", layer=-5, hub=hub)
-    refused(SpecError, "layer 3 is not there", layer=3, hub=hub)
+    with pytest.raises(ValueError, match="layer -5 lies before the first of 4 blocks"):
+        entry("clip_vision_model", layer=-5, hub=hub)
+    with pytest.raises(ValueError, match="less than 0"):
+        entry("clip_vision_model", layer=3, hub=hub)
     refused(SpecError, "config:", "hidden_size", config=wide, hub=hub)
     text = vision(config={"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1})
     with pytest.raises(SpecError, match=r"'llama' does not read pictures; it reads input_ids"):
