@@ -123,7 +123,8 @@ def test_a_record_that_is_none_is_shown_with_what_is_wrong(tmp_path, capsys):
     (tmp_path / "bad.json").write_text(json.dumps([{"conversations": [{"from": "gpt", "value": "x"}]}, "junk"]))
     said = show(capsys, tmp_path / "bad.json")
     assert "a training run stops here: unknown-role" in said or "turn-order: turn 0 is from 'gpt'" in said
-    assert "no-conversation" in said and "junk" in said
+    assert "no-conversation" in said and "; the record is 'junk'" in said.replace("\n", " ")
+    assert said.count("a training run stops here: ") == 2  # a line for what is wrong, none for the record itself
 
 
 def test_a_dataset_rendered_by_a_choice(spec, tmp_path, capsys, tiny_tokenizer, monkeypatch):

@@ -203,7 +203,7 @@ def _reader(args: argparse.Namespace) -> Read:
 def _plain(raw: Raw, images: str, place: View) -> View:
     found = [f"{kind}: {why}" for kind, why in raw.flaws()]
     if found:
-        found.append(short(raw.record, EXCERPT))
+        found[-1] += f"; the record is {short(raw.record, EXCERPT)}"
         return View(place.position, place.dataset, place.record, "", problems=tuple(found))
     pictures = tuple(picture_view(name, opened, None, "square") for name, opened in _pictures(raw, images))
     return View(
