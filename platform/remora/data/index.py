@@ -34,8 +34,8 @@ from remora.data.pictures import Picture
 from remora.errors import BrokenRecord, DataError, TornArtifact
 from remora.files import MANIFEST, digest, manifest, sha256_file
 
-FORMAT = 4
-"""Raise by hand when an index is written differently; those of another format are built anew."""
+FORMAT = 5
+"""Raise by hand when an index is written or records are read differently; those of another format are built anew."""
 
 
 SUM = 16
