@@ -14,6 +14,7 @@ from launch import launch
 from PIL import Image, ImageDraw
 
 from remora import catalog
+from remora.evaluation.benchmarks import benchmark
 from remora.stages import Store, path, preflight, read_variants
 from remora.training.journal import read
 
@@ -23,9 +24,9 @@ COLOURS = {"red": (210, 30, 30), "green": (30, 160, 60), "blue": (40, 70, 210), 
 SHAPES = ("ellipse", "rectangle")
 
 
-def example() -> str:
-    (block,) = re.findall(r"```yaml\n(# mine\.yaml\n.*?)```", PAGE.read_text(), re.DOTALL)
-    return block
+def block(name: str) -> str:
+    (found,) = re.findall(rf"```yaml\n(# {re.escape(name)}\n.*?)```", PAGE.read_text(), re.DOTALL)
+    return found
 
 
 def draw(folder: Path, count: int) -> None:
@@ -62,16 +63,20 @@ def mine(tmp_path):
     """The page's spec beside 40 pictures, and the run folder."""
     draw(tmp_path, 40)
     text(tmp_path / "runs", 320)
-    (tmp_path / "mine.yaml").write_text(example())
+    for name in ("mine.yaml", "held-out.yaml"):
+        (tmp_path / name).write_text(block(name))
     return tmp_path / "mine.yaml", tmp_path / "runs"
 
 
 def test_every_stage_of_the_pages_example_can_run_and_is_long_enough_to_learn(mine):
     spec, runs = mine
-    known = preflight(read_variants(spec), Store(runs))
+    variants = read_variants(spec)
+    known = preflight(variants, Store(runs))
     (lineage,) = known.paths.values()
     assert [run.stage.name for run in lineage] == ["language", "align", "finetune"]
     assert known.notes == ()
+    (held_out,) = variants[0].benchmarks
+    assert len(benchmark(held_out).questions(spec.parent)) == 40
     assert all(known.lengths[run.id][0] >= 200 for run in lineage[1:])
 
 
