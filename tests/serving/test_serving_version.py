@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from remora.files import publishing
 from remora.serving import champion, rollout
 from remora.serving.args import EndpointArgs
 from remora.tracking import Tracker, register
+
+ARGS = b"applications: [{import_path: 'serve.app:build', args: 3}]"
 
 
 def publish(tracker: Tracker, folder: Path, weights: str, alias: str | None = "champion") -> str:
@@ -56,7 +59,8 @@ def test_a_config_is_deployed_with_its_aliases_versions(
     deployed: list[dict[str, Any]] = []
 
     def run(command: list[str], check: bool) -> Any:
-        assert command[:2] == ["serve", "deploy"] and command[3:] == ["--address", "x"]
+        assert Path(command[0]).is_file() and Path(command[0]).parent == Path(sys.executable).parent
+        assert (Path(command[0]).name, command[1]) == ("serve", "deploy") and command[3:] == ["--address", "x"]
         deployed.append(yaml.safe_load(Path(command[2]).read_text()))
         return subprocess.CompletedProcess(command, 0)
 
@@ -73,6 +77,14 @@ def test_a_config_is_deployed_with_its_aliases_versions(
     assert deployed[0] != deployed[1], "so Ray sees that something changed"
     for wrong in ([], [str(tmp_path / "nowhere.yaml")], [str(tmp_path)]):
         assert rollout.main(wrong) == 1
+        told = capsys.readouterr().err
+        assert told.startswith("remora: ") and told.count("\n") == 1
+    for number, content in enumerate(
+        (b"- a", b"applications: 3", b"applications: [a]", b"\xff\xfe\x00", b"", b"{", ARGS)
+    ):
+        wrong_file = tmp_path / f"{number}.yaml"
+        wrong_file.write_bytes(content)
+        assert rollout.main([str(wrong_file)]) == 1
         told = capsys.readouterr().err
         assert told.startswith("remora: ") and told.count("\n") == 1
     assert len(deployed) == 2

@@ -24,39 +24,47 @@ from remora.serving.champion import pinned
 APPLICATIONS = ("remora.serving.app:build", "serve.app:build")
 
 
-def with_versions(config: dict[str, Any]) -> dict[str, Any]:
+def with_versions(config: Any) -> dict[str, Any]:
     """A Serve config whose endpoints name the version that their alias points at now, unless they name one.
 
     Raises:
-        SpecError: an argument that breaks a rule.
+        SpecError: no Serve config, or an argument that breaks a rule.
         TrackingError: no such model, alias or version.
     """
+    listed = config.get("applications") or [] if isinstance(config, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(application, dict) for application in listed):
+        raise SpecError(
+            "a Serve config is a mapping whose `applications` are a list of mappings, as in serve/local.yaml"
+        )
     applications = []
-    for application in config.get("applications") or []:
+    for application in listed:
         if application.get("import_path") in APPLICATIONS:
-            args = application.get("args") or {}
-            application = {**application, "args": {**args, "version": pinned(EndpointArgs.read(args)).version}}
+            args = {} if application.get("args") is None else application["args"]
+            version = pinned(EndpointArgs.read(args)).version
+            application = {**application, "args": {**args, "version": version}}
         applications.append(application)
     return {**config, "applications": applications}
 
 
 def main(argv: list[str]) -> int:
     """Deploy the config file `argv[0]`; further arguments are `serve deploy`'s own."""
-    try:
-        file, *options = argv
-        config = with_versions(yaml.safe_load(Path(file).read_text()))
-    except ValueError:
+    if not argv:
         return _failed(SpecError("name a Serve config; next: python serve/deploy.py serve/local.yaml"))
+    file, *options = argv
+    try:
+        config = with_versions(yaml.safe_load(Path(file).read_bytes()))
     except OSError as e:
-        return _failed(SpecError(f"{argv[0]}: cannot be read ({e.strerror}); next: python serve/deploy.py FILE"))
+        return _failed(SpecError(f"{file}: cannot be read ({e.strerror}); next: python serve/deploy.py FILE"))
     except yaml.YAMLError as e:
-        return _failed(SpecError(f"{argv[0]}: not YAML: {' '.join(str(e).split())[:200]}"))
+        return _failed(SpecError(f"{file}: not YAML: {' '.join(str(e).split())[:200]}"))
     except RemoraError as e:
         return _failed(e)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as resolved:
         yaml.safe_dump(config, resolved)
         resolved.flush()
-        return subprocess.run(["serve", "deploy", resolved.name, *options], check=False).returncode
+        # The one of this Python: a virtual environment that is not activated has none on the PATH.
+        serve = Path(sys.executable).with_name("serve")
+        return subprocess.run([str(serve), "deploy", resolved.name, *options], check=False).returncode
 
 
 def _failed(error: RemoraError) -> int:
