@@ -43,7 +43,7 @@ def made(tiny_tokenizer):
 def test_answers_do_not_depend_on_the_batch(made, name, sampled):
     temperature = temperature_of(name) if sampled else 0.0
     answerer, expected = made(name, temperature)
-    assert len({a.text for a in expected}) > (12 if sampled else 7), "this test would see nothing"
+    assert len({a.text for a in expected}) > (20 if sampled else 7), "this test would see nothing"
     assert {a.finish_reason for a in expected} == {"stop", "length"} or not sampled
     for together in (1, 2, 7, 32) if sampled else (7, 32):
         order = random.Random(together).sample(range(32), 32)
