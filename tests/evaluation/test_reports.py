@@ -157,6 +157,13 @@ def test_a_torn_bundle_is_one_line_before_a_cluster_is_started(tmp_path, runs, m
     assert "will be made again" not in said
 
 
+def test_no_benchmark_is_one_line_before_a_cluster_is_started(tmp_path, runs, monkeypatch):
+    monkeypatch.setattr("remora.commands.evaluate.session", lambda args: pytest.fail("a cluster was started"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", str(bundle(tmp_path / "one")), "--benchmarks", ",", "--runs", str(runs)])
+    assert "--benchmarks names none; there are: vqav2" in str(stopped.value) and "\n" not in str(stopped.value)
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[]", "null", '{"benchmark": 1}', "[" * 5000])
 def test_what_is_no_report_is_named(tmp_path, content):
     file = tmp_path / "report.json"

@@ -39,6 +39,8 @@ def evaluate(args: argparse.Namespace) -> None:
     names = [n for given in args.benchmarks for n in given.split(",") if n]
     if names == ["all"]:
         names = list(BENCHMARKS)
+    if not names:
+        raise DataError(f"--benchmarks names none; there are: {', '.join(BENCHMARKS)}; see: remora catalog benchmarks")
     model = find_model(args.model, args.runs, args.tracking_uri)
     bundle = model.folder
     store.check_writable()
