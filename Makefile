@@ -36,7 +36,7 @@ else
 endif
 
 faults: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m 'e2e or faults' $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/cluster/test_group.py -m 'e2e or faults' $(ARGS)
 
 # Seeded cases for every door: pictures, records, tables, specs, checkpoints, answer files, requests. Tests run a few
 # thousand of each; CASES says how many are tried here.

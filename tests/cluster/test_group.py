@@ -40,6 +40,7 @@ def test_only_a_cluster_that_may_grow_is_asked_to(tmp_path, monkeypatch):
     assert [a["name"] for a in named()] == ["AutoscalingCoordinator"]
 
 
+@pytest.mark.faults  # minutes, and Ray's C++ has ended the process that drives it where heads come and go
 def test_another_cluster_on_the_machine_frees_nobody_and_a_dead_controller_is_noticed_without_a_dashboard(tmp_path):
     running = threading.Thread(target=ends_with_its_controller, args=(tmp_path,), daemon=True)
     running.start()

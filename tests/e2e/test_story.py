@@ -191,7 +191,7 @@ def test_the_champion_answers_the_openai_client_as_it_was_measured(runs: Path, e
     measured = {a["question_id"]: a["text"] for a in map(json.loads, answers.read_text().splitlines())}
     questions = [json.loads(q) for q in (runs / "data/demo/openmoji-unseen.jsonl").read_text().splitlines()]
     client = OpenAI(base_url=f"{endpoint}/v1", api_key="none")
-    assert [m.id for m in client.models.list()] == [champion]
+    assert {champion, "remora"} <= {m.id for m in client.models.list()}
     for question in questions[:6]:
         picture = base64.b64encode((runs / "data/demo/images" / question["image"]).read_bytes()).decode()
         content = [

@@ -279,7 +279,7 @@ def test_a_value_that_was_merged_has_the_line_that_it_stands_on(tmp_path):
         ("a: [*b]", "found undefined alias 'b'"),
         ('a: "\\0"', "character '\\x00' is no text"),
         ('a: "\\ud800"', "character '\\ud800' is no text"),
-        ("a: 1\n--- \nb: 2", "but found another document"),
+        ("a: 1\n--- \nb: 2", "a second document begins here"),
     ],
 )
 def test_what_has_no_plain_value_is_refused_by_name(text, problem):

@@ -81,7 +81,7 @@ def test_what_is_not_there_cannot_be_registered_or_served(tracker, folder, tmp_p
 @pytest.fixture
 def remote(monkeypatch):
     """Make local files look as if they lay on another machine: they must be downloaded."""
-    monkeypatch.setattr("remora.tracking.registry.urlparse", lambda uri: type("Uri", (), {"scheme": "s3", "path": uri}))
+    monkeypatch.setattr("remora.tracking.connection.Connection.local", lambda self, uri: None)
 
 
 def test_files_elsewhere_are_downloaded_once(tracker, folder, tmp_path, remote):
