@@ -120,10 +120,11 @@ def measure(
     hear: Callable[[str, int, int], None] = lambda name, done, of: None,
     wait: Callable[[str], None] = lambda holder: log.warning("waiting for %s, which asks the same", holder),
 ) -> Measured:
-    """Ask what was not asked yet, and score. `hear` is told a benchmark's name, answers so far and questions; `wait`,
-    who holds the answers' folder while another command asks the same.
+    """Ask what was not asked yet, and score.
 
-    `limit` asks the first so many questions alone: a figure of its own, said as such in the report.
+    `hear` receives a benchmark's name, the answers so far and the number of questions. `wait` receives, once, the
+    process that holds the answers' folder, while another command asks the same. `limit` asks only the first so many
+    questions; the report names that.
 
     Raises:
         DataError: the benchmark's files, or not one question could be asked.
