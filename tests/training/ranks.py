@@ -113,7 +113,7 @@ def run_settings(job: StageJob, settings: dict[str, dict[str, object]]) -> dict[
         folder, passes = job.folder / name, 0
         folder.mkdir(exist_ok=True)
         stage.run(replace(job, folder=folder, cluster=job.cluster.model_copy(update=cluster)))
-        said[name] = [e for e in read(folder / JOURNAL) if e["event"] in ("step", "dropped")]
+        said[name] = [e for e in read(folder / JOURNAL) if e["event"] in ("step", "dropped", "noted")]
         steps = [e for e in said[name] if e["event"] == "step"]
         for event in steps:
             event["passes"] = passes / len(steps)
