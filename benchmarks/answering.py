@@ -25,7 +25,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
 from remora.catalog.fit import check_composition
-from remora.data.prompt import Prompter
 from remora.inference import Answerer, Sampling, Turn
 from remora.inference.decoding import NEAR
 from remora.inference.reading import read_shared, read_whole
@@ -33,6 +32,7 @@ from remora.model.connectors import build_connector
 from remora.model.llm import train_tokenizer
 from remora.model.vision import build_tower
 from remora.model.vlm import VisionLanguageModel
+from remora.reading.prompt import Prompter
 
 RESULTS = Path(__file__).parent / "results" / "answering.md"
 WORDS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in "bdfgklmnprst"]

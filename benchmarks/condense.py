@@ -61,9 +61,9 @@ def write_embeddings(folder: Path, n: int) -> None:
 
 def child(folder: Path, n: int, threads: int) -> None:
     """Condense; the last line printed is what it took."""
-    from remora.data.condense.source import embedding_files
-    from remora.data.condense.steps import Condenser, Embedded
-    from remora.data.condense.vectors import Vectors
+    from remora.condense.source import embedding_files
+    from remora.condense.steps import Condenser, Embedded
+    from remora.condense.vectors import Vectors
     from remora.spec import Condensation
 
     given = {kind: str(folder / kind) for kind in ("images", "texts")}
@@ -146,9 +146,9 @@ def quality(threads: int) -> None:
     """Mean distance to the nearest centroid, ours and scikit-learn's."""
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
-    from remora.data.condense import kmeans
-    from remora.data.condense.source import embedding_files
-    from remora.data.condense.vectors import Vectors
+    from remora.condense import kmeans
+    from remora.condense.source import embedding_files
+    from remora.condense.vectors import Vectors
     from remora.spec.condensation import Clusters
 
     say("| rows | clusters | method | mean distance | CPU s | largest cluster |\n|---:|---:|---|---:|---:|---:|")

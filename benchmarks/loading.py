@@ -28,14 +28,14 @@ import numpy as np
 from PIL import Image
 
 from remora import catalog
-from remora.data.batches import StageData
-from remora.data.images import preprocess
-from remora.data.loader import Loader
 from remora.data.mixture import read_mixture
 from remora.data.pixels import decode
-from remora.data.prompt import Prompter
 from remora.model.llm import train_tokenizer
 from remora.model.refs import PartRef
+from remora.reading.batches import StageData
+from remora.reading.images import preprocess
+from remora.reading.loader import Loader
+from remora.reading.prompt import Prompter
 from remora.spec import Cluster, Stage, Variant, load
 from remora.stages import Store, path
 from remora.training.build import make_start

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from remora.data.packing import deal, group, pack
+from remora.reading.packing import deal, group, pack
 
 IMAGE, SYSTEM, MAX_LENGTH = 576, 45, 2048
 """Tokens of a picture (CLIP at 336 px), of the vicuna template's system message, and of a sample at most."""
@@ -122,10 +122,10 @@ def trained(layout: str, samples: int, size: int) -> None:
     from torch import nn
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from remora.data.batches import collate
-    from remora.data.prompt import Tokens
     from remora.model import vlm
     from remora.model.attention import attend_per_sample
+    from remora.reading.batches import collate
+    from remora.reading.prompt import Tokens
     from remora.spec import Rows
 
     torch.set_num_threads(1)

@@ -39,12 +39,12 @@ def load(args: EndpointArgs) -> Champion:
 
     from remora import catalog
     from remora.catalog.fit import check_composition
-    from remora.data.prompt import Prompter
     from remora.inference import Answerer
     from remora.model.connectors import build_connector
     from remora.model.llm import train_tokenizer
     from remora.model.vision import build_tower
     from remora.model.vlm import VisionLanguageModel
+    from remora.reading.prompt import Prompter
 
     torch.manual_seed(0)
     encoder, entry = catalog.vision("efficientnet-lite0"), catalog.llm("demo-2m")

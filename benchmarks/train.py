@@ -59,8 +59,8 @@ def usual_loop(shape: Shape, how: str, folder: Path, sort: bool) -> Step:
     import torch
     from transformers import LlavaForConditionalGeneration
 
-    from remora.data.batches import collate
-    from remora.model.marks import IGNORE, IMAGE
+    from remora.marks import IGNORE, IMAGE
+    from remora.reading.batches import collate
 
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     _, connector, llm = (mode == "full" for mode in TUNINGS[how])
@@ -98,9 +98,9 @@ def usual_loop(shape: Shape, how: str, folder: Path, sort: bool) -> Step:
 def ours(shape: Shape, how: str, loop: Loop) -> Step:
     import torch.distributed as dist
 
-    from remora.data.batches import collate
-    from remora.data.packing import deal, group, pack
     from remora.model.tuning import parameter_groups
+    from remora.reading.batches import collate
+    from remora.reading.packing import deal, group, pack
     from remora.spec import Cluster, Stage
     from remora.training.allocator import keep_freed
     from remora.training.build import set_up

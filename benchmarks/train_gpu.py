@@ -27,8 +27,8 @@ def gpu_shapes() -> dict[str, Shape]:
 
 def loaded(shape: Shape, steps: int) -> Iterator[list[Any]]:
     """Micro batches of each step, made ahead by a thread as a stage's loader makes them."""
-    from remora.data.batches import collate
-    from remora.data.packing import deal, pack
+    from remora.reading.batches import collate
+    from remora.reading.packing import deal, pack
 
     def make(step: int) -> list[Any]:
         read = samples(shape, step)

@@ -114,11 +114,11 @@ WORDS = 400
 
 def export(shape: Shape, folder: Path) -> None:
     from remora import catalog
-    from remora.data.prompt import Prompter
     from remora.inference.exporting import stock_chat
     from remora.model.exchange.llava import write_llava
     from remora.model.exchange.tower import module_of
     from remora.model.llm import train_tokenizer
+    from remora.reading.prompt import Prompter
 
     encoder, model = composed(shape)
     tower = module_of(model.vision)
@@ -141,8 +141,8 @@ def samples(shape: Shape, step: int) -> list[Any]:
     """(tokens, pictures) of a step. The second half of each text is supervised."""
     import torch
 
-    from remora.data.prompt import Tokens
-    from remora.model.marks import IGNORE, IMAGE
+    from remora.marks import IGNORE, IMAGE
+    from remora.reading.prompt import Tokens
 
     draw, noise = random.Random(step), torch.Generator().manual_seed(step)
     side = shape.vision["image_size"]

@@ -10,11 +10,11 @@ from PIL import Image
 
 from remora import catalog
 from remora.cli import main
-from remora.data.batches import StageData
 from remora.data.mixture import read_mixture
-from remora.data.prompt import Prompter
 from remora.model.llm import load_tokenizer, train_tokenizer
 from remora.model.seeds import seed_for
+from remora.reading.batches import StageData
+from remora.reading.prompt import Prompter
 from remora.spec import Cluster, Variant, load
 from remora.stages import Store, path, resolve_stages
 from remora.training.build import first_words, make_start

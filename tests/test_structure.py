@@ -19,12 +19,12 @@ FLOORS = [
     {"errors"},
     {"files", "processes"},
     {"spec"},
-    {"catalog"},
-    {"model"},
-    {"data"},
+    {"catalog", "marks"},
+    {"batch", "data"},
+    {"model", "reading"},
     {"inference"},
     {"training"},
-    {"evaluation", "stages"},
+    {"condense", "demo", "evaluation", "stages"},
     {"tracking"},
     {"cluster", "planning", "reporting"},
     {"serving"},
@@ -38,7 +38,7 @@ ONLY_IN = {
     "ray": ("cluster/", "serving/"),
     "deepspeed": ("training/engine.py",),
     "mlflow": ("tracking/",),
-    "torch": ("model/", "data/", "inference/", "training/", "cluster/", "serving/"),
+    "torch": ("batch.py", "model/", "reading/", "condense/", "inference/", "training/", "cluster/", "serving/"),
 }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from dual_encoders import write_encoder, write_pictures
 from remora.cluster.embedding import _Worker
-from remora.data.condense.embedding import EmbeddingJob
+from remora.condense.embedding import EmbeddingJob
 from remora.data.mixture import open_whole
 from remora.spec import MixtureEntry
 from remora.spec.condensation import Encoder

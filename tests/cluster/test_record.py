@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from remora.cluster import evaluation, search, variant
-from remora.data.demo import build_demo
+from remora.demo import build_demo
 from remora.evaluation.measured import Measured
 from remora.evaluation.score import Score
 from remora.files import publishing

@@ -13,7 +13,7 @@ from condense_reference import coreset, unit
 from dual_encoders import write_encoder, write_pictures
 from remora import tracking
 from remora.cli import main
-from remora.data.condense.vectors import Vectors
+from remora.condense.vectors import Vectors
 from remora.data.mixture import read_mixture
 from remora.spec import MixtureEntry
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from remora.data.batches import StageData
 from remora.data.conversation import Sample, Turn
 from remora.data.mixture import fingerprint, locate, open_entry, read_mixture
 from remora.errors import DataError
+from remora.reading.batches import StageData
 from remora.spec import MixtureEntry, Stage
 
 FOLDER = Path("/pictures")
@@ -146,7 +146,7 @@ def test_a_fingerprint_finds_a_missing_and_a_broken_picture(tiny_data, tmp_path)
 )
 def test_a_sample_that_does_not_fit_its_stage_is_named(changes, why, tiny_data, tiny_tokenizer, tmp_path):
     from remora import catalog
-    from remora.data.prompt import Prompter
+    from remora.reading.prompt import Prompter
 
     file = tiny_data(pictures=not changes)
     stage = {"name": "s", "mixture": [{"path": str(file), "images": str(tmp_path / "images")}], "lr": 1, "steps": 1}

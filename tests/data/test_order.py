@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remora import catalog
-from remora.data.batches import StageData
 from remora.data.mixture import read_mixture
 from remora.data.order import MixtureOrder, Permutation
-from remora.data.prompt import Prompter
-from remora.model.marks import IGNORE
+from remora.marks import IGNORE
+from remora.reading.batches import StageData
+from remora.reading.prompt import Prompter
 from remora.spec import Stage
 
 

@@ -11,12 +11,12 @@ from PIL import Image
 
 from remora import catalog
 from remora.cli import main
-from remora.data.batches import StageData
 from remora.data.check import check_dataset
 from remora.data.layout import count_differences, layout
 from remora.data.mixture import locate, open_entry, read_mixture
-from remora.data.prompt import Prompter
 from remora.errors import DataError
+from remora.reading.batches import StageData
+from remora.reading.prompt import Prompter
 from remora.spec import MixtureEntry, Stage, Variant
 from remora.stages import resolve_stages
 

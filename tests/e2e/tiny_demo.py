@@ -10,7 +10,7 @@ from pathlib import Path
 
 from remora.cli import main
 from remora.commands import demo
-from remora.data.demo import build_demo
+from remora.demo import build_demo
 
 demo.SPACE = Path(__file__).with_name("tiny.yaml")
 demo.build = lambda args, console: build_demo(args.runs / "data" / "demo", limit=10)

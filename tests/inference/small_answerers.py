@@ -11,9 +11,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from remora import catalog
-from remora.data.prompt import Prompter
 from remora.inference import Answerer, Turn
 from remora.model.vlm import VisionLanguageModel
+from remora.reading.prompt import Prompter
 
 TEMPERATURES = {"gemma-2b": 4.0}
 TEMPERATURE = 0.3

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from remora import catalog
 from remora.inference.rows import Row
-from remora.model.marks import IMAGE
+from remora.marks import IMAGE
 from standins import small_llm
 
 VOCABULARY = 340

@@ -10,10 +10,10 @@ import torch
 from small_answerers import conversations
 
 from noise import write_noise
-from remora.data.images import preprocess
 from remora.errors import DataError, TornArtifact
 from remora.inference import Answerer, read_bundle
 from remora.model.vlm import place
+from remora.reading.images import preprocess
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from remora import catalog
 from remora.inference import reading
 from remora.inference.reading import can_share, read_shared, read_whole, token_bytes
 from remora.inference.rows import Row, plan
-from remora.model.marks import IMAGE
+from remora.marks import IMAGE
 
 TAILS = [3, 9, 1, 14, 6, 2, 11, 5] * 4
 """32 rows about 11 pictures."""

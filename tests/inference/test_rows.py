@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from small_llms import rows
 
 from remora.inference.rows import Row, plan
-from remora.model.marks import IMAGE
+from remora.marks import IMAGE
 
 LIMIT = 8
 AMPLE = 10**9

@@ -11,15 +11,16 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
-from remora.data.batches import collate
-from remora.data.prompt import Tokens
+from remora.batch import Batch
+from remora.marks import IMAGE
 from remora.model.activations import checkpoint_activations
 from remora.model.attention import attend_per_sample
 from remora.model.blocks import blocks_of
-from remora.model.marks import IMAGE
 from remora.model.tuning import freeze_and_train
 from remora.model.vision import Unread, build_tower
-from remora.model.vlm import Batch, VisionLanguageModel
+from remora.model.vlm import VisionLanguageModel
+from remora.reading.batches import collate
+from remora.reading.prompt import Tokens
 from remora.spec import Lora, PartTuning, Tuning
 from standins import small_llm, small_vision
 

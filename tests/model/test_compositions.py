@@ -11,10 +11,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
-from remora.data.batches import collate
 from remora.data.conversation import Turn
-from remora.data.images import preprocess
-from remora.data.prompt import Prompter
 from remora.inference import Answerer
 from remora.inference import Turn as Message
 from remora.model.connectors import build_connector
@@ -23,6 +20,9 @@ from remora.model.tuning import freeze_and_train
 from remora.model.vision import build_tower
 from remora.model.vlm import VisionLanguageModel
 from remora.planning import compositions
+from remora.reading.batches import collate
+from remora.reading.images import preprocess
+from remora.reading.prompt import Prompter
 from remora.spec import Tuning
 from standins import VOCABULARY, small_connector, small_llm, small_vision
 

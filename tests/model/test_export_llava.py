@@ -13,13 +13,13 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from remora import catalog
 from remora.data.conversation import Turn
-from remora.data.images import preprocess
-from remora.data.prompt import Prompter
 from remora.errors import DataError
 from remora.inference.exporting import PROBES, messages_of, stock_chat
+from remora.marks import IMAGE
 from remora.model.exchange.llava import reason_against, write_llava
 from remora.model.exchange.processor import with_image_token, write_processor
-from remora.model.marks import IMAGE
+from remora.reading.images import preprocess
+from remora.reading.prompt import Prompter
 
 EXACT = 1e-5  # fp32: the same matrices in the same order; what differs is only which kernel adds them up
 

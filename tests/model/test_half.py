@@ -8,13 +8,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
-from remora.data.batches import collate
-from remora.data.prompt import Tokens
+from remora.batch import Batch
+from remora.marks import IMAGE
 from remora.model.attention import attend_per_sample
-from remora.model.marks import IMAGE
 from remora.model.tuning import freeze_and_train, halve_frozen
 from remora.model.vision import build_tower
-from remora.model.vlm import Batch, VisionLanguageModel
+from remora.model.vlm import VisionLanguageModel
+from remora.reading.batches import collate
+from remora.reading.prompt import Tokens
 from remora.spec import Tuning
 from standins import small_llm, small_vision
 

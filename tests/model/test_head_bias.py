@@ -10,13 +10,13 @@ from test_import_published import known, llm_entry  # noqa: F401
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from remora import catalog
+from remora.batch import Batch
 from remora.inference.bundle import Bundle, read_bundle, write_bundle
 from remora.inference.exporting import export_bundle
 from remora.model.averaging import average_folders
 from remora.model.llm import load_llm
 from remora.model.parts import compose, save_parts, sketch
 from remora.model.refs import PartRef
-from remora.model.vlm import Batch
 
 HEAD = "lm_head.bias"
 

@@ -17,7 +17,7 @@ from remora.errors import DataError
 from remora.inference.bundle import read_bundle
 from remora.inference.exporting import export_bundle
 from remora.inference.importing import import_checkpoint
-from remora.model.marks import IMAGE
+from remora.marks import IMAGE
 from remora.model.parts import compose
 
 EXACT = 1e-5  # fp32: the same matrices; a cut tower runs the same blocks

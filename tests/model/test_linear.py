@@ -10,11 +10,11 @@ from test_activations import batch_of, distinct, model_of
 from torch import nn
 from torch.nn import functional as F
 
+from remora.batch import Batch
+from remora.marks import IGNORE, IMAGE
 from remora.model import linear, vlm
 from remora.model.attention import attend_per_sample
 from remora.model.linear import LEAST, Linear, is_quick, product, quicken, rounded
-from remora.model.marks import IGNORE, IMAGE
-from remora.model.vlm import Batch
 from standins import small_llm, small_vision
 
 SHAPES = [(1, 8, 5), (31, 16, 16), (32, 16, 16), (33, 192, 192), (700, 192, 768), (1999, 64, 48), (130, 64, 2048)]

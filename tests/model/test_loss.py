@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from remora.model.marks import IGNORE, IMAGE
-from remora.model.vlm import Batch
+from remora.batch import Batch
+from remora.marks import IGNORE, IMAGE
 
 PAD = 1
 

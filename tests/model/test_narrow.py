@@ -7,8 +7,7 @@ import torch
 from test_activations import batch_of, distinct, model_of
 from torch import nn
 
-from remora.data.batches import collate
-from remora.data.prompt import Tokens
+from remora.batch import Batch
 from remora.model import linear
 from remora.model.activations import checkpoint_activations
 from remora.model.attention import attend_per_sample, states
@@ -16,7 +15,9 @@ from remora.model.blocks import blocks_of
 from remora.model.linear import quicken
 from remora.model.narrow import narrow, only
 from remora.model.tuning import freeze_and_train
-from remora.model.vlm import Batch, VisionLanguageModel
+from remora.model.vlm import VisionLanguageModel
+from remora.reading.batches import collate
+from remora.reading.prompt import Tokens
 from remora.spec import Lora, PartTuning, Tuning
 from standins import small_llm
 

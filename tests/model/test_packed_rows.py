@@ -15,14 +15,14 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
-from remora.data.batches import collate
-from remora.data.prompt import Tokens
 from remora.errors import SpecError
+from remora.marks import IGNORE, IMAGE
 from remora.model.attention import PER_SAMPLE, attend_per_sample, states
 from remora.model.lora import add_adapter
-from remora.model.marks import IGNORE, IMAGE
 from remora.model.tuning import freeze_and_train
 from remora.model.vlm import VisionLanguageModel
+from remora.reading.batches import collate
+from remora.reading.prompt import Tokens
 from remora.spec import Cluster, Lora, PartTuning, Stage, Tuning
 from remora.training.build import set_up
 from standins import small_llm

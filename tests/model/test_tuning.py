@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from remora.batch import Batch
 from remora.errors import SpecError
-from remora.model.marks import IGNORE, IMAGE
+from remora.marks import IGNORE, IMAGE
 from remora.model.tuning import freeze_and_train, parameter_groups, tuning_table
-from remora.model.vlm import Batch
 from remora.spec import Stage, Tuning
 
 

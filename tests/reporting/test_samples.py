@@ -11,9 +11,9 @@ from rich.console import Console
 
 from remora import catalog
 from remora.data.conversation import Sample, Turn
-from remora.data.prompt import Prompter
-from remora.data.view import View, free_reader, rendered
 from remora.model.llm import train_tokenizer
+from remora.reading.prompt import Prompter
+from remora.reading.view import View, free_reader, rendered
 from remora.reporting.samples import Section, half_blocks, histogram, print_sections, visible, write_page
 
 TOKENIZER = train_tokenizer(["USER: What is it? ASSISTANT: a cat. Which colour? red"], 340)

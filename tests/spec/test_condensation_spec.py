@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from remora import catalog
-from remora.data.condense.embedding import compares_texts
+from remora.condense.embedding import compares_texts
 from remora.errors import SpecError
 from remora.spec import Condensation, load, validate
 

@@ -197,8 +197,8 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
 
 
 def test_preparing_again_keeps_the_start(tmp_path: Path) -> None:
-    from remora.data.demo import build_demo
     from remora.data.mixture import read_mixture
+    from remora.demo import build_demo
     from remora.training.build import make_start
 
     store = Store(tmp_path)

@@ -14,15 +14,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from remora import catalog
-from remora.data.batches import StageData
+from remora.batch import Batch
 from remora.data.index import Dataset
-from remora.data.prompt import Prompter
+from remora.marks import IGNORE
 from remora.model.attention import states
-from remora.model.marks import IGNORE
 from remora.model.parts import compose
 from remora.model.seeds import seed_for
 from remora.model.tuning import freeze_and_train
-from remora.model.vlm import Batch, VisionLanguageModel
+from remora.model.vlm import VisionLanguageModel
+from remora.reading.batches import StageData
+from remora.reading.prompt import Prompter
 from remora.training.job import StageJob
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 
 from remora.catalog import llm
-from remora.data.demo import build_demo
 from remora.data.mixture import read_mixture
+from remora.demo import build_demo
 from remora.model.llm import create_from_scratch
 from remora.model.refs import PartRef
 from remora.spec import Cluster, Stage, Variant, load

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch.distributed as dist
 from double import in_double
 
-from remora.data.batches import StageData
 from remora.model.seeds import seed_for
+from remora.reading.batches import StageData
 from remora.training import build, stage
 from remora.training.engine import Engine
 from remora.training.job import StageJob

@@ -11,17 +11,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
-from remora.data.batches import collate
-from remora.data.prompt import Tokens
+from remora.marks import IGNORE, IMAGE
 from remora.model import vlm
 from remora.model.attention import attend_per_sample, states
 from remora.model.connectors import build_connector
-from remora.model.marks import IGNORE, IMAGE
 from remora.model.narrow import narrow
 from remora.model.tuning import freeze_and_train
 from remora.model.vision import build_tower
 from remora.model.vision.efficientnet import Pointwise
 from remora.model.vlm import VisionLanguageModel
+from remora.reading.batches import collate
+from remora.reading.prompt import Tokens
 from remora.spec import Lora, PartTuning, Tuning
 from remora.training.flops import StepFlops, attention_width, peak_flops, peak_of
 from standins import small_llm, small_vision

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from remora.data.batches import collate
-from remora.data.prompt import Tokens
 from remora.model.vlm import IGNORE, IMAGE
+from remora.reading.batches import collate
+from remora.reading.prompt import Tokens
 from remora.training.groups import count_groups, weigh_groups
 
 ANSWERS = (9, 1, 4, 2, 7, 3, 0, 0, 5, 6, 1)

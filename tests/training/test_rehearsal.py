@@ -12,12 +12,12 @@ from launch import launch
 from PIL import Image
 
 from remora import catalog
-from remora.data.batches import StageData
 from remora.data.mixture import read_mixture
-from remora.data.prompt import Prompter
 from remora.model.attention import attend_per_sample
 from remora.model.llm import create_from_scratch
 from remora.model.refs import PartRef
+from remora.reading.batches import StageData
+from remora.reading.prompt import Prompter
 from remora.spec import Cluster, Stage
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from remora import errors
-from remora.data.condense.embedding import EmbeddingJob, PartEmbedder
+from remora.condense.embedding import EmbeddingJob, PartEmbedder
 from remora.errors import ClusterError, RemoraError
 from remora.spec.condensation import Workers
 

@@ -15,15 +15,16 @@ from rich.text import Text
 
 from remora import catalog
 from remora.catalog.fit import check_composition
-from remora.data.check import Report, check_dataset
+from remora.data.check import Judge, Report, check_dataset
 from remora.data.conversation import short
 from remora.data.layout import count_differences, layout
 from remora.data.locations import absolute
 from remora.data.mixture import locate, with_known
 from remora.data.outputs import writes
-from remora.data.prompt import Prompter
 from remora.data.sources import picture_folder
 from remora.errors import DataError, MissingDataset
+from remora.reading.fitting import prompt_problems
+from remora.reading.prompt import Prompter
 from remora.reporting.datasets import print_layout
 from remora.spec import MixtureEntry, Variant
 from remora.stages import Store, path, preflight, read_variants, resolve_stages
@@ -43,10 +44,7 @@ class Target:
     images: str
     hint: str
     """What to do if it is missing."""
-    prompter: Prompter | None = None
-    max_length: int | None = None
-    count_pictures: bool = True
-    whole: int | None = None
+    judge: Judge | None = None
     skip: tuple[str, ...] = ()
     max_skipped: float = 0.0
     """The share of records that a stage may leave out, those that are too long included."""
@@ -65,9 +63,7 @@ def check(args: argparse.Namespace, console: Console, progress: Callable[[str, i
     for t in _targets(args, console):
         try:
             told = partial(progress, t.location)
-            report = check_dataset(
-                t.location, t.images, t.prompter, t.max_length, t.skip, told, t.count_pictures, t.whole
-            )
+            report = check_dataset(t.location, t.images, t.judge, t.skip, told)
             report.leave_out(t.max_skipped)
             reports.append(report)
         except MissingDataset as e:
@@ -155,11 +151,12 @@ def _read_by_stages(args: argparse.Namespace, console: Console) -> Iterator[Targ
             prompter = Prompter(catalog.template(stage.template), tokenizer, embeddings) if tokenizer else None
             allowed = stage.length(llm.context), stage.count_pictures, stage.whole(llm.context)
             rendered = (variant.llm, stage.template, embeddings, *allowed) if tokenizer else ()
+            judge = partial(prompt_problems, prompter, *allowed) if prompter else None
             for entry in stage.mixture:
                 place = locate(entry, store.data)
                 if (key := (*place[:2], entry.skip, entry.max_skipped, *rendered)) not in seen:
                     seen.add(key)
-                    yield Target(*place, prompter, *allowed, entry.skip, entry.max_skipped)
+                    yield Target(*place, judge, entry.skip, entry.max_skipped)
 
 
 def _tokenizer_folder(variant: Variant, store: Store) -> Path | None:

@@ -16,11 +16,11 @@ from rich.console import Console
 from remora import tracking
 from remora.commands.indexing import prepare
 from remora.commands.run import say, session
-from remora.data.condense.embedding import EmbeddingJob, embed_here, identity, load_encoder
-from remora.data.condense.output import write_output
-from remora.data.condense.source import embedding_files, files_digest, kept_items
-from remora.data.condense.steps import Condenser, Embedded, Step
-from remora.data.condense.vectors import Vectors
+from remora.condense.embedding import EmbeddingJob, embed_here, identity, load_encoder
+from remora.condense.output import write_output
+from remora.condense.source import embedding_files, files_digest, kept_items
+from remora.condense.steps import Condenser, Embedded, Step
+from remora.condense.vectors import Vectors
 from remora.data.index import Dataset
 from remora.data.mixture import locate, open_whole
 from remora.errors import DataError

@@ -53,7 +53,7 @@ def demo(args: argparse.Namespace, console: Console) -> None:
 
 def build(args: argparse.Namespace, console: Console) -> dict:
     """Build (or find) the demo's data, with a progress bar."""
-    from remora.data.demo import build_demo
+    from remora.demo import build_demo
 
     with disk_errors(args.runs), _bars(console) as progress:
         return build_demo(args.runs / "data" / "demo", seed=getattr(args, "seed", 0), progress=progress)

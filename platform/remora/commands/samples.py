@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 
 from remora import catalog
 from remora.catalog.fit import check_composition
-from remora.data.batches import StageData
 from remora.data.conversation import Sample, image_field, name_of, parse_turns, short
 from remora.data.indexing import size_of
 from remora.data.locations import absolute, join
@@ -20,12 +19,13 @@ from remora.data.mixture import locate, open_entry
 from remora.data.outputs import writes
 from remora.data.pictures import Picture
 from remora.data.pixels import decode
-from remora.data.prompt import Prompter
 from remora.data.sources import Raw, find_source, picture_folder
-from remora.data.view import Opener, View, free_reader, lengths, picture_view, rendered, view
 from remora.errors import DataError, MissingDataset, SpecError, nearest
 from remora.model.llm import load_tokenizer, pretrained_folder, train_tokenizer
 from remora.model.seeds import seed_for
+from remora.reading.batches import StageData
+from remora.reading.prompt import Prompter
+from remora.reading.view import Opener, View, free_reader, lengths, picture_view, rendered, view
 from remora.reporting.samples import Section, print_sections, write_page
 from remora.spec import MixtureEntry, Stage, Variant
 from remora.stages import Store, path, read_variant, resolve_stages

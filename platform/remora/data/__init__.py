@@ -1,1 +1,1 @@
-"""From conversations and pictures to batches: sources, prompts and masks, order, mixtures."""
+"""Records and pictures: sources, their index, mixtures and the order in which a stage reads them. No torch."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +19,8 @@ from remora.data.indexing import size_of
 from remora.data.locations import join
 from remora.data.pictures import Picture, examined
 from remora.data.pixels import NOTED as NOTED_PICTURES
-from remora.data.prompt import OverLength, Prompter
 from remora.data.sources import Raw, find_source
 from remora.errors import DataError
-from remora.model.marks import IGNORE
 
 EXAMPLES = 5
 """How many of a kind are shown."""
@@ -43,6 +41,8 @@ _MARKS = re.compile(
 """What stands for a picture, a place in one, a video or a sound elsewhere. Here it is letters, as in a text about HTML.
 So is an <image> that no user says."""
 
+Judge = Callable[[Sequence[Turn]], Iterable[Problem]]
+"""What is wrong with a conversation beyond its record."""
 NOTED = NOTED_PICTURES | {"duplicate-id", "over-length", "media-tag", "system-unread"}
 """Kinds that a training run lives with: it says so and goes on. All others stop it, or teach nothing."""
 
@@ -125,17 +125,13 @@ class Report:
 def check_dataset(
     location: str,
     images: str,
-    prompter: Prompter | None = None,
-    max_length: int | None = None,
+    judge: Judge | None = None,
     skip: Collection[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
-    count_pictures: bool = True,
-    whole: int | None = None,
 ) -> Report:
     """Read every record of a dataset and decode every picture that it shows.
 
-    With a prompter each conversation is also rendered: too long for `max_length` or, with all of its pictures, `whole`,
-    or nothing supervised, is found too.
+    `judge` says what a stage makes of each sound conversation (reading.fitting.prompt_problems).
     `skip` are kinds of problems whose records its mixture entry leaves out.
     `progress` is told bytes of records, of how many.
 
@@ -156,10 +152,8 @@ def check_dataset(
                     report.add(kind, where, problem)
                 if found:
                     continue  # an index looks no further either
-                if prompter:
-                    turns = parse_turns(raw.record)
-                    for kind, problem in _prompt_problems(prompter, turns, max_length, count_pictures, whole):
-                        report.add(kind, where, problem)
+                for kind, problem in judge(parse_turns(raw.record)) if judge else ():
+                    report.add(kind, where, problem)
                 pictures.add(raw, where)
             done += shard.bytes
             progress(done, total)
@@ -223,23 +217,3 @@ class _Pictures:
 def _picture_problems(held: Picture | bytes) -> list[Problem]:
     """What is to be said of a picture, which is decoded."""
     return examined(held)[1]
-
-
-def _prompt_problems(
-    prompter: Prompter, turns: Sequence[Turn], max_length: int | None, count_pictures: bool, whole: int | None
-) -> Iterator[Problem]:
-    if turns[0].role == "system" and not prompter.template.writes_questions:
-        yield "system-unread", "its template writes neither questions nor a system message"
-    tokens = prompter.encode(turns)
-    if all(label == IGNORE for label in tokens.labels[1:]):
-        yield "no-supervised-token", "no token of its answers is supervised"
-    if max_length is None or prompter.excess(tokens, max_length, count_pictures, whole) <= 0:
-        return
-    try:
-        kept = prompter.encode(turns, max_length, count_pictures, whole)
-        counted, allowed = prompter.counted(tokens, count_pictures), max_length
-        if counted <= max_length:  # it is the pictures that are too many
-            counted, allowed = len(tokens.ids), whole or 0
-        yield "over-length", f"{counted} tokens, of {allowed} allowed; cut to {len(kept.ids)} at a turn's end"
-    except OverLength as e:
-        yield "over-length-first", str(e)

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from remora import catalog
 from remora.data.conversation import Turn as Message
-from remora.data.images import preprocess, shrunk
-from remora.data.prompt import Prompter, token_id
 from remora.errors import DataError, TooLong
 from remora.inference.bundle import read_bundle
 from remora.inference.decoding import Draws, decode
@@ -26,6 +24,8 @@ from remora.inference.rows import Row, plan
 from remora.inference.sampling import Sampling
 from remora.model.parts import compose
 from remora.model.vlm import VisionLanguageModel
+from remora.reading.images import preprocess, shrunk
+from remora.reading.prompt import Prompter, token_id
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remora import catalog
 from remora.data.conversation import Turn
-from remora.data.prompt import Prompter
 from remora.errors import DataError
 from remora.inference.bundle import FILE, Bundle, read_bundle, write_bundle
 from remora.inference.writing import output_errors, refuse_full, writing
+from remora.marks import IMAGE
 from remora.model.exchange.llava import reason_against, write_llava
 from remora.model.exchange.processor import IMAGE_TOKEN, LEADS, chat_template, with_image_token
 from remora.model.exchange.tower import module_of
-from remora.model.marks import IMAGE
 from remora.model.parts import compose, save_parts
 from remora.model.refs import PartRef
 from remora.model.vlm import VisionLanguageModel
+from remora.reading.prompt import Prompter
 from remora.spec import PARTS
 
 PROBES = (

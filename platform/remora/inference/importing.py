@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora import catalog
-from remora.data.prompt import Prompter
 from remora.errors import DataError
 from remora.inference.bundle import Bundle, write_bundle
 from remora.inference.writing import refuse_full, writing
@@ -21,6 +20,7 @@ from remora.model.exchange.matching import (
 from remora.model.exchange.parts import write_parts
 from remora.model.hub import cached
 from remora.model.llm import load_tokenizer
+from remora.reading.prompt import Prompter
 
 
 @dataclass(frozen=True)

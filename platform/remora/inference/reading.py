@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from remora.inference.rooms import child, joined, room
 from remora.inference.rows import Row
-from remora.model.marks import IMAGE
+from remora.marks import IMAGE
 from remora.model.vlm import place
 
 Pictures = Mapping[int, Tensor]

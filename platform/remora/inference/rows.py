@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from remora.model.marks import IMAGE
+from remora.marks import IMAGE
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from rich.console import Console, Group, RenderableType
 from rich.style import Style
 from rich.text import Text
 
-from remora.data.view import PictureView, Span, View
 from remora.files import write_atomic
+from remora.reading.view import PictureView, Span, View
 
 TEMPLATE = "samples.html.j2"
 SIDE = 24

@@ -117,14 +117,14 @@ def _check_lengths(
     fitting = fitting_of(run, store, loaded)
     if fitting is None:
         return []  # the stage itself looks, before its first step
-    from remora.data.fitting import check_lengths
+    from remora.reading.fitting import check_lengths
 
     found = (check_lengths(e, d, fitting) for e, d in zip(run.stage.mixture, datasets, strict=True))
     return [note for note in found if note]
 
 
 def fitting_of(run: StageRun, store: Store, loaded: dict[Path, PreTrainedTokenizerBase]) -> Any:
-    """What a stage run can read (data.fitting.Fitting); None as long as no stage has made its tokenizer.
+    """What a stage run can read (reading.fitting.Fitting); None as long as no stage has made its tokenizer.
 
     Raises:
         SpecError: the stage's template asks for what the tokenizer does not have.
@@ -135,9 +135,9 @@ def fitting_of(run: StageRun, store: Store, loaded: dict[Path, PreTrainedTokeniz
     if folder is None:
         return None
     # These load torch (4 s), so only where there is something to read with.
-    from remora.data.fitting import Fitting
-    from remora.data.prompt import Prompter
     from remora.model.llm import load_tokenizer
+    from remora.reading.fitting import Fitting
+    from remora.reading.prompt import Prompter
 
     if folder not in loaded:
         loaded[folder] = load_tokenizer(folder)

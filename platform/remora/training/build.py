@@ -9,10 +9,7 @@ import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
 from remora import catalog
-from remora.data.batches import StageData
-from remora.data.fitting import check_lengths
 from remora.data.index import Dataset
-from remora.data.prompt import Prompter, rendered_words
 from remora.errors import SpecError
 from remora.files import is_published, verify
 from remora.model.activations import checkpoint_activations
@@ -24,6 +21,9 @@ from remora.model.parts import compose
 from remora.model.seeds import seed_for
 from remora.model.tuning import freeze_and_train, halve_frozen
 from remora.model.vlm import VisionLanguageModel
+from remora.reading.batches import StageData
+from remora.reading.fitting import check_lengths
+from remora.reading.prompt import Prompter, rendered_words
 from remora.spec import Cluster, Stage
 from remora.training.engine import DTYPES, loading
 from remora.training.job import START_FOLDER, StageJob

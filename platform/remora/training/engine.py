@@ -25,8 +25,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from remora.batch import Batch
 from remora.model.split import whole
-from remora.model.vlm import Batch, VisionLanguageModel
+from remora.model.vlm import VisionLanguageModel
 from remora.spec import Cluster, Stage
 
 Said = TypeVar("Said")

@@ -22,9 +22,10 @@ from typing import Any, Concatenate, Literal, ParamSpec, cast
 import torch
 from torch import Tensor, nn
 
+from remora.batch import Batch
 from remora.model.blocks import blocks_of
 from remora.model.vision import Unread
-from remora.model.vlm import Batch, VisionLanguageModel
+from remora.model.vlm import VisionLanguageModel
 from remora.spec import Precision
 
 log = logging.getLogger(__name__)

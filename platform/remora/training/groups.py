@@ -15,8 +15,8 @@ from dataclasses import replace
 
 import torch
 
-from remora.data.batches import StageData
-from remora.model.vlm import Batch
+from remora.batch import Batch
+from remora.reading.batches import StageData
 
 
 def count_groups(data: StageData, step: int, batches: Sequence[Batch]) -> list[int]:

@@ -13,10 +13,10 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from remora.data.batches import Dropped, StageData
-from remora.data.loader import Loaded
+from remora.batch import Batch
 from remora.data.skipped import Skipped
-from remora.model.vlm import Batch
+from remora.reading.batches import Dropped, StageData
+from remora.reading.loader import Loaded
 from remora.training import checkpoint, journal, meter
 from remora.training.checkpoint import Checkpoint
 from remora.training.engine import Engine

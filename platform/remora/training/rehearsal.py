@@ -23,11 +23,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from remora.data.batches import StageData
+from remora.batch import Batch
 from remora.data.conversation import Sample, Turn
 from remora.errors import TrainingError
-from remora.model.marks import IMAGE
-from remora.model.vlm import Batch, VisionLanguageModel
+from remora.marks import IMAGE
+from remora.model.vlm import VisionLanguageModel
+from remora.reading.batches import StageData
 from remora.spec import Cluster
 from remora.training import journal
 from remora.training.engine import Engine

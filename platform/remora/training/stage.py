@@ -20,14 +20,14 @@ from collections.abc import Callable, Sequence
 import torch.distributed as dist
 from torch import Tensor
 
-from remora.data.loader import Loader
+from remora.batch import Batch
 from remora.data.skipped import Skipped
 from remora.errors import TrainingError
 from remora.files import disk_errors
 from remora.model import split
 from remora.model.parts import save_part
 from remora.model.tuning import parameter_groups, tuning_table
-from remora.model.vlm import Batch
+from remora.reading.loader import Loader
 from remora.training.allocator import keep_freed
 from remora.training.build import build_model, check_samples, open_data
 from remora.training.checkpoint import Writer

@@ -112,7 +112,7 @@ READ
 {%- set messages = plain.messages %}
 {#- What follows is the language model's own chat template. -#}
 """
-"""Jinja before a tokenizer's own template. The fixed date and no thinking are as in remora.data.chat."""
+"""Jinja before a tokenizer's own template. The fixed date and no thinking are as in remora.reading.chat."""
 
 
 def _filled(text: str, fill: dict[str, str]) -> str:

@@ -1,0 +1,68 @@
+"""What a condensation leaves: the kept records as a dataset that trains at once, and how it came about.
+
+<out>/dataset/kept.jsonl          the kept records; their pictures stay where they are, or, where the source holds
+<out>/dataset/kept-images/        them inside itself, are written out
+<out>/dataset/rows.npy            their numbers in the source (or in the given embeddings), int64, ascending
+<out>/dataset/left-out.jsonl      every row that has no embedding, and why
+<out>/dataset/condensation.json   spec, digests and counts of every step, what to write into a mixture
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from remora.condense.steps import Step
+from remora.data.targets import Item, JsonTarget
+from remora.files import publishing, write_json
+from remora.spec import Condensation
+
+RECORD = "condensation.json"
+EXAMPLES = 5
+
+
+def write_output(
+    out: Path,
+    spec: Condensation,
+    steps: Sequence[Step],
+    left_out: Iterable[dict[str, Any]],
+    records: Iterable[Item] | None,
+    images: str | None,
+) -> dict[str, Any]:
+    """Publish `<out>/dataset`; without records only the row numbers are written. Returns what condensation.json holds.
+
+    The same spec, source and steps give the same bytes.
+    """
+    final = out / "dataset"
+    rows = steps[-1].load("rows")
+    with publishing(final) as folder:
+        np.save(folder / "rows.npy", rows)
+        kinds: Counter[str] = Counter()
+        with (folder / "left-out.jsonl").open("w") as f:
+            for line in left_out:
+                kinds[line["kind"]] += 1
+                f.write(json.dumps(line) + "\n")
+        with (folder / "left-out.jsonl").open() as f:
+            examples = [json.loads(line) for line in islice(f, EXAMPLES)]
+        record: dict[str, Any] = {
+            "name": spec.name,
+            "kept": len(rows),
+            "steps": [{"step": s.name, "digest": s.digest, "counts": s.counts} for s in steps],
+            "left_out": {"counts": kinds, "examples": examples},
+            "spec": spec.model_dump(mode="json"),
+        }
+        if records is not None:
+            assert images is not None
+            with JsonTarget(folder / "kept.jsonl", images) as target:
+                for item in records:
+                    target.add(item)
+            place = str(final) if target.embedded else images
+            record["mixture"] = {"path": str(final / "kept.jsonl"), "images": place}
+        write_json(folder / RECORD, record)
+    return record

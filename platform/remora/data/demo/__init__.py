@@ -1,9 +1,0 @@
-"""The demo's data: small pictures with questions, made from PyPI packages, so that no hub is needed.
-
-openmoji   emoji drawings on coloured grounds: what is it, what kind is it; a quarter of the concepts is held out
-easy-vqa   one coloured shape a picture, with the published questions and test split
-"""
-
-from remora.data.demo.build import VERSION, build_demo
-
-__all__ = ["VERSION", "build_demo"]

@@ -1,0 +1,68 @@
+"""The demo's question files: one JSON object a line, with the one right answer in it.
+
+easy-vqa-val     all questions about 200 training pictures that no training file holds
+easy-vqa-test    the published test split, whole, in its order and wording
+openmoji-seen    known concepts, pictures not trained on
+openmoji-unseen  concepts that no training file shows or names
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from remora.demo import wording
+from remora.demo.concepts import Concept
+from remora.demo.pictures import RENDITIONS
+from remora.demo.shapes import Picture, category
+from remora.demo.wording import Question
+
+Line = dict[str, object]
+
+
+def easy_vqa(pictures: Iterable[Picture], part: str) -> list[Line]:
+    """All questions about the pictures; `part` is the folder they lie in, train or test."""
+    return _numbered(
+        (f"easy-vqa/{part}/{picture.number}.png", Question(text, answer, category(answer)))
+        for picture in pictures
+        for text, answer in picture.turns
+    )
+
+
+def seen(concepts: Sequence[Concept], seed: int) -> list[Line]:
+    """Which of four names, and the kind, on a fresh picture of each known concept."""
+    names = [concept.name for concept in concepts]
+    return _numbered(
+        (f"openmoji/{concept.code}-{RENDITIONS}.png", question)
+        for concept in concepts
+        for question in (
+            wording.name_of_four(concept, names, random.Random(f"{seed}/seen/{concept.code}")),
+            wording.kind(concept),
+        )
+    )
+
+
+def unseen(concepts: Sequence[Concept], seed: int) -> list[Line]:
+    """The kind, open and of four, on one picture of each concept that was held out."""
+    sizes = Counter(concept.kind for concept in concepts)
+    return _numbered(
+        (f"openmoji/{concept.code}-0.png", question)
+        for concept in concepts
+        for question in (
+            wording.kind(concept),
+            wording.kind_of_four(concept, sizes, random.Random(f"{seed}/unseen/{concept.code}")),
+        )
+    )
+
+
+def _numbered(questions: Iterable[tuple[str, Question]]) -> list[Line]:
+    lines = []
+    for number, (image, question) in enumerate(questions):
+        line: Line = {
+            "question_id": number,
+            "image": image,
+            "text": question.text,
+            "answer": question.answer,
+            "category": question.category,
+        }
+        lines.append(line | ({"choices": list(question.choices)} if question.choices else {}))
+    return lines

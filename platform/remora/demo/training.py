@@ -1,0 +1,133 @@
+"""The demo's training files: LLaVA's JSON for alignment, for the language model's own lessons, and for fine-tuning.
+
+They are built from seen concepts and training pictures only; `build` checks that afterwards.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from remora.demo import wording
+from remora.demo.concepts import Concept
+from remora.demo.pictures import RENDITIONS
+from remora.demo.shapes import Picture, category
+
+CONVERSATIONS_A_PICTURE = 2
+TURNS = 2
+"""Only the first turn has to be answered by looking: later ones can lean on what was said. So conversations are short,
+and their first questions are drawn with these weights instead of evenly."""
+FIRST_ABOUT_SHAPES = {"yes/no": 0.2, "color": 0.6, "shape": 0.2}
+FIRST_ABOUT_CONCEPTS = {"kind": 0.5, "kind of four": 0.2, "name": 0.1, "name of four": 0.2}
+
+TEXTS_A_CONCEPT = 5
+
+Turn = tuple[str, str]
+Record = dict[str, Any]
+
+
+def captions(seen: Sequence[Concept], training: Sequence[Picture], phrases: Mapping[str, str]) -> list[Record]:
+    """One "What is this?" a picture; without the easy-VQA pictures whose answers do not tell both colour and shape."""
+    records = [
+        _record(f"caption-{code}", [(wording.WHAT, f"{concept.name}, {phrases[concept.kind]}")], f"openmoji/{code}.png")
+        for concept in seen
+        for code in _codes(concept)
+    ]
+    for picture in training:
+        if caption := picture.caption:
+            file = f"easy-vqa/train/{picture.number}.png"
+            records.append(_record(f"caption-shape-{picture.number}", [(wording.WHAT, caption)], file))
+    return records
+
+
+def finetune(seen: Sequence[Concept], training: Sequence[Picture], seed: int) -> list[Record]:
+    """One conversation a picture, of several turns in shuffled order."""
+    names, sizes = [c.name for c in seen], Counter(c.kind for c in seen)
+    records = []
+    for concept in seen:
+        for code in _codes(concept):
+            rng = random.Random(f"{seed}/finetune/{code}")
+            turns = _about(concept, names, sizes, rng)
+            records.append(_record(f"finetune-{code}", turns, f"openmoji/{code}.png"))
+    for picture in training:
+        rng = random.Random(f"{seed}/finetune/shape/{picture.number}")
+        for number in range(CONVERSATIONS_A_PICTURE):
+            name = f"finetune-shape-{picture.number}-{number}"
+            records.append(_record(name, _chosen(picture, rng), f"easy-vqa/train/{picture.number}.png"))
+    return records
+
+
+def language(
+    seen: Sequence[Concept], training: Sequence[Picture], phrases: Mapping[str, str], seed: int
+) -> list[Record]:
+    """Text only: captions, questions and answers as they will be, with the caption where the picture will be.
+
+    For a tiny language model that starts from nothing: it learns the words, and to answer from what stands before. A
+    connector that is aligned to it then only has to say what it sees in the model's own embeddings.
+    """
+    names, sizes = [c.name for c in seen], Counter(c.kind for c in seen)
+    records = []
+    for concept in seen:
+        rng = random.Random(f"{seed}/language/{concept.code}")
+        caption = f"{concept.name}, {phrases[concept.kind]}"
+        records.append(_record(f"language-{concept.code}-caption", _told(caption, [(wording.WHAT, caption)])))
+        for number in range(TEXTS_A_CONCEPT):
+            told = _told(caption, _about(concept, names, sizes, rng))
+            records.append(_record(f"language-{concept.code}-{number}", told))
+    for picture in training:
+        if shape := picture.caption:
+            rng = random.Random(f"{seed}/language/shape/{picture.number}")
+            records.append(_record(f"language-shape-{picture.number}", _told(shape, _chosen(picture, rng))))
+            if rng.random() < 0.2:
+                name = f"language-shape-{picture.number}-caption"
+                records.append(_record(name, _told(shape, [(wording.WHAT, shape)])))
+    return records
+
+
+def texts(records: Iterable[Record]) -> Iterable[str]:
+    """Everything that is said in the records."""
+    return (turn["value"] for record in records for turn in record["conversations"])
+
+
+def _about(concept: Concept, names: Sequence[str], sizes: Mapping[str, int], rng: random.Random) -> list[Turn]:
+    questions = {
+        "kind": wording.kind(concept),
+        "kind of four": wording.kind_of_four(concept, sizes, rng),
+        "name": wording.name(concept),
+        "name of four": wording.name_of_four(concept, names, rng),
+    }
+    first = rng.choices(list(FIRST_ABOUT_CONCEPTS), list(FIRST_ABOUT_CONCEPTS.values()))[0]
+    rest = [kind for kind in questions if kind != first]
+    rng.shuffle(rest)
+    return [questions[kind].turn for kind in [first, *rest][:TURNS]]
+
+
+def _chosen(picture: Picture, rng: random.Random) -> list[Turn]:
+    """Three of the picture's questions; what the first is about is drawn by weight, the others are any."""
+    about: dict[str, list[Turn]] = {}
+    for turn in picture.turns:
+        about.setdefault(category(turn[1]), []).append(turn)
+    kinds = [kind for kind in FIRST_ABOUT_SHAPES if kind in about]
+    first = rng.choice(about[rng.choices(kinds, [FIRST_ABOUT_SHAPES[kind] for kind in kinds])[0]])
+    rest = [turn for turn in picture.turns if turn != first]
+    return [first, *rng.sample(rest, min(TURNS - 1, len(rest)))]
+
+
+def _told(caption: str, turns: list[Turn]) -> list[Turn]:
+    """The conversation with the caption said first, where the picture would be."""
+    (question, answer), *rest = turns
+    return [(f"{caption}\n{question}", answer), *rest]
+
+
+def _record(name: str, turns: list[Turn], image: str | None = None) -> Record:
+    said = []
+    for question, answer in turns:
+        said += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    if image is None:
+        return {"id": name, "conversations": said}
+    said[0]["value"] = f"<image>\n{said[0]['value']}"
+    return {"id": name, "image": image, "conversations": said}
+
+
+def _codes(concept: Concept) -> list[str]:
+    return [f"{concept.code}-{number}" for number in range(RENDITIONS)]

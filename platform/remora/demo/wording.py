@@ -1,0 +1,79 @@
+"""How the demo asks: one question maker a kind of question, used by training files and by test files alike.
+
+Each maker returns a Question: its text, its answer, and the choices if it offers any.
+"""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from remora.demo.concepts import Concept
+
+WHAT = "What is this?"
+KIND = "What kind of thing is this?"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its one right answer; `choices` when the text offers some."""
+
+    text: str
+    answer: str
+    category: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def turn(self) -> tuple[str, str]:
+        """(question, answer), as a conversation wants it."""
+        return self.text, self.answer
+
+
+def name(concept: Concept) -> Question:
+    """What is this? -> dog face"""
+    return Question(WHAT, concept.name, "name")
+
+
+def kind(concept: Concept) -> Question:
+    """What kind of thing is this? -> animal"""
+    return Question(KIND, concept.kind, "kind")
+
+
+def name_of_four(concept: Concept, names: Sequence[str], rng: random.Random) -> Question:
+    """Which of these is it: pear, dog face, taxi or tiger? -> dog face"""
+    others = rng.sample([other for other in names if other != concept.name], min(3, len(names) - 1))
+    choices = _shuffled([concept.name, *others], rng)
+    return Question(f"Which of these is it: {listed(choices)}?", concept.name, "name of four", choices)
+
+
+def kind_of_four(concept: Concept, sizes: Mapping[str, int], rng: random.Random) -> Question:
+    """Which kind is it: food, animal, flag or vehicle? -> animal
+
+    Wrong kinds are drawn in proportion to their size. Drawn evenly, the biggest kind on offer would be the right one
+    far more often than one time in four, and a model could do well without looking.
+    """
+    others: list[str] = []
+    weights = {other: size for other, size in sizes.items() if other != concept.kind}
+    while weights and len(others) < 3:
+        others += rng.choices(list(weights), list(weights.values()))
+        del weights[others[-1]]
+    choices = _shuffled([concept.kind, *others], rng)
+    return Question(f"Which kind is it: {listed(choices)}?", concept.kind, "kind of four", choices)
+
+
+def listed(words: Sequence[str]) -> str:
+    """a, b, c or d"""
+    return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def one(thing: str) -> str:
+    """A name as a sentence says it: a dog face, an owl, jeans."""
+    head = re.split(r" with | of ", thing)[0]
+    if head.endswith("s") and not head.endswith(("ss", "us", "os")):
+        return thing
+    return f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
+
+
+def _shuffled(words: list[str], rng: random.Random) -> tuple[str, ...]:
+    rng.shuffle(words)
+    return tuple(words)

@@ -1,0 +1,1 @@
+"""From conversations to what a step and a prompt are made of: tokens, labels, pixels, batches."""

@@ -1,0 +1,242 @@
+"""What the model reads of one sample, taken apart for people: every token with its label, every picture in and out.
+
+Nothing is rendered anew. The ids, the labels, the cut and the order are StageData's own, and the text of a token is
+what the tokenizer decodes it to, so what is shown is what a step is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from remora.catalog import Vision
+from remora.data.conversation import Sample, Turn
+from remora.errors import DataError
+from remora.marks import IGNORE, IMAGE
+from remora.reading.batches import StageData
+from remora.reading.images import Aspect, preprocess
+from remora.reading.prompt import OverLength, Prompter, Tokens
+
+BROKEN = "\N{REPLACEMENT CHARACTER}"
+"""What a decoder writes for a character of which it has not yet read every byte."""
+Opener = Callable[[], Image.Image]
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token, or several that together are one character (an emoji is up to four)."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens in a row of one kind: words, special tokens, or the positions of one picture."""
+
+    kind: Literal["words", "special", "image"]
+    supervised: bool
+    tokens: tuple[Token, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(token.text for token in self.tokens)
+
+
+@dataclass(frozen=True)
+class PictureView:
+    """A picture as it lies, and as the encoder sees it (S x S; None where no encoder reads it)."""
+
+    name: str
+    original: Image.Image | None
+    seen: Image.Image | None = None
+    shown: bool = True
+    """Whether it is in what is left of the conversation."""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """One sample, as a stage reads it."""
+
+    position: int
+    dataset: str
+    record: int
+    """The number of its record in the source."""
+    id: str
+    turns: tuple[Turn, ...] = ()
+    pictures: tuple[PictureView, ...] = ()
+    spans: tuple[Span, ...] = ()
+    """Empty where it is dropped or cannot be read, and where there is no template."""
+    tokens: int = 0
+    supervised: int = 0
+    image_tokens: int = 0
+    max_length: int | None = None
+    whole: int = 0
+    """Tokens of the whole conversation, before anything is cut."""
+    rounds: tuple[int, int] = (0, 0)
+    """Questions with their answers: how many are left, of how many."""
+    dropped: str = ""
+    """Why nothing of it is learnt."""
+    problems: tuple[str, ...] = ()
+    """What would stop a training run here."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a sample is read: by a stage, or by a template, a tokenizer and an encoder of one's choice."""
+
+    prompter: Prompter
+    encode: Callable[[Sample], tuple[Tokens, str]]
+    """Its tokens, and why nothing of it is learnt (empty if it is); a DataError is what a training run stops at."""
+    encoder: Vision | None
+    aspect: Aspect
+    max_length: int
+
+
+def stage_reader(data: StageData) -> Reader:
+    """As a stage reads: its own `encode`, which cuts and drops."""
+
+    def encode(sample: Sample) -> tuple[Tokens, str]:
+        data.dropped.clear()
+        tokens = data.encode(sample)
+        return tokens, data.dropped[sample.id].reason if sample.id in data.dropped else ""
+
+    return Reader(data.prompter, encode, data.encoder, data.stage.aspect, data.max_length)
+
+
+def free_reader(prompter: Prompter, encoder: Vision | None, aspect: Aspect, max_length: int) -> Reader:
+    """As a stage of that choice would read, of which there is no data: a longer conversation is cut."""
+
+    def encode(sample: Sample) -> tuple[Tokens, str]:
+        try:
+            tokens = prompter.encode(sample.turns, max_length)
+        except OverLength as e:
+            return Tokens([], []), str(e)
+        silent = all(label == IGNORE for label in tokens.labels[1:])
+        return tokens, "no token of its answers is supervised" if silent else ""
+
+    return Reader(prompter, encode, encoder, aspect, max_length)
+
+
+def view(data: StageData, position: int, names: Sequence[str]) -> View:
+    """The sample at a position of a stage's order; `names` are those of its mixture's datasets."""
+    dataset, index = data.order[position]
+    source = data.samples[dataset]
+    sample = source[index]
+    place = View(position, names[dataset], source.number(index), sample.id)
+    return rendered(stage_reader(data), sample, [(str(p), p.open) for p in sample.images], place)
+
+
+def rendered(reader: Reader, sample: Sample, pictures: Sequence[tuple[str, Opener]], place: View) -> View:
+    """`place` filled with what is read of its sample: encoded, cut or dropped, its pictures preprocessed."""
+    prompter = reader.prompter
+    problem = ""
+    try:
+        tokens, dropped = reader.encode(sample)
+    except DataError as e:  # over_length: fail, or a picture in a text-only stage
+        tokens, dropped, problem = Tokens([], []), "", str(e)
+    if dropped or problem:
+        tokens = Tokens([], [])
+    kept = _rounds(prompter, sample.turns, len(tokens.ids))
+    return replace(
+        place,
+        turns=sample.turns,
+        pictures=tuple(
+            picture_view(name, opened, reader.encoder, reader.aspect, i < tokens.images)
+            for i, (name, opened) in enumerate(pictures)
+        ),
+        spans=spans(prompter, tokens),
+        tokens=len(tokens.ids),
+        supervised=sum(label != IGNORE for label in tokens.labels),
+        image_tokens=tokens.ids.count(IMAGE),
+        max_length=reader.max_length,
+        whole=len(prompter.encode(sample.turns).ids),
+        rounds=(kept, len(sample.turns) // 2),
+        dropped=dropped,
+        problems=(problem,) if problem else (),
+    )
+
+
+def _rounds(prompter: Prompter, turns: Sequence[Turn], length: int) -> int:
+    """How many questions with their answers have `length` tokens."""
+    before = len(turns) % 2  # a system message
+    cut = ((n, turns[: before + 2 * n]) for n in range(len(turns) // 2, 0, -1))
+    return next((n for n, kept in cut if len(prompter.encode(kept).ids) == length), 0)
+
+
+def lengths(data: StageData, dataset: int, count: int) -> list[int]:
+    """Tokens of the first `count` samples of a dataset, before anything is cut."""
+    samples = data.samples[dataset]
+    return [len(data.prompter.encode(samples[i].turns).ids) for i in range(min(count, len(samples)))]
+
+
+def spans(prompter: Prompter, tokens: Tokens) -> tuple[Span, ...]:
+    """The tokens of a sample in rows of one kind and one label; their texts in a row are what they stand for."""
+    special = set(prompter.special.values())
+    found: list[Span] = []
+    for kind, supervised, start, end in _runs(tokens, special, prompter.image_tokens):
+        ids = tokens.ids[start:end]
+        if kind == "image":
+            pieces = [Token(tuple(ids), "")]
+        elif kind == "special":
+            pieces = [Token((i,), str(prompter.tokenizer.convert_ids_to_tokens(i))) for i in ids]
+        else:
+            # A row may begin in the middle of a text: what stands before it says whether its first space is one.
+            before = tokens.ids[start - 1 : start] if start and tokens.ids[start - 1] != IMAGE else []
+            pieces = list(_pieces(prompter, before, ids))
+        found.append(Span(kind, supervised, tuple(pieces)))
+    return tuple(found)
+
+
+def _runs(
+    tokens: Tokens, special: set[int], image_tokens: int
+) -> Iterator[tuple[Literal["words", "special", "image"], bool, int, int]]:
+    """(kind, supervised, start, end) of every row of tokens."""
+    at, ids, labels = 0, tokens.ids, tokens.labels
+    while at < len(ids):
+        if ids[at] == IMAGE:
+            yield "image", False, at, at + image_tokens
+            at += image_tokens
+            continue
+        start, kind, supervised = at, ids[at] in special, labels[at] != IGNORE
+        while at < len(ids) and ids[at] != IMAGE and (ids[at] in special, labels[at] != IGNORE) == (kind, supervised):
+            at += 1
+        yield "special" if kind else "words", supervised, start, at
+
+
+def _pieces(prompter: Prompter, before: Sequence[int], ids: Sequence[int]) -> Iterator[Token]:
+    """Each token with its text. Bytes of one character stand together, with all of their ids."""
+    known, held = list(before), []
+    for number, token in enumerate(ids):
+        held.append(token)
+        text = _decode(prompter, [*known, *held])[len(_decode(prompter, known)) :]
+        if (text and not text.endswith(BROKEN)) or number == len(ids) - 1:
+            yield Token(tuple(held), text)
+            known, held = held, []
+
+
+def _decode(prompter: Prompter, ids: list[int]) -> str:
+    return str(prompter.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
+def picture_view(name: str, opened: Opener, encoder: Vision | None, aspect: Aspect, shown: bool = True) -> PictureView:
+    """A picture and what the encoder sees of it, or why it cannot be read."""
+    try:
+        original = opened()
+    except DataError as e:
+        return PictureView(name, None, None, shown, str(e))
+    seen = as_seen(preprocess(original, encoder, aspect), encoder) if encoder and shown else None
+    return PictureView(name, original, seen, shown)
+
+
+def as_seen(pixels: Tensor, encoder: Vision) -> Image.Image:
+    """Pixels [3, S, S] as `preprocess` made them, as the picture that they are: its normalisation taken back."""
+    mean, std = (np.array(v, np.float64)[:, None, None] for v in (encoder.mean, encoder.std))
+    shades = np.rint((pixels.numpy().astype(np.float64) * std + mean) * 255)
+    return Image.fromarray(shades.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
