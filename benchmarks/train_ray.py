@@ -51,7 +51,8 @@ def under_torchrun(job: Path, ranks: int, kept: bool = True) -> Path:
 
 def under_ray(job: Path, ranks: int) -> Path:
     """Where the stage run lies then: Ray's workers publish it."""
-    from remora.cluster.train import Task, train_stages
+    from remora.cluster.train import train_stages
+    from remora.pipeline.executor import Task
 
     told = StageJob.from_json(job.read_text())
     name = job.parent.name.removesuffix(".work")

@@ -26,6 +26,7 @@ FLOORS = [
     {"training"},
     {"condense", "demo", "evaluation", "stages"},
     {"tracking"},
+    {"pipeline"},
     {"cluster", "planning", "reporting"},
     {"serving"},
     {"commands", "cli", "__main__", "__init__"},
@@ -38,7 +39,10 @@ ONLY_IN = {
     "ray": ("cluster/", "serving/"),
     "deepspeed": ("training/engine.py",),
     "mlflow": ("tracking/",),
-    "torch": ("batch.py", "model/", "reading/", "condense/", "inference/", "training/", "cluster/", "serving/"),
+    "torch": (
+        *("batch.py", "model/", "reading/", "condense/", "inference/", "training/"),
+        *("pipeline/worker.py", "cluster/", "serving/"),
+    ),
 }
 
 
@@ -82,7 +86,7 @@ def test_a_room_imports_from_the_floors_below_it(path):
 
 def test_the_ends_of_the_house_meet_where_they_should():
     users = {room_of(p) for p in MODULES if any(m.startswith("remora.tracking") for m in own(p))}
-    assert users <= {"tracking", "cluster", "serving"} | TOP
+    assert users <= {"tracking", "pipeline", "cluster", "serving"} | TOP
     of_cluster = {m for p in MODULES if room_of(p) == "serving" for m in own(p) if m.startswith("remora.cluster")}
     assert of_cluster <= {"remora.cluster.session"}
     assert not any(module.startswith("remora.commands") for p in MODULES if room_of(p) not in TOP for module in own(p))
@@ -148,7 +152,7 @@ def test_help_is_light():
 def test_who_places_work_loads_no_torch():
     """A command, a trial and the process that waits for workers: 4 s each on two cores, before anything begins."""
     code = (
-        "import sys, remora.commands.run, remora.cluster.session, remora.cluster.search, remora.cluster.variant\n"
+        "import sys, remora.commands.run, remora.cluster.session, remora.cluster.search, remora.pipeline.variant\n"
         "assert not {'torch', 'transformers', 'ray', 'mlflow'} & sys.modules.keys()"
     )
     python("-c", code)
@@ -160,7 +164,8 @@ def test_who_starts_workers_loads_no_torch():
         "import sys, cloudpickle\n"
         "from pathlib import Path\n"
         "import ray.train.v2._internal.execution.controller\n"
-        "from remora.cluster.train import Task, _trainer\n"
+        "from remora.cluster.train import _trainer\n"
+        "from remora.pipeline.executor import Task\n"
         "from remora.spec import Cluster\n"
         "task = Task('it', type('Job', (), {'to_json': lambda self: '{}'})(), {})\n"
         "trainer = _trainer([task], Cluster(), Path('/r'), Path('/s'), 'it', Path('/r/ray'))\n"

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 from remora.cluster.session import ray_session
-from remora.cluster.train import Task, train_stages
+from remora.cluster.train import train_stages
 from remora.errors import RemoraError
+from remora.pipeline.executor import Task
 from remora.training.job import StageJob
 
 

@@ -10,11 +10,11 @@ import pytest
 from launch import launch
 
 from remora.catalog import llm
-from remora.cluster.record import left_out
 from remora.data.mixture import read_mixture
 from remora.errors import TrainingError
 from remora.model.llm import create_from_scratch
 from remora.model.refs import PartRef
+from remora.pipeline.record import left_out
 from remora.spec import Cluster, Guard, Stage
 from remora.training.guard import RECENT, RolledBack, Watch
 from remora.training.job import StageJob

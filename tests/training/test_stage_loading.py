@@ -10,10 +10,10 @@ from launch import launch
 from PIL import Image
 
 from remora.catalog import llm
-from remora.cluster.record import left_out
 from remora.data.mixture import read_mixture
 from remora.model.llm import create_from_scratch
 from remora.model.refs import PartRef
+from remora.pipeline.record import left_out
 from remora.spec import Cluster, Stage
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read

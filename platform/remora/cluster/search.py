@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from remora import tracking
-from remora.cluster import record
+from remora.cluster.executor import OnRay
 from remora.cluster.session import cpus_and_gpus
-from remora.cluster.variant import Outcome, run_variant, status_file, tell_tracker
 from remora.errors import ClusterError, RemoraError, SpecError
 from remora.evaluation.score import Score, as_json
 from remora.files import digest, write_json
+from remora.pipeline import record
+from remora.pipeline.variant import Outcome, run_variant, status_file, tell_tracker
 from remora.spec import Space, Variant
 from remora.stages import StageRun, Store, paths, union, variant_name, variants_of
 from remora.stages.leftovers import attempt
@@ -127,7 +128,7 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
 
     def trial(name: str) -> dict[str, Any]:
         try:
-            outcome = run_variant(variants[name][0], runs, space.name, tracking_uri, parent, key)
+            outcome = run_variant(variants[name][0], runs, OnRay(), space.name, tracking_uri, parent, key)
         except RemoraError as e:
             return {"error": f"{name}: {e}"}
         measured = space.champion.benchmark

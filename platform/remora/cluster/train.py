@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import remora.errors
 from remora.errors import ClusterError, RemoraError
-from remora.files import is_published, write_atomic
 
 # Ray's controller unpickles a reference to `_worker`, so whatever this file imports, it imports too: torch and
 # transformers would cost it 4 s of CPU and 200 MB for nothing.
 if TYPE_CHECKING:
     from remora.cluster.group import Trainer
+    from remora.pipeline.executor import Task
     from remora.spec import Cluster
-    from remora.training.job import StageJob
 
 log = logging.getLogger(__name__)
 ACCELERATOR = "accelerator_type:"
@@ -30,50 +26,21 @@ RESIZE_EVERY = 5.0
 """Seconds between two looks whether an elastic group could be larger. Ray's default is 60."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """A stage run to train: its name in the store, its job, and the record that it is published with."""
-
-    name: str
-    job: StageJob
-    record: dict[str, Any]
-
-
 def _worker(config: dict[str, Any]) -> None:
-    """What every worker runs. A process group exists by now: Ray Train made it.
-
-    Stage runs that an earlier attempt of this group published are passed over, the one it was stopped in is resumed.
-    """
+    """What every worker runs. A process group exists by now: Ray Train made it."""
     import ray.train.torch
     import torch
-    import torch.distributed as dist
 
     from remora.cluster.group import Notices
-    from remora.stages import Store
-    from remora.training import journal
+    from remora.pipeline import worker
+    from remora.pipeline.executor import Task
     from remora.training.job import StageJob
-    from remora.training.stage import run
 
-    store, status = Store(Path(config["runs"])), Path(config["status"])
-    rank = ray.train.get_context().get_world_rank()
     notices = Notices()
     if torch.cuda.is_available():
         torch.cuda.set_device(ray.train.torch.get_device())  # a thread's own, so not where the group is joined
-    for name, text, record in config["tasks"]:
-        job = StageJob.from_json(text)
-        if is_published(store.root / name):
-            continue
-        torch.set_num_threads(max(1, int(job.cluster.cpus_per_worker)))
-        write_atomic(job.folder / f"worker-{rank}.pid", f"{os.getpid()}\n")
-        began = time.time()
-        if rank == 0:
-            journal.append(status, "stage", run=name, stage=job.stage.name, state="training")
-        figures = run(job, notices)
-        if rank == 0:
-            said = {**record, "began": began, "seconds": time.time() - began}
-            store.publish(name, said, int(figures["attempt"]))
-            journal.append(status, "stage", run=name, stage=job.stage.name, state="trained")
-        dist.barrier()  # the next stage run starts from what was just published
+    tasks = [Task(name, StageJob.from_json(text), record) for name, text, record in config["tasks"]]
+    worker.train(tasks, Path(config["runs"]), Path(config["status"]), notices)
 
 
 def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from remora import catalog
-from remora.cluster.evaluate import prepare
 from remora.commands.run import session
 from remora.commands.score import show
 from remora.data.outputs import writes
@@ -25,6 +24,7 @@ from remora.evaluation.reports import Kept, pairs, read_report, reports_of
 from remora.evaluation.sheet import ABOUT, REPORT
 from remora.files import write_json
 from remora.inference.bundle import bundle_name, check_bundle, weights_digest
+from remora.pipeline.measure import prepare
 from remora.reporting.fitting import console as wide_console
 from remora.reporting.fitting import literal
 from remora.reporting.tables import compared_table, published_table
@@ -54,7 +54,8 @@ def evaluate(args: argparse.Namespace) -> None:
     # Ray says on stdout what becomes of its workers; there is JSON alone.
     aside = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
     with aside, session(args):
-        from remora.cluster.evaluation import evaluate as run
+        from remora.cluster.executor import OnRay
+        from remora.pipeline.evaluation import evaluate as run
 
         def wait(holder: str) -> None:
             console.print(f"waiting for {holder}: it asks this model the same questions", highlight=False)
@@ -63,7 +64,7 @@ def evaluate(args: argparse.Namespace) -> None:
             console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
 
         with _bar(console) as hear:
-            found = run(bundle, prepared, store, cluster, args.tracking_uri, args.protocol, args.limit,
+            found = run(bundle, prepared, store, OnRay(), cluster, args.tracking_uri, args.protocol, args.limit,
                         args.judge_model, hear, wait, note)  # fmt: skip
     reports = {o.benchmark: o.report for o in found if o.report}
     if args.out:

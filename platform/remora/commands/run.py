@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.live import Live
 
 from remora.cluster.search import result_file
-from remora.cluster.variant import status_file, tell_tracker
 from remora.commands.indexing import entries_of, prepare
 from remora.errors import ClusterError
 from remora.evaluation.score import as_json
+from remora.pipeline.variant import status_file, tell_tracker
 from remora.processes import Child, remora_command
 from remora.reporting.fitting import literal
 from remora.reporting.progress import Progress, VariantProgress
@@ -61,10 +61,11 @@ def train(args: argparse.Namespace) -> None:
         tracked = thread.submit(tell_tracker, Tracker(args.runs, args.tracking_uri), status)
         with session(args, dashboard=False):
             queued(args.runs, SINGLE, [variant_name(variant)])
-            from remora.cluster.variant import run_variant
+            from remora.cluster.executor import OnRay
+            from remora.pipeline.variant import run_variant
 
             tracked.result()
-            outcome = run_variant(variant, args.runs, SINGLE, args.tracking_uri)
+            outcome = run_variant(variant, args.runs, OnRay(), SINGLE, args.tracking_uri)
     say(*variant_lines({name: as_json(score) for name, score in outcome.scores.items()}, outcome.bundle))
 
 

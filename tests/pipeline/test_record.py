@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from remora.cluster import evaluation, search, variant
+from remora.cluster import search
 from remora.demo import build_demo
 from remora.evaluation.measured import Measured
 from remora.evaluation.score import Score
 from remora.files import publishing
+from remora.pipeline import evaluation, variant
 from remora.spec import Cluster, Space, load
 from remora.stages import Store
 from remora.tracking import Tracker
@@ -29,7 +30,7 @@ class Killed(BaseException):
 
 
 class Work:
-    """What a search does beside its record; `left` counts down to the call in which it is killed."""
+    """An executor, and what a variant is measured by; `left` counts down to the call in which it is killed."""
 
     def __init__(self):
         self.left = {"train": 0, "measure": 0}
@@ -48,7 +49,7 @@ class Work:
             journal.append(task.job.folder / journal.JOURNAL, "step", step=0, loss=1.0)
             Store(runs).publish(task.name, task.record)
 
-    def measure(self, name, bundle, store, cluster, **_):
+    def measure(self, name, bundle, store, executor, cluster, **_):
         self._call("measure")
         folder = store.runs / "scores" / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,7 @@ class Told:
 def work(monkeypatch):
     made = Work()
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(variant, "train_stages", made.train)
+    monkeypatch.setattr(search, "OnRay", lambda: made)
     monkeypatch.setattr(variant, "write_bundle", bundled)
     monkeypatch.setattr(variant, "prepare", lambda name, store: name)
     monkeypatch.setattr(variant, "measure", made.measure)
@@ -168,7 +169,7 @@ def test_figures_come_although_mlflow_cannot_be_opened(spoil, runs, work, empty_
         name, data = "gqa", runs / "data"
 
     notes = []
-    (found,) = evaluation.evaluate(runs / "b", [Prepared()], Store(runs), Cluster(), note=notes.append)
+    (found,) = evaluation.evaluate(runs / "b", [Prepared()], Store(runs), work, Cluster(), note=notes.append)
     assert found.score.accuracy == 0.5
     (said,) = notes
     assert said.startswith("MLflow at sqlite:") and said.endswith(f"the figures are kept, the record waits in {runs}")

@@ -1,4 +1,4 @@
-"""`remora evaluate`'s work: benchmarks one after the other on a Ray session, and their record in MLflow."""
+"""`remora evaluate`'s work: benchmarks one after the other, and their record in MLflow."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from remora import tracking
-from remora.cluster.evaluate import Prepared, measure
-from remora.cluster.record import metrics_of, open_tracker
 from remora.evaluation.measured import Measured
 from remora.inference.bundle import bundle_name, weights_digest
+from remora.pipeline.executor import Executor
+from remora.pipeline.measure import Prepared, measure
+from remora.pipeline.record import metrics_of, open_tracker
 from remora.spec import Cluster
 from remora.stages import Store
 
@@ -24,6 +25,7 @@ def evaluate(
     bundle: Path,
     benchmarks: Sequence[Prepared],
     store: Store,
+    executor: Executor,
     cluster: Cluster,
     tracking_uri: str | None = None,
     protocol: str | None = None,
@@ -53,7 +55,7 @@ def evaluate(
     try:
         for prepared in benchmarks:
             measured = measure(
-                prepared, bundle, store, cluster,
+                prepared, bundle, store, executor, cluster,
                 protocol=protocol, limit=limit, judge_model=judge_model, hear=hear, wait=wait,
             )  # fmt: skip
             found.append(measured)

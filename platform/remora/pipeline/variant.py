@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 
 from remora import tracking
-from remora.cluster import record
-from remora.cluster.evaluate import measure, prepare
-from remora.cluster.record import open_tracker
-from remora.cluster.train import Task, train_stages
 from remora.evaluation.score import Score, as_json
 from remora.inference import Bundle, write_bundle
+from remora.pipeline import record
+from remora.pipeline.executor import Executor, Task
+from remora.pipeline.measure import measure, prepare
+from remora.pipeline.record import open_tracker
 from remora.spec import Variant
 from remora.stages import StageRun, Store, path, variant_name
 from remora.training import journal
@@ -52,12 +52,13 @@ def tell_tracker(tracker: tracking.Tracker, status: Path) -> None:
 def run_variant(
     variant: Variant,
     runs: Path,
+    executor: Executor,
     search: str,
     tracking_uri: str | None,
     parent: str | None = None,
     within: str = "alone",
 ) -> Outcome:
-    """Train what is not trained yet, then measure. Needs a Ray session.
+    """Train what is not trained yet, make the bundle, measure.
 
     Args:
         parent: The MLflow run of the search that it belongs to, and `within` that search's key: ids change, keys don't.
@@ -74,7 +75,7 @@ def run_variant(
     last = lineage[-1]
     mlflow_run = record.start_variant(variant, lineage, tracker, parent, within)
     try:
-        stages = _train_missing(lineage, store, variant, tracker, mlflow_run, status)
+        stages = _train_missing(lineage, store, executor, variant, tracker, mlflow_run, status)
         for run in lineage:
             # Linked, not repeated: a stage run that several variants share has one MLflow run.
             tracker.tag(mlflow_run, f"remora.stage.{run.stage.name}", record.recorded(run, store, variant, tracker))
@@ -95,7 +96,7 @@ def run_variant(
 
         scores = {}
         for benchmark in variant.benchmarks:
-            measured = measure(prepare(benchmark, store), bundle, store, variant.cluster, hear=asked)
+            measured = measure(prepare(benchmark, store), bundle, store, executor, variant.cluster, hear=asked)
             if measured.score:
                 scores[benchmark] = measured.score
                 scored(measured.score)
@@ -110,7 +111,13 @@ def run_variant(
 
 
 def _train_missing(
-    lineage: Sequence[StageRun], store: Store, variant: Variant, tracker: tracking.Tracker, parent: str, status: Path
+    lineage: Sequence[StageRun],
+    store: Store,
+    executor: Executor,
+    variant: Variant,
+    tracker: tracking.Tracker,
+    parent: str,
+    status: Path,
 ) -> dict[str, str]:
     """Train the stage runs that are not published and that nobody else trains: {name: trained | reused}.
 
@@ -138,12 +145,18 @@ def _train_missing(
             else:
                 say("reused")
         if missing:
-            _train(missing, store, variant, tracker, parent, status)
+            _train(missing, store, executor, variant, tracker, parent, status)
     return {run.name: "trained" if run in missing else "reused" for run in lineage}
 
 
 def _train(
-    missing: Sequence[StageRun], store: Store, variant: Variant, tracker: tracking.Tracker, parent: str, status: Path
+    missing: Sequence[StageRun],
+    store: Store,
+    executor: Executor,
+    variant: Variant,
+    tracker: tracking.Tracker,
+    parent: str,
+    status: Path,
 ) -> None:
     tasks, mlflow_runs = [], {}
     with contextlib.ExitStack() as mirrors:
@@ -158,7 +171,7 @@ def _train(
             mirrors.enter_context(tracking.Mirror(tracker, mlflow_runs[run], where, hear=hear))
             tasks.append(Task(run.name, job, record.published_record(run, variant, mlflow_runs[run])))
         try:
-            train_stages(tasks, variant.cluster, store.runs, status)
+            executor.train(tasks, variant.cluster, store.runs, status)
         except BaseException:
             for run in missing:
                 if not store.finished(run):

@@ -1,0 +1,65 @@
+"""Ray tasks: questions go to workers in pieces, answers come back as they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from remora.errors import ClusterError, RemoraError
+from remora.pipeline import worker
+from remora.pipeline.executor import AskJob
+from remora.spec import Cluster
+
+TRIES = 3
+"""How often a piece is given to a worker; one that dies of it every time would end no run otherwise."""
+
+
+def _answer(job: AskJob) -> Iterator[list[dict[str, Any]]]:
+    """What a worker runs. Ray shows its name as the process's title."""
+    yield from worker.answer(job)
+
+
+def answer(job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, Any]]]:
+    """Lines of the pieces, as workers give them. What a worker left when it died is given to another."""
+    if not job.pieces:
+        return
+    import ray
+
+    remote = ray.remote(_answer).options(
+        num_cpus=cluster.cpus_per_worker,
+        num_gpus=cluster.gpus_per_worker,
+        num_returns="streaming",
+        max_retries=0,  # Ray would begin all of its pieces again
+        # In a trial, tasks would inherit its placement group, which holds no CPU to run them on.
+        scheduling_strategy="DEFAULT",
+    )
+    workers, n = min(cluster.most_workers, len(job.pieces)), len(job.pieces)
+    shares: list[tuple[Sequence[Sequence[int]], int]]
+    shares = [(job.pieces[n * i // workers : n * (i + 1) // workers], 0) for i in range(workers)]
+    running: dict[Any, tuple[Sequence[Sequence[int]], int]] = {}
+    while shares or running:
+        for share, tries in shares:
+            running[remote.remote(replace(job, pieces=share))] = (share, tries)
+        shares = []
+        (ready, *_), _ = ray.wait(list(running))
+        left, tries = running[ready]
+        try:
+            lines = ray.get(next(ready))  # type: ignore[arg-type]
+        except StopIteration:
+            del running[ready]
+        except ray.exceptions.RayTaskError as e:
+            # Ray's own text is the worker's traceback; a RemoraError says all there is to say in its one line.
+            raise (e.cause if isinstance(e.cause, RemoraError) else e) from None
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError) as e:
+            del running[ready]
+            if tries + 1 == TRIES:
+                raise ClusterError(
+                    f"{TRIES} workers died of the same {len(left[0])} questions of {job.benchmark} "
+                    f"({type(e).__name__}); answers so far are kept; give a worker the memory it needs, then run the "
+                    "same command again"
+                ) from None
+            shares = [(left, tries + 1)]
+        else:
+            running[ready] = (left[1:], 0)
+            yield lines

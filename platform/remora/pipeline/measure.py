@@ -1,0 +1,122 @@
+"""One model on one benchmark: ask what was not asked yet, keep answers as they come, score."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from remora.errors import DataError
+from remora.evaluation.ask import Ask
+from remora.evaluation.benchmarks import Benchmark, benchmark, located
+from remora.evaluation.identity import PictureDigests, ask_digests
+from remora.evaluation.judge import judge_from_environment
+from remora.evaluation.measured import Measured, tally
+from remora.evaluation.sheet import About, Sheet
+from remora.files import digest, exclusive
+from remora.inference.bundle import bundle_name, weights_digest
+from remora.pipeline.executor import AskJob, Executor
+from remora.pipeline.worker import asks_of
+from remora.spec import Cluster
+from remora.stages import Store
+
+log = logging.getLogger(__name__)
+PIECE = 128
+"""Questions that a worker is given at once: enough to batch, few enough that a kill costs seconds."""
+
+
+def _pieces(asks: Sequence[Ask], missing: Sequence[Ask]) -> Iterator[list[int]]:
+    """Places of the missing asks, those about one picture together, in pieces that part no picture if they can."""
+    place = {(a.condition, a.index): i for i, a in enumerate(asks)}
+    pictures: dict[tuple[str, ...], list[int]] = {}
+    for a in missing:
+        pictures.setdefault(tuple(map(str, a.question.pictures)), []).append(place[a.condition, a.index])
+    piece: list[int] = []
+    for together in pictures.values():
+        if piece and len(piece) + len(together) > PIECE:
+            yield piece
+            piece = []
+        piece += together
+        while len(piece) > PIECE:
+            yield piece[:PIECE]
+            piece = piece[PIECE:]
+    if piece:
+        yield piece
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A benchmark whose files were found and read: what a model can be asked."""
+
+    name: str
+    """As it was given: a published name, the catalog's, or the path of a YAML."""
+    chosen: Benchmark
+    data: Path
+    asks: list[Ask]
+
+
+def prepare(name: str, store: Store, eval_data: Path | None = None) -> Prepared:
+    """Find and read a benchmark's files, so that what is missing is found before anything starts.
+
+    Raises:
+        UnknownName: no such benchmark.
+        DataError: its files are missing or unreadable, or hold no question.
+    """
+    chosen = benchmark(name)
+    data = located(name, store.data, eval_data)
+    asks = asks_of(chosen, data)
+    if not asks:
+        raise DataError(f"{name}: no question in {data}; nothing can be measured; see docs/benchmarks.md for its files")
+    given = str(Path(name).absolute()) if name.endswith((".yaml", ".yml")) else name
+    return Prepared(given, chosen, data, asks)
+
+
+def measure(
+    prepared: Prepared,
+    bundle: Path,
+    store: Store,
+    executor: Executor,
+    cluster: Cluster,
+    *,
+    protocol: str | None = None,
+    limit: int | None = None,
+    judge_model: str | None = None,
+    hear: Callable[[str, int, int], None] = lambda name, done, of: None,
+    wait: Callable[[str], None] = lambda holder: log.warning("waiting for %s, which asks the same", holder),
+) -> Measured:
+    """Ask what was not asked yet, and score.
+
+    `hear` receives a benchmark's name, the answers so far and the number of questions. `wait` receives, once, the
+    process that holds the answers' folder, while another command asks the same. `limit` asks only the first so many
+    questions; the report names that.
+
+    Raises:
+        DataError: the benchmark's files, or not one question could be asked.
+        RemoraError: what the executor raises.
+    """
+    chosen, data, asks = prepared.chosen, prepared.data, prepared.asks
+    wanted = [a for a in asks if limit is None or a.index < limit]
+    keys = ask_digests(asks, PictureDigests(store.cache / "contents" / f"{digest(str(data))[:16]}.json"))
+    questions = digest(keys)
+    about = About(bundle_name(bundle), weights_digest(bundle), chosen.name, questions)
+    scores = store.runs / "scores"
+    # Two commands that measure one model on one benchmark share the answers: the second waits and reads them.
+    with exclusive(scores / f".{about.folder}.lease", wait):
+        sheet = Sheet(scores, about, asks, keys)
+        missing = sheet.missing(wanted)
+        done = len(wanted) - len(missing)
+        hear(chosen.name, done, len(wanted))
+        job = AskJob(bundle, store.runs, prepared.name, data, list(_pieces(asks, missing)))
+        for lines in executor.answer(job, cluster):
+            sheet.add(lines)
+            done += len(lines)
+            hear(chosen.name, done, len(wanted))
+        broken = sheet.broken()
+        if broken and len(broken) == sum(a.condition == "pictures" for a in wanted):
+            raise DataError(f"no question of {chosen.name} could be asked; the first: {broken[0]['broken']}")
+        cache = store.runs / "cache" / "judge"
+        judged = chosen.judged or judge_model
+        judge = judge_from_environment(cache, judge_model, chosen.judge_model) if judged else None
+        only = None if limit is None else {str(a.question.id) for a in wanted}
+        return replace(tally(chosen, data, sheet, protocol, judge, only), questions=questions)

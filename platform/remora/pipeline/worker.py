@@ -1,0 +1,77 @@
+"""What a process does that trains or answers: the same in this process, under Ray and as one of several ranks."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remora.evaluation.ask import Ask
+from remora.evaluation.benchmarks import Benchmark, Own, benchmark
+from remora.files import is_published, write_atomic
+from remora.pipeline.executor import AskJob, Task
+from remora.stages import Store
+from remora.training import journal
+
+if TYPE_CHECKING:
+    from remora.inference import Answerer
+
+
+def train(tasks: Sequence[Task], runs: Path, status: Path, preempted: Callable[[], bool]) -> None:
+    """Train stage runs in order, as one rank of a process group that exists; rank 0 publishes each.
+
+    Stage runs that an earlier attempt published are passed over, the one it was stopped in is resumed.
+    """
+    import torch
+    import torch.distributed as dist
+
+    from remora.training.stage import run
+
+    store, rank = Store(runs), dist.get_rank()
+    for task in tasks:
+        if is_published(store.root / task.name):
+            continue
+        torch.set_num_threads(max(1, int(task.job.cluster.cpus_per_worker)))
+        write_atomic(task.job.folder / f"worker-{rank}.pid", f"{os.getpid()}\n")
+        began = time.time()
+        told = {"run": task.name, "stage": task.job.stage.name}
+        if rank == 0:
+            journal.append(status, "stage", **told, state="training")
+        figures = run(task.job, preempted)
+        if rank == 0:
+            record = {**task.record, "began": began, "seconds": time.time() - began}
+            store.publish(task.name, record, int(figures["attempt"]))
+            journal.append(status, "stage", **told, state="trained")
+        dist.barrier()  # the next stage run starts from what was just published
+
+
+def answer(job: AskJob) -> Iterator[list[dict[str, Any]]]:
+    """The answer lines of each piece. Questions are read here, so no picture travels."""
+    from remora.evaluation.ask import ask
+
+    asks = asks_of(benchmark(job.benchmark), job.data)
+    for places in job.pieces:
+        yield ask(_answerer(job.bundle, Store(job.runs).cache), [asks[p] for p in places])
+
+
+@lru_cache(maxsize=1)
+def _answerer(bundle: Path, cache: Path) -> Answerer:
+    """The model, loaded once for all that a process is asked of it."""
+    import torch
+
+    from remora.inference import Answerer
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    return Answerer.load(bundle, cache)
+
+
+def asks_of(chosen: Benchmark, data: Path) -> list[Ask]:
+    """Everything that a model is asked for a benchmark: its questions, and an own one's with shuffled pictures too."""
+    asks = [Ask(i, "pictures", q) for i, q in enumerate(chosen.questions(data))]
+    if isinstance(chosen, Own):
+        asks += [Ask(i, "blind", q) for i, q in enumerate(chosen.blind(data))]
+    return asks
