@@ -17,7 +17,8 @@ import ray
 
 from ports import free_port
 from remora.cluster.cleaner import NAMESPACE
-from remora.cluster.session import OWN, ray_session
+from remora.cluster.session import OWN, _processes, ray_session
+from remora.cluster.watch import alive
 from remora.processes import Child
 
 pytestmark = pytest.mark.e2e
@@ -61,6 +62,14 @@ def test_another_cluster_on_the_machine_frees_nobody_and_a_dead_controller_is_no
     running.join(PATIENCE)
     until("the worker's CPU", free)
     until("the cleaner's end", lambda: not named("cleaner-"))
+
+
+def test_a_session_knows_what_it_cannot_do_without():
+    """Both at once: a name of Ray's that changes would leave one of them unwatched."""
+    found = _processes(None)
+    assert [name.rpartition(" ")[2] for name in found] == ["(GCS)", "(raylet)"]
+    assert all(alive(place) for place, _ in found.values())
+    assert _processes("ray://head:10001") == {}
 
 
 def named(start=""):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from remora.cluster.watch import OWN_PATIENCE, RECONNECT, alive, patience, watched
 from remora.errors import ClusterError
 
 WORKER_ENV = {
@@ -67,6 +67,7 @@ def ray_session(
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # A process that has answered one benchmark has torch and transformers loaded, which costs 8 s on two cores: it
         # is kept for the next variant's.
+        os.environ.setdefault(RECONNECT, f"{OWN_PATIENCE:g}")
         kept = {"idle_worker_killing_time_threshold_ms": 600_000}
         options |= {"address": "local", "include_dashboard": dashboard, "_system_config": kept}
     else:
@@ -87,9 +88,25 @@ def ray_session(
             ) from e
         raise ClusterError(_nothing_at(where, reason)) from e
     try:
-        yield
+        with watched(_processes(where)):
+            yield
     finally:
         ray.shutdown()
+
+
+def _processes(where: str | None) -> dict[str, tuple[str, float]]:
+    """What this process cannot do without, for `watched`. A client of `ray://` has neither; Ray tells it."""
+    import ray
+
+    if where and where.startswith("ray://"):
+        return {}
+    me = ray.get_runtime_context()
+    found = {"Ray's head process (GCS)": (me.gcs_address, 3.0 if where is None else patience())}
+    for node in ray.nodes():
+        if node["NodeID"] == me.get_node_id():
+            place = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+            found["Ray's process on this machine (raylet)"] = (place, 1.0)
+    return found
 
 
 def _make_room() -> None:
@@ -141,7 +158,7 @@ def _check_address(where: str) -> None:
             f"the address of a Ray cluster is host:port, ray://host:port or auto; found {where!r}; next: the address "
             "that `ray start --head` prints (host:6379), or leave out --address and RAY_ADDRESS"
         )
-    if not _alive(where.removeprefix("ray://")):
+    if not alive(where.removeprefix("ray://")):
         raise ClusterError(_nothing_at(where, "nothing listens there"))
 
 
@@ -150,16 +167,6 @@ def _nothing_at(where: str, reason: str) -> str:
         f"no Ray cluster at {where}: {reason}; start one with `ray start --head`, "
         "or leave out --address and RAY_ADDRESS to use a cluster of your own"
     )
-
-
-def _alive(address: str) -> bool:
-    """Whether something listens at host:port."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=1):
-            return True
-    except (OSError, ValueError):
-        return False
 
 
 def cpus_and_gpus() -> tuple[float, float]:

@@ -146,10 +146,10 @@ def live(args: argparse.Namespace, verb: str, search_name: str, names: list[str]
     title = f"{args.spec.name} (log: {log})"
     try:
         draw(progress, title, console, lambda: child.running)
-        if child.process.returncode:
-            raise ClusterError(child.error() + f" (log: {log})")
     finally:
-        child.stop()
+        child.stop()  # with whoever says its last words, if Ray ended it
+    if child.process.returncode:
+        raise ClusterError(child.error() + f" (log: {log})")
     return progress
 
 

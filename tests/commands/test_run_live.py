@@ -1,0 +1,31 @@
+"""The live view of a command in a child: whatever ends the child, its parent has a line for it."""
+
+from __future__ import annotations
+
+import argparse
+import io
+
+import pytest
+from rich.console import Console
+
+from remora.commands import run
+from remora.errors import ClusterError
+
+ENDED = "(while kill -0 $$ 2>/dev/null; do :; done; sleep 0.5; echo 'remora: the head died; next: x') & "
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (ENDED + "echo '*** Stack trace'; kill -ABRT $$", "the head died; next: x"),
+        (ENDED + "echo 'Failed to connect to GCS'; exit 1", "the head died; next: x"),
+        ("echo working; kill -KILL $$", "ended by SIGKILL; its last line: working"),
+    ],
+)
+def test_last_words_come_from_who_outlives_the_child(script, said, tmp_path, monkeypatch):
+    """Ray's C++ ends a process without a line of ours; a shell that outlives it has one, a moment later."""
+    monkeypatch.setattr(run, "remora_command", lambda *_: ["bash", "-c", script])
+    args = argparse.Namespace(runs=tmp_path, spec=tmp_path / "x.yaml", address=None, tracking_uri=None)
+    with pytest.raises(ClusterError) as e:
+        run.live(args, "train", "single", ["x"], Console(file=io.StringIO()))
+    assert str(e.value).startswith(f"{said} (log: {tmp_path}/logs/train-")
