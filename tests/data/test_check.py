@@ -111,7 +111,7 @@ def test_what_a_mixture_skips_is_counted_and_not_fatal(broken, tmp_path, capsys)
     # Each stage is looked at, not its data alone.
     stages["language"]["mixture"] = mixture
     (tmp_path / "variant.yaml").write_text(json.dumps(variant | {"overrides": stages}))
-    with pytest.raises(SystemExit, match=r"^remora: stage 'language' reads text alone .* shows a picture; give it"):
+    with pytest.raises(SystemExit, match=r"^remora: stage 'language' reads only text .* shows a picture; give it"):
         main(["data", "check", str(tmp_path / "variant.yaml")])
 
 

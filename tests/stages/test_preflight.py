@@ -99,7 +99,7 @@ def test_what_would_stop_a_later_stage_is_refused_before_the_first(spec, tmp_pat
 
 def test_a_text_only_stage_with_pictures_and_a_stage_of_pictures_without_any(spec, tmp_path):
     words, shown = records(tmp_path / "w", 9, pictures=False), records(tmp_path / "s", 9)
-    with pytest.raises(SpecError, match=r"'language' reads text alone .* record 0 of .* shows a picture"):
+    with pytest.raises(SpecError, match=r"'language' reads only text .* record 0 of .* shows a picture"):
         look(spec("language", mixture=[words, shown]), tmp_path)
     with pytest.raises(SpecError, match=r"stage 'align' trains connector, which learn from pictures alone"):
         look(spec("align", mixture=[words]), tmp_path)

@@ -36,10 +36,10 @@ def condense(args: argparse.Namespace, console: Console) -> None:
     """
     spec = load(Condensation, str(args.target))
     out = (args.out or args.runs / "condensed" / spec.name).expanduser().absolute()
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
     data = args.runs / "data"
     source = prepare([spec.source], args, console, open_whole)[0][1] if spec.source else None
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
     tracker = tracking.Tracker(args.runs, args.tracking_uri)
     tracker.prepare()
     with _recorded(tracker, spec, source) as heard:

@@ -96,8 +96,8 @@ def _check_pictures(stage: Stage, datasets: Sequence[Dataset]) -> list[str]:
                 if sample.images:
                     where = f"{dataset.where(dataset.number(i))} of {_name(entry)}"
                     raise SpecError(
-                        f"stage {stage.name!r} reads text alone (vision: absent), and {where} shows a picture; give it "
-                        f"a mixture of text (overrides: {{{stage.name}: {{mixture: […]}}}}), or leave it its own"
+                        f"stage {stage.name!r} reads only text (vision: absent), and {where} shows a picture; give it "
+                        f"a mixture of text (overrides: {{{stage.name}: {{mixture: […]}}}}), or keep the recipe's own"
                     )
         return []
     if any(sample.images for dataset in datasets for sample in dataset):
