@@ -1,16 +1,14 @@
-"""What the tests share: tiny data, a tiny tokenizer, a tiny model. Nothing here needs a network or a GPU."""
+"""What the tests share: tiny data, a tiny tokenizer, a tiny model. Nothing here needs a network or a GPU.
+
+Torch is imported by the fixtures that need it: a room without torch has its tests collected in a second.
+"""
 
 from __future__ import annotations
 
 import pytest
-import torch
 from hypothesis import settings
-from torch import nn
 
 from remora import catalog
-from remora.model.llm import train_tokenizer
-from remora.model.vision import Tower
-from remora.model.vlm import VisionLanguageModel
 from tiny import write_records
 
 # The same examples every time: a failure is the change's, not the day's.
@@ -44,6 +42,8 @@ def catalog_data(tmp_path, tiny_data):
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
+    from remora.model.llm import train_tokenizer
+
     return train_tokenizer(WORDS, 340)
 
 
@@ -57,40 +57,9 @@ def empty_database(tmp_path_factory):
     return folder / "mlflow.db"
 
 
-class TinyTower(Tower):
-    """Pixels [B, 3, 4, 4] -> tokens [B, 2, 8] in three blocks."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Linear(24, 8)
-        self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
-        self.norm = nn.LayerNorm(8)
-        self.tail = [self.norm]
-
-    def forward(self, pixels):
-        tokens = self.stem(pixels.reshape(len(pixels), 2, 24))
-        for block in self.blocks:
-            tokens = torch.tanh(block(tokens))
-        return self.norm(tokens)
-
-
 @pytest.fixture
 def tiny_model():
-    """Tower -> linear layer -> a Llama of two layers and 64 tokens; seeded, fp32, everything trains."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    """`toy.build_model`."""
+    from toy import build_model
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=0,
-        pad_token_id=1,
-    )
-    return VisionLanguageModel(LlamaForCausalLM(config), TinyTower(), nn.Linear(8, 16), image_size=4, image_tokens=2)
+    return build_model()
