@@ -10,7 +10,7 @@ from remora.cli import main
 from remora.errors import UnknownName
 
 SCORES = catalog.entries("scores")
-FIGURES = {*PAPERS, "mme.cognition", "seed.image", "mmbench.test", "mmbench-cn.test", "mmmu.test"}
+FIGURES = {figure for name, paper in PAPERS.items() for figure in (name, *paper.reported)}
 
 
 def table(columns: str, rows: str) -> dict[str, dict[str, float]]:

@@ -14,8 +14,9 @@ from PIL import Image
 from remora.data.pictures import Picture
 from remora.errors import BrokenRecord, DataError
 from remora.evaluation.ask import Ask, ask
-from remora.evaluation.asking import Embedded, InParquet, Question, parquet_files, parquet_rows
 from remora.evaluation.identity import PictureDigests, ask_digests
+from remora.evaluation.parquet import InParquet, parquet_files, parquet_rows
+from remora.evaluation.question import InlinePicture, Question
 from remora.evaluation.sheet import ASKED, About, Sheet
 from remora.files import digest
 from remora.inference import Answer, Prompt
@@ -217,7 +218,7 @@ def test_pictures_in_tables_and_lines_are_known_by_their_content(table, tmp_path
     pictures = PictureDigests(tmp_path / "contents.json")
     rows = list(parquet_rows([table], ("image", "frames")))
     assert len(set(pictures.of([r["image"] for r in rows]).values())) == 5
-    embedded = [Embedded(b"a", "row 1"), Embedded(b"a", "row 2"), Embedded(b"b", "row 3")]
+    embedded = [InlinePicture(b"a", "row 1"), InlinePicture(b"a", "row 2"), InlinePicture(b"b", "row 3")]
     found = pictures.of(embedded)
     assert found["row 1"] == found["row 2"] != found["row 3"]
 
@@ -266,6 +267,6 @@ def test_what_is_no_parquet_is_named(tmp_path, table):
 
 
 def test_bytes_that_came_with_a_question_are_a_picture(tmp_path):
-    assert Embedded(png(tmp_path, 7), "row 1").open().getpixel((0, 0)) == (7, 7, 7)
+    assert InlinePicture(png(tmp_path, 7), "row 1").open().getpixel((0, 0)) == (7, 7, 7)
     with pytest.raises(BrokenRecord, match="row 2"):
-        Embedded(b"junk", "row 2").open()
+        InlinePicture(b"junk", "row 2").open()

@@ -8,11 +8,11 @@ import pytest
 
 from remora.errors import DataError
 from remora.evaluation.compare import compare_reports
-from remora.evaluation.report import Item, Report
+from remora.evaluation.report import Report, ScoredAnswer
 
 
 def report(scores: list[float], **other) -> Report:
-    items = [Item(str(i), "x", "x", s, str(i // 2), "gold", ("binary",)) for i, s in enumerate(scores)]
+    items = [ScoredAnswer(str(i), "x", "x", s, str(i // 2), "gold", ("binary",)) for i, s in enumerate(scores)]
     made = Report("gqa", "official", {}, {}, items, [])
     return replace(made, **other)
 

@@ -11,7 +11,7 @@ from email.utils import format_datetime
 import pytest
 
 from remora.errors import DataError
-from remora.evaluation.judge import LONGEST_WAIT, OPENAI, WAITS, Endpoint, in_order, judge_from_environment
+from remora.evaluation.judge import LONGEST_WAIT, OPENAI, WAITS, JudgeEndpoint, in_order, judge_from_environment
 from scripted_judge import Fault, scripted
 
 MESSAGES = [{"role": "system", "content": "Judge. "}, {"role": "user", "content": "é\u2028 \n\ud800"}]
@@ -41,7 +41,7 @@ def slept():
 @pytest.fixture
 def client(tmp_path, slept):
     """A judge at a URL that sleeps for no time and says for how long it would."""
-    return lambda url, key="secret": Endpoint("gpt-4-0613", url, key, tmp_path / "kept", slept.append)
+    return lambda url, key="secret": JudgeEndpoint("gpt-4-0613", url, key, tmp_path / "kept", slept.append)
 
 
 def ask(judge, text="hello", temperature=0.0, max_tokens=3):
@@ -144,7 +144,7 @@ def test_replies_are_kept_by_what_was_asked(client, tmp_path):
         first = [ask(client(server.url), *a) for a in asked]
         assert [ask(client(server.url), *a) for a in asked] == first
         assert len(server.seen) == 4
-        other = Endpoint("another", server.url, "k", tmp_path / "kept")
+        other = JudgeEndpoint("another", server.url, "k", tmp_path / "kept")
         ask(other, "a")
         assert len(server.seen) == 5
     assert first[:2] == ["a|0.0", "a|0.5"]

@@ -13,13 +13,13 @@ from remora.data.conversation import Sample
 from remora.data.conversation import Turn as Message
 from remora.errors import DataError
 from remora.evaluation.ask import Ask, ask
-from remora.evaluation.baselines import QuestionOnly
 from remora.evaluation.benchmarks import benchmark, score
-from remora.evaluation.benchmarks.own import METRICS, own, words
+from remora.evaluation.benchmarks.own import METRICS, own_benchmark, words
+from remora.evaluation.benchmarks.own.prior import QuestionOnly
+from remora.evaluation.benchmarks.own.questions import OwnQuestion, shuffled_pictures
 from remora.evaluation.identity import PictureDigests, ask_digests
-from remora.evaluation.judge import Endpoint
+from remora.evaluation.judge import JudgeEndpoint
 from remora.evaluation.measured import tally
-from remora.evaluation.questions import OwnQuestion, shuffled_pictures
 from remora.evaluation.score import as_json, summarise
 from remora.evaluation.sheet import About, Sheet
 from remora.inference import Answer, Prompt, Sampling
@@ -112,7 +112,7 @@ def test_an_answer_scores_by_the_benchmarks_metric(metric, asked, said, read, sc
 
 
 def test_questions_are_read_in_file_order(data):
-    questions = own(NAME).read(data)
+    questions = own_benchmark(NAME).listed(data)
     assert [q.id for q in questions] == list(range(10))
     assert questions[3].answer == "no" and questions[3].category == "c1" and questions[3].choices == ()
 
@@ -121,7 +121,7 @@ def test_a_text_may_hold_any_character(data):
     file = data / catalog.benchmark(NAME).questions
     asked = {"question_id": 0, "image": "q0.png", "text": "a\u2028b\x85c", "answer": "é", "choices": ["é", "x"]}
     file.write_text(json.dumps(asked, ensure_ascii=False) + "\n")
-    (only,) = own(NAME).read(data)
+    (only,) = own_benchmark(NAME).listed(data)
     assert only.text == "a\u2028b\x85c" and only.choices == ("é", "x")
 
 
@@ -133,7 +133,7 @@ def test_a_bad_line_is_named_by_number(line, data):
     file = data / catalog.benchmark(NAME).questions
     file.write_text(file.read_text() + line + "\n")
     with pytest.raises(DataError) as caught:
-        own(NAME).read(data)
+        own_benchmark(NAME).listed(data)
     assert str(file) in str(caught.value) and f"{file.name}:11: " in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -142,10 +142,10 @@ def test_a_missing_or_empty_question_file_is_refused(data):
     file = data / catalog.benchmark(NAME).questions
     file.write_text("")
     with pytest.raises(DataError, match="no record"):
-        own(NAME).read(data)
+        own_benchmark(NAME).listed(data)
     file.unlink()
     with pytest.raises(DataError, match=r"missing question file: .*; next: remora data demo$"):
-        own(NAME).read(data)
+        own_benchmark(NAME).listed(data)
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 101])
@@ -171,7 +171,7 @@ def sheet_of(tmp_path, asks: list[Ask]) -> Sheet:
 
 def measured(data, tmp_path, answerer):
     """Reports of both conditions, the way an evaluation makes them."""
-    chosen = own(NAME)
+    chosen = own_benchmark(NAME)
     asks = [Ask(i, "pictures", q) for i, q in enumerate(chosen.questions(data))]
     asks += [Ask(i, "blind", q) for i, q in enumerate(chosen.blind(data))]
     sheet = sheet_of(tmp_path, asks)
@@ -244,7 +244,7 @@ def test_a_judge_scores_by_mm_vets_prompt(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(a) + "\n" for a in answers))
     chosen = benchmark(str(tmp_path / "own.yaml"))
     with scripted(lambda body: "0.5" if "said 0" in body["messages"][0]["content"] else "none") as server:
-        judge = Endpoint("tiny", server.url, "", tmp_path / "kept")
+        judge = JudgeEndpoint("tiny", server.url, "", tmp_path / "kept")
         report = score(chosen, tmp_path, tmp_path / "a.jsonl", judge=judge)
     assert [i.score for i in report.items] == [0.5, 0, 0] and report.judge == "tiny"
     asked_of = {body["messages"][0]["content"].split("\n")[-1] for body in server.bodies}
@@ -299,4 +299,4 @@ def test_question_only_reads_the_benchmarks_prior(data):
         record["conversations"][0]["value"] = "<image>\nWhich shade?"
     prior.write_text(json.dumps(records))
     # `60` to all: as the most frequent answer to the shade, and the most frequent of all
-    assert own(NAME).question_only(data) == 1 / 10
+    assert own_benchmark(NAME).question_only(data) == 1 / 10

@@ -11,7 +11,7 @@ import pytest
 from remora.cli import main
 from remora.errors import DataError
 from remora.evaluation.benchmarks import benchmark, score
-from remora.evaluation.reports import read_report, reports_of
+from remora.evaluation.kept import read_report, reports_of
 from remora.evaluation.sheet import About
 from remora.files import publishing, write_json
 from remora.inference.bundle import FILE, weights_digest

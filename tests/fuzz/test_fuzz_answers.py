@@ -16,10 +16,11 @@ from cases import cases
 
 from eval_folder import write_eval_folder
 from nasty_answers import broken, text
+from remora.catalog import PAPERS
 from remora.errors import DataError, RemoraError
-from remora.evaluation.benchmarks import BENCHMARKS, benchmark, located, score
+from remora.evaluation.benchmarks import benchmark, located, score
 from remora.evaluation.compare import compare_reports
-from remora.evaluation.reports import read_report
+from remora.evaluation.kept import read_report
 
 METRICS = ("exact-match", "multiple-choice", "yes-no", "vqa-accuracy")
 
@@ -81,7 +82,7 @@ def outcome(name: str, data: Path, answers: Path, rng: Random) -> str:
 
 def test_any_answer_file_is_scored_or_refused(eval_data, owns, tmp_path):
     rng = Random(0)
-    names = [(n, located(n, tmp_path, eval_data)) for n in BENCHMARKS if n != "mmbench-cn"]
+    names = [(n, located(n, tmp_path, eval_data)) for n in PAPERS if n != "mmbench-cn"]
     names += [(str(p), p.parent) for p in owns]
     good = {name: answers_to(rng, name, data) for name, data in names}
     outcomes: Counter[str] = Counter()

@@ -13,7 +13,7 @@ from small_llms import CONFIGS, SHARE
 
 from remora.errors import DataError, TooLong
 from remora.evaluation.ask import Ask, ask
-from remora.evaluation.asking import Question
+from remora.evaluation.question import Question
 from remora.inference import Answerer, Sampling, Turn, decoding, recent
 from remora.inference import answerer as module
 from remora.inference.reading import Reading

@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from remora.catalog.entries import LLM, Benchmark, Connector, Dataset, Folder, Template, Vision
+from remora.catalog.entries import LLM, Connector, Dataset, Folder, OwnBenchmark, Template, Vision
+from remora.catalog.papers import PAPERS
 from remora.catalog.reported import Published, Scores
 from remora.catalog.resolution import tokens_at
 from remora.errors import SpecError, UnknownName, nearest
@@ -30,7 +31,7 @@ KINDS: dict[str, type[Spec]] = {
     "connectors": Connector,
     "templates": Template,
     "datasets": Dataset,
-    "benchmarks": Benchmark,
+    "benchmarks": OwnBenchmark,
     "recipes": Recipe,
     "published": Published,
     "scores": Scores,
@@ -136,19 +137,12 @@ def _getter(kind: str, label: str, model: type[E]) -> Callable[[str], E]:
 llm = _getter("llm", "llm", LLM)
 template = _getter("templates", "template", Template)
 dataset = _getter("datasets", "dataset", Dataset)
-benchmark = _getter("benchmarks", "benchmark", Benchmark)
+benchmark = _getter("benchmarks", "benchmark", OwnBenchmark)
 published = _getter("published", "published model", Published)
 _listed_scores = _getter("scores", "model with scores", Scores)
 _listed_vision = _getter("vision", "vision encoder", Vision)
 _listed_connector = _getter("connectors", "connector", Connector)
 _listed_recipe = _getter("recipes", "recipe", Recipe)
-
-
-PAPERS = (
-    *("vqav2", "gqa", "scienceqa", "textvqa", "pope", "mme", "mmbench", "mmbench-cn"),
-    *("seed", "mmmu", "vizwiz", "mmvet", "llava-bench"),
-)
-"""The published benchmarks, whose rules are code (remora.evaluation.benchmarks)."""
 
 
 def check_benchmark(name: str) -> None:
@@ -227,10 +221,11 @@ __all__ = [
     "GETTERS",
     "KINDS",
     "LLM",
-    "Benchmark",
+    "PAPERS",
     "Connector",
     "Dataset",
     "Folder",
+    "OwnBenchmark",
     "Published",
     "Scores",
     "Template",

@@ -286,8 +286,8 @@ class Dataset(Spec):
         return first + (f" (then: remora catalog datasets {name})" if more else "")
 
 
-class Benchmark(Spec):
-    """Questions with answers, and how they are scored."""
+class OwnBenchmark(Spec):
+    """A benchmark of one's own: questions with answers, and how they are scored."""
 
     title: str
     questions: str

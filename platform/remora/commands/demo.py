@@ -18,7 +18,7 @@ from remora.commands.data import build
 from remora.commands.run import live
 from remora.data.outputs import writes
 from remora.errors import ClusterError, ServingError
-from remora.evaluation.benchmarks.own import own
+from remora.evaluation.benchmarks.own import own_benchmark
 from remora.files import write_json
 from remora.processes import Child, remora_command
 from remora.reporting.fitting import literal
@@ -87,7 +87,7 @@ def demo(args: argparse.Namespace) -> None:
     endpoint = Child(remora_command("serve", *options), args.runs / "logs" / "serve.log")
     try:
         url = _wait_ready(endpoint, console)
-        question = own(UNSEEN).read(store.data)[0]
+        question = own_benchmark(UNSEEN).listed(store.data)[0]
         answer = ask(url, question.image, question.text)
         console.print(
             Text.assemble(f"Picture   {question.image}\nQuestion  {question.text}\nAnswer    ", (answer, "bold")),

@@ -1,4 +1,4 @@
-"""`remora evaluate` and `remora compare`: a model on the papers' benchmarks, and two models against each other."""
+"""`remora evaluate`: a model on the papers' benchmarks and on one's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -17,17 +16,12 @@ from remora.commands.run import session
 from remora.commands.score import show
 from remora.data.outputs import writes
 from remora.errors import DataError
-from remora.evaluation.benchmarks import BENCHMARKS
-from remora.evaluation.compare import compare_reports
-from remora.evaluation.measured import SCORE, Measured
-from remora.evaluation.reports import Kept, pairs, read_report, reports_of
-from remora.evaluation.sheet import ABOUT, REPORT
+from remora.evaluation.measured import Measured
 from remora.files import write_json
 from remora.inference.bundle import bundle_name, check_bundle, weights_digest
 from remora.pipeline.measure import prepare
-from remora.reporting.fitting import console as wide_console
 from remora.reporting.fitting import literal
-from remora.reporting.tables import compared_table, published_table
+from remora.reporting.tables import published_table
 from remora.spec import Cluster, validate
 from remora.stages import Store
 from remora.tracking import find_model
@@ -38,9 +32,10 @@ def evaluate(args: argparse.Namespace) -> None:
     store = Store(args.runs)
     names = [n for given in args.benchmarks for n in given.split(",") if n]
     if names == ["all"]:
-        names = list(BENCHMARKS)
+        names = list(catalog.PAPERS)
     if not names:
-        raise DataError(f"--benchmarks names none; there are: {', '.join(BENCHMARKS)}; see: remora catalog benchmarks")
+        known = ", ".join(catalog.PAPERS)
+        raise DataError(f"--benchmarks names none; there are: {known}; see: remora catalog benchmarks")
     model = find_model(args.model, args.runs, args.tracking_uri)
     bundle = model.folder
     store.check_writable()
@@ -118,40 +113,3 @@ def _lines(console: Console) -> Callable[[str, int, int], None]:
             console.print(f"{name}: {done:,} of {of:,} answers", highlight=False)
 
     return hear
-
-
-def compare(args: argparse.Namespace) -> None:
-    """Paired tests of two models on every benchmark that both were measured on."""
-    first, second = _reports(args, args.a), _reports(args, args.b)
-    if {k.file.resolve() for k in first} & {k.file.resolve() for k in second}:
-        raise DataError(
-            f"{args.a} and {args.b} are one model: both have the answers in {first[0].file.parent}; name another"
-        )
-    both = pairs(first, second)
-    if not both:
-        of = [", ".join(dict.fromkeys(k.report.benchmark for k in kept)) or "nothing" for kept in (first, second)]
-        raise DataError(
-            f"nothing to compare: {args.a} was measured on {of[0]}, {args.b} on {of[1]}; "
-            "next: remora evaluate MODEL --benchmarks NAME"
-        )
-    found = compare_reports(both, args.all)
-    if args.json:
-        sys.stdout.write(json.dumps({n: c.as_json() for n, c in found.items()}, indent=1) + "\n")
-        return
-    console = wide_console()
-    console.print(compared_table(str(args.a), str(args.b), found))
-    for line in [w for c in found.values() for w in c.warnings]:
-        console.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _reports(args: argparse.Namespace, given: str) -> list[Kept]:
-    """The reports that an argument means: a report's file, a folder of them, or a model that was measured."""
-    path = Path(given)
-    if path.is_file():
-        return [read_report(path)]
-    if not (path / "bundle.json").exists():
-        files = sorted([*path.glob("*.json"), *path.glob(f"*/{REPORT}")])
-        if files := [f for f in files if f.name not in (ABOUT, SCORE)]:
-            return [read_report(f) for f in files]
-    model = find_model(given, args.runs, args.tracking_uri).folder
-    return reports_of(args.runs / "scores", weights_digest(model))

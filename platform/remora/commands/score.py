@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from remora.evaluation.benchmarks import benchmark
-from remora.evaluation.benchmarks.base import score as graded
+from remora.evaluation.benchmarks import score as graded
 from remora.evaluation.judge import judge_from_environment
 from remora.evaluation.report import Report
 from remora.reporting.fitting import console, digits

@@ -1,2 +1,2 @@
 """Benchmarks: questions, answers, scores by the published rules, their intervals, baselines. No torch in here but in
-`benchmark`, which asks a model."""
+the model that `ask` is given."""

@@ -1,9 +1,13 @@
-"""Answer and question files as anything may have written them: every line is read or named, and none stops the rest."""
+"""Answer and question files as anything may have written them: every line is read or named, and none stops the rest.
+
+`answer_lines` reads an answer file and `match` gives each question its answer: what is missing, repeated or to no
+question is counted and named there, for every benchmark.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +26,7 @@ class Warnings:
     counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, kind: str, line: str) -> None:
-        """`line` names one case of `kind`, which is said of all of them: `answers that are no JSON`."""
+        """`line` names one case of `kind`, a plural: `lines that are no JSON`."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if self.counts[kind] <= MANY:
             # An id may hold half a surrogate pair or a line's end, and a warning is printed as one line.
@@ -117,57 +121,87 @@ def _is_record(value: dict[str, Any]) -> bool:
     return any(key in value for key in ("question_id", "questionId", "text", "answer", "prediction"))
 
 
-def texts(
-    records: Records, keys: Iterable[str], fields: Iterable[str], warnings: Warnings
-) -> list[tuple[str, str, int]]:
-    """(id, text, index) of every record that has one of `keys` and one of `fields`; numbers become their text.
+@dataclass(frozen=True)
+class AnswerLine:
+    """One line of an answer file. `id` is compared as text: 12 and "12" are one."""
 
-    Ids are compared as text: 12 and "12" are one. Records without are named in `warnings`.
-    """
-    found = []
-    for i, record in enumerate(records.objects):
-        identity = next((record[k] for k in keys if k in record), None)
-        said = next((record[f] for f in fields if f in record), None)
-        if isinstance(identity, (str, int)) and isinstance(said, (str, int, float)):
-            found.append((str(identity), said if isinstance(said, str) else str(said), i))
-            continue
-        what = f"no {' or '.join(keys)}" if identity is None else f"no text in {' or '.join(fields)}"
-        warnings.add("answers without an id or a text", f"{records.where(i)}: {what}: {str(record)[:60]}")
-    return found
+    id: str
+    text: str
+    where: str
+    """Its file and line, for messages."""
+    record: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def llava(self) -> bool:
+        """Whether it is LLaVA's line, whose text its scripts may convert first; official formats have other keys."""
+        return "text" in self.record
 
-def by_id(records: Records, keys: Iterable[str], fields: Iterable[str], warnings: Warnings) -> dict[str, str]:
-    """Text by id. Of several answers to one question the last counts, as in the published scripts, and it is said."""
-    keys, fields = tuple(keys), tuple(fields)
-    found: dict[str, str] = {}
-    for identity, text, i in texts(records, keys, fields, warnings):
-        if identity in found:
-            warnings.add("repeated answers", f"{records.where(i)}: another answer to {identity}; this one counts")
-        found[identity] = text
-    return found
+    @property
+    def prompt(self) -> str | None:
+        prompt = self.record.get("prompt")
+        return prompt if isinstance(prompt, str) else None
 
 
-def answered(questions: Iterable[str], answers: dict[str, str], warnings: Warnings) -> None:
-    """Name questions without an answer, which count as wrong, and answers to no question, which count for nothing."""
-    known = dict.fromkeys(questions)
-    for identity in (i for i in known if i not in answers):
-        warnings.add("questions without an answer", f"question {identity} has no answer; it counts as wrong")
-    for identity in (i for i in answers if i not in known):
-        warnings.add("answers to no question", f"answer to {identity}, which the questions do not hold; left out")
-
-
-def find(data: Path, *names: str, what: str) -> Path:
-    """`data` if it is a file, or the first file in that folder, at any depth, of one of these names or patterns.
+def answer_lines(
+    source: Path | Records, keys: Sequence[str], fields: Sequence[str], warnings: Warnings
+) -> list[AnswerLine]:
+    """Every line with an id under one of `keys` and a text under one of `fields`; the rest is named in `warnings`.
 
     Raises:
-        DataError: none is there; it says which are looked for.
+        DataError: no line has both.
     """
-    if data.is_file():
-        return data
-    if not data.exists():
-        raise DataError(f"missing {what}: {data} does not exist; expected {' or '.join(names)}")
-    for name in names:
-        found = sorted(data.rglob(name), key=lambda p: (len(p.parts), p))
-        if found:
-            return found[0]
-    raise DataError(f"missing {what}: no {' or '.join(names)} in {data}")
+    records = read_records(source, warnings) if isinstance(source, Path) else source
+    found = []
+    for i, record in enumerate(records.objects):
+        where = records.where(i)
+        identity = next((record[k] for k in keys if k in record), None)
+        said = next((record[f] for f in fields if f in record), None)
+        if not isinstance(identity, (str, int, float)) or not isinstance(said, (str, int, float)):
+            what = f"no {' or '.join(keys)}" if identity is None else f"no text in {' or '.join(fields)}"
+            warnings.add("answers without an id or a text", f"{where}: {what}: {str(record)[:60]}")
+            continue
+        if not isinstance(said, str):
+            warnings.add("answers that are numbers", f"{where}: {said!r} is no text; read as {str(said)!r}")
+        found.append(AnswerLine(str(identity), str(said), where, record))
+    if not found:
+        wanted = f"{' or '.join(keys)} and {' or '.join(fields)}"
+        raise DataError(f"{records.path}: no answer in it; expected JSON lines with {wanted}")
+    return found
+
+
+def match(
+    lines: Sequence[AnswerLine],
+    questions: Collection[str],
+    answers: Path,
+    warnings: Warnings,
+    *,
+    missing: str = "it counts as wrong",
+    repeated: str = "this one counts",
+) -> dict[str, AnswerLine]:
+    """The answer to each of the questions, in the answers' order. Of several the last counts, as in published scripts.
+
+    Questions without an answer, further answers to one question and answers to no question are named in `warnings`;
+    `missing` and `repeated` say what becomes of the first two.
+
+    Raises:
+        DataError: none is to one of the questions: the files are of different versions or splits.
+    """
+    found: dict[str, AnswerLine] = {}
+    for a in lines:
+        if a.id in found:
+            warnings.add("repeated answers", f"{a.where}: another answer to {a.id}; {repeated}")
+        found[a.id] = a
+    known = dict.fromkeys(questions)
+    if not found.keys() & known.keys():
+        first = f"the answers begin with {next(iter(found), '')[:80]!r}, the questions with {next(iter(known), None)!r}"
+        raise DataError(
+            f"{answers}: no answer is to one of the {len(known)} questions: {first}; "
+            "give as --data the questions that were answered"
+        )
+    for i in (i for i in known if i not in found):
+        warnings.add("questions without an answer", f"question {i} has no answer; {missing}")
+    for a in (a for i, a in found.items() if i not in known):
+        warnings.add(
+            "answers to no question", f"{a.where}: answer to {a.id}, which the questions do not hold; left out"
+        )
+    return {i: a for i, a in found.items() if i in known}

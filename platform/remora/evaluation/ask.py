@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from PIL import Image
-
 from remora.errors import BrokenRecord, DataError
-from remora.evaluation.asking import Question
+from remora.evaluation.question import Question
 from remora.files import digest
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from remora.inference import Answerer, Prompt, Sampling
 
 Condition = Literal["pictures", "blind"]

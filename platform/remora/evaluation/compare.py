@@ -10,7 +10,7 @@ from typing import Any
 from remora.errors import DataError
 from remora.evaluation.benchmarks import benchmark_of
 from remora.evaluation.figures import Difference, difference, holm
-from remora.evaluation.report import Item, Report
+from remora.evaluation.report import Report, ScoredAnswer
 
 REAL = 0.05
 """A difference is called real when its adjusted p is below."""
@@ -86,7 +86,7 @@ def compare_reports(pairs: Mapping[str, tuple[Report, Report]], every_figure: bo
     }
 
 
-def _placed(report: Report) -> dict[tuple[str, int], Item]:
+def _placed(report: Report) -> dict[tuple[str, int], ScoredAnswer]:
     """Items by id and by how many of that id came before: MME's and TextVQA's questions share their picture's."""
     seen: Counter[str] = Counter()
     found = {}

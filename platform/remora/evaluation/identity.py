@@ -15,7 +15,8 @@ from pathlib import Path
 
 from remora.data.pictures import Picture
 from remora.evaluation.ask import Ask
-from remora.evaluation.asking import Embedded, InParquet, Shown
+from remora.evaluation.parquet import InParquet
+from remora.evaluation.question import InlinePicture, Shown
 from remora.files import digest, disk_errors, sha256_file, write_atomic
 
 ASKING = 3
@@ -42,7 +43,7 @@ class PictureDigests:
         files: dict[str, tuple[str, str]] = {}
         for shown in pictures:
             match shown:
-                case Embedded():
+                case InlinePicture():
                     found[str(shown)] = hashlib.sha256(shown.content).hexdigest()
                 case InParquet():
                     place = f"/{shown.row_group}/{shown.row}/{shown.column}/{shown.nth}"

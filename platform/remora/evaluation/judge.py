@@ -12,7 +12,6 @@ import functools
 import json
 import os
 import re
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +19,18 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import httpx
+import yaml
 
 from remora.errors import DataError
 from remora.evaluation.answers import parse
 from remora.files import digest, disk_errors, write_json
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx  # 0.2 s, and most scores need no judge
 
 OPENAI = "https://api.openai.com/v1"
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -57,7 +61,14 @@ def judge_from_environment(cache: Path, model: str | None, default: str) -> Judg
     """The judge that the environment names. Nothing is checked before it is asked: graded answers need none."""
     own = os.environ.get("OPENAI_BASE_URL") or os.environ.get("OPENAI_API_BASE")
     chosen = model or os.environ.get("REMORA_JUDGE_MODEL") or default
-    return Endpoint(chosen, own or OPENAI, os.environ.get("OPENAI_API_KEY", ""), cache)
+    return JudgeEndpoint(chosen, own or OPENAI, os.environ.get("OPENAI_API_KEY", ""), cache)
+
+
+@functools.cache
+def judge_texts(module: str) -> dict[str, str]:
+    """What a benchmark tells its judge, from the judge.yaml beside its module."""
+    found: dict[str, str] = yaml.safe_load(Path(module).with_name("judge.yaml").read_text(encoding="utf-8"))
+    return found
 
 
 def in_order(work: Callable[[Thing], Result], things: Sequence[Thing]) -> list[Result]:
@@ -70,7 +81,7 @@ def in_order(work: Callable[[Thing], Result], things: Sequence[Thing]) -> list[R
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-class Endpoint:
+class JudgeEndpoint:
     """A judge by HTTP, with a folder of its replies."""
 
     def __init__(
@@ -109,6 +120,8 @@ class Endpoint:
             )
         if not (self.key.isascii() and self.key.isprintable()):
             raise DataError("no judge: OPENAI_API_KEY holds characters that no key has; set it again")
+        import httpx
+
         for wait in (*WAITS, None):
             asked_for = None
             try:
@@ -127,6 +140,8 @@ class Endpoint:
         raise DataError(self._failed(f"fails ({problem})"))
 
     def _post(self, request: Mapping[str, Any]) -> httpx.Response:
+        import httpx
+
         headers = {"Content-Type": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
@@ -153,6 +168,8 @@ class Endpoint:
 @functools.cache
 def _certificates() -> ssl.SSLContext:
     """Read once: it takes as long as a short reply."""
+    import httpx
+
     return httpx.create_ssl_context()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from remora.errors import DataError
-from remora.evaluation.benchmarks import Benchmark, Own, score
+from remora.evaluation.benchmarks import Benchmark, score
 from remora.evaluation.judge import Judge
 from remora.evaluation.report import Report
 from remora.evaluation.score import Score, as_json, summarise
@@ -69,7 +69,7 @@ def _baselines(
     chosen: Benchmark, data: Path, sheet: Sheet, judge: Judge | None, only: Collection[str] | None
 ) -> tuple[Report | None, float | None, list[str]]:
     """An own benchmark's figures with other pictures and with none, and why one of them cannot be had."""
-    if not isinstance(chosen, Own):
+    if chosen.own is None:
         return None, None, []
     others, without = sheet.folder / "blind.jsonl", []
     blind = score(chosen, data, others, judge=judge, only=only) if others.exists() else None

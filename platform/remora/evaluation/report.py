@@ -11,7 +11,7 @@ from remora.spec.wording import broken_rule
 
 
 @dataclass(frozen=True)
-class Item:
+class ScoredAnswer:
     """One question's outcome."""
 
     id: str | int
@@ -31,7 +31,7 @@ class Item:
 class Graded:
     """Items by a named protocol, and what is worth knowing about them. `judge` is the model that gave the scores."""
 
-    items: list[Item]
+    items: list[ScoredAnswer]
     protocol: str
     warnings: list[str]
     judge: str | None = None
@@ -46,7 +46,7 @@ class Report:
     metrics: dict[str, FiniteFloat]
     intervals: dict[str, tuple[FiniteFloat, FiniteFloat]]
     """95%; statistics.py and figures.py say how."""
-    items: list[Item]
+    items: list[ScoredAnswer]
     warnings: list[str]
     judge: str | None = None
     own: dict[str, Any] | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remora.evaluation.ask import Ask
-from remora.evaluation.benchmarks import Benchmark, Own, benchmark
+from remora.evaluation.benchmarks import Benchmark, benchmark
 from remora.files import is_published, write_atomic
 from remora.pipeline.executor import AskJob, Task
 from remora.stages import Store
@@ -72,6 +72,4 @@ def _answerer(bundle: Path, cache: Path) -> Answerer:
 def asks_of(chosen: Benchmark, data: Path) -> list[Ask]:
     """Everything that a model is asked for a benchmark: its questions, and an own one's with shuffled pictures too."""
     asks = [Ask(i, "pictures", q) for i, q in enumerate(chosen.questions(data))]
-    if isinstance(chosen, Own):
-        asks += [Ask(i, "blind", q) for i, q in enumerate(chosen.blind(data))]
-    return asks
+    return asks + [Ask(i, "blind", q) for i, q in enumerate(chosen.blind(data))]

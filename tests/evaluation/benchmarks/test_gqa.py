@@ -12,9 +12,9 @@ import pytest
 from answer_files import printed, write
 
 from remora.errors import DataError
-from remora.evaluation.asking import InParquet
 from remora.evaluation.benchmarks import benchmark, score
 from remora.evaluation.figures import value
+from remora.evaluation.parquet import InParquet
 
 GQA = benchmark("gqa")
 GOLDS = ["yes", "no", "left", "dining table", "Straße", "t-shirt", "blue"]

@@ -15,7 +15,7 @@ from PIL import Image
 from remora.cli import main
 from remora.errors import DataError
 from remora.evaluation.benchmarks import benchmark, score
-from remora.evaluation.benchmarks.llava_bench_files import read_review
+from remora.evaluation.benchmarks.llava_bench.files import read_review
 from remora.files import digest
 from scripted_judge import Fault, scripted
 
@@ -226,7 +226,7 @@ def test_other_data_is_said(data, tmp_path, file, rows, said):
 def test_answers_that_cannot_be_scored_are_said(data, tmp_path):
     with pytest.raises(DataError, match="need a judge"):
         score(BENCH, data, write(tmp_path / "given", answers()))
-    with pytest.raises(DataError, match="answers none"):
+    with pytest.raises(DataError, match="no answer is to one of the 9 questions"):
         score(BENCH, data, write(tmp_path / "given", [{"question_id": 99, "text": "x"}]), judge=Constant())
     with pytest.raises(DataError, match="no review in it"):
         score(BENCH, data, write(tmp_path / "given", [{"question_id": 0, "tuple": []}]))

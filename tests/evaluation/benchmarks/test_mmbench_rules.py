@@ -9,8 +9,8 @@ import pytest
 from mmbench_cases import ANSWERS, NUMBERS, OPTIONS, WORDS, answers, rows, write_lines, write_table
 
 from remora.evaluation.benchmarks import benchmark, score
-from remora.evaluation.benchmarks.option_letter import infer, judge_prompt
-from remora.evaluation.benchmarks.sheets import inferred, through_workbook
+from remora.evaluation.benchmarks.mmbench.cells import inferred, through_workbook
+from remora.evaluation.benchmarks.mmbench.option_letter import infer, judge_prompt
 
 INFERRED = [
     "ABCD-Z--ABCDABCD----ABC-A-AZ---B-AA-A-A---ABCDBCAA-DAAAAB-CCDD-------------ABCD--------B------ZZZZ----A------",

@@ -14,7 +14,7 @@ from answer_files import write
 from remora.errors import DataError
 from remora.evaluation.benchmarks import benchmark
 from remora.evaluation.benchmarks.mme import yes_or_no
-from remora.evaluation.benchmarks.mme_files import SUBTASKS
+from remora.evaluation.benchmarks.mme.files import SUBTASKS
 from remora.evaluation.figures import value
 
 MME = benchmark("mme")
@@ -134,7 +134,7 @@ def test_the_tools_files_may_name_the_picture_and_hold_tabs(tmp_path):
 
     report = score(release(tmp_path), tool(tmp_path, change))
     assert report.items[0].answer == lines()[0]["text"] + " and more"
-    assert "existence.txt:1: a tab or a line's end" in report.warnings[0]
+    assert "existence.txt:1: a tab or a newline" in report.warnings[0]
 
 
 def test_a_template_without_answers_is_an_error(tmp_path):

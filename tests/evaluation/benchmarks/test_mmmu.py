@@ -156,7 +156,7 @@ def test_missing_and_foreign_files_are_one_sentence(tmp_path):
         score(MMMU, tmp_path / "empty", lines)
     with pytest.raises(DataError, match="does not exist"):
         score(MMMU, tmp_path / "nowhere", lines)
-    with pytest.raises(DataError, match="answers no question of"):
+    with pytest.raises(DataError, match="no answer is to one of the 2 questions"):
         lines.write_text('{"question_id": "test_Art_1", "text": "A"}')
         score(MMMU, hub(tmp_path), lines)
     with pytest.raises(DataError, match=r"no <subject>/output\.json"):

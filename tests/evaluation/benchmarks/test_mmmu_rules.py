@@ -23,7 +23,7 @@ from mmmu_cases import (
 )
 
 from remora.evaluation.benchmarks import benchmark, score
-from remora.evaluation.benchmarks.mmmu_parse import choose, open_right, read_open
+from remora.evaluation.benchmarks.mmmu.parse import choose, open_right, read_open
 
 LETTERS = [
     "ABCD----AB-----BAABBC--A-A-ABBBAA-B---BBBBBC--D---A---ABC-------D",

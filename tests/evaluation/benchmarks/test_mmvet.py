@@ -150,7 +150,7 @@ def test_what_is_missing_counts_as_wrong_and_what_is_odd_is_named(data, tmp_path
     assert [i.id for i in report.items if i.score == 0] == ["v1_0", "v1_1"] and report.judge == "constant"
     assert len(judge.asked) == len(case.QUESTIONS) - 2
     for said in (
-        "given:11: another answer to 7",
+        "given:11: another answer to v1_7",
         "given:13: no text",
         "answer to v1_55",
         "given:15: not JSON",
@@ -245,7 +245,10 @@ def test_what_is_no_mm_vet_is_said(data, tmp_path):
         ("{}", "not MM-Vet's questions"),
         ('{"v1_0": 5}', "v1_0 is not a question"),
         ('{"v1_0": {"question": "q", "answer": null, "capability": ["rec"]}}', "v1_0 is not a question"),
-        ('{"other": {"question": "q", "answer": "a", "capability": ["rec"]}}', "answers none of the questions"),
+        (
+            '{"other": {"question": "q", "answer": "a", "capability": ["rec"]}}',
+            "no answer is to one of",
+        ),
     ],
 )
 def test_other_data_is_said(data, tmp_path, content, said):

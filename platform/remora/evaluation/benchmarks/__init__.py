@@ -1,45 +1,18 @@
-"""The papers' benchmarks by name: one module each, scored by the published rules; and everybody's own."""
+"""The papers' benchmarks by name (catalog/papers.py), scored by the published rules; and everybody's own.
+
+A benchmark's package is loaded when it is asked for.
+"""
+
+from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
-from remora import catalog
-from remora.catalog.entries import Benchmark as Entry
+from remora.catalog.papers import PAPERS
 from remora.errors import DataError
-from remora.evaluation.benchmarks.base import Benchmark, score
-from remora.evaluation.benchmarks.gqa import GQA
-from remora.evaluation.benchmarks.llava_bench import LLaVABench
-from remora.evaluation.benchmarks.mmbench import MMBench, MMBenchCN
-from remora.evaluation.benchmarks.mme import MME
-from remora.evaluation.benchmarks.mmmu import MMMU
-from remora.evaluation.benchmarks.mmvet import MMVet
-from remora.evaluation.benchmarks.own import Own
-from remora.evaluation.benchmarks.pope import POPE
-from remora.evaluation.benchmarks.scienceqa import ScienceQA
-from remora.evaluation.benchmarks.seed import SEED
-from remora.evaluation.benchmarks.textvqa import TextVQA
-from remora.evaluation.benchmarks.vizwiz import VizWiz
-from remora.evaluation.benchmarks.vqav2 import VQAv2
+from remora.evaluation.benchmarks.protocol import Benchmark, score
 from remora.evaluation.report import Report
-from remora.spec import load, validate
-
-BENCHMARKS: dict[str, Benchmark] = {
-    b.name: b
-    for b in (
-        *(VQAv2(), GQA(), VizWiz(), ScienceQA(), TextVQA(), POPE(), MME(), MMBench(), MMBenchCN(), SEED(), MMMU()),
-        *(MMVet(), LLaVABench()),
-    )
-}
-
-FOLDERS: dict[str, tuple[str, ...]] = {
-    "mme": ("mme", "MME"),
-    "mmbench-cn": ("mmbench-cn", "mmbench_cn"),
-    "seed": ("seed", "seed_bench"),
-    "mmvet": ("mmvet", "mm-vet"),
-    "llava-bench": ("llava-bench", "llava-bench-in-the-wild"),
-    "mmmu": ("mmmu", "MMMU"),
-}
-"""The folders that a benchmark may be in below playground/data/eval, where it is not its name (LLaVA's layout)."""
 
 
 def summary(chosen: Benchmark) -> str:
@@ -54,12 +27,13 @@ def benchmark(name: str) -> Benchmark:
         UnknownName: there is none; it lists those there are.
         SpecError: the YAML breaks a rule.
     """
-    if name in BENCHMARKS:
-        return BENCHMARKS[name]
-    if name.endswith((".yaml", ".yml")):
-        return Own(Path(name).stem, load(Entry, name))
-    catalog.check_benchmark(name)
-    return Own(name, catalog.benchmark(name))
+    if name in PAPERS:
+        module, _, kind = PAPERS[name].protocol.partition(":")
+        found: Benchmark = getattr(import_module(module), kind)(name, PAPERS[name].title)
+        return found
+    from remora.evaluation.benchmarks.own import own_benchmark
+
+    return own_benchmark(name)
 
 
 def benchmark_of(report: Report) -> Benchmark:
@@ -71,7 +45,14 @@ def benchmark_of(report: Report) -> Benchmark:
     """
     if report.own is None:
         return benchmark(report.benchmark)
-    return Own(report.benchmark, validate(Entry, report.own, f"the report of {report.benchmark}"))
+    from remora.evaluation.benchmarks.own import kept_benchmark
+
+    return kept_benchmark(report.benchmark, report.own)
+
+
+def folders(name: str) -> tuple[str, ...]:
+    """The folders that a published benchmark's files may be in, the usual one first."""
+    return PAPERS[name].folders or (name,)
 
 
 def located(name: str, runs_data: Path, eval_data: Path | None = None) -> Path:
@@ -83,19 +64,18 @@ def located(name: str, runs_data: Path, eval_data: Path | None = None) -> Path:
     """
     if name.endswith((".yaml", ".yml")):
         return Path(name).absolute().parent
-    if name not in BENCHMARKS:
+    if name not in PAPERS:
         return runs_data
     root = (eval_data or runs_data / "eval").absolute()
-    names = FOLDERS.get(name, (name,))
-    for folder in names:
+    for folder in folders(name):
         if (root / folder).is_dir():
             return root / folder
     if eval_data is not None and root.exists():
         return root
     raise DataError(
-        f"no data of benchmark {name!r}: {root} holds no folder {' or '.join(names)}; put its published files there, "
-        "or give their folder with --data DIR (docs/benchmarks.md)"
+        f"no data of benchmark {name!r}: {root} holds no folder {' or '.join(folders(name))}; put its published files "
+        "there, or give their folder with --data DIR (docs/benchmarks.md)"
     )
 
 
-__all__ = ["BENCHMARKS", "Benchmark", "Own", "benchmark", "benchmark_of", "located", "score", "summary"]
+__all__ = ["Benchmark", "benchmark", "benchmark_of", "folders", "located", "score", "summary"]

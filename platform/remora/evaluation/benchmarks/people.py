@@ -7,19 +7,74 @@ format says unless `--protocol` does: LLaVA's lines carry `text`, the official f
 
 from __future__ import annotations
 
-import json
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from remora.data.pictures import Picture
 from remora.errors import DataError
-from remora.evaluation.answers import Records, Warnings, find, read_records
-from remora.evaluation.asking import parquet_files, parquet_rows
-from remora.evaluation.benchmarks.layout import read_json
+from remora.evaluation.answers import AnswerLine, Records, Warnings, answer_lines, match, read_records
+from remora.evaluation.benchmarks.protocol import Benchmark, Truth
+from remora.evaluation.judge import Judge
+from remora.evaluation.parquet import InParquet
+from remora.evaluation.question import Shown
+from remora.evaluation.report import Graded
+from remora.evaluation.words import evalai
 
 AUTO, LLAVA, OFFICIAL = "auto", "llava", "official"
-PROTOCOLS = (AUTO, LLAVA, OFFICIAL)
+CONVERTED = {
+    LLAVA: "answers are LLaVA's lines, sent through its EvalAIAnswerProcessor first as LLaVA does before it submits "
+    "(protocol llava); --protocol official scores them as they are",
+    OFFICIAL: "answers are in the official format, scored as they are (protocol official); "
+    "--protocol llava sends them through LLaVA's EvalAIAnswerProcessor first",
+}
+
+
+class PeoplesBenchmark(Benchmark):
+    """One of the three. Its questions may be in another file than what people said."""
+
+    protocols = (AUTO, LLAVA, OFFICIAL)
+    empty_is_scored = False
+    """Whether LLaVA's convention scores an empty answer where there is none."""
+
+    @abstractmethod
+    def truths(self, data: Path) -> list[Truth]:
+        """The questions of a split with answers; what `people` said is in their `row`."""
+
+    @abstractmethod
+    def read(self, text: str, truth: Truth) -> tuple[str, float]:
+        """The words that are compared, and how far people agree with them."""
+
+    def lines(
+        self, records: Records, truths: Sequence[Truth], questions: Path | None, warnings: Warnings
+    ) -> list[AnswerLine]:
+        """Every answer of a file, by its question's key."""
+        return answer_lines(records, ("question_id",), ("text", "answer"), warnings)
+
+    def labelled(self, truths: Sequence[Truth], said: Mapping[str, AnswerLine], warnings: Warnings) -> Sequence[Truth]:
+        """The questions with what their answers add to their breakdowns."""
+        return truths
+
+    def grade(self, data: Path, answers: Path, protocol: str, questions: Path | None, judge: Judge | None) -> Graded:
+        warnings = Warnings()
+        truths = self.truths(data)
+        records = read_records(answers, warnings)
+        lines = self.lines(records, truths, questions, warnings)
+        chosen = by_format(protocol, records)
+        if protocol == AUTO:
+            warnings.add("conventions", CONVERTED[chosen])
+        said = match(lines, [t.key for t in truths], answers, warnings)
+        empty = chosen == LLAVA and self.empty_is_scored
+        if empty and len(said) < len(truths):
+            warnings.add("conventions", "a missing answer is scored as an empty one, which LLaVA submits in its place")
+        items = []
+        for t in self.labelled(truths, said, warnings):
+            text = said[t.key].text if t.key in said else ""
+            read = self.read(evalai(text) if chosen == LLAVA else text, t) if empty or t.key in said else ("", 0.0)
+            items.append(t.outcome(text, *read))
+        return Graded(items, chosen, warnings.all())
 
 
 def by_format(protocol: str, records: Records) -> str:
@@ -29,71 +84,10 @@ def by_format(protocol: str, records: Records) -> str:
     return LLAVA if any("text" in r for r in records.objects) else OFFICIAL
 
 
-def say_conversion(protocol: str, chosen: str, warnings: Warnings) -> None:
-    if protocol != AUTO:
-        return
-    done = {
-        LLAVA: "LLaVA's lines, sent through its EvalAIAnswerProcessor first as LLaVA does before it submits",
-        OFFICIAL: "in the official format, scored as they are",
-    }[chosen]
-    other = {
-        LLAVA: "--protocol official scores them as they are",
-        OFFICIAL: "--protocol llava sends them through LLaVA's EvalAIAnswerProcessor first",
-    }[chosen]
-    warnings.add("conventions", f"answers are {done} (protocol {chosen}); {other}")
-
-
-def read_answers(path: Path, warnings: Warnings) -> Records:
-    """An answer file of records; DataError if it is one mapping, which none of the three formats is."""
-    records = read_records(path, warnings)
-    if records.mapping is not None:
-        raise DataError(f"{path}: one object and no records; expected LLaVA's lines or the official JSON array")
-    return records
-
-
-def belong(known: Collection[str], said: Collection[str], answers: Path) -> None:
-    """DataError if no answer is to any of these questions: the files are of other splits."""
-    if not set(known) & set(said):
-        wanted = f"{next(iter(known))!r} and the like" if known else "none"
-        had = f"{next(iter(said))!r} and the like" if said else "none of them"
-        raise DataError(
-            f"{answers}: no answer to any of the {len(known)} questions; their ids are {wanted}, those answered {had};"
-            " give --data and --answers of one split"
-        )
-
-
-def rows(data: Path, names: Sequence[str], key: str, split: str, what: str) -> tuple[Path, list[dict[str, Any]]]:
-    """A file and its records: a JSON array, an array under `key`, or the hub's Parquet of that split.
-
-    Raises:
-        DataError: no such file, or it holds no records.
-    """
-    tables = [data] if data.suffix == ".parquet" else parquet_files(data, split)
-    if tables:
-        return tables[0], list(parquet_rows(tables, ("image",)))
-    path = find(data, *names, f"{split}-*.parquet", what=what)
-    raw: Any = read_json(path, object, f"expected {what}")
-    held = raw.get(key) if isinstance(raw, dict) else raw
-    if not isinstance(held, list) or not held:
-        has = f"keys {', '.join(list(raw)[:8])}" if isinstance(raw, dict) else type(raw).__name__
-        raise DataError(f"{path}: no records under {key!r} ({has}); expected {what}: {' or '.join(names)}")
-    for i, row in enumerate(held, 1):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}: record {i} is no object: {str(row)[:60]!r}; download the file again")
-    return path, held
-
-
-def unique(path: Path, held: Sequence[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
-    """Records by id; DataError if one has none or two have the same, as then the official scripts count one twice."""
-    found: dict[str, dict[str, Any]] = {}
-    for i, row in enumerate(held, 1):
-        identity = row.get(key)
-        if not isinstance(identity, (str, int)) or isinstance(identity, bool):
-            raise DataError(f"{path}: record {i} has no {key}: {str(row)[:60]}; download the file again")
-        if str(identity) in found:
-            raise DataError(f"{path}: record {i} repeats {key} {identity}; download the file again")
-        found[str(identity)] = row
-    return found
+def converted(records: Records, said: Mapping[str, AnswerLine]) -> dict[str, str]:
+    """What is submitted, by question: LLaVA's lines go through its conversion."""
+    convert = evalai if by_format(AUTO, records) == LLAVA else str
+    return {i: convert(a.text) for i, a in said.items()}
 
 
 def people(row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
@@ -118,21 +112,10 @@ def commonest(answers: Sequence[str]) -> str:
     return Counter(answers).most_common(1)[0][0]
 
 
-def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
-    if not isinstance(row.get(key), str):
-        raise DataError(f"{where}: no text in {key!r}: {str(row)[:60]}; download the file again")
-    return str(row[key])
-
-
-def pictures_folder(path: Path, name: str) -> Path:
-    """Where a distributed file's pictures are: a folder next to it, or next to its own (`Annotations/val.json`)."""
-    places = [path.parent / name, path.parent.parent / name]
-    return next((place for place in places if place.is_dir()), places[0])
-
-
-def write(folder: Path, name: str, entries: list[dict[str, Any]]) -> list[Path]:
-    """A server's JSON array, byte for byte as LLaVA's scripts write it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps(entries), encoding="utf-8")
-    return [path]
+def picture(row: Mapping[str, Any], path: Path, folder: str, name: str) -> Shown:
+    """The hub's picture, or the file of that name in a folder next to the distributed file, or next to its own folder
+    (`Annotations/val.json`)."""
+    if isinstance(shown := row.get("image"), InParquet):
+        return shown
+    places = [path.parent / folder, path.parent.parent / folder]
+    return Picture(str(next((place for place in places if place.is_dir()), places[0]) / name))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from remora.data.pictures import Picture
 from remora.errors import DataError
-from remora.evaluation.answers import Warnings, read_records
-from remora.evaluation.asking import Question
+from remora.evaluation.benchmarks.files import first_file, lines
+from remora.evaluation.question import Question
 
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -20,22 +20,23 @@ def options(texts: Sequence[str]) -> str:
     return "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False))
 
 
-def llava_questions(path: Path, images: Path, *, max_new_tokens: int) -> list[Question]:
+def llava_list(data: Path, *patterns: str) -> Path | None:
+    """LLaVA's question file: `data` itself, or the first of these in its folder."""
+    return data if data.suffix == ".jsonl" else first_file(data, *patterns)
+
+
+def llava_questions(path: Path, images: Path, max_new_tokens: int) -> list[Question]:
     """LLaVA's question file: JSON lines {question_id, image, text, category}; `text` is the whole prompt.
 
     Raises:
-        DataError: a line is no question; a question that is lost would change the score.
+        DataError: a line is not a question.
     """
-    warnings = Warnings()
-    records = read_records(path, warnings)
-    if warnings.lines or not records.objects:
-        raise DataError(warnings.lines[0] if warnings.lines else f"{path}: one JSON object, expected JSON lines")
     found = []
-    for i, r in enumerate(records.objects):
+    for where, r in lines(path):
         image = r.get("image")
         known = isinstance(r.get("question_id"), (str, int)) and isinstance(image or "", str)
         if not known or not isinstance(r.get("text"), str):
-            raise DataError(f"{records.where(i)}: not a question; expected question_id, image and text")
+            raise DataError(f"{where}: not a question; expected question_id, image and text")
         shown = (Picture(str(images / image)),) if image else ()
         found.append(Question(r["question_id"], r["text"], shown, max_new_tokens, image or str(r["question_id"])))
     return found
