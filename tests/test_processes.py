@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from remora import processes
+from remora.carrier import pack
+from remora.errors import DataError, WorkerError
 from remora.processes import MARK, Child, marked, remora_command
 
 
@@ -91,17 +93,18 @@ def test_the_environment_is_ours_and_what_was_given(start, monkeypatch):
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        ("echo remora: first; echo remora: the rule; echo noise", "the rule"),
-        ("echo one; echo two >&2", "two"),
-        ("true", "it said nothing"),
-        (r"printf '\377\n'", "\ufffd"),
-        ("echo working; kill -9 $$", "ended by SIGKILL; its last line: working"),
+        (f"echo remora: the rule; echo '{pack(DataError('the rule'))}'; echo noise", DataError("the rule")),
+        ("echo one; echo two >&2", WorkerError("two (log: {log})")),
+        ("true", WorkerError("it said nothing (log: {log})")),
+        (r"printf '\377\n'", WorkerError("\ufffd (log: {log})")),
+        ("echo working; kill -9 $$", WorkerError("ended by SIGKILL; its last line: working (log: {log})")),
     ],
 )
 def test_its_last_words_are_its_error(script, said, start):
     child = start(script)
     child.process.wait(20)
-    assert child.error() == said
+    error = child.error()
+    assert type(error) is type(said) and str(error) == str(said).format(log=child.log)
 
 
 def test_another_remora_runs_in_the_same_environment():

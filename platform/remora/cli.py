@@ -30,8 +30,12 @@ def _parser() -> argparse.ArgumentParser:
     def tracked(p: argparse.ArgumentParser) -> None:
         p.add_argument("--tracking-uri", help="MLflow server (default: MLFLOW_TRACKING_URI, or <run folder>/mlflow.db)")
 
-    def on_cluster(p: argparse.ArgumentParser) -> None:
-        p.add_argument("--address", help="Ray cluster to use (default: RAY_ADDRESS, or one of its own on this machine)")
+    def on_cluster(p: argparse.ArgumentParser, local: bool = False) -> None:
+        where = p.add_mutually_exclusive_group()
+        address = "Ray cluster to use (default: RAY_ADDRESS, or one of its own on this machine)"
+        where.add_argument("--address", help=address)
+        if local:
+            where.add_argument("--local", action="store_true", help="without Ray, on this machine")
         tracked(p)
 
     a_model = "a variant's name, the folder of a bundle, or name@alias of the registry"
@@ -47,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     search = verb("search", "train and measure every variant of a space, register the best")
     search.add_argument("spec", type=Path, help="a space, e.g. tune/demo.yaml")
     for p in (train, search):
-        on_cluster(p)
+        on_cluster(p, local=p is train)
         p.add_argument("--plain", action="store_true", help="lines instead of a live table, in this process")
 
     score = verb("score", "the figures of an answer file by a benchmark's published rules; needs no model")
@@ -66,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--gpus-per-worker", type=float, default=0, metavar="N", help="GPUs of each (default: 0)")
     evaluate.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each alone")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="write the reports there, too")
-    on_cluster(evaluate)
+    on_cluster(evaluate, local=True)
     for p in (score, evaluate):
         p.add_argument("--protocol", metavar="P", help="way of scoring (default: the papers')")
         p.add_argument("--judge-model", metavar="NAME", help="the judge (default: REMORA_JUDGE_MODEL, or the papers')")

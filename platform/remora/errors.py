@@ -12,6 +12,7 @@
     │   └── TornArtifact  files that do not match their manifest
     ├── TrainingError     a stage that cannot run or whose loss is not a number
     ├── ClusterError      Ray: no cluster, no room
+    ├── WorkerError       a process that failed of something nobody foresaw
     ├── TrackingError     MLflow: no server, no champion
     └── ServingError      the endpoint: a port in use, a deployment that failed
 
@@ -82,6 +83,10 @@ class TrainingError(RemoraError):
 
 class ClusterError(RemoraError):
     """No Ray cluster, or no room on it."""
+
+
+class WorkerError(RemoraError):
+    """A process failed of something nobody foresaw, or was lost; its line names the log that holds the trace."""
 
 
 class TrackingError(RemoraError):

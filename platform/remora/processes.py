@@ -17,6 +17,9 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from remora.carrier import unpack
+from remora.errors import RemoraError, WorkerError
+
 MARK = "REMORA_CHILD"
 
 
@@ -43,15 +46,19 @@ class Child:
     def running(self) -> bool:
         return self.process.poll() is None
 
-    def error(self) -> str:
-        """The child's last words: its `remora:` line if it has one, else the end of its log."""
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        ours = [line for line in lines if line.startswith("remora: ")]
-        if ours:
-            return ours[-1].removeprefix("remora: ")
-        last = lines[-1] if lines else "it said nothing"
-        code = self.process.returncode
-        return f"ended by {signal.Signals(-code).name}; its last line: {last}" if code and code < 0 else last
+    def error(self) -> RemoraError:
+        """What the child failed of, as it handed it over; else its last words, and where all of them are.
+
+        Its last words are a line of ours if there is one: whoever outlives a command that Ray ends says it.
+        """
+        text = self.log.read_text(errors="replace").strip()
+        if found := unpack(text):
+            return found
+        lines = text.splitlines() or ["it said nothing"]
+        ours = [line.removeprefix("remora: ") for line in lines if line.startswith("remora: ")]
+        code, last = self.process.returncode, (ours or lines)[-1]
+        how = f"ended by {signal.Signals(-code).name}; its last line: " if code and code < 0 and not ours else ""
+        return WorkerError(f"{how}{last} (log: {self.log})")
 
     def stop(self, grace: float = 20.0) -> None:
         """End the child and everything it started: politely, then not."""

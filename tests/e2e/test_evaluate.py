@@ -1,4 +1,4 @@
-"""`remora evaluate` with real workers: a run that is killed, a worker that is, a broken picture, MLflow, compare."""
+"""`remora evaluate`, by workers of real Ray and by one process: what is killed, a broken picture, MLflow, compare."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_figures_and_answers_are_in_mlflow(place, whole):
 
 
 def test_a_killed_evaluation_goes_on_and_gives_the_same(place, whole):
-    asked = ["evaluate", str(place / "one"), "--benchmarks", "gqa", "--data", str(place / "eval")]
+    asked = ["evaluate", str(place / "one"), "--benchmarks", "gqa", "--data", str(place / "eval"), "--local"]
     first = subprocess.Popen(
         command(place, "killed", *asked), env=environment(place), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -137,9 +137,9 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same(place, whole):
     first.wait()
     before = lines()
     assert len(before) < PICTURES * EACH, "it was over before it was killed"
-    again = evaluated(place, "killed")["gqa"]
+    again = evaluated(place, "killed", "one", "--local")["gqa"]
     assert (again["metrics"], again["items"]) == (whole["metrics"], whole["items"])
-    assert answers(place, "killed") == answers(place, "whole")  # one worker and two, whole and in pieces
+    assert answers(place, "killed") == answers(place, "whole")  # one process and two of Ray's, whole and in pieces
     assert lines()[: len(before)] == before  # nothing was asked twice
 
 
@@ -169,7 +169,7 @@ def _title(process: psutil.Process) -> str:
 
 
 def test_models_are_compared_and_an_own_benchmark_measured(place, whole):
-    evaluated(place, "whole", "other", "--workers", "2")
+    evaluated(place, "whole", "other", "--local")
     done = subprocess.run(
         command(place, "whole", "compare", str(place / "one"), str(place / "other"), "--json"),
         env=environment(place), capture_output=True, text=True,
@@ -177,7 +177,7 @@ def test_models_are_compared_and_an_own_benchmark_measured(place, whole):
     assert done.returncode == 0, done.stderr
     compared = json.loads(done.stdout)["gqa"]
     assert compared["n"] == PICTURES * EACH and compared["figures"]["accuracy"]["a"] == whole["metrics"]["accuracy"]
-    own = ["evaluate", str(place / "one"), "--benchmarks", str(place / "own.yaml")]
+    own = ["evaluate", str(place / "one"), "--benchmarks", str(place / "own.yaml"), "--local"]
     done = subprocess.run(command(place, "whole", *own), env=environment(place), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "own, protocol multiple-choice, 4 questions" in done.stdout

@@ -40,7 +40,7 @@ def test_all_twelve_from_files_to_figures(tmp_path):
     model = write_noise(tmp_path)
     wanted = ",".join(COUNTS)
     with scripted(judged) as judge:
-        asked = ["evaluate", str(model), "--benchmarks", wanted, "--data", str(data), "--workers", "2", "--json"]
+        asked = ["evaluate", str(model), "--benchmarks", wanted, "--data", str(data), "--local", "--json"]
         reports = json.loads(remora(tmp_path, judge.url, *asked))
         asked_of_judge = len(judge.seen)
         assert {name: r["n"] for name, r in reports.items()} == COUNTS

@@ -14,7 +14,7 @@ from PIL import Image
 from remora.data.pictures import Picture
 from remora.errors import BrokenRecord, DataError
 from remora.evaluation.ask import Ask, ask
-from remora.evaluation.identity import PictureDigests, ask_digests
+from remora.evaluation.identity import PictureDigests, ask_digests, shown
 from remora.evaluation.parquet import InParquet, parquet_files, parquet_rows
 from remora.evaluation.question import InlinePicture, Question
 from remora.evaluation.sheet import ASKED, About, Sheet
@@ -126,7 +126,7 @@ def test_pictures_wait_as_the_encoder_sees_them(tmp_path):
 
 def sheet_of(tmp_path, every: list[Ask], **about) -> Sheet:
     """The sheet of a model's answers; `about` where it differs from the usual."""
-    keys = ask_digests(every, PictureDigests(tmp_path / "contents.json"))
+    keys = ask_digests(every, PictureDigests(tmp_path / "contents.json").of(shown(every)))
     said = {"model": "m", "weights": "w", "benchmark": "b", "questions": digest(keys)} | about
     return Sheet(tmp_path / "scores", About(**said), every, keys)
 

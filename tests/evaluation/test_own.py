@@ -17,7 +17,7 @@ from remora.evaluation.benchmarks import benchmark, score
 from remora.evaluation.benchmarks.own import METRICS, own_benchmark, words
 from remora.evaluation.benchmarks.own.prior import QuestionOnly
 from remora.evaluation.benchmarks.own.questions import OwnQuestion, shuffled_pictures
-from remora.evaluation.identity import PictureDigests, ask_digests
+from remora.evaluation.identity import PictureDigests, ask_digests, shown
 from remora.evaluation.judge import JudgeEndpoint
 from remora.evaluation.measured import tally
 from remora.evaluation.score import as_json, summarise
@@ -165,7 +165,7 @@ def test_one_picture_cannot_be_shuffled():
 
 
 def sheet_of(tmp_path, asks: list[Ask]) -> Sheet:
-    keys = ask_digests(asks, PictureDigests(tmp_path / "contents.json"))
+    keys = ask_digests(asks, PictureDigests(tmp_path / "contents.json").of(shown(asks)))
     return Sheet(tmp_path / "scores", About("m", "w", NAME, "q"), asks, keys)
 
 

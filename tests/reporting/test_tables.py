@@ -89,7 +89,7 @@ def test_the_live_table_keeps_step_loss_and_time(width):
     assert all(cell in training for cell in ("120/480", "2.345", "2:10"))
     assert ("12,345" in said) == (width > 120)
     assert "0.866" in said and "0.721" in said
-    assert "starting Ray" in said
+    assert "starting" in said
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -372,9 +372,6 @@ def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
     try:
         assert server.process.wait(180) == 1
         last = server.log.read_text().strip().splitlines()[-1]
-        assert last == (
-            "remora.errors.ServingError: the endpoint could not be deployed: "
-            "DataError: the bundle is torn; next: remora train"
-        )
+        assert last == "remora.errors.DataError: the bundle is torn; next: remora train"
     finally:
         server.stop()

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from remora.errors import ClusterError, RemoraError
+from remora.carrier import carried, ours
+from remora.errors import ClusterError
 from remora.pipeline import worker
 from remora.pipeline.executor import AskJob
 from remora.spec import Cluster
@@ -17,7 +18,8 @@ TRIES = 3
 
 def _answer(job: AskJob) -> Iterator[list[dict[str, Any]]]:
     """What a worker runs. Ray shows its name as the process's title."""
-    yield from worker.answer(job)
+    with carried(job.runs / "logs"):
+        yield from worker.answer(job)
 
 
 def answer(job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, Any]]]:
@@ -49,8 +51,7 @@ def answer(job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, Any]]]:
         except StopIteration:
             del running[ready]
         except ray.exceptions.RayTaskError as e:
-            # Ray's own text is the worker's traceback; a RemoraError says all there is to say in its one line.
-            raise (e.cause if isinstance(e.cause, RemoraError) else e) from None
+            raise ours(e, job.runs / "logs") from None
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError) as e:
             del running[ready]
             if tries + 1 == TRIES:

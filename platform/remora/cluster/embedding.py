@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from remora import errors
+from remora.carrier import ours, pack, unpack
 from remora.condense.embedding import EmbeddingJob, PartEmbedder
-from remora.errors import ClusterError, RemoraError
 from remora.spec.condensation import Workers
 
 
 class _Worker:
     """Opens dataset and encoder once; the parts that it publishes are all that it leaves."""
 
-    def __init__(self, job: EmbeddingJob, threads: int) -> None:
-        self.job, self.threads = job, threads
+    def __init__(self, job: EmbeddingJob, threads: int, logs: Path) -> None:
+        self.job, self.threads, self.logs = job, threads, logs
 
     @cached_property
     def parts(self) -> PartEmbedder:
@@ -30,27 +29,27 @@ class _Worker:
         return PartEmbedder(self.job, self.threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """An error of a person's is a row of the result: of an exception Ray hands on a page of text."""
+        """An error is a row of the result: of an exception Ray logs a page."""
         try:
             rows = [self.parts.embed(int(start)) for start in batch["start"]]
-        except RemoraError as e:
-            return {"rows": np.zeros(1, int), "kind": np.array([type(e).__name__]), "error": np.array([str(e)])}
-        return {"rows": np.array([sum(rows)]), "kind": np.array([""]), "error": np.array([""])}
+        except Exception as e:  # noqa: BLE001 (whatever it is, another process waits for it)
+            return {"rows": np.zeros(1, int), "error": np.array([pack(ours(e, self.logs))])}
+        return {"rows": np.array([sum(rows)]), "error": np.array([""])}
 
 
 def embed_on_cluster(
     job: EmbeddingJob,
     starts: Sequence[int],
     workers: Workers,
+    logs: Path,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> None:
-    """Embed parts on as many workers as the spec says. Needs a Ray session, and a folder that every node sees.
+    """Embed parts on as many workers as the spec says. Needs a Ray session, and folders that every node sees.
 
     A part is published whole, and one that is made twice replaces itself, so Ray may start a lost worker again.
 
     Raises:
-        RemoraError: a worker met an error of a person's; its own line.
-        ClusterError: a worker failed otherwise.
+        RemoraError: what a worker met; WorkerError if nobody foresaw it, with its trace in a file of `logs`.
     """
     import ray
 
@@ -58,7 +57,7 @@ def embed_on_cluster(
     parts = ray.data.from_items([{"start": start} for start in starts], override_num_blocks=len(starts))
     done = parts.map_batches(
         _Worker,
-        fn_constructor_args=(job, max(1, int(workers.cpus))),
+        fn_constructor_args=(job, max(1, int(workers.cpus)), logs),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers.count, len(starts))),
         num_cpus=workers.cpus,
@@ -66,9 +65,8 @@ def embed_on_cluster(
     )
     try:
         for batch in done.iter_batches(batch_size=1, prefetch_batches=0):
-            if kind := str(batch["kind"][0]):
-                raise getattr(errors, kind)(str(batch["error"][0]))
+            if error := unpack(str(batch["error"][0])):
+                raise error
             progress(int(batch["rows"][0]))
     except ray.exceptions.RayError as e:
-        said = re.search(r"^[\w.]+: .+", str(e), re.MULTILINE)  # below the worker's traceback
-        raise ClusterError(f"embedding failed on a worker: {said[0] if said else type(e).__name__}") from e
+        raise ours(e, logs) from e

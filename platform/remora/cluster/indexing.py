@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+from remora.carrier import ours, pack, unpack
 from remora.data.indexing import Indexed
 from remora.data.sources import Shard
-from remora.errors import RemoraError
 
 
-def over_ray(work: Callable[[Shard], Indexed], shards: Iterable[Shard]) -> Iterator[Indexed]:
-    """Results in the shards' order, a task a shard. Needs a Ray session."""
+def over_ray(work: Callable[[Shard], Indexed], shards: Iterable[Shard], logs: Path) -> Iterator[Indexed]:
+    """Results in the shards' order, a task a shard. Needs a Ray session.
+
+    Raises:
+        RemoraError: what a worker met; WorkerError if nobody foresaw it, with its trace in a file of `logs`.
+    """
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells every execution, and that it draws no bars
@@ -22,17 +27,16 @@ def over_ray(work: Callable[[Shard], Indexed], shards: Iterable[Shard]) -> Itera
     context.enable_progress_bars = False
     context.print_on_execution_start = False
 
-    def indexed(row: dict[str, Any]) -> dict[str, bytes]:
+    def indexed(row: dict[str, Any]) -> dict[str, Any]:
         try:
-            return {"out": pickle.dumps(work(pickle.loads(row["shard"])))}
-        except RemoraError as e:  # the user's, as it is: Ray would wrap it, and try again
-            return {"out": pickle.dumps(e)}
+            return {"out": pickle.dumps(work(pickle.loads(row["shard"]))), "error": ""}
+        except Exception as e:  # noqa: BLE001 (as a row: of an exception Ray logs a page, and tries again)
+            return {"out": b"", "error": pack(ours(e, logs))}
 
     rows = [{"shard": pickle.dumps(shard)} for shard in shards]
     if not rows:
         return
     for row in ray.data.from_items(rows, override_num_blocks=len(rows)).map(indexed).iter_rows():
-        result = pickle.loads(row["out"])
-        if isinstance(result, RemoraError):
-            raise result
-        yield result
+        if error := unpack(row["error"]):
+            raise error
+        yield pickle.loads(row["out"])

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from remora import tracking
+from remora.carrier import carried, ours, pack, unpack
 from remora.cluster.executor import OnRay
 from remora.cluster.session import cpus_and_gpus
-from remora.errors import ClusterError, RemoraError, SpecError
+from remora.errors import ClusterError, DataError, RemoraError, SpecError, WorkerError
 from remora.evaluation.score import Score, as_json
 from remora.files import digest, write_json
 from remora.pipeline import record
@@ -127,20 +128,25 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
     tracker.text(parent, space.model_dump_json(indent=1), "space.json")
 
     def trial(name: str) -> dict[str, Any]:
-        try:
-            outcome = run_variant(variants[name][0], runs, OnRay(), space.name, tracking_uri, parent, key)
-        except RemoraError as e:
-            return {"error": f"{name}: {e}"}
+        with carried(runs / "logs"):
+            try:
+                outcome = run_variant(variants[name][0], runs, OnRay(), space.name, tracking_uri, parent, key)
+            except WorkerError:
+                raise  # Tune tries again
+            except RemoraError as e:
+                return {"error": pack(e)}
         measured = space.champion.benchmark
         if score := outcome.scores.get(measured):
             return {"accuracy": score.accuracy, "outcome": outcome}
-        return {"error": f"{measured} has no score here: its server keeps the answers; choose by another"}
+        return {
+            "error": pack(DataError(f"{measured} has no score here: its server keeps the answers; choose by another"))
+        }
 
     folder = f"{space.name}-{uuid.uuid4().hex[:8]}"
     try:
         with attempt(runs, folder):
             results = _tuned(space, trial, list(variants), runs, folder)
-        outcomes = _outcomes(results, list(variants))
+        outcomes = _outcomes(results, list(variants), runs / "logs")
         best = max(outcomes, key=lambda o: o.scores[space.champion.benchmark].accuracy)  # the first, if they are equal
         version = tracking.register(
             tracker,
@@ -206,17 +212,15 @@ def _concurrent(space: Space) -> int:
     return max(1, math.floor(min(rooms)))
 
 
-def _outcomes(results: Iterable[Any], names: list[str]) -> tuple[Outcome, ...]:
+def _outcomes(results: Iterable[Any], names: list[str], logs: Path) -> tuple[Outcome, ...]:
     outcomes: dict[str, Outcome] = {}
     problems = []
-    for r in results:
+    for name, r in zip(names, results, strict=True):
         metrics = r.metrics or {}
-        if r.error is not None:
-            problems.append(str(r.error).strip().splitlines()[-1])
-        elif "error" in metrics:
-            problems.append(metrics["error"])
+        if error := ours(r.error, logs) if r.error is not None else unpack(metrics.get("error", "")):
+            problems.append(f"{name}: {error}")
         else:
-            outcomes[metrics["outcome"].name] = metrics["outcome"]
+            outcomes[name] = metrics["outcome"]
     if problems:
         raise ClusterError(
             f"{len(problems)} of {len(names)} variants failed: {problems[0]}; "

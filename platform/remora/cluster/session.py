@@ -12,6 +12,7 @@ from typing import Any
 
 from remora.cluster.watch import OWN_PATIENCE, RECONNECT, alive, patience, watched
 from remora.errors import ClusterError
+from remora.pipeline.executor import ENVIRONMENT
 
 WORKER_ENV = {
     # Ray's defaults answer a failure in seconds to minutes; these are what recovery time is made of.
@@ -23,11 +24,7 @@ WORKER_ENV = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    # DeepSpeed's calls of torch.distributed are deprecated in torch 2.13; one line a step and a rank otherwise.
-    "PYTHONWARNINGS": "ignore::FutureWarning",
+    **ENVIRONMENT,
 }
 OWN = "REMORA_OWN_CLUSTER"
 """Set in processes of a cluster that `ray_session` started: one machine, which nobody adds to or takes away."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import remora.errors
-from remora.errors import ClusterError, RemoraError
+from remora.carrier import arrived, carried, ours
+from remora.errors import ClusterError, RemoraError, WorkerError
 
 # Ray's controller unpickles a reference to `_worker`, so whatever this file imports, it imports too: torch and
 # transformers would cost it 4 s of CPU and 200 MB for nothing.
@@ -36,11 +35,12 @@ def _worker(config: dict[str, Any]) -> None:
     from remora.pipeline.executor import Task
     from remora.training.job import StageJob
 
-    notices = Notices()
+    runs, notices = Path(config["runs"]), Notices()
     if torch.cuda.is_available():
         torch.cuda.set_device(ray.train.torch.get_device())  # a thread's own, so not where the group is joined
-    tasks = [Task(name, StageJob.from_json(text), record) for name, text, record in config["tasks"]]
-    worker.train(tasks, Path(config["runs"]), Path(config["status"]), notices)
+    with carried(runs / "logs"):
+        tasks = [Task(name, StageJob.from_json(text), record) for name, text, record in config["tasks"]]
+        worker.train(tasks, runs, Path(config["status"]), notices)
 
 
 def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
@@ -67,10 +67,9 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
         except ray.train.TrainingFailedError as e:
             if refused := refusal(e):
                 raise refused from None
-            lines = [line for line in str(e).splitlines() if line.strip()]
             raise ClusterError(
-                f"{tasks[-1].name}: its workers failed more than {cluster.max_failures} times: {lines[-1].strip()}; "
-                f"see {folder}, then run the same command again: it goes on from the last checkpoint"
+                f"{tasks[-1].name}: given up after {cluster.max_failures + 1} tries, kept at its last checkpoint; "
+                f"{ours(e, runs / 'logs')}"
             ) from e
         except ray.exceptions.RayActorError as e:
             # Ray starts workers again, but nobody their controller. Its workers end with it.
@@ -121,12 +120,10 @@ def _resources(cluster: Cluster) -> dict[str, float]:
     return {name: amount for name, amount in wanted.items() if amount}
 
 
-def refusal(error: Exception) -> RemoraError | None:
-    """What a worker raised for a person to mend; Ray passes on its traceback, which ends with it."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        if found := list(re.finditer(r"^remora\.errors\.(\w+): ", str(failure), re.MULTILINE)):
-            return getattr(remora.errors, found[-1][1])(str(failure)[found[-1].end() :].strip())
-    return None
+def refusal(error: BaseException) -> RemoraError | None:
+    """What a worker met and a retry would meet again."""
+    found = arrived(error)
+    return None if isinstance(found, WorkerError) else found
 
 
 def _check_room(cluster: Cluster) -> None:

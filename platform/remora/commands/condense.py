@@ -123,7 +123,7 @@ def _embed(job: EmbeddingJob, missing: list[int], spec: Condensation, args: argp
     from remora.cluster.embedding import embed_on_cluster
 
     with session(args):
-        embed_on_cluster(job, missing, spec.workers, progress)
+        embed_on_cluster(job, missing, spec.workers, args.runs / "logs", progress)
 
 
 def _threads() -> int:

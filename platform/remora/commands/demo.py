@@ -147,7 +147,7 @@ def _wait_ready(endpoint: Child, console: Console) -> str:
                 if line.startswith("ready: "):
                     return line.removeprefix("ready: ")
             if not endpoint.running:
-                raise ServingError(f"{endpoint.error()} (log: {endpoint.log})")
+                raise endpoint.error()
             time.sleep(0.2)
     raise ServingError(f"the endpoint was not ready after {READY_S:.0f} s (log: {endpoint.log})")
 

@@ -12,14 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from remora import catalog
-from remora.commands.run import session
+from remora.commands.run import executor_of
 from remora.commands.score import show
 from remora.data.outputs import writes
-from remora.errors import DataError
+from remora.errors import DataError, SpecError
 from remora.evaluation.measured import Measured
 from remora.files import write_json
 from remora.inference.bundle import bundle_name, check_bundle, weights_digest
-from remora.pipeline.measure import prepare
+from remora.pipeline.evaluation import evaluate as run
+from remora.pipeline.measure import notes, prepare
 from remora.reporting.fitting import literal
 from remora.reporting.tables import published_table
 from remora.spec import Cluster, validate
@@ -38,29 +39,30 @@ def evaluate(args: argparse.Namespace) -> None:
         raise DataError(f"--benchmarks names none; there are: {known}; see: remora catalog benchmarks")
     model = find_model(args.model, args.runs, args.tracking_uri)
     bundle = model.folder
+    if args.local and args.workers != 1:
+        raise SpecError(f"--local answers in this process; --workers {args.workers} is for Ray; leave out one of them")
     store.check_writable()
     # What is missing or torn is found before a cluster is started.
     check_bundle(bundle)
     prepared = [prepare(name, store, args.data) for name in dict.fromkeys(names)]
     console = literal(stderr=args.json)
     console.print(f"model: {model.shown}, weights {weights_digest(bundle)[:12]}", highlight=False, soft_wrap=True)
+
+    def wait(holder: str) -> None:
+        console.print(f"waiting for {holder}: it asks this model the same questions", highlight=False)
+
+    def note(text: str) -> None:
+        console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    for text in (text for each in prepared for text in notes(each)):
+        note(text)
     asked = {"workers": args.workers, "gpus_per_worker": args.gpus_per_worker}
     cluster = validate(Cluster, asked, "remora evaluate")
     # Ray says on stdout what becomes of its workers; there is JSON alone.
     aside = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
-    with aside, session(args):
-        from remora.cluster.executor import OnRay
-        from remora.pipeline.evaluation import evaluate as run
-
-        def wait(holder: str) -> None:
-            console.print(f"waiting for {holder}: it asks this model the same questions", highlight=False)
-
-        def note(text: str) -> None:
-            console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
-
-        with _bar(console) as hear:
-            found = run(bundle, prepared, store, OnRay(), cluster, args.tracking_uri, args.protocol, args.limit,
-                        args.judge_model, hear, wait, note)  # fmt: skip
+    with aside, executor_of(args) as executor, _bar(console) as hear:
+        found = run(bundle, prepared, store, executor, cluster, args.tracking_uri, args.protocol, args.limit,
+                    args.judge_model, hear, wait, note)  # fmt: skip
     reports = {o.benchmark: o.report for o in found if o.report}
     if args.out:
         for name, report in reports.items():

@@ -74,7 +74,7 @@ def prepare(
 
 
 def _spread(args: argparse.Namespace) -> Spread | None:
-    if not (getattr(args, "address", None) or os.environ.get("RAY_ADDRESS")):
+    if getattr(args, "local", False) or not (getattr(args, "address", None) or os.environ.get("RAY_ADDRESS")):
         return None
 
     def on_cluster(work: Callable[[Shard], Indexed], shards: Iterable[Shard]) -> Iterator[Indexed]:
@@ -83,6 +83,6 @@ def _spread(args: argparse.Namespace) -> Spread | None:
         from remora.commands.run import session
 
         with session(args):
-            yield from over_ray(work, shards)
+            yield from over_ray(work, shards, args.runs / "logs")
 
     return on_cluster

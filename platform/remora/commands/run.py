@@ -23,9 +23,10 @@ from rich.live import Live
 
 from remora.cluster.search import result_file
 from remora.commands.indexing import entries_of, prepare
-from remora.errors import ClusterError
 from remora.evaluation.score import as_json
-from remora.pipeline.variant import status_file, tell_tracker
+from remora.pipeline import measure
+from remora.pipeline.executor import Executor
+from remora.pipeline.variant import run_variant, status_file, tell_tracker
 from remora.processes import Child, remora_command
 from remora.reporting.fitting import literal
 from remora.reporting.progress import Progress, VariantProgress
@@ -37,7 +38,7 @@ from remora.tracking import Tracker
 from remora.training import journal
 from remora.training.meter import duration
 
-UNTOLD = ("starting Ray", "queued")
+UNTOLD = ("starting", "queued")
 """States of which no line is printed: Ray's start has lines of its own, and the rest of a search always waits."""
 SINGLE = "single"
 """The status folder of variants that are trained on their own."""
@@ -59,13 +60,10 @@ def train(args: argparse.Namespace) -> None:
     with ThreadPoolExecutor(1) as thread, plain_progress(args.runs, SINGLE, [variant_name(variant)]):
         status = status_file(args.runs, SINGLE, variant_name(variant))
         tracked = thread.submit(tell_tracker, Tracker(args.runs, args.tracking_uri), status)
-        with session(args, dashboard=False):
+        with executor_of(args) as executor:
             queued(args.runs, SINGLE, [variant_name(variant)])
-            from remora.cluster.executor import OnRay
-            from remora.pipeline.variant import run_variant
-
             tracked.result()
-            outcome = run_variant(variant, args.runs, OnRay(), SINGLE, args.tracking_uri)
+            outcome = run_variant(variant, args.runs, executor, SINGLE, args.tracking_uri)
     say(*variant_lines({name: as_json(score) for name, score in outcome.scores.items()}, outcome.bundle))
 
 
@@ -93,8 +91,25 @@ def search(args: argparse.Namespace) -> None:
 
 def look(variants: Sequence[Variant], store: Store) -> None:
     """Find what is wrong before anything starts, and say what is worth knowing."""
-    for note in preflight(variants, store).notes:
+    notes = list(preflight(variants, store).notes)
+    for benchmark in dict.fromkeys(b for v in variants for b in v.benchmarks):
+        notes += measure.notes(measure.prepare(benchmark, store))
+    for note in notes:
         say(f"note: {note}")
+
+
+@contextmanager
+def executor_of(args: argparse.Namespace) -> Iterator[Executor]:
+    """Who trains and answers: this machine with --local, else a Ray session."""
+    if args.local:
+        from remora.pipeline.local import Local
+
+        yield Local()
+        return
+    from remora.cluster.executor import OnRay
+
+    with session(args, dashboard=False):
+        yield OnRay()
 
 
 @contextmanager
@@ -133,12 +148,14 @@ def live(args: argparse.Namespace, verb: str, search_name: str, names: list[str]
     """Run the verb in a child and draw its progress until it ends; what can be read of it then.
 
     Raises:
-        ClusterError: the child failed; its own one-line error.
+        RemoraError: the child's own.
     """
     options = ["--runs", str(args.runs), "--plain"]
     for flag in ("address", "tracking_uri"):
         if value := getattr(args, flag):
             options += [f"--{flag.replace('_', '-')}", value]
+    if getattr(args, "local", False):
+        options.append("--local")
     log = args.runs / "logs" / f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}.log"
     since = time.time()
     child = Child(remora_command(verb, str(args.spec), *options), log)
@@ -149,7 +166,7 @@ def live(args: argparse.Namespace, verb: str, search_name: str, names: list[str]
     finally:
         child.stop()  # with whoever says its last words, if Ray ended it
     if child.process.returncode:
-        raise ClusterError(child.error() + f" (log: {log})")
+        raise child.error()
     return progress
 
 

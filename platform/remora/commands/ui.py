@@ -53,7 +53,7 @@ def ui(args: argparse.Namespace) -> None:
         say(f"ready: {url}{_experiment(tracker)}", "stop it with Ctrl-C")
         while server.running:
             threading.Event().wait(0.5)
-        raise TrackingError(f"MLflow ended: {server.error()} (log: {server.log})")
+        raise TrackingError(f"MLflow ended: {server.error()}")
     finally:
         server.stop()
 
@@ -72,8 +72,8 @@ def _wait(server: Child, url: str) -> None:
                 return
         except httpx.HTTPError:
             time.sleep(0.2)
-    why = f"it did not answer for {READY_S:.0f} s" if server.running else server.error()
-    raise TrackingError(f"MLflow did not start: {why} (log: {server.log})")
+    why = f"it did not answer for {READY_S:.0f} s (log: {server.log})" if server.running else str(server.error())
+    raise TrackingError(f"MLflow did not start: {why}")
 
 
 def _experiment(tracker: Tracker) -> str:

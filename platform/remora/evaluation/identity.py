@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -78,9 +78,18 @@ class PictureDigests:
         self._changed = False
 
 
-def ask_digests(asks: Sequence[Ask], pictures: PictureDigests) -> list[str]:
-    """What each ask is known by."""
-    content = pictures.of({str(p): p for a in asks for p in a.question.pictures}.values())
+def shown(asks: Sequence[Ask]) -> list[Shown]:
+    """The pictures of the asks, each once."""
+    return list({str(p): p for a in asks for p in a.question.pictures}.values())
+
+
+def missing(asks: Sequence[Ask], content: Mapping[str, str]) -> list[str]:
+    """Pictures of the asks that are not there, each once; `content` as `PictureDigests.of` gives it."""
+    return [str(p) for p in shown(asks) if content[str(p)].startswith(MISSING)]
+
+
+def ask_digests(asks: Sequence[Ask], content: Mapping[str, str]) -> list[str]:
+    """What each ask is known by; `content` as `PictureDigests.of` gives it."""
     return [
         digest([ASKING, a.condition, q.id, q.text, [content[str(p)] for p in q.pictures], q.max_new_tokens])
         for a in asks

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from remora.training.job import StageJob
 
 
+ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    # DeepSpeed's calls of torch.distributed are deprecated in torch 2.13; one line a step and a rank otherwise.
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+}
+"""Of every process that trains or answers."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A stage run to train: its name in the store, its job, and the record that it is published with."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from remora.errors import DataError
 from remora.evaluation.ask import Ask
 from remora.evaluation.benchmarks import Benchmark, benchmark, located
-from remora.evaluation.identity import PictureDigests, ask_digests
+from remora.evaluation.identity import PictureDigests, ask_digests, missing, shown
 from remora.evaluation.judge import judge_from_environment
 from remora.evaluation.measured import Measured, tally
 from remora.evaluation.sheet import About, Sheet
@@ -54,6 +54,10 @@ class Prepared:
     chosen: Benchmark
     data: Path
     asks: list[Ask]
+    keys: list[str]
+    """What each ask is known by: its words and the bytes of its pictures."""
+    missing: list[str]
+    """Pictures that are not there; their questions count as wrong."""
 
 
 def prepare(name: str, store: Store, eval_data: Path | None = None) -> Prepared:
@@ -61,15 +65,28 @@ def prepare(name: str, store: Store, eval_data: Path | None = None) -> Prepared:
 
     Raises:
         UnknownName: no such benchmark.
-        DataError: its files are missing or unreadable, or hold no question.
+        DataError: its files are missing or unreadable, or hold no question that could be asked.
     """
     chosen = benchmark(name)
     data = located(name, store.data, eval_data)
     asks = asks_of(chosen, data)
     if not asks:
         raise DataError(f"{name}: no question in {data}; nothing can be measured; see docs/benchmarks.md for its files")
+    known = PictureDigests(store.cache / "contents" / f"{digest(str(data))[:16]}.json")
+    content = known.of(shown(asks))
+    gone = missing(asks, content)
+    if gone and all(not {str(p) for p in a.question.pictures}.isdisjoint(gone) for a in asks):
+        raise DataError(f"{name}: none of its pictures is there, the first: {gone[0]}; see docs/benchmarks.md")
     given = str(Path(name).absolute()) if name.endswith((".yaml", ".yml")) else name
-    return Prepared(given, chosen, data, asks)
+    return Prepared(given, chosen, data, asks, ask_digests(asks, content), gone)
+
+
+def notes(prepared: Prepared) -> list[str]:
+    """What is worth knowing before a model is asked."""
+    if not (gone := prepared.missing):
+        return []
+    some = f"{len(gone)} of its pictures are missing, the first: {gone[0]}"
+    return [f"{prepared.chosen.name}: {some}; questions about them count as wrong"]
 
 
 def measure(
@@ -95,19 +112,18 @@ def measure(
         DataError: the benchmark's files, or not one question could be asked.
         RemoraError: what the executor raises.
     """
-    chosen, data, asks = prepared.chosen, prepared.data, prepared.asks
+    chosen, data, asks, keys = prepared.chosen, prepared.data, prepared.asks, prepared.keys
     wanted = [a for a in asks if limit is None or a.index < limit]
-    keys = ask_digests(asks, PictureDigests(store.cache / "contents" / f"{digest(str(data))[:16]}.json"))
     questions = digest(keys)
     about = About(bundle_name(bundle), weights_digest(bundle), chosen.name, questions)
     scores = store.runs / "scores"
     # Two commands that measure one model on one benchmark share the answers: the second waits and reads them.
     with exclusive(scores / f".{about.folder}.lease", wait):
         sheet = Sheet(scores, about, asks, keys)
-        missing = sheet.missing(wanted)
-        done = len(wanted) - len(missing)
+        left = sheet.missing(wanted)
+        done = len(wanted) - len(left)
         hear(chosen.name, done, len(wanted))
-        job = AskJob(bundle, store.runs, prepared.name, data, list(_pieces(asks, missing)))
+        job = AskJob(bundle, store.runs, prepared.name, data, list(_pieces(asks, left)))
         for lines in executor.answer(job, cluster):
             sheet.add(lines)
             done += len(lines)

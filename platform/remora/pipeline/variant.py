@@ -72,6 +72,7 @@ def run_variant(
     status = status_file(runs, search, name)
     status.parent.mkdir(parents=True, exist_ok=True)
     lineage = path(variant, store.data)
+    benchmarks = [prepare(b, store) for b in variant.benchmarks]  # what is missing is found before a step is taken
     last = lineage[-1]
     mlflow_run = record.start_variant(variant, lineage, tracker, parent, within)
     try:
@@ -95,8 +96,8 @@ def run_variant(
             tracker.metrics(mlflow_run, record.metrics_of(score))
 
         scores = {}
-        for benchmark in variant.benchmarks:
-            measured = measure(prepare(benchmark, store), bundle, store, executor, variant.cluster, hear=asked)
+        for benchmark, prepared in zip(variant.benchmarks, benchmarks, strict=True):
+            measured = measure(prepared, bundle, store, executor, variant.cluster, hear=asked)
             if measured.score:
                 scores[benchmark] = measured.score
                 scored(measured.score)

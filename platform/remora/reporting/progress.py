@@ -17,7 +17,7 @@ class VariantProgress:
     """One variant's line in the table."""
 
     name: str
-    state: str = "starting Ray"
+    state: str = "starting"
     stage: str = ""
     run: str = ""
     step: int = 0

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
+from remora.carrier import carried
 from remora.serving import champion
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs
@@ -38,7 +39,9 @@ class Endpoint:
 
         torch.set_num_threads(max(1, int(args.num_cpus)))
         self.args = args
-        self.champion = load(args)
+        assert args.runs is not None, "who deploys resolves it"
+        with carried(args.runs / "logs"):
+            self.champion = load(args)
         self.line = Line(self.champion.answerer, BATCH)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

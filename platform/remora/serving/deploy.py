@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 
+from remora.carrier import unpack
 from remora.cluster.session import ray_session
-from remora.errors import ServingError
+from remora.errors import ServingError, first_line
 from remora.serving import champion
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import Champion
@@ -102,7 +102,9 @@ def _deploy(args: EndpointArgs, load: Callable[[EndpointArgs], Champion]) -> Non
     except RuntimeError as e:
         status = serve.status().applications.get(NAME)
         told = [d.message for d in status.deployments.values()] if status else []
-        raise ServingError(f"the endpoint could not be deployed: {_cause([str(e), *told])}") from e
+        if error := unpack(str(e), *told):
+            raise error from None
+        raise ServingError(f"the endpoint could not be deployed: {first_line(e)}; next: serve status") from e
 
 
 def _delete(name: str) -> None:
@@ -151,13 +153,6 @@ def _wait_until_healthy(url: str) -> None:
         if time.monotonic() > end:
             raise ServingError(f"the endpoint is deployed but {url}/healthz does not answer; next: serve status")
         time.sleep(0.2)
-
-
-def _cause(messages: list[str]) -> str:
-    """The last line that names an exception in what Serve says, which holds a replica's traceback."""
-    pattern = r"^\s*(?:[\w.]+\.)?((?:\w+Error|\w+Exception|TornArtifact|UnknownName): .+)$"
-    named = [line for message in messages for line in re.findall(pattern, message, re.MULTILINE)]
-    return named[-1].strip() if named else messages[0].strip().splitlines()[0]
 
 
 @contextlib.contextmanager

@@ -13,13 +13,13 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
 from remora.errors import RemoraError, SpecError
 from remora.training import notice
 from remora.training.job import StageJob
 from remora.training.stage import run
+from remora.training.torchrun import ALONE, join
 
 
 def main() -> None:
@@ -57,19 +57,9 @@ def _runs(file: Path) -> Path:
 
 def _train(job: StageJob) -> dict[str, float]:
     """`run` as a rank of the group that torchrun describes, or alone."""
-    for name, value in {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "0",
-        "RANK": "0",
-        "WORLD_SIZE": "1",
-        "LOCAL_RANK": "0",
-    }.items():
-        os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     notice.listen()
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    join({name: os.environ.get(name, value) for name, value in ALONE.items()})
     try:
         return run(job, notice.given)
     finally:

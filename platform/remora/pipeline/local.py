@@ -1,0 +1,111 @@
+"""The pipeline's Executor on this machine, without Ray: one rank in this process, or several as processes.
+
+remora train --local jobs/demo-base.yaml
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from remora.errors import ClusterError, RemoraError, WorkerError
+from remora.files import write_json
+from remora.pipeline import worker
+from remora.pipeline.executor import ENVIRONMENT, AskJob, Task
+from remora.processes import Child
+from remora.spec import Cluster
+from remora.training import journal
+
+log = logging.getLogger(__name__)
+LOOK_EVERY = 0.1
+"""Seconds between two looks at the ranks."""
+LEAVE_WITHIN = 3.0
+"""Seconds that the others have, once a rank has failed, to say what they met themselves."""
+
+
+class Local:
+    """Stage runs by `cluster.workers` ranks of this machine, answers by this process."""
+
+    def train(self, tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
+        if cluster.most_workers == 1:
+            _train_here(tasks, runs, status)
+        else:
+            _train_ranks(tasks, cluster, runs, status)
+
+    def answer(self, job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, Any]]]:
+        _be_quiet()
+        return worker.answer(job)
+
+
+def _be_quiet() -> None:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def _train_here(tasks: Sequence[Task], runs: Path, status: Path) -> None:
+    """As the only rank. Its process group stays until this process ends: DeepSpeed keeps groups that it has made."""
+    _be_quiet()
+    import torch.distributed as dist
+
+    from remora.training.torchrun import join
+
+    if not dist.is_initialized():
+        join()
+        atexit.register(dist.destroy_process_group)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # as ENVIRONMENT has it
+        worker.train(tasks, runs, status, lambda: False)
+
+
+def _train_ranks(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
+    """A group of ranks, started again when one dies, up to `max_failures` times."""
+    file = tasks[-1].job.folder / "tasks.json"  # there until all are published
+    said = [(t.name, t.job.to_json(), t.record) for t in tasks]
+    write_json(file, {"runs": str(runs), "status": str(status), "tasks": said})
+    for left in reversed(range(cluster.max_failures + 1)):
+        error = _group(file, tasks[-1].name, cluster.most_workers, runs / "logs")
+        if error is None:
+            return
+        if not isinstance(error, WorkerError):
+            raise error
+        if not left:
+            raise ClusterError(
+                f"{tasks[-1].name}: given up after {cluster.max_failures + 1} tries, kept at its last checkpoint; "
+                f"{error}"
+            )
+        again = f"{tasks[-1].name}: a rank failed, all start again from the last checkpoint: {error}"
+        log.warning(again)
+        journal.append(status, "noted", text=again)
+
+
+def _group(file: Path, name: str, world: int, logs: Path) -> RemoraError | None:
+    """Run one group of ranks to its end; what it failed of, if it did."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = ENVIRONMENT | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    began = time.strftime("%Y%m%d-%H%M%S")
+    ranks: list[Child] = []
+    try:
+        for rank in range(world):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            command = [sys.executable, "-m", "remora.pipeline.rank", str(file)]
+            ranks.append(Child(command, logs / f"{name}-{began}-rank-{rank}.log", shared | own))
+        while any(r.running for r in ranks) and not any(r.process.returncode for r in ranks):
+            time.sleep(LOOK_EVERY)
+        end = time.monotonic() + LEAVE_WITHIN
+        while any(r.running for r in ranks) and time.monotonic() < end:
+            time.sleep(LOOK_EVERY)
+        failed = sorted((r for r in ranks if r.process.returncode), key=lambda r: r.process.returncode)
+    finally:
+        for r in ranks:
+            r.stop(grace=0)
+    errors = [r.error() for r in failed]  # those that were killed come first: the others lost their neighbour
+    return next((e for e in errors if not isinstance(e, WorkerError)), errors[0] if errors else None)

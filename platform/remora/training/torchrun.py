@@ -1,0 +1,33 @@
+"""The process group that torchrun's variables describe, or one of this process only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from remora.errors import ClusterError
+
+ALONE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+"""What torchrun would say to the only rank."""
+
+
+def join(described: Mapping[str, str] = ALONE, timeout_s: float | None = None) -> None:
+    """Join the group that `described` names: NCCL where torch sees GPUs, each rank on its own, else gloo.
+    A collective waits `timeout_s` for another rank, then fails; by default as long as torch does.
+
+    Raises:
+        ClusterError: there are GPUs, and fewer than ranks.
+    """
+    rank, have = int(described["LOCAL_RANK"]), torch.cuda.device_count()
+    os.environ |= described  # DeepSpeed reads it, too
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if have else "cpu")  # it prints what it finds otherwise
+    if have:
+        if rank >= have:
+            raise ClusterError(f"rank {rank} of this machine has no GPU: there are {have}; lower cluster.workers")
+        torch.cuda.set_device(rank)
+    timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
+    dist.init_process_group("nccl" if have else "gloo", timeout=timeout)

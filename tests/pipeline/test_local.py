@@ -1,0 +1,148 @@
+"""`remora train --local` and `remora evaluate --local`: the real commands, without Ray, by one rank and by two."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from PIL import Image
+
+from remora.training.journal import read, steps_of
+from tiny import write_records
+
+WITHOUT_RAY = """
+import sys
+from remora.cli import main
+main(sys.argv[1:])
+assert "ray" not in sys.modules
+"""
+QUESTIONS = "title: colours\nquestions: colours.jsonl\nimages: .\nmetric: multiple-choice\nmax_new_tokens: 8\n"
+STEPS = 40
+PATIENCE = 300.0
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Records with pictures and without, and a benchmark of one's own."""
+    root = tmp_path_factory.mktemp("local")
+    write_records(root, count=12, images=".")
+    write_records(root, "words.json", count=12, pictures=False)
+    (root / "colours.yaml").write_text(QUESTIONS)
+    lines = []
+    for i, colour in enumerate(("red", "green", "blue", "white")):
+        Image.new("RGB", (32, 32), colour).save(root / f"{colour}.png")
+        record = {"question_id": i, "image": f"{colour}.png", "text": "Which?", "answer": colour, "category": "c"}
+        lines.append(json.dumps(record | {"choices": ["red", "green", "blue", "white"]}))
+    (root / "colours.jsonl").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def spec(place, name, benchmark="colours.yaml", **cluster):
+    """A variant of `base` with a few steps a stage."""
+    stage = {"steps": 3, "batch": 4, "lr": 1e-3, "mixture": [{"path": str(place / "train.json")}]}
+    overrides = {
+        "language": stage | {"mixture": [{"path": str(place / "words.json")}]},
+        "align": stage,
+        "finetune": stage | {"steps": STEPS},
+    }
+    parts = {"vision": "efficientnet-lite0", "connector": "mlp2x_gelu", "llm": "demo-2m", "recipe": "base"}
+    rest = {"overrides": overrides, "cluster": cluster, "benchmarks": [str(place / benchmark)]}
+    (place / name).write_text(yaml.safe_dump(parts | rest))
+    return str(place / name)
+
+
+def started(place, runs, *argv):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "REMORA_"))}
+    env = kept | {"HOME": str(place), "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "127.0.0.1:1"}  # which --local ignores
+    command = [sys.executable, "-c", WITHOUT_RAY, *argv, "--local", "--runs", str(place / runs)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def said(place, runs, *argv):
+    child = started(place, runs, *argv)
+    out, err = child.communicate(timeout=PATIENCE)
+    return child.returncode, out, err
+
+
+def losses(place, runs):
+    """Of every stage run by its name."""
+    found = (place / runs / "stages").glob("*/journal.jsonl")
+    return {f.parent.name: [e["loss"] for e in steps_of(f)] for f in found}
+
+
+@pytest.fixture(scope="module")
+def one(place):
+    """What one rank in the command's own process prints."""
+    code, out, err = said(place, "one", "train", spec(place, "one.yaml", micro_batch=4))
+    assert code == 0, err
+    return out
+
+
+def test_it_trains_measures_and_records(place, one):
+    from mlflow.tracking import MlflowClient
+
+    taken = losses(place, "one")
+    assert sorted(len(steps) for steps in taken.values()) == [3, 3, STEPS]
+    assert "colours: accuracy " in one and "starting Ray" not in one
+    client = MlflowClient(f"sqlite:///{place}/one/mlflow.db")
+    found = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert {r.info.status for r in found} == {"FINISHED"}
+    stages = {r.info.run_name: r for r in found if r.data.tags["remora.kind"] == "stage"}
+    assert stages.keys() == taken.keys()
+    for name, run in stages.items():
+        assert [m.value for m in client.get_metric_history(run.info.run_id, "loss")] == taken[name]
+
+
+def test_evaluate_asks_nothing_that_was_asked(place, one):
+    (bundle,) = (place / "one" / "bundles").iterdir()
+    asked = ("evaluate", str(bundle), "--benchmarks", str(place / "colours.yaml"), "--json")
+    (sheet,) = (place / "one" / "scores").glob("*/asked.jsonl")
+    before = sorted(sheet.read_text().splitlines())
+    code, out, err = said(place, "one", *asked)
+    assert code == 0, err
+    assert f"accuracy {json.loads(out)['colours']['metrics']['accuracy']:.4f} " in one
+    assert sorted(sheet.read_text().splitlines()) == before
+    code, again, err = said(place, "other", *asked)  # a run folder that holds no answer yet
+    assert code == 0, err
+    assert json.loads(again)["colours"]["items"] == json.loads(out)["colours"]["items"]
+
+
+def test_two_ranks_of_which_one_is_killed_learn_the_same(place, one):
+    file = spec(place, "two.yaml", workers=2, micro_batch=2, zero=2, checkpoint_every=5)
+    child = started(place, "two", "train", file, "--plain")
+    end = time.monotonic() + PATIENCE
+
+    def work():
+        for journal in (place / "two" / "stages").glob("finetune-*.work/journal.jsonl"):
+            if len(steps_of(journal)) >= 7:
+                return journal.parent
+        return None
+
+    while not (folder := work()):
+        assert child.poll() is None and time.monotonic() < end, child.communicate()
+        time.sleep(0.005)
+    os.kill(int((folder / "worker-1.pid").read_text()), signal.SIGKILL)
+    out, err = child.communicate(timeout=PATIENCE)
+    assert child.returncode == 0, err
+    assert "a rank failed, all start again from the last checkpoint: ended by SIGKILL" in out
+    journal = folder.with_suffix("") / "journal.jsonl"
+    starts = [e["at"] for e in read(journal) if e["event"] == "started"]
+    assert len(starts) == 2 and starts[0] == 0 and starts[1] >= 5
+    ours, theirs = losses(place, "two"), losses(place, "one")
+    assert ours.keys() == theirs.keys()  # identities
+    assert all(ours[name] == pytest.approx(theirs[name], rel=1e-4) for name in ours)
+
+
+def test_what_is_missing_is_one_line_before_anything_is_trained(place):
+    (place / "gone.yaml").write_text(QUESTIONS.replace("colours.jsonl", "gone.jsonl"))
+    (place / "gone.jsonl").write_text((place / "colours.jsonl").read_text().replace(".png", ".jpg"))
+    code, _, err = said(place, "never", "train", spec(place, "three.yaml", "gone.yaml"))
+    assert code == 1 and len(err.splitlines()) == 1
+    assert f"gone.yaml: none of its pictures is there, the first: {place}/red.jpg" in err
+    assert not list((place / "never" / "stages").iterdir())
