@@ -25,9 +25,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
 from remora.catalog.fit import check_composition
-from remora.inference import Answerer, Sampling, Turn
-from remora.inference.decoding import NEAR
-from remora.inference.reading import read_shared, read_whole
+from remora.inference import Answerer, Request, Turn
+from remora.inference.batches import Prefixes, SlotBatch, WholeBatch
+from remora.inference.sampling import NEAR
 from remora.model.connectors import build_connector
 from remora.model.llm import train_tokenizer
 from remora.model.vision import build_tower
@@ -107,9 +107,9 @@ def timed(answerer: Answerer, asked: Conversations, few: int, limit: int, turns:
     found = Timed([], [])
     some = asked[:: len(asked) // few][:few]
     for _ in range(turns):
-        alone = seconds(lambda: [answerer.answer_alone(c, max_new_tokens=limit) for c in some])
+        alone = seconds(lambda: [answerer.answer_alone(Request(c, limit)) for c in some])
         found.alone.append(alone / len(some))
-        found.together.append(seconds(lambda: answerer.answer(asked, max_new_tokens=limit)) / len(asked))
+        found.together.append(seconds(lambda: answerer.answer([Request(c, limit) for c in asked])) / len(asked))
     return found
 
 
@@ -177,37 +177,40 @@ def open_questions(asked: Conversations) -> Conversations:
 def logits_apart(answerer: Answerer, asked: Conversations, limit: int) -> tuple[float, int, int]:
     """Rows read together and alone, with the tokens that they choose alone: the largest difference between logits in
     parts of the row's largest, how many choices are near ties, of how many."""
-    llm = answerer.model.llm
+    llm, edge = answerer.model.llm, NEAR[answerer.dtype]
     far, near, choices = 0.0, 0, 0
-    shown = {id(i): i for c in asked for i in c[0].images}
-    rows = sorted((answerer._row(answerer.prompt(c), Sampling(limit)) for c in asked), key=lambda row: len(row.ids))
+    prompts = sorted((answerer.prompt(c) for c in asked), key=lambda prompt: (prompt.body, len(prompt.ids)))
     with torch.inference_mode():
-        for start in range(0, len(rows), 48):
-            batch = rows[start : start + 48]
-            pictures = answerer._encode({name: shown[name] for row in batch for name in row.images}, 16)
-            together = read_shared(llm, batch, pictures)
-            alone = [read_whole(llm, [r], answerer._encode({i: shown[i] for i in r.images}, 1)) for r in batch]
+        for start in range(0, len(prompts), 48):
+            some = prompts[start : start + 48]
+            pictures = list({p.digest: p for prompt in some for p in prompt.pictures}.values())
+            shown = dict(zip([p.digest for p in pictures], answerer.embeddings(pictures, 16), strict=True))
+            by_itself = {p.digest: answerer.embeddings([p])[0] for p in pictures}
+            together = SlotBatch(llm)
+            together.cache.resize(len(some), max(len(prompt.ids) for prompt in some) + limit)
+            found = together.join(some, Prefixes(llm, 1 << 30).of(some, shown), shown)
+            alone = [WholeBatch(llm, [prompt], by_itself) for prompt in some]
             for _ in range(limit):
-                logits = torch.cat([reading.logits for reading in alone])
+                logits = torch.cat([one.logits for one in alone])
                 largest = logits.abs().amax(-1)
-                far = max(far, float(((together.logits - logits).abs().amax(-1) / largest).max()))
+                far = max(far, float(((found - logits).abs().amax(-1) / largest).max()))
                 best = logits.topk(2, dim=-1).values
-                near += int((best[:, 0] - best[:, 1] <= NEAR * largest).sum())
-                choices += len(batch)
-                tokens = logits.argmax(-1)
-                together.step(llm, tokens)
-                for reading, token in zip(alone, tokens.split(1), strict=True):
-                    reading.step(llm, token)
+                near += int((best[:, 0] - best[:, 1] <= edge * largest).sum())
+                choices += len(some)
+                tokens = logits.argmax(-1).tolist()
+                found = together.step(tokens)
+                for one, token in zip(alone, tokens, strict=True):
+                    one.step([token])
     return far, near, choices
 
 
 def answers_apart(answerer: Answerer, asked: Conversations, limit: int) -> str:
     """How many answers are others than alone, by how many are asked in a call."""
-    alone = [answerer.answer_alone(c, max_new_tokens=limit) for c in asked]
+    alone = [answerer.answer_alone(Request(c, limit)) for c in asked]
     counts = []
     for call in (2, 7, 32, 300):
         calls = (asked[start : start + call] for start in range(0, len(asked), call))
-        found = [answer for some in calls for answer in answerer.answer(some, max_new_tokens=limit)]
+        found = [answer for some in calls for answer in answerer.answer([Request(c, limit) for c in some])]
         counts.append(f"{sum(a != b for a, b in zip(found, alone, strict=True))}")
     return " | ".join(counts)
 

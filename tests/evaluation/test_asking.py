@@ -19,7 +19,7 @@ from remora.evaluation.parquet import InParquet, parquet_files, parquet_rows
 from remora.evaluation.question import InlinePicture, Question
 from remora.evaluation.sheet import ASKED, About, Sheet
 from remora.files import digest
-from remora.inference import Answer, Prompt
+from remora.inference import Answer, FittedPicture, Prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +36,8 @@ class Echo:
     def __init__(self):
         self.limits, self.pictures, self.calls = [], [], 0
 
-    def fitted(self, picture):
-        return picture.resize((1, 1))
+    def picture(self, image):
+        return FittedPicture(image.resize((1, 1)))
 
     def prompt(self, conversation):
         (turn,) = conversation
@@ -48,11 +48,11 @@ class Echo:
     def room(self, prompt):
         return self.max_length - len(prompt.ids)
 
-    def ask(self, requests):
+    def answer(self, requests):
         self.calls += 1
-        self.limits += [how.max_new_tokens for _, how in requests]
-        self.pictures += [prompt.images for prompt, _ in requests]
-        return [Answer(prompt.text.upper(), 1, 2, "stop") for prompt, _ in requests]
+        self.limits += [request.max_new_tokens for request in requests]
+        self.pictures += [request.conversation.pictures for request in requests]
+        return [Answer(request.conversation.text.upper(), 1, 2, "stop") for request in requests]
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_lines_are_llavas_and_keep_their_places(picture):
     ]  # fmt: skip
     assert lines[1]["round_id"] == 1 and {"answer_id", "model_id", "metadata"} <= lines[0].keys()
     assert (echo.calls, echo.limits) == (1, [8, 16, 8])
-    assert echo.pictures[0][0] is echo.pictures[2][0]  # opened once, so encoded once
+    assert echo.pictures[0][0] is echo.pictures[2][0]  # opened once, so hashed once
     assert len({r["answer_id"] for r in lines}) == 3
 
 
@@ -110,18 +110,18 @@ def test_pictures_wait_as_the_encoder_sees_them(tmp_path):
         Image.new("RGB", (40, 30), (60 * i,) * 3).save(place)
     echo = Echo()
     whole: list[weakref.ref[Image.Image]] = []
-    shrink = echo.fitted
+    shrink = echo.picture
 
-    def fitted(picture):
+    def shrunk(picture):
         assert not [p for p in whole if p() is not None], "an earlier one is held at its own size"
         whole.append(weakref.ref(picture))
         return shrink(picture)
 
-    echo.fitted = fitted
+    echo.picture = shrunk
     ask(echo, asks(*(Question(i, "q", (Picture(str(places[i // 2])),), 8, "") for i in range(8))))
     assert len(whole) == 4
-    assert [p.getpixel((0, 0))[0] for (p,) in echo.pictures] == [60 * (i // 2) for i in range(8)]
-    assert {p.size for (p,) in echo.pictures} == {(1, 1)} and len({id(p) for (p,) in echo.pictures}) == 4
+    assert [p.image.getpixel((0, 0))[0] for (p,) in echo.pictures] == [60 * (i // 2) for i in range(8)]
+    assert {p.image.size for (p,) in echo.pictures} == {(1, 1)} and len({id(p) for (p,) in echo.pictures}) == 4
 
 
 def sheet_of(tmp_path, every: list[Ask], **about) -> Sheet:

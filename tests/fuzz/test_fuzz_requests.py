@@ -42,8 +42,8 @@ def test_every_body_is_a_job_or_one_line() -> None:
             json.dumps(refusal.body()).encode()
         else:
             counts["job"] += 1
-            assert found.sampling and all(1 <= how.max_new_tokens <= model.max_length for how in found.sampling)
-            roles = [turn.role for turn in found.prompt.conversation]  # type: ignore[attr-defined]
+            assert found.requests and all(1 <= how.max_new_tokens <= model.max_length for how in found.requests)
+            roles = [turn.role for turn in found.requests[0].conversation.conversation]  # type: ignore[attr-defined]
             asked = roles[1:] if roles[0] == "system" else roles
             assert asked == [("user", "assistant")[i % 2] for i in range(len(asked))] and len(asked) % 2
     assert min(counts.values()) > cases(4000) / 5, counts

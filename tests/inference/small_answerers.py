@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import torch
 from PIL import Image
@@ -11,10 +12,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from remora import catalog
-from remora.inference import Answerer, Turn
+from remora.inference import Answerer, Request, Turn
 from remora.model.vlm import VisionLanguageModel
 from remora.reading.prompt import Prompter
 
+TOKENS = 6
 TEMPERATURES = {"gemma-2b": 4.0}
 TEMPERATURE = 0.3
 """At which their answers differ, and hang on what was read; Gemma's logits are larger."""
@@ -27,19 +29,19 @@ class Pixels(nn.Module):
         return nn.functional.adaptive_avg_pool2d(pixels, 4).flatten(1).view(len(pixels), IMAGE_TOKENS, 12)
 
 
-def answerer_of(name: str, tokenizer: PreTrainedTokenizerBase) -> Answerer:
+def answerer_of(name: str, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.float32) -> Answerer:
     """Its answers are noise, which makes them sensitive, and some that are drawn stop."""
     llm = llm_of(name)
     torch.manual_seed(1)
     model = VisionLanguageModel(llm, Pixels(), nn.Linear(12, 16), 96, IMAGE_TOKENS)
     prompter = Prompter(catalog.template("brief"), tokenizer, IMAGE_TOKENS)
-    answerer = Answerer(name, model, prompter, "efficientnet-lite0")
+    answerer = Answerer(name, model.to(dtype), prompter, "efficientnet-lite0")
     answerer.stop_id = -1
     answerer.prompter.tokenizer = Ids()
     first: set[int] = set()
     later: Counter[int] = Counter()
     for conversation in conversations()[:12]:
-        answer = answerer.answer_alone(conversation, max_new_tokens=6, temperature=temperature_of(name), seed=3)
+        answer = answerer.answer_alone(Request(conversation, 6, temperature_of(name), seed=3))
         said = [int(token) for token in answer.text.split()]
         first.add(said[0])
         later.update(set(said[1:]))
@@ -50,6 +52,22 @@ def answerer_of(name: str, tokenizer: PreTrainedTokenizerBase) -> Answerer:
 
 def temperature_of(name: str) -> float:
     return TEMPERATURES.get(name, TEMPERATURE)
+
+
+def requests_of(name: str) -> list[Request]:
+    """One of each conversation: greedy and sampled, of several limits, with penalties, biases and stop texts."""
+    warm = temperature_of(name)
+    settings: list[dict[str, Any]] = [
+        {"max_new_tokens": TOKENS},
+        {"max_new_tokens": TOKENS, "temperature": warm, "seed": 1},
+        {"max_new_tokens": 2},
+        {"max_new_tokens": 9, "temperature": warm, "top_p": 0.7, "seed": 2},
+        {"max_new_tokens": 3, "temperature": 2 * warm, "top_k": 4, "seed": 3},
+        {"max_new_tokens": TOKENS, "frequency_penalty": 0.5, "presence_penalty": 0.1},
+        {"max_new_tokens": TOKENS, "logit_bias": ((7, 2.0), (9, -3.0))},
+        {"max_new_tokens": 12, "temperature": warm, "seed": 4, "stop": ("1", " 3")},
+    ]
+    return [Request(c, **settings[3 * i % 8]) for i, c in enumerate(conversations())]
 
 
 class Ids:

@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from remora import catalog
-from remora.inference.rows import Row
+from remora.inference import FittedPicture, Prompt
 from remora.marks import IMAGE
 from standins import small_llm
 
@@ -31,7 +32,7 @@ OTHERS: dict[str, tuple[bool, dict[str, Any]]] = {
     "llama": (False, {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
     "phi3": (False, {"rope_parameters": LONGROPE, "original_max_position_embeddings": 16}),
 }
-"""Classes that no entry has, whether their prompts can be padded and shared, and the settings that matter to it."""
+"""Classes that no entry has, whether prompts of unequal lengths can join, and the settings that matter to it."""
 
 
 def _of_the_catalog() -> dict[str, dict[str, Any]]:
@@ -46,7 +47,10 @@ CATALOG = _of_the_catalog()
 CONFIGS = CATALOG | {f"+{name}": {"model_type": name} | SIZES | own for name, (_, own) in OTHERS.items()}
 WINDOWED = ("phi-3-mini-4k",)
 """Entries whose attention has a window, of 2,047 tokens: prompts of one length go together. No test here is as long."""
-SHARE = {name: OTHERS[name[1:]][0] if name.startswith("+") else name not in WINDOWED for name in CONFIGS}
+JOIN = {name: OTHERS[name[1:]][0] if name.startswith("+") else name not in WINDOWED for name in CONFIGS}
+
+
+PICTURES = [FittedPicture(Image.new("L", (1, 1), shade)) for shade in range(40)]
 
 
 def llm_of(name: str) -> PreTrainedModel:
@@ -59,7 +63,7 @@ def llm_of(name: str) -> PreTrainedModel:
     return llm.eval()
 
 
-def rows(tails: list[int], each: int = 3, images: int = 1, head: int = 5, limit: int = 0) -> list[Row]:
+def prompts(tails: list[int], each: int = 3, images: int = 1, head: int = 5) -> list[Prompt]:
     """A prompt with a tail of each of these lengths; `each` of them follow each other about the same pictures."""
     generator = torch.Generator().manual_seed(len(tails))
 
@@ -68,11 +72,12 @@ def rows(tails: list[int], each: int = 3, images: int = 1, head: int = 5, limit:
 
     start, made = words(head), []
     for i, tail in enumerate(tails):
-        shown = tuple(range(i // each, i // each + images))
-        made.append(Row((*start, *[IMAGE] * IMAGE_TOKENS * images, *words(tail)), shown, limit))
+        shown = tuple(PICTURES[i // each : i // each + images])
+        made.append(Prompt((*start, *[IMAGE] * IMAGE_TOKENS * images, *words(tail)), shown))
     return made
 
 
-def pictures(count: int = 40) -> dict[int, torch.Tensor]:
+def embeddings() -> dict[bytes, torch.Tensor]:
+    """Of each of `PICTURES`."""
     generator = torch.Generator().manual_seed(7)
-    return {i: torch.randn(IMAGE_TOKENS, 16, generator=generator) / 4 for i in range(count)}
+    return {p.digest: torch.randn(IMAGE_TOKENS, 16, generator=generator) / 4 for p in PICTURES}

@@ -11,7 +11,7 @@ from small_answerers import conversations
 
 from noise import write_noise
 from remora.errors import DataError, TornArtifact
-from remora.inference import Answerer, read_bundle
+from remora.inference import Answerer, Request, read_bundle
 from remora.model.vlm import place
 from remora.reading.images import preprocess
 
@@ -24,7 +24,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_answers_are_those_of_transformers_own_generate(bundle: Path) -> None:
     answerer = Answerer.load(bundle)
     model, asked = answerer.model, conversations()
-    answers = answerer.answer(asked, max_new_tokens=12)
+    answers = answerer.answer([Request(conversation, 12) for conversation in asked])
     assert len({a.text for a in answers}) > 5, "the model says the same to everything: this test would see nothing"
     for conversation, answer in zip(asked[:8], answers, strict=False):
         ids = torch.tensor([answerer.prompt(conversation).ids])

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
 from remora.data.conversation import Turn
-from remora.inference import Answerer
+from remora.inference import Answerer, Request
 from remora.inference import Turn as Message
 from remora.model.connectors import build_connector
 from remora.model.llm import train_tokenizer
@@ -102,6 +102,6 @@ def test_every_legal_composition_trains_and_answers(vision, llm, monkeypatch):
             if grads:
                 assert any(g is not None and g.abs().sum() > 0 for g in grads), (connector, part)
         answerer = Answerer("tiny", model, prompter, "standing-in")
-        (answer,) = answerer.answer([[Message("user", "What is it?", (picture,))]], max_new_tokens=2)
+        (answer,) = answerer.answer([Request([Message("user", "What is it?", (picture,))], 2)])
         assert answer.prompt_tokens > embeddings and 1 <= answer.completion_tokens <= 2
     assert tried >= 7  # the connectors without a grid fit everything

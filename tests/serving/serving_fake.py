@@ -8,15 +8,15 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 from PIL import Image
 
 from remora.errors import DataError, TooLong
-from remora.inference import Answer, Prompt, Sampling, Turn
+from remora.inference import Answer, Prompt, Request, Turn
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import Champion
@@ -38,13 +38,12 @@ class FakeAnswerer:
     vocabulary = 100
 
     def __init__(self) -> None:
-        self.calls: list[list[Sampling]] = []
-        """The settings of each call's requests."""
+        self.calls: list[list[Request]] = []
 
     def prompt(self, conversation: list[Turn]) -> Prompt:
         if "too long" in conversation[-1].text:
             raise TooLong(600, 1, self.max_length)
-        return FakePrompt((0,) * 7, tuple(i for turn in conversation for i in turn.images), tuple(conversation))
+        return FakePrompt((0,) * 7, (), tuple(conversation))
 
     def room(self, prompt: Prompt) -> int:
         return self.max_length - len(prompt.ids)
@@ -52,22 +51,23 @@ class FakeAnswerer:
     def fitted(self, picture: Image.Image) -> Image.Image:
         return picture
 
-    def ask(self, requests: list[tuple[FakePrompt, Sampling]], done: Callable[[int, Answer], None]) -> list[Answer]:
-        self.calls.append([how for _, how in requests])
+    def answer(self, requests: Sequence[Request], done: Callable[[int, Answer], None]) -> list[Answer]:
+        self.calls.append(list(requests))
         answers = []
-        for i, (prompt, how) in enumerate(requests):
-            answers.append(self._one(prompt.conversation, how))
+        for i, request in enumerate(requests):
+            assert isinstance(request.conversation, FakePrompt)
+            answers.append(self._one(request.conversation.conversation, request))
             done(i, answers[i])
         return answers
 
-    def _one(self, conversation: tuple[Turn, ...], how: Sampling) -> Answer:
+    def _one(self, conversation: tuple[Turn, ...], how: Request) -> Answer:
         question = conversation[-1].text
         if "explode" in question:
             raise KeyError("weights")
         if "sleep" in question:
             time.sleep(1.5)
         if "settings" in question:
-            return Answer(str(how), 7, 3, "stop")
+            return Answer(str(replace(how, conversation=())), 7, 3, "stop")
         seen = [f"{i.width}x{i.height} {i.mode} {i.getpixel((0, 0))}" for turn in conversation for i in turn.images]
         roles = ",".join(turn.role for turn in conversation)
         return Answer(f"{roles} | {seen} | {question} | {os.getpid()}", 7, 3, "stop")

@@ -24,7 +24,7 @@ from serving_fake import CHAT, call, data_url
 from serving_requests import request
 
 from remora.errors import ServingError
-from remora.inference import Sampling
+from remora.inference import Request
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.client import ask, curl_command
 from remora.serving.deploy import serve_forever
@@ -241,7 +241,7 @@ def test_chat_clients_as_they_come(client: Any) -> None:
     )
     assert [c.message.content.split(" | ")[0] for c in response.choices] == ["system,user"] * 2
     said = chat(client, "settings", max_tokens=9, temperature=0.5, top_p=0.9, stop=["."], seed=3, presence_penalty=1.0)
-    assert said.choices[0].message.content == str(Sampling(9, 0.5, 0.9, seed=3, stop=(".",), presence_penalty=1.0))
+    assert said.choices[0].message.content == str(Request((), 9, 0.5, 0.9, seed=3, stop=(".",), presence_penalty=1.0))
 
 
 @pytest.mark.e2e

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from serving_fake import FakePrompt
 
-from remora.inference import Answer, Sampling, Turn
+from remora.inference import Answer, Request, Turn
 from remora.serving.answering import Job
 from remora.serving.line import Line
 
@@ -23,8 +23,8 @@ class Model:
         self.may_finish = threading.Event()
         self.may_finish.set()
 
-    def ask(self, requests: list[tuple[FakePrompt, Sampling]], done: Any) -> None:
-        texts = [prompt.conversation[-1].text for prompt, _ in requests]
+    def answer(self, requests: list[Request], done: Any) -> None:
+        texts = [request.conversation.conversation[-1].text for request in requests]  # type: ignore[union-attr]
         self.batches.append(texts)
         self.may_start.acquire()
         if "bad" in texts:
@@ -32,12 +32,12 @@ class Model:
         for i, text in enumerate(texts):
             if i:
                 assert self.may_finish.wait(20)
-            done(i, Answer(f"{text} {requests[i][1].seed}", 1, 1, "stop"))
+            done(i, Answer(f"{text} {requests[i].seed}", 1, 1, "stop"))
 
 
 def a_job(text: str, answers: int = 1) -> Job:
     prompt = FakePrompt((0,), (), (Turn("user", text),))
-    return Job(prompt, tuple(Sampling(8, seed=i) for i in range(answers)))
+    return Job(tuple(Request(prompt, 8, seed=i) for i in range(answers)))
 
 
 async def until(true: Any) -> None:

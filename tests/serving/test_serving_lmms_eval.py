@@ -66,13 +66,13 @@ def test_a_request_is_answered(name: str) -> None:
 def test_the_model_reads_the_words_behind_the_pictures(name: str) -> None:
     """lmms-eval puts pictures before, between or behind the words; the model has them in front, as it was trained."""
     text, pictures = ASKED[name]
-    assert read(name).prompt.conversation == (Turn("user", text, tuple(pictures)),)
+    assert read(name).requests[0].conversation.conversation == (Turn("user", text, tuple(pictures)),)
 
 
 def test_lengths_and_settings() -> None:
     """A length for larger models is no refusal: SEED-Bench's task names none, and lmms-eval then sends 1024."""
-    asked = {name: read(name).sampling for name in SENT}
-    assert all(len(sampling) == 1 for sampling in asked.values())
+    asked = {name: read(name).requests for name in SENT}
+    assert all(len(requests) == 1 for requests in asked.values())
     found = {name: how for name, (how,) in asked.items()}
     sampled = found.pop("pope sampled")
     assert (sampled.max_new_tokens, sampled.temperature, sampled.top_p, sampled.seed) == (16, 0.7, 0.9, 7)

@@ -142,7 +142,7 @@ def test_a_request_becomes_a_prompt() -> None:
             user("what?", PICTURE, "what? ", PICTURE),
         ]
     )
-    found = job(request, Limits(), FakeAnswerer()).prompt.conversation  # type: ignore[arg-type, attr-defined]
+    found = job(request, Limits(), FakeAnswerer()).requests[0].conversation.conversation  # type: ignore[arg-type, attr-defined]
     assert [(t.role, t.text, len(t.images)) for t in found] == [
         ("system", "be brief", 0),
         ("user", "what?", 1),

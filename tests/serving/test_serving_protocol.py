@@ -14,7 +14,7 @@ from PIL import Image
 from serving_fake import FakeAnswerer, data_url
 
 from remora.errors import SpecError
-from remora.inference import Sampling
+from remora.inference import Request
 from remora.serving.answering import DEFAULT_TOKENS, Job, job
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.client import curl_command
@@ -214,7 +214,7 @@ def test_lengths() -> None:
     small.max_length = 100
 
     def length(model: FakeAnswerer, **fields: Any) -> int:
-        return job(read(**fields), Limits(), model).sampling[0].max_new_tokens  # type: ignore[arg-type]
+        return job(read(**fields), Limits(), model).requests[0].max_new_tokens  # type: ignore[arg-type]
 
     assert length(model) == DEFAULT_TOKENS
     assert length(small) == 25
@@ -235,19 +235,19 @@ def test_settings() -> None:
     bias = {"7": 1.5, "3": -100}
     (how,) = asked(
         temperature=0.5, top_p=0.9, top_k=5, seed=5, stop="a", frequency_penalty=1, presence_penalty=-1, logit_bias=bias
-    ).sampling
-    assert how == Sampling(128, 0.5, 0.9, 5, 5, ("a",), 1.0, -1.0, ((3, -100.0), (7, 1.5)))
-    (how,) = asked(seed=1, stop=["c", "e", "a"], top_k=-1, temperature=None).sampling
-    assert how == Sampling(128, seed=1, stop=("c", "e", "a"))
+    ).requests
+    assert how == Request(how.conversation, 128, 0.5, 0.9, 5, 5, ("a",), 1.0, -1.0, ((3, -100.0), (7, 1.5)))
+    (how,) = asked(seed=1, stop=["c", "e", "a"], top_k=-1, temperature=None).requests
+    assert how == Request(how.conversation, 128, seed=1, stop=("c", "e", "a"))
     with pytest.raises(Refusal, match="this model has tokens 0 to 99; found 100"):
         asked(logit_bias={"100": 1})
 
 
 def test_seeds() -> None:
-    assert asked(seed=5).sampling[0].seed == 5
-    assert 0 <= asked(seed=-1).sampling[0].seed < 2**31
-    assert asked().sampling[0].seed != asked().sampling[0].seed
-    assert [how.seed for how in asked(seed=5, n=3).sampling] == [5, 6, 7]
+    assert asked(seed=5).requests[0].seed == 5
+    assert 0 <= asked(seed=-1).requests[0].seed < 2**31
+    assert asked().requests[0].seed != asked().requests[0].seed
+    assert [how.seed for how in asked(seed=5, n=3).requests] == [5, 6, 7]
 
 
 def test_answers_as_events() -> None:

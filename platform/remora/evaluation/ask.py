@@ -11,9 +11,7 @@ from remora.evaluation.question import Question
 from remora.files import digest
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from remora.inference import Answerer, Prompt, Sampling
+    from remora.inference import Answerer, FittedPicture, Request
 
 Condition = Literal["pictures", "blind"]
 """Asked about its own picture, or about another one."""
@@ -32,29 +30,29 @@ def ask(answerer: Answerer, asks: Sequence[Ask]) -> list[dict[str, Any]]:
     """LLaVA's answer line of each ask, with its `index` and `condition`; `broken` says why instead of `text`.
 
     The limit of an answer is the published one, or what a small model has room for behind the prompt. A picture of
-    several questions is opened once and is one object, so that it is encoded once; what is kept of it is what the
-    encoder sees, since the pictures of a call would not all fit at their own size.
+    several questions is opened and hashed once; what is kept of it is what the encoder sees, since the pictures of a
+    call would not all fit at their own size.
     """
-    from remora.inference import Sampling, Turn
+    from remora.inference import Request, Turn
 
-    opened: dict[str, Image.Image] = {}
+    opened: dict[str, FittedPicture] = {}
     lines: list[dict[str, Any]] = []
     places: list[int] = []
-    requests: list[tuple[Prompt, Sampling]] = []
+    requests: list[Request] = []
     for place, a in enumerate(asks):
         lines.append({"index": a.index, "condition": a.condition, "question_id": a.question.id})
         try:
             for shown in a.question.pictures:
                 if str(shown) not in opened:
-                    opened[str(shown)] = answerer.fitted(shown.open())
+                    opened[str(shown)] = answerer.picture(shown.open())
             turn = Turn("user", a.question.text, tuple(opened[str(s)] for s in a.question.pictures))
             prompt = answerer.prompt([turn])
         except (BrokenRecord, DataError) as e:
             lines[place]["broken"] = str(e)
             continue
         places.append(place)
-        requests.append((prompt, Sampling(min(a.question.max_new_tokens, answerer.room(prompt)))))
-    for place, answer in zip(places, answerer.ask(requests), strict=True):
+        requests.append(Request(prompt, min(a.question.max_new_tokens, answerer.room(prompt))))
+    for place, answer in zip(places, answerer.answer(requests), strict=True):
         question = asks[place].question
         lines[place] |= {
             "prompt": question.prompt if question.prompt is not None else question.text,

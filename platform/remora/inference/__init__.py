@@ -1,20 +1,42 @@
-"""Answers from a model, in batches; evaluation and serving both use this."""
+"""Answers from a model, in batches; evaluation and serving both use this.
+
+answerer = Answerer.load(bundle)
+answers = answerer.answer([Request([Turn("user", "What is this?", (picture,))], max_new_tokens=16)])
+"""
 
 from typing import TYPE_CHECKING, Any
 
 from remora.inference.bundle import Bundle, read_bundle, write_bundle
-from remora.inference.sampling import Sampling
+from remora.inference.requests import Answer, Event, FittedPicture, Prompt, Request, Stats, Turn
 
 if TYPE_CHECKING:
-    from remora.inference.answerer import Answer, Answerer, Prompt, Turn
+    from remora.inference.answerer import Answerer
+    from remora.inference.engine import AnswerEngine
 
-__all__ = ["Answer", "Answerer", "Bundle", "Prompt", "Sampling", "Turn", "read_bundle", "write_bundle"]
+__all__ = [
+    "Answer",
+    "AnswerEngine",
+    "Answerer",
+    "Bundle",
+    "Event",
+    "FittedPicture",
+    "Prompt",
+    "Request",
+    "Stats",
+    "Turn",
+    "read_bundle",
+    "write_bundle",
+]
 
 
 def __getattr__(name: str) -> Any:
     """The engine loads torch and transformers, 4 s on two cores that a command which only writes a bundle saves."""
-    if name in ("Answer", "Answerer", "Prompt", "Turn"):
-        from remora.inference import answerer
+    if name == "Answerer":
+        from remora.inference.answerer import Answerer
 
-        return getattr(answerer, name)
+        return Answerer
+    if name == "AnswerEngine":
+        from remora.inference.engine import AnswerEngine
+
+        return AnswerEngine
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

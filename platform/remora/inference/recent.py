@@ -1,46 +1,35 @@
-"""Prompts that were tokenised lately.
-
-Benchmarks ask the same few questions about many pictures, and tokenising one costs as much as answering it.
-"""
+"""What was made lately, by key: the least recently used goes first."""
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
-HELD = 1 << 18
-"""Tokens of all prompts that are kept together: about 10 MB of ids, and their text."""
+Value = TypeVar("Value")
 
 
-class Recent:
-    """What `make` gave for the last keys, as many as have `HELD` tokens together; of those longer than `longest` none.
+class Recent(Generic[Value]):
+    """Values of a `size` of at most `limit` together. Not for several threads at once."""
 
-    One thread is in `make` at a time: tokenizers are not made for several.
-    """
-
-    def __init__(self, make: Callable[..., tuple[int, ...]], longest: int) -> None:
-        self._make = make
-        self._longest = longest
-        self._known: OrderedDict[Hashable, tuple[int, ...]] = OrderedDict()
-        self._lock = threading.Lock()
+    def __init__(self, limit: int, size: Callable[[Value], int]) -> None:
+        self._limit, self._size = limit, size
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
         self.held = 0
-        """Tokens that are kept now."""
+        """The size of all that is kept now."""
 
-    def get(self, key: Hashable) -> tuple[int, ...]:
-        with self._lock:
-            if key in self._known:
-                self._known.move_to_end(key)
-                return self._known[key]
-            made = self._make(key)
-            if len(made) < self._longest:
-                self._known[key] = made
-                self.held += len(made)
-            while self.held > HELD:
-                self.held -= len(self._known.popitem(last=False)[1])
-            return made
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._values
 
-    def clear(self) -> None:
-        with self._lock:
-            self._known.clear()
-            self.held = 0
+    def get(self, key: Hashable) -> Value | None:
+        if key not in self._values:
+            return None
+        self._values.move_to_end(key)
+        return self._values[key]
+
+    def put(self, key: Hashable, value: Value) -> None:
+        """Keep `value` under a new key."""
+        self._values[key] = value
+        self.held += self._size(value)
+        while self.held > self._limit:
+            self.held -= self._size(self._values.popitem(last=False)[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from remora.errors import DataError, TooLong
@@ -13,7 +13,7 @@ from remora.serving.messages import Said, read_messages
 from remora.serving.protocol import ChatRequest, Refusal
 
 if TYPE_CHECKING:
-    from remora.inference import Answerer, Prompt, Sampling, Turn
+    from remora.inference import Answerer, Request, Turn
 
 DEFAULT_TOKENS = 128
 """Length of an answer when the request does not say; a quarter of the context where that is less."""
@@ -25,9 +25,8 @@ CHARACTERS_PER_TOKEN = 64
 class Job:
     """One request, decoded and tokenised: what the Answerer is asked."""
 
-    prompt: Prompt
-    sampling: tuple[Sampling, ...]
-    """The settings of each of the `n` answers. `max_new_tokens` is at most what the context has room for."""
+    requests: tuple[Request, ...]
+    """One for each of the `n` answers. `max_new_tokens` is at most what the context has room for."""
 
 
 def job(request: ChatRequest, limits: Limits, answerer: Answerer) -> Job:
@@ -36,8 +35,10 @@ def job(request: ChatRequest, limits: Limits, answerer: Answerer) -> Job:
     Raises:
         Refusal: a picture, a message or a text that is not allowed, or more than the context holds.
     """
+    from remora.inference import Request
+
     said = read_messages(request.messages, limits, CHARACTERS_PER_TOKEN * answerer.max_length)
-    sampling = _sampling(request, answerer)
+    bias = _bias(request, answerer)
     try:
         prompt = answerer.prompt(_turns(said, limits, answerer))
     except TooLong as e:
@@ -51,9 +52,25 @@ def job(request: ChatRequest, limits: Limits, answerer: Answerer) -> Job:
     except DataError as e:
         raise Refusal(str(e), code="invalid_conversation", param="messages") from None
     # Clients send a limit for a whole benchmark, up to 4096, whatever model they ask.
-    limit = min(sampling.max_new_tokens, answerer.room(prompt))
-    answers = (replace(sampling, max_new_tokens=limit, seed=sampling.seed + i) for i in range(request.n or 1))
-    return Job(prompt, tuple(answers))
+    wanted = request.tokens or min(DEFAULT_TOKENS, max(1, answerer.max_length // 4))
+    first = secrets.randbelow(2**31) if request.seed is None else request.seed % 2**31
+    return Job(
+        tuple(
+            Request(
+                prompt,
+                max_new_tokens=min(wanted, answerer.room(prompt)),
+                temperature=request.temperature or 0.0,
+                top_p=1.0 if request.top_p is None else request.top_p,
+                top_k=max(0, request.top_k or 0),
+                seed=first + i,
+                stop=tuple(request.stop or ()),
+                frequency_penalty=request.frequency_penalty or 0.0,
+                presence_penalty=request.presence_penalty or 0.0,
+                logit_bias=bias,
+            )
+            for i in range(request.n or 1)
+        )
+    )
 
 
 def _turns(said: list[Said], limits: Limits, answerer: Answerer) -> list[Turn]:
@@ -64,9 +81,7 @@ def _turns(said: list[Said], limits: Limits, answerer: Answerer) -> list[Turn]:
     return [Turn(one.role, one.text.strip(), tuple(next(pictures) for _ in one.urls)) for one in said]
 
 
-def _sampling(request: ChatRequest, answerer: Answerer) -> Sampling:
-    from remora.inference import Sampling
-
+def _bias(request: ChatRequest, answerer: Answerer) -> tuple[tuple[int, float], ...]:
     bias = request.logit_bias or {}
     strange = next((token for token in bias if not 0 <= token < answerer.vocabulary), None)
     if strange is not None:
@@ -75,14 +90,4 @@ def _sampling(request: ChatRequest, answerer: Answerer) -> Sampling:
             code="invalid_token",
             param="logit_bias",
         )
-    return Sampling(
-        max_new_tokens=request.tokens or min(DEFAULT_TOKENS, max(1, answerer.max_length // 4)),
-        temperature=request.temperature or 0.0,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        top_k=max(0, request.top_k or 0),
-        seed=secrets.randbelow(2**31) if request.seed is None else request.seed % 2**31,
-        stop=tuple(request.stop or ()),
-        frequency_penalty=request.frequency_penalty or 0.0,
-        presence_penalty=request.presence_penalty or 0.0,
-        logit_bias=tuple(sorted(bias.items())),
-    )
+    return tuple(sorted(bias.items()))

@@ -33,7 +33,7 @@ class _Waiting:
 
     @property
     def complete(self) -> bool:
-        return len(self.answers) == len(self.job.sampling)
+        return len(self.answers) == len(self.job.requests)
 
     def tell(self, error: BaseException | None = None) -> None:
         """Hand over the answers, or why there are none; from the model's thread. The client may be gone."""
@@ -58,7 +58,7 @@ class Line:
         threading.Thread(target=self._run, name="model", daemon=True).start()
 
     async def answer(self, job: Job) -> list[Answer]:
-        """The job's answers, one for each of its `sampling`. A caller that is cancelled leaves the line.
+        """The job's answers, one for each of its `requests`. A caller that is cancelled leaves the line.
 
         Raises:
             Exception: what the model raised.
@@ -87,15 +87,15 @@ class Line:
         with self._change:
             while not batch:
                 self._change.wait_for(lambda: self._jobs)
-                while self._jobs and (not batch or rows + len(self._jobs[0].job.sampling) <= self._batch):
+                while self._jobs and (not batch or rows + len(self._jobs[0].job.requests) <= self._batch):
                     one = self._jobs.popleft()
                     if not one.future.done():  # its client is gone
                         batch.append(one)
-                        rows += len(one.job.sampling)
+                        rows += len(one.job.requests)
         return batch
 
     def _ask(self, batch: Sequence[_Waiting]) -> None:
-        rows = [(one, i) for one in batch for i in range(len(one.job.sampling))]
+        rows = [(one, i) for one in batch for i in range(len(one.job.requests))]
 
         def done(row: int, answer: Answer) -> None:
             one, i = rows[row]
@@ -103,7 +103,7 @@ class Line:
             if one.complete:
                 one.tell()
 
-        self._answerer.ask([(one.job.prompt, one.job.sampling[i]) for one, i in rows], done)
+        self._answerer.answer([one.job.requests[i] for one, i in rows], done)
 
     def _ask_by_itself(self, one: _Waiting) -> None:
         if one.complete:

@@ -1,0 +1,106 @@
+"""A key-value cache of slots, one a row: rows of unequal lengths, written in place, that join and leave at any step.
+
+transformers' DynamicLayer copies all it holds for each new token (torch.cat) and has one length for all rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+Prefix = list[tuple[Tensor, Tensor]]
+"""Each layer's keys and values [heads, tokens, D] of what several prompts begin with."""
+
+
+class SlotCache:
+    """Each layer's keys and values [slots, heads, columns, D]; a row's tokens fill the first columns of its slot.
+
+    What lies behind a row's tokens is masked, but a NaN would pass any mask: so new memory and free slots are zeros.
+    """
+
+    def __init__(self, layers: int) -> None:
+        self._layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self.slots = self.columns = 0
+        self._written = 0  # columns that were written in any slot
+
+    def resize(self, slots: int, columns: int) -> None:
+        """Have so many slots of so many columns; rows keep their tokens, which must fit."""
+        kept, self._written = min(slots, self.slots), min(self._written, columns)
+        self.slots, self.columns = slots, columns
+        for i, layer in enumerate(self._layers):  # one at a time: memory never holds the whole cache twice
+            if layer is not None:
+                for new, old in zip(self._new(i, *layer), layer, strict=True):
+                    new[:kept, :, : self._written] = old[:kept, :, : self._written]
+
+    def clear(self) -> None:
+        """Give all memory back."""
+        self._layers = [None] * len(self._layers)
+        self.slots = self.columns = self._written = 0
+
+    def _new(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Zeros for a layer's keys and values with the heads and widths of these, [..., heads, *, D]."""
+        made = [s.new_zeros(self.slots, s.shape[-3], self.columns, s.shape[-1]) for s in (keys, values)]
+        self._layers[layer] = made[0], made[1]
+        return made[0], made[1]
+
+    def layer(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer's memory, reserved when its first states [..., heads, *, D] come."""
+        return self._layers[layer] or self._new(layer, keys, values)
+
+    def window(self, first: int, last: int, start: int, lengths: Tensor | None = None) -> Cache:
+        """What a pass over rows `first` to `last` reads and appends to: behind their first `start` tokens, or one token
+        for each behind its own number `lengths` [B], of which `start` is the largest."""
+        return Cache(layers=[_Window(self, i, first, last, start, lengths) for i in range(len(self._layers))])
+
+    def wrote(self, columns: int) -> None:
+        self._written = max(self._written, columns)
+
+    def put(self, slot: int, prefix: Prefix) -> None:
+        """Begin a row with a prefix."""
+        for i, states in enumerate(prefix):
+            for held, given in zip(self.layer(i, *states), states, strict=True):
+                held[slot, :, : given.shape[1]] = given
+        self.wrote(prefix[0][0].shape[1])
+
+    def take(self, slot: int, tokens: int) -> Prefix:
+        """A copy of a row's first tokens."""
+        layers = [layer for layer in self._layers if layer is not None]
+        return [(keys[slot, :, :tokens].clone(), values[slot, :, :tokens].clone()) for keys, values in layers]
+
+    def free(self, slot: int, last: int) -> None:
+        """Let a row go; the last one takes its slot, so that rows stay side by side."""
+        for layer in self._layers:
+            for held in layer or ():
+                if slot != last:
+                    held[slot, :, : self._written] = held[last, :, : self._written]
+                held[last, :, : self._written] = 0
+
+
+class _Window(DynamicLayer):
+    """One layer of `SlotCache.window`, in the form that transformers' models take."""
+
+    def __init__(self, cache: SlotCache, layer: int, first: int, last: int, start: int, lengths: Tensor | None) -> None:
+        super().__init__()
+        self.is_initialized = True
+        self._cache, self._layer, self._rows = cache, layer, slice(first, last)
+        self._used, self._lengths = start, lengths
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append states [B, heads, t, D]; returns all that these rows have, [B, heads, tokens, D]."""
+        start, self._used = self._used, self._used + key_states.shape[2]
+        self._cache.wrote(self._used)
+        whole = self._cache.layer(self._layer, key_states, value_states)
+        keys, values = (held[self._rows, :, : self._used] for held in whole)
+        for held, given in ((keys, key_states), (values, value_states)):
+            if self._lengths is None:
+                held[:, :, start:] = given
+            else:
+                held[torch.arange(len(held), device=held.device), :, self._lengths] = given[:, :, 0]
+        return keys, values
+
+    def get_seq_length(self) -> int:
+        return self._used

@@ -1,0 +1,95 @@
+"""One request on its way to its answer: what it has said, what its next token is at batch size 1, and when it ends."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from remora.errors import DataError, TooLong
+from remora.inference.batches import WholeBatch
+from remora.inference.requests import Answer, Prompt, Request
+from remora.inference.sampling import choose
+
+if TYPE_CHECKING:
+    from remora.inference.answerer import Answerer
+
+
+class Generation:
+    """One request and its answer so far.
+
+    Raises:
+        DataError: the conversation is no conversation, or the request wants no token.
+        TooLong: the prompt and what may follow it are more than the context holds.
+    """
+
+    def __init__(self, answerer: Answerer, request: Request, number: int = 0) -> None:
+        asked = request.conversation
+        self.prompt = asked if isinstance(asked, Prompt) else answerer.prompt(asked)
+        if request.max_new_tokens < 1:
+            raise DataError(f"max_new_tokens is {request.max_new_tokens}; an answer has at least 1 token")
+        if len(self.prompt.ids) + request.max_new_tokens > answerer.max_length:
+            raise TooLong(len(self.prompt.ids), request.max_new_tokens, answerer.max_length)
+        self.request, self.number = request, number
+        self.said: list[int] = []
+        self.seed = self._seed() if request.temperature else 0
+        self._answerer = answerer
+        self._alone: WholeBatch | None = None
+        self._heard = 0  # tokens of the answer that were read at batch size 1
+        # Each token but a special one is at least one byte of UTF-8.
+        self._stop_tokens = 8 + max((len(t.encode("utf-8", "surrogatepass")) for t in request.stop), default=0)
+
+    @property
+    def need(self) -> int:
+        """Tokens that a cache has to have room for."""
+        return len(self.prompt.ids) + self.request.max_new_tokens
+
+    @torch.inference_mode()
+    def exact(self) -> int:
+        """The next token by what defines it: batch size 1, pictures encoded one at a time, the prompt read whole.
+
+        It reads what was said since it was last asked, so an answer costs at most one decoding by itself, however many
+        near ties it has.
+        """
+        answerer = self._answerer
+        if self._alone is None:
+            shown = {picture.digest: answerer.embeddings([picture])[0] for picture in self.prompt.pictures}
+            self._alone = WholeBatch(answerer.model.llm, [self.prompt], shown)
+        for token in self.said[self._heard :]:
+            self._alone.step([token])
+        self._heard = len(self.said)
+        (token,), _ = choose(self._alone.logits, [self], near=0.0)
+        return token
+
+    def say(self, token: int) -> Answer | None:
+        """Add the next token; the whole answer if it was the last."""
+        self.said.append(token)
+        stopped = token == self._answerer.stop_id
+        spoken = self.said[:-1] if stopped else self.said
+        text = self._before_stop(spoken)
+        if text is not None:
+            stopped = True
+        elif stopped or len(self.said) == self.request.max_new_tokens:
+            text = self._answerer.text(spoken)
+        else:
+            return None
+        return Answer(text.strip(), len(self.prompt.ids), len(self.said), "stop" if stopped else "length")
+
+    def _before_stop(self, spoken: Sequence[int]) -> str | None:
+        """The answer's text before the first of its stop texts; None if it holds none. Asked after every token, it
+        reads the last few first. The space that most tokenizers put before an answer is not part of it."""
+        stop, text = self.request.stop, self._answerer.text
+        if not stop or not any(each in text(spoken[-self._stop_tokens :]) for each in stop):
+            return None
+        whole = text(spoken).lstrip()
+        places = [at for at in (whole.find(each) for each in stop) if at >= 0]
+        return whole[: min(places)] if places else None
+
+    def _seed(self) -> int:
+        """What a sampled answer draws from: the request's seed, the conversation's tokens, its pictures."""
+        content = hashlib.blake2b(repr((self.request.seed, self.prompt.ids)).encode(), digest_size=8)
+        for digest in self.prompt.shown:
+            content.update(digest)
+        return int.from_bytes(content.digest())

@@ -1,0 +1,145 @@
+"""What is asked of a model and what comes back. No torch here, so commands and request threads load it at once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from PIL import Image
+
+from remora.marks import IMAGE
+
+
+@dataclass(frozen=True, eq=False)
+class FittedPicture:
+    """An RGB picture at the size that the encoder needs, known by its content: equal pixels are one picture."""
+
+    image: Image.Image
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Of mode, size and pixels: the same bytes in another shape are another picture."""
+        content = hashlib.blake2b(repr((self.image.mode, self.image.size)).encode(), digest_size=16)
+        content.update(self.image.tobytes())
+        return content.digest()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message with its pictures (RGB). A `FittedPicture` is one that `Answerer.picture` has made small already."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+    images: tuple[Image.Image | FittedPicture, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A conversation as the model reads it: ids with IMAGE where pictures go, and the pictures in reading order.
+
+    Its head is the template's words before the first picture, its body ends with the last picture. Most prompts have
+    the same head, and all questions about a picture the same body, so each is read once (batches.py).
+    """
+
+    ids: tuple[int, ...]
+    pictures: tuple[FittedPicture, ...] = ()
+
+    @cached_property
+    def head(self) -> int:
+        """Tokens before the first picture."""
+        return self.ids.index(IMAGE) if self.pictures else 0
+
+    @cached_property
+    def body(self) -> int:
+        """Tokens to the end of the last picture; of a prompt that ends with its picture those of its head. The token
+        that predicts the answer's first one is never shared."""
+        end = len(self.ids) - self.ids[::-1].index(IMAGE) if self.pictures else 0
+        return end if end < len(self.ids) else self.head
+
+    def prefix(self, end: int) -> Hashable:
+        """Equal for prompts whose first `end` tokens, the head's or the body's, are the same."""
+        return self.ids[:end], self.shown if end > self.head else ()
+
+    @cached_property
+    def shown(self) -> tuple[bytes, ...]:
+        """The pictures' digests."""
+        return tuple(picture.digest for picture in self.pictures)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A conversation to answer and how, by OpenAI's names (`top_k` is vLLM's). Nothing in it is shared with others.
+
+    A token's score is its logit, plus its bias, less the penalties for what this answer has said already. Temperature 0
+    takes the best score. Above it a token is drawn from the softmax of score / temperature over the `top_k` best
+    tokens, of these over the fewest whose probabilities add up to `top_p`.
+    """
+
+    conversation: Sequence[Turn] | Prompt
+    """Turns, or what `Answerer.prompt` made of them: a thread of one's own can tokenize ahead of the model."""
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: all tokens."""
+    seed: int = 0
+    """What is drawn follows from it, the conversation and the position in the answer only."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer; it is what was said before the first of them."""
+    frequency_penalty: float = 0.0
+    """Taken off a token's score for each time the answer holds the token."""
+    presence_penalty: float = 0.0
+    """Taken off a token's score once if the answer holds the token."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, what is added to its score)."""
+
+    @property
+    def narrows(self) -> bool:
+        """Whether only some tokens may be drawn."""
+        return self.temperature > 0 and (self.top_p < 1 or self.top_k > 0)
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether scores differ from logits."""
+        return bool(self.frequency_penalty or self.presence_penalty or self.logit_bias)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said. `stop`: it ended by itself or at a stop text; `length`: max_new_tokens ended it."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One token of one request, the one that it gets at batch size 1: nothing takes it back. The last comes with the
+    whole answer."""
+
+    request: int
+    """What `AnswerEngine.add` returned."""
+    token: int
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True)
+class Stats:
+    """An engine's state and counts since it was made."""
+
+    waiting: int
+    running: int
+    prompt_tokens: int = 0
+    """Tokens of all prompts that joined."""
+    shared_tokens: int = 0
+    """Of these, tokens whose keys and values were copied from a prompt before."""
+    answer_tokens: int = 0
+    near_ties: int = 0
+    """Of the answers' tokens, those that were decided at batch size 1."""
+    cache_bytes: int = field(default=0)
+    """Keys and values that are reserved for running requests, and those of kept prefixes."""

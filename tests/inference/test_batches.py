@@ -1,0 +1,198 @@
+"""A row of a batch has the logits that it has alone, in every class of the catalog, whoever joins and leaves."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from small_llms import CONFIGS, JOIN, OTHERS, PICTURES, WINDOWED, embeddings, llm_of, prompts
+
+from remora import catalog
+from remora.inference import Prompt, prefill
+from remora.inference.batches import Prefixes, SlotBatch, WholeBatch, can_join, token_bytes
+from remora.marks import IMAGE
+
+TAILS = [3, 9, 1, 14, 6, 2, 11, 5] * 4
+"""32 prompts about 11 pictures."""
+STEPS = 2
+LARGEST = 1e-5
+"""Largest difference between two logits, in parts of the largest logit: fp32 sums in another order."""
+
+
+def said(prompt: Prompt) -> list[int]:
+    return [2 + (sum(prompt.ids) + 31 * step) % 300 for step in range(STEPS)]
+
+
+def alone(llm, prompt: Prompt) -> torch.Tensor:
+    """Logits [STEPS + 1, V] of a row by itself: its whole prompt, then a token at a time."""
+    one = WholeBatch(llm, [prompt], embeddings())
+    return torch.cat([one.logits, *(one.step([token]) for token in said(prompt))])
+
+
+def joining(llm, asked: list[Prompt], at_once: int) -> torch.Tensor:
+    """The same of all, [B, STEPS + 1, V]: so many join at each step, and leave as soon as they have said all."""
+    batch, prefixes = SlotBatch(llm), Prefixes(llm, 1 << 20)
+    batch.cache.resize(len(asked), max(len(prompt.ids) for prompt in asked) + STEPS)
+    waiting, rows = list(range(len(asked))), []
+    logits: list[list[torch.Tensor]] = [[] for _ in asked]
+    while waiting or rows:
+        if rows:
+            found = batch.step([said(asked[i])[len(logits[i]) - 1] for i in rows])
+            for i, each in zip(rows, found, strict=True):
+                logits[i].append(each)
+            gone = {row for row, i in enumerate(rows) if len(logits[i]) == STEPS + 1}
+            rows = [rows[row] for row in batch.leave(gone)]
+        new, waiting = waiting[:at_once], waiting[at_once:]
+        new.sort(key=lambda i: (asked[i].body, len(asked[i].ids)))
+        if new:
+            some = [asked[i] for i in new]
+            for i, each in zip(new, batch.join(some, prefixes.of(some, embeddings()), embeddings()), strict=True):
+                logits[i].append(each)
+            rows += new
+    return torch.stack([torch.stack(each) for each in logits])
+
+
+def equal_lengths(llm, asked: list[Prompt]) -> torch.Tensor:
+    """The same of prompts that start together and leave one after the other."""
+    rows, batch = list(range(len(asked))), WholeBatch(llm, asked, embeddings())
+    logits = [[each] for each in batch.logits]
+    while rows:
+        for i, each in zip(rows, batch.step([said(asked[i])[len(logits[i]) - 1] for i in rows]), strict=True):
+            logits[i].append(each)
+        gone = {row for row, i in enumerate(rows) if len(logits[i]) == STEPS + 1}
+        rows = [rows[row] for row in batch.leave(gone)]
+    return torch.stack([torch.stack(each) for each in logits])
+
+
+def assert_near(found: torch.Tensor, expected: torch.Tensor) -> None:
+    assert float((found - expected).abs().max()) <= LARGEST * float(expected.abs().max())
+
+
+def test_every_class_of_the_catalog_is_here():
+    types = {entry.config["model_type"] for entry in catalog.entries("llm").values()}
+    assert types <= {c["model_type"] for c in CONFIGS.values()}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_do_not_depend_on_the_batch(name):
+    llm, asked = llm_of(name), prompts(TAILS)
+    with torch.inference_mode():
+        assert can_join(llm) is JOIN[name]
+        expected = torch.stack([alone(llm, prompt) for prompt in asked])
+        assert expected.std() > 0.1  # they say something
+        for at_once in (3, 32):
+            mates = random.Random(at_once).sample(range(len(asked)), len(asked))
+            if JOIN[name]:
+                assert_near(joining(llm, [asked[i] for i in mates], at_once), expected[mates])
+                continue
+            for length in {len(prompt.ids) for prompt in asked}:
+                some = [i for i in mates[: 2 * at_once] if len(asked[i].ids) == length]
+                if some:
+                    assert_near(equal_lengths(llm, [asked[i] for i in some]), expected[some])
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if not JOIN[name] and name not in ("+llama", *WINDOWED)])
+def test_those_that_do_not_join_would_be_wrong_if_they_did(name):
+    llm, asked = llm_of(name), prompts(TAILS[:4])
+    with torch.inference_mode():
+        expected = torch.stack([alone(llm, prompt) for prompt in asked])
+        try:
+            found = joining(llm, asked, 2)
+        except (AttributeError, RuntimeError, TypeError, ValueError):
+            return
+    assert float((found - expected).abs().max()) > 100 * LARGEST * float(expected.abs().max())
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param(prompts([4, 2, 7], head=0), id="pictures first"),
+        pytest.param(prompts([0, 0, 0], each=1), id="pictures last"),
+        pytest.param(prompts([0, 0, 0], each=1, head=0), id="pictures only"),
+        pytest.param(prompts([4, 2, 7], images=0), id="no pictures"),
+        pytest.param(prompts([5, 5, 5]), id="no padding"),
+        pytest.param(
+            [
+                Prompt((*[2, 3], *[IMAGE] * 4, *[w] * 3, *[IMAGE] * 4, 9, w), (PICTURES[0], PICTURES[p]))
+                for w, p in ((5, 1), (6, 2))
+            ],
+            id="words between",
+        ),
+        pytest.param(
+            [*prompts([4, 7], images=0), *prompts([3, 9], head=2), *prompts([2, 6], images=2), *prompts([0], head=1)],
+            id="all kinds at once",
+        ),
+    ],
+)
+@pytest.mark.parametrize("at_once", [1, 9])
+def test_prompts_of_any_shape(asked, at_once):
+    llm = llm_of("smollm2-135m")
+    with torch.inference_mode():
+        assert_near(joining(llm, asked, at_once), torch.stack([alone(llm, prompt) for prompt in asked]))
+
+
+def test_what_rows_share_goes_through_the_model_once(monkeypatch):
+    llm, asked = llm_of("smollm2-135m"), prompts([1, 3, 4, 6, 9, 9])
+    shapes = []
+    see = lambda _, args, kwargs: shapes.append(tuple(args[0].shape[:2]))  # noqa: E731
+    llm.model.layers[0].register_forward_pre_hook(see, with_kwargs=True)
+    with torch.inference_mode():
+        joining(llm, asked, 6)
+        assert shapes == [(1, 5), (2, 4), (6, 9)] + [(6, 1)] * STEPS  # the head, two pictures, six tails, tokens
+        shapes.clear()
+        joining(llm, asked, 3)  # those who join later share as well
+        assert shapes == [(1, 5), (1, 4), (3, 4), (3, 1), (1, 4), (3, 9), (6, 1), (3, 1)]
+        shapes.clear()
+        monkeypatch.setattr(prefill, "PASS", 12)
+        found = joining(llm, asked, 6)
+        expected = torch.stack([alone(llm, prompt) for prompt in asked])
+    passes = [(1, 5), (2, 4), (3, 4), (1, 6), (1, 9), (1, 9)]  # of rows of more equal length
+    assert shapes[:8] == passes + [(6, 1)] * STEPS
+    assert_near(found, expected)
+
+
+def test_prefixes_are_kept_up_to_their_limit():
+    """What was used last stays; a prompt that has lost its body reads it behind the head that is still there."""
+    llm, asked = llm_of("smollm2-135m"), prompts([3] * 4, each=1)
+    body, head = asked[0].body * token_bytes(llm), asked[0].head * token_bytes(llm)
+    with torch.inference_mode():
+        prefixes = Prefixes(llm, 2 * body + head)
+        for i in (0, 1, 0, 2):
+            prefixes.of([asked[i]], embeddings())
+        assert [prefixes.has(prompt) for prompt in asked] == [True, False, True, False]
+        assert prefixes.kept.held <= 2 * body + head
+        for kept, made in zip(
+            prefixes.of([asked[0]], {})[0], Prefixes(llm, 0).of([asked[0]], embeddings())[0], strict=True
+        ):
+            assert torch.equal(kept[0], made[0]) and torch.equal(kept[1], made[1])
+
+
+def test_the_memory_of_a_token_is_that_of_its_keys_and_values():
+    assert token_bytes(llm_of("smollm2-135m")) == 2 * 2 * 1 * 4 * 4  # layers, keys and values, groups, width, fp32
+    assert token_bytes(llm_of("+lfm2")) > 0
+
+
+def test_a_model_that_takes_no_positions_does_not_join(monkeypatch):
+    llm = llm_of("smollm2-135m")
+    forward = type(llm).forward
+
+    def counting(self, *args, position_ids=None, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    def refusing(self, *args, **kwargs):
+        if "position_ids" in kwargs:
+            raise TypeError("forward() got an unexpected keyword argument 'position_ids'")
+        return forward(self, *args, **kwargs)
+
+    for other in (counting, refusing):
+        monkeypatch.setattr(type(llm), "forward", other)
+        assert not can_join(llm)
+    monkeypatch.undo()
+    assert can_join(llm)
+
+
+def test_the_classes_that_need_care_are_those_that_no_entry_has():
+    settings = {"llama", "qwen3", "phi3"}
+    """Entries have these classes with other settings."""
+    assert not set(OTHERS) & {entry.config["model_type"] for entry in catalog.entries("llm").values()} - settings
