@@ -56,8 +56,8 @@ def test_noise_follows_from_seed_and_position():
 
 
 def drawn(request: Request, logits: torch.Tensor) -> torch.Tensor:
-    """How often each token is drawn in 6,000."""
-    rows = [Row(request, 5, range(position)) for position in range(6_000)]
+    """How often each token is drawn in 2,000."""
+    rows = [Row(request, 5, range(position)) for position in range(2_000)]
     tokens, _ = chosen(logits.expand(len(rows), -1), *rows, near=0.0)
     return torch.tensor(tokens).bincount(minlength=len(logits)) / len(rows)
 
@@ -66,7 +66,7 @@ def test_draws_follow_the_softmax():
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
     for temperature in (0.7, 2.0):
         expected = torch.softmax(logits / temperature, 0)
-        torch.testing.assert_close(drawn(how(9, temperature), logits), expected, rtol=0, atol=0.025)
+        torch.testing.assert_close(drawn(how(9, temperature), logits), expected, rtol=0, atol=0.04)
 
 
 def test_the_fewest_tokens_that_add_up_to_top_p_are_drawn():
@@ -80,16 +80,16 @@ def test_the_fewest_tokens_that_add_up_to_top_p_are_drawn():
         ({"top_k": 2, "top_p": 0.56}, [1]),
     ):
         expected = torch.zeros(4).index_copy(0, torch.tensor(kept), torch.softmax(logits[kept] / 2, 0))
-        torch.testing.assert_close(drawn(how(9, 2.0, **narrowing), logits), expected, rtol=0, atol=0.025)
+        torch.testing.assert_close(drawn(how(9, 2.0, **narrowing), logits), expected, rtol=0, atol=0.04)
 
 
 def test_which_tokens_may_be_drawn_is_a_near_tie_too():
     """A batch's logits may put another token at the edge than the row's own."""
     logits = 20 + 2 * torch.tensor([0.2, 0.4, 0.1, 0.3]).log()
     for top_p, certain in ((0.4, False), (0.7 + 1e-4, False), (0.55, True)):
-        rows = [Row(how(9, 2.0, top_p=top_p), 3, range(position)) for position in range(1_000)]
+        rows = [Row(how(9, 2.0, top_p=top_p), 3, range(position)) for position in range(500)]
         near = sum(chosen(logits.expand(len(rows), -1), *rows)[1])
-        assert near < 15 if certain else near > 100  # a few are near ties of the draw itself
+        assert near < 10 if certain else near > 50  # a few are near ties of the draw itself
     assert chosen(logits[None], Row(how(top_p=0.4))) == ([1], [False]), "greedy: nothing is drawn"
 
 

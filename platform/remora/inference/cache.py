@@ -54,7 +54,8 @@ class SlotCache:
     def window(self, first: int, last: int, start: int, lengths: Tensor | None = None) -> Cache:
         """What a pass over rows `first` to `last` reads and appends to: behind their first `start` tokens, or one token
         for each behind its own number `lengths` [B], of which `start` is the largest."""
-        return Cache(layers=[_Window(self, i, first, last, start, lengths) for i in range(len(self._layers))])
+        places = None if lengths is None else (torch.arange(last - first, device=lengths.device), lengths)
+        return Cache(layers=[_Window(self, i, slice(first, last), start, places) for i in range(len(self._layers))])
 
     def wrote(self, columns: int) -> None:
         self._written = max(self._written, columns)
@@ -83,11 +84,13 @@ class SlotCache:
 class _Window(DynamicLayer):
     """One layer of `SlotCache.window`, in the form that transformers' models take."""
 
-    def __init__(self, cache: SlotCache, layer: int, first: int, last: int, start: int, lengths: Tensor | None) -> None:
+    def __init__(
+        self, cache: SlotCache, layer: int, rows: slice, start: int, places: tuple[Tensor, Tensor] | None
+    ) -> None:
         super().__init__()
         self.is_initialized = True
-        self._cache, self._layer, self._rows = cache, layer, slice(first, last)
-        self._used, self._lengths = start, lengths
+        self._cache, self._layer, self._rows = cache, layer, rows
+        self._used, self._places = start, places  # where each row's token goes, if not all at `start`
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append states [B, heads, t, D]; returns all that these rows have, [B, heads, tokens, D]."""
@@ -96,10 +99,10 @@ class _Window(DynamicLayer):
         whole = self._cache.layer(self._layer, key_states, value_states)
         keys, values = (held[self._rows, :, : self._used] for held in whole)
         for held, given in ((keys, key_states), (values, value_states)):
-            if self._lengths is None:
+            if self._places is None:
                 held[:, :, start:] = given
             else:
-                held[torch.arange(len(held), device=held.device), :, self._lengths] = given[:, :, 0]
+                held[self._places[0], :, self._places[1]] = given[:, :, 0]
         return keys, values
 
     def get_seq_length(self) -> int:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 ROWS = 64
 """Requests that decode together, at most."""
 CACHE_BYTES = 2 << 30
-"""Memory for keys and values: those of running requests, with room for their longest answers, and kept prefixes."""
+"""Memory for keys and values: those of running requests, with room for their longest answers, and kept prefixes. Beside
+it stands what a request with a near tie reads at batch size 1."""
 SHARED = 4
 """One part in so many of it is for prefixes."""
 PICTURE_BYTES = 128 << 20

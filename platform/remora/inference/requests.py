@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -134,12 +134,12 @@ class Stats:
 
     waiting: int
     running: int
-    prompt_tokens: int = 0
+    prompt_tokens: int
     """Tokens of all prompts that joined."""
-    shared_tokens: int = 0
+    shared_tokens: int
     """Of these, tokens whose keys and values were copied from a prompt before."""
-    answer_tokens: int = 0
-    near_ties: int = 0
+    answer_tokens: int
+    near_ties: int
     """Of the answers' tokens, those that were decided at batch size 1."""
-    cache_bytes: int = field(default=0)
+    cache_bytes: int
     """Keys and values that are reserved for running requests, and those of kept prefixes."""
