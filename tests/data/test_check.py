@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -19,9 +18,9 @@ from remora.cli import main
 from remora.data.check import NOTED, check_dataset
 from remora.data.conversation import image_field, parse_turns, problems
 from remora.errors import DataError
-from remora.reading.fitting import prompt_problems
+from remora.reading.fitting import StagePrompter
 from remora.reading.prompt import Prompter
-from remora.spec import Skippable
+from remora.spec import Skippable, Stage
 
 FORMS = ("forms", "messages", "inline", "tar", "llava")
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
@@ -119,9 +118,8 @@ def test_lengths_and_masks_are_found_with_a_prompter(tmp_path, tiny_tokenizer):
     long = record("q", "a", "q", "a " * 60)
     (tmp_path / "train.json").write_text(json.dumps([record("q", "a"), long, record("q " * 60, "a")]))
     prompter = Prompter(catalog.template("brief"), tiny_tokenizer, 4)
-    report = check_dataset(
-        str(tmp_path / "train.json"), str(tmp_path), partial(prompt_problems, prompter, 60, True, None)
-    )
+    stage = Stage(name="s", mixture=[{"path": "train.json"}], template="brief", batch=1, lr=1, max_length=60)
+    report = check_dataset(str(tmp_path / "train.json"), str(tmp_path), StagePrompter(stage, prompter).problems)
     assert report.counts == {"over-length": 1, "over-length-first": 1}
     assert "record 1: " in report.examples["over-length"][0] and report.fatal == 1
     for share, fatal in ((0.3, 1), (0.34, 0)):  # a stage lives with so many that it drops

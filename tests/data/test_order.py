@@ -115,7 +115,7 @@ def read(data: StageData, step: int, world: int, size: int, rows: str) -> tuple[
     """(numbers of the samples that all ranks train on, supervised tokens)."""
     samples, supervised, passes = [], 0, set()
     for rank in range(world):
-        batches = list(data.micro_batches(step, rank, world, size, rows))
+        batches = data.read(step, rank, world, size, rows).batches
         passes.add(len(batches))
         for batch in batches:
             supervised += batch.supervised
@@ -164,7 +164,7 @@ def test_a_stage_in_steps_reads_on_into_the_next_epoch(stage_data):
 
 def test_padding_carries_no_label_and_no_attention(stage_data):
     data = stage_data()
-    (batch,) = data.micro_batches(0, 0, 1, 4, "padded")
+    (batch,) = data.read(0, 0, 1, 4, "padded").batches
     padded = batch.mask == 0
     assert padded.any() and not padded[:, 0].any()
     assert (batch.labels[padded] == IGNORE).all() and (batch.ids[padded] == data.pad).all()

@@ -145,9 +145,10 @@ def test_a_dataset_in_its_layout_is_checked_opened_and_batched(name, tmp_path, t
     checked, prompter = Stage.model_validate(stage), Prompter(catalog.template("brief"), tiny_tokenizer, 2)
     data = StageData(checked, read_mixture(checked.mixture, tmp_path), prompter, None, 1)
     data.encoder = catalog.vision("efficientnet-lite0").model_copy(update={"image_size": 8})
-    (batch,) = data.micro_batches(0, 0, 1, len(named), "padded")
+    read = data.read(0, 0, 1, len(named), "padded")
+    (batch,) = read.batches
     assert len(batch.ids) == len(named) and len(batch.pixels) == len(named) - named.count(None)
-    assert batch.supervised > len(named) and not data.dropped
+    assert batch.supervised > len(named) and not read.dropped
 
 
 def test_missing_folders_fewer_pictures_and_another_file_are_told(tmp_path):

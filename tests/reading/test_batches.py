@@ -49,7 +49,7 @@ def stage_data(tmp_path, tiny_tokenizer):
 def step(data: StageData, model, rows: str, world: int, size: int):
     """(loss a supervised token, gradients, (key, ids) of the samples, most tokens that a pass computes)."""
     model.zero_grad(set_to_none=True)
-    batches = [b for rank in range(world) for b in data.micro_batches(0, rank, world, size, rows)]
+    batches = [b for rank in range(world) for b in data.read(0, rank, world, size, rows).batches]
     tokens = sum(b.supervised for b in batches)
     loss = 0.0
     for batch in batches:
@@ -91,7 +91,7 @@ def test_each_sample_is_named_by_its_own_pictures_and_keys(stage_data):
     data = stage_data("mixed")
     keys = {}
     for rows in ("packed", "padded"):
-        for batch in data.micro_batches(0, 0, 1, 1, rows):
+        for batch in data.read(0, 0, 1, 1, rows).batches:
             at = 0
             held = batch.ids[0].split(batch.lengths) if rows == "packed" else batch.ids
             for key, ids in zip(batch.keys.tolist(), held, strict=True):
@@ -110,7 +110,7 @@ def test_each_sample_is_named_by_its_own_pictures_and_keys(stage_data):
 def test_a_pass_without_a_sample_is_a_token_without_a_label(stage_data):
     data = stage_data("text")
     for rows in ("packed", "padded"):
-        batches = [b for rank in range(24) for b in data.micro_batches(0, rank, 24, 1, rows)]
+        batches = [b for rank in range(24) for b in data.read(0, rank, 24, 1, rows).batches]
         empty = [b for b in batches if not b.supervised]
         assert len(empty) >= 12 and all(b.ids.tolist() == [[data.pad]] and len(b.pixels) == 0 for b in empty)
         assert all((b.labels == IGNORE).all() for b in empty)

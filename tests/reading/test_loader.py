@@ -21,7 +21,7 @@ from remora.data.mixture import read_mixture
 from remora.data.skipped import Skipped
 from remora.errors import BrokenRecord, DataError, TrainingError
 from remora.reading.batches import StageData
-from remora.reading.loader import DEATHS, Loader, load
+from remora.reading.loader import DEATHS, Loader
 from remora.reading.prompt import Prompter
 from remora.spec import Stage
 from stores import png, store
@@ -62,7 +62,7 @@ def kill_all() -> None:
 def test_every_number_of_loaders_makes_the_same_batches(stage_data, tmp_path, processes):
     data = stage_data(skip=["missing-image"], max_skipped=0.5)
     (tmp_path / "images" / "5.png").unlink()  # since it was indexed
-    expected = [load(data, SHARE, step) for step in range(STEPS)]
+    expected = [data.read(step, *SHARE) for step in range(STEPS)]
     assert {(why.entry, why.kind) for e in expected for why in e.dropped.values()} == {(0, "missing-image")}
     with Loader(data, SHARE, range(STEPS), processes) as loader:
         got = list(loader)
@@ -92,7 +92,7 @@ def test_an_index_that_is_gone_is_named_by_the_process_that_needs_it(stage_data)
 
 def test_a_killed_process_is_replaced_and_said_until_too_many_were(stage_data, caplog):
     data = stage_data()
-    expected = [load(data, SHARE, step) for step in range(30)]
+    expected = [data.read(step, *SHARE) for step in range(30)]
     with Loader(data, SHARE, range(30), 2) as loader:
         first = next(loader)
         kill_all()
@@ -129,7 +129,7 @@ def test_a_process_reads_from_a_store_that_fails_at_first(stage_data, tmp_path, 
         records = [record | {"image": shop.url("/a.png")} for record in json.loads(file.read_text())]
         file.write_text(json.dumps(records))
         data = stage_data()
-        expected = [load(data, SHARE, step) for step in range(2)]
+        expected = [data.read(step, *SHARE) for step in range(2)]
         ports = {port for _, port in shop.asked}
         shop.script["/a.png"] = ["503"]
         with Loader(data, SHARE, range(2), 1) as loader:

@@ -13,7 +13,8 @@ from remora.data.conversation import Turn
 from remora.data.mixture import read_mixture
 from remora.errors import DataError
 from remora.marks import IGNORE, IMAGE
-from remora.reading.batches import Dropped, StageData
+from remora.reading.batches import StageData
+from remora.reading.fitting import Unfit
 from remora.reading.prompt import OverLength, Prompter, Tokens
 from remora.spec import Stage
 
@@ -107,10 +108,10 @@ def test_cut_and_dropped_samples_of_a_step_are_the_same_on_one_rank_and_on_two(s
         batches, dropped, passes = [], [], set()
         for rank in range(world):
             own = stage_data()
-            mine = list(own.micro_batches(0, rank, world, size, layout))
-            batches += mine
-            passes.add(len(mine))
-            dropped.append(own.dropped)
+            mine = own.read(0, rank, world, size, layout)
+            batches += mine.batches
+            passes.add(len(mine.batches))
+            dropped.append(mine.dropped)
         assert len(passes) == 1 and all(d == dropped[0] for d in dropped)  # every rank knows of all
         samples = [s for b in batches for row in b.labels for s in row.split(b.lengths or [len(row)])]
         rows = sorted(tuple(s[s != IGNORE].tolist()) for s in samples)
@@ -130,13 +131,13 @@ def test_cut_and_dropped_samples_of_a_step_are_the_same_on_one_rank_and_on_two(s
 
 def test_a_dropped_sample_is_a_row_of_one_token_without_a_label(stage_data):
     data = stage_data()
-    (batch,) = data.micro_batches(0, 0, 1, len(SAID), "padded")
+    (batch,) = data.read(0, 0, 1, len(SAID), "padded").batches
     assert len(batch.ids) == len(SAID)
     rows = [data.sample(p).id for p in data.positions(0)]
     for name in ("s2", "s3"):
         row = rows.index(name)  # one group holds all, in the order of the step
         assert batch.mask[row].sum() == 1 and batch.ids[row].eq(data.pad).all() and batch.labels[row].eq(IGNORE).all()
-    (packed,) = data.micro_batches(0, 0, 1, len(SAID), "packed")
+    (packed,) = data.read(0, 0, 1, len(SAID), "packed").batches
     assert len(packed.lengths) == len(SAID) - 2  # in a packed row it has no place at all
     assert packed.ids[0].tolist() == batch.ids[batch.mask.sum(1) > 1][batch.mask[batch.mask.sum(1) > 1] == 1].tolist()
     whole = next(d for d in data.samples[0] if d.id == "s1")
@@ -145,8 +146,9 @@ def test_a_dropped_sample_is_a_row_of_one_token_without_a_label(stage_data):
 
 def test_a_step_of_dropped_samples_alone_goes_through_a_model_without_a_loss(stage_data, tiny_model):
     data = stage_data(max_length=8)
-    (batch,) = data.micro_batches(0, 0, 1, len(SAID), "padded")
-    assert set(data.dropped) == {f"s{n}" for n in range(len(SAID))} and batch.supervised == 0 and len(batch.pixels) == 0
+    read = data.read(0, 0, 1, len(SAID), "padded")
+    (batch,) = read.batches
+    assert set(read.dropped) == {f"s{n}" for n in range(len(SAID))} and batch.supervised == 0 and len(batch.pixels) == 0
     batch.ids.zero_()  # the tiny model's vocabulary is smaller
     loss = tiny_model(batch)
     loss.backward()
@@ -156,16 +158,14 @@ def test_a_step_of_dropped_samples_alone_goes_through_a_model_without_a_loss(sta
 def test_fail_names_the_sample_and_both_lengths(stage_data):
     data = stage_data(over_length="fail")
     with pytest.raises(DataError, match=r"sample 's\d' has \d+ tokens, stage 's' allows 60; raise max_length"):
-        list(data.micro_batches(0, 0, 1, len(SAID), "padded"))
-    assert not data.dropped
+        data.read(0, 0, 1, len(SAID), "padded")
     data = stage_data(over_length="fail", max_length=2000)
-    list(data.micro_batches(0, 0, 1, len(SAID), "padded"))
+    assert not data.read(0, 0, 1, len(SAID), "padded").dropped
 
 
 def test_a_models_context_limits_a_stage_too(stage_data):
     data = stage_data(context=60, max_length=2000)
-    list(data.micro_batches(0, 0, 1, len(SAID), "padded"))
-    assert set(data.dropped) == {"s2", "s3"}
+    assert set(data.read(0, 0, 1, len(SAID), "padded").dropped) == {"s2", "s3"}
 
 
 @pytest.mark.parametrize("over_length", ["cut", "fail"])
@@ -178,5 +178,4 @@ def test_a_sample_that_teaches_nothing_is_named(stage_data, over_length, monkeyp
         with pytest.raises(DataError, match="sample 's1': no token of its answers is supervised"):
             data.encode(sample)
     else:
-        assert data.encode(sample) == Tokens([data.pad], [IGNORE])
-        assert data.dropped == {"s1": Dropped(0, "no-supervised-token", "no token of its answers is supervised")}
+        assert data.encode(sample) == Unfit("no-supervised-token", "no token of its answers is supervised")

@@ -139,7 +139,7 @@ def test_positions_order_ids_and_pixels_are_those_of_the_steps(stage_data, aspec
     data, shown = stage_data(aspect=aspect), stage_data(aspect=aspect)
     assert data.steps == 2
     for step in range(data.steps):
-        (batch,) = data.micro_batches(step, 0, 1, data.stage.batch, "padded")
+        (batch,) = data.read(step, 0, 1, data.stage.batch, "padded").batches
         pixels = iter(batch.pixels)
         for row, position in enumerate(data.positions(step)):
             v = view(shown, position, ["train", "more"])

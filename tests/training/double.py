@@ -50,7 +50,7 @@ def in_double(
     state = {p: (torch.zeros_like(p), torch.zeros_like(p)) for p in trained}
     events: list[dict[str, object]] = []
     for step in range(data.steps):
-        (batch,) = data.micro_batches(step, 0, 1, stage.batch, "padded")
+        (batch,) = data.read(step, 0, 1, stage.batch, "padded").batches
         loss = _loss(model, batch) / batch.supervised
         loss.backward()
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.grad) for p in trained])).item()

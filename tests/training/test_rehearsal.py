@@ -60,7 +60,7 @@ def test_no_pass_of_the_stage_is_larger_than_the_largest_rehearsed(records, tiny
     data = StageData(stage, read_mixture(stage.mixture, records), prompter, "efficientnet-lite0", 0)
     tried = passes(data, Cluster(rows=rows, micro_batch=micro), world, image_tokens)
     batches = [
-        b for step in range(20) for rank in range(world) for b in data.micro_batches(step, rank, world, micro, rows)
+        b for step in range(20) for rank in range(world) for b in data.read(step, rank, world, micro, rows).batches
     ]
     assert max(b.mask.numel() for b in batches) <= tried[-1].tokens
     assert max(len(b.pixels) for b in batches) <= tried[-1].pictures
@@ -81,7 +81,7 @@ def test_where_pictures_do_not_count_samples_are_bounded_by_the_context(
     data = StageData(stage, read_mixture(stage.mixture, records), prompter, "efficientnet-lite0", 0, context)
     tried = passes(data, Cluster(rows=rows, micro_batch=micro), world, image_tokens)
     batches = [
-        b for step in range(20) for rank in range(world) for b in data.micro_batches(step, rank, world, micro, rows)
+        b for step in range(20) for rank in range(world) for b in data.read(step, rank, world, micro, rows).batches
     ]
     sizes = [n for b in batches for n in (b.lengths or b.mask.sum(1).tolist())]
     # A step reads each sample that fits whole, with its pictures beside its text; the others are one token, or nothing.

@@ -23,7 +23,7 @@ from remora.data.mixture import locate, with_known
 from remora.data.outputs import writes
 from remora.data.sources import picture_folder
 from remora.errors import DataError, MissingDataset
-from remora.reading.fitting import prompt_problems
+from remora.reading.fitting import StagePrompter
 from remora.reading.prompt import Prompter
 from remora.reporting.datasets import print_layout
 from remora.spec import MixtureEntry, Variant
@@ -151,7 +151,7 @@ def _read_by_stages(args: argparse.Namespace, console: Console) -> Iterator[Targ
             prompter = Prompter(catalog.template(stage.template), tokenizer, embeddings) if tokenizer else None
             allowed = stage.length(llm.context), stage.count_pictures, stage.whole(llm.context)
             rendered = (variant.llm, stage.template, embeddings, *allowed) if tokenizer else ()
-            judge = partial(prompt_problems, prompter, *allowed) if prompter else None
+            judge = StagePrompter(stage, prompter, llm.context).problems if prompter else None
             for entry in stage.mixture:
                 place = locate(entry, store.data)
                 if (key := (*place[:2], entry.skip, entry.max_skipped, *rendered)) not in seen:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from remora.data.index import Dataset
 from remora.data.order import mixture_order, stage_length
 from remora.errors import BrokenRecord
 from remora.marks import IGNORE
-from remora.reading.fitting import Fitting, Unfit
+from remora.reading.fitting import StagePrompter, Unfit
 from remora.reading.images import preprocess
 from remora.reading.packing import deal, group, pack
 from remora.reading.prompt import Prompter, Tokens
@@ -61,12 +61,21 @@ class Dropped:
     reason: str
 
 
-class StageData:
-    """The batches of a stage. It has no position: `micro_batches` is a pure function of its arguments.
+@dataclass(frozen=True)
+class StepBatches:
+    """A rank's share of a step: its micro batches, one a forward pass."""
 
-    `dropped` says, by sample id, which samples of the steps asked for so far taught nothing. Such a sample has no place
-    in a packed row. Among padded rows it keeps its own, one padding token without a label. Of those whose picture
-    cannot be opened, where their entry skips that, only the rank that shows them knows.
+    batches: Sequence[Batch]
+    dropped: Mapping[str, Dropped]
+    """Sample id -> why it teaches nothing. Every rank knows of those that the stage's length drops; of those whose
+    picture cannot be opened, where their entry skips that, only the rank that shows them."""
+
+
+class StageData:
+    """The batches of a stage. It has no position: `read` is a pure function of its arguments.
+
+    A sample that teaches nothing has no place in a packed row. Among padded rows it keeps its own, one padding token
+    without a label.
     """
 
     def __init__(
@@ -82,13 +91,11 @@ class StageData:
         self.seed = seed >> 16  # room for positions in 63 bits
         self.samples = datasets
         self.order = mixture_order(stage.mixture, [len(s) for s in self.samples], seed)
-        self.prompter = prompter
+        self.prompter, self.limits = prompter, StagePrompter(stage, prompter, context)
         self.encoder = catalog.vision(vision) if vision else None
         self.max_length, self.whole = stage.length(context), stage.whole(context)
         tokenizer = prompter.tokenizer
-        self.dropped: dict[str, Dropped] = {}
         self.pad = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
-        self.nothing = Tokens([self.pad], [IGNORE])
         self.steps, self.total = stage_length(stage, self.order.epoch_size)
 
     def positions(self, step: int) -> range:
@@ -99,58 +106,63 @@ class StageData:
         dataset, index = self.order[position]
         return self.samples[dataset][index]
 
-    @property
-    def fitting(self) -> Fitting:
-        """What of a sample this stage reads."""
-        return Fitting(self.stage, self.prompter, self.max_length, self.encoder is not None, self.whole)
+    def encode(self, sample: Sample) -> Tokens | Unfit:
+        """Token ids and labels of a sample, or why it is dropped; raises as `StagePrompter.encode` does."""
+        return self.limits.encode(sample)
 
-    def encode(self, sample: Sample, entry: int = 0) -> Tokens:
-        """Token ids and labels of a sample of an entry, or `nothing` if it is dropped; raises as `Fitting` does."""
-        fitted = self.fitting(sample)
-        if isinstance(fitted, Unfit):
-            return self._drop(sample, Dropped(entry, fitted.kind, fitted.reason))
-        return fitted
-
-    def _drop(self, sample: Sample, why: Dropped) -> Tokens:
-        self.dropped[sample.id] = why
-        return self.nothing
-
-    def micro_batches(self, step: int, rank: int, world: int, size: int, rows: Rows) -> Iterator[Batch]:
-        """The rank's share of a step's global batch, one micro batch a forward pass, as many on every rank.
+    def read(self, step: int, rank: int, world: int, size: int, rows: Rows) -> StepBatches:
+        """The rank's share of a step's global batch, as many micro batches on every rank.
 
         Packed, a micro batch is a row of at most `size` x max_length tokens; padded, it is at most `size` samples of
-        like length. Every rank tokenises all samples of the step, because what goes where follows from their lengths,
-        and opens its own pictures. Where there is nothing left for a rank its batch is a token without a label.
+        like length. What goes where follows from the lengths of all samples of the step; a rank opens its own pictures.
+        Where there is nothing left for a rank its batch is a token without a label.
         """
-        read = [(p, sample := self.sample(p), self.encode(sample, self.order[p][0])) for p in self.positions(step)]
-        if rows == "packed":
-            read = [r for r in read if r[2] is not self.nothing]
+        dropped: dict[str, Dropped] = {}
+        read = []
+        for position in self.positions(step):
+            sample = self.sample(position)
+            encoded = self.encode(sample)
+            if isinstance(encoded, Unfit):
+                dropped[sample.id] = Dropped(self.order[position][0], encoded.kind, encoded.reason)
+                if rows == "packed":
+                    continue
+                encoded = self._nothing
+            read.append((position, sample, encoded))
         lengths = [len(tokens.ids) for _, _, tokens in read]
         # Where pictures do not count, a sample may be longer than a row of one would be.
         capacity = max([size * self.max_length, *lengths])
         shares = pack(lengths, capacity, world) if rows == "packed" else group(lengths, size, world)
-        for share in deal(shares, rank, world):
-            yield self._batch([read[i] for i in share], rows)
+        mine = [[read[i] for i in share] for share in deal(shares, rank, world)]
+        return StepBatches([self._batch(share, rows, dropped) for share in mine], dropped)
 
-    def _batch(self, read: Sequence[tuple[int, Sample, Tokens]], rows: Rows) -> Batch:
-        samples = [self._with_pictures(*one) for one in read]
+    @property
+    def _nothing(self) -> Tokens:
+        return Tokens([self.pad], [IGNORE])
+
+    def _batch(self, read: Sequence[tuple[int, Sample, Tokens]], rows: Rows, dropped: dict[str, Dropped]) -> Batch:
+        shown = []
+        for position, sample, tokens in read:
+            pixels = self._pixels(position, sample, tokens)
+            if isinstance(pixels, Dropped):
+                dropped[sample.id] = pixels
+            shown.append((self._nothing, []) if isinstance(pixels, Dropped) else (tokens, pixels))
         keys = [self.seed + position for position, _, _ in read]
         side = self.encoder.input_size if self.encoder else 1
-        return collate(samples or [(self.nothing, [])], self.pad, side, keys, rows)
+        return collate(shown or [(self._nothing, [])], self.pad, side, keys, rows)
 
-    def _with_pictures(self, position: int, sample: Sample, tokens: Tokens) -> tuple[Tokens, list[Tensor]]:
-        """A sample's tokens and pixels; nothing to learn where a picture is broken and the mixture skips that.
+    def _pixels(self, position: int, sample: Sample, tokens: Tokens) -> list[Tensor] | Dropped:
+        """The pictures that a sample shows, or why one is not read, where the mixture's entry skips that.
 
         Raises:
             DataError: a picture cannot be opened, for a reason that its entry does not skip or that may pass.
         """
         if self.encoder is None:
-            return tokens, []
+            return []
         shown = sample.images[: tokens.images]  # not those of rounds that were cut
         try:
-            return tokens, [preprocess(p.open(), self.encoder, self.stage.aspect) for p in shown]
+            return [preprocess(p.open(), self.encoder, self.stage.aspect) for p in shown]
         except BrokenRecord as e:
             entry, _ = self.order[position]
             if e.kind not in self.stage.mixture[entry].skip:
                 raise
-            return self._drop(sample, Dropped(entry, e.kind, str(e))), []
+            return Dropped(entry, e.kind, str(e))

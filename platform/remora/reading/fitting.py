@@ -1,7 +1,7 @@
-"""Whether a stage can read a sample: within its length, something supervised, pictures where there is an encoder.
+"""What a stage makes of a sample: tokens within its length, or the reason that nothing of it is learnt.
 
-What a stage makes of a sample is asked here by its batches, and before the stage begins of samples that are spread over
-each dataset, so that a mixture that would be dropped is refused before the first step.
+Batches ask this of every sample they read. Before the first step it is asked of samples spread over each dataset, so
+that a mixture that would be dropped is refused at once.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from remora.data.conversation import Problem, Sample, Turn
 from remora.data.index import Dataset
 from remora.errors import DataError
-from remora.marks import IGNORE
-from remora.reading.prompt import OverLength, Prompter, Tokens
+from remora.reading.prompt import OverLength, Prompter, Size, Tokens
 from remora.spec import MixtureEntry, Stage
 
 LOOKED_AT = 1000
 """Samples of each dataset that are looked at before a stage begins: half a second of tokenising; all of a small one."""
 SIGMAS = 3
 """How far above the allowed share that of the samples looked at must be, in its own standard deviations."""
+SILENT = "no token of its answers is supervised"
 
 
 @dataclass(frozen=True)
@@ -33,53 +33,86 @@ class Unfit:
 
 
 @dataclass(frozen=True)
-class Fitting:
-    """What a stage can read: `length` tokens of `prompter`'s, and pictures if it `shows` them; `whole` tokens with all
-    those of its pictures, where they are bounded otherwise."""
+class StagePrompter:
+    """A prompter within the limits of a stage; `context` is the language model's, in tokens."""
 
     stage: Stage
     prompter: Prompter
-    length: int
-    shows: bool
-    whole: int | None = None
+    context: int | None = None
 
-    def __call__(self, sample: Sample) -> Tokens | Unfit:
+    @property
+    def length(self) -> int:
+        """Tokens that a sample may have, counted as the stage counts them."""
+        return self.stage.length(self.context)
+
+    def encode(self, sample: Sample) -> Tokens | Unfit:
         """Token ids and labels of a sample, cut to the stage's length where the stage says so.
 
         Raises:
-            DataError: it has pictures that a text-only stage cannot show; or, where `over_length` is `fail`, it is
-                longer than the stage allows, or nothing in it is supervised.
+            DataError: it has pictures and the stage is text-only; or, where `over_length` is `fail`, it is longer than
+                the stage allows, or nothing in it is supervised.
         """
-        if sample.images and not self.shows:
+        if sample.images and not self._shows:
             raise DataError(f"sample {sample.id!r} has a picture, but stage {self.stage.name!r} is text-only")
         fail = self.stage.over_length == "fail"
         try:
-            length = None if fail else self.length
-            tokens = self.prompter.encode(sample.turns, length, self.stage.count_pictures, self.whole)
+            tokens = self.prompter.encode(sample.turns) if fail else self._cut(sample.turns)
         except OverLength as e:
             return Unfit("over-length-first", str(e))
-        if self.excess(tokens) > 0:
-            counted, allowed, way = self.counted(tokens), self.length, "raise max_length, "
+        if self.excess(tokens.size) > 0:
+            counted, allowed, way = self.counted(tokens.size), self.length, "raise max_length, "
             if counted <= allowed:  # it is the pictures that are too many
-                counted, allowed, way = len(tokens.ids), self.whole or 0, ""
+                counted, allowed, way = len(tokens.ids), self._whole or 0, ""
             raise DataError(
                 f"sample {sample.id!r} has {counted} tokens, stage {self.stage.name!r} allows {allowed}; "
                 f"{way}set over_length: cut or shorten the record"
             )
-        if all(label == IGNORE for label in tokens.labels[1:]):  # nothing stands before a first token to predict it
-            nothing = "no token of its answers is supervised"
+        if not tokens.size.supervised:
             if fail:
-                raise DataError(f"sample {sample.id!r}: {nothing}; remove the record or set over_length: cut")
-            return Unfit("no-supervised-token", nothing)
+                raise DataError(f"sample {sample.id!r}: {SILENT}; remove the record or set over_length: cut")
+            return Unfit("no-supervised-token", SILENT)
         return tokens
 
-    def counted(self, tokens: Tokens) -> int:
-        """What of a sample counts in its length."""
-        return self.prompter.counted(tokens, self.stage.count_pictures)
+    def fits(self, size: Size) -> bool:
+        """Whether a conversation of that size is read whole, so that `encode` cuts nothing and refuses nothing."""
+        return size.supervised > 0 and self.excess(size) <= 0 and (self._shows or not size.images)
 
-    def excess(self, tokens: Tokens) -> int:
-        """By how many tokens a sample is too long; 0 or less if it fits."""
-        return self.prompter.excess(tokens, self.length, self.stage.count_pictures, self.whole)
+    def problems(self, turns: Sequence[Turn]) -> Iterator[Problem]:
+        """What `data check` says of a sound conversation, besides what is wrong with its record."""
+        if turns[0].role == "system" and not self.prompter.template.writes_questions:
+            yield "system-unread", "its template writes neither questions nor a system message"
+        tokens = self.prompter.encode(turns)
+        if not tokens.size.supervised:
+            yield "no-supervised-token", SILENT
+        if self.excess(tokens.size) <= 0:
+            return
+        try:
+            kept = self._cut(turns)
+            counted, allowed = self.counted(tokens.size), self.length
+            if counted <= allowed:  # it is the pictures that are too many
+                counted, allowed = len(tokens.ids), self._whole or 0
+            yield "over-length", f"{counted} tokens, of {allowed} allowed; cut to {len(kept.ids)} at a turn's end"
+        except OverLength as e:
+            yield "over-length-first", str(e)
+
+    def counted(self, size: Size) -> int:
+        """What of a conversation counts in its length."""
+        return self.prompter.counted(size, self.stage.count_pictures)
+
+    def excess(self, size: Size) -> int:
+        """By how many tokens a conversation is too long; 0 or less if it fits."""
+        return self.prompter.excess(size, self.length, self.stage.count_pictures, self._whole)
+
+    @property
+    def _whole(self) -> int | None:
+        return self.stage.whole(self.context)
+
+    @property
+    def _shows(self) -> bool:
+        return "vision" in self.stage.tune.present
+
+    def _cut(self, turns: Sequence[Turn]) -> Tokens:
+        return self.prompter.encode(turns, self.length, self.stage.count_pictures, self._whole)
 
 
 @dataclass
@@ -105,7 +138,7 @@ class Look:
         return found - SIGMAS * math.sqrt(found * (1 - found) / self.looked) if self.looked < self.of else found
 
 
-def look(samples: Sequence[Sample], fitting: Fitting, most: int = LOOKED_AT) -> Look:
+def look(samples: Sequence[Sample], prompter: StagePrompter, most: int = LOOKED_AT) -> Look:
     """Try samples of a dataset; see `Look`.
 
     Raises:
@@ -114,30 +147,30 @@ def look(samples: Sequence[Sample], fitting: Fitting, most: int = LOOKED_AT) -> 
     found = Look(len(samples))
     for i in range(0, len(samples), max(1, math.ceil(len(samples) / most))):
         sample = samples[i]
-        fitted = fitting(sample)
+        encoded = prompter.encode(sample)
         found.looked += 1
-        if isinstance(fitted, Unfit):
-            found.unfit[fitted.kind] += 1
-            found.first = found.first or f"{sample.id!r}: {fitted.reason}"
-        tokens = fitting.prompter.encode(sample.turns)
-        found.longest = max(found.longest, fitting.counted(tokens))
-        found.cut += not isinstance(fitted, Unfit) and fitting.excess(tokens) > 0
+        if isinstance(encoded, Unfit):
+            found.unfit[encoded.kind] += 1
+            found.first = found.first or f"{sample.id!r}: {encoded.reason}"
+        size = prompter.prompter.encode(sample.turns).size
+        found.longest = max(found.longest, prompter.counted(size))
+        found.cut += not isinstance(encoded, Unfit) and prompter.excess(size) > 0
     return found
 
 
-def check_lengths(entry: MixtureEntry, dataset: Dataset, fitting: Fitting) -> str | None:
+def check_lengths(entry: MixtureEntry, dataset: Dataset, prompter: StagePrompter) -> str | None:
     """What is worth knowing of how an entry fits a stage: how many of its samples are cut or dropped.
 
     Raises:
         DataError: more of them are dropped, with those that the index skips, than `max_skipped` allows.
     """
-    found = look(dataset, fitting)
-    name, stage = entry.dataset or entry.path, fitting.stage
+    found = look(dataset, prompter)
+    name, stage = entry.dataset or entry.path, prompter.stage
     among = f"of {found.of:,} samples" if found.looked == found.of else f"of {found.looked:,} samples looked at"
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in found.unfit.items())
     if found.unfit and dataset.skipped + found.share * found.of > entry.max_skipped * dataset.records:
         before = f" and {dataset.skipped:,} records are skipped" if dataset.skipped else ""
-        acts = f", of which {fitting.length} act" if fitting.length < stage.max_length else ""
+        acts = f", of which {prompter.length} act" if prompter.length < stage.max_length else ""
         raise DataError(
             f"stage {stage.name!r}: {name}: {kinds} {among}{before}, more than max_skipped {entry.max_skipped:g} "
             f"allows; the first is sample {found.first}; raise max_length ({stage.max_length}{acts}), "
@@ -147,25 +180,3 @@ def check_lengths(entry: MixtureEntry, dataset: Dataset, fitting: Fitting) -> st
         return None
     said = [f"{kinds} dropped"] * bool(kinds) + [f"{found.cut:,} cut at a turn's end"] * bool(found.cut)
     return f"stage {stage.name!r}: {name}: {' and '.join(said)}, {among}; the longest has {found.longest:,} tokens"
-
-
-def prompt_problems(
-    prompter: Prompter, max_length: int, count_pictures: bool, whole: int | None, turns: Sequence[Turn]
-) -> Iterator[Problem]:
-    """What `data check` says of a sound conversation: too long for `max_length` or, with all of its pictures, `whole`;
-    nothing supervised; a system message that its template does not write."""
-    if turns[0].role == "system" and not prompter.template.writes_questions:
-        yield "system-unread", "its template writes neither questions nor a system message"
-    tokens = prompter.encode(turns)
-    if all(label == IGNORE for label in tokens.labels[1:]):
-        yield "no-supervised-token", "no token of its answers is supervised"
-    if prompter.excess(tokens, max_length, count_pictures, whole) <= 0:
-        return
-    try:
-        kept = prompter.encode(turns, max_length, count_pictures, whole)
-        counted, allowed = prompter.counted(tokens, count_pictures), max_length
-        if counted <= max_length:  # it is the pictures that are too many
-            counted, allowed = len(tokens.ids), whole or 0
-        yield "over-length", f"{counted} tokens, of {allowed} allowed; cut to {len(kept.ids)} at a turn's end"
-    except OverLength as e:
-        yield "over-length-first", str(e)

@@ -20,10 +20,9 @@ import pickle
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.reduction import DupFd, ForkingPickler
@@ -32,9 +31,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from remora.batch import Batch
 from remora.errors import TrainingError
-from remora.reading.batches import Dropped, StageData
+from remora.reading.batches import StageData, StepBatches
 
 log = logging.getLogger(__name__)
 AHEAD = 2
@@ -47,17 +45,8 @@ SMALL = 1 << 16
 """Bytes below which a tensor goes through the pipe."""
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """One rank's micro batches of a step."""
-
-    batches: Sequence[Batch]
-    dropped: dict[str, Dropped]
-    """Sample id -> why it teaches nothing."""
-
-
 class Loader:
-    """Iterates over what `data.micro_batches(step, *share)` gives for each of `steps`.
+    """Iterates over `data.read(step, *share)` for each of `steps`.
 
     Args:
         share: which part of a step is this rank's.
@@ -70,17 +59,18 @@ class Loader:
 
     def __init__(self, data: StageData, share: tuple[Any, ...], steps: range, processes: int) -> None:
         self._steps = deque(steps)
-        self._made: deque[tuple[int, Future[Loaded]]] = deque()
+        self._made: deque[tuple[int, Future[StepBatches]]] = deque()
         self._ahead = AHEAD * max(1, processes)
         self._deaths = 0
         self._pool: Executor
         self._start: Callable[[], Executor]
-        self._load: Callable[[int], Loaded]
+        self._load: Callable[[int], StepBatches]
         if processes:
             start = pickle.dumps((data, share))
             self._start, self._load = partial(_processes, processes, start), _load
         else:
-            self._start, self._load = partial(ThreadPoolExecutor, 1, "loader"), partial(load, data, share)
+            self._start = partial(ThreadPoolExecutor, 1, "loader")
+            self._load = lambda step: data.read(step, *share)
         self._pool = self._start()
         self._fill()
 
@@ -90,10 +80,10 @@ class Loader:
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def __iter__(self) -> Iterator[Loaded]:
+    def __iter__(self) -> Iterator[StepBatches]:
         return self
 
-    def __next__(self) -> Loaded:
+    def __next__(self) -> StepBatches:
         while self._made:
             step, made = self._made[0]
             try:
@@ -127,13 +117,6 @@ class Loader:
         self._steps.extendleft(reversed([step for step, _ in self._made]))
         self._made.clear()
         self._fill()
-
-
-def load(data: StageData, share: tuple[Any, ...], step: int) -> Loaded:
-    """A step's batches, made now."""
-    data.dropped.clear()
-    batches = list(data.micro_batches(step, *share))
-    return Loaded(batches, dict(data.dropped))
 
 
 def _processes(count: int, start: bytes) -> ProcessPoolExecutor:
@@ -187,9 +170,9 @@ def _mapped(sent: Any, shape: tuple[int, ...], kind: str) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(memory, kind).reshape(shape))
 
 
-def _load(step: int) -> Loaded:
+def _load(step: int) -> StepBatches:
     global _data
     if _data is None:  # not in `_begin`, where an error would break the pool and lose its name
         _data = pickle.loads(_pickled)
     data, share = _data
-    return load(data, share, step)
+    return data.read(step, *share)

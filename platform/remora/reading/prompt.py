@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from remora.catalog import Template
 from remora.data.conversation import Turn
@@ -30,6 +30,14 @@ class OverLength(DataError):
     """A conversation whose first question and answer have more tokens than are allowed."""
 
 
+class Size(NamedTuple):
+    """How long a conversation is: tokens with all those of its pictures, pictures, tokens that a loss sums over."""
+
+    tokens: int
+    images: int
+    supervised: int
+
+
 @dataclass(frozen=True)
 class Tokens:
     """ids with IMAGE at picture positions; labels with IGNORE where there is no loss. Equal lengths.
@@ -40,6 +48,11 @@ class Tokens:
     ids: list[int]
     labels: list[int]
     images: int = 0
+
+    @property
+    def size(self) -> Size:
+        # Nothing stands before a first token to predict it.
+        return Size(len(self.ids), self.images, sum(label != IGNORE for label in self.labels[1:]))
 
 
 def rendered_words(template: Template, turns: Sequence[Turn]) -> str:
@@ -94,15 +107,15 @@ class Prompter:
         """Every special token with its id: the tokenizer's, and those that a prompt writes."""
         return self._words.special
 
-    def counted(self, tokens: Tokens, pictures: bool = True) -> int:
+    def counted(self, size: Size, pictures: bool = True) -> int:
         """Tokens of a conversation, `pictures` with all of theirs or each as one."""
-        return len(tokens.ids) - (0 if pictures else tokens.images * (self.image_tokens - 1))
+        return size.tokens - (0 if pictures else size.images * (self.image_tokens - 1))
 
-    def excess(self, tokens: Tokens, length: int, pictures: bool = True, whole: int | None = None) -> int:
+    def excess(self, size: Size, length: int, pictures: bool = True, whole: int | None = None) -> int:
         """By how many tokens a conversation is more than `length` (see `counted`) or, with all of its pictures', more
         than `whole`; 0 or less if it fits."""
-        over = self.counted(tokens, pictures) - length
-        return over if whole is None else max(over, len(tokens.ids) - whole)
+        over = self.counted(size, pictures) - length
+        return over if whole is None else max(over, size.tokens - whole)
 
     def encode(
         self,
@@ -120,7 +133,7 @@ class Prompter:
             OverLength: not even its first question and answer fit.
         """
         tokens = self._encode(turns)
-        if max_length is None or self.excess(tokens, max_length, count_pictures, whole) <= 0:
+        if max_length is None or self.excess(tokens.size, max_length, count_pictures, whole) <= 0:
             return tokens
         allowed = max_length
         before = len(turns) % 2  # a system message
@@ -129,9 +142,9 @@ class Prompter:
         def begun(rounds: int) -> Tokens:
             return self._encode(turns[: before + 2 * rounds])
 
-        kept = bisect_right(rounds, 0, key=lambda n: self.excess(begun(n), allowed, count_pictures, whole))
+        kept = bisect_right(rounds, 0, key=lambda n: self.excess(begun(n).size, allowed, count_pictures, whole))
         if not kept:
-            first = self.counted(begun(1), count_pictures)
+            first = self.counted(begun(1).size, count_pictures)
             if first <= allowed:  # it is the pictures that are too many
                 first, allowed = len(begun(1).ids), whole or 0
             raise OverLength(f"its first question and answer have {first} tokens, of {allowed} allowed")

@@ -19,6 +19,7 @@ from remora.data.conversation import Sample, Turn
 from remora.errors import DataError
 from remora.marks import IGNORE, IMAGE
 from remora.reading.batches import StageData
+from remora.reading.fitting import SILENT, Unfit
 from remora.reading.images import Aspect, preprocess
 from remora.reading.prompt import OverLength, Prompter, Tokens
 
@@ -92,8 +93,8 @@ class Reader:
     """How a sample is read: by a stage, or by a template, a tokenizer and an encoder of one's choice."""
 
     prompter: Prompter
-    encode: Callable[[Sample], tuple[Tokens, str]]
-    """Its tokens, and why nothing of it is learnt (empty if it is); a DataError is what a training run stops at."""
+    encode: Callable[[Sample], Tokens | Unfit]
+    """A DataError is what a training run stops at."""
     encoder: Vision | None
     aspect: Aspect
     max_length: int
@@ -101,25 +102,18 @@ class Reader:
 
 def stage_reader(data: StageData) -> Reader:
     """As a stage reads: its own `encode`, which cuts and drops."""
-
-    def encode(sample: Sample) -> tuple[Tokens, str]:
-        data.dropped.clear()
-        tokens = data.encode(sample)
-        return tokens, data.dropped[sample.id].reason if sample.id in data.dropped else ""
-
-    return Reader(data.prompter, encode, data.encoder, data.stage.aspect, data.max_length)
+    return Reader(data.prompter, data.encode, data.encoder, data.stage.aspect, data.max_length)
 
 
 def free_reader(prompter: Prompter, encoder: Vision | None, aspect: Aspect, max_length: int) -> Reader:
     """As a stage of that choice would read, of which there is no data: a longer conversation is cut."""
 
-    def encode(sample: Sample) -> tuple[Tokens, str]:
+    def encode(sample: Sample) -> Tokens | Unfit:
         try:
             tokens = prompter.encode(sample.turns, max_length)
         except OverLength as e:
-            return Tokens([], []), str(e)
-        silent = all(label == IGNORE for label in tokens.labels[1:])
-        return tokens, "no token of its answers is supervised" if silent else ""
+            return Unfit("over-length-first", str(e))
+        return tokens if tokens.size.supervised else Unfit("no-supervised-token", SILENT)
 
     return Reader(prompter, encode, encoder, aspect, max_length)
 
@@ -136,13 +130,15 @@ def view(data: StageData, position: int, names: Sequence[str]) -> View:
 def rendered(reader: Reader, sample: Sample, pictures: Sequence[tuple[str, Opener]], place: View) -> View:
     """`place` filled with what is read of its sample: encoded, cut or dropped, its pictures preprocessed."""
     prompter = reader.prompter
-    problem = ""
+    tokens, dropped, problem = Tokens([], []), "", ""
     try:
-        tokens, dropped = reader.encode(sample)
+        encoded = reader.encode(sample)
+        if isinstance(encoded, Unfit):
+            dropped = encoded.reason
+        else:
+            tokens = encoded
     except DataError as e:  # over_length: fail, or a picture in a text-only stage
-        tokens, dropped, problem = Tokens([], []), "", str(e)
-    if dropped or problem:
-        tokens = Tokens([], [])
+        problem = str(e)
     kept = _rounds(prompter, sample.turns, len(tokens.ids))
     return replace(
         place,

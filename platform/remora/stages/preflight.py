@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from remora import catalog
 from remora.catalog.fit import check_composition
@@ -26,6 +26,8 @@ from remora.training.schedule import check_schedule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from remora.reading.fitting import StagePrompter
 
 
 @dataclass(frozen=True)
@@ -114,17 +116,17 @@ def _check_pictures(stage: Stage, datasets: Sequence[Dataset]) -> list[str]:
 def _check_lengths(
     run: StageRun, datasets: Sequence[Dataset], store: Store, loaded: dict[Path, PreTrainedTokenizerBase]
 ) -> list[str]:
-    fitting = fitting_of(run, store, loaded)
-    if fitting is None:
+    prompter = prompter_of(run, store, loaded)
+    if prompter is None:
         return []  # the stage itself looks, before its first step
     from remora.reading.fitting import check_lengths
 
-    found = (check_lengths(e, d, fitting) for e, d in zip(run.stage.mixture, datasets, strict=True))
+    found = (check_lengths(e, d, prompter) for e, d in zip(run.stage.mixture, datasets, strict=True))
     return [note for note in found if note]
 
 
-def fitting_of(run: StageRun, store: Store, loaded: dict[Path, PreTrainedTokenizerBase]) -> Any:
-    """What a stage run can read (reading.fitting.Fitting); None as long as no stage has made its tokenizer.
+def prompter_of(run: StageRun, store: Store, loaded: dict[Path, PreTrainedTokenizerBase]) -> StagePrompter | None:
+    """What turns a stage run's samples into tokens; None as long as no stage has made its tokenizer.
 
     Raises:
         SpecError: the stage's template asks for what the tokenizer does not have.
@@ -136,20 +138,19 @@ def fitting_of(run: StageRun, store: Store, loaded: dict[Path, PreTrainedTokeniz
         return None
     # These load torch (4 s), so only where there is something to read with.
     from remora.model.llm import load_tokenizer
-    from remora.reading.fitting import Fitting
+    from remora.reading.fitting import StagePrompter
     from remora.reading.prompt import Prompter
 
     if folder not in loaded:
         loaded[folder] = load_tokenizer(folder)
-    shows = "vision" in stage.tune.present
     tokens = 0
-    if shows:
+    if "vision" in stage.tune.present:
         tokens = check_composition(catalog.vision(parts["vision"]), catalog.connector(parts["connector"]), model)
     try:
         prompter = Prompter(catalog.template(stage.template), loaded[folder], tokens)
     except SpecError as e:
         raise SpecError(f"stage {stage.name!r}: template {stage.template!r}: {e}") from None
-    return Fitting(stage, prompter, stage.length(model.context), shows, stage.whole(model.context))
+    return StagePrompter(stage, prompter, model.context)
 
 
 def _name(entry: MixtureEntry) -> str:

@@ -96,17 +96,15 @@ def check_samples(data: StageData) -> list[str]:
         SpecError: every rate of the stage is 0.
     """
     notes = [check_schedule(data.stage, data.steps)]
-    notes += [check_lengths(e, d, data.fitting) for e, d in zip(data.stage.mixture, data.samples, strict=True)]
+    notes += [check_lengths(e, d, data.limits) for e, d in zip(data.stage.mixture, data.samples, strict=True)]
     return [note for note in notes if note]
 
 
-def open_data(
-    job: StageJob, model: VisionLanguageModel, tokenizer: PreTrainedTokenizerBase
-) -> tuple[StageData, list[Dataset]]:
-    """The stage's batches, as a function of the step, and the datasets of its mixture."""
+def open_data(job: StageJob, model: VisionLanguageModel, tokenizer: PreTrainedTokenizerBase) -> StageData:
+    """The stage's batches, as a function of the step."""
     stage = job.stage
-    datasets = _opened(stage, job.datasets)
     prompter = Prompter(catalog.template(stage.template), tokenizer, model.image_tokens)
     vision = job.parts["vision"].name if "vision" in stage.tune.present else None
     context = getattr(model.llm.config, "max_position_embeddings", None)
-    return StageData(stage, datasets, prompter, vision, seed_for(job.seed, f"order/{stage.name}"), context), datasets
+    seed = seed_for(job.seed, f"order/{stage.name}")
+    return StageData(stage, _opened(stage, job.datasets), prompter, vision, seed, context)

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from remora.batch import Batch
 from remora.data.skipped import Skipped
-from remora.reading.batches import Dropped, StageData
-from remora.reading.loader import Loaded
+from remora.reading.batches import Dropped, StageData, StepBatches
 from remora.training import checkpoint, journal, meter
 from remora.training.checkpoint import Checkpoint
 from remora.training.engine import Engine
@@ -105,11 +104,11 @@ class Notes:
         if self.lead:
             log.info(meter.line(self.data.stage.name, self.data.steps, event))
 
-    def unnamed(self, loaded: Loaded) -> dict[str, Dropped]:
+    def unnamed(self, loaded: StepBatches) -> dict[str, Dropped]:
         """Samples of this rank that teach nothing and that nobody has named yet, with the reason."""
         return {sample: why for sample, why in loaded.dropped.items() if sample not in self._dropped}
 
-    def dropped(self, step: int, loaded: Loaded, engine: Engine) -> int:
+    def dropped(self, step: int, loaded: StepBatches, engine: Engine) -> int:
         """Name the samples that teach nothing, each once whichever ranks met it; how many.
 
         Raises:

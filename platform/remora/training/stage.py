@@ -84,13 +84,13 @@ class Training:
         self.model, self.tokenizer = build_model(job)
 
         # Data is a function of the step: there is nothing to restore but the step itself.
-        self.data, datasets = open_data(job, self.model, self.tokenizer)
+        self.data = open_data(job, self.model, self.tokenizer)
         past = Past.read(job.folder)
         if not past.start:
             for note in check_samples(self.data):
                 log.warning(note)
         self.start, self.taken = past.start, past.taken
-        self.notes = Notes(job.folder, self.data, Skipped(stage.mixture, datasets), past)
+        self.notes = Notes(job.folder, self.data, Skipped(stage.mixture, self.data.samples), past)
         share = (rank, world, cluster.micro_batch, cluster.rows)
         steps = range(self.start, self.data.steps)
         self.loader = closing.enter_context(Loader(self.data, share, steps, cluster.loaders))
