@@ -16,6 +16,7 @@ from remora.data.conversation import Sample, Turn
 from remora.data.mixture import read_mixture
 from remora.marks import IGNORE, IMAGE
 from remora.reading.batches import StageData
+from remora.reading.fitting import Unfit
 from remora.reading.images import preprocess
 from remora.reading.prompt import Prompter, Tokens
 from remora.reading.view import View, as_seen, free_reader, rendered, spans, stage_reader, view
@@ -176,14 +177,14 @@ def test_of_two_samples_with_one_id_only_the_dropped_one_is(stage_data):
     data = stage_data()
     reader = stage_reader(data)
     short, long = (s for s in data.samples[0] if s.id in ("s1", "s2"))
-    assert reader.encode(long)[1] and not reader.encode(replace(short, id="s2"))[1]
+    assert isinstance(reader.encode(long), Unfit) and isinstance(reader.encode(replace(short, id="s2")), Tokens)
 
 
 def test_what_stops_a_run_is_shown_not_raised(stage_data):
     shown = by_id(stage_data(over_length="fail"))
     assert "stage 's' allows 60" in shown["s0"].problems[0] and shown["s0"].spans == ()
     assert not shown["s1"].problems
-    text_only = stage_data()
+    text_only = stage_data(tune={"vision": "absent", "connector": "absent", "llm": "full"})
     text_only.encoder = None
     assert "is text-only" in by_id(text_only)["s3"].problems[0]
 

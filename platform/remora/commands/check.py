@@ -23,10 +23,8 @@ from remora.data.mixture import locate, with_known
 from remora.data.outputs import writes
 from remora.data.sources import picture_folder
 from remora.errors import DataError, MissingDataset
-from remora.reading.fitting import StagePrompter
-from remora.reading.prompt import Prompter
 from remora.reporting.datasets import print_layout
-from remora.spec import MixtureEntry, Variant
+from remora.spec import MixtureEntry, Stage, Variant
 from remora.stages import Store, path, preflight, read_variants, resolve_stages
 
 if TYPE_CHECKING:
@@ -148,15 +146,21 @@ def _read_by_stages(args: argparse.Namespace, console: Console) -> Iterator[Targ
                 console.print(f"lengths are not checked: {variant.llm} has no tokenizer before its first stage")
         tokenizer = tokenizers[variant.llm]
         for stage in resolve_stages(variant):
-            prompter = Prompter(catalog.template(stage.template), tokenizer, embeddings) if tokenizer else None
             allowed = stage.length(llm.context), stage.count_pictures, stage.whole(llm.context)
             rendered = (variant.llm, stage.template, embeddings, *allowed) if tokenizer else ()
-            judge = StagePrompter(stage, prompter, llm.context).problems if prompter else None
+            judge = _judge(stage, tokenizer, embeddings, llm.context) if tokenizer else None
             for entry in stage.mixture:
                 place = locate(entry, store.data)
                 if (key := (*place[:2], entry.skip, entry.max_skipped, *rendered)) not in seen:
                     seen.add(key)
                     yield Target(*place, judge, entry.skip, entry.max_skipped)
+
+
+def _judge(stage: Stage, tokenizer: PreTrainedTokenizerBase, embeddings: int, context: int) -> Judge:
+    from remora.reading.fitting import StagePrompter
+    from remora.reading.prompt import Prompter
+
+    return StagePrompter(stage, Prompter(catalog.template(stage.template), tokenizer, embeddings), context).problems
 
 
 def _tokenizer_folder(variant: Variant, store: Store) -> Path | None:

@@ -17,6 +17,7 @@ from remora.errors import BrokenRecord
 from remora.marks import IGNORE
 from remora.reading.fitting import StagePrompter, Unfit
 from remora.reading.images import preprocess
+from remora.reading.lengths import Lengths
 from remora.reading.packing import deal, group, pack
 from remora.reading.prompt import Prompter, Tokens
 from remora.spec import Rows, Stage
@@ -62,6 +63,15 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class Planned:
+    """A sample's place in a step: its position in the stage, its tokens, and what it is if it was read to know that."""
+
+    position: int
+    length: int
+    read: tuple[Sample, Tokens] | None = None
+
+
+@dataclass(frozen=True)
 class StepBatches:
     """A rank's share of a step: its micro batches, one a forward pass."""
 
@@ -90,6 +100,8 @@ class StageData:
         self.stage = stage
         self.seed = seed >> 16  # room for positions in 63 bits
         self.samples = datasets
+        self.lengths: Sequence[Lengths | None] = ()
+        """Of each dataset's samples, where they were measured."""
         self.order = mixture_order(stage.mixture, [len(s) for s in self.samples], seed)
         self.prompter, self.limits = prompter, StagePrompter(stage, prompter, context)
         self.encoder = catalog.vision(vision) if vision else None
@@ -114,39 +126,65 @@ class StageData:
         """The rank's share of a step's global batch, as many micro batches on every rank.
 
         Packed, a micro batch is a row of at most `size` x max_length tokens; padded, it is at most `size` samples of
-        like length. What goes where follows from the lengths of all samples of the step; a rank opens its own pictures.
-        Where there is nothing left for a rank its batch is a token without a label.
+        like length. What goes where follows from the lengths of all samples of the step. Those are in the tables of
+        `lengths`, so a rank tokenises its own samples and those that the stage does not read whole; without tables it
+        tokenises all. Where there is nothing left for a rank its batch is a token without a label.
         """
         dropped: dict[str, Dropped] = {}
-        read = []
+        places = []
         for position in self.positions(step):
+            if (length := self._measured(position)) is not None:
+                places.append(Planned(position, length))
+                continue
             sample = self.sample(position)
-            encoded = self.encode(sample)
-            if isinstance(encoded, Unfit):
-                dropped[sample.id] = Dropped(self.order[position][0], encoded.kind, encoded.reason)
+            tokens = self.encode(sample)
+            if isinstance(tokens, Unfit):
+                dropped[sample.id] = Dropped(self.order[position][0], tokens.kind, tokens.reason)
                 if rows == "packed":
                     continue
-                encoded = self._nothing
-            read.append((position, sample, encoded))
-        lengths = [len(tokens.ids) for _, _, tokens in read]
+                tokens = self._nothing
+            places.append(Planned(position, len(tokens.ids), (sample, tokens)))
+        lengths = [place.length for place in places]
         # Where pictures do not count, a sample may be longer than a row of one would be.
         capacity = max([size * self.max_length, *lengths])
         shares = pack(lengths, capacity, world) if rows == "packed" else group(lengths, size, world)
-        mine = [[read[i] for i in share] for share in deal(shares, rank, world)]
+        mine = [[places[i] for i in share] for share in deal(shares, rank, world)]
         return StepBatches([self._batch(share, rows, dropped) for share in mine], dropped)
 
     @property
     def _nothing(self) -> Tokens:
         return Tokens([self.pad], [IGNORE])
 
-    def _batch(self, read: Sequence[tuple[int, Sample, Tokens]], rows: Rows, dropped: dict[str, Dropped]) -> Batch:
+    def _measured(self, position: int) -> int | None:
+        """The length of a sample that is read whole, if a table has it."""
+        dataset, index = self.order[position]
+        if not self.lengths or (lengths := self.lengths[dataset]) is None:
+            return None
+        size = lengths[index]
+        return size.tokens if self.limits.fits(size) else None
+
+    def _read(self, place: Planned) -> tuple[Sample, Tokens]:
+        if place.read:
+            return place.read
+        sample = self.sample(place.position)
+        tokens = self.encode(sample)
+        found = 0 if isinstance(tokens, Unfit) else len(tokens.ids)
+        if isinstance(tokens, Unfit) or found != place.length:
+            dataset, index = self.order[place.position]
+            lengths = self.lengths[dataset]
+            assert lengths is not None
+            raise lengths.wrong(index, found)
+        return sample, tokens
+
+    def _batch(self, places: Sequence[Planned], rows: Rows, dropped: dict[str, Dropped]) -> Batch:
         shown = []
-        for position, sample, tokens in read:
-            pixels = self._pixels(position, sample, tokens)
+        for place in places:
+            sample, tokens = self._read(place)
+            pixels = self._pixels(place.position, sample, tokens)
             if isinstance(pixels, Dropped):
                 dropped[sample.id] = pixels
             shown.append((self._nothing, []) if isinstance(pixels, Dropped) else (tokens, pixels))
-        keys = [self.seed + position for position, _, _ in read]
+        keys = [self.seed + place.position for place in places]
         side = self.encoder.input_size if self.encoder else 1
         return collate(shown or [(self._nothing, [])], self.pad, side, keys, rows)
 

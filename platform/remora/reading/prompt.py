@@ -11,12 +11,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from remora.catalog import Template
 from remora.data.conversation import Turn
 from remora.errors import DataError, SpecError
+from remora.files import digest
 from remora.marks import IGNORE, IMAGE
 from remora.reading.chat import OTHER, ChatTemplate
 from remora.reading.rendering import Marks, Piece
@@ -101,6 +104,14 @@ class Prompter:
             marked = zip(probe["input_ids"], probe["special_tokens_mask"], strict=True)
             self._start = [token for token, _ in takewhile(lambda pair: pair[1], marked)]
         self.stop = self._renderer.stop
+
+    @cached_property
+    def identity(self) -> str:
+        """Digest of all that a conversation's tokens follow from, besides how many a picture becomes."""
+        tokenizer = self.tokenizer
+        backend, versions = tokenizer.backend_tokenizer.to_str(), [version("tokenizers"), version("transformers")]
+        written = [tokenizer.chat_template, sorted(self.special.items()), self._start, self.stop]
+        return digest([self.template.model_dump(mode="json"), backend, written, versions])
 
     @property
     def special(self) -> dict[str, int]:

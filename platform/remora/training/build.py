@@ -23,6 +23,7 @@ from remora.model.tuning import freeze_and_train, halve_frozen
 from remora.model.vlm import VisionLanguageModel
 from remora.reading.batches import StageData
 from remora.reading.fitting import check_lengths
+from remora.reading.lengths import open_lengths
 from remora.reading.prompt import Prompter, rendered_words
 from remora.spec import Cluster, Stage
 from remora.training.engine import DTYPES, loading
@@ -107,4 +108,8 @@ def open_data(job: StageJob, model: VisionLanguageModel, tokenizer: PreTrainedTo
     vision = job.parts["vision"].name if "vision" in stage.tune.present else None
     context = getattr(model.llm.config, "max_position_embeddings", None)
     seed = seed_for(job.seed, f"order/{stage.name}")
-    return StageData(stage, _opened(stage, job.datasets), prompter, vision, seed, context)
+    data = StageData(stage, _opened(stage, job.datasets), prompter, vision, seed, context)
+    # Measuring pays where the ranks would otherwise tokenise more, all together, than the datasets hold.
+    if data.total * (dist.get_world_size() - 1) >= sum(d.records for d in data.samples):
+        data.lengths = [open_lengths(d, prompter) for d in data.samples]
+    return data
