@@ -22,7 +22,7 @@ from remora.evaluation.judge import JudgeEndpoint
 from remora.evaluation.measured import tally
 from remora.evaluation.score import as_json, summarise
 from remora.evaluation.sheet import About, Sheet
-from remora.inference import Answer, Prompt, Sampling
+from remora.inference import Answer, FittedPicture, Prompt
 from scripted_judge import scripted
 
 NAME = "easy-vqa-val"
@@ -61,8 +61,8 @@ class Seer:
 
     name = "seer"
 
-    def fitted(self, picture):
-        return picture
+    def picture(self, image):
+        return FittedPicture(image)
 
     def prompt(self, conversation):
         (turn,) = conversation
@@ -71,10 +71,11 @@ class Seer:
     def room(self, prompt):
         return 100
 
-    def ask(self, requests):
-        assert {how for _, how in requests} == {Sampling(catalog.benchmark(NAME).max_new_tokens)}
-        self.shown += [prompt.images[0] for prompt, _ in requests]
-        shades = [prompt.images[0].getpixel((0, 0))[0] for prompt, _ in requests]
+    def answer(self, requests):
+        assert {r.max_new_tokens for r in requests} == {catalog.benchmark(NAME).max_new_tokens}
+        shown = [r.conversation.pictures[0].image for r in requests]
+        self.shown += shown
+        shades = [picture.getpixel((0, 0))[0] for picture in shown]
         return [Answer(f" {shade}. ", 1, 1, "stop") for shade in shades]
 
 

@@ -17,10 +17,10 @@ from remora.evaluation.ask import Ask, ask
 from remora.evaluation.benchmarks import benchmark, located, score
 from remora.evaluation.benchmarks.files import find, read_json, submission
 from remora.evaluation.benchmarks.protocol import RowBenchmark, Truth
-from remora.evaluation.identity import PictureDigests, ask_digests
+from remora.evaluation.identity import PictureDigests, ask_digests, shown
 from remora.evaluation.measured import tally
 from remora.evaluation.sheet import About, Sheet
-from remora.inference import Answer, Prompt
+from remora.inference import Answer, FittedPicture, Prompt
 
 SIGNS = [
     {"id": i, "asks": f"What does sign {i} say?", "says": says, "colour": colour}
@@ -57,8 +57,8 @@ class Reader:
     def __init__(self, *said: str):
         self.said = said
 
-    def fitted(self, picture):
-        return picture
+    def picture(self, image):
+        return FittedPicture(image)
 
     def prompt(self, conversation):
         (turn,) = conversation
@@ -68,9 +68,9 @@ class Reader:
     def room(self, prompt):
         return 100
 
-    def ask(self, requests):
-        assert {how.max_new_tokens for _, how in requests} == {100}  # the published 128 do not fit
-        return [Answer(self.said[prompt.ids[0]], 1, 1, "stop") for prompt, _ in requests]
+    def answer(self, requests):
+        assert {r.max_new_tokens for r in requests} == {100}  # the published 128 do not fit
+        return [Answer(self.said[r.conversation.ids[0]], 1, 1, "stop") for r in requests]
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def measured(data, scores, model, *said):
     """What `remora evaluate` makes of a model, without the workers."""
     chosen = benchmark("signs")
     asks = [Ask(i, "pictures", q) for i, q in enumerate(chosen.questions(data))]
-    keys = ask_digests(asks, PictureDigests(scores / "contents.json"))
+    keys = ask_digests(asks, PictureDigests(scores / "contents.json").of(shown(asks)))
     sheet = Sheet(scores, About(model, model, chosen.name, "q"), asks, keys)
     sheet.add(ask(Reader(*said), asks))
     return tally(chosen, data, sheet)
