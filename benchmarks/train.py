@@ -97,6 +97,7 @@ def usual_loop(shape: Shape, how: str, folder: Path, sort: bool) -> Step:
 
 def ours(shape: Shape, how: str, loop: Loop) -> Step:
     import torch.distributed as dist
+    from remora.training.engine import Engine
 
     from remora.model.tuning import parameter_groups
     from remora.reading.batches import collate
@@ -104,7 +105,6 @@ def ours(shape: Shape, how: str, loop: Loop) -> Step:
     from remora.spec import Cluster, Stage
     from remora.training.allocator import keep_freed
     from remora.training.build import set_up
-    from remora.training.engine import Engine
 
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1"}.items():
         os.environ[name] = value

@@ -45,11 +45,11 @@ def loaded(shape: Shape, steps: int) -> Iterator[list[Any]]:
 def trained(shape: Shape, how: str, precision: str, compiled: bool) -> str:
     """A row of the table."""
     import torch
+    from remora.training.engine import Engine
 
     from remora.model.tuning import parameter_groups
     from remora.spec import Cluster, Stage
     from remora.training.build import set_up
-    from remora.training.engine import Engine
     from remora.training.flops import StepFlops, peak_flops
 
     tune = dict(zip(("vision", "connector", "llm"), TUNINGS[how], strict=True))

@@ -44,7 +44,7 @@ TWICE = {
 
 ONLY_IN = {
     "ray": ("cluster/", "serving/"),
-    "deepspeed": ("training/engine.py",),
+    "deepspeed": ("training/engines/",),
     "mlflow": ("tracking/",),
     "torch": (
         *("batch.py", "model/", "reading/", "condense/", "inference/", "training/"),

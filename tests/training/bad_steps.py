@@ -23,8 +23,9 @@ from ranks import shorten
 from remora.errors import TrainingError
 from remora.model.seeds import seed_for
 from remora.spec import Guard
-from remora.training import engine, stage
-from remora.training.engine import Engine
+from remora.training import stage
+from remora.training.engines import precision
+from remora.training.engines.deepspeed import DeepSpeedEngine as Engine
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read
 
@@ -74,14 +75,15 @@ def train(job: StageJob, setting: dict[str, Any]) -> dict[str, Any]:
             return loss * math.nan
         return loss * 10 if now == setting.get("leap") else loss
 
-    def watched_step(self: Engine, rates: list[float]) -> float:
+    def watched_step(self: Engine, factor: float) -> float | None:
         before = self.weights(self.model, trained_only=True)
-        norm = step(self, rates)
+        norm = step(self, factor)
         after = self.weights(self.model, trained_only=True)
         moved.append([now, any(not torch.equal(before[n], after[n]) for n in before)])
         return norm
 
-    Engine.forward, Engine.step, engine.FIRST_SCALE = faulty_forward, watched_step, setting.get("scale", 2.0**16)  # type: ignore[method-assign]
+    Engine.forward, Engine.step = faulty_forward, watched_step  # type: ignore[method-assign]
+    precision.FIRST_SCALE = setting.get("scale", 2.0**16)
     error = None
     for _ in range(2):
         try:

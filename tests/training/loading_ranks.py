@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from remora.model.llm import load_llm
 from remora.spec import Cluster
-from remora.training.engine import loading
+from remora.training.engines import loading
 
 
 def private() -> float:

@@ -24,7 +24,7 @@ from double import in_double
 from remora.model.seeds import seed_for
 from remora.reading.batches import StageData
 from remora.training import build, stage
-from remora.training.engine import Engine
+from remora.training.engines.deepspeed import DeepSpeedEngine as Engine
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read, steps_of, take_over
 from remora.training.schedule import rate_factor
@@ -48,12 +48,12 @@ def keep_ledger(job: StageJob, file: Path, die_in: int | None) -> None:
             met.extend((batch.keys - first).tolist())
         return forward(self, batch)
 
-    def noted_step(self, rates):
+    def noted_step(self, factor):
         steps = [p // job.stage.batch for p in met]
         if die_in is not None and die_in in steps:
             dist.barrier()
             os._exit(9)
-        taken = step(self, rates)
+        taken = step(self, factor)
         with file.open("a") as f:
             f.write(json.dumps({"step": steps[0] if steps else None, "positions": met}) + "\n")
         met.clear()

@@ -21,7 +21,7 @@ from remora.model.attention import attend_per_sample
 from remora.model.parts import compose
 from remora.model.split import is_split, whole
 from remora.training import stage
-from remora.training.engine import loading
+from remora.training.engines import loading
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,31 +54,6 @@ def ranks(job: StageJob) -> dict[str, dict[str, Any]]:
     stopped = {f"zero-{zero}-stopped": {"cluster": {"zero": zero}, "stop": STOP} for zero in ZERO}
     half = {f"bf16-{zero}": {"cluster": {"zero": zero, "precision": "bf16"}} for zero in ZERO}
     return trained(job, 2, whole | stopped | half)
-
-
-def test_no_op_is_compiled_at_first_use_and_no_stale_lock_is_waited_for(tmp_path) -> None:
-    """On a CPU, DeepSpeed's init compiled `deepspeed_shm_comm`: 65 s, an error without a compiler, and for ever where
-    a process that was killed meanwhile had left its lock. Here there is no compiler, no cache, and such a lock.
-    """
-    lock = tmp_path / "deepspeed_shm_comm" / "lock"
-    lock.parent.mkdir()
-    lock.touch()
-    code = (
-        "import torch, torch.distributed as dist, deepspeed\n"
-        "dist.init_process_group('gloo')\n"
-        "from remora.training.engine import _deepspeed\n"
-        "net = torch.nn.Linear(2, 2)\n"
-        "_deepspeed().initialize(model=net, optimizer=torch.optim.AdamW(net.parameters()),\n"
-        "                        config={'train_micro_batch_size_per_gpu': 1})\n"
-    )
-    env = {"TORCH_EXTENSIONS_DIR": str(tmp_path), "PATH": str(tmp_path), "WORLD_SIZE": "1", "RANK": "0"}
-    env = {**os.environ, **env, "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    # Nothing that works comes near the limit: it is there because the trap is to wait for ever.
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], env=env, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert [p.name for p in tmp_path.rglob("*")] == ["deepspeed_shm_comm", "lock"]
 
 
 @pytest.mark.e2e

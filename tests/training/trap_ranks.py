@@ -18,8 +18,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from remora.training import stage
-from remora.training.engine import Engine, _deepspeed
+from remora.model.split import is_split
+from remora.training import engines, stage
+from remora.training.engines import hooks
+from remora.training.engines.deepspeed import DeepSpeedEngine
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, steps_of
 
@@ -31,16 +33,16 @@ class Stopped(Exception):
 def whole(model: nn.Module) -> dict[str, torch.Tensor]:
     """The trained parameters before there is an engine; at ZeRO 3 the ranks hold shares of them from the start."""
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    shares = [p for p in trained.values() if hasattr(p, "ds_id")]
-    with _deepspeed().zero.GatheredParameters(shares) if shares else contextlib.nullcontext():
+    shares = [p for p in trained.values() if is_split(p)]
+    with hooks.deepspeed().zero.GatheredParameters(shares) if shares else contextlib.nullcontext():
         return {n: p.detach().clone() for n, p in trained.items()}
 
 
-def spied(stop: int | None) -> tuple[type[Engine], dict[str, Any]]:
+def spied(stop: int | None) -> tuple[type[DeepSpeedEngine], dict[str, Any]]:
     """An engine that writes down what it holds; one that stops counts its own steps."""
     seen: dict[str, Any] = {"rates": [], "counters": [], "pictures": [], "torch_norms": []}
 
-    class Spied(Engine):
+    class Spied(DeepSpeedEngine):
         def __init__(self, model, *args, **kwargs):
             before = whole(model)
             super().__init__(model, *args, **kwargs)
@@ -52,8 +54,8 @@ def spied(stop: int | None) -> tuple[type[Engine], dict[str, Any]]:
 
         def counters(self) -> list[float]:
             """How many steps AdamW thinks it has taken, for every parameter that has a state."""
-            adam = getattr(self.optimizer, "optimizer", self.optimizer)
-            return sorted({float(state["step"]) for state in adam.state.values()})
+            states = hooks.torch_optimizer(self.optimizer).state.values()
+            return sorted({float(state["step"]) for state in states})
 
         def forward(self, batch):
             self.shown.append(len(batch.pixels))
@@ -86,12 +88,12 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         this = replace(job, folder=folder, cluster=job.cluster.model_copy(update=setting["cluster"]))
         if "stop" in setting:
-            stage.Engine, _ = spied(setting["stop"])
+            engines.create, _ = spied(setting["stop"])
             try:
                 stage.run(this)
             except Stopped:
                 dist.barrier()
-        stage.Engine, seen = spied(None)
+        engines.create, seen = spied(None)
         stage.run(this)
         out[name] = seen | {"steps": steps_of(folder / JOURNAL)}
     if dist.get_rank() == 0:

@@ -1,7 +1,7 @@
 """What ranks find imported: `launch` forks them from a process that has loaded this and done nothing else."""
 
 from remora.training import stage
-from remora.training.engine import _deepspeed
+from remora.training.engines import hooks
 
 __all__ = ["stage"]
-_deepspeed()
+hooks.deepspeed()

@@ -32,7 +32,7 @@ def compose(
 ) -> tuple[VisionLanguageModel, PreTrainedTokenizerBase]:
     """Build the model (fp32) from its parts; a connector without a folder is initialised from `seed`.
 
-    Where the language model comes split over ranks (`training.engine.loading`), so do the other parts.
+    Where the language model comes split over ranks (`training.engines.loading`), so do the other parts.
 
     Raises:
         DataError: a folder that a part is to come from is not there.

@@ -1,41 +1,75 @@
-"""Weights that ZeRO 3 has split over the ranks, whole for a moment: to be read from files, merged, tried.
+"""Weights that an engine has split over the ranks (ZeRO 3), whole for a moment: to be read from files, merged, tried.
 
-Under `training.engine.loading` what transformers loads comes with parameters of which a rank holds its share. They
-bring DeepSpeed's own methods to gather and split them, so nothing of it is imported here. All ranks must come here
-together, and write the same. Where nothing is split, these functions do what their names say and no more.
+Under `training.engines.loading` what transformers loads comes with parameters of which a rank holds its share. How they
+are gathered and split is the engine's business, which says so by `split_by`. All ranks must come here together, and
+write the same. Where nothing is split, these functions do what their names say and no more.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 
+class Splitting(Protocol):
+    """How an engine holds a tensor whose shares lie on all ranks."""
+
+    def is_split(self, tensor: Tensor) -> bool:
+        """Whether this rank may hold a share of it only."""
+        ...
+
+    def shape_of(self, parameter: Tensor) -> torch.Size:
+        """The whole shape of a split one."""
+        ...
+
+    def gather(self, parameters: Sequence[Tensor]) -> None:
+        """Make split ones whole on every rank."""
+        ...
+
+    def release(self, parameters: Sequence[Tensor], written: bool) -> None:
+        """Leave a rank its share again: of what is there now if it was `written`, or of what was there before."""
+        ...
+
+    def split_like(self, parameters: Sequence[nn.Parameter], like: Tensor) -> None:
+        """Split whole ones as `like` is."""
+        ...
+
+
+_splitting: Splitting | None = None
+
+
+def split_by(splitting: Splitting) -> None:
+    """From now on split weights of this process are handled so."""
+    global _splitting
+    _splitting = splitting
+
+
 def is_split(tensor: Tensor) -> bool:
-    return hasattr(tensor, "ds_id")
+    return _splitting is not None and _splitting.is_split(tensor)
 
 
 def shape_of(parameter: Tensor) -> torch.Size:
     """Its whole shape; what a rank holds of a split one has none."""
-    return getattr(parameter, "ds_shape", parameter.shape)
+    return _splitting.shape_of(parameter) if _splitting and is_split(parameter) else parameter.shape
 
 
 @contextlib.contextmanager
 def whole(tensors: Iterable[Tensor], written: bool = False) -> Iterator[None]:
     """The split ones of some tensors are whole for the length of the block; what was `written` into them is kept."""
-    split: list[Any] = [t for t in dict.fromkeys(tensors) if is_split(t)]
-    if split:
-        split[0].all_gather(param_list=split)
+    split = [t for t in dict.fromkeys(tensors) if is_split(t)]
+    if not _splitting or not split:
+        yield
+        return
+    _splitting.gather(split)
     try:
         yield
     finally:
-        if split:
-            split[0].partition(param_list=split, has_been_updated=written)
+        _splitting.release(split, written)
 
 
 @contextlib.contextmanager
@@ -86,7 +120,7 @@ def load(module: nn.Module, state: Mapping[str, Tensor], strict: bool = True) ->
 
 def split_like(module: nn.Module, other: nn.Module) -> None:
     """Split the module's parameters over the ranks as those of `other` are, and move it to where they are computed."""
-    parameter: Any = next(other.parameters(), None)
-    if parameter is not None and is_split(parameter):
+    parameter = next(other.parameters(), None)
+    if _splitting and parameter is not None and is_split(parameter):
         module.to(parameter.device)
-        parameter.convert_to_zero_parameters([p for p in module.parameters() if not is_split(p)])
+        _splitting.split_like([p for p in module.parameters() if not is_split(p)], parameter)

@@ -1,1 +1,1 @@
-"""One stage: the loop, the DeepSpeed engine, checkpoints, resume."""
+"""One stage: the loop, the engine that takes its steps, checkpoints, resume."""

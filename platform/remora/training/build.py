@@ -26,7 +26,8 @@ from remora.reading.fitting import check_lengths
 from remora.reading.lengths import open_lengths
 from remora.reading.prompt import Prompter, rendered_words
 from remora.spec import Cluster, Stage
-from remora.training.engine import DTYPES, loading
+from remora.training.engines import loading
+from remora.training.engines.precision import DTYPES
 from remora.training.job import START_FOLDER, StageJob
 from remora.training.schedule import check_schedule
 

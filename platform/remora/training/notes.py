@@ -18,7 +18,7 @@ from remora.data.skipped import Skipped
 from remora.reading.batches import Dropped, StageData, StepBatches
 from remora.training import checkpoint, journal, meter
 from remora.training.checkpoint import Checkpoint
-from remora.training.engine import Engine
+from remora.training.engines import Engine
 from remora.training.guard import RolledBack, Watch
 
 log = logging.getLogger(__name__)

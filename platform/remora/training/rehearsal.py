@@ -31,7 +31,7 @@ from remora.model.vlm import VisionLanguageModel
 from remora.reading.batches import StageData
 from remora.spec import Cluster
 from remora.training import journal
-from remora.training.engine import Engine
+from remora.training.engines import Engine
 
 LOOKED_AT = 1000
 """Records of each dataset, spread over it, that say how many pictures a record has: reading them all takes a minute for

@@ -28,10 +28,10 @@ from remora.model import split
 from remora.model.parts import save_part
 from remora.model.tuning import parameter_groups, tuning_table
 from remora.reading.loader import Loader
+from remora.training import engines
 from remora.training.allocator import keep_freed
 from remora.training.build import build_model, check_samples, open_data
 from remora.training.checkpoint import Writer
-from remora.training.engine import Engine
 from remora.training.flops import StepFlops, peak_flops
 from remora.training.groups import count_groups, weigh_groups
 from remora.training.guard import RolledBack
@@ -95,15 +95,13 @@ class Training:
         steps = range(self.start, self.data.steps)
         self.loader = closing.enter_context(Loader(self.data, share, steps, cluster.loaders))
 
-        # Weights go in before DeepSpeed copies them, the optimiser's state after.
+        # Weights go in before the engine copies them, the optimiser's state after.
         if past.found:
             split.load(self.model, past.found.trained(), strict=False)
-        self.engine = Engine(self.model, parameter_groups(self.model, stage), stage, cluster, self.taken)
+        self.engine = engines.create(self.model, parameter_groups(self.model, stage), stage, cluster, self.taken)
         closing.callback(self.engine.close)
         if past.found:
-            self.engine.load_moments(past.found.moments())
-            self.engine.scale, self.engine.good = past.found.state.get("scale", (self.engine.scale, 0))
-        self.peaks = {str(g["part"]): g["lr"] for g in self.engine.optimizer.param_groups}
+            self.engine.load(past.found.moments(), past.found.state)
         self.flops = StepFlops(self.model)
         peak = peak_flops(self.engine.device, cluster.precision)
         self.could = peak * world if peak else None
@@ -143,12 +141,10 @@ class Training:
 
             # One step, at the rates of this step number; in fp16 again and again until the loss scale fits.
             factor = rate_factor(self.stage, step, self.data.steps)
-            rates = [self.peaks[g["part"]] * factor for g in self.engine.optimizer.param_groups]
-            while True:
+            norm = None
+            while norm is None:
                 sums = self._passes(batches, tokens)
-                norm = self.engine.step(rates)
-                if not self.engine.rescale(overflow=not math.isfinite(norm)):
-                    break
+                norm = self.engine.step(factor)
             self._look_back(step, batches, sums, norm, tokens, dropped, factor)
 
             # Every so often, and before a machine is taken away: a place to come back to.
@@ -201,7 +197,7 @@ class Training:
             "step": step,
             "loss": self.loss,
             "grad_norm": norm,
-            "lr": {part: peak * factor for part, peak in self.peaks.items()},
+            "lr": {part: peak * factor for part, peak in self.engine.peaks.items()},
             "samples": len(self.data.positions(step)),
             "tokens": tokens,
             "dropped": dropped,
@@ -215,8 +211,8 @@ class Training:
             "memory": self.engine.memory(),
             "eta": self.meter.left(step),
         }
-        if self.engine.scale != 1.0:
-            event["loss_scale"] = self.engine.scale
+        if self.engine.loss_scale != 1.0:
+            event["loss_scale"] = self.engine.loss_scale
         self.notes.step(event)
 
     def _checkpoint(self, step: int, at_once: bool = False) -> None:
@@ -225,7 +221,7 @@ class Training:
         trained, moments = self.engine.weights(self.model, trained_only=True), self.engine.moments()
         if self.writer:
             state = {"recent": list(self.notes.watch.recent), "taken": self.taken}
-            self.writer.save(step, trained, moments, state | {"scale": (self.engine.scale, self.engine.good)})
+            self.writer.save(step, trained, moments, state | self.engine.state())
         if at_once:
             if self.writer:
                 self.writer.wait()

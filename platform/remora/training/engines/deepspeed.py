@@ -1,9 +1,9 @@
-"""DeepSpeed, and nothing else: gradients summed over ranks, an AdamW step, state in and out under parameter names.
+"""DeepSpeed: gradients summed over ranks, an AdamW step, state in and out under parameter names.
 
 What DeepSpeed would decide by itself is decided here instead. The optimiser is torch's AdamW (a DeepSpeed "optimizer"
-block compiles a kernel at first use, two minutes on a CPU), rates are set by the caller before each step, and the
-optimiser's state is read and written as full named tensors, because DeepSpeed's own checkpoints are tied to the world
-size and the ZeRO stage.
+block compiles a kernel at first use, two minutes on a CPU), rates are set before each step, and the state of AdamW is
+read and written as full named tensors, because DeepSpeed's own checkpoints are tied to the world size and the ZeRO
+stage.
 
 Half precision is torch.autocast around the forward pass: trained weights, gradients, their sums over ranks and AdamW's
 state are fp32 at every ZeRO stage. DeepSpeed's bf16 block would take a step with zero gradients before the first at
@@ -13,13 +13,11 @@ stage 0, and its fp16 block refuses a CPU.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
-import os
 import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,33 +27,12 @@ from remora.batch import Batch
 from remora.model.split import whole
 from remora.model.vlm import VisionLanguageModel
 from remora.spec import Cluster, Stage
+from remora.training.engines import hooks
+from remora.training.engines.precision import DTYPES, LossScale
+from remora.training.engines.protocol import Told
 
-Said = TypeVar("Said")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state tensors for a parameter."""
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-FIRST_SCALE, GROW_AFTER = 2.0**16, 1000
-"""fp16's loss scale at the start, as torch.amp.GradScaler's, and after how many good steps it doubles, half of its."""
-
-
-def _deepspeed() -> Any:
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # DeepSpeed's autotuner, which nothing here uses, loads mlflow where it is installed: 0.9 s of a worker's start.
-    hidden = "mlflow" not in sys.modules
-    if hidden:
-        sys.modules["mlflow"] = None  # type: ignore[assignment]
-    try:
-        import deepspeed
-        import deepspeed.ops
-    finally:
-        if hidden:
-            del sys.modules["mlflow"]
-
-    # On a CPU, init compiles this op: 65 s, a compiler needed, and a process killed meanwhile leaves a lock file that
-    # hangs every later run. It only serves inference all-reduce. The table is private; a test holds that it works.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
 
 
 def _config(cluster: Cluster, clip: float | None = None) -> dict[str, Any]:
@@ -89,7 +66,7 @@ def loading(cluster: Cluster) -> Iterator[None]:
     if cluster.zero < 3:
         yield
         return
-    _deepspeed()
+    hooks.deepspeed()
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
     kept = HfDeepSpeedConfig(_config(cluster))  # transformers refers to it weakly
@@ -100,31 +77,18 @@ def loading(cluster: Cluster) -> Iterator[None]:
         del kept
 
 
-class Engine:
-    """One model under DeepSpeed.
-
-    Args:
-        model: with `requires_grad` set; its weights are what training starts from.
-        groups: optimiser groups with `params`, `lr`, `weight_decay` and `part`.
-        stage: betas, eps and clipping.
-        cluster: ZeRO stage and precision.
-        step: the optimiser steps that were taken before.
-    """
+class DeepSpeedEngine:
+    """One model under DeepSpeed; arguments as of `engines.create`, methods as of `Engine`."""
 
     def __init__(
-        self,
-        model: VisionLanguageModel,
-        groups: Sequence[dict[str, Any]],
-        stage: Stage,
-        cluster: Cluster,
-        step: int = 0,
+        self, model: VisionLanguageModel, groups: Sequence[dict[str, Any]], stage: Stage, cluster: Cluster, step: int
     ) -> None:
-        ds = _deepspeed()
         self.model = model
         self.zero = cluster.zero
         self.clip = stage.clip
+        self.peaks: Mapping[str, float] = {str(group["part"]): float(group["lr"]) for group in groups}
         optimizer = torch.optim.AdamW([dict(g) for g in groups], betas=stage.betas, eps=stage.eps, fused=True)
-        self.engine, self.optimizer, _, _ = ds.initialize(
+        self.engine, self.optimizer, _, _ = hooks.deepspeed().initialize(
             model=model, optimizer=optimizer, config=_config(cluster, stage.clip if self.zero else None)
         )
         self.names = {id(p): n for n, p in model.named_parameters() if p.requires_grad}
@@ -132,61 +96,51 @@ class Engine:
         self.world = dist.get_world_size()
         self.rank = dist.get_rank()
         if self.zero == 0 and self.world == 1:
-            # There is nothing to sum, but DeepSpeed would copy every gradient into a bucket and back.
-            self.engine.enable_backward_allreduce = False
+            hooks.sum_nothing(self.engine)
         self.dtype = DTYPES.get(cluster.precision)
-        self.scale = FIRST_SCALE if cluster.precision == "fp16" else 1.0
-        self.good = 0
-        """Steps since fp16's loss scale last changed."""
+        self.scale = LossScale(cluster.precision)
         self._create_state(step)
 
+    @property
+    def loss_scale(self) -> float:
+        return self.scale.value
+
     def tell(self, *values: float) -> list[list[float]]:
-        """Each value as all ranks have it (float64), in the order of ranks. One collective."""
         mine = torch.tensor(values, dtype=torch.float64, device=self.device)
         told = [torch.empty_like(mine) for _ in range(self.world)]
         dist.all_gather(told, mine)
         return torch.stack(told, 1).tolist()
 
-    def gather(self, named: Mapping[str, Said]) -> dict[str, Said]:
-        """What all ranks say, on every rank, in the order of ranks."""
-        said: list[dict[str, Said]] = [{}] * self.world
-        dist.all_gather_object(said, dict(named))
-        return {k: v for one in said for k, v in one.items()}
+    def gather(self, named: Mapping[str, Told]) -> dict[str, Told]:
+        told: list[dict[str, Told]] = [{}] * self.world
+        dist.all_gather_object(told, dict(named))
+        return {k: v for one in told for k, v in one.items()}
 
     def forward(self, batch: Batch) -> Tensor:
-        """The summed loss of a micro batch (nats), on the graph."""
         half = self.dtype is not None
         with torch.autocast(self.device.type, self.dtype, enabled=half, cache_enabled=self.zero < 3):
             return self.engine(batch.to(self.device))
 
     def backward(self, loss: Tensor, tokens: float, last: bool) -> None:
-        """Add the gradients of a micro batch's summed loss, `last` or not of its step.
-
-        `tokens` is the supervised tokens of the whole global batch. DeepSpeed averages over ranks; the factor undoes
-        it, so that gradients are those of sum / tokens for any split.
-        """
-        if self.dtype == torch.float16 and self.zero:
-            self.optimizer.override_loss_scale(self.scale)  # DeepSpeed takes it out again before it clips
+        if self.scale.used and self.zero:
+            hooks.tell_scale(self.optimizer, self.scale.value)
         self.engine.set_gradient_accumulation_boundary(last)
-        self.engine.backward(loss * (self.world / tokens) * (1.0 if self.zero else self.scale))
+        # DeepSpeed averages over ranks; `world` undoes it.
+        self.engine.backward(loss * (self.world / tokens) * (1.0 if self.zero else self.scale.value))
 
-    def step(self, rates: Sequence[float]) -> float:
-        """Take the optimiser step with one rate a group; returns the gradient norm before clipping.
-
-        If that is no finite number, nothing was changed and the gradients are gone.
-        """
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        if self.zero:  # DeepSpeed looks at the norm itself and leaves such a step out
+    def step(self, factor: float) -> float | None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.peaks[group["part"]] * factor
+        if self.zero:  # DeepSpeed looks at the norm itself and leaves out a step without a finite one
             self.engine.step()
-            return float(self.engine.get_global_grad_norm())
-        # At stage 0 it keeps no norm and takes any step; the gradients are whole there.
-        norm = self._clip_whole()
-        if math.isfinite(norm):
-            self.engine.step()
-        else:
-            self.engine.zero_grad()
-        return norm
+            norm = float(self.engine.get_global_grad_norm())
+        else:  # at stage 0 it keeps no norm and takes any step; the gradients are whole there
+            norm = self._clip_whole()
+            if math.isfinite(norm):
+                self.engine.step()
+            else:
+                self.engine.zero_grad()
+        return None if self.scale.overflowed(norm) else norm
 
     def _clip_whole(self) -> float:
         """The gradients' norm at stage 0, clipped by what DeepSpeed clips at the others.
@@ -195,29 +149,15 @@ class Engine:
         clipping carries that into every step.
         """
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if self.scale != 1.0:
-            torch._foreach_mul_(grads, 1 / self.scale)
+        if self.scale.value != 1.0:
+            torch._foreach_mul_(grads, 1 / self.scale.value)
         norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in grads]
         norm = float(torch.linalg.vector_norm(torch.stack(norms)))
         if self.clip and math.isfinite(norm) and norm > self.clip:
             torch._foreach_mul_(grads, self.clip / (norm + 1e-6))
         return norm
 
-    def rescale(self, overflow: bool) -> bool:
-        """After an fp16 step: whether it is to be taken again, at half the loss scale. The scale grows after good ones.
-
-        torch's own scaler leaves the step out, and so loses its samples.
-        """
-        if self.dtype != torch.float16:
-            return False
-        again = overflow and self.scale > 1.0
-        self.good = 0 if again else self.good + 1
-        if again or self.good == GROW_AFTER:
-            self.scale, self.good = self.scale * (0.5 if again else 2.0), 0
-        return again
-
     def memory(self) -> float:
-        """GiB: the most that the GPU had allocated since this was last asked; on a CPU, the process's peak so far."""
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -228,14 +168,10 @@ class Engine:
     # State, whole and by name, on every rank. All ranks must call these together.
 
     def weights(self, module: nn.Module, trained_only: bool = False) -> dict[str, Tensor]:
-        """The module's parameters and buffers (only the trained parameters if asked), on the CPU, by its own names.
-
-        On rank 0; the others have none. At stage 3 one parameter at a time is whole.
-        """
         kept = {}
         for name, parameter in module.named_parameters(remove_duplicate=trained_only):
             if parameter.requires_grad or not trained_only:
-                with whole([parameter]):
+                with whole([parameter]):  # at stage 3, one at a time
                     if self.rank == 0:
                         kept[name] = parameter.detach().cpu().clone()
         if trained_only or self.rank:
@@ -244,10 +180,9 @@ class Engine:
         return {n: kept[n] if n in kept else t.detach().cpu().clone() for n, t in module.state_dict().items()}
 
     def moments(self) -> dict[str, Tensor]:
-        """AdamW's state as `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`, fp32, on the CPU of rank 0."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        self._link()
+        hooks.link_states(self.optimizer, self.zero)
         state: dict[str, Tensor] = {}
         for p in self.model.parameters():
             if p.requires_grad:
@@ -261,38 +196,30 @@ class Engine:
 
     def _create_state(self, step: int) -> None:
         """AdamW's state as zeros, before the first step: what memory it takes is taken before training begins."""
-        inner = getattr(self.optimizer, "optimizer", self.optimizer)
-        # At stage 3 DeepSpeed shows its flat partitions to AdamW only while it steps; the groups are empty in between.
-        held = self.optimizer.fp32_partitioned_groups_flat if self.zero == 3 else []
-        for p in [*held, *(p for group in inner.param_groups for p in group["params"])]:
-            inner.state[p] = {
+        state = hooks.torch_optimizer(self.optimizer).state
+        for p in hooks.stepped(self.optimizer, self.zero):
+            state[p] = {
                 "step": torch.tensor(float(step), device=p.device),  # the fused kernel reads it there
                 **{moment: torch.zeros_like(p, dtype=torch.float32) for moment in MOMENTS},
             }
-        self._link()
+        hooks.link_states(self.optimizer, self.zero)
 
-    def load_moments(self, state: Mapping[str, Tensor]) -> None:
-        """Put AdamW's state back, before the first step. Rates are set at each step and are not part of it."""
+    def state(self) -> dict[str, Any]:
+        return {"scale": [self.scale.value, self.scale.good]} if self.scale.used else {}
+
+    def load(self, moments: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
 
         for p in self.model.parameters():
             if p.requires_grad:
                 for moment in MOMENTS:
-                    value = state[f"{moment}.{self.names[id(p)]}"].to(self.device)
+                    value = moments[f"{moment}.{self.names[id(p)]}"].to(self.device)
                     if self.zero == 0:
                         self.optimizer.state[p][moment].copy_(value)
                     else:
                         safe_set_full_optimizer_state(p, value, moment)
-
-    def _link(self) -> None:
-        """Tie each parameter to its slice of AdamW's state (ZeRO 1 and 2).
-
-        DeepSpeed does it once, after the first group's first step: later groups have no state yet and are left without
-        a link ("exp_avg not found"), and a state that is loaded before any step is not linked at all.
-        """
-        if self.zero in (1, 2):
-            self.optimizer._hp_optimizer_states_linked = False
-            self.optimizer._lazy_init_hp_params_optimizer_state()
+        if self.scale.used and "scale" in state:  # the attempt before may have had another precision
+            self.scale.value, self.scale.good = state["scale"]
 
     def close(self) -> None:
         self.engine.destroy()
