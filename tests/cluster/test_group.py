@@ -17,7 +17,7 @@ import ray
 
 from ports import free_port
 from remora.cluster.cleaner import NAMESPACE
-from remora.cluster.session import OWN, _processes, ray_session
+from remora.cluster.session import _processes, ray_session
 from remora.cluster.watch import alive
 from remora.processes import Child
 
@@ -31,14 +31,6 @@ CURRENT = Path("/tmp/ray/ray_current_cluster")
 def cluster():
     with ray_session(dashboard=False):
         yield
-
-
-def test_only_a_cluster_that_may_grow_is_asked_to(tmp_path, monkeypatch):
-    fit(lambda: None, tmp_path / "own")
-    assert named() == []
-    monkeypatch.delenv(OWN)
-    fit(lambda: None, tmp_path / "joined")
-    assert [a["name"] for a in named()] == ["AutoscalingCoordinator"]
 
 
 @pytest.mark.faults  # minutes, and Ray's C++ has ended the process that drives it where heads come and go
@@ -96,10 +88,11 @@ def ends_with_its_controller(folder):
 def fit(work, folder):
     """Run one worker that does this."""
     from ray.train import RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    from remora.cluster.group import Group, Trainer
+    from remora.cluster.group import Group
 
-    Trainer(
+    DataParallelTrainer(
         work,
         backend_config=Group(on_gpus=False, timeout_s=60),
         scaling_config=ScalingConfig(num_workers=1),

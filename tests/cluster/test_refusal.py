@@ -49,16 +49,3 @@ def test_an_error_of_ours_is_told_as_the_worker_met_it(error):
 )
 def test_anything_else_is_tried_again(error):
     assert refusal(error) is None
-
-
-def test_ray_is_told_so():
-    from ray.train import FailureConfig
-    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError  # noqa: F401  (the version is pinned)
-    from ray.train.v2._internal.execution.failure_handling import FailureDecision
-    from ray.train.v2.api.exceptions import WorkerGroupError
-
-    from remora.cluster.group import _Once
-
-    for error, decision in [(e, FailureDecision.RAISE) for e in MET] + [(ValueError("lost"), FailureDecision.RETRY)]:
-        policy = _Once(FailureConfig(max_failures=3))
-        assert policy.make_decision(WorkerGroupError("failed", {0: trace(error)})) == decision

@@ -308,12 +308,12 @@ def test_the_shipped_config_is_what_serve_and_the_endpoint_read() -> None:
     code = """
 import yaml
 from pathlib import Path
-from ray._common.utils import import_attr
+from pkgutil import resolve_name
 from ray.serve.schema import ServeDeploySchema
 from remora.serving.args import EndpointArgs
 (app,) = ServeDeploySchema.model_validate(yaml.safe_load(Path("serve/local.yaml").read_text())).applications
 assert EndpointArgs.read(app.args) == EndpointArgs()
-assert app.name == "remora" and import_attr(app.import_path) is import_attr("serve.app:build")
+assert app.name == "remora" and resolve_name(app.import_path) is resolve_name("serve.app:build")
 """
     root = Path(__file__).parents[2]
     ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)

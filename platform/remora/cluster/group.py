@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -17,93 +18,18 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
-from ray.train._internal.utils import get_address_and_port
+import ray.util
+from ray.exceptions import GetTimeoutError, RayError
 from ray.train.backend import Backend, BackendConfig
-from ray.train.v2._internal.callbacks import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
-from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
-from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.placement_group import get_current_placement_group
 
 from remora.cluster.cleaner import NAMESPACE, Cleaner
-from remora.cluster.session import OWN
-from remora.cluster.train import refusal
 from remora.training import notice
 
 ASK_EVERY = 1.0
 """Seconds between two questions to Ray whether a node is taken away."""
 LEAVE_WITHIN = 3.0
 """Seconds that a group which ends waits for a worker that may be stuck; Ray's default is 30."""
-
-
-class Trainer(DataParallelTrainer):
-    """Ray Train without three actors that import for 2 s each while workers wait: one serves Ray Data's datasets, which
-    there are none of; one asks an autoscaler for machines, which a cluster of our own does not have; one frees a dead
-    controller's CPUs by what another cluster may say of it, and is replaced (cleaner.py).
-
-    The methods are private; tests hold that they do what they say, and Ray's version is pinned.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        unwanted = (DatasetsCallback, PlacementGroupCleanerCallback)
-        return [*(c for c in super()._create_default_callbacks() if not isinstance(c, unwanted)), _Cleaned()]
-
-    def _initialize_and_run_controller(self, **given: Any) -> Any:
-        given["failure_policy"] = _Once(given["failure_policy"].failure_config)
-        policy = given["scaling_policy"]
-        if OWN in os.environ and isinstance(policy, FixedScalingPolicy):
-            given["scaling_policy"] = _AsAsked(policy.scaling_config)
-        return super()._initialize_and_run_controller(**given)
-
-
-class _Cleaned(ControllerCallback, WorkerGroupCallback):
-    """Tells a `Cleaner` of this controller and of its workers' placement group."""
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        me = ray.get_runtime_context()
-        self._cleaner: Any = (
-            ray.remote(num_cpus=0)(Cleaner)
-            .options(
-                name=f"cleaner-{me.get_actor_id()}",
-                namespace=NAMESPACE,
-                lifetime="detached",
-                resources={"node:__internal_head__": 0.001},  # the node that is lost last
-                scheduling_strategy="DEFAULT",  # a trial's placement group ends with the trial
-            )
-            .remote(me.current_actor)
-        )
-
-    def after_worker_group_start(self, worker_group: Any) -> None:
-        self._cleaner.register.remote(worker_group.get_worker_group_state().placement_group_handle.placement_group)
-
-    async def before_controller_shutdown(self) -> None:
-        self._stop()
-
-    def before_controller_abort(self) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        with contextlib.suppress(RayActorError, GetTimeoutError):
-            ray.get(self._cleaner.stop.remote(), timeout=LEAVE_WITHIN)
-
-
-class _Once(DefaultFailurePolicy):
-    """No second attempt at what it would meet again: a full disk, a broken picture, a loss that is not a number."""
-
-    def make_decision(self, training_failed_error: Any) -> FailureDecision:
-        if refusal(training_failed_error):
-            return FailureDecision.RAISE
-        return super().make_decision(training_failed_error)
-
-
-class _AsAsked(FixedScalingPolicy):
-    """As many workers as were asked for, on the machines that are there."""
-
-    def after_controller_start(self, train_run_context: Any) -> None: ...
-
-    def _maybe_send_resource_request(self) -> None: ...
 
 
 @dataclass
@@ -131,7 +57,8 @@ class _Joined(Backend):
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         assert isinstance(backend_config, Group)
-        host, port = worker_group.execute_single(0, get_address_and_port)
+        worker_group.execute_single(0, _clean_up_after)
+        host, port = worker_group.execute_single(0, _meeting_place)
         backend = "nccl" if backend_config.on_gpus else "gloo"
         worker_group.execute(_join, host, port, backend, backend_config.timeout_s)
 
@@ -142,6 +69,24 @@ class _Joined(Backend):
         if len(worker_group) > 1:
             with contextlib.suppress(GetTimeoutError):  # it is killed next
                 ray.get(worker_group.execute_async(_leave), timeout=LEAVE_WITHIN)
+
+
+def _clean_up_after() -> None:
+    """Start the `Cleaner` of this worker's group."""
+    ray.remote(num_cpus=0)(Cleaner).options(
+        name=f"cleaner-{ray.get_runtime_context().get_actor_id()}",
+        namespace=NAMESPACE,
+        lifetime="detached",
+        resources={"node:__internal_head__": 0.001},  # the node that is lost last
+        scheduling_strategy="DEFAULT",  # the group's own room ends with the group
+    ).remote(ray.get_runtime_context().current_actor, get_current_placement_group())
+
+
+def _meeting_place() -> tuple[str, int]:
+    """Where this worker's node is reached, and a port that is free there."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return ray.util.get_node_ip_address(), free.getsockname()[1]
 
 
 def _join(host: str, port: int, backend: str, timeout_s: float) -> None:

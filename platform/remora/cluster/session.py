@@ -26,8 +26,6 @@ WORKER_ENV = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     **ENVIRONMENT,
 }
-OWN = "REMORA_OWN_CLUSTER"
-"""Set in processes of a cluster that `ray_session` started: one machine, which nobody adds to or takes away."""
 LONGEST_ROOT = 107 - len("/ray/session_2026-11-29_20-15-00_123456_4194304/sockets/plasma_store_1")
 """Bytes of the folder that Ray makes its own in: a Unix socket's path has at most 107."""
 
@@ -59,17 +57,18 @@ def ray_session(
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.update({k: os.environ.get(k, v) for k, v in env.items()})
-        os.environ[OWN] = "1"
         # One machine is not preempted; the watcher is one more process for every group of workers.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # A process that has answered one benchmark has torch and transformers loaded, which costs 8 s on two cores: it
         # is kept for the next variant's.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
         os.environ.setdefault(RECONNECT, f"{OWN_PATIENCE:g}")
-        kept = {"idle_worker_killing_time_threshold_ms": 600_000}
-        options |= {"address": "local", "include_dashboard": dashboard, "_system_config": kept}
+        # Nobody listens there. Ray Train asks it whether a controller is alive, and would ask whichever cluster this
+        # machine started last, which does not know ours and so frees its workers (cleaner.py).
+        os.environ.setdefault("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+        options |= {"address": "local", "include_dashboard": dashboard}
     else:
         _check_address(where)
-        os.environ.pop(OWN, None)
         options |= {"address": where, "runtime_env": {"env_vars": env}}
     import ray
 

@@ -14,7 +14,8 @@ from remora.errors import ClusterError, RemoraError, WorkerError
 # Ray's controller unpickles a reference to `_worker`, so whatever this file imports, it imports too: torch and
 # transformers would cost it 4 s of CPU and 200 MB for nothing.
 if TYPE_CHECKING:
-    from remora.cluster.group import Trainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
     from remora.pipeline.executor import Task
     from remora.spec import Cluster
 
@@ -64,15 +65,17 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
             with attempt(runs, name) as folder:
                 _trainer(tasks, cluster, runs, status, name, folder.parent).fit()
             break
-        except ray.train.TrainingFailedError as e:
+        except ray.train.TrainingFailedError as e:  # Ray would try again whatever the workers met
             if refused := refusal(e):
                 raise refused from None
-            raise ClusterError(
-                f"{tasks[-1].name}: given up after {cluster.max_failures + 1} tries, kept at its last checkpoint; "
-                f"{ours(e, runs / 'logs')}"
-            ) from e
+            if not left:
+                raise ClusterError(
+                    f"{tasks[-1].name}: given up after {cluster.max_failures + 1} tries, kept at its last checkpoint; "
+                    f"{ours(e, runs / 'logs')}"
+                ) from e
+            log.warning("%s: its workers failed; starting them again from the last checkpoint", tasks[-1].name)
         except ray.exceptions.RayActorError as e:
-            # Ray starts workers again, but nobody their controller. Its workers end with it.
+            # Nobody starts Ray Train's controller again. Its workers end with it.
             if not left:
                 raise ClusterError(
                     f"{tasks[-1].name}: Ray Train's controller died {cluster.max_failures + 1} times; look at the "
@@ -81,10 +84,13 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
             log.warning("%s: Ray Train's controller died; starting another one", tasks[-1].name)
 
 
-def _trainer(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path, attempt: str, storage: Path) -> Trainer:
+def _trainer(
+    tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path, attempt: str, storage: Path
+) -> DataParallelTrainer:
     import ray.train
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer, but for its import of torch
 
-    from remora.cluster.group import Group, Trainer
+    from remora.cluster.group import Group
 
     scaling: dict[str, Any] = {  # Ray's annotations are those of the version before
         "num_workers": (cluster.least_workers, cluster.most_workers) if cluster.elastic else cluster.most_workers,
@@ -93,7 +99,7 @@ def _trainer(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path, 
         "accelerator_type": cluster.accelerator,
         "elastic_resize_monitor_interval_s": RESIZE_EVERY,
     }
-    return Trainer(
+    return DataParallelTrainer(
         _worker,
         train_loop_config={
             "runs": str(runs),
@@ -105,7 +111,7 @@ def _trainer(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path, 
         run_config=ray.train.RunConfig(
             name=attempt,
             storage_path=str(storage),
-            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+            failure_config=ray.train.FailureConfig(max_failures=0),  # `train_stages` counts them
         ),
     )
 
