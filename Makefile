@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 
-.PHONY: help setup demo test faults fuzz check clean
+.PHONY: help setup demo test faults fuzz check upgrade clean
 help:
 	@echo "make demo   the whole story on this machine, about ten minutes on two CPU cores"
 	@echo "make test   every test but those of make faults and the long runs of make fuzz"
 	@echo "make check  lint, types"
 	@echo "make faults what a kill, a hang or a lost node costs a training, for real"
 	@echo "make fuzz   100,000 seeded cases for each thing that is read from outside (CASES=…)"
+	@echo "make upgrade the fast tests against the newest release of each dependency; it may fail, and says what does"
 	@echo "make setup  install only"
 
 # constraints.txt pins what was tested. torch first and by its exact version: a range would also admit builds that bring
@@ -48,6 +49,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# One row a package: what pyproject.toml's bounds may be widened to. PACKAGES says which; torch only if it is named.
+upgrade: setup
+	-OMP_NUM_THREADS=1 $(BIN)/python tests/upgrade.py $(PACKAGES)
 
 clean:
 	rm -rf $(VENV) build platform/*.egg-info

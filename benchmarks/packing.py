@@ -123,7 +123,7 @@ def trained(layout: str, samples: int, size: int) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from remora.model import vlm
-    from remora.model.attention import attend_per_sample
+    from remora.model.patches.attention import attend_per_sample
     from remora.reading.batches import collate
     from remora.reading.prompt import Tokens
     from remora.spec import Rows

@@ -97,12 +97,12 @@ def usual_loop(shape: Shape, how: str, folder: Path, sort: bool) -> Step:
 
 def ours(shape: Shape, how: str, loop: Loop) -> Step:
     import torch.distributed as dist
-    from remora.training.engine import Engine
 
     from remora.model.tuning import parameter_groups
     from remora.reading.batches import collate
     from remora.reading.packing import deal, group, pack
     from remora.spec import Cluster, Stage
+    from remora.training import engines
     from remora.training.allocator import keep_freed
     from remora.training.build import set_up
 
@@ -114,9 +114,9 @@ def ours(shape: Shape, how: str, loop: Loop) -> Step:
     stage = Stage(name="it", mixture=[{"path": "it"}], tune=tune, batch=BATCH, steps=9, lr=RATES[how])
     _, model = composed(shape)
     keep_freed()
-    cluster = Cluster(zero=0, rows=loop.rows, fast_products=loop.quick)
+    cluster = Cluster(zero=0, rows=loop.rows)
     set_up(model, stage, cluster)
-    engine = Engine(model, parameter_groups(model, stage), stage, cluster)
+    engine = engines.create(model, parameter_groups(model, stage), stage, cluster)
     loop.changed(model, engine)
 
     def step(read: list[Any]) -> tuple[float, int]:
@@ -132,7 +132,7 @@ def ours(shape: Shape, how: str, loop: Loop) -> Step:
             loss = engine.forward(batch)
             engine.backward(loss, supervised, last=batch is batches[-1])
             total += loss.item()
-        engine.step([RATES[how]] * len(engine.optimizer.param_groups))
+        engine.step(1.0)
         return total / supervised, supervised
 
     return step
@@ -177,8 +177,6 @@ class Loop:
     micro_batch: int = MICRO_BATCH // 2
     """Rows of max_length that a packed pass has room for; samples of a padded one. Half as many rows as the usual loop
     has samples: these are half as long as the longest, so a step has two passes in both."""
-    quick: bool = True
-    """cluster.fast_products: linear layers by oneDNN, where that pays."""
     changed: Callable[[Any, Any], None] = lambda model, engine: None
 
 
@@ -186,10 +184,9 @@ def all_logits(model: Any, engine: Any) -> None:
     """Logits of every position, of which the loss takes the supervised ones."""
     from torch.nn import functional as F
 
-    from remora.model.attention import states
+    from remora.model.patches.attention import states
 
     def forward(batch: Any) -> Any:
-        batch = model.fill_up(batch)
         hidden = states(model.llm, model.embed(batch.ids, batch.pixels), batch.lengths)
         logits = model.llm.get_output_embeddings()(hidden[:, :-1]).float()
         return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
@@ -204,14 +201,15 @@ def whole_block(model: Any, engine: Any) -> None:
 
 def loss_apart(model: Any, engine: Any) -> None:
     """The head's logits, then torch's cross entropy of them."""
+    from torch import nn
     from torch.nn import functional as F
 
-    from remora.model import vlm
+    from remora.model.patches.head import LossHead
 
-    def summed(head: Any, hidden: Any, targets: Any) -> Any:
-        return F.cross_entropy(head(hidden).float(), targets, reduction="sum")
+    def summed(head: Any, hidden: Any, targets: Any, weights: Any = None) -> Any:
+        return F.cross_entropy(nn.Linear.forward(head, hidden).float(), targets, reduction="sum")
 
-    vlm.summed_loss = summed
+    LossHead.forward = summed
 
 
 def plain_adamw(model: Any, engine: Any) -> None:
@@ -232,7 +230,6 @@ LEVERS = {
     "logits of every position": Loop(changed=all_logits),
     "all of the last block": Loop(changed=whole_block),
     "head and loss apart": Loop(changed=loss_apart),
-    "torch's products": Loop(quick=False),
     "AdamW not fused": Loop(changed=plain_adamw),
     "gradients of frozen parts": Loop(changed=all_gradients),
 }

@@ -45,10 +45,10 @@ def loaded(shape: Shape, steps: int) -> Iterator[list[Any]]:
 def trained(shape: Shape, how: str, precision: str, compiled: bool) -> str:
     """A row of the table."""
     import torch
-    from remora.training.engine import Engine
 
     from remora.model.tuning import parameter_groups
     from remora.spec import Cluster, Stage
+    from remora.training import engines
     from remora.training.build import set_up
     from remora.training.flops import StepFlops, peak_flops
 
@@ -58,7 +58,7 @@ def trained(shape: Shape, how: str, precision: str, compiled: bool) -> str:
     cluster = Cluster(zero=0, precision=precision)
     set_up(model, stage, cluster)
     count = StepFlops(model)
-    engine = Engine(model, parameter_groups(model, stage), stage, cluster)
+    engine = engines.create(model, parameter_groups(model, stage), stage, cluster)
     seconds, waits, operations, tokens = [], [], [], []
     batches = loaded(shape, WARM + STEPS)
     for step in range(WARM + STEPS):
@@ -70,7 +70,7 @@ def trained(shape: Shape, how: str, precision: str, compiled: bool) -> str:
         supervised = sum(b.supervised for b in passes)
         for batch in passes:
             engine.backward(engine.forward(batch), supervised, last=batch is passes[-1])
-        engine.step([RATES[how]] * len(engine.optimizer.param_groups))  # its norm waits for the device
+        engine.step(1.0)  # its norm waits for the device
         seconds.append(time.perf_counter() - began)
         operations.append(count(passes))
         tokens.append(sum(int(b.mask.sum()) for b in passes))

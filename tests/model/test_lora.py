@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from encoders import entry
 from remora.errors import DataError, SpecError
-from remora.model.dropout import key_dropouts
 from remora.model.lora import CONFIG, WEIGHTS, add_adapter, linear_layers, merge_adapter, save_adapter
+from remora.model.patches.dropout import key_dropouts
 from remora.model.tuning import freeze_and_train, tuning_table
 from remora.model.vision import build_tower
 from remora.spec import Lora, Stage, Tuning

@@ -11,7 +11,7 @@ from PIL import Image
 from remora import catalog
 from remora.data.mixture import read_mixture
 from remora.marks import IGNORE, IMAGE
-from remora.model.attention import attend_per_sample
+from remora.model.patches.attention import attend_per_sample
 from remora.reading.batches import StageData
 from remora.reading.prompt import Prompter
 from remora.spec import Stage

@@ -17,8 +17,8 @@ from remora import catalog
 from remora.batch import Batch
 from remora.data.index import Dataset
 from remora.marks import IGNORE
-from remora.model.attention import states
 from remora.model.parts import compose
+from remora.model.patches.attention import states
 from remora.model.seeds import seed_for
 from remora.model.tuning import freeze_and_train
 from remora.model.vlm import VisionLanguageModel

@@ -31,7 +31,9 @@ class Noted(MetaPathFinder):
     asked = 0
 
     def find_spec(self, name: str, *_: Any) -> None:
-        self.asked += name == "mlflow"
+        if name == "mlflow":
+            self.asked += 1
+            raise ModuleNotFoundError(name)
 
 
 def autotuner(hidden: bool) -> int:
@@ -47,7 +49,6 @@ def autotuner(hidden: bool) -> int:
             importlib.reload(tuner)
     finally:
         sys.meta_path.remove(noted)
-        sys.modules.pop("mlflow", None)
     return noted.asked
 
 
@@ -62,8 +63,12 @@ def initialized(zero: int) -> tuple[nn.Module, Any, Any]:
     return net, engine, optimizer
 
 
-def backward(engine: Any, factor: float = 1.0) -> None:
-    engine.backward(engine(torch.ones(1, 2)).sum() * factor)
+def backward(engine: Any) -> float:
+    """Add gradients; the largest slope that enters the layers."""
+    out, slopes = engine(torch.ones(1, 2)), []
+    out.register_hook(lambda slope: slopes.append(float(slope.abs().max())))
+    engine.backward(out.sum())
+    return slopes[0]
 
 
 def linked(net: nn.Module) -> int:
@@ -74,7 +79,7 @@ def linked(net: nn.Module) -> int:
     for parameter in net.parameters():
         try:
             found += safe_get_full_optimizer_state(parameter, "exp_avg") is not None
-        except (KeyError, ValueError, AttributeError, AssertionError):
+        except (KeyError, TypeError, ValueError, AttributeError):
             continue
     return found
 
@@ -94,14 +99,12 @@ def at_stage(zero: int) -> dict[str, Any]:
     seen["linked without"] = linked(net)
     hooks.link_states(optimizer, zero)
     seen["linked"] = linked(net)
-    norms = []
-    for scale in (None, SCALE):
+    for name, scale in (("unscaled", None), ("scaled", SCALE)):
         if scale:
             hooks.tell_scale(optimizer, scale)
-        backward(engine, SCALE)
+        slope = backward(engine)
         engine.step()
-        norms.append(float(engine.get_global_grad_norm()))
-    seen["norm without"], seen["norm"] = norms
+        seen[name] = {"slope": slope, "norm": float(engine.get_global_grad_norm())}
     engine.destroy()
     return seen
 
@@ -146,23 +149,26 @@ def split_weights() -> dict[str, Any]:
 
 def main() -> None:
     dist.init_process_group("gloo")
+    hooks.deepspeed()
     seen: dict[str, Any] = {"mlflow": "mlflow" in sys.modules, "asked": autotuner(True), "without": autotuner(False)}
     seen |= {str(zero): at_stage(zero) for zero in ZERO}
     seen |= {"sums": copies(nothing=True), "sums without": copies(nothing=False), "split": split_weights()}
-    import deepspeed.comm.torch
     import deepspeed.ops
+    from deepspeed.accelerator import get_accelerator
+
+    comm = importlib.import_module("deepspeed.comm.torch")  # as an attribute, `torch` is torch there
 
     class Built(Exception): ...
 
     def built(*_: Any) -> None:
         raise Built
 
-    op = deepspeed.comm.torch.get_accelerator().get_op_builder("ShareMemCommBuilder")
+    op: Any = get_accelerator().get_op_builder("ShareMemCommBuilder")
     op.load = built
-    seen["op"] = deepspeed.comm.torch.build_shm_op() is not None
+    seen["op"] = comm.build_shm_op() is not None
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = True
     try:
-        deepspeed.comm.torch.build_shm_op()
+        comm.build_shm_op()
         seen["op without"] = False
     except Built:
         seen["op without"] = True

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from remora.model.attention import attend_per_sample
 from remora.model.parts import compose
+from remora.model.patches.attention import attend_per_sample
 from remora.model.split import is_split, whole
 from remora.training import stage
 from remora.training.engines import loading

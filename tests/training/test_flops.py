@@ -12,10 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
 from remora.marks import IGNORE, IMAGE
-from remora.model import vlm
-from remora.model.attention import attend_per_sample, states
 from remora.model.connectors import build_connector
-from remora.model.narrow import narrow
+from remora.model.patches.attention import attend_per_sample, states
+from remora.model.patches.head import LossHead
+from remora.model.patches.narrow import narrow
 from remora.model.tuning import freeze_and_train
 from remora.model.vision import build_tower
 from remora.model.vision.efficientnet import Pointwise
@@ -66,12 +66,10 @@ def batch_of(model: VisionLanguageModel, texts, pictures=()):
 def counted(model: VisionLanguageModel, batch, monkeypatch) -> float:
     """What torch counts, forward and backward, with attention as plain products; of the causal ones, half."""
 
-    def apart(
-        head, hidden, targets, weights=None
-    ):  # torch's table has no addmm_, which the head's gradient is added up with
-        return F.cross_entropy(head(hidden), targets, reduction="sum")
+    def apart(head, hidden, targets, weights=None):  # torch's table has no addmm_, which makes the head's gradient
+        return F.cross_entropy(nn.Linear.forward(head, hidden), targets, reduction="sum")
 
-    monkeypatch.setattr(vlm, "summed_loss", apart)
+    monkeypatch.setattr(LossHead, "forward", apart)
     embedded = model.embed(batch.ids, batch.pixels)
     embedded = embedded.detach().requires_grad_(embedded.requires_grad)
     with sdpa_kernel(SDPBackend.MATH):

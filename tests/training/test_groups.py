@@ -72,7 +72,7 @@ SPLITS = [
 @pytest.mark.parametrize("rows", ["packed", "padded"])
 @pytest.mark.parametrize("groups", [1, 2, 3, 4, 11, 50])
 def test_the_loss_and_its_gradients_are_those_of_the_definition_in_any_split(tiny_model, groups, rows):
-    from remora.model.attention import attend_per_sample
+    from remora.model.patches.attention import attend_per_sample
 
     expected = by_definition(tiny_model, groups)
     expected.backward()
@@ -111,7 +111,7 @@ def test_without_groups_no_batch_is_weighed(tiny_model):
 def test_in_half_precision_it_is_the_same_weighing(tiny_model):
     (batch,) = batches_of([list(range(11))], "packed")
     (weighed,) = weigh_groups(Data(2), 2, [batch], count_groups(Data(2), 2, [batch]))
-    from remora.model.attention import attend_per_sample
+    from remora.model.patches.attention import attend_per_sample
 
     attend_per_sample(tiny_model.llm)
     with torch.no_grad():

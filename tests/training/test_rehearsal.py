@@ -13,8 +13,8 @@ from PIL import Image
 
 from remora import catalog
 from remora.data.mixture import read_mixture
-from remora.model.attention import attend_per_sample
 from remora.model.llm import create_from_scratch
+from remora.model.patches.attention import attend_per_sample
 from remora.model.refs import PartRef
 from remora.reading.batches import StageData
 from remora.reading.prompt import Prompter
@@ -168,8 +168,7 @@ def wide(records: Path, tmp_path_factory: pytest.TempPathFactory) -> StageJob:
     stage = stage_of(root, batch=32, steps=1, max_length=CONTEXT, tune=tune)
     datasets = [d.folder for d in read_mixture(stage.mixture, root)]
     parts = {"llm": PartRef("tinyllama-1.1b-chat", root / "llm")}
-    # Without oneDNN: its kernels take memory of their own for each shape that a run has met, tried ones as well.
-    cluster = Cluster(workers=2, micro_batch=16, rehearse=True, fast_products=False)
+    cluster = Cluster(workers=2, micro_batch=16, rehearse=True)
     return StageJob(stage, parts, root / "work", datasets, 0, cluster)
 
 

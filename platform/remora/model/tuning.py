@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from remora.model.blocks import blocks_of
-from remora.model.dropout import key_dropouts
 from remora.model.lora import add_adapter
+from remora.model.patches.dropout import key_dropouts
 from remora.model.seeds import seed_for
 from remora.model.split import is_split, shape_of
 from remora.model.vision import Unread

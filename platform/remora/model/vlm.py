@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -11,11 +10,10 @@ from torch.nn import functional as F
 
 from remora.batch import Batch
 from remora.marks import IGNORE, IMAGE
-from remora.model.attention import positions_of, states
-from remora.model.dropout import KeyedDropout
-from remora.model.head import summed_loss
-from remora.model.linear import is_quick, rounded
-from remora.model.narrow import only
+from remora.model.patches.attention import positions_of, states
+from remora.model.patches.dropout import KeyedDropout
+from remora.model.patches.head import LossHead
+from remora.model.patches.narrow import only
 from remora.model.vision import Tower
 
 
@@ -37,6 +35,7 @@ class VisionLanguageModel(nn.Module):
         self.vision = vision
         self.connector = connector
         self.llm = llm
+        llm.set_output_embeddings(LossHead(llm.get_output_embeddings()))  # type: ignore[operator]
         self.image_size = image_size
         self.image_tokens = image_tokens
         self.dropouts: dict[str, list[KeyedDropout]] = {}
@@ -72,42 +71,23 @@ class VisionLanguageModel(nn.Module):
             embeddings = embeddings + 0.0 * self.image_embeddings(blank).sum()
         return cast(Tensor, embeddings)
 
-    def fill_up(self, batch: Batch) -> Batch:
-        """A packed row with a blank sample behind it that nothing looks at, where the model's linear layers are fast
-        for some numbers of rows alone (model/linear.py)."""
-        tokens = batch.ids.shape[1]
-        missing = rounded(tokens) - tokens
-        if not batch.lengths or not missing or not is_quick(self.llm.get_output_embeddings()):  # type: ignore[operator]
-            return batch
-        return replace(
-            batch,
-            ids=F.pad(batch.ids, (0, missing)),
-            mask=F.pad(batch.mask, (0, missing)),
-            labels=F.pad(batch.labels, (0, missing), value=IGNORE),
-            keys=F.pad(batch.keys, (0, 1)),
-            weights=None if batch.weights is None else F.pad(batch.weights, (0, 1)),
-            lengths=(*batch.lengths, missing),
-        )
-
     def forward(self, batch: Batch) -> Tensor:
         """The sum of cross entropies (nats) over the supervised tokens of packed rows, or of rows padded on the right,
         each times its sample's weight if the batch has weights; a scalar.
 
         Logits are made for supervised positions only; image, prompt and padding tokens never reach the vocabulary.
-        Gradients of the head are made here as well (model/head.py).
+        Gradients of the head are made here as well (model/patches/head.py).
         """
-        batch = self.fill_up(batch)
         targets = F.pad(batch.targets, (0, 1), value=IGNORE).flatten()  # of every position, the last of a row too
         rows = (targets != IGNORE).nonzero().squeeze(1)
         self._key_dropouts(batch)
-        with only(self.narrowed, rows, batch.ids.shape[1]):
+        with only(self.narrowed, rows, batch.ids.shape):
             hidden = states(self.llm, self.embed(batch.ids, batch.pixels), batch.lengths)
         weights = batch.token_weights
-        return summed_loss(
-            self.llm.get_output_embeddings(),  # type: ignore[operator]
+        return self.llm.get_output_embeddings()(  # type: ignore[operator]
             hidden.flatten(0, 1).index_select(0, rows),
-            targets[rows],
-            None if weights is None else weights[rows],
+            targets=targets[rows],
+            weights=None if weights is None else weights[rows],
         )
 
     def _key_dropouts(self, batch: Batch) -> None:

@@ -31,8 +31,6 @@ class Cluster(Spec):
     activation_checkpointing: bool = False
     """Keep only what enters each block, and compute the rest again for the backward pass: a third more work for a
     fraction of the memory."""
-    fast_products: bool = True
-    """fp32 linear layers by oneDNN where that is faster than what torch calls: an AMD CPU with AVX-512."""
     offload: Literal["none", "optimizer", "all"] = "none"
     """What the host's memory holds while a GPU computes: AdamW's state (ZeRO 2, 3), or weights as well (ZeRO 3)."""
     micro_batch: int = Field(16, ge=1)

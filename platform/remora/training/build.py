@@ -12,12 +12,11 @@ from remora import catalog
 from remora.data.index import Dataset
 from remora.errors import SpecError
 from remora.files import is_published, verify
-from remora.model.activations import checkpoint_activations
-from remora.model.attention import attend_per_sample
-from remora.model.linear import quicken
 from remora.model.llm import create_from_scratch
-from remora.model.narrow import narrow
 from remora.model.parts import compose
+from remora.model.patches.activations import checkpoint_activations
+from remora.model.patches.attention import attend_per_sample
+from remora.model.patches.narrow import narrow
 from remora.model.seeds import seed_for
 from remora.model.tuning import freeze_and_train, halve_frozen
 from remora.model.vlm import VisionLanguageModel
@@ -56,8 +55,6 @@ def set_up(model: VisionLanguageModel, stage: Stage, cluster: Cluster, seed: int
     Raises:
         SpecError: the model cannot do what they ask for.
     """
-    if cluster.fast_products:
-        quicken(model)
     if cluster.rows == "packed":
         attend_per_sample(model.llm)
     freeze_and_train(model, stage.tune, seed)

@@ -118,7 +118,7 @@ class StepFlops:
     def _begin(self, model: nn.Module, inputs: Any) -> None:
         (batch,) = inputs
         _check_countable(self.model.llm)
-        rows = self.model.fill_up(batch).ids.numel()  # what the language model's layers get to see
+        rows = batch.ids.numel()  # what the language model's layers get to see
         head = self.model.llm.get_output_embeddings()  # type: ignore[operator]
         narrowed = {m for module in self.model.narrowed for m in module.modules()}
         for part in ("vision", "connector", "llm"):

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from remora.batch import Batch
+from remora.model.patches.activations import plain_name
 from remora.model.split import whole
 from remora.model.vlm import VisionLanguageModel
 from remora.spec import Cluster, Stage
@@ -91,7 +92,7 @@ class DeepSpeedEngine:
         self.engine, self.optimizer, _, _ = hooks.deepspeed().initialize(
             model=model, optimizer=optimizer, config=_config(cluster, stage.clip if self.zero else None)
         )
-        self.names = {id(p): n for n, p in model.named_parameters() if p.requires_grad}
+        self.names = {id(p): plain_name(n) for n, p in model.named_parameters() if p.requires_grad}
         self.device = self.engine.device
         self.world = dist.get_world_size()
         self.rank = dist.get_rank()
@@ -173,7 +174,7 @@ class DeepSpeedEngine:
             if parameter.requires_grad or not trained_only:
                 with whole([parameter]):  # at stage 3, one at a time
                     if self.rank == 0:
-                        kept[name] = parameter.detach().cpu().clone()
+                        kept[plain_name(name)] = parameter.detach().cpu().clone()
         if trained_only or self.rank:
             return kept
         # In the module's own order, with its buffers; a weight that two modules share is there under both names.

@@ -80,8 +80,8 @@ def link_states(optimizer: Any, zero: int) -> None:
 
 
 def tell_scale(optimizer: Any, scale: float) -> None:
-    """The loss scale that ZeRO 1 to 3 take out of the gradients before they clip. Their own scaling comes with the
-    fp16 block, which refuses a CPU."""
+    """The loss scale that ZeRO 1 to 3 put on losses and take out of gradients before they clip. Their own comes with
+    the fp16 block, which refuses a CPU."""
     optimizer.override_loss_scale(scale)
 
 

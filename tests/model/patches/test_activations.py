@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from remora import catalog
 from remora.batch import Batch
 from remora.marks import IMAGE
-from remora.model.activations import checkpoint_activations
-from remora.model.attention import attend_per_sample
 from remora.model.blocks import blocks_of
+from remora.model.patches.activations import checkpoint_activations, plain_name
+from remora.model.patches.attention import attend_per_sample
 from remora.model.tuning import freeze_and_train
 from remora.model.vision import Unread, build_tower
 from remora.model.vlm import VisionLanguageModel
@@ -70,7 +70,7 @@ def passed(model: VisionLanguageModel, tuning: Tuning, rows: str, checkpointed: 
         checkpoint_activations(model)
     loss = model(batch_of(model, rows))
     loss.backward()
-    return loss, {n: p.grad for n, p in model.named_parameters() if p.requires_grad}, calls
+    return loss, {plain_name(n): p.grad for n, p in model.named_parameters() if p.requires_grad}, calls
 
 
 def same(a: dict[str, torch.Tensor | None], b: dict[str, torch.Tensor | None]) -> None:

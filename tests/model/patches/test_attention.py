@@ -6,7 +6,9 @@ The reference is transformers' own forward pass, one sample at a time, with its 
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from remora import catalog
 from remora.errors import SpecError
 from remora.marks import IGNORE, IMAGE
-from remora.model.attention import PER_SAMPLE, attend_per_sample, states
 from remora.model.lora import add_adapter
+from remora.model.patches import attention
+from remora.model.patches.attention import PER_SAMPLE, attend_per_sample, states
 from remora.model.tuning import freeze_and_train
 from remora.model.vlm import VisionLanguageModel
 from remora.reading.batches import collate
@@ -204,7 +207,7 @@ def test_a_frozen_part_drops_where_the_recipe_says_so_and_its_masks_are_the_samp
         model = model_of(llm_of("phi-2"))
         tune = {"vision": "frozen", "connector": "full", "llm": {"mode": "frozen", "dropout": dropout}}
         stage = {"name": "align", "mixture": ["llava-pretrain-558k"], "tune": tune, "lr": 1e-3, "epochs": 1}
-        set_up(model, Stage.model_validate(stage), Cluster(fast_products=False))  # all that a stage does to it
+        set_up(model, Stage.model_validate(stage), Cluster())  # all that a stage does to it
         assert model.narrowed
         return model
 
@@ -274,3 +277,44 @@ def test_a_model_that_would_mix_samples_is_refused(config, why):
     llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config | sizes)).eval()
     with pytest.raises(SpecError, match=why + ".*next: set rows: padded under cluster"):
         attend_per_sample(llm)
+
+
+def by_the_manual(query, key, value, ends, ends_of_keys, longest, longest_key, *, scale, window_size, enable_gqa):
+    """What torch.nn.attention.varlen says that `varlen_attn` does with [T, heads, D], a sample at a time."""
+    assert ends is ends_of_keys and ends.dtype == torch.int32 and ends[0] == 0 and ends[-1] == len(query)
+    assert longest == longest_key == ends.diff().max()
+    left, right = window_size
+    assert right == 0
+    seen = []
+    for start, end in itertools.pairwise(ends.tolist()):
+        q, k, v = (t[start:end].transpose(0, 1) for t in (query, key, value))
+        band = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+        band = band.triu(-left) if left >= 0 else band
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=band, scale=scale, enable_gqa=enable_gqa)
+        seen.append(out.transpose(0, 1))
+    return torch.cat(seen)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_one_call_a_layer_is_handed_what_a_call_a_sample_sees(name, monkeypatch):
+    calls = []
+    monkeypatch.setattr(attention, "varlen_attn", lambda *a, **k: calls.append(1) or by_the_manual(*a, **k))
+    model, batch = model_of(llm_of(name)), row(ROWS["mixed"])
+    attend_per_sample(model.llm)
+    found = []
+    for at_once in (False, True):
+        monkeypatch.setattr(attention, "in_one_call", lambda *tensors, say=at_once: say)
+        loss = model(batch)
+        found.append([loss, *torch.autograd.grad(loss, list(model.llm.parameters()), materialize_grads=True)])
+    assert len(calls) == model.llm.config.num_hidden_layers
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+
+
+def test_one_call_takes_half_precision_on_cuda_only():
+    def tensors(dtype, is_cuda=True):
+        return [SimpleNamespace(dtype=dtype, is_cuda=is_cuda)] * 3
+
+    assert attention.in_one_call(*tensors(torch.bfloat16)) and attention.in_one_call(*tensors(torch.float16))
+    assert not attention.in_one_call(*tensors(torch.float32))
+    assert not attention.in_one_call(*tensors(torch.bfloat16, is_cuda=False))
+    assert not attention.in_one_call(*tensors(torch.bfloat16)[:2], *tensors(torch.float16)[:1])

@@ -1,22 +1,25 @@
-"""Attention in packed rows: every sample sees itself alone, without a mask of tokens x tokens.
+"""Attention in packed rows: every sample sees itself only, without a mask of tokens x tokens.
 
 transformers' own way (positions that restart) builds that mask for sdpa: for 8,192 tokens 64 MB, and every kernel works
-through all of it. Here the samples' lengths stand where the mask would be, and each sample is a causal call of its own.
-The cost of attention falls from the row's length squared to the sum of its samples' squares (docs/batches.md).
+through all of it. Here the samples' lengths stand where the mask would be. In half precision on CUDA a layer is one
+call of torch's variable-length attention; in fp32, which that does not take, and on a CPU each sample is a causal call
+of its own. The cost of attention falls from the row's length squared to the sum of its samples' squares
+(docs/batches.md).
 
-CUDA takes the same calls; it has not been tried. torch's kernel for rows of samples (torch.nn.attention.varlen) takes
-half precision alone; a stage computes in fp32, bf16 or fp16 (`cluster.precision`), and one way serves all three.
+The call of variable-length attention has not met a GPU: what it is handed is tested on a CPU.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -70,9 +73,34 @@ def per_sample_attention(
     if unlike or dropout:
         raise SpecError(f"packed rows: attention with {(unlike or ['dropout'])[0]} is not supported{OTHERWISE}")
     lengths = attention_mask.flatten().tolist()
+    if in_one_call(query, key, value):
+        return _varlen(query, key, value, lengths, scaling, sliding_window), None
     samples = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     seen = [_causal(q, k, v, scaling, sliding_window) for q, k, v in samples]
     return torch.cat(seen, 2).transpose(1, 2).contiguous(), None
+
+
+def in_one_call(*tensors: Tensor) -> bool:
+    """Whether torch's variable-length attention takes these: half precision on CUDA."""
+    return all(t.is_cuda and t.dtype == tensors[0].dtype in (torch.float16, torch.bfloat16) for t in tensors)
+
+
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scaling: float | None, window: int | None
+) -> Tensor:
+    """All samples of the row at once; [1, T, heads, D]. A window of n tokens is a token and n - 1 to its left."""
+    ends, longest = _ends(tuple(lengths), query.device), max(lengths)
+    q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
+    left = -1 if window is None else window - 1
+    grouped = query.shape[1] != key.shape[1]
+    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(left, 0), enable_gqa=grouped)
+    return cast(Tensor, out)[None]
+
+
+@lru_cache(maxsize=8)
+def _ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where the samples of a row begin and end, int32 [S + 1]; every layer of a pass asks for the same."""
+    return F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).to(torch.int32).to(device)
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from remora.model.dropout import KeyedDropout, key_dropouts, uniform
+from remora.model.patches.dropout import KeyedDropout, key_dropouts, uniform
 
 
 def test_masks_are_uniform_and_unlike_between_rows_layers_tokens_and_channels():

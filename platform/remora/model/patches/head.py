@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from remora.model.linear import is_quick, outer, product, rounded
+from remora.model.split import shape_of
 
 CHUNK = 1 << 24
 """Logits at a time: 64 MiB of fp32, little beside a model, and enough rows for a matrix product to be worth it."""
@@ -36,7 +36,6 @@ class _SummedCrossEntropy(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         weights: Tensor | None,
-        quick: bool,
     ) -> Tensor:
         wanted = ctx.needs_input_grad
         kind = hidden.device.type
@@ -47,12 +46,11 @@ class _SummedCrossEntropy(torch.autograd.Function):
         to_weight = torch.zeros_like(weight) if wanted[1] else None
         to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
         rows = max(1, CHUNK // len(weight))
-        multiply, rows = (product, rounded(rows)) if quick else (F.linear, rows)
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(targets), rows):
                 here = slice(start, start + rows)
                 some, which = states[here], targets[here, None]
-                scores = multiply(some, table, None if bias is None else bias.to(dtype)).float()
+                scores = F.linear(some, table, None if bias is None else bias.to(dtype)).float()
                 sums = scores.logsumexp(1, keepdim=True)
                 losses = sums - scores.gather(1, which)
                 loss += (losses if weights is None else losses * weights[here, None]).sum()
@@ -67,10 +65,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
                     to_bias += slopes.sum(0)
                 slopes = slopes.to(dtype)
                 if to_hidden is not None:
-                    to_hidden[here] = multiply(slopes, table.t())
-                if to_weight is not None and quick and dtype == torch.float32:
-                    to_weight += outer(slopes, some)
-                elif to_weight is not None and dtype == weight.dtype:
+                    to_hidden[here] = F.linear(slopes, table.t())
+                if to_weight is not None and dtype == weight.dtype:
                     to_weight.addmm_(slopes.T, some)
                 elif to_weight is not None:
                     to_weight += slopes.T @ some
@@ -81,27 +77,39 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, ()
-        return *(None if g is None else g.mul_(slope) for g in gradients), None, None, None
+        return *(None if g is None else g.mul_(slope) for g in gradients), None, None
 
 
-def summed_loss(head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The sum of cross entropies (nats) of hidden [S, H] through the head for targets [S], each times its weight of
-    weights [S] if there are any; a scalar, fp32.
+class LossHead(nn.Linear):
+    """An output head, in its place and under its names, that also makes the loss.
 
-    Without a token it is zero, but still on the graph, so that every rank steps.
+    The head's own call makes it: ZeRO 3 gathers a weight for the module that holds it, and only while that is called.
+
+    Args:
+        head: the model's own; its parameters are kept.
     """
-    kind = hidden.device.type
-    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
-        # Its loss scale comes with the backward pass; gradients made before that would vanish below 6e-8.
-        scores = head(hidden).float()
-        if weights is None:
-            return F.cross_entropy(scores, targets, reduction="sum")
-        return (F.cross_entropy(scores, targets, reduction="none") * weights).sum()
-    weight, bias = cast(Tensor, head.weight), cast("Tensor | None", head.bias)
-    quick = is_quick(head)
-    # Inside the head's own call: ZeRO 3 gathers a weight for the module that holds it, and only while it is called.
-    head.forward = lambda states: _SummedCrossEntropy.apply(states, weight, bias, targets, weights, quick)
-    try:
-        return cast(Tensor, head(hidden))
-    finally:
-        del head.forward
+
+    def __init__(self, head: nn.Module) -> None:
+        weight, bias = cast(nn.Parameter, head.weight), cast("nn.Parameter | None", head.bias)
+        tokens, width = shape_of(weight)
+        super().__init__(width, tokens, bias=bias is not None, device="meta")
+        self.weight = weight
+        self.register_parameter("bias", bias)
+        self.train(head.training)
+
+    def forward(self, input: Tensor, targets: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+        """Logits [..., V] of states [..., H]; with targets [S] the sum of cross entropies (nats) of states [S, H], each
+        times its weight of weights [S] if there are any, a scalar in fp32.
+
+        Without a token the loss is zero, but still on the graph, so that every rank steps.
+        """
+        if targets is None:
+            return super().forward(input)
+        kind = input.device.type
+        if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
+            # Its loss scale comes with the backward pass; gradients made before that would vanish below 6e-8.
+            scores = super().forward(input).float()
+            if weights is None:
+                return F.cross_entropy(scores, targets, reduction="sum")
+            return (F.cross_entropy(scores, targets, reduction="none") * weights).sum()
+        return cast(Tensor, _SummedCrossEntropy.apply(input, self.weight, self.bias, targets, weights))

@@ -80,9 +80,8 @@ def key_dropouts(module: nn.Module, first_layer: int = 0) -> list[KeyedDropout]:
     found: list[KeyedDropout] = []
     for name, child in list(module.named_modules()):
         if isinstance(child, nn.Dropout) and child.p > 0:
-            parent, _, last = name.rpartition(".")
             keyed = KeyedDropout(child.p, first_layer + len(found))
             keyed.train(child.training)
-            setattr(module.get_submodule(parent), last, keyed)
+            module.set_submodule(name, keyed, strict=True)
             found.append(keyed)
     return found

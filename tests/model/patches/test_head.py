@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from remora.model import head as heads
-from remora.model.head import summed_loss
+from remora.model.patches import head as heads
+from remora.model.patches.head import LossHead
 
 TOKENS, HIDDEN, VOCABULARY = 37, 24, 100
 
@@ -21,6 +21,10 @@ def given(bias: bool = True) -> tuple[nn.Linear, torch.Tensor, torch.Tensor]:
             parameter.copy_(torch.randn(parameter.shape, generator=draw))
     hidden = torch.randn(TOKENS, HIDDEN, generator=draw, requires_grad=True)
     return head, hidden, torch.randint(VOCABULARY, (TOKENS,), generator=draw)
+
+
+def summed_loss(head, hidden, targets) -> torch.Tensor:
+    return (head if isinstance(head, LossHead) else LossHead(head))(hidden, targets)
 
 
 def plain(head, hidden, targets) -> torch.Tensor:
@@ -58,22 +62,26 @@ def test_a_frozen_head_gets_no_gradient_and_makes_none(monkeypatch):
     assert not made
 
 
-def test_the_head_itself_is_as_before():
-    head, hidden, targets = given()
-    before = head(hidden)
-    summed_loss(head, hidden, targets)
-    assert "forward" not in vars(head)
-    assert torch.equal(head(hidden), before)
-    with pytest.raises(RuntimeError):
-        summed_loss(head, hidden[:, 1:], targets)
-    assert "forward" not in vars(head)
+def test_it_is_the_head_under_its_names():
+    head, hidden, _ = given()
+    owner = LossHead(head)
+    assert isinstance(owner, nn.Linear) and owner.training == head.training
+    assert [(n, id(p)) for n, p in owner.named_parameters()] == [(n, id(p)) for n, p in head.named_parameters()]
+    assert torch.equal(owner(hidden), head(hidden))
+    assert list(dict(LossHead(given(bias=False)[0]).named_parameters())) == ["weight"]
 
 
-def test_the_heads_own_call_is_taken_so_that_its_hooks_see_it():
+def test_a_models_head_makes_its_loss_and_stays_tied(tiny_model):
+    head = tiny_model.llm.get_output_embeddings()
+    assert isinstance(head, LossHead) and tiny_model.llm.lm_head is head
+    assert head.weight is tiny_model.llm.get_input_embeddings().weight
+
+
+def test_its_own_call_makes_the_loss_so_that_its_hooks_see_it():
     head, hidden, targets = given()
-    seen = []
-    head.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
-    summed_loss(head, hidden, targets)
+    owner, seen = LossHead(head), []
+    owner.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
+    owner(hidden, targets=targets)
     assert seen == [hidden.shape]
 
 
