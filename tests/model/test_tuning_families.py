@@ -30,7 +30,8 @@ def llm_config(name) -> dict[str, object]:
 
 def trained(part, module, how) -> int:
     """Parameters that `how` sets free in a model of which `module` is that part."""
-    parts = {"vision": None, "connector": None, "llm": torch.nn.Linear(1, 1)} | {part: module}
+    llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**llm_config("llama")))
+    parts = {"vision": None, "connector": None, "llm": llm} | {part: module}
     model = VisionLanguageModel(parts["llm"], parts["vision"], parts["connector"], 1, 1)
     freeze_and_train(model, Tuning(vision="frozen", llm="frozen").model_copy(update={part: how}))
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
