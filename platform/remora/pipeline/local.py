@@ -86,6 +86,10 @@ def _train_ranks(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
         journal.append(status, "noted", text=again)
 
 
+def rank_command(file: Path) -> list[str]:
+    return [sys.executable, "-m", "remora.pipeline.rank", str(file)]
+
+
 def _group(file: Path, name: str, world: int, logs: Path) -> RemoraError | None:
     """Run one group of ranks to its end; what it failed of, if it did."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -96,12 +100,11 @@ def _group(file: Path, name: str, world: int, logs: Path) -> RemoraError | None:
     try:
         for rank in range(world):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            command = [sys.executable, "-m", "remora.pipeline.rank", str(file)]
-            ranks.append(Child(command, logs / f"{name}-{began}-rank-{rank}.log", shared | own))
-        while any(r.running for r in ranks) and not any(r.process.returncode for r in ranks):
+            ranks.append(Child(rank_command(file), logs / f"{name}-{began}-rank-{rank}.log", shared | own))
+        while None in (codes := [r.process.poll() for r in ranks]) and not any(codes):
             time.sleep(LOOK_EVERY)
         end = time.monotonic() + LEAVE_WITHIN
-        while any(r.running for r in ranks) and time.monotonic() < end:
+        while None in [r.process.poll() for r in ranks] and time.monotonic() < end:
             time.sleep(LOOK_EVERY)
         failed = sorted((r for r in ranks if r.process.returncode), key=lambda r: r.process.returncode)
     finally:
