@@ -98,6 +98,8 @@ def test_only_what_changed_is_read_again(tiny_data, reads):
     Image.new("RGB", (3, 3)).save(file.parent / "images" / "1.png")
     second = opened(file)
     assert reads == ["1.png"] and second.digest != first.digest and second[0] == first[0]
+    sizes = [sample.images[0].size for sample in second]  # of pictures that were not read again, too
+    assert sizes == [(8, 6), (3, 3), (8, 6), (8, 6)]
     reads.clear()
 
     records = json.loads(file.read_text())

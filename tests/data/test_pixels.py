@@ -18,7 +18,7 @@ from PIL import Image
 from remora.data.check import check_dataset
 from remora.data.indexing import open_dataset
 from remora.data.pictures import Picture, examined
-from remora.data.pixels import LIMIT, SCANS, PixelBudget, decode, examine
+from remora.data.pixels import LIMIT, SCANS, PixelBudget, decode, examine, examine_and_measure
 from remora.data.sources import find_source
 from remora.errors import BrokenRecord
 
@@ -75,7 +75,7 @@ def test_a_picture_is_turned_whatever_stands_beside_its_orientation(odd, form, t
     assert upright.size == ((8, 16) if turn > 4 else (16, 8)) and not upright.info
     blue = {2: (0, 0), 3: (0, 0), 6: (0, 15), 8: (0, 0)}[turn]
     assert np.allclose(upright.getpixel(blue), BLUE, atol=40)
-    assert examine(saved(image, form, exif=exif(turn, odd)), "p") == []
+    assert examine_and_measure(saved(image, form, exif=exif(turn, odd)), "p") == (upright.size, [])
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_check_index_and_training_agree_on_every_name(dataset):
             assert "\n" not in str(e) and len(str(e)) < 600
         else:
             assert kind is None and i not in by_record, name[:50]
-        assert [k for k, _ in examined(picture)[1]] == ([kind] if kind else [])
+        assert [k for k, _ in examined(picture).problems] == ([kind] if kind else [])
     expected = [kind for kind in (NAMES | IN_A_RECORD).values() if kind]
     assert report.counts == indexed.counts == {kind: expected.count(kind) for kind in set(expected)}
     kept = open_dataset(find_source(str(dataset)), str(dataset), str(dataset.parent), dataset.parent / "index")

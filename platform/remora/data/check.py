@@ -216,4 +216,4 @@ class _Pictures:
 
 def _picture_problems(held: Picture | bytes) -> list[Problem]:
     """What is to be said of a picture, which is decoded."""
-    return examined(held)[1]
+    return examined(held).problems

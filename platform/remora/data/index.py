@@ -1,11 +1,11 @@
 """A dataset that is opened without being read: any record by its number, from memory-mapped files.
 
-An index is built once (see indexing.py) and holds every record as its turns and the places of its pictures,
-with a digest of each picture's bytes. Pictures stay where they are, unless their format cannot be read at random. Below
-the index folder of a run folder's data:
+An index is built once (see indexing.py) and holds every record as its turns and the places of its pictures, with the
+size of each picture and a digest of its bytes. Pictures stay where they are, unless their format cannot be read at
+random. Below the index folder of a run folder's data:
 
     <name>-<place>/state.json      where the dataset lies, its files as they were, and which index they have
-    <name>-<place>/pictures.npz    size, time and digest of every picture file, so that only what changed is read again
+    <name>-<place>/pictures.npz    every picture file as it was, so that only what changed is read again
     <name>-<place>/<content>/      the index: records.bin, offsets.bin, sums.bin, problems.jsonl, index.json, pictures/
 
 Nothing is taken from an index that is not what was written. sums.bin has a digest of each record, compared when it is
@@ -34,7 +34,7 @@ from remora.data.pictures import Picture
 from remora.errors import BrokenRecord, DataError, TornArtifact
 from remora.files import MANIFEST, digest, manifest, sha256_file
 
-FORMAT = 5
+FORMAT = 6
 """Raise by hand when an index is written or records are read differently; those of another format are built anew."""
 
 
@@ -56,7 +56,7 @@ class Flaw:
 def encode_record(name: str | None, system: str, turns: Sequence[Turn], images: Sequence[Picture]) -> bytes:
     """A record as an index keeps it; `turns` are those after the system message, if it has one."""
     said = [[t.text, t.images] for t in turns]
-    shown = [[p.location, p.offset, p.length, p.sha256] for p in images]
+    shown = [[p.location, p.offset, p.length, p.sha256, p.size] for p in images]
     return json.dumps([name, said, shown, *([system] if system else [])], separators=(",", ":")).encode()
 
 
@@ -187,13 +187,16 @@ class Dataset(Sequence[Sample]):
             raise _torn(self.folder, "problems.jsonl does not match its sha256")
         return [json.loads(line) for line in content.splitlines()]
 
-    def _picture(self, location: str, offset: int, length: int | None, sha256: str) -> Picture:
+    def _picture(
+        self, location: str, offset: int, length: int | None, sha256: str, size: tuple[int, int] | None
+    ) -> Picture:
         """Pictures that the index keeps itself are named below it."""
+        size = (size[0], size[1]) if size else None  # JSON has lists
         if self._moved and location.startswith(self._moved[0]):
-            return Picture(self._moved[1] + location.removeprefix(self._moved[0]), offset, length, sha256)
+            return Picture(self._moved[1] + location.removeprefix(self._moved[0]), offset, length, sha256, size)
         if location.startswith("/") or is_url(location):
-            return Picture(location, offset, length, sha256)
-        return KeptPicture(str(self.folder / location), offset, length, sha256)
+            return Picture(location, offset, length, sha256, size)
+        return KeptPicture(str(self.folder / location), offset, length, sha256, size)
 
 
 def _moved(root: str | None, folder: Path) -> tuple[str, str] | None:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import chain, islice
 from pathlib import Path
@@ -51,11 +51,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture file as it was: bytes, time of change (ns; both -1 if it was not there), digest, and its problems."""
+    """A picture file as it was: bytes, time of change (ns; both -1 if it was not there), digest, width and height (None
+    if it is not read), and its problems."""
 
-    size: int
+    bytes: int
     changed: int
     sha256: str
+    size: tuple[int, int] | None
     problems: tuple[Problem, ...]
 
 
@@ -196,18 +198,18 @@ def _pictures(
             fetched = dict(zip(remote, pool.map(_read, map(Picture, remote)), strict=True)) if remote else {}
         for place in places:
             found = seen.get(place) or fetched[place]
-            yield Picture(place, sha256=found.sha256), found.problems
+            yield Picture(place, sha256=found.sha256, size=found.size), found.problems
         return
     for held in raw.pictures:
         if isinstance(held, bytes):
-            sha256, said = examined(held)
+            inside = examined(held)
             with kept.open("ab") as f:
-                picture = Picture(f"pictures/{kept.name}", f.tell(), len(held), sha256)
+                picture = Picture(f"pictures/{kept.name}", f.tell(), len(held), inside.sha256, inside.size)
                 f.write(held)
-            yield picture, tuple(said)
+            yield picture, tuple(inside.problems)
         else:
             found = _read(held)
-            yield Picture(held.location, held.offset, held.length, found.sha256), found.problems
+            yield replace(held, sha256=found.sha256, size=found.size), found.problems
 
 
 def _look(place: str, known: Seen | None) -> Seen:
@@ -216,15 +218,15 @@ def _look(place: str, known: Seen | None) -> Seen:
         now = os.stat(place)  # noqa: PTH116
     except (OSError, ValueError):
         return _read(Picture(place))  # which says what is the matter
-    if known and (known.size, known.changed) == (now.st_size, now.st_mtime_ns):
+    if known and (known.bytes, known.changed) == (now.st_size, now.st_mtime_ns):
         return known
     found = _read(Picture(place))
-    return Seen(now.st_size, now.st_mtime_ns, found.sha256, found.problems)
+    return Seen(now.st_size, now.st_mtime_ns, found.sha256, found.size, found.problems)
 
 
 def _read(picture: Picture) -> Seen:
-    sha256, said = examined(picture)
-    return Seen(-1, -1, sha256, tuple(said))
+    found = examined(picture)
+    return Seen(-1, -1, found.sha256, found.size, tuple(found.problems))
 
 
 # What an index remembers of the files that it was built from.
@@ -296,8 +298,9 @@ def _write_seen(home: Path, seen: dict[str, Seen]) -> None:
             f,
             format=np.array(FORMAT),
             names=np.frombuffer("\0".join(seen).encode(), np.uint8),
-            stamps=np.array([(s.size, s.changed) for s in seen.values()], np.int64).reshape(-1, 2),
+            stamps=np.array([(s.bytes, s.changed) for s in seen.values()], np.int64).reshape(-1, 2),
             digests=np.frombuffer(b"".join(bytes.fromhex(s.sha256 or "00" * 32) for s in seen.values()), np.uint8),
+            sizes=np.array([s.size or (0, 0) for s in seen.values()], np.int32).reshape(-1, 2),
             problems=np.frombuffer(json.dumps(problems).encode(), np.uint8),
         )
     tmp.replace(home / PICTURES)
@@ -343,16 +346,17 @@ def _known(path: Path, changed: int) -> dict[str, Seen]:
         with path.open("rb") as f, np.load(f) as table:
             if int(table["format"]) != FORMAT:  # what was sound for another reader may not be for this one
                 return {}
-            digests = table["digests"].tobytes()
-            problems = json.loads(table["problems"].tobytes())
+            digests, problems = table["digests"].tobytes(), json.loads(table["problems"].tobytes())
+            rows = zip(_names(table), table["stamps"].tolist(), table["sizes"].tolist(), strict=True)
             return {
                 place: Seen(
-                    size,
+                    bytes_,
                     changed,
                     digests[32 * i : 32 * i + 32].hex(),
+                    (width, height) if width else None,
                     tuple((kind, why) for kind, why in problems.get(str(i), ())),
                 )
-                for i, (place, (size, changed)) in enumerate(zip(_names(table), table["stamps"].tolist(), strict=True))
+                for i, (place, (bytes_, changed), (width, height)) in enumerate(rows)
             }
     except Exception:  # noqa: BLE001  (as above: nothing is known, so everything is read)
         return {}

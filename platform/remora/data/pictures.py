@@ -7,11 +7,12 @@ import errno
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
 from remora.data.locations import Unreachable, read
-from remora.data.pixels import Refused, broken, decode, examine
+from remora.data.pixels import Refused, broken, decode, examine_and_measure
 from remora.errors import BrokenRecord, DataError
 
 NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
@@ -28,6 +29,8 @@ class Picture:
     offset: int = 0
     length: int | None = None
     sha256: str = ""
+    size: tuple[int, int] | None = None
+    """Width and height of the RGB that it opens as, when it was indexed."""
 
     def __str__(self) -> str:
         name = self.location
@@ -80,8 +83,17 @@ def open_image(path: Path) -> Image.Image:
     return Picture(str(path)).open()
 
 
-def examined(held: Picture | bytes, name: str = "a picture in the record") -> tuple[str, list[tuple[str, str]]]:
-    """(sha256 of its bytes, what is to be said of it: (kind, what it is)); no sha256 where there are no bytes.
+class Examined(NamedTuple):
+    """A picture's sha256, empty where there are no bytes; its width and height, if it is read; and what is to be said
+    of it: (kind, what it is)."""
+
+    sha256: str
+    size: tuple[int, int] | None
+    problems: list[tuple[str, str]]
+
+
+def examined(held: Picture | bytes, name: str = "a picture in the record") -> Examined:
+    """Read and decode a picture.
 
     Raises:
         DataError: its store is away.
@@ -89,6 +101,6 @@ def examined(held: Picture | bytes, name: str = "a picture in the record") -> tu
     try:
         content = held if isinstance(held, bytes) else held.read()
     except BrokenRecord as e:
-        return "", [(e.kind, e.problem)]
+        return Examined("", None, [(e.kind, e.problem)])
     name = name if isinstance(held, bytes) else str(held)
-    return hashlib.sha256(content).hexdigest(), examine(content, name)
+    return Examined(hashlib.sha256(content).hexdigest(), *examine_and_measure(content, name))

@@ -65,6 +65,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF 2.32, tag 0x0112 -> what makes the picture upright."""
+SIDEWAYS = [TURNS[tag] for tag in (5, 6, 7, 8)]
 ORIENTATION = 0x0112
 UNKNOWN = "no decoder knows it"
 _PILLOW = re.compile(r"PIL\.")
@@ -137,30 +138,37 @@ def rgb(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
 
 
 def examine(content: bytes, name: str) -> list[tuple[str, str]]:
-    """Everything that is to be said of a picture's bytes: (kind, what it is). Whether `decode` reads them, as it does.
+    """Everything that is wrong with a picture's bytes: (kind, what it is), whether `decode` reads them included."""
+    return examine_and_measure(content, name)[1]
+
+
+def examine_and_measure(content: bytes, name: str) -> tuple[tuple[int, int] | None, list[tuple[str, str]]]:
+    """(width and height as `decode` gives them, None if it does not; what `examine` says).
 
     A JPEG is decoded at an eighth of its scale, which reads all of its data in a fifth to a half of the time.
     """
-    found = []
+    found: list[tuple[str, str]] = []
+    upright: tuple[int, int] | None = None
     try:
         with opened(content) as image, _BUDGET.hold(image.width * image.height):
             if image.width * image.height > LARGEST:
                 size = f"{image.width} x {image.height} pixels"
                 found.append(("oversized-image", f"{name} has {size}; {LARGEST:,} are plenty"))
-            quick = image.format in ("JPEG", "MPO")
+            quick, as_stored = image.format in ("JPEG", "MPO"), image.size
             with reading():
                 if quick:
                     image.draft("RGB", (1, 1))
                 native = _upright(image)
                 seen = _coloured(native, content)
                 low, high = _extrema(seen)
+            upright = (as_stored[1], as_stored[0]) if _turn(image) in SIDEWAYS else as_stored
         if quick and high - low < FEW:  # averages of 8 x 8 pixels: the pixels themselves may differ more
             low, high = _extrema(rgb(content))
         if few := _few(native, low, high):
             found.append(("narrow-range-image", f"{name}: {few}"))
     except Refused as e:
         found.append((e.kind, broken(name, e).problem))
-    return found
+    return upright, found
 
 
 @contextmanager
@@ -218,11 +226,16 @@ def _too_large(pixels: int) -> Refused:
 def _upright(image: Image.Image) -> Image.Image:
     """All of its pixels, turned as EXIF says. The rest of EXIF is not parsed, and none of it is written anew."""
     image.load()
-    try:
-        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # noqa: BLE001  (metadata that no parser reads turns nothing; the pixels are whole)
-        turn = None
+    turn = _turn(image)
     return image if turn is None else image.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes a picture upright that is loaded; some formats keep EXIF behind the pixels."""
+    try:
+        return TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # noqa: BLE001  (metadata that no parser reads turns nothing; the pixels are whole)
+        return None
 
 
 def _coloured(image: Image.Image, content: bytes) -> Image.Image:
