@@ -197,9 +197,9 @@ def test_exam_lines_are_well_formed(folder: Path) -> None:
 
 def test_captions_tell_what_the_answers_tell() -> None:
     turns = [("is there not a red shape?", "no"), ("is there a circle?", "no"), ("what shape is present?", "triangle")]
-    assert shapes.Picture(0, Path("0.png"), turns).caption == "a red triangle"
-    assert shapes.Picture(0, Path("0.png"), turns[1:]).caption is None
-    assert shapes.Picture(0, Path("0.png"), [("what is the blue shape?", "circle")]).caption == "a blue circle"
+    assert shapes.ShapePicture(0, Path("0.png"), turns).caption == "a red triangle"
+    assert shapes.ShapePicture(0, Path("0.png"), turns[1:]).caption is None
+    assert shapes.ShapePicture(0, Path("0.png"), [("what is the blue shape?", "circle")]).caption == "a blue circle"
 
 
 def test_names_take_an_article_where_english_does() -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from remora import catalog
 from remora.catalog.fit import check_composition
-from remora.data.check import Judge, Report, check_dataset
+from remora.data.check import DatasetReport, Judge, check_dataset
 from remora.data.conversation import short
 from remora.data.layout import count_differences, layout
 from remora.data.locations import absolute
@@ -35,7 +35,7 @@ UNREAD_SHOWN = 12
 
 
 @dataclass(frozen=True)
-class Target:
+class DatasetToCheck:
     """A dataset to check, and how a stage reads it, if one does."""
 
     location: str
@@ -97,7 +97,7 @@ def _check_stages(args: argparse.Namespace, console: Console) -> None:
         console.print(f"note: {note}", markup=False, highlight=False)
 
 
-def _say(report: Report, console: Console) -> None:
+def _say(report: DatasetReport, console: Console) -> None:
     counts = f"{report.records:,} records ({report.text_only:,} text only), {report.pictures:,} pictures"
     console.print(Text.assemble((report.location, "bold"), f": {counts}"), highlight=False)
     if report.unread:
@@ -112,19 +112,19 @@ def _say(report: Report, console: Console) -> None:
             console.print(f"    {example}", markup=False, highlight=False)
 
 
-def _targets(args: argparse.Namespace, console: Console) -> Iterator[Target]:
+def _targets(args: argparse.Namespace, console: Console) -> Iterator[DatasetToCheck]:
     if args.target in catalog.entries("datasets"):
         entry = with_known(MixtureEntry(dataset=args.target))
-        yield Target(*locate(entry, Store(args.runs).data), skip=entry.skip)
+        yield DatasetToCheck(*locate(entry, Store(args.runs).data), skip=entry.skip)
     elif args.target.endswith((".yaml", ".yml")):
         yield from _read_by_stages(args, console)
     else:
         location = absolute(args.target)
         images = absolute(args.images) if args.images else picture_folder(location)
-        yield Target(location, images, "; give the path of a dataset")
+        yield DatasetToCheck(location, images, "; give the path of a dataset")
 
 
-def _read_by_stages(args: argparse.Namespace, console: Console) -> Iterator[Target]:
+def _read_by_stages(args: argparse.Namespace, console: Console) -> Iterator[DatasetToCheck]:
     """What the stages read; what several read alike is checked once."""
     store = Store(args.runs)
     tokenizers: dict[str, PreTrainedTokenizerBase | None] = {}
@@ -153,7 +153,7 @@ def _read_by_stages(args: argparse.Namespace, console: Console) -> Iterator[Targ
                 place = locate(entry, store.data)
                 if (key := (*place[:2], entry.skip, entry.max_skipped, *rendered)) not in seen:
                     seen.add(key)
-                    yield Target(*place, judge, entry.skip, entry.max_skipped)
+                    yield DatasetToCheck(*place, judge, entry.skip, entry.max_skipped)
 
 
 def _judge(stage: Stage, tokenizer: PreTrainedTokenizerBase, embeddings: int, context: int) -> Judge:

@@ -48,7 +48,7 @@ NOTED = NOTED_PICTURES | {"duplicate-id", "over-length", "media-tag", "system-un
 
 
 @dataclass
-class Report:
+class DatasetReport:
     """What a dataset holds, and what is wrong with it."""
 
     location: str
@@ -128,7 +128,7 @@ def check_dataset(
     judge: Judge | None = None,
     skip: Collection[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Report:
+) -> DatasetReport:
     """Read every record of a dataset and decode every picture that it shows.
 
     `judge` says what a stage makes of each sound conversation (reading.fitting.prompt_problems).
@@ -138,7 +138,7 @@ def check_dataset(
     Raises:
         DataError: the dataset cannot be read at all.
     """
-    report, source = Report(location, frozenset(skip)), find_source(location)
+    report, source = DatasetReport(location, frozenset(skip)), find_source(location)
     total, done = sum(size_of(file) for file in source.files), 0
     ids: dict[str, str] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
@@ -184,7 +184,7 @@ def _notes(raw: Raw, where: str, ids: dict[str, str]) -> Iterator[Problem]:
 class _Pictures:
     """Pictures on their way through a pool of threads; a file that several records show is opened once."""
 
-    def __init__(self, pool: ThreadPoolExecutor, images: str, report: Report) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, images: str, report: DatasetReport) -> None:
         self.pool, self.images, self.report = pool, images, report
         self.waiting: deque[tuple[str, Future[list[Problem]]]] = deque()
         self.opened: dict[str, Future[list[Problem]]] = {}

@@ -21,7 +21,7 @@ COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 
 
 @dataclass
-class Picture:
+class ShapePicture:
     """One picture: its number, its file in the package, and its (question, answer) pairs in published order."""
 
     number: int
@@ -48,17 +48,17 @@ def category(answer: str) -> str:
     return "yes/no" if answer in ("yes", "no") else "shape" if answer in SHAPES else "color"
 
 
-def published(part: str) -> list[Picture]:
+def published(part: str) -> list[ShapePicture]:
     """The pictures of `train` or `test`, ordered as their first questions are."""
     package = need("easy_vqa")
     files = getattr(package, f"get_{part}_image_paths")()
-    pictures: dict[int, Picture] = {}
+    pictures: dict[int, ShapePicture] = {}
     for question, answer, number in zip(*getattr(package, f"get_{part}_questions")(), strict=True):
-        pictures.setdefault(number, Picture(number, Path(files[number]))).turns.append((question, answer))
+        pictures.setdefault(number, ShapePicture(number, Path(files[number]))).turns.append((question, answer))
     return list(pictures.values())
 
 
-def parted(seed: int, *, limit: int | None = None) -> tuple[list[Picture], list[Picture]]:
+def parted(seed: int, *, limit: int | None = None) -> tuple[list[ShapePicture], list[ShapePicture]]:
     """The training split as (training, validation); `limit` keeps that many, and half as many to validate."""
     pictures = published("train")
     held = HELD_OUT if limit is None else max(1, limit // 2)
@@ -68,7 +68,7 @@ def parted(seed: int, *, limit: int | None = None) -> tuple[list[Picture], list[
     return training[:limit], validation
 
 
-def write(picture: Picture, file: Path) -> None:
+def write(picture: ShapePicture, file: Path) -> None:
     """Copy a picture as it is; one that is not RGB (none in version 1.0) is converted."""
     with Image.open(picture.file) as opened:
         if opened.mode != "RGB":

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 from remora.demo import wording
 from remora.demo.concepts import Concept
 from remora.demo.pictures import RENDITIONS
-from remora.demo.shapes import Picture, category
+from remora.demo.shapes import ShapePicture, category
 from remora.demo.wording import Question
 
 Line = dict[str, object]
 
 
-def easy_vqa(pictures: Iterable[Picture], part: str) -> list[Line]:
+def easy_vqa(pictures: Iterable[ShapePicture], part: str) -> list[Line]:
     """All questions about the pictures; `part` is the folder they lie in, train or test."""
     return _numbered(
         (f"easy-vqa/{part}/{picture.number}.png", Question(text, answer, category(answer)))

@@ -11,7 +11,7 @@ from typing import Any
 from remora.demo import wording
 from remora.demo.concepts import Concept
 from remora.demo.pictures import RENDITIONS
-from remora.demo.shapes import Picture, category
+from remora.demo.shapes import ShapePicture, category
 
 CONVERSATIONS_A_PICTURE = 2
 TURNS = 2
@@ -26,7 +26,7 @@ Turn = tuple[str, str]
 Record = dict[str, Any]
 
 
-def captions(seen: Sequence[Concept], training: Sequence[Picture], phrases: Mapping[str, str]) -> list[Record]:
+def captions(seen: Sequence[Concept], training: Sequence[ShapePicture], phrases: Mapping[str, str]) -> list[Record]:
     """One "What is this?" a picture; without the easy-VQA pictures whose answers do not tell both colour and shape."""
     records = [
         _record(f"caption-{code}", [(wording.WHAT, f"{concept.name}, {phrases[concept.kind]}")], f"openmoji/{code}.png")
@@ -40,7 +40,7 @@ def captions(seen: Sequence[Concept], training: Sequence[Picture], phrases: Mapp
     return records
 
 
-def finetune(seen: Sequence[Concept], training: Sequence[Picture], seed: int) -> list[Record]:
+def finetune(seen: Sequence[Concept], training: Sequence[ShapePicture], seed: int) -> list[Record]:
     """One conversation a picture, of several turns in shuffled order."""
     names, sizes = [c.name for c in seen], Counter(c.kind for c in seen)
     records = []
@@ -58,7 +58,7 @@ def finetune(seen: Sequence[Concept], training: Sequence[Picture], seed: int) ->
 
 
 def language(
-    seen: Sequence[Concept], training: Sequence[Picture], phrases: Mapping[str, str], seed: int
+    seen: Sequence[Concept], training: Sequence[ShapePicture], phrases: Mapping[str, str], seed: int
 ) -> list[Record]:
     """Text only: captions, questions and answers as they will be, with the caption where the picture will be.
 
@@ -102,7 +102,7 @@ def _about(concept: Concept, names: Sequence[str], sizes: Mapping[str, int], rng
     return [questions[kind].turn for kind in [first, *rest][:TURNS]]
 
 
-def _chosen(picture: Picture, rng: random.Random) -> list[Turn]:
+def _chosen(picture: ShapePicture, rng: random.Random) -> list[Turn]:
     """Three of the picture's questions; what the first is about is drawn by weight, the others are any."""
     about: dict[str, list[Turn]] = {}
     for turn in picture.turns:
