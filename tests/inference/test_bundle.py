@@ -37,6 +37,7 @@ def test_answers_are_those_of_transformers_own_generate(bundle: Path) -> None:
         )
         assert answer.text == answerer.prompter.tokenizer.decode(said[0], skip_special_tokens=True).strip()
         assert answer.prompt_tokens == ids.shape[1]
+        assert answer == answerer.answer_alone(Request(conversation, 12))
 
 
 def test_a_bundle_refers_to_frozen_parts_and_refuses_a_changed_file(bundle: Path, tmp_path: Path) -> None:
