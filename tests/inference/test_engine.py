@@ -262,7 +262,15 @@ def test_prompts_that_cannot_join_start_together_where_they_are_equally_long(mad
         return read(llm, prompts, shown)
 
     monkeypatch.setattr("remora.inference.engine.WholeBatch", seen)
+    encoded: list[bytes] = []
+    encode = Answerer.embeddings
+    monkeypatch.setattr(
+        Answerer,
+        "embeddings",
+        lambda self, pictures, at_once=1: encoded.extend(p.digest for p in pictures) or encode(self, pictures, at_once),
+    )
     assert answerer.answer(requests) == expected
+    assert len(encoded) - len(set(encoded)) <= 2, "each is kept for prompts of other lengths; near ties encode again"
     lengths = {len(answerer.prompt(request.conversation).ids) for request in requests}
     assert sum(sizes) == 32 and len(sizes) == len(lengths)
     sizes.clear()
