@@ -53,7 +53,7 @@ def empty_database(tmp_path_factory):
     from remora.tracking import Tracker
 
     folder = tmp_path_factory.mktemp("empty")
-    Tracker(folder, f"sqlite:///{folder}/mlflow.db", experiment="not remora").prepare()
+    Tracker(folder, f"sqlite:///{folder}/mlflow.db", experiment="not remora").sync()
     return folder / "mlflow.db"
 
 

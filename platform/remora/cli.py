@@ -122,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     kept = verb("runs", "the run folder: what killed commands left in it")
     kept.add_argument("what", choices=["gc"], help="gc: delete what nobody uses any more")
     kept.add_argument("--dry-run", action="store_true", help="name it, delete nothing")
+    tracked(verb("sync", "bring MLflow up to date with the run folder, as every command does while it works"))
     mlflow = verb("ui", "open MLflow's pages on the run folder")
     mlflow.add_argument("--port", type=int, default=5000)
     return parser
@@ -174,6 +175,7 @@ MODULES = {
     "evaluate": "evaluate",
     "compare": "compare",
     "serve": "serve",
+    "sync": "sync",
     "plan": "show",
     "render": "show",
     "catalog": "catalog",

@@ -40,7 +40,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
 
 
 def test_its_page_answers_from_one_worker(tmp_path: Path) -> None:
-    Tracker(tmp_path).prepare()
+    Tracker(tmp_path).sync()
     port = free_port()
     command = [sys.executable, "-m", "remora", "ui", "--runs", str(tmp_path), "--port", str(port)]
     out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

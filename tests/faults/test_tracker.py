@@ -16,8 +16,7 @@ from mlflow.tracking import MlflowClient
 from scene import Stage, until
 
 from ports import free_port
-from remora.tracking import Mirror, Tracker
-from remora.training.journal import JOURNAL
+from remora.tracking import Run, Tracker
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
@@ -63,14 +62,13 @@ def server(tmp_path):
 
 def test_a_dead_mlflow_server(driver, root, calm, card, server):
     stage = Stage(root, "dead-tracker")
-    tracker = Tracker(stage.runs, server.uri)
-    tracker.prepare()
-    run = tracker.start("dead-tracker", key="stage/dead-tracker")
+    key = "stage/dead-tracker"
     client = MlflowClient(server.uri)
-    done = stage.runs / "stages" / stage.name / JOURNAL
-    with Mirror(tracker, run, lambda: done if done.exists() else stage.work / JOURNAL):
+    with Tracker(stage.runs, server.uri) as tracker, Run(stage.runs, key=key, name="dead-tracker", stage=stage.name):
         driver.trains(stage)
-        until("a step in MLflow", lambda: client.get_metric_history(run, "loss"))
+        tracker.sync()
+        (run,) = client.search_runs([tracker.server.open()])
+        until("a step in MLflow", lambda: client.get_metric_history(run.info.run_id, "loss"))
         stage.reaches(25)
         began = time.time()
         server.kill()
@@ -78,11 +76,10 @@ def test_a_dead_mlflow_server(driver, root, calm, card, server):
         stage.reaches(away + 20)  # nobody waits for it
         server.start()
         assert driver.says() == "trained", driver.log.read_text()[-3000:]
-    tracker.replay()
-    tracker.finish(run)
     assert stage.losses() == calm  # the training did not notice
-    assert [r.info.run_id for r in client.search_runs(["0", client.get_run(run).info.experiment_id])] == [run]
-    logged = sorted((m.step, m.value) for m in client.get_metric_history(run, "loss"))
+    (again,) = client.search_runs([run.info.experiment_id])
+    assert (again.info.run_id, again.info.status) == (run.info.run_id, "FINISHED")
+    logged = sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss"))
     assert logged == list(enumerate(stage.losses()))
     later = min(e["time"] for e in stage.events("step") if e["time"] > began)
     card(

@@ -15,11 +15,11 @@ from remora.cluster import search
 from remora.demo import build_demo
 from remora.evaluation.measured import Measured
 from remora.evaluation.score import Score
-from remora.files import publishing
+from remora.files import is_published, publishing, sha256_file
 from remora.pipeline import evaluation, variant
 from remora.spec import Cluster, Space, load
 from remora.stages import Store
-from remora.tracking import Tracker
+from remora.tracking import Run, Tracker
 from remora.training import journal
 
 SPACE = Path(__file__).parents[1] / "e2e" / "tiny.yaml"
@@ -102,8 +102,22 @@ def of_kind(found, kind):
 def killed(space, runs, work, monkeypatch, **left):
     work.left |= left
     with monkeypatch.context() as then, pytest.raises(Killed):
-        then.setattr(Tracker, "finish", lambda *_: None)
-        search.search(space, runs)
+        then.setattr(Run, "__exit__", lambda run, *_: run._held.close())  # the lock ends, nothing more is written
+        searched(space, runs)
+
+
+def searched(space, runs):
+    with Tracker(runs) as tracker:
+        return search.search(space, runs, tracker)
+
+
+def published(runs, run):
+    return is_published(runs / "stages" / run.info.run_name)
+
+
+def history(runs, run):
+    with Tracker(runs).client() as client:
+        return client.get_metric_history(run.info.run_id, "loss")
 
 
 def note(run):
@@ -119,16 +133,24 @@ def test_a_search_that_was_killed_twice_is_one_run_with_links_and_datasets(runs,
     space = load(Space, SPACE)
     killed(space, runs, work, monkeypatch, train=5)  # in the second variant
     first = recorded(runs)
-    assert {r.info.status for r in first.values()} == {"RUNNING"}
+    assert {r.info.status for r in first.values() if not published(runs, r)} == {"KILLED"}
+    assert {r.info.status for r in first.values() if published(runs, r)} == {"FINISHED"}
     assert len(of_kind(first, "search")) == 1 and len(of_kind(first, "variant")) == 2
     killed(space, runs, work, monkeypatch, measure=4)
-    search.search(space, runs)
+    searched(space, runs)
     found = recorded(runs)
     assert {r.info.status for r in found.values()} == {"FINISHED"}
     assert all(found[key].info.run_id == run.info.run_id for key, run in first.items())
     (parent,), variants, stages = (of_kind(found, kind) for kind in ("search", "variant", "stage"))
     assert len(variants) == 2 and len(found) == 3 + len(stages)
     assert {r.data.tags["mlflow.parentRunId"] for r in variants} == {parent.info.run_id}
+    assert {r.data.tags["mlflow.parentRunId"] for r in stages} <= {r.info.run_id for r in variants}
+    for run in stages:
+        assert [m.step for m in history(runs, run)] == [0]
+        (weights,) = (runs / "mlruns" / run.info.run_id / "artifacts").glob("parts.json")
+        kept = json.loads(weights.read_text())
+        assert kept["folder"] == f"stages/{run.info.run_name}"
+        assert all(sha256_file(runs / kept["folder"] / name) == f["sha256"] for name, f in kept["files"].items())
 
     # From each run a person gets to those that it is made of.
     assert all(page(run) in note(parent) for run in variants)
@@ -172,11 +194,11 @@ def test_figures_come_although_mlflow_cannot_be_opened(spoil, runs, work, empty_
     (found,) = evaluation.evaluate(runs / "b", [Prepared()], Store(runs), work, Cluster(), note=notes.append)
     assert found.score.accuracy == 0.5
     (said,) = notes
-    assert said.startswith("MLflow at sqlite:") and said.endswith(f"the figures are kept, the record waits in {runs}")
+    assert said.startswith("MLflow at sqlite:") and said.endswith(f"its record is kept in {runs}; later: remora sync")
     (shutil.rmtree if (runs / "mlflow.db").is_dir() else Path.unlink)(runs / "mlflow.db")
     shutil.copy(empty_database, runs / "mlflow.db")
-    Tracker(runs).prepare()
+    assert Tracker(runs).sync().refused == []
     (kept,) = recorded(runs).values()
-    assert kept.info.status == "FINISHED" and not (runs / "tracking-rejected.jsonl").exists()
+    assert kept.info.status == "FINISHED"
     (asked,) = kept.inputs.dataset_inputs
     assert asked.dataset.name == "gqa" and asked.dataset.digest == "5" * 36 and asked.tags[0].value == "evaluation"

@@ -23,7 +23,7 @@ ARGS = b"applications: [{import_path: 'serve.app:build', args: 3}]"
 def publish(tracker: Tracker, folder: Path, weights: str, alias: str | None = "champion") -> str:
     with publishing(folder) as made:
         (made / "weights").write_text(weights)
-    return register(tracker, "remora", tracker.start(weights), folder, alias=alias)
+    return register(tracker, "remora", f"variant/{weights}", folder, alias=alias)
 
 
 @pytest.fixture

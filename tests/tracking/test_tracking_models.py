@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from remora.errors import DataError, TrackingError
 from remora.files import publishing
 from remora.tracking import Tracker, find_model, register
 
+Named = Callable[[str], str]
 PARTS = {part: {"name": "x", "folder": None, "adapters": []} for part in ("vision", "connector", "llm")}
 
 SAID = {"name": "x", "parts": PARTS, "template": "brief", "aspect": "square", "seed": 0, "about": {}}
@@ -66,11 +68,11 @@ def test_what_has_several_models_is_refused_with_all_of_them(runs: Path, tmp_pat
     assert find_model("./mid-two", runs).name == "here"
 
 
-def test_a_registered_model_is_an_alias_or_a_version(tracker: Tracker, runs: Path, tmp_path: Path) -> None:
+def test_a_registered_model_is_an_alias_or_a_version(tracker: Tracker, tmp_path: Path, named: Named) -> None:
     runs = tracker.runs
     first, second = bundle(tmp_path / "a", "a"), bundle(tmp_path / "b", "b")
     for folder in (first, second):
-        register(tracker, "remora", tracker.start(folder.name), folder)
+        register(tracker, "remora", named(folder.name), folder)
     assert find_model("remora@champion", runs).name == "b"
     found = find_model("remora@1", runs)
     assert (found.name, found.registered, found.version) == ("a", "remora", "1")
@@ -80,9 +82,9 @@ def test_a_registered_model_is_an_alias_or_a_version(tracker: Tracker, runs: Pat
         find_model("remora@chanpion", runs)
 
 
-def test_asking_changes_nothing(tracker: Tracker, tmp_path: Path) -> None:
+def test_asking_changes_nothing(tracker: Tracker, tmp_path: Path, named: Named) -> None:
     """A run folder that may only be read was not served: who only asked took a lock and replayed what waited."""
-    register(tracker, "remora", tracker.start("a"), bundle(tmp_path / "bundles" / "a-0123456789ab", "a"))
+    register(tracker, "remora", named("a"), bundle(tmp_path / "bundles" / "a-0123456789ab", "a"))
 
     def state() -> dict[Path, int]:
         return {p: p.stat().st_mtime_ns for p in (tmp_path, *tmp_path.rglob("*"))}

@@ -12,18 +12,22 @@ import pytest
 
 from remora.errors import TrackingError
 from remora.files import publishing
-from remora.tracking import Tracker, champion, connection, register
-from remora.training import journal
+from remora.tracking import Run, Tracker, connection, fetch, register, version_info
+
+
+def served(tracker, into, name="remora"):
+    return fetch(tracker, version_info(tracker, name), into=into)
 
 
 def made(tracker, text="one"):
-    """A run with a text and a registered model of one file."""
-    run = tracker.start("it", key="k")
-    tracker.text(run, text, "a.txt")
+    """A run with a text and a registered model of one file; its id."""
+    run = Run(tracker.runs, key="variant/k", name="it", texts={"a.txt": text})
+    with run:
+        pass
     with publishing(tracker.runs / "bundles" / text) as tmp:
         (tmp / "weights").write_text(text)
-    register(tracker, "m", run, tracker.runs / "bundles" / text)
-    return tracker.real(run)
+    register(tracker, "m", run.key, tracker.runs / "bundles" / text)
+    return version_info(tracker, "m")["run_id"]
 
 
 def artifact(tracker, run, name="a.txt"):
@@ -37,29 +41,22 @@ def test_a_copy_has_its_own_files_and_never_touches_the_first(empty_database, tm
     run = made(first)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     copied = Tracker(tmp_path / "b")
-    place = champion(copied, "m", into=tmp_path / "c")  # before anything was written there
+    place = served(copied, tmp_path / "c", "m")  # before anything was written there
     assert place.is_relative_to(tmp_path / "b") and (place / "weights").read_text() == "one"
-    copied.text(run, "two", "a.txt")
-    copied.artifacts(run, tmp_path / "b" / "bundles" / "one", "again")
-    with publishing(tmp_path / "b" / "bundles" / "two") as tmp:
-        (tmp / "weights").write_text("two")
-    register(copied, "m", run, tmp_path / "b" / "bundles" / "two")
+    assert made(copied, "two") == run
     assert artifact(copied, run).read_text() == "two" and artifact(first, run).read_text() == "one"
-    assert champion(first, "m", into=tmp_path / "c") == artifact(first, run, "model")
-    assert not artifact(first, run, "again").exists()
+    assert (served(first, tmp_path / "c", "m") / "weights").read_text() == "one"
     shutil.rmtree(tmp_path / "a")
-    assert (champion(copied, "m", into=tmp_path / "c") / "weights").read_text() == "two"
+    assert (served(copied, tmp_path / "c", "m") / "weights").read_text() == "two"
     # MLflow's own pages find the files, too.
     with copied.client() as client:
-        assert {f.path for f in client.list_artifacts(run)} >= {"a.txt", "again", "model"}
+        assert len(client.list_artifacts(run)) == 3
 
 
 def test_a_byte_is_stored_once(tracker):
     run = made(tracker)
-    files = [tracker.runs / "bundles" / "one" / "weights", artifact(tracker, run, "model/weights")]
-    assert files[0].samefile(files[1])
-    tracker.artifacts(run, files[0].parent, "model")  # again, over itself
-    assert files[1].read_text() == "one"
+    (registered,) = artifact(tracker, run, "").rglob("weights")
+    assert registered.samefile(tracker.runs / "bundles" / "one" / "weights")
 
 
 @pytest.mark.parametrize("name", ["a%b", "a%20b", "a?b", "a#b", "a b", "é", "a'b", "a;b&c"])
@@ -69,7 +66,7 @@ def test_any_name_of_the_run_folder(name, empty_database, tmp_path):
     tracker = Tracker(tmp_path / name)
     run = made(tracker)
     assert artifact(tracker, run).read_text() == "one"
-    assert champion(tracker, "m", into=tmp_path / "c") == artifact(tracker, run, "model")
+    assert served(tracker, tmp_path / "c", "m").is_relative_to(artifact(tracker, run, ""))
     assert [p.name for p in tmp_path.iterdir()] == [name]  # nothing beside it
 
 
@@ -89,18 +86,16 @@ def version(path, name):
 
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
-def test_a_database_that_cannot_be_opened_is_one_line_and_stops_no_training(spoil, empty_database, tmp_path, capfd):
+def test_a_database_that_cannot_be_opened_is_one_line_and_stops_no_training(
+    spoil, empty_database, tmp_path, capfd, runs_in
+):
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     spoil(tmp_path / "mlflow.db")
-    with pytest.raises(TrackingError) as e:
-        Tracker(tmp_path).prepare()
-    assert "\n" not in str(e.value) and "MLflow at sqlite:" in str(e.value)
-    tracker = Tracker(tmp_path)
-    run = tracker.start("it", key="k")
-    tracker.steps(run, [(0, 0, {"loss": 1.0})])
-    tracker.finish(run)
-    assert len((tmp_path / "tracking-backlog.jsonl").read_text().splitlines()) == 3
-    assert not (tmp_path / "tracking-rejected.jsonl").exists()
+    notes = []
+    with Tracker(tmp_path, note=notes.append), Run(tmp_path, key="variant/k", name="it") as run:
+        run.note(metrics={"gqa": 1.0})
+    (said,) = notes
+    assert "\n" not in said and said.startswith("MLflow at sqlite:") and said.endswith("later: remora sync")
     assert "Traceback" not in capfd.readouterr().err
     # Mended, all of it is written.
     with sqlite3.connect(empty_database) as asked:
@@ -112,8 +107,8 @@ def test_a_database_that_cannot_be_opened_is_one_line_and_stops_no_training(spoi
         (shutil.rmtree if (tmp_path / "mlflow.db").is_dir() else os.unlink)(tmp_path / "mlflow.db")
         shutil.copy(empty_database, tmp_path / "mlflow.db")
     mended = Tracker(tmp_path)
-    mended.prepare()
-    assert mended.last_step(run) == 0 and mended.finished("k")
+    assert mended.sync().written == 1 and mended.sync().written == 0
+    assert runs_in(mended)["variant/k"].info.status == "FINISHED"
 
 
 @pytest.mark.parametrize("spoil", ["a folder", "no right"])
@@ -126,7 +121,7 @@ def test_what_cannot_be_opened_is_known_without_mlflows_patience(spoil, tmp_path
         monkeypatch.setattr(connection.sqlite3, "connect", unopened)
     monkeypatch.setattr(connection, "_connect", lambda uri: pytest.fail("MLflow was asked"))
     with pytest.raises(TrackingError, match=r"MLflow at sqlite:.* mlflow\.db (is no file|cannot be opened)"):
-        Tracker(tmp_path).prepare()
+        Tracker(tmp_path).sync()
 
 
 def unopened(*_, **__):
@@ -136,60 +131,27 @@ def unopened(*_, **__):
 def test_a_wrong_uri_is_one_line(tmp_path):
     for uri in ("nothing://x", "postgresql://nobody@127.0.0.1:9/x"):
         with pytest.raises(TrackingError) as e:
-            Tracker(tmp_path, uri).prepare()
+            Tracker(tmp_path, uri).sync()
         assert "\n" not in str(e.value)
-        Tracker(tmp_path, uri).start("it", key=uri)
-    assert len((tmp_path / "tracking-backlog.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_locked_database_costs_seconds_says_one_line_and_loses_nothing(tracker, capfd):
+def test_a_locked_database_is_one_line_and_loses_nothing(tracker, capfd, runs_in):
     script = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('BEGIN EXCLUSIVE')"
     script += "; print('locked', flush=True); input()"
     path = str(tracker.runs / "mlflow.db")
     holder = subprocess.Popen([sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"locked\n"
-        other = Tracker(tracker.runs)
+        Run(tracker.runs, key="variant/k", name="it").keep()
         with pytest.raises(TrackingError, match="another process holds the database locked"):
-            other.prepare()
-        run = other.start("it", key="k")
-        other.metrics(run, {"loss": 1.0})
-        other.finish(run)
-        assert run.startswith("pending-")
+            tracker.sync()
     finally:
         holder.communicate(b"\n")
     assert "Traceback" not in capfd.readouterr().err
-    assert other.replay() == 0 and other.finished("k")
-
-
-def test_a_server_that_forgot_everything_is_told_again(tracker, empty_database, points):
-    work = tracker.runs / "stages" / "one-0123.work"
-    work.mkdir(parents=True)
-    for step in range(3):
-        journal.append(work / journal.JOURNAL, "step", step=step, loss=1.0 / (step + 1))
-    parent = tracker.start("search", key="p")
-    run = tracker.start("one-0123", key="s", parent=parent, tags={"remora.kind": "stage"}, params={"lr": 1})
-    tracker.text(run, "hello", "a.txt")
-    tracker.steps(run, [(s, 0, {"loss": 1.0 / (s + 1)}) for s in range(3)])
-    shutil.copy(empty_database, tracker.runs / "mlflow.db")
-    tracker.server._client = None  # a new connection, as to a server that was started again
-    tracker.metrics(run, {"score": 0.5})
-    tracker.finish(run)
-    again = Tracker(tracker.runs)
-    again.prepare()
-    new = again.finished("s")
-    assert new and new != run
-    assert points(again, new) == [(0, 1.0), (1, 0.5), (2, 1 / 3)] and points(again, new, "score") == [(0, 0.5)]
-    with again.client() as client:
-        data = client.get_run(new).data
-        assert (
-            data.params == {"lr": "1"} and (again.runs / "mlruns" / new / "artifacts" / "a.txt").read_text() == "hello"
-        )
-        mother = client.get_run(data.tags["mlflow.parentRunId"])
-    assert mother.data.tags["remora.key"] == "p"
-    assert not (tracker.runs / "tracking-rejected.jsonl").exists()
+    assert tracker.sync().written == 1 and runs_in(tracker)["variant/k"].info.status == "FINISHED"
 
 
 def test_the_experiment_opens_as_model_training(tracker):
+    tracker.sync()
     with tracker.client() as client:
         assert client.get_experiment_by_name("remora").tags["mlflow.experimentKind"] == "custom_model_development"

@@ -8,7 +8,11 @@ import pytest
 
 from remora.errors import TornArtifact, TrackingError
 from remora.files import publishing
-from remora.tracking import Tracker, champion, register, version_info
+from remora.tracking import Tracker, fetch, register, version_info
+
+
+def served(tracker, into, name="remora"):
+    return fetch(tracker, version_info(tracker, name), into=into)
 
 
 @pytest.fixture
@@ -20,14 +24,15 @@ def folder(tmp_path):
     return made
 
 
-def test_the_champion_is_what_was_registered_last(tracker, folder, tmp_path):
-    run = tracker.start("share-Sig-Phi")
+def test_the_champion_is_what_was_registered_last(tracker, folder, tmp_path, named, runs_in):
+    run = named("share-Sig-Phi")
     assert register(tracker, "remora", run, folder, tags={"variant": "share-Sig-Phi", "gqa": 0.5}) == "1"
+    made = runs_in(tracker)[run].info.run_id
     info = version_info(tracker, "remora")
-    assert (info["name"], info["label"], info["version"], info["run_id"]) == ("remora", "champion", "1", run)
+    assert (info["name"], info["label"], info["version"], info["run_id"]) == ("remora", "champion", "1", made)
     assert info["tags"]["variant"] == "share-Sig-Phi"
     assert info["tags"]["gqa"] == "0.5"
-    first = champion(Tracker(tracker.runs), into=tmp_path / "cache")
+    first = served(Tracker(tracker.runs), tmp_path / "cache")
     assert (first / "in" / "weights").read_text() == "one"
     assert not (tmp_path / "cache").exists()  # files on this machine are used in place
 
@@ -36,46 +41,44 @@ def test_the_champion_is_what_was_registered_last(tracker, folder, tmp_path):
         (f / "weights").write_text("two")
     # Other content of the same run is another version, and leaves the files of the first alone.
     assert register(tracker, "remora", run, folder) == "2"
-    second = champion(tracker, into=tmp_path / "cache")
+    second = served(tracker, tmp_path / "cache")
     assert sorted(p.name for p in second.iterdir()) == ["manifest.json", "weights"]
     assert (first / "in" / "weights").read_text() == "one"
 
 
-def test_the_same_content_is_registered_once(tracker, folder):
-    run = tracker.start("a")
+def test_the_same_content_is_registered_once(tracker, folder, named):
+    run = named("a")
     assert register(tracker, "remora", run, folder) == "1"
     assert register(tracker, "remora", run, folder, alias="best", tags={"new": "tag"}) == "1"
     assert version_info(tracker, "remora", "best")["tags"]["new"] == "tag"
     # Every search that found the same champion again had made a version, with a copy of its files.
-    assert register(tracker, "remora", tracker.start("b"), folder, alias=None) == "1"
+    assert register(tracker, "remora", named("b"), folder, alias=None) == "1"
     assert version_info(tracker, "remora")["version"] == "1"
 
 
-def test_no_such_model_is_one_line_with_what_exists(tracker, folder, tmp_path):
+def test_no_such_model_is_one_line_with_what_exists(tracker, folder, tmp_path, named):
     with pytest.raises(TrackingError) as e:
-        champion(tracker, into=tmp_path)
+        served(tracker, tmp_path)
     where = f"MLflow at {tracker.uri}"
     make = "make one: remora register MODEL --as remora (or remora search tune/demo.yaml, remora demo)"
     assert str(e.value) == f"{where}: there is no model 'remora' (models: none); {make}"
-    register(tracker, "remora", tracker.start("a"), folder, alias="best")
+    register(tracker, "remora", named("a"), folder, alias="best")
     with pytest.raises(TrackingError) as e:
-        champion(tracker, into=tmp_path)
+        served(tracker, tmp_path)
     assert str(e.value) == f"{where}: model 'remora' has no alias 'champion' (aliases: best; versions: 1); {make}"
     with pytest.raises(TrackingError, match=r"did you mean 'remora'\? \(models: remora\)"):
         version_info(tracker, "remorra")
 
 
-def test_what_is_not_there_cannot_be_registered_or_served(tracker, folder, tmp_path):
+def test_what_is_not_there_cannot_be_registered_or_served(tracker, folder, tmp_path, named):
     with pytest.raises(TrackingError, match="no folder"):
-        register(tracker, "remora", tracker.start("a"), tmp_path / "gone")
-    with pytest.raises(TrackingError, match="has no run for pending-x"):
-        register(tracker, "remora", "pending-x", folder)
-    register(tracker, "remora", tracker.start("b"), folder)
-    shutil.rmtree(champion(tracker, into=tmp_path))
+        register(tracker, "remora", named("a"), tmp_path / "gone")
+    register(tracker, "remora", named("b"), folder)
+    shutil.rmtree(served(tracker, tmp_path))
     with pytest.raises(TrackingError, match=r"version 1: its files are not at .*remora register BUNDLE"):
-        champion(tracker, into=tmp_path)
-    assert register(tracker, "remora", tracker.start("c"), folder) == "2"  # as the line says
-    assert champion(tracker, into=tmp_path).is_dir()
+        served(tracker, tmp_path)
+    assert register(tracker, "remora", named("c"), folder) == "2"  # as the line says
+    assert served(tracker, tmp_path).is_dir()
 
 
 @pytest.fixture
@@ -84,30 +87,31 @@ def remote(monkeypatch):
     monkeypatch.setattr("remora.tracking.connection.Connection.local", lambda self, uri: None)
 
 
-def test_files_elsewhere_are_downloaded_once(tracker, folder, tmp_path, remote):
-    run = tracker.start("a")
+def test_files_elsewhere_are_downloaded_once(tracker, folder, tmp_path, remote, named):
+    run = named("a")
     register(tracker, "remora", run, folder)
-    local = champion(tracker, into=tmp_path / "cache")
+    local = served(tracker, tmp_path / "cache")
     assert local.parent == tmp_path / "cache"
     assert local.name.startswith("remora-v1-")
     assert (local / "in" / "weights").read_text() == "one"
-    shutil.rmtree(tmp_path / "mlruns" / run)
-    assert champion(tracker, into=tmp_path / "cache") == local
+    shutil.rmtree(tmp_path / "mlruns")
+    assert served(tracker, tmp_path / "cache") == local
     assert [p.name for p in (tmp_path / "cache").iterdir()] == [local.name]
 
 
-def test_a_torn_download_is_refused_by_name(tracker, folder, tmp_path, remote):
-    run = tracker.start("a")
+def test_a_torn_download_is_refused_by_name(tracker, folder, tmp_path, remote, named):
+    run = named("a")
     register(tracker, "remora", run, folder)
-    (tmp_path / "mlruns" / run / "artifacts/model/in/weights").write_text("torn")
+    (stored,) = (tmp_path / "mlruns").rglob("weights")
+    stored.write_text("torn")
     with pytest.raises(TornArtifact, match="in/weights does not match"):
-        champion(tracker, into=tmp_path / "cache")
+        served(tracker, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_a_server_that_is_away_is_one_line(tracker, folder, tmp_path):
+def test_a_server_that_is_away_is_one_line(folder, tmp_path, named):
     away = Tracker(tmp_path, "http://127.0.0.1:9")
     with pytest.raises(TrackingError, match="Connection refused; start it"):
-        register(away, "remora", "run", folder)
+        register(away, "remora", named("a"), folder)
     with pytest.raises(TrackingError, match="Connection refused; start it"):
-        champion(away, into=tmp_path)
+        served(away, tmp_path)

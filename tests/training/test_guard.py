@@ -14,11 +14,11 @@ from remora.data.mixture import read_mixture
 from remora.errors import TrainingError
 from remora.model.llm import create_from_scratch
 from remora.model.refs import PartRef
-from remora.pipeline.record import left_out
 from remora.spec import Cluster, Guard, Stage
+from remora.tracking.stages import left_out
 from remora.training.guard import RECENT, RolledBack, Watch
 from remora.training.job import StageJob
-from remora.training.journal import JOURNAL
+from remora.training.journal import JOURNAL, read
 from tiny import shrunk, write_records
 
 RANKS = Path(__file__).with_name("bad_steps.py")
@@ -169,7 +169,7 @@ def test_a_roll_back_forgets_the_steps_since_the_checkpoint(runs) -> None:
 
 @pytest.mark.e2e
 def test_bad_steps_are_counted_for_the_tracker(runs, job) -> None:
-    figures = {name: left_out(job.folder / name / JOURNAL) for name in ("whole", "nan-zero-0", "back")}
+    figures = {name: left_out(read(job.folder / name / JOURNAL)) for name in ("whole", "nan-zero-0", "back")}
     assert [figures[name].get("steps/left_out", 0) for name in figures] == [0, 1, 0]
     assert [figures[name].get("steps/rolled_back", 0) for name in figures] == [0, 0, 1]
 

@@ -6,6 +6,7 @@ ray job submit --working-dir . -- python tune/search.py tune/demo.yaml
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -19,14 +20,16 @@ from remora import tracking
 from remora.carrier import carried, ours, pack, unpack
 from remora.cluster.executor import OnRay
 from remora.cluster.session import cpus_and_gpus
-from remora.errors import ClusterError, DataError, RemoraError, SpecError, WorkerError
+from remora.errors import ClusterError, DataError, RemoraError, SpecError, TrackingError, WorkerError
 from remora.evaluation.score import Score, as_json
 from remora.files import digest, write_json
 from remora.pipeline import record
-from remora.pipeline.variant import Outcome, run_variant, status_file, tell_tracker
+from remora.pipeline.variant import Outcome, run_variant
 from remora.spec import Space, Variant
 from remora.stages import StageRun, Store, paths, union, variant_name, variants_of
 from remora.stages.leftovers import attempt
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Result:
     champion: Outcome
     register_as: str
     """The champion's name in the model registry."""
-    version: str
-    """Its version there."""
+    version: str | None
+    """Its version there; None if MLflow could not be reached."""
     stage_runs: dict[str, int]
     seconds: float
     ended: float
@@ -72,7 +75,7 @@ def _params(space: Space) -> dict[str, Any]:
 
 
 def _note(space: Space, variants: Mapping[str, tuple[Variant, tuple[StageRun, ...]]], key: str) -> str:
-    """What MLflow's page of the run says first: with a link to each variant that has a page by then."""
+    """What MLflow's page of the run says first: with a link to each variant."""
     chosen = f"the best on {space.champion.benchmark} is registered as {space.champion.register_as}"
     links = [tracking.link(name, record.variant_key(lineage, key)) for name, (_, lineage) in variants.items()]
     return "\n".join([f"A search of {len(variants)} variants; {chosen}.", "", *(f"- {link}" for link in links)])
@@ -99,8 +102,10 @@ def check(space: Space, store: Store) -> dict[str, tuple[Variant, tuple[StageRun
     return {variant_name(v): (v, found[variant_name(v)]) for v in variants}
 
 
-def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
+def search(space: Space, runs: Path, tracker: tracking.Tracker) -> Result:
     """Train and measure every variant; register the best. Needs a Ray session.
+
+    While MLflow is away the champion's version is None: the next sync registers it.
 
     Raises:
         RemoraError: a spec, dataset or cluster that cannot be used, or a variant that failed.
@@ -112,25 +117,20 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
     variants = check(space, store)
     lineages = [lineage for _, lineage in variants.values()]
     there = sum(store.finished(run) for run in union(lineages).values())
-    tracker = tracking.Tracker(runs, tracking_uri)
-    tell_tracker(tracker, status_file(runs, space.name, next(iter(variants))))
     key = search_key(space)
-    parent = tracker.start(
-        space.name,
+    tracked = tracking.Run(
+        runs,
         key=key,
-        tags={
-            "remora.kind": "search",
-            record.NOTE: _note(space, variants, key),
-            "mlflow.source.name": "remora search",
-        },
+        name=space.name,
+        tags={record.NOTE: _note(space, variants, key), "mlflow.source.name": "remora search"},
         params=_params(space),
+        texts={"space.json": space.model_dump_json(indent=1)},
     )
-    tracker.text(parent, space.model_dump_json(indent=1), "space.json")
 
     def trial(name: str) -> dict[str, Any]:
         with carried(runs / "logs"):
             try:
-                outcome = run_variant(variants[name][0], runs, OnRay(), space.name, tracking_uri, parent, key)
+                outcome = run_variant(variants[name][0], runs, OnRay(), space.name, key)
             except WorkerError:
                 raise  # Tune tries again
             except RemoraError as e:
@@ -143,27 +143,18 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
         }
 
     folder = f"{space.name}-{uuid.uuid4().hex[:8]}"
-    try:
+    with tracked:
         with attempt(runs, folder):
             results = _tuned(space, trial, list(variants), runs, folder)
         outcomes = _outcomes(results, list(variants), runs / "logs")
         best = max(outcomes, key=lambda o: o.scores[space.champion.benchmark].accuracy)  # the first, if they are equal
-        version = tracking.register(
-            tracker,
-            space.champion.register_as,
-            best.run_id,
-            best.bundle,
-            tags=_tags(best.scores[space.champion.benchmark]),
+        version = _registered(best, space, tracker)
+        tracked.note(
+            tags={"remora.champion": best.name}
+            | ({"remora.version": f"{space.champion.register_as} version {version}"} if version else {}),
+            # The search's own run has every variant's headline figures, for MLflow's charts.
+            metrics={f"{o.name}/{name}": score.accuracy for o in outcomes for name, score in o.scores.items()},
         )
-    except BaseException:
-        tracker.finish(parent, "FAILED")
-        raise
-    tracker.tag(parent, record.NOTE, _note(space, variants, key))  # its links have pages now
-    tracker.tag(parent, "remora.champion", best.name)
-    tracker.tag(parent, "remora.version", f"{space.champion.register_as} version {version}")
-    for o in outcomes:  # the search's own run has every variant's headline figures, for MLflow's charts
-        tracker.metrics(parent, {f"{o.name}/{name}": score.accuracy for name, score in o.scores.items()})
-    tracker.finish(parent)
     planned = sum(len(lineage) for lineage in lineages)
     trained = sum(state == "trained" for o in outcomes for state in o.stages.values())
     counts = {"planned": planned, "distinct": len(union(lineages)), "trained": trained,
@@ -172,6 +163,16 @@ def search(space: Space, runs: Path, tracking_uri: str | None = None) -> Result:
     result = Result(space.name, outcomes, best, name, version, counts, ended - began, ended)
     write_json(result_file(runs, space.name), result.as_json())
     return result
+
+
+def _registered(best: Outcome, space: Space, tracker: tracking.Tracker) -> str | None:
+    """The version that the best variant is; None while MLflow is away, which `tracker` tells people of."""
+    tags = _tags(best.scores[space.champion.benchmark])
+    try:
+        return tracking.register(tracker, space.champion.register_as, best.key, best.bundle, tags=tags)
+    except TrackingError as e:
+        log.warning("%s is not registered yet: %s", best.name, e)
+        return None
 
 
 def _tuned(space: Space, trial: Callable[[str], dict[str, Any]], variants: list[str], runs: Path, folder: str) -> Any:

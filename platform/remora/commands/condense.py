@@ -40,9 +40,8 @@ def condense(args: argparse.Namespace, console: Console) -> None:
     source = prepare([spec.source], args, console, open_whole)[0][1] if spec.source else None
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    tracker = tracking.Tracker(args.runs, args.tracking_uri)
-    tracker.prepare()
-    with _recorded(tracker, spec, source) as heard:
+    tracker = tracking.Tracker(args.runs, args.tracking_uri, note=lambda text: say(f"note: {text}"))
+    with tracker, _recorded(args.runs, spec, source) as heard:
         job, embedded = _embedded(spec, source, out, args)
         if source and source.records != len(embedded.images):
             raise DataError(f"{source.records} records but {len(embedded.images)} embeddings; a row is a record")
@@ -61,31 +60,27 @@ def condense(args: argparse.Namespace, console: Console) -> None:
 
 @contextmanager
 def _recorded(
-    tracker: tracking.Tracker, spec: Condensation, source: Dataset | None
+    runs: Path, spec: Condensation, source: Dataset | None
 ) -> Iterator[Callable[[Step | dict[str, Any]], None]]:
     """One MLflow run for the block; the function takes each step, then the record, and says the steps aloud."""
     key = digest([spec.model_dump(mode="json"), source.digest if source else None])
-    run = tracker.start(
-        "condense", key=f"condense/{key}", tags={"remora.kind": "condense"}, params=spec.model_dump(mode="json")
-    )
+    source_name = {"mlflow.source.name": "remora data condense"}
+    params = spec.model_dump(mode="json")
+    run = tracking.Run(runs, key=f"condense/{key}", name="condense", tags=source_name, params=params)
 
     def heard(found: Step | dict[str, Any]) -> None:
         if isinstance(found, dict):
-            tracker.metrics(run, {"left_out": found["left_out"]["counts"], "kept": found["kept"]})
-            tracker.text(run, json.dumps(found, indent=1), "manifest.json")
+            metrics = {"left_out": found["left_out"]["counts"], "kept": found["kept"]}
+            run.note(metrics=metrics, texts={"manifest.json": json.dumps(found, indent=1)})
             return
         shown = {name: f"{n:,}" if isinstance(n, int) else f"{n:.4f}" for name, n in found.counts.items()}
         counts = ", ".join(f"{name} {n}" for name, n in shown.items())
         say(f"{found.name}: {counts} " + (f"({found.seconds:.1f} s)" if found.seconds is not None else "(was there)"))
         seconds = {"seconds": found.seconds} if found.seconds is not None else {}
-        tracker.metrics(run, {found.name: {**found.counts, **seconds}})
+        run.note(metrics={found.name: {**found.counts, **seconds}})
 
-    try:
+    with run:
         yield heard
-    except BaseException:
-        tracker.finish(run, "FAILED")
-        raise
-    tracker.finish(run)
 
 
 def _embedded(

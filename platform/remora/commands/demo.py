@@ -75,7 +75,7 @@ def demo(args: argparse.Namespace) -> None:
             "Champion: ",
             (result["champion"], "bold"),
             f", chosen on {titles[space.champion.benchmark]}, "
-            f"registered as {space.champion.register_as}@champion, version {result['version']}.",
+            f"registered as {space.champion.register_as}@champion, version {result['version'] or 'none yet'}.",
         )
     )
 

@@ -7,7 +7,7 @@ import argparse
 from remora.commands.run import say
 from remora.errors import TrackingError
 from remora.files import MANIFEST, sha256_file, verify
-from remora.tracking import Tracker, find_model
+from remora.tracking import Run, Tracker, find_model
 from remora.tracking import register as add_version
 
 
@@ -24,14 +24,12 @@ def register(args: argparse.Namespace) -> None:
         )
     model = find_model(args.model, args.runs, args.tracking_uri)
     verify(model.folder)
-    tracker = Tracker(args.runs, args.tracking_uri)
-    tracker.prepare()
     identity = sha256_file(model.folder / MANIFEST)
     # A version belongs to an MLflow run; a bundle that was imported or copied here has none of its own.
-    tags = {"remora.kind": "registration", "remora.bundle": identity}
-    run = model.run_id or tracker.start(f"{model.name} registered", key=f"registration/{identity}", tags=tags)
-    version = add_version(tracker, args.name, run, model.folder, args.alias, tags={"variant": model.name})
-    if not model.run_id:
-        tracker.finish(run)
+    tags = {"mlflow.source.name": "remora register", "remora.bundle": identity, "remora.model": model.shown}
+    run = Run(args.runs, key=f"registration/{identity}", name=f"{model.name} registered", tags=tags)
+    run.keep()
+    tracker = Tracker(args.runs, args.tracking_uri)
+    version = add_version(tracker, args.name, run.key, model.folder, args.alias, tags={"variant": model.name})
     say(f"{args.name}@{args.alias}: version {version}, {model.name} ({model.folder})")
     say(f"next: remora serve {args.name}@{args.alias}")

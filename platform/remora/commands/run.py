@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -26,7 +25,7 @@ from remora.commands.indexing import entries_of, prepare
 from remora.evaluation.score import as_json
 from remora.pipeline import measure
 from remora.pipeline.executor import Executor
-from remora.pipeline.variant import run_variant, status_file, tell_tracker
+from remora.pipeline.variant import run_variant, status_file
 from remora.processes import Child, remora_command
 from remora.reporting.fitting import literal
 from remora.reporting.progress import Progress, VariantProgress
@@ -56,14 +55,11 @@ def train(args: argparse.Namespace) -> None:
     store = Store(args.runs)
     store.check_writable()
     look([variant], store)
+    name = variant_name(variant)
     # MLflow is loaded (2 s) while Ray starts, which is mostly waiting.
-    with ThreadPoolExecutor(1) as thread, plain_progress(args.runs, SINGLE, [variant_name(variant)]):
-        status = status_file(args.runs, SINGLE, variant_name(variant))
-        tracked = thread.submit(tell_tracker, Tracker(args.runs, args.tracking_uri), status)
-        with executor_of(args) as executor:
-            queued(args.runs, SINGLE, [variant_name(variant)])
-            tracked.result()
-            outcome = run_variant(variant, args.runs, executor, SINGLE, args.tracking_uri)
+    with plain_progress(args.runs, SINGLE, [name]), _tracker(args, SINGLE, name), executor_of(args) as executor:
+        queued(args.runs, SINGLE, [name])
+        outcome = run_variant(variant, args.runs, executor, SINGLE)
     say(*variant_lines({name: as_json(score) for name, score in outcome.scores.items()}, outcome.bundle))
 
 
@@ -81,12 +77,27 @@ def search(args: argparse.Namespace) -> None:
 
     check(space, Store(args.runs))
     look(variants, Store(args.runs))
-    with plain_progress(args.runs, space.name, names), session(args):
+    with (
+        plain_progress(args.runs, space.name, names),
+        _tracker(args, space.name, names[0]) as tracker,
+        session(args),
+    ):
         queued(args.runs, space.name, names)
         from remora.cluster.search import search as run_search
 
-        result = run_search(space, args.runs, args.tracking_uri)
+        result = run_search(space, args.runs, tracker)
     say(*search_lines(result.as_json()))
+
+
+def _tracker(args: argparse.Namespace, search_name: str, name: str) -> Tracker:
+    """What is wrong with MLflow becomes a note of that variant."""
+    status = status_file(args.runs, search_name, name)
+
+    def note(text: str) -> None:
+        status.parent.mkdir(parents=True, exist_ok=True)
+        journal.append(status, "noted", text=text)
+
+    return Tracker(args.runs, args.tracking_uri, note=note)
 
 
 def look(variants: Sequence[Variant], store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
@@ -30,6 +31,8 @@ def ui(args: argparse.Namespace) -> None:
     tracker.check_there()
     if problem := free_or_refused("127.0.0.1", args.port):
         raise TrackingError(f"MLflow's pages need a free port: {problem}; next: --port {args.port % 65535 + 1}")
+    with contextlib.suppress(TrackingError):  # a run folder that may only be read
+        tracker.sync()
     # One worker: each is a process of 300 MB, and one person looks. Its job runner would start eight more.
     command = [
         sys.executable,

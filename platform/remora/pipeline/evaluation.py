@@ -11,7 +11,7 @@ from remora.evaluation.measured import Measured
 from remora.inference.bundle import bundle_name, weights_digest
 from remora.pipeline.executor import Executor
 from remora.pipeline.measure import Prepared, measure
-from remora.pipeline.record import metrics_of, open_tracker
+from remora.pipeline.record import metrics_of
 from remora.spec import Cluster
 from remora.stages import Store
 
@@ -42,35 +42,38 @@ def evaluate(
     Raises:
         RemoraError: what stopped it; benchmarks that were measured before stay measured.
     """
-    tracker = tracking.Tracker(store.runs, tracking_uri)
-    open_tracker(tracker, "the figures are kept", note)
     model = bundle_name(bundle)
     identity = weights_digest(bundle)
-    run = tracker.start(
-        f"{model} evaluation",
+    run = tracking.Run(
+        store.runs,
         key=f"evaluation/{identity}",
-        tags={"remora.kind": "evaluation", "remora.weights": identity, **_versions()},
+        name=f"{model} evaluation",
+        tags={"mlflow.source.name": "remora evaluate", "remora.weights": identity, **_versions()},
     )
     found = []
-    try:
+    with tracking.Tracker(store.runs, tracking_uri, note=note), run:
         for prepared in benchmarks:
             measured = measure(
                 prepared, bundle, store, executor, cluster,
                 protocol=protocol, limit=limit, judge_model=judge_model, hear=hear, wait=wait,
             )  # fmt: skip
             found.append(measured)
-            tracker.tag(run, f"remora.questions.{measured.benchmark}", measured.questions)
-            asked = {"questions": measured.score.n} if measured.score else {}
-            where = str(prepared.data)
-            tracker.inputs(run, [tracking.Input(measured.benchmark, measured.questions, where, "evaluation", asked)])
-            if measured.score and measured.report:
-                tracker.metrics(run, metrics_of(measured.score))
-                tracker.tag(run, f"remora.protocol.{measured.benchmark}", measured.report.protocol)
-                if measured.report.judge:
-                    tracker.tag(run, f"remora.judge.{measured.benchmark}", measured.report.judge)
-            tracker.artifacts(run, measured.folder, f"benchmarks/{measured.benchmark}")
-    except BaseException:
-        tracker.finish(run, "FAILED")
-        raise
-    tracker.finish(run)
+            run.note(
+                tags=_tags(measured),
+                metrics=metrics_of(measured.score) if measured.score else None,
+                inputs=[_input(measured, prepared.data)],
+                files={f"benchmarks/{measured.benchmark}": measured.folder},
+            )
     return found
+
+
+def _tags(measured: Measured) -> dict[str, str]:
+    said = {"questions": measured.questions}
+    if measured.report:
+        said |= {"protocol": measured.report.protocol, "judge": measured.report.judge or ""}
+    return {f"remora.{what}.{measured.benchmark}": text for what, text in said.items() if text}
+
+
+def _input(measured: Measured, data: Path) -> tracking.Input:
+    asked = {"questions": measured.score.n} if measured.score else {}
+    return tracking.Input(measured.benchmark, measured.questions, str(data), "evaluation", asked)

@@ -48,6 +48,8 @@ class Progress:
         self.folder = runs / "status" / search
         self.variants = variants
         self.since = since
+        self._noted: dict[str, list[str]] = {}
+        """Stage run -> what it noted, once it is trained."""
 
     def read(self) -> list[VariantProgress]:
         """Every variant as it is now."""
@@ -58,13 +60,28 @@ class Progress:
         for event in journal.read(self.folder / f"{name}.jsonl"):
             if event["time"] >= self.since:
                 _apply(progress, event)
-        if progress.state == "training":
-            self._steps(progress)
+        for run, state in progress.stages.items():
+            if state == "training":
+                events = self._events(f"{run}.work")
+                progress.notes += self._notes(run, events)
+                if progress.state == "training":
+                    self._steps(progress, events)
+            elif state == "trained":
+                if run not in self._noted:
+                    self._noted[run] = self._notes(run, self._events(run))
+                progress.notes += self._noted[run]
         return progress
 
-    def _steps(self, progress: VariantProgress) -> None:
+    def _events(self, folder: str) -> list[dict[str, Any]]:
+        return list(journal.read(self.runs / "stages" / folder / journal.JOURNAL))
+
+    def _notes(self, run: str, events: list[dict[str, Any]]) -> list[str]:
+        """What the stage run noted since; earlier attempts' notes were shown by earlier commands."""
+        new = [e["text"] for e in events if e["event"] == "noted" and e["time"] >= self.since]
+        return [f"{run}: {text}" for text in dict.fromkeys(new)]
+
+    def _steps(self, progress: VariantProgress, events: list[dict[str, Any]]) -> None:
         """The step figures of the stage run that trains now."""
-        events = list(journal.read(self.runs / "stages" / f"{progress.run}.work" / journal.JOURNAL))
         started = [e for e in events if e["event"] == "started"]
         steps = [e for e in events if e["event"] == "step"]
         if not started or not steps:

@@ -34,7 +34,11 @@ def search_lines(result: Mapping[str, Any]) -> Iterator[str]:
         for score in variant["benchmarks"].values():
             yield f"{variant['name']}: {score_line(score)}"
     name, counts = result["register_as"], result["stage_runs"]
-    yield f"champion: {result['champion']}, version {result['version']} of {name}"
+    version = result["version"]
+    there = (
+        f", version {version} of {name}" if version else f"; once MLflow answers, remora sync registers it as {name}"
+    )
+    yield f"champion: {result['champion']}{there}"
     yield f"bundle: {result['bundle']}"
     yield f"stage runs: {counts['planned']} planned, {counts['trained']} trained, {counts['reused']} reused"
     yield f"next: remora serve {name}@champion"

@@ -20,7 +20,10 @@ from pathlib import Path
 
 from remora.files import disk_errors, exclusive, is_published, left_over, sweep
 
-WRITTEN = ("stages", "bundles", "scores", "status", "searches", "cache", "cache/llm", "cache/champions", "data/index")
+WRITTEN = (
+    *("stages", "bundles", "scores", "status", "searches", "tracking"),
+    *("cache", "cache/llm", "cache/champions", "data/index"),
+)
 """Folders below the run folder in which whole folders and files are published."""
 
 

@@ -1,13 +1,24 @@
-"""MLflow: one logical run a stage run, its figures, and the registry of models.
+"""MLflow: a run for each stage run, variant, search and measurement, their figures, and the registry of models.
 
-Training never stops because the tracker did: what cannot be written waits in a file and is written later. `mlflow` is
-imported inside functions of this room alone, so that this import stays light.
+`Run` records in the run folder what MLflow shall hold; `Tracker` brings MLflow up to date from there. `mlflow` is
+imported inside functions of this room only, so that this import stays light.
 """
 
-from remora.tracking.client import Tracker
-from remora.tracking.figures import Input, link
-from remora.tracking.mirror import Mirror
+from remora.tracking.figures import Input, id_of, link
 from remora.tracking.models import Model, find_model
-from remora.tracking.registry import champion, fetch, register, version_info
+from remora.tracking.record import Run
+from remora.tracking.registry import fetch, register, version_info
+from remora.tracking.tracker import Tracker
 
-__all__ = ["Input", "Mirror", "Model", "Tracker", "champion", "fetch", "find_model", "link", "register", "version_info"]
+__all__ = [
+    "Input",
+    "Model",
+    "Run",
+    "Tracker",
+    "fetch",
+    "find_model",
+    "id_of",
+    "link",
+    "register",
+    "version_info",
+]

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import quote, unquote, urlparse
 
 from remora.errors import TrackingError
-from remora.files import copy, disk_errors, is_published, write_atomic
-from remora.tracking.backlog import locked
+from remora.files import copy, disk_errors, write_atomic
+from remora.tracking.locks import locked
 
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -39,7 +39,7 @@ class Missing(Refused):
 
 
 class Connection:
-    """One experiment at one tracking URI. Not thread-safe; `Delivery` serialises."""
+    """One experiment at one tracking URI. Not thread-safe; `Tracker` serialises."""
 
     def __init__(self, runs: Path, uri: str, experiment: str) -> None:
         self.runs, self.uri, self.experiment = runs, uri, experiment
@@ -60,7 +60,7 @@ class Connection:
             try:
                 self._client = _connect(self.uri)
             except Exception as e:  # a scheme that MLflow does not know, a package that is not there
-                raise Unreachable(f"MLflow at {self.shown} cannot be opened: {_reason(e)}") from e
+                raise self._away(f"cannot be opened: {_reason(e)}") from e
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -73,21 +73,30 @@ class Connection:
         except MlflowException as e:
             # A missing right (401, 403) can be given back while a training runs: those calls wait too.
             status = e.get_http_status_code()
-            kind = Unreachable if status >= 500 or status in (401, 403, 408, 429) else Refused
-            kind = Missing if e.error_code == "RESOURCE_DOES_NOT_EXIST" else kind
+            if status >= 500 or status in (401, 403, 408, 429):
+                raise self._away(_reason(e)) from e
+            kind = Missing if e.error_code == "RESOURCE_DOES_NOT_EXIST" else Refused
             raise kind(f"MLflow at {self.shown}: {_reason(e)}") from e
         except (OSError, SQLAlchemyError) as e:
-            raise Unreachable(f"MLflow at {self.shown}: {_reason(e)}") from e
+            raise self._away(_reason(e)) from e
         except Exception as e:
             # What breaks MLflow's client would break it again: it must neither stop a training nor block other calls.
             # Before the first answer it is the store that cannot be opened: that may be mended.
-            raise (Refused if self._opened else Unreachable)(
-                f"MLflow at {self.shown}: {type(e).__name__}: {_reason(e)}"
-            ) from e
+            reason = f"{type(e).__name__}: {_reason(e)}"
+            raise (Refused(f"MLflow at {self.shown}: {reason}") if self._opened else self._away(reason)) from e
         self._opened = True
         if self._misread and self._misread.exists():  # again, once the registry is asked
             with contextlib.suppress(OSError):
                 os.removedirs(self._misread)
+
+    def _away(self, reason: str) -> Unreachable:
+        """With what to do about it."""
+        hint = (
+            "start it with `mlflow server`, or unset"
+            if self.uri.startswith("http")
+            else "choose another --runs DIR, or set"
+        )
+        return Unreachable(f"MLflow at {self.shown}: {reason}; {hint} MLFLOW_TRACKING_URI")
 
     def _check_free(self, path: Path) -> None:
         """Ask for the write lock that every call needs: MLflow would wait for it 20 s, and log a traceback each time.
@@ -98,9 +107,9 @@ class Connection:
         if not path.is_file():
             # MLflow tries for minutes to open what it cannot, at each call.
             if path.exists():
-                raise Unreachable(f"MLflow at {self.shown}: {path.name} is no file; move it away and one is made")
+                raise self._away(f"{path.name} is no file; move it away and one is made")
             if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
-                raise Unreachable(f"MLflow at {self.shown}: {path.parent} cannot be written")
+                raise self._away(f"{path.parent} cannot be written")
             return
         try:
             with contextlib.closing(sqlite3.connect(path, timeout=float(_SHORT), isolation_level=None)) as asked:
@@ -108,15 +117,18 @@ class Connection:
                 asked.execute("ROLLBACK")
         except sqlite3.OperationalError as e:
             if "locked" in str(e):
-                raise Unreachable(f"MLflow at {self.shown}: another process holds the database locked") from e
+                raise self._away("another process holds the database locked") from e
             if "unable to open" in str(e):
-                raise Unreachable(f"MLflow at {self.shown}: {path.name} cannot be opened: {e}") from e
+                raise self._away(f"{path.name} cannot be opened: {e}") from e
         except sqlite3.DatabaseError as e:  # MLflow would say the same after a page of its own
-            raise Unreachable(f"MLflow at {self.shown}: {e}; move {path.name} away and a new one is made") from e
+            raise self._away(f"{e}; move {path.name} away and a new one is made") from e
 
     def local(self, uri: str) -> Path | None:
-        """Where the files of an address lie; None for a store elsewhere.
+        """Where the files of an address lie if it is a path; None for a store elsewhere.
 
+        The rule of what is linked and what is uploaded: an address that is a path is on this machine, or on a disk
+        that all machines see, and takes hard links (copies, from another disk). Any other address (`mlflow-artifacts:`,
+        `s3:`, …) gets the files themselves, so who reads them from there needs no run folder.
         Those of the run folder's own database lie below it, whatever the database says: it may have been moved.
         """
         url = urlparse(uri)
@@ -128,16 +140,18 @@ class Connection:
         return path
 
     def upload(self, run: str, folder: Path, path: str) -> None:
-        """Store the files of `folder` as the run's artifacts below `path`. On one disk a byte is stored once."""
-        if self.database:
-            self.open()  # which sees to the addresses of a folder that was moved
+        """Store the files of `folder` as the run's artifacts below `path`; on one disk a byte is stored once.
+
+        Raises:
+            Refused: `folder` is gone.
+        """
+        if not folder.is_dir():  # MLflow would upload nothing and be content
+            raise Refused(f"{folder} is gone, it cannot be uploaded")
         with self.answers() as client:
-            uri = client.get_run(run).info.artifact_uri  # fails fast; the upload itself waits long
-            place = self.local(uri) if self.database else None
-            # What is published never changes, and may have two names; anything else is copied.
-            if place is None or not (is_published(folder) or is_published(folder.parent)):
+            place = self.local(client.get_run(run).info.artifact_uri)  # fails fast; an upload waits long
+            if place is None:
                 with self.patient():
-                    client.log_artifacts(run, str(folder), path or None)
+                    client.log_artifacts(run, str(folder), path)
                 return
         with disk_errors(self.runs):
             copy(folder, place / path)
@@ -145,7 +159,7 @@ class Connection:
     def write_text(self, run: str, text: str, file: str) -> None:
         """Store `text` as the run's artifact `file`."""
         with self.answers() as client:
-            place = self.local(client.get_run(run).info.artifact_uri) if self.database else None
+            place = self.local(client.get_run(run).info.artifact_uri)
             if place is None:
                 client.log_text(run, text, file)
                 return
@@ -275,7 +289,7 @@ def _misread(uri: str) -> Path | None:
 def _reason(error: BaseException) -> str:
     """The part of a chained network error that a person wants to read."""
     text = str(error) or type(error).__name__
-    known = re.search(r"\[Errno -?\d+\] ([^'\")\]]+)|(timed out)", text)
+    known = re.search(r"\[Errno -?\d+\] ([^'\")\]]+)|(timed out|too many \d+ error responses)", text)
     return (known[1] or known[2]) if known else _first_sentence(text)
 
 

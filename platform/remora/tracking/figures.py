@@ -8,7 +8,7 @@ import numbers
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -32,9 +32,6 @@ class Input:
     """What for: training, evaluation."""
     counts: Mapping[str, int] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def shorten(text: str, limit: int) -> str:
     """`text` within `limit` characters; a cut text ends in its digest, so that two long texts never look equal."""
@@ -49,7 +46,7 @@ def name(text: str) -> str:
     clean = re.sub(r"[^\w.\- /]", "_", text)
     # MLflow refuses what would read as another path: "a//b", "/a", "a/../b".
     pieces = [p for p in clean.split("/") if p.strip(". ")]
-    return shorten("/".join(pieces) or "_", NAME_LIMIT)
+    return shorten("/".join(pieces) or "_", NAME_LIMIT).replace("…", "_")
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -80,19 +77,29 @@ def metrics(tree: Mapping[str, Any]) -> dict[str, float]:
 
 
 _LINK = re.compile(r"\[([^\]]*)\]\(run:([^)\s]+)\)")
+_ID = re.compile(r"run:(\S+)")
 
 
 def link(text: str, key: str) -> str:
     """Markdown that leads to the page of the run with that key, in a tag. Ids change with the server, keys do not."""
-    return f"[{text}](run:{quote(key)})"
+    return f"[{text}]({id_of(key)})"
 
 
-def linked(text: str, page: Callable[[str], str | None]) -> str:
-    """`text` with its links as addresses; `page` gives a key's, or None: then the words are left alone."""
+def id_of(key: str) -> str:
+    """A tag's text that stands for MLflow's id of the run with that key."""
+    return f"run:{quote(key)}"
+
+
+def linked(text: str, find: Callable[[str], str | None], page: Callable[[str], str]) -> str:
+    """`text` with its links as addresses. `find` gives the id of a key's run, or None: then only the words are left;
+    `page` gives an id's address.
+    """
+    if whole := _ID.fullmatch(text):
+        return find(unquote(whole[1])) or ""
 
     def address(found: re.Match[str]) -> str:
-        where = page(unquote(found[2]))
-        return f"[{found[1]}]({where})" if where else found[1]
+        run = find(unquote(found[2]))
+        return f"[{found[1]}]({page(run)})" if run else found[1]
 
     return _LINK.sub(address, text)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from remora.errors import DataError, nearest
 from remora.files import disk_errors
 from remora.inference.bundle import FILE, bundle_name
-from remora.tracking.client import Tracker
 from remora.tracking.registry import fetch, version_info
+from remora.tracking.tracker import Tracker
 
 SHOWN = 12
 """Names that an error lists."""

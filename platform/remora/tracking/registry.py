@@ -1,34 +1,41 @@
 """The registry: versions of the model, and the alias `champion` that the endpoint follows.
 
-These calls belong to no training, so they raise: who registers or serves a model wants to know that it failed.
+Whoever registers or serves a model wants to know that it failed, so these calls raise.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from remora.errors import TrackingError, nearest
 from remora.files import digest, is_published, scratch, sha256_file, verify
 from remora.tracking import figures
-from remora.tracking.client import Tracker
-from remora.tracking.connection import Refused, Unreachable
+from remora.tracking.connection import Refused
+from remora.tracking.record import Claim, Run, within
 
-DIGEST = "remora.digest"
+if TYPE_CHECKING:
+    from remora.tracking.server import Server
+    from remora.tracking.tracker import Tracker
+
+DIGEST, CLAIMED = "remora.digest", "remora.claimed"
+"""Tags of a version: its content, and for each alias when it was put there by us."""
 
 
 def register(
     tracker: Tracker,
     name: str,
-    run_id: str,
+    key: str,
     folder: Path,
     alias: str | None = "champion",
-    tags: Mapping[str, str] | None = None,
+    tags: Mapping[str, Any] | None = None,
 ) -> str:
-    """Upload `folder` to the run's artifacts, make it a version of model `name`, point `alias` at it.
+    """Make `folder` a version of model `name`, of the run with that key, and point `alias` at it.
 
     The same content is one version, whichever run it came from: a second call moves the alias and renews the tags.
+    While MLflow cannot be reached the record of the run keeps what was asked for, and the next sync does it.
 
     Returns:
         The version, as MLflow counts: "1", "2", …
@@ -38,28 +45,53 @@ def register(
     """
     if not folder.is_dir():
         raise TrackingError(f"there is no folder {folder} to register as {name!r}")
-    tracker.prepare()
-    run = tracker.real(run_id)
-    marks = figures.tags(tags or {}) | {DIGEST: _content(folder)}
+    at = int(time.time() * 1000)
+    claim = Claim(name, within(tracker.runs, folder), _content(folder), alias, at, figures.tags(tags or {}))
+    run = Run.again(tracker.runs, key)
+    run.claim(claim)
+    report = tracker.sync()
     with tracker.client() as client:
-        there = client.search_model_versions(f"name = '{name}' and tags.`{DIGEST}` = '{marks[DIGEST]}'")
-        version = next(
-            (v.version for v in there if not (local := tracker.server.local(v.source)) or local.is_dir()), None
+        found = _versions(client, claim)
+    if not found:  # a name that MLflow does not take: no later sync would make it
+        run.withdraw(claim)
+        raise TrackingError(
+            "; ".join(report.refused) or f"MLflow at {tracker.server.shown} made no version of {name!r}"
         )
+    return str(found[0].version)
+
+
+def make_version(server: Server, run: str, claim: Claim) -> None:
+    """Make what a claim asks for, unless it was done before: an alias that somebody moved since stays there.
+
+    Raises:
+        Unreachable, Refused: MLflow does not do it now, or ever.
+    """
+    with server.answers() as client:
+        there = _versions(client, claim)
+        version = next((v for v in there if not (local := server.local(v.source)) or local.is_dir()), None)
+        marks = claim.tags | {DIGEST: claim.digest}
         if version is None:
             # A version's files must never change under it, so other content of the same run gets another folder.
-            path = "model" if not client.list_artifacts(run, "model") else f"model-{marks[DIGEST][:8]}"
-            tracker.server.upload(run, folder, path)
-            if not client.search_registered_models(f"name = '{name}'"):
-                client.create_registered_model(name)
+            path = f"model-{claim.digest[:8]}"
+            server.upload(run, server.runs / claim.folder, path)
+            if not client.search_registered_models(f"name = '{claim.model}'"):
+                client.create_registered_model(claim.model)
             # `register_model("runs:/…")` wants a logged model in MLflow's own format; plain files need this call.
             source = f"{client.get_run(run).info.artifact_uri}/{path}"
-            version = client.create_model_version(name, source, run, tags=marks).version
-        for key, value in marks.items():
-            client.set_model_version_tag(name, version, key, value)
-        if alias:
-            client.set_registered_model_alias(name, alias, version)
-    return str(version)
+            version = client.create_model_version(claim.model, source, run, tags=marks)
+        done = f"{CLAIMED}.{claim.alias}"
+        if version.tags.get(done) == str(claim.at):
+            return
+        for tag, value in marks.items():
+            client.set_model_version_tag(claim.model, version.version, tag, value)
+        if claim.alias:
+            client.set_registered_model_alias(claim.model, claim.alias, version.version)
+        client.set_model_version_tag(claim.model, version.version, done, str(claim.at))
+
+
+def _versions(client: Any, claim: Claim) -> list[Any]:
+    """The versions with a claim's content, the newest first."""
+    return list(client.search_model_versions(f"name = '{claim.model}' and tags.`{DIGEST}` = '{claim.digest}'"))
 
 
 def version_info(tracker: Tracker, name: str, label: str = "champion") -> dict[str, Any]:
@@ -77,8 +109,6 @@ def version_info(tracker: Tracker, name: str, label: str = "champion") -> dict[s
             found = asked(name, number if number.isdecimal() else label)
     except Refused:
         raise TrackingError(_missing(tracker, name, label)) from None
-    except Unreachable as e:
-        raise tracker.unreachable(e) from e
     facts = {"version": str(found.version), "run_id": found.run_id, "tags": dict(found.tags), "source": found.source}
     return {"name": name, "label": label, **facts}
 
@@ -103,11 +133,6 @@ def fetch(tracker: Tracker, info: Mapping[str, Any], *, into: Path) -> Path:
     if not final.is_dir():
         _download(tracker, info["source"], final)
     return final
-
-
-def champion(tracker: Tracker, name: str = "remora", alias: str = "champion", *, into: Path) -> Path:
-    """The files of the version behind an alias, in a local folder; see `version_info` and `fetch`."""
-    return fetch(tracker, version_info(tracker, name, alias), into=into)
 
 
 def _download(tracker: Tracker, source: str, final: Path) -> None:

@@ -1,134 +1,116 @@
-"""The calls that Remora makes to MLflow.
+"""The calls that Remora makes to MLflow, each of which may be repeated without harm.
 
-Every call may be repeated without harm, since a client that timed out cannot know whether its call arrived: runs are
-found by their key, metrics carry their own time (MLflow stores an equal point once), the rest overwrites.
+A client that timed out cannot know whether its call arrived: runs are found by their key, metrics carry their own time
+(MLflow stores an equal point once), the rest overwrites.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from remora.tracking import figures
-from remora.tracking.backlog import locked
-from remora.tracking.connection import Connection, Missing, Refused
+from remora.tracking.connection import Connection
+from remora.tracking.figures import Step
 
-KEY = "remora.key"
+KEY, MARK = "remora.key", "remora.synced"
+"""Tags: a run's logical identity, and what of its record MLflow holds."""
 NO_STEP = -1
 _BATCH = 1000  # metrics a call, MLflow's limit
 _NAME, _DIGEST = 500, 36  # characters of a dataset's, MLflow's limits
+_PAGE = 500  # runs a call
 _PARAMS = 20  # params a call: 20 × 6000 escaped characters stay below the server's 1 MB a request
+
+
+@dataclass
+class Known:
+    """A run that MLflow holds."""
+
+    id: str
+    mark: str = ""
+    deleted: bool = False
+    """By a person, in MLflow's pages."""
+    status: str = "RUNNING"
 
 
 class Server(Connection):
     """The calls, on one connection."""
 
-    def __init__(self, runs: Path, uri: str, experiment: str) -> None:
-        super().__init__(runs, uri, experiment)
-        self._last_steps: dict[str, int] = {}
+    def runs_by_key(self) -> dict[str, Known]:
+        """Every run of ours, the oldest where two have one key."""
+        from mlflow.entities import ViewType
 
-    def find(self, key: str, status: str | None = None) -> str | None:
-        """The run that carries `key` (and has that status), the oldest if two processes made one at the same moment."""
-        experiment = self.open()
+        found: dict[str, Known] = {}
+        page = None
         with self.answers() as client:
-            quote = '"' if "'" in key else "'"
-            where = f"tags.`{KEY}` = {quote}{key}{quote}" + (f" and attributes.status = '{status}'" if status else "")
-            found = client.search_runs([experiment], where, max_results=1, order_by=["attributes.start_time ASC"])
-        return found[0].info.run_id if found else None
+            experiment = self.open()  # fails fast
+            with self.patient():
+                while True:
+                    runs = client.search_runs(
+                        [experiment], "", ViewType.ALL, _PAGE, ["attributes.start_time ASC"], page_token=page
+                    )
+                    for run in runs:
+                        if key := run.data.tags.get(KEY):
+                            info = run.info
+                            known = Known(
+                                info.run_id, run.data.tags.get(MARK, ""), info.lifecycle_stage == "deleted", info.status
+                            )
+                            found.setdefault(key, known)
+                    if not (page := runs.token):
+                        return found
 
-    def has(self, run: str) -> bool:
-        """Whether MLflow holds the run."""
-        try:
-            with self.answers() as client:
-                client.get_run(run)
-        except Missing:
-            return False
-        return True
+    def create(self, key: str, name: str, began: int) -> Known:
+        with self.answers() as client:
+            made = client.create_run(self.open(), start_time=began, tags={KEY: key}, run_name=name)
+        return Known(made.info.run_id)
 
-    def start(self, r: dict[str, Any], parent: str | None) -> str:
-        """The run of `r["key"]`, running: the one that exists, else a new one."""
-        tags = self._tags(r["tags"]) | {KEY: r["key"]} | ({"mlflow.parentRunId": parent} if parent else {})
-        with locked(self.runs / ".tracking-start.lock"):
-            run = self.find(r["key"])
-            with self.answers() as client:
-                if run is None:
-                    made = client.create_run(self.open(), start_time=r["at"], tags=tags, run_name=r["name"])
-                    run, known = made.info.run_id, {}
-                else:
-                    known = client.get_run(run).data.params
-                    client.update_run(run, status="RUNNING")
-                    self._log(run, tags=tags)
-                self._params(run, known, figures.params(r["params"]))
-        return run
+    def revive(self, known: Known) -> None:
+        """Take up a run again that ended or was deleted."""
+        with self.answers() as client:
+            if known.deleted:
+                client.restore_run(known.id)
+            client.update_run(known.id, status="RUNNING")
+        known.deleted, known.status = False, "RUNNING"
 
-    def _params(self, run: str, known: dict[str, str], params: dict[str, str]) -> None:
-        # MLflow never changes a param. A run resumed with another value keeps the first and is marked.
+    def end(self, known: Known, status: str, at: int) -> None:
+        with self.answers() as client:
+            client.set_terminated(known.id, status, end_time=at)
+        known.status = status
+
+    def params(self, run: str, params: Mapping[str, str]) -> None:
+        """MLflow never changes a param. A run that was resumed with another value keeps the first and is marked."""
+        with self.answers() as client:
+            known = client.get_run(run).data.params
         new = [(k, v) for k, v in params.items() if k not in known]
         for i in range(0, len(new), _PARAMS):
-            self._log(run, params=dict(new[i : i + _PARAMS]))
+            self.log(run, params=dict(new[i : i + _PARAMS]))
         changed = {f"remora.changed.{k}": v for k, v in params.items() if known.get(k, v) != v}
-        self._log(run, tags=figures.tags(changed))
+        self.log(run, tags=changed)
 
-    def _log(
+    def log(
         self,
         run: str,
-        points: list[tuple[str, float, int, int]] | None = None,
-        params: dict[str, str] | None = None,
-        tags: dict[str, str] | None = None,
+        points: Iterable[tuple[str, float, int, int]] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
+        """Log metrics (name, value, milliseconds since 1970, step), params and tags."""
         from mlflow.entities import Metric, Param, RunTag
 
-        metrics = [Metric(*point) for point in points or []]
+        metrics = [Metric(*point) for point in points]
         with self.answers() as client:
             for i in range(0, max(len(metrics), 1), _BATCH):
                 client.log_batch(
                     run,
                     metrics[i : i + _BATCH],
                     [Param(k, v) for k, v in (params or {}).items()],
-                    [RunTag(k, v) for k, v in (tags or {}).items()],
+                    [RunTag(k, v) for k, v in figures.tags(tags or {}).items()],
                 )
 
-    def last_step(self, run: str) -> int:
-        """The last step of `loss` in MLflow, `NO_STEP` before the first; asked anew."""
-        with self.answers() as client:
-            client.get_run(run)  # fails fast; the history of a long training takes seconds
-            with self.patient():
-                history = client.get_metric_history(run, "loss")
-        self._last_steps[run] = max((point.step for point in history), default=NO_STEP)
-        return self._last_steps[run]
-
-    def write(self, run: str, r: dict[str, Any]) -> None:
-        """Make the call that record `r` describes."""
-        match r["do"]:
-            case "metrics":
-                self._log(run, [(k, v, r["at"], r["step"]) for k, v in r["metrics"].items()])
-            case "steps":
-                self._steps(run, r["steps"])
-            case "tag":
-                self._log(run, tags=self._tags({r["key"]: r["value"]}))
-            case "inputs":
-                self._inputs(run, r["inputs"])
-            case "text":
-                self.write_text(run, r["text"], r["file"])
-            case "artifacts":
-                folder = self.runs / r["folder"]
-                if not folder.is_dir():  # MLflow would upload nothing and be content
-                    raise Refused(f"{folder} is gone, it cannot be uploaded")
-                self.upload(run, folder, r["path"])
-            case "finish":
-                with self.answers() as client:
-                    client.set_terminated(run, r["status"], end_time=r["at"])
-
-    def _tags(self, given: dict[str, str]) -> dict[str, str]:
-        return figures.tags({key: figures.linked(value, self._page) for key, value in given.items()})
-
-    def _page(self, key: str) -> str | None:
-        """The address of a run's page within MLflow's."""
-        run = self.find(key)
-        return f"#/experiments/{self.open()}/runs/{run}" if run else None
-
-    def _inputs(self, run: str, inputs: list[dict[str, Any]]) -> None:
+    def inputs(self, run: str, inputs: Iterable[Mapping[str, Any]]) -> None:
+        """Name the data that the run reads; what it has already is left alone."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         made = [
@@ -144,23 +126,24 @@ class Server(Connection):
             )
             for i in inputs
         ]
-        with self.answers() as client:
-            client.log_inputs(run, made)
+        if made:
+            with self.answers() as client:
+                client.log_inputs(run, made)
 
-    def _steps(self, run: str, steps: list[tuple[int, int, dict[str, float]]]) -> None:
-        """Log whole steps, each once: a resumed training repeats steps, a repeated call repeats them too."""
-        last = self._last_steps.get(run)
-        if last is None:
-            last = self.last_step(run)
-        del self._last_steps[run]  # if a call below fails, nobody knows which steps arrived: ask again
+    def last_step(self, run: str) -> int:
+        """The last step of `loss` in MLflow, `NO_STEP` before the first."""
+        with self.answers() as client:
+            client.get_run(run)  # fails fast; the history of a long training takes seconds
+            with self.patient():
+                return max((point.step for point in client.get_metric_history(run, "loss")), default=NO_STEP)
+
+    def steps(self, run: str, steps: Iterable[Step]) -> None:
+        """Log whole steps: if a call fails, the last step in MLflow is still a whole one."""
         points: list[tuple[str, float, int, int]] = []
-        for step, at, figures_ in steps:
-            if step <= last:
-                continue
-            last = step
-            if len(points) + len(figures_) > _BATCH:
-                self._log(run, points)
+        for step, at, values in steps:
+            if len(points) + len(values) > _BATCH:
+                self.log(run, points)
                 points = []
-            points += [(k, v, at, step) for k, v in figures_.items()]
-        self._log(run, points)
-        self._last_steps[run] = last
+            points += [(k, v, at, step) for k, v in values.items()]
+        if points:
+            self.log(run, points)

@@ -1,0 +1,24 @@
+"""`remora sync`: MLflow as the run folder has it, after it was away or a command was killed."""
+
+from __future__ import annotations
+
+import argparse
+
+from remora.commands.run import say
+from remora.errors import TrackingError
+from remora.tracking import Tracker
+
+
+def sync(args: argparse.Namespace) -> None:
+    """Write what MLflow lacks, and end the runs whose command was killed.
+
+    Raises:
+        TrackingError: nothing was recorded in the run folder; MLflow cannot be reached, or refuses a run.
+    """
+    if not (args.runs / "tracking").is_dir():
+        raise TrackingError(f"{args.runs}: no command recorded a run there; give the right run folder with --runs DIR")
+    tracker = Tracker(args.runs, args.tracking_uri)
+    report = tracker.sync()
+    say(f"MLflow at {tracker.server.shown}: {report.runs} runs, {report.written} brought up to date")
+    if report.refused:
+        raise TrackingError(f"{len(report.refused)} of {report.runs} runs are refused; the first: {report.refused[0]}")

@@ -1,0 +1,70 @@
+"""Locks of the operating system on files of the run folder: they end with their holder, however that dies.
+
+A file system without locks (some object-store mounts) takes every lock at once, and holds every file: order may suffer
+there, training may not, and no run is taken for killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: float | None = None) -> Iterator[bool]:
+    """Hold `path` alone; yields False when somebody else held it for all of `wait` seconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as f:
+        deadline = None if wait is None else time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX if deadline is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if deadline is not None and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                    continue
+                yield False
+                return
+            except OSError:
+                pass
+            break
+        yield True  # closing the file releases the lock
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold `path` together with whoever else does; the last one removes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        f = path.open("a")
+        with contextlib.suppress(OSError):
+            fcntl.flock(f, fcntl.LOCK_SH)
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(f.fileno())):
+            break
+        f.close()  # whoever held it removed it between the two
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+        f.close()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds `path`."""
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False

@@ -1,0 +1,87 @@
+"""What a stage run's own files say of it: nothing of this is recorded a second time.
+
+Its journal has the steps, the notes for people, what trained at which rate and what was left out; its manifest has the
+digests of its weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remora.files import is_published, manifest
+from remora.training import journal
+from remora.training.job import PARTS_FOLDER
+
+WEIGHTS = "parts.json"
+"""The artifact that says where the weights lie. They are not copied: a store of gigabytes would double."""
+_TAIL = 256  # bytes that tell, with its size, whether a journal is still the one that was read
+
+
+@dataclass(frozen=True)
+class StageFiles:
+    """The folder of a stage run, published or still worked at."""
+
+    folder: Path
+    """Where it is, or will be, published."""
+
+    @property
+    def published(self) -> bool:
+        return is_published(self.folder)
+
+    @property
+    def journal(self) -> Path:
+        done = self.folder / journal.JOURNAL
+        return done if done.exists() else self.folder.with_name(f"{self.folder.name}.work") / journal.JOURNAL
+
+    def mark(self) -> str:
+        """Changes whenever the journal does; empty where there is none."""
+        try:
+            with self.journal.open("rb") as f:
+                size = f.seek(0, 2)
+                f.seek(max(0, size - _TAIL))
+                return f"{size}-{hashlib.sha256(f.read()).hexdigest()[:8]}"
+        except OSError:
+            return ""
+
+    def events(self) -> list[dict[str, Any]]:
+        return list(journal.read(self.journal))
+
+    def weights(self, runs: Path) -> str:
+        """A reference to the trained weights: the folder, and each file's sha256 and bytes."""
+        files = {
+            name: {"sha256": sha, "bytes": (self.folder / name).stat().st_size}
+            for name, sha in manifest(self.folder).items()
+            if name.startswith(f"{PARTS_FOLDER}/")
+        }
+        return json.dumps({"folder": str(self.folder.relative_to(runs)), "files": files}, indent=1) + "\n"
+
+
+def tuning(events: Iterable[Mapping[str, Any]]) -> str:
+    """What trained in a stage run, as a Markdown table."""
+    rows = ["| part | mode | parameters | trained | rate |", "|---|---|---:|---:|---:|"]
+    started = [e["table"] for e in events if e["event"] == "started" and "table" in e]
+    for row in started[0] if started else []:  # a torn journal may have lost it
+        rate = f"{row['lr']:g}" if row["lr"] else ""
+        rows.append(f"| {row['part']} | {row['mode']} | {row['parameters']:,} | {row['trained']:,} | {rate} |")
+    return "\n".join(rows) + "\n"
+
+
+def left_out(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Records of each dataset, and those that were left out by kind: when it was indexed, or while a stage read it; and
+    bad steps, by what was done about them."""
+    events = list(events)
+    datasets = [e["data"] for e in events if e["event"] == "started" and "data" in e][-1:]
+    met = {(e["entry"], e["sample"]): e["kind"] for e in events if e["event"] == "dropped" and "kind" in e}
+    found = Counter(f"steps/{e['event']}" for e in events if e["event"] in ("left_out", "rolled_back"))
+    for number, data in enumerate(datasets[0] if datasets else []):  # a torn journal may have lost it
+        found[f"data/{data['dataset']}/records"] += data["records"]
+        kinds = Counter(data["skipped"]) + Counter(kind for (entry, _), kind in met.items() if entry == number)
+        for kind, n in kinds.items():
+            found[f"data/{data['dataset']}/skipped.{kind}"] += n
+    return dict(found)

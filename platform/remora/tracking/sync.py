@@ -1,0 +1,216 @@
+"""Makes MLflow agree with the run folder, however often it is called and by however many processes.
+
+What MLflow holds of a record stands in MLflow itself, as the tag `remora.synced`, which is written last. It is kept
+nowhere else: a server that lost its database lacks the tags and gets everything again, a sync that was killed is
+repeated, and one that finds nothing to do asks for the list of runs and ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from remora.files import digest
+from remora.tracking import figures
+from remora.tracking.connection import Missing, Refused
+from remora.tracking.locks import locked
+from remora.tracking.record import FOLDER, Record, Status, file_of, lives, read_record
+from remora.tracking.registry import make_version
+from remora.tracking.server import MARK, NO_STEP, Known, Server
+from remora.tracking.stages import WEIGHTS, StageFiles, left_out, tuning
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Synced:
+    """What a sync came to."""
+
+    runs: int = 0
+    """Records in the run folder."""
+    written: int = 0
+    """Of them those that MLflow did not hold as they are."""
+    refused: list[str] = field(default_factory=list)
+    """A line for each that MLflow does not take. Every sync tries it again."""
+
+
+class Sync:
+    """One process's view of a run folder and of what MLflow holds of it. Not thread-safe; `Tracker` serialises."""
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.runs = server, server.runs
+        self._known: dict[str, Known] | None = None
+        self._last: dict[str, int] = {}
+        """Run id -> the last step that MLflow holds."""
+        self._uploaded: set[tuple[str, str, int]] = set()
+        self._read: dict[Path, tuple[tuple[int, int], Record]] = {}
+
+    def run(self, ask: bool, wait: float) -> Synced | None:
+        """Bring MLflow up to date; None if another process was at it for all of `wait` seconds.
+
+        Args:
+            ask: Ask MLflow what it holds. Needed after a failure, since nobody knows which call arrived.
+
+        Raises:
+            Unreachable, Refused: no answer, or none of use. What was not written is written by the next call.
+        """
+        with locked(self.runs / FOLDER / ".sync.lock", wait) as mine:
+            if not mine:
+                return None
+            if ask:
+                self._forget()
+            try:
+                return self._round()
+            except Missing:  # MLflow was started again with an empty database
+                self._forget()
+                return self._round()
+
+    def _forget(self) -> None:
+        self.server.forget()
+        self._known = None
+        self._last.clear()
+
+    def _round(self) -> Synced:
+        report = Synced()
+        records = list(self._records(report))
+        if self._known is None:
+            self._known = self.server.runs_by_key()
+        for record in records:  # all of them first: records link to each other
+            if record.key not in self._known:
+                made = self._known[record.key] = self.server.create(record.key, record.name, record.began)
+                self._last[made.id] = NO_STEP
+        stale = [found for record in records if (found := self._updated(record, self._known[record.key], report))]
+        whole = self._registered([(record, known) for record, known, _ in stale], report)
+        for record, known, mark in stale:
+            if record.key in whole:
+                self.server.log(known.id, tags={MARK: mark})
+                known.mark = mark
+        report.written = len(whole)
+        return report
+
+    def _records(self, report: Synced) -> Iterator[Record]:
+        for file in sorted((self.runs / FOLDER).glob("*.json")):
+            report.runs += 1
+            try:
+                now = file.stat()
+                at = (now.st_mtime_ns, now.st_ino)
+                if file not in self._read or self._read[file][0] != at:
+                    self._read[file] = (at, read_record(file))
+                yield self._read[file][1]
+            except (OSError, ValueError) as e:
+                reason = str(e).splitlines()[0]
+                report.refused.append(f"{file}: {reason}; delete it, the command that made it makes it again")
+
+    def _updated(self, record: Record, known: Known, report: Synced) -> tuple[Record, Known, str] | None:
+        """Write what MLflow lacks of a record but its versions: the record, its run and its mark; None if nothing."""
+        stage = StageFiles(self.runs / record.stage) if record.stage else None
+        status = self._status(record, stage)
+        if known.deleted and status != "RUNNING":
+            return None  # a person did not want it
+        tags = self._tags(record)
+        head = digest([asdict(record), tags, status])[:16]
+        mark = f"{head} {stage.mark() if stage else ''}"
+        if known.mark == mark:
+            return None
+        try:
+            if status == "RUNNING" and (known.deleted or known.status != status):
+                self.server.revive(known)
+            events = stage.events() if stage else []
+            if known.mark.partition(" ")[0] != head:
+                self._write(record, known.id, tags)
+                if stage and stage.published:
+                    self._write_stage(stage, events, known.id)
+            self._write_events(events, known.id)
+            if status != "RUNNING":
+                self.server.end(known, status, record.ended or self._ended(record, events))
+        except Missing:
+            raise
+        except Refused as e:
+            report.refused.append(f"{record.name}: {e}")
+            return None
+        return record, known, mark
+
+    def _status(self, record: Record, stage: StageFiles | None) -> Status:
+        if stage and stage.published:
+            return "FINISHED"
+        if record.status != "RUNNING":
+            return record.status
+        return "RUNNING" if lives(self.runs, record.key) else "KILLED"
+
+    def _ended(self, record: Record, events: list[dict[str, Any]]) -> int:
+        """The last sign of life of a run whose process was killed, in milliseconds since 1970."""
+        told = file_of(self.runs, record.key).stat().st_mtime
+        return int(1000 * max([told, *(e["time"] for e in events)]))
+
+    def _tags(self, record: Record) -> dict[str, str]:
+        """With the links and the parent as MLflow's ids."""
+        tags = {key: figures.linked(value, self._id, self._page) for key, value in record.tags.items()}
+        parent = self._id(record.parent) if record.parent else None
+        return tags | ({"mlflow.parentRunId": parent} if parent else {})
+
+    def _id(self, key: str) -> str | None:
+        known = (self._known or {}).get(key)
+        return known.id if known else None
+
+    def _page(self, run: str) -> str:
+        """The address of a run's page within MLflow's."""
+        return f"#/experiments/{self.server.open()}/runs/{run}"
+
+    def _write(self, record: Record, run: str, tags: dict[str, str]) -> None:
+        self.server.params(run, record.params)
+        self.server.log(run, ((name, value, at, 0) for name, (value, at) in record.metrics.items()), tags=tags)
+        self.server.inputs(run, record.inputs)
+        for file, text in record.texts.items():
+            self.server.write_text(run, text, file)
+        for path, (folder, at) in record.files.items():
+            if (run, path, at) in self._uploaded:
+                continue
+            if not (self.runs / folder).is_dir():
+                log.warning("tracking: %s: %s is gone, MLflow does not get it", record.name, folder)
+                continue
+            self.server.upload(run, self.runs / folder, path)
+            self._uploaded.add((run, path, at))
+
+    def _write_stage(self, stage: StageFiles, events: list[dict[str, Any]], run: str) -> None:
+        at = int(1000 * max((e["time"] for e in events), default=0))
+        self.server.log(run, ((name, value, at, 0) for name, value in figures.metrics(left_out(events)).items()))
+        self.server.write_text(run, tuning(events), "tuning.md")
+        self.server.write_text(run, stage.weights(self.runs), WEIGHTS)
+
+    def _write_events(self, events: Iterable[dict[str, Any]], run: str) -> None:
+        steps, notes = [], []
+        for event in events:
+            if step := figures.step_of(event):
+                steps.append(step)
+            elif event["event"] == "noted":
+                notes.append(event["text"])
+        if notes:
+            self.server.log(run, tags={"remora.notes": "\n".join(dict.fromkeys(notes))})
+        if steps:
+            # A training that resumes repeats steps: those that MLflow holds already are left out.
+            if run not in self._last:
+                self._last[run] = self.server.last_step(run)
+            new = [step for step in steps if step[0] > self._last[run]]
+            self.server.steps(run, new)
+            self._last[run] = max([self._last[run], *(step[0] for step in new)])
+
+    def _registered(self, stale: list[tuple[Record, Known]], report: Synced) -> set[str]:
+        """Make the versions that are claimed, oldest first, so that an alias ends where it was put last.
+
+        Returns:
+            The keys of the records whose claims all hold.
+        """
+        whole = {record.key for record, _ in stale}
+        claims = [(claim, record, known) for record, known in stale for claim in record.claims]
+        for claim, record, known in sorted(claims, key=lambda c: c[0].at):
+            try:
+                make_version(self.server, known.id, claim)
+            except Missing:
+                raise
+            except Refused as e:
+                report.refused.append(f"{claim.model}: {e}")
+                whole.discard(record.key)
+        return whole

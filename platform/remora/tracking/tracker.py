@@ -1,0 +1,147 @@
+"""MLflow, kept up to date with a run folder while work goes on in it.
+
+    with Tracker(runs, uri) as tracker:      # a thread syncs about once a second, the end of the block once more
+        train()                              # writes records and journals (`Run`), and never waits for MLflow
+
+    Tracker(runs, uri).sync()                # once, by hand: `remora sync`
+
+Training never stops because the tracker did: while MLflow is away, slow or answers 500, the files wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import unquote
+
+from remora.errors import RemoraError, TrackingError
+from remora.tracking.connection import database_uri
+from remora.tracking.server import Server
+from remora.tracking.sync import Sync, Synced
+
+log = logging.getLogger(__name__)
+INTERVAL = 1.0
+"""Seconds between two looks at the run folder; ten times as long as a look took, if that is more."""
+PATIENCE = 60.0
+"""Seconds that a sync waits for one of another process."""
+
+
+class Tracker:
+    """The experiment `experiment` at `uri`, for the run folder `runs`. Safe to use from several threads.
+
+    `uri` is MLFLOW_TRACKING_URI, or else a sqlite file in `runs`.
+
+    Args:
+        note: Is told in one line, once, that MLflow could not be brought up to date twice in a row, and why.
+    """
+
+    def __init__(
+        self,
+        runs: Path,
+        uri: str | None = None,
+        experiment: str = "remora",
+        note: Callable[[str], None] = log.warning,
+    ) -> None:
+        self.runs = Path(runs).resolve()
+        self.uri = _absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or database_uri(self.runs / "mlflow.db"))
+        self.experiment = experiment
+        self.server = Server(self.runs, self.uri, experiment)
+        self._sync = Sync(self.server)
+        self._lock = threading.RLock()
+        self._note = note
+        self._told: set[str] = set()
+        self._failed = False
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Tracker:
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        assert self._thread
+        self._thread.join()
+        self._tried(ask=True, wait=PATIENCE)
+
+    def _follow(self) -> None:
+        ask, rest = True, 0.0
+        while not self._stop.wait(rest):
+            began = time.monotonic()
+            ask = not self._tried(ask, wait=0.0)
+            rest = max(INTERVAL, 10 * (time.monotonic() - began))  # an eleventh of the time, at most
+
+    def _tried(self, ask: bool, wait: float) -> bool:
+        """Whether a sync went through. Nothing that goes wrong with it may end the work."""
+        try:
+            with self._lock:
+                report = self._sync.run(ask, wait)
+        except (RemoraError, OSError) as e:
+            if self._failed or wait:  # a hiccup is worth no note
+                self._say(f"{e}; the work goes on, its record is kept in {self.runs}; later: remora sync")
+            self._failed = True
+            return False
+        self._failed = False
+        if report is None and wait:
+            self._say(f"another process is still syncing {self.runs}; later: remora sync")
+        for line in report.refused if report else []:
+            self._say(f"MLflow does not take a record: {line}")
+        return report is not None
+
+    def _say(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            with contextlib.suppress(RemoraError, OSError):  # a full disk, where notes are kept in a file
+                self._note(line)
+
+    def sync(self) -> Synced:
+        """Bring MLflow up to date with the run folder; makes the database and the experiment if they are not there.
+
+        Raises:
+            TrackingError: MLflow cannot be reached, or another process syncs this run folder for a minute.
+        """
+        with self._lock:
+            report = self._sync.run(ask=True, wait=PATIENCE)
+        if report is None:
+            raise TrackingError(
+                f"{self.runs}: another process has been syncing it for {PATIENCE:.0f} s; try again later"
+            )
+        return report
+
+    def check_there(self) -> None:
+        """For who only asks: MLflow would make a database where there is none.
+
+        Raises:
+            TrackingError: the run folder's database is not there.
+        """
+        path = self.server.database
+        if path and not path.exists():
+            lacks = f"has no {path.name}" if self.runs.is_dir() else "is not there"
+            raise TrackingError(
+                f"run folder {self.runs} {lacks}: nothing was trained or registered in it; "
+                "give the right one with --runs DIR (or REMORA_RUNS), or an MLflow server with --tracking-uri"
+            )
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[Any]:
+        """The `MlflowClient`, for what is not training: its exceptions become a `TrackingError` of one line."""
+        with self._lock, self.server.answers() as client:
+            yield client
+
+
+def _absolute(uri: str) -> str:
+    """A relative sqlite path means this process's folder, in other processes too."""
+    found = re.fullmatch(r"sqlite:///([^/:?][^?]*)(\?.*)?", uri)
+    return database_uri(Path(unquote(found[1])).resolve()) + (found[2] or "") if found else uri
