@@ -203,5 +203,6 @@ def test_who_starts_workers_loads_no_torch():
 
 
 def test_the_newest_decisions_come_first():
-    days = re.findall(r"(?m)^## (\d{4}-\d\d-\d\d)", (ROOT / "docs" / "decisions.md").read_text())
-    assert days == sorted(days, reverse=True)
+    for page in (ROOT / "docs" / "decisions").glob("*.md"):
+        days = re.findall(r"(?m)^## (\d{4}-\d\d-\d\d) · .*\n\n\*(?:Current|Superseded)", page.read_text())
+        assert days == sorted(days, reverse=True) and len(days) == page.read_text().count("\n## "), page
