@@ -118,7 +118,7 @@ def test_lengths_and_masks_are_found_with_a_prompter(tmp_path, tiny_tokenizer):
     long = record("q", "a", "q", "a " * 60)
     (tmp_path / "train.json").write_text(json.dumps([record("q", "a"), long, record("q " * 60, "a")]))
     prompter = Prompter(catalog.template("brief"), tiny_tokenizer, 4)
-    stage = Stage(name="s", mixture=[{"path": "train.json"}], template="brief", batch=1, lr=1, max_length=60)
+    stage = Stage(name="s", mixture=[{"path": "train.json"}], template="brief", batch=1, steps=1, lr=1, max_length=60)
     report = check_dataset(str(tmp_path / "train.json"), str(tmp_path), StagePrompter(stage, prompter).problems)
     assert report.counts == {"over-length": 1, "over-length-first": 1}
     assert "record 1: " in report.examples["over-length"][0] and report.fatal == 1
