@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", type=Path, metavar="DIR", help="their folders (default: <run folder>/data/eval)")
     evaluate.add_argument("--workers", type=int, default=1, metavar="N", help="processes that answer (default: 1)")
     evaluate.add_argument("--gpus-per-worker", type=float, default=0, metavar="N", help="GPUs of each (default: 0)")
-    evaluate.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each alone")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="ask only the first N questions of each")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="write the reports there, too")
     on_cluster(evaluate, local=True)
     for p in (score, evaluate):
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     compare = verb("compare", "two models on the same questions: which differences are real")
     for side in ("a", "b"):
         compare.add_argument(side, help="a measured model, a report's file or a folder of reports")
-    compare.add_argument("--all", action="store_true", help="every figure, not the headline ones alone")
+    compare.add_argument("--all", action="store_true", help="every figure, not only the headline ones")
     compare.add_argument("--json", action="store_true", help="print the differences as JSON")
     tracked(compare)
 
@@ -160,7 +160,7 @@ def _data_verbs(data: argparse.ArgumentParser, on_cluster: Callable[[argparse.Ar
     show.add_argument("-n", dest="samples", type=int, default=3, metavar="N", help="samples a stage (default: 3)")
     show.add_argument("--from", dest="first", type=int, default=0, metavar="N", help="the first of them (default: 0)")
     show.add_argument("--seed", type=int, help="of another order")
-    show.add_argument("--stage", metavar="NAME", help="this stage of the variant alone")
+    show.add_argument("--stage", metavar="NAME", help="only this stage of the variant")
     show.add_argument("--html", type=Path, metavar="FILE", help="write a page to FILE")
     show.add_argument("--tokens", action="store_true", help="print every token with its id")
     for part, what in (("template", "prompt template"), ("llm", "tokenizer"), ("vision", "encoder")):

@@ -1,6 +1,6 @@
 """What fits together: how many embeddings a connector makes of an encoder's tokens, and which pairs are refused.
 
-Known from the entries alone, before any module is built, so a spec can be refused where it is read.
+Known from the entries, before any module is built, so a spec can be refused where it is read.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ FAMILIES = {
     "dinov3_vit": Family(other="always"),
     "mlcd_vision_model": Family(patch=14, image=336, other="always"),
 }
-"""Those whose sizes are known; another model_type is read at the size that its config says alone."""
+"""Those whose sizes are known; another model_type is read only at the size that its config says."""
 STRIDE = 32
 """Pixels of a side that become one token of EfficientNet-Lite."""
 

@@ -50,7 +50,7 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
     One group of workers does them all: starting one costs 15 s on two cores, more than a short stage.
 
     Raises:
-        RemoraError: what a worker met and a retry would meet again (a broken picture, a loss that is no number).
+        RemoraError: what a worker met and a retry would meet again (a broken picture, a loss that is NaN).
         ClusterError: the workers failed more often than `max_failures`, or cannot be placed.
     """
     import ray.train

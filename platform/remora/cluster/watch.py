@@ -1,4 +1,4 @@
-"""What is said when Ray takes the command with it: its head or the raylet of this machine died.
+"""The last line of a command whose Ray head, or whose machine's raylet, died.
 
 Without them a command waits, a minute by Ray's default, until Ray's C++ ends its process, with a page of its own or
 without a word. A thread asks whether both still listen and ends the command with one line; and whatever ends the

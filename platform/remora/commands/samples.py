@@ -36,7 +36,7 @@ HISTOGRAM = 300
 LENGTH = 2048
 """Tokens that a dataset's samples are cut to where no stage says."""
 EXCERPT = 400
-"""Characters shown of a record that is none."""
+"""Characters shown of a record that is not valid."""
 
 
 Progress = Callable[[str, int, int], None]

@@ -14,7 +14,7 @@ from remora.tracking import find_model
 
 def serve(args: argparse.Namespace) -> None:
     """Serve a model until Ctrl-C."""
-    # Found here, once: what is wrong is told at once, and a replica that starts tomorrow serves what today's do.
+    # Found here, once: what is wrong is reported at once, and a replica that starts tomorrow serves what today's do.
     model = find_model(args.model, args.runs, args.tracking_uri)
     name = model.registered or model.name
     endpoint = EndpointArgs(model=name, alias=model.name, runs=args.runs, tracking_uri=args.tracking_uri)

@@ -16,7 +16,7 @@ from remora.data.pixels import Refused, broken, decode, examine_and_measure
 from remora.errors import BrokenRecord, DataError
 
 NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
-"""What is said of a name under which no file lies: a part of it is missing, a file, a circle of links, or too long."""
+"""Why there is no file under a name: a part of it is missing, a file, a circle of links, or too long."""
 SHOWN = 300
 """Characters of a name that a message shows: a data: URL in its place has thousands."""
 

@@ -73,7 +73,7 @@ def parse(text: str) -> Any:
 
 
 def read_records(path: Path, warnings: Warnings, unread: tuple[str, ...] = ()) -> Records:
-    """JSON lines, a JSON array of objects, or one JSON object. A line that is none is named in `warnings` and left out.
+    """JSON lines, a JSON array of objects, or one JSON object. A line that is not JSON is left out, with a warning.
 
     Keys in `unread` are not kept; TinyLLaVA Factory's lines hold all questions in each.
 

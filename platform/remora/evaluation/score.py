@@ -25,7 +25,7 @@ class Score:
     ci: tuple[float, float]
     """Its 95% interval."""
     blind: float | None = None
-    """The same model asked about shuffled pictures; own benchmarks alone are asked so."""
+    """The same model asked about shuffled pictures; only own benchmarks are asked so."""
     blind_ci: tuple[float, float] | None = None
     question_only: float | None = None
     """The best answer from the question's words alone; see baselines.py."""

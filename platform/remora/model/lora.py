@@ -58,7 +58,7 @@ def _ends(name: str, target: str) -> bool:
 
 
 def add_adapter(part: str, module: nn.Module, lora: Lora, seed: int) -> None:
-    """Put adapters on the part's linear layers, in place; they alone train. The seed decides A; B starts at zero.
+    """Put adapters on the part's linear layers, in place; only they train. The seed decides A; B starts at zero.
 
     Raises:
         SpecError: a target is not there; bits without bitsandbytes.

@@ -41,7 +41,7 @@ class VisionLanguageModel(nn.Module):
         self.dropouts: dict[str, list[KeyedDropout]] = {}
         """Part -> the dropouts in it that act; set by `freeze_and_train`."""
         self.narrowed: list[nn.Module] = []
-        """What of the language model's last block runs for supervised positions alone; set to what `narrow` returns."""
+        """What of the language model's last block runs only for supervised positions; set to what `narrow` returns."""
 
     def part(self, name: str) -> nn.Module | None:
         return cast("nn.Module | None", getattr(self, name))

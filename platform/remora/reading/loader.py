@@ -5,7 +5,7 @@ replaced by another. Steps come in order.
 
 Processes are forked from a server that holds no threads: a training process has those of Ray, gloo and torch, and a
 fork of it copies their locks but not the threads that would open them. The server imports torch and transformers once
-(4 s), while the training process still builds its model. Pixels come in files that are in memory alone (memfd): a pipe
+(4 s), while the training process still builds its model. Pixels come in files that are only in memory (memfd): a pipe
 costs the training process 90 ms for 40 MB, and /dev/shm, where torch would put them, has 64 MB in a container and keeps
 what a killed process leaves. docs/loading.md has the figures.
 """
@@ -149,7 +149,7 @@ def _end_with_parent() -> None:
 
 
 def _in_memory(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """How a tensor is pickled here: the number of a file that is in memory alone; a small one by its bytes."""
+    """How a tensor is pickled here: the number of a file that is only in memory; a small one by its bytes."""
     values = tensor.numpy()
     if values.nbytes < SMALL or not hasattr(os, "memfd_create"):
         return torch.from_numpy, (values,)

@@ -253,7 +253,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class _Reply:
-    """Sends on what a replica answers, and holds back what the proxy itself says: plain text, of errors alone."""
+    """Sends on what a replica answers, and holds back what the proxy itself says: plain text, only for errors."""
 
     def __init__(self, front: Front, send: Send | None) -> None:
         self.front, self.send = front, send

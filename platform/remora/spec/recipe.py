@@ -200,7 +200,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Guard(Spec):
-    """What is done about a bad step: its loss or gradient is no number, or its loss leaps above those before it."""
+    """What is done about a bad step: its loss or gradient is NaN, or its loss spikes above those before it."""
 
     bad: Literal["stop", "skip", "roll_back"] = "stop"
     """stop: the stage ends with an error. skip: the step is not taken. roll_back: training goes back to the newest

@@ -16,7 +16,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class Cluster(Spec):
-    """Where and how a stage runs. Only `precision` changes a result, so it alone is part of a stage run's identity."""
+    """Where and how a stage runs. Only `precision` changes a result, so only it is part of a stage run's identity."""
 
     workers: int | tuple[int, int] = 1
     """Processes that train, or [least, most]: a stage goes on with as many as the cluster has room for."""

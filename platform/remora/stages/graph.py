@@ -233,7 +233,7 @@ def path(
         UnknownName: a part, recipe, template or dataset that the catalog does not hold.
         DataError: a dataset or picture that is missing or unreadable.
     """
-    stages = checked_stages(variant)  # what does not fit is told before gigabytes of data are read
+    stages = checked_stages(variant)  # what does not fit is reported before gigabytes of data are read
     names = {part: getattr(variant, part) for part in PARTS}
     run: StageRun | None = None
     opened = {} if opened is None else opened

@@ -83,7 +83,7 @@ def _place(text: str) -> Path | None:
 
 
 def _bundles(runs: Path) -> dict[Path, str]:
-    """The run folder's bundles, with the variant that each is of; a broken one by its folder's name alone."""
+    """The run folder's bundles, with the variant that each is of; a broken one only by its folder's name."""
     found = {}
     with disk_errors(runs):
         for file in sorted((runs / "bundles").glob(f"[!.]*/{FILE}")):

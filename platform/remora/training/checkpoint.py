@@ -66,7 +66,7 @@ def save(
 class Writer:
     """Writes checkpoints in a thread while steps go on, one at a time. Rank 0 alone has one.
 
-    A checkpoint that the disk does not take costs no step: it is said, the ones before it stay, and the next is tried
+    A checkpoint that the disk does not take costs no step: it is logged, the ones before it stay, and the next is tried
     in its turn.
 
     Args:

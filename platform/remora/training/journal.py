@@ -82,7 +82,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def steps_of(path: Path) -> list[dict[str, Any]]:
-    """The events of steps alone."""
+    """Only the events of steps."""
     return [e for e in read(path) if e[FIRST] == "step"]
 
 

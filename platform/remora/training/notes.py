@@ -126,7 +126,7 @@ class Notes:
     def bad(self, step: int, problem: str, batches: Sequence[Batch], sums: Sequence[Tensor], engine: Engine) -> None:
         """Name a bad step and its samples, then follow the recipe's rule.
 
-        Named are the samples of the micro batches whose loss is no number, on whichever rank; if none is, the step's.
+        It names the samples of the micro batches whose loss is NaN, on any rank; if there are none, those of the step.
 
         Raises:
             TrainingError, RolledBack: as `Watch.refuse` says.

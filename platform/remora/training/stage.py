@@ -153,8 +153,8 @@ class Training:
                 self._checkpoint(step + 1, at_once=notice)
 
     def _passes(self, batches: Sequence[Batch], tokens: float) -> list[Tensor]:
-        """Gradients of all micro batches; their summed losses. A leap is seen before the last is added, and spoils it:
-        a step whose gradient is no number is not taken."""
+        """Gradients of all micro batches; their summed losses. A spike is seen before the last is added, and turns it
+        into NaN: a step whose gradient is NaN is not taken."""
         sums: list[Tensor] = []
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1

@@ -59,7 +59,7 @@ def read_held(folder: Path, base: str | None = None) -> Held:
     """Read whatever of a trained model lies in `folder`; `base` stands for the base that an adapter names.
 
     Raises:
-        DataError: it is something else, which is said with what to do, or it is torn.
+        DataError: it is something else (the message says what to do), or it is torn.
     """
     if folder.is_file():
         raise DataError(
