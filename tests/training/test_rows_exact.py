@@ -1,6 +1,6 @@
-"""A stage has the same losses for 50 steps however it is split, those of its formulas in float64.
+"""A stage has the same losses for 24 steps however it is split, those of its formulas in float64.
 
-Every two choices of a split meet in one of the runs. All combinations, and the demo's stages, are in
+Every two choices of a split meet in one of the runs. All combinations for 50 steps, and the demo's stages, are in
 benchmarks/exactness.py; docs/exactness.md has the figures.
 """
 
@@ -15,7 +15,7 @@ from exact_stages import FACTORS, pairwise, splits, thorough
 from launch import launch
 
 RANKS = Path(__file__).with_name("ranks.py")
-STEPS, TOKENS = 50, 410
+STEPS, TOKENS = 24, 410
 Runs = dict[str, list[dict[str, Any]]]
 
 
