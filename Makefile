@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 
-.PHONY: help setup demo test faults fuzz check upgrade clean
+.PHONY: help setup demo test faults fuzz check check-cuda upgrade clean
 help:
 	@echo "make demo   the whole story on this machine, about ten minutes on two CPU cores"
 	@echo "make test   every test but those of make faults and the long runs of make fuzz"
 	@echo "make check  lint, types"
+	@echo "make check-cuda what a GPU would be given, without one; installs torch for CUDA beside the rest, 5 GB"
 	@echo "make faults what a kill, a hang or a lost node costs a training, for real"
 	@echo "make fuzz   100,000 seeded cases for each thing that is read from outside (CASES=…)"
 	@echo "make upgrade the fast tests against the newest release of each dependency; it may fail, and says what does"
@@ -50,9 +51,24 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Everything but torch comes from $(VENV). pip's settings are left out: they may offer a CPU build of the same version,
+# which it would take. CUDA_PIP is for settings of your own: CUDA_PIP='--index-url …'.
+CUDA_VENV ?= .venv-cuda
+CUDA_PYTHON := $(CUDA_VENV)/bin/python
+$(CUDA_VENV)/.installed: $(INSTALLED) constraints.txt tests/cuda/environment.py
+	$(BIN)/python -m venv --clear $(CUDA_VENV)
+	env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE=/dev/null $(CUDA_PYTHON) -m pip install --quiet \
+		--disable-pip-version-check $(CUDA_PIP) `grep -o '^torch==[0-9.]*' constraints.txt`
+	$(BIN)/python tests/cuda/environment.py $(CUDA_VENV)
+	@touch $@
+
+check-cuda: $(CUDA_VENV)/.installed
+	PYTHONPATH=tests/cuda $(CUDA_PYTHON) -c 'import cuda_build'
+	OMP_NUM_THREADS=1 $(CUDA_PYTHON) -m pytest tests/cuda $(ARGS)
+
 # One row a package: what pyproject.toml's bounds may be widened to. PACKAGES says which; torch only if it is named.
 upgrade: setup
 	-OMP_NUM_THREADS=1 $(BIN)/python tests/upgrade.py $(PACKAGES)
 
 clean:
-	rm -rf $(VENV) build platform/*.egg-info
+	rm -rf $(VENV) $(CUDA_VENV) build platform/*.egg-info

@@ -60,7 +60,8 @@ class Batch:
         if self.weights is None:
             return None
         each = torch.tensor(self.lengths) if self.lengths else torch.tensor([self.ids.shape[1]] * len(self.ids))
-        return self.weights.repeat_interleave(each.to(self.weights.device))
+        # Told its size, a GPU is not waited for.
+        return self.weights.repeat_interleave(each.to(self.weights.device), output_size=self.ids.numel())
 
     def to(self, device: torch.device) -> Batch:
         tensors = [f.name for f in fields(self) if isinstance(getattr(self, f.name), Tensor)]

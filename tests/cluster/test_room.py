@@ -39,3 +39,13 @@ def test_what_does_not_fit_is_one_line(two_cpus, asked, says):
     with pytest.raises(ClusterError, match=says) as e:
         _check_room(Cluster(**asked))
     assert "\n" not in str(e.value)
+
+
+def test_a_worker_that_asked_for_no_gpu_sees_none(two_cpus):
+    """On a machine with GPUs it would compute on one that Ray gave to another, or on the first of them all."""
+    import os
+
+    import ray
+
+    seen = ray.remote(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
+    assert ray.get(seen.options(num_gpus=0).remote()) == ""

@@ -24,6 +24,8 @@ WORKER_ENV = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # A worker that asked for no GPU sees none. Ray 2.60 leaves it all of its node's, and torch and DeepSpeed take them.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     **ENVIRONMENT,
 }
 LONGEST_ROOT = 107 - len("/ray/session_2026-11-29_20-15-00_123456_4194304/sockets/plasma_store_1")
@@ -55,7 +57,6 @@ def ray_session(
         _make_room()
         # Auth needs saying: on a machine of one user whose cluster listens on loopback it only breaks clients.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.update({k: os.environ.get(k, v) for k, v in env.items()})
         # One machine is not preempted; the watcher is one more process for every group of workers.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")

@@ -95,7 +95,8 @@ class VisionLanguageModel(nn.Module):
         keys, positions = batch.keys, None
         if batch.lengths and self.dropouts.get("llm"):
             device = keys.device
-            keys = keys.repeat_interleave(torch.tensor(batch.lengths, device=device))[None]
+            each = torch.tensor(batch.lengths, device=device)
+            keys = keys.repeat_interleave(each, output_size=sum(batch.lengths))[None]  # told, a GPU is not waited for
             positions = positions_of(batch.lengths).to(device)
         for part, dropouts in self.dropouts.items():
             for dropout in dropouts:

@@ -311,10 +311,12 @@ def test_one_call_a_layer_is_handed_what_a_call_a_sample_sees(name, monkeypatch)
 
 
 def test_one_call_takes_half_precision_on_cuda_only():
-    def tensors(dtype, is_cuda=True):
-        return [SimpleNamespace(dtype=dtype, is_cuda=is_cuda)] * 3
+    def tensors(dtype, is_cuda=True, head=80):
+        return [SimpleNamespace(dtype=dtype, is_cuda=is_cuda, shape=(1, 4, 9, head))] * 3
 
     assert attention.in_one_call(*tensors(torch.bfloat16)) and attention.in_one_call(*tensors(torch.float16))
     assert not attention.in_one_call(*tensors(torch.float32))
     assert not attention.in_one_call(*tensors(torch.bfloat16, is_cuda=False))
     assert not attention.in_one_call(*tensors(torch.bfloat16)[:2], *tensors(torch.float16)[:1])
+    assert not attention.in_one_call(*tensors(torch.float16, head=12))
+    assert not attention.in_one_call(*tensors(torch.float16, head=512))

@@ -6,7 +6,7 @@ call of torch's variable-length attention; in fp32, which that does not take, an
 of its own. The cost of attention falls from the row's length squared to the sum of its samples' squares
 (docs/batches.md).
 
-The call of variable-length attention has not met a GPU: what it is handed is tested on a CPU.
+The call of variable-length attention has not met a GPU: what it is handed is tested without one (docs/devices.md).
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def per_sample_attention(
     if unlike or dropout:
         raise SpecError(f"packed rows: attention with {(unlike or ['dropout'])[0]} is not supported{OTHERWISE}")
     lengths = attention_mask.flatten().tolist()
+    query, key, value = _as_autocast(query, key, value)
     if in_one_call(query, key, value):
         return _varlen(query, key, value, lengths, scaling, sliding_window), None
     samples = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
@@ -80,9 +81,18 @@ def per_sample_attention(
     return torch.cat(seen, 2).transpose(1, 2).contiguous(), None
 
 
+def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """What autocast makes of the inputs of `scaled_dot_product_attention`, and not of variable-length attention's.
+    Rotary positions leave queries and keys in fp32 and values in half precision."""
+    kind = tensors[0].device.type
+    return tuple(t.to(torch.get_autocast_dtype(kind)) for t in tensors) if torch.is_autocast_enabled(kind) else tensors
+
+
 def in_one_call(*tensors: Tensor) -> bool:
-    """Whether torch's variable-length attention takes these: half precision on CUDA."""
-    return all(t.is_cuda and t.dtype == tensors[0].dtype in (torch.float16, torch.bfloat16) for t in tensors)
+    """Whether torch's variable-length attention takes these: half precision on CUDA, in heads that flash attention
+    takes. torch pads others for `scaled_dot_product_attention` only."""
+    half = all(t.is_cuda and t.dtype == tensors[0].dtype in (torch.float16, torch.bfloat16) for t in tensors)
+    return half and all(t.shape[-1] % 8 == 0 and t.shape[-1] <= 256 for t in tensors)
 
 
 def _varlen(

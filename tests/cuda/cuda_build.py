@@ -1,0 +1,13 @@
+"""Can be imported where torch is a build for CUDA only. Torch itself is not loaded to find out."""
+
+from __future__ import annotations
+
+import runpy
+from importlib.util import find_spec
+from pathlib import Path
+
+NEEDED = "torch is a CPU build here; next: make check-cuda"
+
+_torch = find_spec("torch")
+if _torch is None or not _torch.origin or not runpy.run_path(str(Path(_torch.origin).with_name("version.py")))["cuda"]:
+    raise ImportError(NEEDED)
