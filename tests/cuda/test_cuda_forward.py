@@ -124,10 +124,13 @@ def test_the_pass_that_is_rehearsed(packed):
 def test_packed_rows_in_half_precision_are_one_call_a_layer(name, head, precision, calls, monkeypatch):
     """Flash attention, which that call ends in, takes heads of a multiple of 8 only."""
     model, seen, varlen = model_of(llm=name, head=head), [], attention.varlen_attn
-    monkeypatch.setattr(attention, "varlen_attn", lambda *a, **k: seen.append(a[0].shape) or varlen(*a, **k))
+    monkeypatch.setattr(attention, "varlen_attn", lambda *a, **k: seen.append(a[:5]) or varlen(*a, **k))
     walk(model, FULL, "packed", precision)
     assert len(seen) == calls
-    assert all(shape[1:] == (4, head) for shape in seen)
+    for *heads, begin, end in seen:  # the call itself does not look
+        assert begin is end and end.dtype == torch.int32 and end.shape == (4,)
+        assert all(t.device == CUDA for t in (*heads, end)) and all(t.is_contiguous() for t in heads)
+        assert all(t.shape[2] == head and t.dtype == DTYPES[precision] for t in heads)
 
 
 def test_what_is_tried_before_a_stage_at_zero_3_where_weights_are_on_the_gpu(monkeypatch):
