@@ -1,7 +1,223 @@
 """Remora: compose, train, search, measure and serve small multimodal models on Ray.
 
-Rooms and who may import whom are drawn in docs/concepts.md; `remora --help` lists what a person can do.
-This module imports nothing, so that `import remora` and `remora --help` stay instant.
+    import remora
+
+    outcome = remora.train("jobs/demo-base.yaml", local=True)
+    model = remora.load(outcome.bundle)
+    model.answer("cat.png", "What is this?")
+
+Each function does what the verb of its name does (`remora --help`), by the same code and options, and returns the
+result as an object. What goes wrong is a `remora.errors.RemoraError`. None stands for an option's default; the run
+folder is REMORA_RUNS or ~/remora unless `runs` names another. docs/python.md has an example.
+
+Rooms and who may import whom are drawn in docs/concepts.md. This module imports nothing, so that `import remora` and
+`remora --help` stay instant: each function loads what it needs.
 """
 
+from __future__ import annotations
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING without the import
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from os import PathLike
+
+    from remora.cluster.search import Result
+    from remora.commands.evaluate import Evaluation
+    from remora.evaluation.report import Report
+    from remora.inference.loaded import LoadedModel
+    from remora.pipeline.variant import Outcome
+    from remora.planning import Plan
+
+    File = str | PathLike[str]
+
 __version__ = "0.1.0"
+__all__ = ["evaluate", "load", "plan", "score", "search", "serve", "train"]
+
+
+def load(model: File, *, runs: File | None = None, tracking_uri: str | None = None) -> LoadedModel:
+    """A model to ask: `remora.load(model).answer(image, text)`.
+
+    Args:
+        model: A variant's name, the folder of a bundle, or name@alias of the registry.
+
+    Raises:
+        RemoraError: no model of that name, several, or one whose files are torn.
+    """
+    from remora.commands.options import run_folder
+    from remora.inference import Answerer
+    from remora.inference.loaded import LoadedModel
+    from remora.tracking import find_model
+
+    place = run_folder(runs)
+    folder = find_model(str(model), place, tracking_uri).folder
+    return LoadedModel(Answerer.load(folder, place / "cache"), folder)
+
+
+def train(
+    spec: File,
+    *,
+    local: bool = False,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    runs: File | None = None,
+    aloud: bool = False,
+) -> Outcome:
+    """Train and measure one variant: its stage runs (trained or reused), its bundle, its scores.
+
+    Args:
+        spec: A variant's YAML.
+        local: Without Ray, on this machine.
+        address: Ray cluster to use; default: RAY_ADDRESS, or one of its own on this machine.
+        aloud: Print how far it is.
+
+    Raises:
+        RemoraError: what stopped it; stage runs that finished stay finished.
+    """
+    from remora.commands.options import TrainOptions
+    from remora.commands.run import trained
+
+    given = {"spec": spec, "local": local, "address": address, "tracking_uri": tracking_uri, "runs": runs}
+    return trained(TrainOptions.of(given), aloud)
+
+
+def search(
+    spec: File,
+    *,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    runs: File | None = None,
+    aloud: bool = False,
+) -> Result:
+    """Train and measure every variant of a space on Ray and register the best: every outcome, and the champion.
+
+    Args:
+        spec: A space's YAML.
+        address: Ray cluster to use; default: RAY_ADDRESS, or one of its own on this machine.
+        aloud: Print how far it is.
+
+    Raises:
+        RemoraError: what stopped it; stage runs that finished stay finished.
+    """
+    from remora.commands.options import SearchOptions
+    from remora.commands.run import searched
+
+    given = {"spec": spec, "address": address, "tracking_uri": tracking_uri, "runs": runs}
+    return searched(SearchOptions.of(given), aloud)
+
+
+def evaluate(
+    model: File,
+    benchmarks: str | Iterable[str],
+    *,
+    data: File | None = None,
+    limit: int | None = None,
+    protocol: str | None = None,
+    judge_model: str | None = None,
+    out: File | None = None,
+    workers: int = 1,
+    gpus_per_worker: float = 0.0,
+    local: bool = False,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    runs: File | None = None,
+    aloud: bool = False,
+) -> Evaluation:
+    """Ask a model every question of some benchmarks and score its answers by the papers' rules.
+
+    Args:
+        model: A variant's name, the folder of a bundle, or name@alias of the registry.
+        benchmarks: Names, YAMLs of your own, or "all".
+        data: The benchmarks' folders; default: <run folder>/data/eval.
+        limit: Ask the first so many questions of each only.
+        protocol: Way of scoring; default: the papers'.
+        out: A folder to write the reports to, too.
+        workers: Processes that answer, with `gpus_per_worker` GPUs each.
+        local: Without Ray, in this process.
+        aloud: Print how far it is.
+
+    Raises:
+        RemoraError: what stopped it; benchmarks that were measured before stay measured.
+    """
+    from remora.commands.evaluate import evaluated
+    from remora.commands.options import EvaluateOptions
+    from remora.commands.run import say, say_nothing
+    from remora.reporting.fitting import literal, silent
+
+    given = {
+        "model": str(model), "benchmarks": benchmarks, "data": data, "limit": limit, "protocol": protocol,
+        "judge_model": judge_model, "out": out, "workers": workers, "gpus_per_worker": gpus_per_worker,
+        "local": local, "address": address, "tracking_uri": tracking_uri, "runs": runs,
+    }  # fmt: skip
+    return evaluated(EvaluateOptions.of(given), literal() if aloud else silent(), say if aloud else say_nothing)
+
+
+def score(
+    benchmark: str,
+    data: File,
+    answers: File,
+    *,
+    questions: File | None = None,
+    protocol: str | None = None,
+    judge_model: str | None = None,
+    runs: File | None = None,
+) -> Report:
+    """The figures of an answer file by a benchmark's published rules; needs no model.
+
+    Args:
+        benchmark: vqav2, gqa, pope, … (`remora catalog benchmarks`).
+        data: Its distributed file or folder.
+        answers: A file in LLaVA's or the official format.
+        questions: LLaVA's question file, if the answers are numbered by it.
+
+    Raises:
+        RemoraError: no such benchmark or protocol, or files that do not fit it.
+    """
+    from remora.commands.options import ScoreOptions
+    from remora.commands.score import scored
+
+    given = {
+        "benchmark": benchmark, "data": data, "answers": answers, "questions": questions, "protocol": protocol,
+        "judge_model": judge_model, "runs": runs,
+    }  # fmt: skip
+    return scored(ScoreOptions.of(given))
+
+
+def plan(spec: File, *, runs: File | None = None) -> Plan:
+    """What a space or a variant needs: which stage runs are there, which will be trained, what sharing saves.
+
+    Raises:
+        RemoraError: what would stop the spec from running.
+    """
+    from remora.commands.options import PlanOptions
+    from remora.commands.show import planned
+    from remora.reporting.fitting import silent
+
+    return planned(PlanOptions.of({"spec": spec, "runs": runs}), silent())
+
+
+def serve(
+    model: File = "remora@champion",
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    ready: Callable[[str, str], None] | None = None,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    runs: File | None = None,
+) -> None:
+    """Serve a model by OpenAI's chat completions with images. Returns when it is interrupted (Ctrl-C).
+
+    Args:
+        model: A variant's name, the folder of a bundle, or name@alias of the registry.
+        ready: Called with the endpoint's URL and the name that it knows the model by, once it answers.
+
+    Raises:
+        RemoraError: no such model, a port that is in use, a cluster that does not answer.
+    """
+    from remora.commands.options import ServeOptions
+    from remora.commands.serve import served
+
+    given = {
+        "model": str(model), "host": host, "port": port, "address": address, "tracking_uri": tracking_uri, "runs": runs
+    }  # fmt: skip
+    served(ServeOptions.of(given), ready or (lambda url, name: None))

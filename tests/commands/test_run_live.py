@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 
 import pytest
 from rich.console import Console
 
 from remora.commands import run
+from remora.commands.options import Workplace
 from remora.errors import WorkerError
 
 ENDED = "(while kill -0 $$ 2>/dev/null; do :; done; sleep 0.5; echo 'remora: the head died; next: x') & "
@@ -25,7 +25,6 @@ ENDED = "(while kill -0 $$ 2>/dev/null; do :; done; sleep 0.5; echo 'remora: the
 def test_last_words_come_from_who_outlives_the_child(script, said, tmp_path, monkeypatch):
     """Ray's C++ ends a process without a line of ours; a shell that outlives it has one, a moment later."""
     monkeypatch.setattr(run, "remora_command", lambda *_: ["bash", "-c", script])
-    args = argparse.Namespace(runs=tmp_path, spec=tmp_path / "x.yaml", address=None, tracking_uri=None)
     with pytest.raises(WorkerError) as e:
-        run.live(args, "train", "single", ["x"], Console(file=io.StringIO()))
+        run.live(Workplace(tmp_path), "train", tmp_path / "x.yaml", "single", ["x"], Console(file=io.StringIO()))
     assert str(e.value).startswith(f"{said} (log: {tmp_path}/logs/train-")

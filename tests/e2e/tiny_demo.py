@@ -13,7 +13,7 @@ from remora.commands import demo
 from remora.demo import build_demo
 
 demo.SPACE = Path(__file__).with_name("tiny.yaml")
-demo.build = lambda args, console: build_demo(args.runs / "data" / "demo", limit=10)
+demo.build = lambda runs, console: build_demo(runs / "data" / "demo", limit=10)
 
 if __name__ == "__main__":
     main(["demo", *sys.argv[1:]])

@@ -147,7 +147,7 @@ def test_weights_are_all_that_decides_an_answer(tmp_path):
 
 
 def test_a_torn_bundle_is_one_line_before_a_cluster_is_started(tmp_path, runs, monkeypatch):
-    monkeypatch.setattr("remora.commands.evaluate.executor_of", lambda args: pytest.fail("a cluster was started"))
+    monkeypatch.setattr("remora.commands.evaluate.executor_of", lambda *_: pytest.fail("a cluster was started"))
     torn = bundle(tmp_path / "torn")
     (torn / "llm" / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(SystemExit) as stopped:
@@ -158,7 +158,7 @@ def test_a_torn_bundle_is_one_line_before_a_cluster_is_started(tmp_path, runs, m
 
 
 def test_no_benchmark_is_one_line_before_a_cluster_is_started(tmp_path, runs, monkeypatch):
-    monkeypatch.setattr("remora.commands.evaluate.executor_of", lambda args: pytest.fail("a cluster was started"))
+    monkeypatch.setattr("remora.commands.evaluate.executor_of", lambda *_: pytest.fail("a cluster was started"))
     with pytest.raises(SystemExit) as stopped:
         main(["evaluate", str(bundle(tmp_path / "one")), "--benchmarks", ",", "--runs", str(runs)])
     assert "--benchmarks names none; there are: vqav2" in str(stopped.value) and "\n" not in str(stopped.value)

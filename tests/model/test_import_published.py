@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from remora import catalog
 from remora.commands import exchange as commands
+from remora.commands.options import ExportOptions, ImportOptions
 from remora.errors import DataError
 from remora.inference.bundle import read_bundle
 from remora.inference.exporting import export_bundle
@@ -206,16 +206,16 @@ def test_an_unmatched_part_comes_with_the_entry_to_add(tmp_path, known):
 def test_the_commands_say_what_they_did(tmp_path, known, capsys):
     model, tokenizer = tiny_vlm("siglip", "llama")
     source = llava_hf(tmp_path / "in", model, tokenizer, "siglip", "llama")
-    asked = {"folder": source, "out": tmp_path / "out", "vision": None, "llm": None, "template": None, "base": None}
+    asked = ImportOptions(folder=source, out=tmp_path / "out")
     entry = known["vision"].pop("siglip")
     with pytest.raises(DataError, match="the catalog has no vision"):
-        commands.import_(Namespace(**asked))
+        commands.import_(asked)
     assert capsys.readouterr().out.startswith("siglip-vision-model-24:\n  short:")
     known["vision"]["siglip"] = entry
-    commands.import_(Namespace(**asked))
+    commands.import_(asked)
     said = capsys.readouterr().out
     assert "from a llava-hf checkpoint, template vicuna" in said and "vision: siglip" in said
-    commands.export(Namespace(model=str(tmp_path / "out"), out=tmp_path / "stock", runs=tmp_path, tracking_uri=None))
+    commands.export(ExportOptions(model=str(tmp_path / "out"), out=tmp_path / "stock", runs=tmp_path))
     assert "the stock llava layout" in capsys.readouterr().out
 
 

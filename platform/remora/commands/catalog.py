@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
 import yaml
@@ -11,76 +10,79 @@ from rich.table import Table
 from rich.text import Text
 
 from remora import catalog as known
+from remora.commands.options import CatalogOptions
 from remora.errors import UnknownName, nearest
 from remora.reporting.fitting import literal
 
 
-def catalog(args: argparse.Namespace) -> None:
+def catalog(options: CatalogOptions) -> None:
     """List the kinds, a kind's entries, or one entry; `check` says which parts make a model."""
     console = literal(soft_wrap=True)
-    if args.kind == "check":
-        check(args, console)
+    if options.kind == "check":
+        check(options, console)
         return
-    if args.kind is None:
+    if options.kind is None:
         for kind in known.KINDS:
             rules = known.PAPERS if kind == "benchmarks" else ()
             console.print(
                 Text.assemble((kind, "bold"), f": {', '.join((*rules, *known.entries(kind)))}"), highlight=False
             )
         return
-    if args.kind == "benchmarks" and args.name in (None, *known.PAPERS):
-        published_benchmarks(console, args)
-        if args.name:
+    if options.kind == "benchmarks" and options.name in (None, *known.PAPERS):
+        published_benchmarks(console, options)
+        if options.name:
             return
-    entries = known.entries(args.kind)
-    if args.name is None and args.kind == "scores":
+    entries = known.entries(options.kind)
+    if options.name is None and options.kind == "scores":
         from remora.reporting.scores import scores_lines
 
         console.print(scores_lines(), markup=False, highlight=False)
-    elif args.name is None:
+    elif options.name is None:
         for name, entry in entries.items():
             console.print(Text.assemble((name, "bold"), f"  {getattr(entry, 'source', '')}"), highlight=False)
-    elif args.kind == "datasets":
+    elif options.kind == "datasets":
         from remora.reporting.datasets import print_dataset
         from remora.stages import Store
 
-        print_dataset(literal(), args.name, known.dataset(args.name), Store(args.runs).data)
+        print_dataset(literal(), options.name, known.dataset(options.name), Store(options.runs).data)
     else:
-        if args.kind == "benchmarks" and args.name not in entries:
+        if options.kind == "benchmarks" and options.name not in entries:
             names = [*known.PAPERS, *entries]
-            raise UnknownName(f"unknown benchmark {args.name!r}{nearest(args.name, names)}; known: {', '.join(names)}")
-        dumped = {args.name: known.GETTERS[args.kind](args.name).model_dump(mode="json", exclude_none=True)}
+            raise UnknownName(
+                f"unknown benchmark {options.name!r}{nearest(options.name, names)}; known: {', '.join(names)}"
+            )
+        dumped = {options.name: known.GETTERS[options.kind](options.name).model_dump(mode="json", exclude_none=True)}
         console.print(yaml.safe_dump(dumped, sort_keys=False, width=110), end="", markup=False, highlight=False)
 
 
-def published_benchmarks(console: Console, args: argparse.Namespace) -> None:
+def published_benchmarks(console: Console, options: CatalogOptions) -> None:
     """The papers' benchmarks, whose rules are code and no entry: all of them, or one with where its files go."""
     from remora.evaluation.benchmarks import benchmark, folders, summary
 
-    for name in [args.name] if args.name else known.PAPERS:
+    for name in [options.name] if options.name else known.PAPERS:
         console.print(Text.assemble((name, "bold"), f"  {summary(benchmark(name))}"), highlight=False)
-    if args.name:
-        console.print(f"headline figure: {benchmark(args.name).headline}", highlight=False)
-        named = " or ".join(folders(args.name))
+    if options.name:
+        console.print(f"headline figure: {benchmark(options.name).headline}", highlight=False)
+        named = " or ".join(folders(options.name))
         console.print(
-            f"its published files: {args.runs / 'data' / 'eval'}/{named} (docs/benchmarks.md)", highlight=False
+            f"its published files: {options.runs / 'data' / 'eval'}/{named} (docs/benchmarks.md)", highlight=False
         )
-        console.print(f"next: remora evaluate MODEL --benchmarks {args.name}", highlight=False)
+        console.print(f"next: remora evaluate MODEL --benchmarks {options.name}", highlight=False)
 
 
-def check(args: argparse.Namespace, console: Console) -> None:
+def check(options: CatalogOptions, console: Console) -> None:
     """Every encoder x connector x llm: the embeddings of a picture, or why they make no model."""
     from remora.data.outputs import writes
     from remora.planning import compositions
 
     found = compositions()
-    if args.json:
+    if options.json:
         rows = [
             {"vision": v, "connector": c, "llm": m, "embeddings": n, "why_not": w}
             for (v, c, m), (n, w) in found.items()
         ]
-        with writes(args.json, "--json"):
-            args.json.write_text(json.dumps(rows, indent=1) + "\n")
+        with writes(options.json, "--json"):
+            options.json.write_text(json.dumps(rows, indent=1) + "\n")
     table = Table(title="encoder x connector: embeddings a picture becomes, and the llms it is refused for")
     for column in ("encoder", "connector", "embeddings", "llms"):
         table.add_column(column, justify="right" if column == "embeddings" else "left", no_wrap=column != "llms")

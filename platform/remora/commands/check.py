@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from remora import catalog
 from remora.catalog.fit import check_composition
+from remora.commands.options import DataCheckOptions
 from remora.data.check import DatasetReport, Judge, check_dataset
 from remora.data.conversation import short
 from remora.data.layout import count_differences, layout
@@ -48,17 +48,17 @@ class DatasetToCheck:
     """The share of records that a stage may leave out, those that are too long included."""
 
 
-def check(args: argparse.Namespace, console: Console, progress: Callable[[str, int, int], None]) -> None:
+def check(options: DataCheckOptions, console: Console, progress: Callable[[str, int, int], None]) -> None:
     """Read all of it and say what is wrong.
 
     Raises:
         DataError: something is that stops a training run or teaches nothing.
     """
-    named = catalog.dataset(args.target) if args.target in catalog.entries("datasets") else None
+    named = catalog.dataset(options.target) if options.target in catalog.entries("datasets") else None
     if named:
-        print_layout(console, layout(named, Store(args.runs).data))
+        print_layout(console, layout(named, Store(options.runs).data))
     reports = []
-    for t in _targets(args, console):
+    for t in _targets(options, console):
         try:
             told = partial(progress, t.location)
             report = check_dataset(t.location, t.images, t.judge, t.skip, told)
@@ -70,26 +70,26 @@ def check(args: argparse.Namespace, console: Console, progress: Callable[[str, i
         _say(report, console)
         for line in count_differences(named, report.records, report.text_only, report.folders) if named else ():
             console.print(f"  {line}", style="bold red", highlight=False)
-    if args.json:
-        with writes(args.json, "--json"):
-            args.json.write_text(json.dumps([r.as_json() for r in reports], indent=1) + "\n")
+    if options.json:
+        with writes(options.json, "--json"):
+            options.json.write_text(json.dumps([r.as_json() for r in reports], indent=1) + "\n")
     if fatal := sum(r.fatal for r in reports):
         of = f"{sum(r.refused for r in reports):,} of {sum(r.records for r in reports):,} records"
         raise DataError(
             f"{fatal:,} problems in {of} would stop a training run or teach nothing; mend or remove those records"
         )
-    if args.target.endswith((".yaml", ".yml")):
-        _check_stages(args, console)
+    if options.target.endswith((".yaml", ".yml")):
+        _check_stages(options, console)
     console.print("nothing that would stop a training run")
 
 
-def _check_stages(args: argparse.Namespace, console: Console) -> None:
+def _check_stages(options: DataCheckOptions, console: Console) -> None:
     """What each stage makes of what it reads.
 
     Raises:
         RemoraError: a stage that could not run, or would learn nothing.
     """
-    known = preflight(read_variants(args.target), Store(args.runs))
+    known = preflight(read_variants(options.target), Store(options.runs))
     for run in known.runs.values():
         steps, samples = known.lengths[run.id]
         console.print(f"stage {run.stage.name}: {samples:,} samples in {steps:,} steps", highlight=False)
@@ -112,24 +112,24 @@ def _say(report: DatasetReport, console: Console) -> None:
             console.print(f"    {example}", markup=False, highlight=False)
 
 
-def _targets(args: argparse.Namespace, console: Console) -> Iterator[DatasetToCheck]:
-    if args.target in catalog.entries("datasets"):
-        entry = with_known(MixtureEntry(dataset=args.target))
-        yield DatasetToCheck(*locate(entry, Store(args.runs).data), skip=entry.skip)
-    elif args.target.endswith((".yaml", ".yml")):
-        yield from _read_by_stages(args, console)
+def _targets(options: DataCheckOptions, console: Console) -> Iterator[DatasetToCheck]:
+    if options.target in catalog.entries("datasets"):
+        entry = with_known(MixtureEntry(dataset=options.target))
+        yield DatasetToCheck(*locate(entry, Store(options.runs).data), skip=entry.skip)
+    elif options.target.endswith((".yaml", ".yml")):
+        yield from _read_by_stages(options, console)
     else:
-        location = absolute(args.target)
-        images = absolute(args.images) if args.images else picture_folder(location)
+        location = absolute(options.target)
+        images = absolute(options.images) if options.images else picture_folder(location)
         yield DatasetToCheck(location, images, "; give the path of a dataset")
 
 
-def _read_by_stages(args: argparse.Namespace, console: Console) -> Iterator[DatasetToCheck]:
+def _read_by_stages(options: DataCheckOptions, console: Console) -> Iterator[DatasetToCheck]:
     """What the stages read; what several read alike is checked once."""
-    store = Store(args.runs)
+    store = Store(options.runs)
     tokenizers: dict[str, PreTrainedTokenizerBase | None] = {}
     seen = set()
-    for variant in read_variants(args.target):
+    for variant in read_variants(options.target):
         vision, connector, llm = (
             catalog.vision(variant.vision),
             catalog.connector(variant.connector),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from remora import tracking
 from remora.commands.indexing import prepare
+from remora.commands.options import DataCondenseOptions
 from remora.commands.run import say, session
 from remora.condense.embedding import EmbeddingJob, embed_here, identity, load_encoder
 from remora.condense.output import write_output
@@ -28,21 +28,21 @@ from remora.files import digest, disk_errors
 from remora.spec import Condensation, load
 
 
-def condense(args: argparse.Namespace, console: Console) -> None:
+def condense(options: DataCondenseOptions, console: Console) -> None:
     """Embed what is not embedded, make the steps that are not there, write the dataset.
 
     Raises:
         DataError: no spec is given, or its source and embeddings do not fit.
     """
-    spec = load(Condensation, str(args.target))
-    out = (args.out or args.runs / "condensed" / spec.name).expanduser().absolute()
-    data = args.runs / "data"
-    source = prepare([spec.source], args, console, open_whole)[0][1] if spec.source else None
+    spec = load(Condensation, str(options.target))
+    out = (options.out or options.runs / "condensed" / spec.name).expanduser().absolute()
+    data = options.runs / "data"
+    source = prepare([spec.source], options.place, console, open_whole)[0][1] if spec.source else None
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    tracker = tracking.Tracker(args.runs, args.tracking_uri, note=lambda text: say(f"note: {text}"))
-    with tracker, _recorded(args.runs, spec, source) as heard:
-        job, embedded = _embedded(spec, source, out, args)
+    tracker = tracking.Tracker(options.runs, options.tracking_uri, note=lambda text: say(f"note: {text}"))
+    with tracker, _recorded(options.runs, spec, source) as heard:
+        job, embedded = _embedded(spec, source, out, options)
         if source and source.records != len(embedded.images):
             raise DataError(f"{source.records} records but {len(embedded.images)} embeddings; a row is a record")
         steps = Condenser(spec, embedded, out / "steps", _threads(), heard).run()
@@ -84,7 +84,7 @@ def _recorded(
 
 
 def _embedded(
-    spec: Condensation, source: Dataset | None, out: Path, args: argparse.Namespace
+    spec: Condensation, source: Dataset | None, out: Path, options: DataCondenseOptions
 ) -> tuple[EmbeddingJob | None, Embedded]:
     """The embeddings that are given, or those of the source, made where they are missing."""
     if given := spec.embeddings:
@@ -98,11 +98,11 @@ def _embedded(
     missing = job.missing(_threads())
     say(f"embeddings: {len(missing)} of {len(job.starts)} parts to make, {spec.encoder.part:,} samples each")
     if missing:
-        _embed(job, missing, spec, args)
+        _embed(job, missing, spec, options)
     return job, Embedded(Vectors(job.files("images")), Vectors(job.files("texts")), key)
 
 
-def _embed(job: EmbeddingJob, missing: list[int], spec: Condensation, args: argparse.Namespace) -> None:
+def _embed(job: EmbeddingJob, missing: list[int], spec: Condensation, options: DataCondenseOptions) -> None:
     """On the Ray cluster that --address or RAY_ADDRESS names, else in this process."""
     done = 0
     total = sum(min(start + job.encoder.part, job.rows) - start for start in missing)
@@ -112,13 +112,13 @@ def _embed(job: EmbeddingJob, missing: list[int], spec: Condensation, args: argp
         done += rows
         say(f"embeddings: {done:,} of {total:,}")
 
-    if not (args.address or os.environ.get("RAY_ADDRESS")):
+    if not (options.address or os.environ.get("RAY_ADDRESS")):
         embed_here(job, missing, _threads(), progress)
         return
     from remora.cluster.embedding import embed_on_cluster
 
-    with session(args):
-        embed_on_cluster(job, missing, spec.workers, args.runs / "logs", progress)
+    with session(options.place):
+        embed_on_cluster(job, missing, spec.workers, options.runs / "logs", progress)
 
 
 def _threads() -> int:

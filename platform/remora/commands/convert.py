@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-
 from rich.console import Console
 
+from remora.commands.options import DataConvertOptions
 from remora.data.convert import convert_dataset
 from remora.data.indexing import Progress
 from remora.data.locations import absolute
@@ -13,17 +12,17 @@ from remora.data.sources import picture_folder
 from remora.errors import DataError
 
 
-def convert(args: argparse.Namespace, console: Console, progress: Progress) -> None:
+def convert(options: DataConvertOptions, console: Console, progress: Progress) -> None:
     """Write a dataset as what its new name says.
 
     Raises:
         DataError: a record has a problem or does not fit the new format, or the target is there already.
     """
-    if args.shard_size < 1:
-        raise DataError(f"--shard-size {args.shard_size}: a tar shard has at least 1 MB")
-    source = absolute(args.target)
-    images = absolute(args.images) if args.images else picture_folder(source)
-    done = convert_dataset(source, images, args.out, args.shard_size << 20, progress)
-    console.print(f"{args.out}: {done.records:,} records, {done.pictures:,} pictures", highlight=False)
+    if options.shard_size < 1:
+        raise DataError(f"--shard-size {options.shard_size}: a tar shard has at least 1 MB")
+    source = absolute(options.target)
+    images = absolute(options.images) if options.images else picture_folder(source)
+    done = convert_dataset(source, images, options.out, options.shard_size << 20, progress)
+    console.print(f"{options.out}: {done.records:,} records, {done.pictures:,} pictures", highlight=False)
     for line in done.notes:
         console.print(f"  {line}", markup=False, highlight=False)

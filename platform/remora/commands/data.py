@@ -2,61 +2,78 @@
 
 from __future__ import annotations
 
-import argparse
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
+from remora.commands.options import (
+    DataCheckOptions,
+    DataCondenseOptions,
+    DataConvertOptions,
+    DataDemoOptions,
+    DataIndexOptions,
+    DataShowOptions,
+)
 from remora.files import disk_errors
 from remora.reporting.bars import Hear, bars
 from remora.reporting.fitting import literal
 
-
-def data(args: argparse.Namespace) -> None:
-    """One of the verbs of `remora data`. Each loads its own: torch takes 4 s, and two of six need it."""
-    console = literal(soft_wrap=args.what != "show")
-    if args.what == "demo":
-        demo(args, console)
-    elif args.what == "check":
-        from remora.commands.check import check
-
-        with _bars(console) as progress:
-            check(args, console, progress)
-    elif args.what == "index":
-        from remora.commands.indexing import index
-
-        index(args, console)
-    elif args.what == "condense":
-        from remora.commands.condense import condense
-
-        condense(args, console)
-    elif args.what == "convert":
-        from remora.commands.convert import convert
-
-        with _bars(console) as progress:
-            convert(args, console, partial(progress, args.target))
-    else:
-        from remora.commands.samples import sections_of, show
-
-        with _bars(console) as progress:
-            sections = sections_of(args, console, progress)
-        show(args, console, sections)
+# Each verb loads its own: torch takes 4 s, and two of six need it.
 
 
-def demo(args: argparse.Namespace, console: Console) -> None:
+def check(options: DataCheckOptions) -> None:
+    from remora.commands.check import check
+
+    console = literal(soft_wrap=True)
+    with _bars(console) as progress:
+        check(options, console, progress)
+
+
+def index(options: DataIndexOptions) -> None:
+    from remora.commands.indexing import index
+
+    index(options, literal(soft_wrap=True))
+
+
+def condense(options: DataCondenseOptions) -> None:
+    from remora.commands.condense import condense
+
+    condense(options, literal(soft_wrap=True))
+
+
+def convert(options: DataConvertOptions) -> None:
+    from remora.commands.convert import convert
+
+    console = literal(soft_wrap=True)
+    with _bars(console) as progress:
+        convert(options, console, partial(progress, options.target))
+
+
+def show(options: DataShowOptions) -> None:
+    from remora.commands.samples import sections_of, show
+
+    console = literal()
+    with _bars(console) as progress:
+        sections = sections_of(options, console, progress)
+    show(options, console, sections)
+
+
+def demo(options: DataDemoOptions) -> None:
     """Write the demo's pictures, conversations and question files below <run folder>/data/demo."""
-    counts = ", ".join(f"{name} {n:,}" for name, n in build(args, console)["counts"].items())
-    console.print(f"{args.runs / 'data' / 'demo'}: {counts}", highlight=False)
+    console = literal(soft_wrap=True)
+    counts = ", ".join(f"{name} {n:,}" for name, n in build(options.runs, console, options.seed)["counts"].items())
+    console.print(f"{options.runs / 'data' / 'demo'}: {counts}", highlight=False)
 
 
-def build(args: argparse.Namespace, console: Console) -> dict:
+def build(runs: Path, console: Console, seed: int = 0) -> dict:
     """Build (or find) the demo's data, with a progress bar."""
     from remora.demo import build_demo
 
-    with disk_errors(args.runs), _bars(console) as progress:
-        return build_demo(args.runs / "data" / "demo", seed=getattr(args, "seed", 0), progress=progress)
+    with disk_errors(runs), _bars(console) as progress:
+        return build_demo(runs / "data" / "demo", seed=seed, progress=progress)
 
 
 def _bars(console: Console) -> AbstractContextManager[Hear]:

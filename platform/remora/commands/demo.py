@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import socket
 import time
@@ -15,7 +14,8 @@ from rich.text import Text
 from remora import catalog
 from remora.cluster.search import result_file
 from remora.commands.data import build
-from remora.commands.run import live
+from remora.commands.options import DemoOptions
+from remora.commands.run import flags, live
 from remora.data.outputs import writes
 from remora.errors import ClusterError, ServingError
 from remora.evaluation.benchmarks.own import own_benchmark
@@ -32,34 +32,33 @@ HEADLINE, UNSEEN = "easy-vqa", "openmoji-unseen"
 READY_S = 180.0
 
 
-def demo(args: argparse.Namespace) -> None:
+def demo(options: DemoOptions) -> None:
     """Run the whole story; exits with an error if any of it fails."""
     began = time.time()
     console = literal()
-    store = Store(args.runs)
+    store = Store(options.runs)
     store.check_writable()
-    port = _port(args.port)
+    port = _port(options.port)
 
     console.rule(Text("1 of 4  Data", "bold"))
-    manifest = build(args, console)
+    manifest = build(options.runs, console)
     console.print(
         f"{sum(manifest['pictures'].values()):,} pictures from OpenMoji (CC-BY-SA-4.0) and easy-VQA (MIT), "
         f"{sum(sum(c.values()) for c in manifest['concepts'].values()):,} concepts, "
         f"{sum(manifest['concepts']['unseen'].values()):,} of them never seen in training: "
-        f"{args.runs / 'data' / 'demo'}",
+        f"{options.runs / 'data' / 'demo'}",
         highlight=False,
     )
 
     console.rule(Text("2 of 4  Search: 2 connectors x 2 recipes", "bold"))
-    args.spec = SPACE
     space = read_space(SPACE)
     names = [variant_name(v) for v in variants_of(space)]
-    if all(any((args.runs / "bundles").glob(f"{name}-*")) for name in names):
+    if all(any((options.runs / "bundles").glob(f"{name}-*")) for name in names):
         console.print("An earlier run finished these variants; what has not changed since is read, not trained.")
-    live(args, "search", space.name, names, console)
-    result = json.loads(result_file(args.runs, space.name).read_text())
+    live(options.place, "search", SPACE, space.name, names, console)
+    result = json.loads(result_file(options.runs, space.name).read_text())
     if result["ended"] < began:
-        raise ClusterError(f"the search ended without a result; see {args.runs / 'logs'}")
+        raise ClusterError(f"the search ended without a result; see {options.runs / 'logs'}")
 
     console.rule(Text("3 of 4  Results", "bold"))
     titles = {name: catalog.benchmark(name).title for name in space.benchmarks}
@@ -80,11 +79,8 @@ def demo(args: argparse.Namespace) -> None:
     )
 
     console.rule(Text("4 of 4  Endpoint", "bold"))
-    options = ["--runs", str(args.runs), "--port", str(port)]
-    for flag in ("address", "tracking_uri"):
-        if value := getattr(args, flag):
-            options += [f"--{flag.replace('_', '-')}", value]
-    endpoint = Child(remora_command("serve", *options), args.runs / "logs" / "serve.log")
+    command = remora_command("serve", *flags(options.place), "--port", str(port))
+    endpoint = Child(command, options.runs / "logs" / "serve.log")
     try:
         url = _wait_ready(endpoint, console)
         question = own_benchmark(UNSEEN).listed(store.data)[0]
@@ -100,21 +96,21 @@ def demo(args: argparse.Namespace) -> None:
     except BaseException:
         endpoint.stop()
         raise
-    if args.keep:
+    if options.keep:
         console.print(
             f"\nThe endpoint stays up at {url} (process {endpoint.process.pid}); stop it: kill {endpoint.process.pid}"
         )
     else:
         with console.status("stopping the endpoint"):
             endpoint.stop()
-        serve = f"remora serve --runs {args.runs} --port {port}"
+        serve = f"remora serve --runs {options.runs} --port {port}"
         console.print(f"\nEndpoint (stopped again; start it with `{serve}`, or run the demo with --keep): {url}")
     console.print(curl_command(url, question.image, question.text), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"MLflow: remora ui --runs {args.runs}", highlight=False)
+    console.print(f"MLflow: remora ui --runs {options.runs}", highlight=False)
     console.print(f"Finished in {duration(time.time() - began)}.")
-    if args.json:
-        with writes(args.json, "--json"):
-            write_json(args.json, summary)
+    if options.json:
+        with writes(options.json, "--json"):
+            write_json(options.json, summary)
 
 
 def _port(asked: int | None) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from transformers.utils import logging
 
+from remora.commands.options import AverageOptions, ExportOptions, ImportOptions
 from remora.errors import DataError
 from remora.inference.averaging import average_bundles
 from remora.inference.exporting import export_bundle
@@ -21,29 +21,29 @@ def _quiet() -> None:
     logging.disable_progress_bar()
 
 
-def export(args: argparse.Namespace) -> None:
+def export(options: ExportOptions) -> None:
     """Write a model to a folder, in the stock llava layout if it has one."""
     _quiet()
-    bundle = find_model(args.model, args.runs, args.tracking_uri).folder
-    made = export_bundle(bundle, args.out, args.runs / "cache")
+    bundle = find_model(options.model, options.runs, options.tracking_uri).folder
+    made = export_bundle(bundle, options.out, options.runs / "cache")
     if made.layout == "llava":
         said = "the stock llava layout; transformers' LlavaForConditionalGeneration and vLLM load it as it is"
     else:
         said = f"Remora's own layout with every part in it, and not the stock one: {made.reason}"
-    literal(soft_wrap=True).print(f"{args.out}: {said}", markup=False, highlight=False)
+    literal(soft_wrap=True).print(f"{options.out}: {said}", markup=False, highlight=False)
 
 
-def import_(args: argparse.Namespace) -> None:
+def import_(options: ImportOptions) -> None:
     """Write a bundle from a downloaded checkpoint; an entry that the catalog lacks is printed, ready to paste."""
     _quiet()
     try:
-        named = {"vision": args.vision, "llm": args.llm, "template": args.template, "base": args.base}
-        made = import_checkpoint(args.folder, args.out, **named)
+        named = {"vision": options.vision, "llm": options.llm, "template": options.template, "base": options.base}
+        made = import_checkpoint(options.folder, options.out, **named)
     except DataError as e:
         for entry in getattr(e, "__notes__", ()):
             sys.stdout.write(entry)
         raise
-    lines = [f"{args.out}: a bundle from a {made.layout} checkpoint, template {made.template}"]
+    lines = [f"{options.out}: a bundle from a {made.layout} checkpoint, template {made.template}"]
     lines += [f"  {part}: {name}" for part, name in made.parts.items()]
     if made.aspect == "pad":
         lines.append("  its pictures were padded to squares in training (aspect pad)")
@@ -53,10 +53,10 @@ def import_(args: argparse.Namespace) -> None:
     literal(soft_wrap=True).print("\n".join(lines), markup=False, highlight=False)
 
 
-def average(args: argparse.Namespace) -> None:
+def average(options: AverageOptions) -> None:
     """Write the weighted average of models."""
     _quiet()
-    models = [find_model(given, args.runs, args.tracking_uri) for given in args.models]
-    average_bundles([m.folder for m in models], args.weights, args.out, args.runs / "cache")
-    shares = " + ".join(f"{w:g} x {m.folder.name}" for w, m in zip(args.weights, models, strict=True))
-    literal(soft_wrap=True).print(f"{args.out}: {shares}", markup=False, highlight=False)
+    models = [find_model(given, options.runs, options.tracking_uri) for given in options.models]
+    average_bundles([m.folder for m in models], options.weights, options.out, options.runs / "cache")
+    shares = " + ".join(f"{w:g} x {m.folder.name}" for w, m in zip(options.weights, models, strict=True))
+    literal(soft_wrap=True).print(f"{options.out}: {shares}", markup=False, highlight=False)

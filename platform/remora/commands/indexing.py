@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from remora import catalog
+from remora.commands.options import DataIndexOptions, Workplace
 from remora.data.index import Dataset
 from remora.data.indexing import Indexed, Spread
 from remora.data.mixture import open_entry, with_known
@@ -21,15 +21,15 @@ from remora.spec import MixtureEntry, Variant
 from remora.stages import read_variants, resolve_stages
 
 
-def index(args: argparse.Namespace, console: Console) -> None:
+def index(options: DataIndexOptions, console: Console) -> None:
     """Build the index of a dataset, or of all that a variant or a space reads, and say what each holds."""
-    if str(args.target).endswith((".yaml", ".yml")):
-        entries = entries_of(read_variants(args.target))
-    elif args.target in catalog.entries("datasets"):
-        entries = [MixtureEntry(dataset=args.target)]
+    if str(options.target).endswith((".yaml", ".yml")):
+        entries = entries_of(read_variants(options.target))
+    elif options.target in catalog.entries("datasets"):
+        entries = [MixtureEntry(dataset=options.target)]
     else:
-        entries = [MixtureEntry(path=args.target, images=args.images)]
-    for entry, dataset in prepare(entries, args, console):
+        entries = [MixtureEntry(path=options.target, images=options.images)]
+    for entry, dataset in prepare(entries, options.place, console):
         console.print(f"{entry.dataset or entry.path}: {len(dataset):,} samples", highlight=False)
         console.print(f"  {dataset.folder}", highlight=False)
 
@@ -48,7 +48,7 @@ def entries_of(variants: Iterable[Variant]) -> list[MixtureEntry]:
 
 def prepare(
     entries: Iterable[MixtureEntry],
-    args: argparse.Namespace,
+    place: Workplace,
     console: Console,
     opening: Callable[..., Dataset] = open_entry,
 ) -> list[tuple[MixtureEntry, Dataset]]:
@@ -66,15 +66,15 @@ def prepare(
     with bars(console, *columns, verb="indexing") as hear:
         for entry in entries:
             told = partial(hear, Path(entry.dataset or str(entry.path)).name)
-            dataset = opening(entry, args.runs / "data", _spread(args), told)
+            dataset = opening(entry, place.runs / "data", _spread(place), told)
             if dataset.skipped:
                 say_skipped(entry, dataset, console)
             found.append((entry, dataset))
     return found
 
 
-def _spread(args: argparse.Namespace) -> Spread | None:
-    if getattr(args, "local", False) or not (getattr(args, "address", None) or os.environ.get("RAY_ADDRESS")):
+def _spread(place: Workplace) -> Spread | None:
+    if place.local or not (place.address or os.environ.get("RAY_ADDRESS")):
         return None
 
     def on_cluster(work: Callable[[Shard], Indexed], shards: Iterable[Shard]) -> Iterator[Indexed]:
@@ -82,7 +82,7 @@ def _spread(args: argparse.Namespace) -> Spread | None:
         from remora.cluster.indexing import over_ray
         from remora.commands.run import session
 
-        with session(args):
-            yield from over_ray(work, shards, args.runs / "logs")
+        with session(place):
+            yield from over_ray(work, shards, place.runs / "logs")
 
     return on_cluster

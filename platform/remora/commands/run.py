@@ -1,143 +1,179 @@
 """`remora train` and `remora search`.
 
 Shown live, the work runs in a child (`--plain`) whose noise goes to a log file, and this process only draws. Under
-`ray job submit`, or with `--plain`, it runs here and prints a line now and then.
+`ray job submit`, or with `--plain`, it runs here and prints a line now and then. From Python it runs here, silently.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO
 
 from rich.console import Console
-from rich.live import Live
 
-from remora.cluster.search import result_file
+from remora.cluster.search import Result, result_file
 from remora.commands.indexing import entries_of, prepare
+from remora.commands.options import SearchOptions, TrainOptions, Workplace
 from remora.evaluation.score import as_json
 from remora.pipeline import measure
 from remora.pipeline.executor import Executor
-from remora.pipeline.variant import run_variant, status_file
+from remora.pipeline.variant import Outcome, run_variant, status_file
 from remora.processes import Child, remora_command
-from remora.reporting.fitting import literal
-from remora.reporting.progress import Progress, VariantProgress
+from remora.reporting.fitting import literal, silent
+from remora.reporting.following import draw, plain_progress
+from remora.reporting.progress import Progress
 from remora.reporting.results import search_lines, variant_lines
-from remora.reporting.tables import live_table
 from remora.spec import Variant
 from remora.stages import Store, preflight, read_space, read_variant, variant_name, variants_of
 from remora.tracking import Tracker
 from remora.training import journal
 from remora.training.meter import duration
 
-UNTOLD = ("starting", "queued")
-"""States of which no line is printed: Ray's start has lines of its own, and the rest of a search always waits."""
 SINGLE = "single"
 """The status folder of variants that are trained on their own."""
 
 
-def train(args: argparse.Namespace) -> None:
-    """Train and measure one variant."""
-    variant = read_variant(args.spec)
-    prepare(entries_of([variant]), args, literal())
-    if not args.plain and sys.stdout.isatty():
-        progress = live(args, "train", SINGLE, [variant_name(variant)], literal())
-        (ended,) = progress.read()
-        say(*variant_lines(ended.scores, ended.bundle))
+def say(*lines: str) -> None:
+    for line in lines:
+        sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def say_nothing(*lines: str) -> None:
+    """What a caller from Python hears: results are returned, errors are raised."""
+
+
+def train(options: TrainOptions) -> None:
+    """Train and measure one variant, and print what came of it."""
+    if options.plain or not sys.stdout.isatty():
+        outcome = trained(options, aloud=True)
+        scores = {name: as_json(score) for name, score in outcome.scores.items()}
+        say(*variant_lines(scores, outcome.bundle))
         return
-    store = Store(args.runs)
+    variant = read_variant(options.spec)
+    prepare(entries_of([variant]), options.place, literal())
+    progress = live(options.place, "train", options.spec, SINGLE, [variant_name(variant)], literal())
+    (ended,) = progress.read()
+    say(*variant_lines(ended.scores, ended.bundle))
+
+
+def trained(options: TrainOptions, aloud: bool = False) -> Outcome:
+    """Train and measure one variant in this process; `aloud` prints how far it is.
+
+    Raises:
+        RemoraError: what stopped it; stage runs that finished stay finished.
+    """
+    variant, store, place = read_variant(options.spec), Store(options.runs), options.place
+    tell = say if aloud else say_nothing
+    prepare(entries_of([variant]), place, literal() if aloud else silent())
     store.check_writable()
-    look([variant], store)
+    look([variant], store, tell)
     name = variant_name(variant)
     # MLflow is loaded (2 s) while Ray starts, which is mostly waiting.
-    with plain_progress(args.runs, SINGLE, [name]), _tracker(args, SINGLE, name), executor_of(args) as executor:
-        queued(args.runs, SINGLE, [name])
-        outcome = run_variant(variant, args.runs, executor, SINGLE)
-    say(*variant_lines({name: as_json(score) for name, score in outcome.scores.items()}, outcome.bundle))
+    with (
+        _shown(aloud, place, SINGLE, [name]),
+        _tracker(place, SINGLE, name),
+        executor_of(place, tell) as executor,
+    ):
+        queued(place.runs, SINGLE, [name])
+        return run_variant(variant, place.runs, executor, SINGLE)
 
 
-def search(args: argparse.Namespace) -> None:
-    """Train and measure every variant of a space, and register the best."""
-    space = read_space(args.spec)
+def search(options: SearchOptions) -> None:
+    """Train and measure every variant of a space, register the best, and print what came of it."""
+    if options.plain or not sys.stdout.isatty():
+        say(*search_lines(searched(options, aloud=True).as_json()))
+        return
+    space = read_space(options.spec)
+    variants = variants_of(space)
+    prepare(entries_of(variants), options.place, literal())
+    live(options.place, "search", options.spec, space.name, [variant_name(v) for v in variants], literal())
+    say(*search_lines(json.loads(result_file(options.runs, space.name).read_text())))
+
+
+def searched(options: SearchOptions, aloud: bool = False) -> Result:
+    """Search a space in this process, on Ray; `aloud` prints how far it is.
+
+    Raises:
+        RemoraError: what stopped it; stage runs that finished stay finished.
+    """
+    from remora.cluster.search import check
+    from remora.cluster.search import search as run_search
+
+    space, store, place = read_space(options.spec), Store(options.runs), options.place
     variants = variants_of(space)
     names = [variant_name(v) for v in variants]
-    prepare(entries_of(variants), args, literal())
-    if not args.plain and sys.stdout.isatty():
-        live(args, "search", space.name, names, literal())
-        say(*search_lines(json.loads(result_file(args.runs, space.name).read_text())))
-        return
-    from remora.cluster.search import check
-
-    check(space, Store(args.runs))
-    look(variants, Store(args.runs))
+    tell = say if aloud else say_nothing
+    prepare(entries_of(variants), place, literal() if aloud else silent())
+    check(space, store)
+    look(variants, store, tell)
     with (
-        plain_progress(args.runs, space.name, names),
-        _tracker(args, space.name, names[0]) as tracker,
-        session(args),
+        _shown(aloud, place, space.name, names),
+        _tracker(place, space.name, names[0]) as tracker,
+        session(place, tell),
     ):
-        queued(args.runs, space.name, names)
-        from remora.cluster.search import search as run_search
-
-        result = run_search(space, args.runs, tracker)
-    say(*search_lines(result.as_json()))
+        queued(place.runs, space.name, names)
+        return run_search(space, place.runs, tracker)
 
 
-def _tracker(args: argparse.Namespace, search_name: str, name: str) -> Tracker:
+def _shown(aloud: bool, place: Workplace, search_name: str, names: list[str]) -> AbstractContextManager[None]:
+    return plain_progress(place.runs, search_name, names) if aloud else nullcontext()
+
+
+def _tracker(place: Workplace, search_name: str, name: str) -> Tracker:
     """What is wrong with MLflow becomes a note of that variant."""
-    status = status_file(args.runs, search_name, name)
+    status = status_file(place.runs, search_name, name)
 
     def note(text: str) -> None:
         status.parent.mkdir(parents=True, exist_ok=True)
         journal.append(status, "noted", text=text)
 
-    return Tracker(args.runs, args.tracking_uri, note=note)
+    return Tracker(place.runs, place.tracking_uri, note=note)
 
 
-def look(variants: Sequence[Variant], store: Store) -> None:
+def look(variants: Sequence[Variant], store: Store, tell: Callable[..., None]) -> None:
     """Find what is wrong before anything starts, and say what is worth knowing."""
     notes = list(preflight(variants, store).notes)
     for benchmark in dict.fromkeys(b for v in variants for b in v.benchmarks):
         notes += measure.notes(measure.prepare(benchmark, store))
     for note in notes:
-        say(f"note: {note}")
+        tell(f"note: {note}")
 
 
 @contextmanager
-def executor_of(args: argparse.Namespace) -> Iterator[Executor]:
+def executor_of(place: Workplace, tell: Callable[..., None] = say) -> Iterator[Executor]:
     """Who trains and answers: this machine with --local, else a Ray session."""
-    if args.local:
+    if place.local:
         from remora.pipeline.local import Local
 
         yield Local()
         return
     from remora.cluster.executor import OnRay
 
-    with session(args, dashboard=False):
+    with session(place, tell, dashboard=False):
         yield OnRay()
 
 
 @contextmanager
-def session(args: argparse.Namespace, dashboard: bool = True) -> Iterator[None]:
+def session(place: Workplace, tell: Callable[..., None] = say, dashboard: bool = True) -> Iterator[None]:
     """A Ray session whose workers know the run folder and the tracker; `dashboard` as `ray_session` has it."""
     from remora.cluster.session import ray_session
 
-    env = {"REMORA_RUNS": str(args.runs)}
-    if uri := args.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"):
+    env = {"REMORA_RUNS": str(place.runs)}
+    if uri := place.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"):
         env["MLFLOW_TRACKING_URI"] = uri
     if own := os.environ.get("REMORA_CATALOG"):
         env["REMORA_CATALOG"] = str(Path(own).absolute())
-    where = args.address or os.environ.get("RAY_ADDRESS")
+    where = place.address or os.environ.get("RAY_ADDRESS")
     began = time.monotonic()
-    say(f"joining the Ray cluster at {where}" if where else "starting Ray on this machine")
-    with ray_session(args.address, env, dashboard):
-        say(f"Ray is up after {duration(time.monotonic() - began)}")
+    tell(f"joining the Ray cluster at {where}" if where else "starting Ray on this machine")
+    with ray_session(place.address, env, dashboard):
+        tell(f"Ray is up after {duration(time.monotonic() - began)}")
         yield
 
 
@@ -149,29 +185,17 @@ def queued(runs: Path, search_name: str, names: list[str]) -> None:
         journal.append(status, "queued")
 
 
-def say(*lines: str) -> None:
-    for line in lines:
-        sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def live(args: argparse.Namespace, verb: str, search_name: str, names: list[str], console: Console) -> Progress:
+def live(place: Workplace, verb: str, spec: Path, search_name: str, names: list[str], console: Console) -> Progress:
     """Run the verb in a child and draw its progress until it ends; what can be read of it then.
 
     Raises:
         RemoraError: the child's own.
     """
-    options = ["--runs", str(args.runs), "--plain"]
-    for flag in ("address", "tracking_uri"):
-        if value := getattr(args, flag):
-            options += [f"--{flag.replace('_', '-')}", value]
-    if getattr(args, "local", False):
-        options.append("--local")
-    log = args.runs / "logs" / f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}.log"
+    log = place.runs / "logs" / f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}.log"
     since = time.time()
-    child = Child(remora_command(verb, str(args.spec), *options), log)
-    progress = Progress(args.runs, search_name, names, since)
-    title = f"{args.spec.name} (log: {log})"
+    child = Child(remora_command(verb, str(spec), *flags(place), "--plain"), log)
+    progress = Progress(place.runs, search_name, names, since)
+    title = f"{spec.name} (log: {log})"
     try:
         draw(progress, title, console, lambda: child.running)
     finally:
@@ -181,85 +205,11 @@ def live(args: argparse.Namespace, verb: str, search_name: str, names: list[str]
     return progress
 
 
-def draw(progress: Progress, title: str, console: Console, going: Callable[[], bool]) -> None:
-    """Redraw the table while `going`, on a terminal in place, elsewhere a line whenever something changes."""
-    if not console.is_terminal:
-        with _printing(progress, _flushed(console.file)):
-            while going():
-                time.sleep(0.2)
-        return
-    told: set[str] = set()
-
-    def redraw(view: Live) -> None:
-        variants = progress.read()
-        view.update(live_table(variants, title))
-        for note in _new_notes(variants, told):
-            view.console.print(note, markup=False, highlight=False, soft_wrap=True)
-
-    with Live(live_table(progress.read(), title), console=console, refresh_per_second=4) as view:
-        while going():
-            time.sleep(0.5)
-            redraw(view)
-        redraw(view)  # what came in the last half second
-
-
-def _new_notes(variants: Sequence[VariantProgress], told: set[str]) -> list[str]:
-    """What people should know and were not told yet, each once for all variants that share a stage run."""
-    new = [f"note: {note}" for note in dict.fromkeys(n for v in variants for n in v.notes) if note not in told]
-    told.update(n for v in variants for n in v.notes)
-    return new
-
-
-@contextmanager
-def plain_progress(runs: Path, search_name: str, names: list[str]) -> Iterator[None]:
-    """Print a line whenever a variant's state changes, and every so often while it trains."""
-    with _printing(Progress(runs, search_name, names, time.time()), _flushed(sys.stdout)):
-        yield
-
-
-def _flushed(file: IO[str]) -> Callable[[str], object]:
-    """Writes that a pipe shows at once: Python keeps 8 kB back where nobody looks at a terminal."""
-
-    def write(text: str) -> None:
-        file.write(text)
-        file.flush()
-
-    return write
-
-
-@contextmanager
-def _printing(progress: Progress, write: Callable[[str], object], every: float = 10.0) -> Iterator[None]:
-    stop = threading.Event()
-
-    def follow() -> None:
-        told: dict[str, str] = {}
-        noted: set[str] = set()
-        last = 0.0
-        while True:
-            ended = stop.wait(1.0)
-            due = time.monotonic() - last > every
-            variants = progress.read()
-            for note in _new_notes(variants, noted):
-                write(note + "\n")
-            for v in variants:
-                state = f"{v.state} {v.run}" if v.stage else v.state
-                if v.accuracy:
-                    state += "".join(f"; {name} {value:.3f}" for name, value in v.accuracy.items())
-                step = f", step {v.step}/{v.steps}, loss {v.loss:.3f}" if v.loss is not None else ""
-                if v.state in UNTOLD:
-                    continue
-                if told.get(v.name) != state or (step and due):
-                    write(f"{v.name}: {state}{step}\n")
-                    told[v.name] = state
-            if due:
-                last = time.monotonic()
-            if ended:
-                return
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+def flags(place: Workplace) -> list[str]:
+    """What a child is told, so that it works in the same place."""
+    given = ["--runs", str(place.runs)]
+    if place.address:
+        given += ["--address", place.address]
+    if place.tracking_uri:
+        given += ["--tracking-uri", place.tracking_uri]
+    return [*given, "--local"] if place.local else given

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -12,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from remora import catalog
 from remora.catalog.fit import check_composition
+from remora.commands.options import DataShowOptions
 from remora.data.conversation import Sample, image_field, name_of, parse_turns, short
 from remora.data.indexing import size_of
 from remora.data.locations import absolute, join
@@ -43,50 +43,50 @@ Progress = Callable[[str, int, int], None]
 """Told (what, done, of how many)."""
 
 
-def sections_of(args: argparse.Namespace, console: Console, progress: Progress) -> list[Section]:
+def sections_of(options: DataShowOptions, console: Console, progress: Progress) -> list[Section]:
     """The samples asked for: those of each stage of a variant, or of a dataset.
 
     Raises:
         DataError: no target, options that it does not have, or no such sample.
     """
-    if args.samples < 1 or args.first < 0:
-        raise DataError(f"-n {args.samples} --from {args.first}: that is no sample; give -n 3 --from 0")
-    of_variant = args.target.endswith((".yaml", ".yml"))
+    if options.samples < 1 or options.first < 0:
+        raise DataError(f"-n {options.samples} --from {options.first}: that is no sample; give -n 3 --from 0")
+    of_variant = options.target.endswith((".yaml", ".yml"))
     misplaced = ("template", "llm", "vision", "images") if of_variant else ("stage", "seed")
-    if given := [f"--{name}" for name in misplaced if getattr(args, name) is not None]:
+    if given := [f"--{name}" for name in misplaced if getattr(options, name) is not None]:
         why = "a variant's stages say it" if of_variant else "a dataset has no stages and no order but its own"
         raise DataError(
             f"{', '.join(given)}: {why}; leave it out, or show {'a dataset' if of_variant else 'a variant'}"
         )
-    return list(_stages(args, console, progress) if of_variant else _dataset(args))
+    return list(_stages(options, console, progress) if of_variant else _dataset(options))
 
 
-def show(args: argparse.Namespace, console: Console, sections: Sequence[Section]) -> None:
+def show(options: DataShowOptions, console: Console, sections: Sequence[Section]) -> None:
     """Print samples, or write them as a page."""
-    if args.html:
-        with writes(args.html, "--html"):
-            write_page(args.html, args.target, sections)
-        console.print(f"{args.html}: {sum(len(s.views) for s in sections)} samples", highlight=False, soft_wrap=True)
+    if options.html:
+        with writes(options.html, "--html"):
+            write_page(options.html, options.target, sections)
+        console.print(f"{options.html}: {sum(len(s.views) for s in sections)} samples", highlight=False, soft_wrap=True)
     else:
-        print_sections(console, sections, ids=args.tokens)
+        print_sections(console, sections, ids=options.tokens)
 
 
 # A variant: each stage's mixture in its order.
 
 
-def _stages(args: argparse.Namespace, console: Console, progress: Progress) -> Iterator[Section]:
-    variant, store = read_variant(args.target), Store(args.runs)
-    if args.seed is not None:
-        variant = variant.model_copy(update={"seed": args.seed})
+def _stages(options: DataShowOptions, console: Console, progress: Progress) -> Iterator[Section]:
+    variant, store = read_variant(options.target), Store(options.runs)
+    if options.seed is not None:
+        variant = variant.model_copy(update={"seed": options.seed})
     vision, llm = catalog.vision(variant.vision), catalog.llm(variant.llm)
     embeddings = check_composition(vision, catalog.connector(variant.connector), llm)
     stages = resolve_stages(variant)
     names = [stage.name for stage in stages]
-    if args.stage is not None and args.stage not in names:
+    if options.stage is not None and options.stage not in names:
         raise SpecError(
-            f"--stage {args.stage}: no such stage{nearest(args.stage, names)}; there are: {', '.join(names)}"
+            f"--stage {options.stage}: no such stage{nearest(options.stage, names)}; there are: {', '.join(names)}"
         )
-    chosen = [stage for stage in stages if args.stage in (None, stage.name)]
+    chosen = [stage for stage in stages if options.stage in (None, stage.name)]
     datasets = {  # with a bar: the first time, every record and picture is read
         entry: open_entry(entry, store.data, progress=partial(progress, _name(entry)))
         for stage in chosen
@@ -99,11 +99,11 @@ def _stages(args: argparse.Namespace, console: Console, progress: Progress) -> I
         seed = seed_for(variant.seed, f"order/{stage.name}")
         data = StageData(stage, [datasets[e] for e in stage.mixture], prompter, encoder, seed, llm.context)
         entries = [_name(entry) for entry in stage.mixture]
-        last = min(args.first + args.samples, data.total)
-        if args.first >= last:
-            raise DataError(f"--from {args.first}: stage {stage.name!r} reads {data.total:,} samples; give less")
-        views = [view(data, position, entries) for position in range(args.first, last)]
-        drawn = {n: lengths(data, i, HISTOGRAM) for i, n in enumerate(entries)} if args.html else {}
+        last = min(options.first + options.samples, data.total)
+        if options.first >= last:
+            raise DataError(f"--from {options.first}: stage {stage.name!r} reads {data.total:,} samples; give less")
+        views = [view(data, position, entries) for position in range(options.first, last)]
+        drawn = {n: lengths(data, i, HISTOGRAM) for i, n in enumerate(entries)} if options.html else {}
         yield Section(f"stage {stage.name}", _facts(stage, data, variant), views, drawn, data.max_length)
 
 
@@ -145,16 +145,16 @@ def _tokenizer(variant: Variant, store: Store, console: Console) -> PreTrainedTo
 # A dataset: its records in their own order, read where they lie, without an index.
 
 
-def _dataset(args: argparse.Namespace) -> Iterator[Section]:
+def _dataset(options: DataShowOptions) -> Iterator[Section]:
     name = hint = ""
-    if args.target in catalog.entries("datasets"):
-        location, images, hint = locate(MixtureEntry(dataset=args.target), Store(args.runs).data)
-        name = args.target
+    if options.target in catalog.entries("datasets"):
+        location, images, hint = locate(MixtureEntry(dataset=options.target), Store(options.runs).data)
+        name = options.target
     else:
-        location = absolute(args.target)
+        location = absolute(options.target)
         images = picture_folder(location)
-    images = absolute(args.images) if args.images else images
-    reader = _reader(args)
+    images = absolute(options.images) if options.images else images
+    reader = _reader(options)
     try:
         source = find_source(location)
         for file in source.files:
@@ -162,33 +162,37 @@ def _dataset(args: argparse.Namespace) -> Iterator[Section]:
         records = (
             (number, raw) for shard in source.shards() for number, raw in enumerate(source.read(shard), shard.first)
         )
-        chosen = list(islice(records, args.first, args.first + args.samples))
+        chosen = list(islice(records, options.first, options.first + options.samples))
     except MissingDataset as e:
         raise MissingDataset(f"{e}{hint}") from None
     if not chosen:
-        raise DataError(f"--from {args.first}: {location} has no such record; give less")
+        raise DataError(f"--from {options.first}: {location} has no such record; give less")
     views = [reader(raw, images, View(number, name or location, number, "")) for number, raw in chosen]
-    facts = [f"pictures in {images}"] if not args.template else [f"template {args.template}", f"{args.llm}'s tokenizer"]
-    yield Section(name or location, facts, views, {}, LENGTH if args.template else None)
+    facts = (
+        [f"pictures in {images}"]
+        if not options.template
+        else [f"template {options.template}", f"{options.llm}'s tokenizer"]
+    )
+    yield Section(name or location, facts, views, {}, LENGTH if options.template else None)
 
 
 Read = Callable[[Raw, str, View], View]
 
 
-def _reader(args: argparse.Namespace) -> Read:
+def _reader(options: DataShowOptions) -> Read:
     """What to make of a record: its turns and pictures alone, or rendered by a template and an llm of one's choice."""
-    if (args.template is None) != (args.llm is None) or (args.vision and not args.template):
+    if (options.template is None) != (options.llm is None) or (options.vision and not options.template):
         raise DataError("--template NAME, --llm NAME: a prompt needs both, and --vision them; give both or none")
-    if args.template is None:
+    if options.template is None or options.llm is None:
         return _plain
-    entry = catalog.llm(args.llm)
+    entry = catalog.llm(options.llm)
     if entry.loader == "scratch":
         raise SpecError(
-            f"llm {args.llm!r} has no tokenizer without a variant; show one that uses it, or choose another"
+            f"llm {options.llm!r} has no tokenizer without a variant; show one that uses it, or choose another"
         )
-    encoder = catalog.vision(args.vision or "clip-l-336")
-    folder = pretrained_folder(args.llm, entry, Store(args.runs).cache / "llm")
-    prompter = Prompter(catalog.template(args.template), load_tokenizer(folder), encoder.tokens)
+    encoder = catalog.vision(options.vision or "clip-l-336")
+    folder = pretrained_folder(options.llm, entry, Store(options.runs).cache / "llm")
+    prompter = Prompter(catalog.template(options.template), load_tokenizer(folder), encoder.tokens)
     reader = free_reader(prompter, encoder, "square", min(LENGTH, entry.context))
 
     def read(raw: Raw, images: str, place: View) -> View:

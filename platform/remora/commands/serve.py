@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Callable
 
-from remora.commands.run import say
+from remora.commands.options import ServeOptions
+from remora.commands.run import say, say_nothing
 from remora.serving import champion
 from remora.serving.args import EndpointArgs
 from remora.serving.client import curl_command
@@ -12,19 +13,34 @@ from remora.serving.deploy import serve_forever
 from remora.tracking import find_model
 
 
-def serve(args: argparse.Namespace) -> None:
-    """Serve a model until Ctrl-C."""
-    # Found here, once: what is wrong is reported at once, and a replica that starts tomorrow serves what today's do.
-    model = find_model(args.model, args.runs, args.tracking_uri)
-    name = model.registered or model.name
-    endpoint = EndpointArgs(model=name, alias=model.name, runs=args.runs, tracking_uri=args.tracking_uri)
-    say(f"serving {model.shown}")
-    say(f"starting Ray and {endpoint.min_replicas} replicas, each of which loads the model")
+def serve(options: ServeOptions) -> None:
+    """Serve a model until Ctrl-C, and print how to ask it."""
 
-    def ready(url: str) -> None:
+    def ready(url: str, name: str) -> None:
         say(f"ready: {url}/v1")
         say(f"ask it (with a picture of your own for picture.png; model {name!r}), stop it with Ctrl-C:")
         say(curl_command(url, "picture.png", "What is in the picture?", name))
 
-    load = champion.loader(model)
-    serve_forever(endpoint, host=args.host, port=args.port, address=args.address, ready=ready, load=load)
+    served(options, ready, say)
+
+
+def served(options: ServeOptions, ready: Callable[[str, str], None], tell: Callable[..., None] = say_nothing) -> None:
+    """Serve a model until SIGINT or SIGTERM; `ready` hears the endpoint's URL and the name that it knows the model by.
+
+    Raises:
+        RemoraError: no such model, a port that is in use, a cluster that does not answer.
+    """
+    # Found here, once: what is wrong is reported at once, and a replica that starts tomorrow serves what today's do.
+    model = find_model(options.model, options.runs, options.tracking_uri)
+    name = model.registered or model.name
+    endpoint = EndpointArgs(model=name, alias=model.name, runs=options.runs, tracking_uri=options.tracking_uri)
+    tell(f"serving {model.shown}")
+    tell(f"starting Ray and {endpoint.min_replicas} replicas, each of which loads the model")
+    serve_forever(
+        endpoint,
+        host=options.host,
+        port=options.port,
+        address=options.address,
+        ready=lambda url: ready(url, name),
+        load=champion.loader(model),
+    )

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
-
+from remora.commands.options import SyncOptions
 from remora.commands.run import say
 from remora.errors import TrackingError
 from remora.tracking import Tracker
 
 
-def sync(args: argparse.Namespace) -> None:
+def sync(options: SyncOptions) -> None:
     """Write what MLflow lacks, and end the runs whose command was killed.
 
     Raises:
         TrackingError: nothing was recorded in the run folder; MLflow cannot be reached, or refuses a run.
     """
-    if not (args.runs / "tracking").is_dir():
-        raise TrackingError(f"{args.runs}: no command recorded a run there; give the right run folder with --runs DIR")
-    tracker = Tracker(args.runs, args.tracking_uri)
+    if not (options.runs / "tracking").is_dir():
+        raise TrackingError(
+            f"{options.runs}: no command recorded a run there; give the right run folder with --runs DIR"
+        )
+    tracker = Tracker(options.runs, options.tracking_uri)
     report = tracker.sync()
     say(f"MLflow at {tracker.server.shown}: {report.runs} runs, {report.written} brought up to date")
     if report.refused:

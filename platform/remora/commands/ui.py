@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from remora.commands.options import UiOptions
 from remora.commands.run import say
 from remora.errors import TrackingError
 from remora.processes import Child, free_or_refused
@@ -21,16 +21,16 @@ from remora.tracking import Tracker
 READY_S = 120.0
 
 
-def ui(args: argparse.Namespace) -> None:
+def ui(options: UiOptions) -> None:
     """Run MLflow's server in a child with one worker process; returns when it is stopped.
 
     Raises:
         TrackingError: nothing was recorded in the run folder, the port is taken, or MLflow does not start.
     """
-    tracker = Tracker(args.runs)
+    tracker = Tracker(options.runs)
     tracker.check_there()
-    if problem := free_or_refused("127.0.0.1", args.port):
-        raise TrackingError(f"MLflow's pages need a free port: {problem}; next: --port {args.port % 65535 + 1}")
+    if problem := free_or_refused("127.0.0.1", options.port):
+        raise TrackingError(f"MLflow's pages need a free port: {problem}; next: --port {options.port % 65535 + 1}")
     with contextlib.suppress(TrackingError):  # a run folder that may only be read
         tracker.sync()
     # One worker: each is a process of 300 MB, and one person looks. Its job runner would start eight more.
@@ -44,12 +44,12 @@ def ui(args: argparse.Namespace) -> None:
         "--host",
         "127.0.0.1",
         "--port",
-        str(args.port),
+        str(options.port),
     ]
     command += ["--workers", "1", "--backend-store-uri", tracker.uri]
     env = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    server = Child(command, _log(args.runs), env)
-    url = f"http://127.0.0.1:{args.port}"
+    server = Child(command, _log(options.runs), env)
+    url = f"http://127.0.0.1:{options.port}"
     try:
         say(f"starting MLflow on {tracker.server.shown} (log: {server.log})")
         _wait(server, url)

@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn, TaskID
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 Hear = Callable[[str, int, int], None]
 """Told what is being done, how much of it is, and how much there is."""
@@ -41,5 +49,34 @@ def lines(console: Console, verb: str = "", clock: Callable[[], float] = time.mo
         if now - last.setdefault(what, now) >= EVERY:
             last[what] = now
             console.print(f"{verb} {what}: {done / max(1, total):.0%}".strip(), highlight=False, soft_wrap=True)
+
+    return hear
+
+
+@contextmanager
+def counted(console: Console) -> Iterator[Hear]:
+    """A progress bar a benchmark on a terminal, a line now and then elsewhere."""
+    if not console.is_terminal:
+        yield _tenths(console)
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def hear(name: str, done: int, of: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=of)
+            progress.update(tasks[name], completed=done)
+
+        yield hear
+
+
+def _tenths(console: Console) -> Hear:
+    told: dict[str, int] = {}
+
+    def hear(name: str, done: int, of: int) -> None:
+        if done == of or done >= told.get(name, -of) + of // 10:
+            told[name] = done
+            console.print(f"{name}: {done:,} of {of:,} answers", highlight=False)
 
     return hear

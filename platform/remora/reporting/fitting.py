@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import sys
@@ -24,6 +25,11 @@ def console(stderr: bool = False) -> Console:
 def literal(stderr: bool = False, soft_wrap: bool = False, width: int | None = None) -> Console:
     """A console that prints text as it is: a path, a name or an answer may hold `[red]`, `[/]` or `:cat:`."""
     return Console(stderr=stderr, soft_wrap=soft_wrap, width=width, markup=False, emoji=False)
+
+
+def silent() -> Console:
+    """A console for callers who want the result only."""
+    return Console(quiet=True, file=io.StringIO())
 
 
 class Fitting:

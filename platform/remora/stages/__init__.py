@@ -15,7 +15,7 @@ from remora.stages.graph import (
     variants_of,
 )
 from remora.stages.preflight import Preflight, outlook, preflight
-from remora.stages.store import Store, default_runs
+from remora.stages.store import Store
 
 __all__ = [
     "Preflight",
@@ -23,7 +23,6 @@ __all__ = [
     "Store",
     "check_stages",
     "checked_stages",
-    "default_runs",
     "outlook",
     "path",
     "paths",

@@ -45,11 +45,6 @@ from remora.training.journal import JOURNAL
 log = logging.getLogger(__name__)
 
 
-def default_runs() -> Path:
-    """The run folder: REMORA_RUNS, or `remora` in the home folder, the same for every working directory and worker."""
-    return Path(os.environ.get("REMORA_RUNS") or Path.home() / "remora").expanduser().absolute()
-
-
 class Store:
     """Stage runs below one run folder."""
 

@@ -1,0 +1,353 @@
+"""What each verb may be told: a frozen dataclass a verb, which the command line fills and Python calls.
+
+A field is its own documentation: name, type, default, help. The docstring of a class is the help of its verb.
+Nothing heavy is imported, since `remora --help` needs all of it. The annotations are types, which the parser reads,
+so this module does without `from __future__ import annotations`.
+"""
+
+# ruff: noqa: RUF009 (`option` and `argument` are dataclasses.field)
+
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any, Self, get_args
+
+A_MODEL = "a variant's name, the folder of a bundle, or name@alias of the registry"
+A_DATASET = "a dataset's name, file, folder or URL, or a variant's YAML"
+
+
+def run_folder(given: Path | str | None = None) -> Path:
+    """A run folder as an absolute path; REMORA_RUNS, or `remora` in the home folder, if none is given."""
+    return Path(given or os.environ.get("REMORA_RUNS") or Path.home() / "remora").expanduser().absolute()
+
+
+def argument(help: str | None = None, default: Any = MISSING, **parsing: Any) -> Any:
+    """A field that the command line takes by its place; `parsing` goes to argparse."""
+    return field(default=default, metadata={"flags": (), "parsing": {"help": help, **parsing}})
+
+
+def option(help: str | None = None, default: Any = None, flag: str = "", **parsing: Any) -> Any:
+    """A field that the command line takes by name: `flag`, or the field's own. MISSING: it must be given."""
+    return field(default=default, metadata={"flags": (flag,), "parsing": {"help": help, **parsing}})
+
+
+def _address() -> Any:
+    help = "Ray cluster to use (default: RAY_ADDRESS, or one of its own on this machine)"
+    return field(default=None, metadata={"flags": ("",), "parsing": {"help": help}, "either": True})
+
+
+def _local() -> Any:
+    help = "without Ray, on this machine"
+    return field(default=False, metadata={"flags": ("",), "parsing": {"help": help}, "either": True})
+
+
+def _tracking_uri() -> Any:
+    return option("MLflow server (default: MLFLOW_TRACKING_URI, or <run folder>/mlflow.db)")
+
+
+def _protocol() -> Any:
+    return option("way of scoring (default: the papers')", metavar="P")
+
+
+def _judge_model() -> Any:
+    return option("the judge (default: REMORA_JUDGE_MODEL, or the papers')", metavar="NAME")
+
+
+def _everything_as_json() -> Any:
+    return option("print everything as JSON", False)
+
+
+def _new_folder() -> Any:
+    return option("a new folder", MISSING, metavar="DIR")
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a verb works: its run folder, and the cluster and tracker if it was given any."""
+
+    runs: Path
+    address: str | None = None
+    tracking_uri: str | None = None
+    local: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every verb takes."""
+
+    runs: Path = field(
+        default_factory=run_folder,
+        metadata={
+            "flags": ("",),
+            "parsing": {"metavar": "DIR", "help": "run folder (default: REMORA_RUNS or ~/remora)"},
+        },
+    )
+    debug: bool = option("print the trace of an error (or REMORA_DEBUG=1)", False)
+
+    @property
+    def place(self) -> Workplace:
+        return Workplace(**{f.name: getattr(self, f.name) for f in fields(Workplace) if hasattr(self, f.name)})
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """From what a caller gave: None is what was not given; a path may be a string, several values a list."""
+        kinds = {f.name: get_args(f.type) or (f.type,) for f in fields(cls)}
+        made = {}
+        for name, value in given.items():
+            if value is None:
+                continue
+            if name == "runs":
+                value = run_folder(value)
+            elif Path in kinds[name]:
+                value = Path(value)
+            elif ... in kinds[name]:
+                value = (value,) if isinstance(value, str) else tuple(value)
+            made[name] = value
+        return cls(**made)
+
+
+def kind_of(annotation: Any) -> tuple[type, bool]:
+    """The type of a field's values, and whether it holds several."""
+    inner = [t for t in get_args(annotation) or (annotation,) if t not in (NoneType, ...)]
+    return inner[0], ... in get_args(annotation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(Options):
+    """the whole story in minutes on two CPU cores: search, train, measure, register, serve, ask"""
+
+    address: str | None = _address()
+    tracking_uri: str | None = _tracking_uri()
+    keep: bool = option("leave the endpoint up", False)
+    json: Path | None = option("write the figures to FILE", metavar="FILE")
+    port: int | None = option("port of the endpoint (default: 8000, or a free one)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Options):
+    """train and measure one variant"""
+
+    spec: Path = argument("a variant, e.g. jobs/demo-base.yaml")
+    address: str | None = _address()
+    local: bool = _local()
+    tracking_uri: str | None = _tracking_uri()
+    plain: bool = option("lines instead of a live table, in this process", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(Options):
+    """train and measure every variant of a space, register the best"""
+
+    spec: Path = argument("a space, e.g. tune/demo.yaml")
+    address: str | None = _address()
+    tracking_uri: str | None = _tracking_uri()
+    plain: bool = option("lines instead of a live table, in this process", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(Options):
+    """the figures of an answer file by a benchmark's published rules; needs no model"""
+
+    benchmark: str = argument("vqav2, gqa, scienceqa, textvqa, pope, mme, mmbench, seed, mmmu, …")
+    data: Path = option("its distributed file or folder", MISSING, metavar="PATH")
+    answers: Path = option("LLaVA's or the official format", MISSING, metavar="FILE")
+    questions: Path | None = option("LLaVA's question file", metavar="FILE")
+    protocol: str | None = _protocol()
+    judge_model: str | None = _judge_model()
+    json: bool = _everything_as_json()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Options):
+    """a model's figures on benchmarks, by the papers' rules"""
+
+    model: str = argument(A_MODEL)
+    benchmarks: tuple[str, ...] = option("names with commas or spaces, YAMLs, or all", MISSING, metavar="NAME")
+    data: Path | None = option("their folders (default: <run folder>/data/eval)", metavar="DIR")
+    workers: int = option("processes that answer (default: 1)", 1, metavar="N")
+    gpus_per_worker: float = option("GPUs of each (default: 0)", 0.0, metavar="N")
+    limit: int | None = option("ask only the first N questions of each", metavar="N")
+    out: Path | None = option("write the reports there, too", metavar="DIR")
+    address: str | None = _address()
+    local: bool = _local()
+    tracking_uri: str | None = _tracking_uri()
+    protocol: str | None = _protocol()
+    judge_model: str | None = _judge_model()
+    json: bool = _everything_as_json()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(Options):
+    """two models on the same questions: which differences are real"""
+
+    a: str = argument("a measured model, a report's file or a folder of reports")
+    b: str = argument("a measured model, a report's file or a folder of reports")
+    all: bool = option("every figure, not only the headline ones", False)
+    json: bool = option("print the differences as JSON", False)
+    tracking_uri: str | None = _tracking_uri()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterOptions(Options):
+    """a model as a version of the registry, under an alias that `remora serve` follows"""
+
+    model: str = argument(A_MODEL)
+    name: str = option("its name (default: remora)", "remora", "--as", metavar="NAME")
+    alias: str = option("moved to it (default: champion)", "champion", metavar="ALIAS")
+    tracking_uri: str | None = _tracking_uri()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(Options):
+    """serve a model: OpenAI's chat completions with images"""
+
+    model: str = argument(f"{A_MODEL} (default: remora@champion)", "remora@champion")
+    address: str | None = _address()
+    tracking_uri: str | None = _tracking_uri()
+    host: str = option("address to listen on (default: 127.0.0.1)", "127.0.0.1")
+    port: int = option("port to listen on (default: 8000)", 8000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(Options):
+    """what a space or a variant needs: which stage runs are there, which will be trained"""
+
+    spec: Path = argument()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderOptions(Options):
+    """a space or a variant with everything resolved"""
+
+    spec: Path = argument()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogOptions(Options):
+    """what is known: vision, llm, connectors, templates, datasets, benchmarks, recipes"""
+
+    kind: str | None = argument("one of these, or `check`: which encoder x connector x llm make a model", None)
+    name: str | None = argument(default=None)
+    json: Path | None = option("with `check`: write every composition to FILE", metavar="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """a trained variant in the stock llava layout, or whole in our own"""
+
+    model: str = argument(A_MODEL)
+    tracking_uri: str | None = _tracking_uri()
+    out: Path = _new_folder()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions(Options):
+    """a downloaded checkpoint (llava-hf, TinyLLaVA, Bunny, LLaVA) as a bundle"""
+
+    folder: Path = argument("the folder of the checkpoint")
+    out: Path = _new_folder()
+    vision: str | None = option("its catalog name (default: found by architecture)", metavar="NAME")
+    llm: str | None = option("its catalog name (default: found by architecture)", metavar="NAME")
+    template: str | None = option("its catalog name (default: found by architecture)", metavar="NAME")
+    base: str | None = option("what its LoRA adapters were made for (default: as they say)", metavar="DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageOptions(Options):
+    """the weighted average of variants with the same parts, as Bunny makes them"""
+
+    models: tuple[str, ...] = argument(f"each {A_MODEL}", metavar="MODEL")
+    tracking_uri: str | None = _tracking_uri()
+    weights: tuple[float, ...] = option("one each, together 1: 0.3 0.7", MISSING)
+    out: Path = _new_folder()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsOptions(Options):
+    """the run folder: what killed commands left in it"""
+
+    what: str = argument("gc: delete what nobody uses any more", choices=["gc"])
+    dry_run: bool = option("name it, delete nothing", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncOptions(Options):
+    """bring MLflow up to date with the run folder, as every command does while it works"""
+
+    tracking_uri: str | None = _tracking_uri()
+
+
+@dataclass(frozen=True, kw_only=True)
+class UiOptions(Options):
+    """open MLflow's pages on the run folder"""
+
+    port: int = option(default=5000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataDemoOptions(Options):
+    """make the data of `remora demo`"""
+
+    seed: int = option("of the split into seen and unseen concepts (default: 0)", 0)
+
+
+def _images() -> Any:
+    return option("the folder of its pictures (default: its own)", metavar="DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCheckOptions(Options):
+    """read every record and decode every picture, and say what is wrong"""
+
+    target: str = argument(A_DATASET)
+    images: str | None = _images()
+    json: Path | None = option("write what was found to FILE", metavar="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataIndexOptions(Options):
+    """build the index that training reads a dataset by"""
+
+    target: str = argument(A_DATASET)
+    images: str | None = _images()
+    address: str | None = _address()
+    tracking_uri: str | None = _tracking_uri()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConvertOptions(Options):
+    """write a dataset in another format"""
+
+    target: str = argument("a dataset's file, folder or URL")
+    images: str | None = _images()
+    out: str = argument("new: .json, .jsonl, .parquet, .csv, .tsv, .tar, name-{00000..}.tar, or a folder")
+    shard_size: int = option("of a tar (default: 256)", 256, metavar="MB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCondenseOptions(Options):
+    """choose the part of a dataset that is worth training on"""
+
+    target: str = argument("a condensation, e.g. jobs/condense.yaml", metavar="SPEC")
+    out: Path | None = option("its folder (default: <run folder>/condensed/NAME)", metavar="DIR")
+    address: str | None = _address()
+    tracking_uri: str | None = _tracking_uri()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataShowOptions(Options):
+    """what a stage reads: tokens, what is supervised, pictures"""
+
+    target: str = argument(A_DATASET)
+    images: str | None = _images()
+    samples: int = option("samples a stage (default: 3)", 3, "-n", metavar="N")
+    first: int = option("the first of them (default: 0)", 0, "--from", metavar="N")
+    seed: int | None = option("of another order")
+    stage: str | None = option("only this stage of the variant", metavar="NAME")
+    html: Path | None = option("write a page to FILE", metavar="FILE")
+    tokens: bool = option("print every token with its id", False)
+    template: str | None = option("of a dataset: the prompt template to render it with", metavar="NAME")
+    llm: str | None = option("of a dataset: the tokenizer to render it with", metavar="NAME")
+    vision: str | None = option("of a dataset: the encoder to render it with", metavar="NAME")
