@@ -10,28 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.text import Text
 
 from remora import catalog
 from remora.catalog.fit import check_composition
 from remora.commands.options import DataCheckOptions
-from remora.data.check import DatasetReport, Judge, check_dataset
-from remora.data.conversation import short
+from remora.data.check import Judge, check_dataset
 from remora.data.layout import count_differences, layout
 from remora.data.locations import absolute
 from remora.data.mixture import locate, with_known
 from remora.data.outputs import writes
 from remora.data.sources import picture_folder
 from remora.errors import DataError, MissingDataset
-from remora.reporting.datasets import print_layout
+from remora.reporting.datasets import print_checked, print_layout
 from remora.spec import MixtureEntry, Stage, Variant
 from remora.stages import Store, path, preflight, read_variants, resolve_stages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-UNREAD_SHOWN = 12
-"""Keys that are listed."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ def check(options: DataCheckOptions, console: Console, progress: Callable[[str, 
         except MissingDataset as e:
             raise MissingDataset(f"{e}{t.hint}") from None
     for report in reports:
-        _say(report, console)
+        print_checked(console, report)
         for line in count_differences(named, report.records, report.text_only, report.folders) if named else ():
             console.print(f"  {line}", style="bold red", highlight=False)
     if options.json:
@@ -95,21 +90,6 @@ def _check_stages(options: DataCheckOptions, console: Console) -> None:
         console.print(f"stage {run.stage.name}: {samples:,} samples in {steps:,} steps", highlight=False)
     for note in known.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
-
-
-def _say(report: DatasetReport, console: Console) -> None:
-    counts = f"{report.records:,} records ({report.text_only:,} text only), {report.pictures:,} pictures"
-    console.print(Text.assemble((report.location, "bold"), f": {counts}"), highlight=False)
-    if report.unread:
-        names = ", ".join(f"{short(name, 40)} {n:,}" for name, n in report.unread.most_common(UNREAD_SHOWN))
-        more = f", and {len(report.unread) - UNREAD_SHOWN} more" if len(report.unread) > UNREAD_SHOWN else ""
-        console.print(f"  nothing reads: {names}{more}", markup=False, highlight=False)
-    for kind, count in report.counts.most_common():
-        how = "skipped" if kind in report.skip else "dropped" if kind in report.dropped else "noted"
-        lived = f" ({how})" if kind in report.tolerated else ""
-        console.print(f"  {kind}: {count:,}{lived}", highlight=False)
-        for example in report.examples[kind]:
-            console.print(f"    {example}", markup=False, highlight=False)
 
 
 def _targets(options: DataCheckOptions, console: Console) -> Iterator[DatasetToCheck]:

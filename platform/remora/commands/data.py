@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
 from remora.commands.options import (
     DataCheckOptions,
@@ -18,7 +16,7 @@ from remora.commands.options import (
     DataShowOptions,
 )
 from remora.files import disk_errors
-from remora.reporting.bars import Hear, bars
+from remora.reporting.bars import counting
 from remora.reporting.fitting import literal
 
 # Each verb loads its own: torch takes 4 s, and two of six need it.
@@ -28,7 +26,7 @@ def check(options: DataCheckOptions) -> None:
     from remora.commands.check import check
 
     console = literal(soft_wrap=True)
-    with _bars(console) as progress:
+    with counting(console) as progress:
         check(options, console, progress)
 
 
@@ -48,7 +46,7 @@ def convert(options: DataConvertOptions) -> None:
     from remora.commands.convert import convert
 
     console = literal(soft_wrap=True)
-    with _bars(console) as progress:
+    with counting(console) as progress:
         convert(options, console, partial(progress, options.target))
 
 
@@ -56,7 +54,7 @@ def show(options: DataShowOptions) -> None:
     from remora.commands.samples import sections_of, show
 
     console = literal()
-    with _bars(console) as progress:
+    with counting(console) as progress:
         sections = sections_of(options, console, progress)
     show(options, console, sections)
 
@@ -72,12 +70,5 @@ def build(runs: Path, console: Console, seed: int = 0) -> dict:
     """Build (or find) the demo's data, with a progress bar."""
     from remora.demo import build_demo
 
-    with disk_errors(runs), _bars(console) as progress:
+    with disk_errors(runs), counting(console) as progress:
         return build_demo(runs / "data" / "demo", seed=seed, progress=progress)
-
-
-def _bars(console: Console) -> AbstractContextManager[Hear]:
-    """A function that draws (what, done, total), a bar for each what."""
-    return bars(
-        console, TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    )

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from remora import catalog
 from remora.commands.options import DataIndexOptions, Workplace
@@ -16,7 +15,7 @@ from remora.data.index import Dataset
 from remora.data.indexing import Indexed, Spread
 from remora.data.mixture import open_entry, with_known
 from remora.data.sources import Shard
-from remora.reporting.bars import bars
+from remora.reporting.bars import reading
 from remora.spec import MixtureEntry, Variant
 from remora.stages import read_variants, resolve_stages
 
@@ -56,14 +55,8 @@ def prepare(
 
     On a cluster that was asked for (--address or RAY_ADDRESS) Ray Data builds them, else this machine's cores.
     """
-    columns = (
-        TextColumn("indexing {task.description}", markup=False),
-        BarColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
     found = []
-    with bars(console, *columns, verb="indexing") as hear:
+    with reading(console, "indexing") as hear:
         for entry in entries:
             told = partial(hear, Path(entry.dataset or str(entry.path)).name)
             dataset = opening(entry, place.runs / "data", _spread(place), told)

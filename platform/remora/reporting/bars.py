@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -14,7 +14,9 @@ from rich.progress import (
     ProgressColumn,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 Hear = Callable[[str, int, int], None]
@@ -38,6 +40,19 @@ def bars(console: Console, *columns: ProgressColumn, verb: str = "") -> Iterator
             shown.update(tasks[what], completed=done)
 
         yield hear
+
+
+def counting(console: Console) -> AbstractContextManager[Hear]:
+    """Bars that count things."""
+    return bars(
+        console, TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    )
+
+
+def reading(console: Console, verb: str) -> AbstractContextManager[Hear]:
+    """Bars that count bytes."""
+    columns = (BarColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return bars(console, TextColumn(f"{verb} {{task.description}}", markup=False), *columns, verb=verb)
 
 
 def lines(console: Console, verb: str = "", clock: Callable[[], float] = time.monotonic) -> Hear:

@@ -10,7 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from remora.catalog import Dataset
+from remora.data.check import DatasetReport
+from remora.data.conversation import short
 from remora.data.layout import Place
+from remora.reporting.fitting import print_named
+
+UNREAD_SHOWN = 12
+"""Keys that are listed."""
 
 
 def print_dataset(console: Console, name: str, entry: Dataset, data: Path) -> None:
@@ -57,3 +63,19 @@ def print_layout(console: Console, places: Iterable[Place]) -> None:
     """Each file and folder with how it was found, as it is looked at."""
     for place in places:
         console.print(Text(f"{place.path}: {place.found}", "" if place.good else "bold red"), highlight=False)
+
+
+def print_checked(console: Console, report: DatasetReport) -> None:
+    """What a check found, by kind, with examples."""
+    counts = f"{report.records:,} records ({report.text_only:,} text only), {report.pictures:,} pictures"
+    print_named(console, report.location, f": {counts}")
+    if report.unread:
+        names = ", ".join(f"{short(name, 40)} {n:,}" for name, n in report.unread.most_common(UNREAD_SHOWN))
+        more = f", and {len(report.unread) - UNREAD_SHOWN} more" if len(report.unread) > UNREAD_SHOWN else ""
+        console.print(f"  nothing reads: {names}{more}", markup=False, highlight=False)
+    for kind, count in report.counts.most_common():
+        how = "skipped" if kind in report.skip else "dropped" if kind in report.dropped else "noted"
+        lived = f" ({how})" if kind in report.tolerated else ""
+        console.print(f"  {kind}: {count:,}{lived}", highlight=False)
+        for example in report.examples[kind]:
+            console.print(f"    {example}", markup=False, highlight=False)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 WIDE = 200
 """Columns of a file or a pipe, which have no width of their own: what fits no terminal is whole there."""
@@ -30,6 +31,11 @@ def literal(stderr: bool = False, soft_wrap: bool = False, width: int | None = N
 def silent() -> Console:
     """A console for callers who want the result only."""
     return Console(quiet=True, file=io.StringIO())
+
+
+def print_named(console: Console, name: str, rest: str) -> None:
+    """A line whose first words stand out."""
+    console.print(Text.assemble((name, "bold"), rest), highlight=False)
 
 
 class Fitting:
