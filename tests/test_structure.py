@@ -117,6 +117,12 @@ def test_a_library_is_imported_in_its_place_alone(library, places):
     assert users and all(user.startswith(places) for user in users), users
 
 
+def test_what_people_look_at_is_drawn_in_reporting():
+    """Others print lines on the console that they are given."""
+    drawing = {ids(p): {m for m in imports(p) if m.startswith("rich") and m != "rich.console"} for p in MODULES}
+    assert not {place for place, used in drawing.items() if used and not place.startswith("reporting/")}
+
+
 PRIVATE = re.compile(r"\bray(\.\w+)*\._(?!_)\w|from ray[\w.]* import .*\b_\w")
 
 

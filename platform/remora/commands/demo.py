@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from remora import catalog
 from remora.cluster.search import result_file
@@ -22,6 +21,7 @@ from remora.evaluation.benchmarks.own import own_benchmark
 from remora.files import write_json
 from remora.processes import Child, remora_command
 from remora.reporting.fitting import literal
+from remora.reporting.story import print_answer, print_champion, print_heading
 from remora.reporting.tables import scores_table, stages_table
 from remora.serving.client import ask, curl_command
 from remora.stages import Store, read_space, variant_name, variants_of
@@ -40,7 +40,7 @@ def demo(options: DemoOptions) -> None:
     store.check_writable()
     port = _port(options.port)
 
-    console.rule(Text("1 of 4  Data", "bold"))
+    print_heading(console, "1 of 4  Data")
     manifest = build(options.runs, console)
     console.print(
         f"{sum(manifest['pictures'].values()):,} pictures from OpenMoji (CC-BY-SA-4.0) and easy-VQA (MIT), "
@@ -50,7 +50,7 @@ def demo(options: DemoOptions) -> None:
         highlight=False,
     )
 
-    console.rule(Text("2 of 4  Search: 2 connectors x 2 recipes", "bold"))
+    print_heading(console, "2 of 4  Search: 2 connectors x 2 recipes")
     space = read_space(SPACE)
     names = [variant_name(v) for v in variants_of(space)]
     if all(any((options.runs / "bundles").glob(f"{name}-*")) for name in names):
@@ -60,7 +60,7 @@ def demo(options: DemoOptions) -> None:
     if result["ended"] < began:
         raise ClusterError(f"the search ended without a result; see {options.runs / 'logs'}")
 
-    console.rule(Text("3 of 4  Results", "bold"))
+    print_heading(console, "3 of 4  Results")
     titles = {name: catalog.benchmark(name).title for name in space.benchmarks}
     console.print(scores_table(result["variants"], result["champion"], titles))
     console.print(stages_table(result["variants"]))
@@ -69,27 +69,16 @@ def demo(options: DemoOptions) -> None:
         f"Stage runs: {counts['planned']} planned by {len(names)} variants, {counts['trained']} trained, "
         f"{counts['reused']} reused (shared or finished before)."
     )
-    console.print(
-        Text.assemble(
-            "Champion: ",
-            (result["champion"], "bold"),
-            f", chosen on {titles[space.champion.benchmark]}, "
-            f"registered as {space.champion.register_as}@champion, version {result['version'] or 'none yet'}.",
-        )
-    )
+    print_champion(console, result, titles[space.champion.benchmark])
 
-    console.rule(Text("4 of 4  Endpoint", "bold"))
+    print_heading(console, "4 of 4  Endpoint")
     command = remora_command("serve", *flags(options.place), "--port", str(port))
     endpoint = Child(command, options.runs / "logs" / "serve.log")
     try:
         url = _wait_ready(endpoint, console)
         question = own_benchmark(UNSEEN).listed(store.data)[0]
         answer = ask(url, question.image, question.text)
-        console.print(
-            Text.assemble(f"Picture   {question.image}\nQuestion  {question.text}\nAnswer    ", (answer, "bold")),
-            highlight=False,
-        )
-        console.print(f"Expected  {question.answer}", highlight=False)
+        print_answer(console, str(question.image), question.text, answer, question.answer)
         summary = _summary(result, time.time() - began, {
             "image": str(question.image), "question": question.text, "answer": answer, "expected": question.answer,
         })  # fmt: skip
