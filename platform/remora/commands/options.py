@@ -18,7 +18,7 @@ A_MODEL = "a variant's name, the folder of a bundle, or name@alias of the regist
 A_DATASET = "a dataset's name, file, folder or URL, or a variant's YAML"
 
 
-def run_folder(given: Path | str | None = None) -> Path:
+def run_folder(given: str | os.PathLike[str] | None = None) -> Path:
     """A run folder as an absolute path; REMORA_RUNS, or `remora` in the home folder, if none is given."""
     return Path(given or os.environ.get("REMORA_RUNS") or Path.home() / "remora").expanduser().absolute()
 
