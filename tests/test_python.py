@@ -57,7 +57,8 @@ def test_options_take_what_people_write(tmp_path: Path, monkeypatch: pytest.Monk
     assert TrainOptions(spec=Path("x.yaml")).runs == tmp_path / "env"
     assert TrainOptions.of({"spec": "x.yaml", "runs": "here"}).runs == run_folder("here") == tmp_path / "here"
     evaluate = VERBS["evaluate"].options
-    assert evaluate.of({"model": "m", "benchmarks": "pope"}).benchmarks == ("pope",)
+    few = evaluate.of({"model": "m", "benchmarks": "pope", "data": None, "workers": None})
+    assert (few.benchmarks, few.data, few.workers) == (("pope",), None, 1)
     assert evaluate.of({"model": "m", "benchmarks": ["pope", "gqa"]}).benchmarks == ("pope", "gqa")
 
 

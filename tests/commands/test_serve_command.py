@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import remora
 from remora.cli import main
 from remora.commands import serve
 from remora.files import publishing
@@ -48,6 +49,13 @@ def test_a_variant_that_was_never_registered_is_served(runs: Path, served: dict[
     assert served["args"].model == "mid"
     assert served["load"].keywords["folder"] == folder, "found once: every replica loads these files"
     assert not (runs / "mlflow.db").exists()
+
+
+def test_python_serves_the_same_and_prints_nothing(runs: Path, served: dict[str, Any], capsys) -> None:
+    heard: list[tuple[str, str]] = []
+    remora.serve("mid", runs=runs, port=8001, ready=lambda *told: heard.append(told))
+    assert heard == [("http://127.0.0.1:8000", "mid")] and served["port"] == 8001
+    assert capsys.readouterr().out == ""
 
 
 def test_what_is_wrong_is_told_before_ray_starts(runs: Path, served: dict[str, Any], capsys) -> None:
