@@ -64,7 +64,7 @@ $(CUDA_VENV)/.installed: $(INSTALLED) constraints.txt tests/cuda/environment.py
 
 check-cuda: $(CUDA_VENV)/.installed
 	PYTHONPATH=tests/cuda $(CUDA_PYTHON) -c 'import cuda_build'
-	OMP_NUM_THREADS=1 $(CUDA_PYTHON) -m pytest tests/cuda $(ARGS)
+	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(CUDA_PYTHON) -m pytest tests/cuda $(ARGS)
 
 # One row a package: what pyproject.toml's bounds may be widened to. PACKAGES says which; torch only if it is named.
 upgrade: setup
