@@ -38,8 +38,8 @@ def test_another_cluster_on_the_machine_frees_nobody_and_a_dead_controller_is_no
     running = threading.Thread(target=ends_with_its_controller, args=(tmp_path,), daemon=True)
     running.start()
     until("the worker", (tmp_path / "began").exists)
-    (cleaner,) = named("cleaner-")
-    looked = ray.get_actor(cleaner["name"], NAMESPACE).looked
+    # One a group; a machine under load may have needed several tries to start it.
+    looked = ray.get_actor(named("cleaner-")[-1]["name"], NAMESPACE).looked
     with another_cluster(tmp_path):
         before = ray.get(looked.remote())
         until("the controller to be asked", lambda: ray.get(looked.remote()) >= before + 3)
