@@ -34,13 +34,12 @@ def _worker(config: dict[str, Any]) -> None:
     from remora.cluster.group import Notices
     from remora.pipeline import worker
     from remora.pipeline.executor import Task
-    from remora.training.job import StageJob
 
     runs, notices = Path(config["runs"]), Notices()
     if torch.cuda.is_available():
         torch.cuda.set_device(ray.train.torch.get_device())  # a thread's own, so not where the group is joined
     with carried(runs / "logs"):
-        tasks = [Task(name, StageJob.from_json(text), record) for name, text, record in config["tasks"]]
+        tasks = [Task.read(task) for task in config["tasks"]]
         worker.train(tasks, runs, Path(config["status"]), notices)
 
 
@@ -55,6 +54,7 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
     """
     import ray.train
 
+    from remora.pipeline.executor import given_up
     from remora.stages.leftovers import attempt
 
     _check_room(cluster)
@@ -69,10 +69,7 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
             if refused := refusal(e):
                 raise refused from None
             if not left:
-                raise ClusterError(
-                    f"{tasks[-1].name}: given up after {cluster.max_failures + 1} tries, kept at its last checkpoint; "
-                    f"{ours(e, runs / 'logs')}"
-                ) from e
+                raise given_up(tasks, cluster, ours(e, runs / "logs")) from e
             log.warning("%s: its workers failed; starting them again from the last checkpoint", tasks[-1].name)
         except ray.exceptions.RayActorError as e:
             # Nobody starts Ray Train's controller again. Its workers end with it.
@@ -104,7 +101,7 @@ def _trainer(
         train_loop_config={
             "runs": str(runs),
             "status": str(status),
-            "tasks": [(t.name, t.job.to_json(), t.record) for t in tasks],
+            "tasks": [t.plain() for t in tasks],
         },
         backend_config=Group(cluster.gpus_per_worker > 0, cluster.hang_timeout),
         scaling_config=ray.train.ScalingConfig(**scaling),

@@ -154,7 +154,7 @@ def scratch(final: Path) -> Iterator[Path]:
 
 
 def _lock(fd: int) -> bool | None:
-    """Whether the lock was taken; None on a file system that locks no folders (NFS)."""
+    """Whether the lock was taken; None on a file system that has none (for folders: NFS)."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -280,6 +280,21 @@ def exclusive(
             since = time.strftime("%Y-%m-%d %H:%M:%S")
             os.write(f.fileno(), f"process {os.getpid()} on {socket.gethostname()}, since {since}\n".encode())
         yield True
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock file `path`. One that cannot be asked, for its rights or on a file system
+    without locks, is taken for held: nothing is deleted or taken for killed by mistake."""
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        return not _lock(fd)
+    finally:
+        os.close(fd)
 
 
 def is_published(folder: Path) -> bool:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from remora.errors import ClusterError, RemoraError
+
 # Ray's controller unpickles what refers to this file, so it imports nothing that loads torch.
 if TYPE_CHECKING:
     from remora.spec import Cluster
@@ -34,6 +36,23 @@ class Task:
     name: str
     job: StageJob
     record: dict[str, Any]
+
+    def plain(self) -> tuple[str, str, dict[str, Any]]:
+        """As JSON takes it, for another process; `read` there."""
+        return self.name, self.job.to_json(), self.record
+
+    @classmethod
+    def read(cls, plain: Sequence[Any]) -> Task:
+        from remora.training.job import StageJob
+
+        name, job, record = plain
+        return cls(name, StageJob.from_json(job), record)
+
+
+def given_up(tasks: Sequence[Task], cluster: Cluster, error: RemoraError) -> ClusterError:
+    """What ends a group of workers that failed once more than `max_failures`; `error` is the last failure."""
+    tries = cluster.max_failures + 1
+    return ClusterError(f"{tasks[-1].name}: given up after {tries} tries, kept at its last checkpoint; {error}")
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from remora.errors import ClusterError, RemoraError, WorkerError
+from remora.errors import RemoraError, WorkerError
 from remora.files import write_json
 from remora.pipeline import worker
-from remora.pipeline.executor import ENVIRONMENT, AskJob, Task
+from remora.pipeline.executor import ENVIRONMENT, AskJob, Task, given_up
 from remora.processes import Child
 from remora.spec import Cluster
 from remora.training import journal
@@ -68,8 +68,7 @@ def _train_here(tasks: Sequence[Task], runs: Path, status: Path) -> None:
 def _train_ranks(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
     """A group of ranks, started again when one dies, up to `max_failures` times."""
     file = tasks[-1].job.folder / "tasks.json"  # there until all are published
-    said = [(t.name, t.job.to_json(), t.record) for t in tasks]
-    write_json(file, {"runs": str(runs), "status": str(status), "tasks": said})
+    write_json(file, {"runs": str(runs), "status": str(status), "tasks": [t.plain() for t in tasks]})
     for left in reversed(range(cluster.max_failures + 1)):
         error = _group(file, tasks[-1].name, cluster.most_workers, runs / "logs")
         if error is None:
@@ -77,10 +76,7 @@ def _train_ranks(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
         if not isinstance(error, WorkerError):
             raise error
         if not left:
-            raise ClusterError(
-                f"{tasks[-1].name}: given up after {cluster.max_failures + 1} tries, kept at its last checkpoint; "
-                f"{error}"
-            )
+            raise given_up(tasks, cluster, error)
         again = f"{tasks[-1].name}: a rank failed, all start again from the last checkpoint: {error}"
         log.warning(again)
         journal.append(status, "noted", text=again)

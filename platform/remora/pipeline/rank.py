@@ -14,7 +14,6 @@ from pathlib import Path
 from remora.carrier import carried
 from remora.pipeline import worker
 from remora.pipeline.executor import Task
-from remora.training.job import StageJob
 from remora.training.torchrun import ALONE, join
 
 
@@ -23,7 +22,7 @@ def main() -> None:
     said = json.loads(Path(sys.argv[1]).read_text())
     runs = Path(said["runs"])
     with carried(runs / "logs"):
-        tasks = [Task(name, StageJob.from_json(job), record) for name, job, record in said["tasks"]]
+        tasks = [Task.read(task) for task in said["tasks"]]
         join({name: os.environ[name] for name in ALONE}, tasks[0].job.cluster.hang_timeout)
         worker.train(tasks, runs, Path(said["status"]), lambda: False)
 

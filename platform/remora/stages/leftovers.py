@@ -11,14 +11,12 @@ Each place is swept by the next command that owns it; `remora runs gc` sweeps al
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from remora.files import disk_errors, exclusive, is_published, left_over, sweep
+from remora.files import disk_errors, exclusive, is_held, is_published, left_over, sweep
 
 WRITTEN = (
     *("stages", "bundles", "scores", "status", "searches", "tracking"),
@@ -47,7 +45,7 @@ def leftovers(runs: Path) -> Iterator[Leftover]:
         for path in left_over(runs / name):
             yield Leftover(path, "half written")
     for path in sorted((runs / "stages").glob("*.work")):
-        if is_published(path.with_suffix("")) and _free(path.with_suffix(".lease")):
+        if is_published(path.with_suffix("")) and not is_held(path.with_suffix(".lease")):
             yield Leftover(path, "its run is published")
     for path in sorted((runs / "stages").glob("*.torn-*")):
         yield Leftover(path, "did not match its manifest")
@@ -82,29 +80,12 @@ def attempt(runs: Path, name: str) -> Iterator[Path]:
 
 def _attempts(runs: Path) -> Iterator[Leftover]:
     for path in sorted((runs / "ray").glob("*")):
-        if path.is_dir() and _free(_lease(path)):
+        if path.is_dir() and not is_held(_lease(path)):
             yield Leftover(path, "Ray's, of a command that ended")
     for lease in sorted((runs / "ray").glob(".*.lease")):
-        if not lease.with_name(lease.name[1 : -len(".lease")]).exists() and _free(lease):
+        if not lease.with_name(lease.name[1 : -len(".lease")]).exists() and not is_held(lease):
             yield Leftover(lease, "Ray's, of a command that ended")
 
 
 def _lease(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.lease")
-
-
-def _free(lease: Path) -> bool:
-    """Whether nobody holds it."""
-    try:
-        fd = os.open(lease, os.O_RDWR)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return True

@@ -23,10 +23,10 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from remora.errors import StoreError
-from remora.files import digest, disk_errors, write_json
+from remora.files import digest, disk_errors, is_held, write_json
 from remora.tracking import figures
 from remora.tracking.figures import Input
-from remora.tracking.locks import held, is_held, locked
+from remora.tracking.locks import held, locked
 
 log = logging.getLogger(__name__)
 FOLDER = "tracking"

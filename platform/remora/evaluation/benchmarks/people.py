@@ -53,6 +53,13 @@ class PeoplesBenchmark(Benchmark):
         """Every answer of a file, by its question's key."""
         return answer_lines(records, ("question_id",), ("text", "answer"), warnings)
 
+    def given(
+        self, answers: Path, truths: Sequence[Truth], questions: Path | None, protocol: str, warnings: Warnings
+    ) -> tuple[list[AnswerLine], str]:
+        """The lines of an answer file, and the convention that they are scored by."""
+        records = read_records(answers, warnings)
+        return self.lines(records, truths, questions, warnings), by_format(protocol, records)
+
     def labelled(self, truths: Sequence[Truth], said: Mapping[str, AnswerLine], warnings: Warnings) -> Sequence[Truth]:
         """The questions with what their answers add to their breakdowns."""
         return truths
@@ -60,9 +67,7 @@ class PeoplesBenchmark(Benchmark):
     def grade(self, data: Path, answers: Path, protocol: str, questions: Path | None, judge: Judge | None) -> Graded:
         warnings = Warnings()
         truths = self.truths(data)
-        records = read_records(answers, warnings)
-        lines = self.lines(records, truths, questions, warnings)
-        chosen = by_format(protocol, records)
+        lines, chosen = self.given(answers, truths, questions, protocol, warnings)
         if protocol == AUTO:
             warnings.add("conventions", CONVERTED[chosen])
         said = match(lines, [t.key for t in truths], answers, warnings)

@@ -18,7 +18,7 @@ from typing import Any
 from remora.errors import DataError
 from remora.evaluation.answers import AnswerLine, Records, Warnings, match, read_records
 from remora.evaluation.benchmarks.files import field, find, rows, submission, unique
-from remora.evaluation.benchmarks.people import LLAVA, PeoplesBenchmark, by_format, commonest, people, picture
+from remora.evaluation.benchmarks.people import LLAVA, PeoplesBenchmark, commonest, people, picture
 from remora.evaluation.benchmarks.prompts import SHORT, llava_list, llava_questions
 from remora.evaluation.benchmarks.protocol import Truth
 from remora.evaluation.judge import Judge
@@ -87,9 +87,7 @@ class TextVQA(PeoplesBenchmark):
     def grade(self, data: Path, answers: Path, protocol: str, questions: Path | None, judge: Judge | None) -> Graded:
         warnings = Warnings()
         truths = self.truths(data)
-        records = read_records(answers, warnings)
-        lines = self.lines(records, truths, questions, warnings)
-        chosen = by_format(protocol, records)
+        lines, chosen = self.given(answers, truths, questions, protocol, warnings)
         repeated, missing = "this one counts", "it counts as wrong"
         if chosen == LLAVA:
             repeated = "each counts, as in LLaVA's script"
