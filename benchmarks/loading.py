@@ -36,8 +36,8 @@ from remora.reading.batches import StageData
 from remora.reading.images import preprocess
 from remora.reading.loader import Loader
 from remora.reading.prompt import Prompter
+from remora.runs import Store, path
 from remora.spec import Cluster, Stage, Variant, load
-from remora.stages import Store, path
 from remora.training.build import make_start
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, steps_of

@@ -114,9 +114,9 @@ WORDS = 400
 
 def export(shape: Shape, folder: Path) -> None:
     from remora import catalog
+    from remora.exchange.llava import write_llava
+    from remora.exchange.tower import module_of
     from remora.inference.exporting import stock_chat
-    from remora.model.exchange.llava import write_llava
-    from remora.model.exchange.tower import module_of
     from remora.model.llm import train_tokenizer
     from remora.reading.prompt import Prompter
 

@@ -67,11 +67,11 @@ def build(vision: str, llm: str, folder: Path) -> list[dict[str, Any]]:
     from remora import catalog
     from remora.catalog import Vision
     from remora.data.conversation import Turn
+    from remora.exchange.llava import write_llava
+    from remora.exchange.tower import module_of
     from remora.inference.exporting import stock_chat
     from remora.marks import IMAGE
     from remora.model.connectors import build_connector
-    from remora.model.exchange.llava import write_llava
-    from remora.model.exchange.tower import module_of
     from remora.model.llm import train_tokenizer
     from remora.model.vision import build_tower
     from remora.model.vlm import VisionLanguageModel

@@ -15,8 +15,8 @@ from remora.model.llm import load_tokenizer, train_tokenizer
 from remora.model.seeds import seed_for
 from remora.reading.batches import StageData
 from remora.reading.prompt import Prompter
+from remora.runs import Store, path, resolve_stages
 from remora.spec import Cluster, Variant, load
-from remora.stages import Store, path, resolve_stages
 from remora.training.build import first_words, make_start
 
 VARIANT = """

@@ -23,9 +23,10 @@ FLOORS = [
     {"catalog", "marks"},
     {"batch", "data"},
     {"model", "reading"},
+    {"exchange"},
     {"inference"},
     {"training"},
-    {"condense", "demo", "evaluation", "stages"},
+    {"condense", "demo", "evaluation", "runs"},
     {"tracking"},
     {"pipeline"},
     {"cluster", "planning"},
@@ -48,7 +49,7 @@ ONLY_IN = {
     "deepspeed": ("training/engines/",),
     "mlflow": ("tracking/",),
     "torch": (
-        *("batch.py", "model/", "reading/", "condense/", "inference/", "training/"),
+        *("batch.py", "model/", "reading/", "exchange/", "condense/", "inference/", "training/"),
         *("pipeline/", "cluster/", "serving/"),
     ),
 }

@@ -15,8 +15,8 @@ from remora.model.llm import create_from_scratch, drop_head_bias, load_llm, pret
 from remora.model.refs import weights_file
 from remora.model.vision import build_tower
 from remora.planning import compositions, plan_of
+from remora.runs import Store, resolve_stages
 from remora.spec import Variant
-from remora.stages import Store, resolve_stages
 
 STAGES = [(r.name, s) for r in catalog.entries("recipes").values() for s in r.stages]
 STAGES += [(n, e.stage) for n, e in catalog.entries("llm").items() if e.stage]

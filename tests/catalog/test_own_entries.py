@@ -11,8 +11,8 @@ import yaml
 from remora import catalog
 from remora.errors import SpecError, UnknownName
 from remora.planning.sizes import sizes
+from remora.runs import variant_name
 from remora.spec import Variant
-from remora.stages import variant_name
 
 DOCS = Path(__file__).parents[2] / "docs" / "catalog.md"
 

@@ -11,8 +11,8 @@ from remora import catalog
 from remora.catalog import Published
 from remora.cli import main
 from remora.planning import plan_of
+from remora.runs import Store, graph, resolve_stages
 from remora.spec import Variant
-from remora.stages import Store, graph, resolve_stages
 
 DOCS = Path(__file__).parents[2] / "docs" / "recipes.md"
 RECIPES = catalog.entries("recipes")

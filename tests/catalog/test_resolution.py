@@ -18,8 +18,8 @@ from remora.catalog.resolution import FAMILIES
 from remora.cli import main
 from remora.errors import SpecError, UnknownName
 from remora.model.vision import build_tower
+from remora.runs import variant_name
 from remora.spec import Variant
-from remora.stages import variant_name
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 SMALL |= {"image_size": 32, "patch_size": 8}

@@ -17,8 +17,8 @@ from remora.data.mixture import locate, open_entry, read_mixture
 from remora.errors import DataError
 from remora.reading.batches import StageData
 from remora.reading.prompt import Prompter
+from remora.runs import resolve_stages
 from remora.spec import MixtureEntry, Stage, Variant
-from remora.stages import resolve_stages
 
 NAMED = {
     "llava-pretrain-558k": ["00453/004539375.jpg", "00223/002239345.jpg"],

@@ -18,8 +18,8 @@ import torch.distributed as dist
 from remora.cluster.session import cpus_and_gpus, ray_session
 from remora.cluster.train import train_stages
 from remora.pipeline.executor import Task
+from remora.runs import Store, path, resolve_stages
 from remora.spec import Cluster, Variant
-from remora.stages import Store, path, resolve_stages
 from remora.training import stage
 from remora.training.journal import steps_of
 

@@ -22,8 +22,8 @@ from exchange_fake import tiny_vlm
 from exchange_layouts import factory, llava_hf, original
 
 from remora.errors import RemoraError
+from remora.exchange.layouts import Published, read_published
 from remora.inference.importing import import_checkpoint
-from remora.model.exchange.layouts import Published, read_published
 
 VALUES = [
     *(None, True, False, 0, 1, -1, 7, 2**31, 10**9, 10**400, -(10**30), 0.5, -0.0, float("nan"), float("inf")),

@@ -13,8 +13,8 @@ from remora import files
 from remora.errors import RemoraError
 from remora.files import lines
 from remora.reporting.progress import Progress
+from remora.runs import StageRun, Store
 from remora.spec import Stage, Tuning
-from remora.stages import StageRun, Store
 from remora.training import checkpoint, journal
 
 WORDS = ["event", "step", "loss", "time", "é\u2028", '{"event"', "\0", "\n", "", "checkpoint"]

@@ -19,8 +19,8 @@ from cases import cases
 from remora import catalog
 from remora.errors import RemoraError, SpecError
 from remora.files import digest
+from remora.runs import read_space, read_variant, read_variants, resolve_stages
 from remora.spec import Condensation, Recipe, load, parse_yaml
-from remora.stages import read_space, read_variant, read_variants, resolve_stages
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAKS = ("Input should", "pydantic", "validation error", "Traceback", "valid tuple", "object at 0x", "breaks the rule")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from remora.errors import DataError
 from remora.pipeline.measure import notes, prepare
-from remora.stages import Store
+from remora.runs import Store
 
 YAML = "title: t\nquestions: q.jsonl\nimages: .\nmetric: multiple-choice\nmax_new_tokens: 8\n"
 

@@ -17,8 +17,8 @@ from remora.evaluation.measured import Measured
 from remora.evaluation.score import Score
 from remora.files import is_published, publishing, sha256_file
 from remora.pipeline import evaluation, variant
+from remora.runs import Store
 from remora.spec import Cluster, Space, load
-from remora.stages import Store
 from remora.tracking import Run, Tracker
 from remora.training import journal
 

@@ -8,8 +8,8 @@ from remora import catalog
 from remora.cli import main
 from remora.errors import DataError, SpecError
 from remora.planning import plan_of
+from remora.runs import Store, graph
 from remora.spec import Variant
-from remora.stages import Store, graph
 
 PARTS = {"vision": "siglip-so400m-384", "connector": "mlp2x_gelu", "llm": "phi-2"}
 

@@ -16,8 +16,8 @@ from remora.data.mixture import read_mixture
 from remora.demo import build_demo
 from remora.model.llm import create_from_scratch
 from remora.model.refs import PartRef
+from remora.runs import StageRun, Store, path
 from remora.spec import Cluster, Stage, Variant, load
-from remora.stages import StageRun, Store, path
 from remora.training.job import StageJob
 from standins import small_llm
 from tiny import shrunk

@@ -2,7 +2,7 @@
 
     python tests/training/golden.py tests/golden/demo.json
 
-Write it anew only where a change is meant to change results. One of the code raises NUMERICS (remora/stages/graph.py)
+Write it anew only where a change is meant to change results. One of the code raises NUMERICS (remora/runs/graph.py)
 with it; one of the demo's schedules gives its stages other names as it is.
 """
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from remora import catalog
 from remora.inference import Answerer, Bundle, Request, Turn, write_bundle
+from remora.runs import Store, path, resolve_stages
 from remora.spec import Cluster, Variant
-from remora.stages import Store, path, resolve_stages
 from remora.training import stage
 from remora.training.journal import read
 

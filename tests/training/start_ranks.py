@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from remora.runs import Store, path, read_variants
 from remora.spec import Cluster
-from remora.stages import Store, path, read_variants
 from remora.training import stage
 
 

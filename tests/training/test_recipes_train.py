@@ -14,8 +14,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from remora import catalog
 from remora.model.llm import create_from_scratch
+from remora.runs import resolve_stages
 from remora.spec import Variant
-from remora.stages import resolve_stages
 from standins import small_llm, small_vision
 from tiny import write_records
 

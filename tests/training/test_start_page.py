@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from remora import catalog
 from remora.evaluation.benchmarks import benchmark
-from remora.stages import Store, path, preflight, read_variants
+from remora.runs import Store, path, preflight, read_variants
 from remora.training.journal import read
 
 PAGE = Path(__file__).parents[2] / "docs" / "start.md"

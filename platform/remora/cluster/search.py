@@ -25,9 +25,9 @@ from remora.evaluation.score import Score, as_json
 from remora.files import digest, write_json
 from remora.pipeline import record
 from remora.pipeline.variant import Outcome, run_variant
+from remora.runs import StageRun, Store, paths, union, variant_name, variants_of
+from remora.runs.leftovers import attempt
 from remora.spec import Space, Variant
-from remora.stages import StageRun, Store, paths, union, variant_name, variants_of
-from remora.stages.leftovers import attempt
 
 log = logging.getLogger(__name__)
 

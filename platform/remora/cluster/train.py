@@ -55,7 +55,7 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
     import ray.train
 
     from remora.pipeline.executor import given_up
-    from remora.stages.leftovers import attempt
+    from remora.runs.leftovers import attempt
 
     _check_room(cluster)
     for left in reversed(range(cluster.max_failures + 1)):

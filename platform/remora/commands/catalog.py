@@ -40,7 +40,7 @@ def catalog(options: CatalogOptions) -> None:
             print_named(console, name, f"  {getattr(entry, 'source', '')}")
     elif options.kind == "datasets":
         from remora.reporting.datasets import print_dataset
-        from remora.stages import Store
+        from remora.runs import Store
 
         print_dataset(literal(), options.name, known.dataset(options.name), Store(options.runs).data)
     else:

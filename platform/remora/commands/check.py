@@ -22,8 +22,8 @@ from remora.data.outputs import writes
 from remora.data.sources import picture_folder
 from remora.errors import DataError, MissingDataset
 from remora.reporting.datasets import print_checked, print_layout
+from remora.runs import Store, path, preflight, read_variants, resolve_stages
 from remora.spec import MixtureEntry, Stage, Variant
-from remora.stages import Store, path, preflight, read_variants, resolve_stages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

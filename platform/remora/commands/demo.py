@@ -23,8 +23,8 @@ from remora.processes import Child, remora_command
 from remora.reporting.fitting import literal
 from remora.reporting.story import print_answer, print_champion, print_heading
 from remora.reporting.tables import scores_table, stages_table
+from remora.runs import Store, read_space, variant_name, variants_of
 from remora.serving.client import ask, curl_command
-from remora.stages import Store, read_space, variant_name, variants_of
 from remora.training.meter import duration
 
 SPACE = Path(__file__).parent / "demo.yaml"

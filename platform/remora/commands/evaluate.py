@@ -24,8 +24,8 @@ from remora.reporting.bars import counted
 from remora.reporting.fitting import literal
 from remora.reporting.reports import print_measured
 from remora.reporting.tables import published_table
+from remora.runs import Store
 from remora.spec import Cluster, validate
-from remora.stages import Store
 from remora.tracking import Model, find_model
 
 

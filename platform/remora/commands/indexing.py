@@ -16,8 +16,8 @@ from remora.data.indexing import Indexed, Spread
 from remora.data.mixture import open_entry, with_known
 from remora.data.sources import Shard
 from remora.reporting.bars import reading
+from remora.runs import read_variants, resolve_stages
 from remora.spec import MixtureEntry, Variant
-from remora.stages import read_variants, resolve_stages
 
 
 def index(options: DataIndexOptions, console: Console) -> None:

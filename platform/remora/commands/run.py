@@ -28,8 +28,8 @@ from remora.reporting.fitting import literal, silent
 from remora.reporting.following import draw, plain_progress
 from remora.reporting.progress import Progress
 from remora.reporting.results import search_lines, variant_lines
+from remora.runs import Store, preflight, read_space, read_variant, variant_name, variants_of
 from remora.spec import Variant
-from remora.stages import Store, preflight, read_space, read_variant, variant_name, variants_of
 from remora.tracking import Tracker
 from remora.training import journal
 from remora.training.meter import duration

@@ -8,7 +8,7 @@ from __future__ import annotations
 from remora.commands.options import RunsOptions
 from remora.commands.run import say
 from remora.errors import StoreError
-from remora.stages.leftovers import delete, leftovers
+from remora.runs.leftovers import delete, leftovers
 
 
 def runs(options: RunsOptions) -> None:

@@ -27,8 +27,8 @@ from remora.reading.batches import StageData
 from remora.reading.prompt import Prompter
 from remora.reading.view import Opener, View, free_reader, lengths, picture_view, rendered, view
 from remora.reporting.samples import Section, print_sections, write_page
+from remora.runs import Store, path, read_variant, resolve_stages
 from remora.spec import MixtureEntry, Stage, Variant
-from remora.stages import Store, path, read_variant, resolve_stages
 from remora.training.build import first_words
 
 HISTOGRAM = 300

@@ -16,8 +16,8 @@ from remora.planning import Plan, is_here, plan_of
 from remora.reporting.fitting import console as wide_console
 from remora.reporting.fitting import literal
 from remora.reporting.plans import print_plan
+from remora.runs import Store, checked_stages, read_variants, variant_name
 from remora.spec import Stage, Variant
-from remora.stages import Store, checked_stages, read_variants, variant_name
 
 
 def plan(options: PlanOptions) -> None:

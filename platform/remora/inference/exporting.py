@@ -14,12 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remora import catalog
 from remora.data.conversation import Turn
 from remora.errors import DataError
+from remora.exchange.llava import reason_against, write_llava
+from remora.exchange.processor import IMAGE_TOKEN, LEADS, chat_template, with_image_token
+from remora.exchange.tower import module_of
 from remora.inference.bundle import FILE, Bundle, read_bundle, write_bundle
 from remora.inference.writing import output_errors, refuse_full, writing
 from remora.marks import IMAGE
-from remora.model.exchange.llava import reason_against, write_llava
-from remora.model.exchange.processor import IMAGE_TOKEN, LEADS, chat_template, with_image_token
-from remora.model.exchange.tower import module_of
 from remora.model.parts import compose, save_parts
 from remora.model.refs import PartRef
 from remora.model.vlm import VisionLanguageModel

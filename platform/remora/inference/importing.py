@@ -7,17 +7,17 @@ from pathlib import Path
 
 from remora import catalog
 from remora.errors import DataError
-from remora.inference.bundle import Bundle, write_bundle
-from remora.inference.writing import refuse_full, writing
-from remora.model.exchange.layouts import Published, read_published
-from remora.model.exchange.matching import (
+from remora.exchange.layouts import Published, read_published
+from remora.exchange.matching import (
     match_connector,
     match_llm,
     match_vision,
     reasons_against_llm,
     reasons_against_vision,
 )
-from remora.model.exchange.parts import write_parts
+from remora.exchange.parts import write_parts
+from remora.inference.bundle import Bundle, write_bundle
+from remora.inference.writing import refuse_full, writing
 from remora.model.hub import cached
 from remora.model.llm import load_tokenizer
 from remora.reading.prompt import Prompter

@@ -12,8 +12,8 @@ from remora.inference.bundle import bundle_name, weights_digest
 from remora.pipeline.executor import Executor
 from remora.pipeline.measure import Prepared, measure
 from remora.pipeline.record import metrics_of
+from remora.runs import Store
 from remora.spec import Cluster
-from remora.stages import Store
 
 
 def _versions() -> dict[str, str]:

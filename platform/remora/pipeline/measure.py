@@ -18,8 +18,8 @@ from remora.files import digest, exclusive
 from remora.inference.bundle import bundle_name, weights_digest
 from remora.pipeline.executor import AskJob, Executor
 from remora.pipeline.worker import asks_of
+from remora.runs import Store
 from remora.spec import Cluster
-from remora.stages import Store
 
 log = logging.getLogger(__name__)
 PIECE = 128

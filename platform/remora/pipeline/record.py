@@ -13,8 +13,8 @@ from typing import Any
 from remora import catalog, tracking
 from remora.data.index import Dataset
 from remora.evaluation.score import Score
+from remora.runs import StageRun, variant_name
 from remora.spec import Variant
-from remora.stages import StageRun, variant_name
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow's page of a run shows first, as Markdown."""

@@ -18,8 +18,8 @@ from remora.inference import Bundle, write_bundle
 from remora.pipeline import record
 from remora.pipeline.executor import Executor, Task
 from remora.pipeline.measure import Prepared, measure, prepare
+from remora.runs import StageRun, Store, path, variant_name
 from remora.spec import Variant
-from remora.stages import StageRun, Store, path, variant_name
 from remora.training import journal
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from remora.evaluation.ask import Ask
 from remora.evaluation.benchmarks import Benchmark, benchmark
 from remora.files import is_published, write_atomic
 from remora.pipeline.executor import AskJob, Task
-from remora.stages import Store
+from remora.runs import Store
 from remora.training import journal
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from remora import catalog
 from remora.catalog.fit import check_composition
 from remora.data.mixture import Readable
 from remora.planning.outline import Outline, read_or_outline
+from remora.runs import StageRun, Store, outlook, paths, union, variant_name
 from remora.spec import MixtureEntry, Variant
-from remora.stages import StageRun, Store, outlook, paths, union, variant_name
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from remora import catalog
 from remora.catalog import Published
 from remora.model.parts import count_connector, count_llm, sketch
 from remora.model.tuning import freeze_and_train, tuning_table
+from remora.runs import resolve_stages
 from remora.spec import PARTS, Variant
-from remora.stages import resolve_stages
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from remora import catalog
 from remora.errors import DataError
+from remora.exchange.held import floating_type
+from remora.exchange.layouts import Published
+from remora.exchange.tower import cut_config, cut_state, load_strictly, module_of, outline_of
 from remora.model.connectors import build_connector
-from remora.model.exchange.held import floating_type
-from remora.model.exchange.layouts import Published
-from remora.model.exchange.tower import cut_config, cut_state, load_strictly, module_of, outline_of
 from remora.model.llm import load_tokenizer
 from remora.model.parts import WEIGHTS
 from remora.model.refs import PartRef

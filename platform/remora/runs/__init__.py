@@ -1,7 +1,7 @@
 """The stage graph and the artifact store: what is trained already, and what must be."""
 
-from remora.stages.fit import check_stages
-from remora.stages.graph import (
+from remora.runs.fit import check_stages
+from remora.runs.graph import (
     StageRun,
     checked_stages,
     path,
@@ -14,8 +14,8 @@ from remora.stages.graph import (
     variant_name,
     variants_of,
 )
-from remora.stages.preflight import Preflight, outlook, preflight
-from remora.stages.store import Store
+from remora.runs.preflight import Preflight, outlook, preflight
+from remora.runs.store import Store
 
 __all__ = [
     "Preflight",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from remora.errors import DataError, first_line
-from remora.model.exchange.held import floating_type
+from remora.exchange.held import floating_type
 
 UNREAD = ("post_layernorm.", "layernorm.", "norm.", "head.", "pooler.", "embeddings.mask_token")
 """What a tower has behind its last block, and DINOv2's token of masked pretraining: the blocks' output needs none."""

@@ -19,9 +19,9 @@ from remora.data.mixture import Readable
 from remora.data.order import mixture_order, stage_length
 from remora.errors import SpecError
 from remora.files import is_published
+from remora.runs.graph import StageRun, paths, union
+from remora.runs.store import Store
 from remora.spec import MixtureEntry, Stage, Variant
-from remora.stages.graph import StageRun, paths, union
-from remora.stages.store import Store
 from remora.training.schedule import check_schedule
 
 if TYPE_CHECKING:

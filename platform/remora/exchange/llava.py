@@ -25,9 +25,9 @@ from transformers import (
 
 from remora.catalog import Connector, Vision
 from remora.errors import DataError
+from remora.exchange.processor import IMAGE_TOKEN, with_image_token, write_processor
+from remora.exchange.tower import cut_config, cut_state
 from remora.files import publishing
-from remora.model.exchange.processor import IMAGE_TOKEN, with_image_token, write_processor
-from remora.model.exchange.tower import cut_config, cut_state
 
 PREFIXED = ("clip_vision_model", "siglip_vision_model")
 """Towers whose tensors are published below `vision_model.`; vLLM's own llava class finds them nowhere else."""
@@ -98,7 +98,7 @@ def write_llava(
 
     vision_state holds the tower under the names of its transformers class (a tower cut at the block that is read is
     enough), connector_state is an `nn.Sequential`'s `{0,2}.{weight,bias}`, `chat` is the chat template (see
-    `remora.model.exchange.processor`), `stop` the token that ends an answer, `llm_hub` the language
+    `remora.exchange.processor`), `stop` the token that ends an answer, `llm_hub` the language
     model's hub id.
     Nothing is rounded: weights keep their type and the logits of the tokens that were there stay the same.
 

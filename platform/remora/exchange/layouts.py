@@ -22,11 +22,11 @@ from torch import Tensor
 from transformers import LlavaConfig, PretrainedConfig
 
 from remora.errors import DataError, first_line
-from remora.model.exchange.adapters import check_finite, merge
-from remora.model.exchange.checkpoint import read_object
-from remora.model.exchange.held import Held, floating_type, read_held
-from remora.model.exchange.said import NOTHING, OF_THE_WHOLE, RULES, Said, build_config, shown
-from remora.model.exchange.tower import BUFFERS
+from remora.exchange.adapters import check_finite, merge
+from remora.exchange.checkpoint import read_object
+from remora.exchange.held import Held, floating_type, read_held
+from remora.exchange.said import NOTHING, OF_THE_WHOLE, RULES, Said, build_config, shown
+from remora.exchange.tower import BUFFERS
 
 TEXT_TYPES = {
     "llava": "llama",

@@ -11,7 +11,7 @@ import pytest
 
 from remora.cli import main
 from remora.files import copy, exclusive, publishing, scratch
-from remora.stages.leftovers import attempt, delete, leftovers
+from remora.runs.leftovers import attempt, delete, leftovers
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Pretrained
 from remora import catalog
 from remora.catalog import LLM, Vision
 from remora.errors import DataError
-from remora.model.exchange.layouts import Published
+from remora.exchange.layouts import Published
 
 NOT_ARCHITECTURE = {
     *("_name_or_path", "architectures", "transformers_version", "dtype", "use_cache", "return_dict"),

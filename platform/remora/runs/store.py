@@ -36,8 +36,8 @@ from remora.files import (
     write_json,
 )
 from remora.model.refs import PartRef
+from remora.runs.graph import StageRun
 from remora.spec import Cluster
-from remora.stages.graph import StageRun
 from remora.training import journal
 from remora.training.job import PARTS_FOLDER, START_FOLDER, StageJob
 from remora.training.journal import JOURNAL

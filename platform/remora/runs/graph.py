@@ -17,8 +17,8 @@ from remora.data.mixture import Readable, fingerprint, read_mixture, with_known
 from remora.errors import SpecError, nearest
 from remora.files import digest
 from remora.model.refs import source_digest
+from remora.runs.fit import check_stages
 from remora.spec import PARTS, Lines, MixtureEntry, Space, Stage, Variant, load_job, validate
-from remora.stages.fit import check_stages
 
 NUMERICS = 2
 """Raise by hand when a change makes the same spec give other weights."""

@@ -13,8 +13,7 @@ from remora import catalog
 from remora.errors import DataError, SpecError, UnknownName
 from remora.model import refs
 from remora.planning import plan_of
-from remora.spec import Space, Variant
-from remora.stages import (
+from remora.runs import (
     Store,
     graph,
     path,
@@ -26,6 +25,7 @@ from remora.stages import (
     variant_name,
     variants_of,
 )
+from remora.spec import Space, Variant
 
 PARTS = {"vision": "efficientnet-lite0", "connector": "mlp2x_gelu", "llm": "demo-2m"}
 

@@ -13,9 +13,9 @@ import pytest
 
 from remora.errors import StoreError, TrainingError
 from remora.files import digest
+from remora.runs import StageRun, Store
+from remora.runs import store as store_module
 from remora.spec import Cluster, Stage, Tuning
-from remora.stages import StageRun, Store
-from remora.stages import store as store_module
 from remora.training import journal
 from remora.training.journal import JOURNAL
 
@@ -73,7 +73,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_store import a_run, finish
 from remora.errors import TornArtifact
-from remora.stages import Store, store as module
+from remora.runs import Store, store as module
 runs, real = Path(sys.argv[2]), module.verify
 
 def verify(folder):
