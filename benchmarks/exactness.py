@@ -26,16 +26,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "training"), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT / "tests"))
 
 import torch  # noqa: E402
-from exact_stages import FACTORS, demo_lineage, pairwise, splits, thorough  # noqa: E402
-from launch import launch  # noqa: E402
 
-from machine import cpu_name  # noqa: E402
 from remora.spec import Cluster  # noqa: E402
 from remora.training.build import make_start  # noqa: E402
 from remora.training.job import StageJob  # noqa: E402
+from support.exact_stages import FACTORS, demo_lineage, pairwise, splits, thorough  # noqa: E402
+from support.launch import launch  # noqa: E402
+from support.machine import cpu_name  # noqa: E402
 
 RANKS = ROOT / "tests" / "training" / "ranks.py"
 STEPS, BOUND, NUDGE = 50, 1e-5, 1e-7

@@ -34,8 +34,8 @@ from train_gpu import on_one_gpu
 from train_ray import against_torchrun
 from train_shapes import BATCH, MICRO_BATCH, RATES, TUNINGS, Shape, composed, export, samples, shapes
 
-from machine import cpu_name
 from remora.spec import Rows
+from support.machine import cpu_name
 
 TURNS = 2
 """Processes of each setting."""

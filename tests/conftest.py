@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from remora import catalog
-from tiny import write_records
+from support.tiny import write_records
 
 # The same examples every time: a failure is the change's, not the day's.
 settings.register_profile("remora", derandomize=True, deadline=None)
@@ -60,6 +60,6 @@ def empty_database(tmp_path_factory):
 @pytest.fixture
 def tiny_model():
     """`toy.build_model`."""
-    from toy import build_model
+    from support.toy import build_model
 
     return build_model()

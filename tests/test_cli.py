@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ports import free_port
 from remora.cli import main
+from support.ports import free_port
 
 VARIANT = """
 vision: efficientnet-lite0

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from eval_folder import write_eval_folder
-from tiny import write_records
+from support.eval_folder import write_eval_folder
+from support.tiny import write_records
 
 HEAVY = ("torch", "ray", "mlflow", "transformers", "deepspeed", "scipy")
 FOREIGN = ("httpx", "openpyxl", "pyarrow")

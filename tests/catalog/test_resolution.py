@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from transformers import CONFIG_MAPPING, AutoModel
 from transformers.utils import logging
 
-from encoders import CONFIGS, PREFIX, entry, pixels, whole
 from remora import catalog
 from remora.catalog.resolution import FAMILIES
 from remora.cli import main
@@ -20,6 +19,7 @@ from remora.errors import SpecError, UnknownName
 from remora.model.vision import build_tower
 from remora.runs import variant_name
 from remora.spec import Variant
+from support.encoders import CONFIGS, PREFIX, entry, pixels, whole
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 SMALL |= {"image_size": 32, "patch_size": 8}

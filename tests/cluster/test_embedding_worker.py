@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from dual_encoders import write_encoder, write_pictures
 from remora.carrier import unpack
 from remora.cluster.embedding import _Worker
 from remora.condense.embedding import EmbeddingJob
@@ -12,6 +11,7 @@ from remora.data.mixture import open_whole
 from remora.errors import DataError
 from remora.spec import MixtureEntry
 from remora.spec.condensation import Encoder
+from support.dual_encoders import write_encoder, write_pictures
 
 
 def test_a_part_is_published_and_an_error_is_a_row(tmp_path):

@@ -15,11 +15,11 @@ import psutil
 import pytest
 import ray
 
-from ports import free_port
 from remora.cluster.cleaner import NAMESPACE
 from remora.cluster.session import _processes, ray_session
 from remora.cluster.watch import alive
 from remora.processes import Child
+from support.ports import free_port
 
 pytestmark = pytest.mark.e2e
 PATIENCE = 120.0

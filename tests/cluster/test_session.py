@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ports import free_port
 from remora.cluster import session
 from remora.cluster.session import LONGEST_ROOT, ray_session
 from remora.errors import ClusterError
+from support.ports import free_port
 
 
 @pytest.fixture(autouse=True)

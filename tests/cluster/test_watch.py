@@ -9,9 +9,9 @@ import threading
 
 import pytest
 
-from ports import free_port
 from remora.cluster import watch
 from remora.cluster.watch import LAST_WORDS, RECONNECT, patience, watched
+from support.ports import free_port
 
 
 @pytest.mark.parametrize("end", ["os.abort()", "os._exit(1)", "os.kill(os.getpid(), signal.SIGKILL)"])

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import yaml
 
-from condense_reference import coreset, unit
-from dual_encoders import write_encoder, write_pictures
 from remora import tracking
 from remora.cli import main
 from remora.condense.vectors import Vectors
 from remora.data.mixture import read_mixture
 from remora.spec import MixtureEntry
+from support.condense_reference import coreset, unit
+from support.dual_encoders import write_encoder, write_pictures
 
 COPIES = {i: i - 20 for i in range(30, 40)}
 RANKS = {"text_rank": [0.2, 0.8], "centroid_rank": [0.1, 0.7], "duplicate": 0.993}

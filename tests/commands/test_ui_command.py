@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ports import free_port
 from remora.cli import main
 from remora.tracking import Tracker
+from support.ports import free_port
 
 
 def refused(*argv: str) -> str:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from dual_encoders import SIDE, write_encoder, write_pictures
 from remora import catalog
 from remora.condense import embedding
 from remora.condense.embedding import EmbeddingJob, embed_here, identity, load_encoder
@@ -22,6 +21,7 @@ from remora.data.mixture import open_whole
 from remora.errors import DataError, SpecError
 from remora.spec import MixtureEntry
 from remora.spec.condensation import Encoder
+from support.dual_encoders import SIDE, write_encoder, write_pictures
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from condense_reference import ranking
 from remora.condense.duplicates import components, medians
 from remora.condense.filters import ranked
 from remora.condense.vectors import Vectors
+from support.condense_reference import ranking
 
 SHARE = st.integers(0, 100).map(lambda percent: percent / 100)
 RANGE = st.tuples(SHARE, SHARE).filter(lambda r: r[0] < r[1])

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from condense_reference import coreset, one_of_each_component, unit
 from remora.condense import kmeans
 from remora.condense.duplicates import components, medians
 from remora.condense.filters import drawn
@@ -19,6 +18,7 @@ from remora.condense.vectors import Vectors
 from remora.errors import DataError
 from remora.spec import Condensation
 from remora.spec.condensation import Clusters
+from support.condense_reference import coreset, one_of_each_component, unit
 
 
 def clustered(n: int, width: int = 16, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

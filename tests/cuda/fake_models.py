@@ -12,7 +12,7 @@ from remora.catalog.fit import tokens_out
 from remora.model.connectors import build_connector
 from remora.model.vision import build_tower
 from remora.model.vlm import VisionLanguageModel
-from standins import small_connector, small_llm, small_vision
+from support.standins import small_connector, small_llm, small_vision
 
 
 def classes(kind, facts):

@@ -15,7 +15,7 @@ from remora import catalog
 from remora.inference import AnswerEngine, Answerer, Request, Turn
 from remora.model.vlm import VisionLanguageModel
 from remora.reading.prompt import Prompter
-from standins import small_vision
+from support.standins import small_vision
 
 PICTURE = Image.new("RGB", (40, 30), (200, 30, 30))
 ASKED = [

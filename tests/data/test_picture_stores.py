@@ -19,7 +19,7 @@ from remora.data.indexing import open_dataset
 from remora.data.pictures import Picture
 from remora.data.sources import find_source
 from remora.errors import BrokenRecord, DataError
-from stores import Store, png, store
+from support.stores import Store, png, store
 
 PNG = png()
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from dual_encoders import write_encoder, write_pictures
+from support.dual_encoders import write_encoder, write_pictures
 
 pytestmark = pytest.mark.e2e
 

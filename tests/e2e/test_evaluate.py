@@ -15,7 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from noise import write_noise
+from support.noise import write_noise
 
 pytestmark = pytest.mark.e2e
 

@@ -7,7 +7,7 @@ import pytest
 from remora.data.indexing import open_dataset
 from remora.data.sources import find_source, llava
 from remora.errors import DataError, WorkerError
-from tiny import write_records
+from support.tiny import write_records
 
 pytestmark = pytest.mark.e2e
 

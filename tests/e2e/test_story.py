@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ports import free_port
 from remora.training.journal import read, steps_of
+from support.ports import free_port
 
 pytestmark = pytest.mark.e2e
 HERE = Path(__file__).parent

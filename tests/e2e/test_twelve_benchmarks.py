@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from eval_folder import COUNTS, write_eval_folder
-from noise import write_noise
 from remora.catalog import PAPERS, entries
 from remora.evaluation.benchmarks import benchmark, folders
-from scripted_judge import scripted
+from support.eval_folder import COUNTS, write_eval_folder
+from support.noise import write_noise
+from support.scripted_judge import scripted
 
 pytestmark = pytest.mark.e2e
 

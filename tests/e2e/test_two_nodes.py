@@ -22,8 +22,8 @@ import yaml
 
 from remora import catalog
 from remora.model.llm import create_from_scratch
-from standins import small_llm
-from tiny import write_records
+from support.standins import small_llm
+from support.tiny import write_records
 
 pytestmark = pytest.mark.e2e
 DRIVER = Path(__file__).with_name("two_nodes.py")

@@ -12,7 +12,7 @@ import pytest
 
 from remora.errors import DataError
 from remora.evaluation.judge import LONGEST_WAIT, OPENAI, WAITS, JudgeEndpoint, in_order, judge_from_environment
-from scripted_judge import Fault, scripted
+from support.scripted_judge import Fault, scripted
 
 MESSAGES = [{"role": "system", "content": "Judge. "}, {"role": "user", "content": "é\u2028 \n\ud800"}]
 

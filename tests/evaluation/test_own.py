@@ -23,7 +23,7 @@ from remora.evaluation.measured import tally
 from remora.evaluation.score import as_json, summarise
 from remora.evaluation.sheet import About, Sheet
 from remora.inference import Answer, FittedPicture, Prompt
-from scripted_judge import scripted
+from support.scripted_judge import scripted
 
 NAME = "easy-vqa-val"
 SHADES = [10, 60, 110, 160, 210]

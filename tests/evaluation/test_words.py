@@ -12,8 +12,8 @@ from random import Random
 
 import pytest
 
-from nasty_answers import WORDS, text
 from remora.evaluation.words import agreement, evalai, vizwiz, vqa
+from support.nasty_answers import WORDS, text
 
 NORMALISERS = [vqa, evalai, vizwiz]
 

@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from exchange_fake import MLP2, ROWS, WORDS, encoder, tiny_vlm
 from PIL import Image
 from safetensors import safe_open
 from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -20,6 +19,7 @@ from remora.inference.exporting import PROBES, messages_of, stock_chat
 from remora.marks import IMAGE
 from remora.reading.images import preprocess
 from remora.reading.prompt import Prompter
+from support.exchange_fake import MLP2, ROWS, WORDS, encoder, tiny_vlm
 
 EXACT = 1e-5  # fp32: the same matrices in the same order; what differs is only which kernel adds them up
 

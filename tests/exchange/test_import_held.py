@@ -7,8 +7,6 @@ import shutil
 
 import pytest
 import torch
-from exchange_fake import tiny_vlm
-from exchange_layouts import factory, llava_hf, original
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from test_import_published import check, known  # noqa: F401
@@ -17,6 +15,8 @@ from remora.errors import DataError, RemoraError
 from remora.inference.averaging import average_bundles
 from remora.inference.exporting import export_bundle
 from remora.inference.importing import import_checkpoint
+from support.exchange_fake import tiny_vlm
+from support.exchange_layouts import factory, llava_hf, original
 
 R, ALPHA = 4, 6
 PEFT = {"peft_type": "LORA", "r": R, "lora_alpha": ALPHA, "target_modules": ["q_proj", "v_proj"]}

@@ -6,8 +6,6 @@ import json
 
 import pytest
 import torch
-from exchange_fake import LLM, MLP2, ROWS, VISION, encoder, tiny_vlm
-from exchange_layouts import factory, llava_hf, original
 from safetensors.torch import load_file, save_file
 
 from remora import catalog
@@ -19,6 +17,8 @@ from remora.inference.exporting import export_bundle
 from remora.inference.importing import import_checkpoint
 from remora.marks import IMAGE
 from remora.model.parts import compose
+from support.exchange_fake import LLM, MLP2, ROWS, VISION, encoder, tiny_vlm
+from support.exchange_layouts import factory, llava_hf, original
 
 EXACT = 1e-5  # fp32: the same matrices; a cut tower runs the same blocks
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scene import Driver, Stage
 
-from machine import cpu_name
+from support.machine import cpu_name
 
 ROWS: list[tuple[str, str, str, str]] = []
 BEGIN, END = "<!-- scorecard -->", "<!-- end -->"

@@ -17,7 +17,7 @@ import psutil
 from remora.spec import Cluster
 from remora.training.job import StageJob
 from remora.training.journal import read
-from training.exact_stages import mixed_job
+from support.exact_stages import mixed_job
 
 HERE = Path(__file__).parent
 STEPS, EVERY = 100, 10

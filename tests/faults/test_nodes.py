@@ -15,7 +15,7 @@ import psutil
 import pytest
 from scene import Driver, Stage, until
 
-from ports import free_port
+from support.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 RAY = str(Path(sys.executable).with_name("ray"))

@@ -15,8 +15,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 from scene import Stage, until
 
-from ports import free_port
 from remora.tracking import Run, Tracker
+from support.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 

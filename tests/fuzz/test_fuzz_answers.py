@@ -14,13 +14,13 @@ from random import Random
 import pytest
 from cases import cases
 
-from eval_folder import write_eval_folder
-from nasty_answers import broken, text
 from remora.catalog import PAPERS
 from remora.errors import DataError, RemoraError
 from remora.evaluation.benchmarks import benchmark, located, score
 from remora.evaluation.compare import compare_reports
 from remora.evaluation.kept import read_report
+from support.eval_folder import write_eval_folder
+from support.nasty_answers import broken, text
 
 METRICS = ("exact-match", "multiple-choice", "yes-no", "vqa-accuracy")
 

@@ -9,7 +9,6 @@ import json
 import random
 import shutil
 import struct
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,11 @@ import torch
 from cases import cases
 from safetensors.torch import save
 
-sys.path.append(str(Path(__file__).parents[1] / "model"))  # the layouts that the import's own tests write
-from exchange_fake import tiny_vlm
-from exchange_layouts import factory, llava_hf, original
-
 from remora.errors import RemoraError
 from remora.exchange.layouts import Published, read_published
 from remora.inference.importing import import_checkpoint
+from support.exchange_fake import tiny_vlm
+from support.exchange_layouts import factory, llava_hf, original
 
 VALUES = [
     *(None, True, False, 0, 1, -1, 7, 2**31, 10**9, 10**400, -(10**30), 0.5, -0.0, float("nan"), float("inf")),

@@ -8,9 +8,9 @@ import torch
 from cases import cases
 from pydantic import ValidationError
 
-from encoders import vision
 from remora.catalog.resolution import FAMILIES
 from remora.model.vision import build_tower
+from support.encoders import vision
 
 KINDS = [*FAMILIES, "aimv2_vision_model", "beit", "pixtral"]
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import sys
 import tracemalloc
-from pathlib import Path
 
 import httpx
 from cases import cases
-
-sys.path.append(str(Path(__file__).parents[1] / "serving"))
-from serving_fake import CHAT, FakeAnswerer, load
-from serving_requests import request
 
 from remora.serving.answering import job
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.line import Line
 from remora.serving.protocol import Refusal, read_request
+from support.serving_fake import CHAT, FakeAnswerer, load
+from support.serving_requests import request
 
 SERVED = ("remora", "share-Fake", "champion")
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from remora import catalog
 from remora.inference import FittedPicture, Prompt
 from remora.marks import IMAGE
-from standins import small_llm
+from support.standins import small_llm
 
 VOCABULARY = 340
 IMAGE_TOKENS = 4

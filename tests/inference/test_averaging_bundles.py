@@ -17,7 +17,7 @@ from remora.model.lora import add_adapter, save_adapter
 from remora.model.parts import compose, save_part
 from remora.model.refs import PartRef
 from remora.spec import Lora
-from tiny import shrunk
+from support.tiny import shrunk
 
 WORDS = ["USER: What is this? ASSISTANT: a red circle"] * 3
 

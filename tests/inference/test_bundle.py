@@ -9,11 +9,11 @@ import pytest
 import torch
 from small_answerers import conversations
 
-from noise import write_noise
 from remora.errors import DataError, TornArtifact
 from remora.inference import Answerer, Request, read_bundle
 from remora.model.vlm import place
 from remora.reading.images import preprocess
+from support.noise import write_noise
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from remora.reading.batches import collate
 from remora.reading.images import preprocess
 from remora.reading.prompt import Prompter
 from remora.spec import Tuning
-from standins import VOCABULARY, small_connector, small_llm, small_vision
+from support.standins import VOCABULARY, small_connector, small_llm, small_vision
 
 EVERY = 1 if "REMORA_FUZZ_CASES" in os.environ else 4
 """One in so many connectors of a pair is tried, other ones with each neighbour."""

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from dual_encoders import SIDE, TEXT, WORDS, write_encoder
 from remora.errors import DataError
 from remora.model.embedder import Embedder
+from support.dual_encoders import SIDE, TEXT, WORDS, write_encoder
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])

@@ -17,7 +17,7 @@ from remora.model.vlm import VisionLanguageModel
 from remora.reading.batches import collate
 from remora.reading.prompt import Tokens
 from remora.spec import Tuning
-from standins import small_llm, small_vision
+from support.standins import small_llm, small_vision
 
 
 def model_of(llm: str, tuning: Tuning) -> VisionLanguageModel:

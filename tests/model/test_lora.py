@@ -12,13 +12,13 @@ from peft import PeftModel
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from encoders import entry
 from remora.errors import DataError, SpecError
 from remora.model.lora import CONFIG, WEIGHTS, add_adapter, linear_layers, merge_adapter, save_adapter
 from remora.model.patches.dropout import key_dropouts
 from remora.model.tuning import freeze_and_train, tuning_table
 from remora.model.vision import build_tower
 from remora.spec import Lora, Stage, Tuning
+from support.encoders import entry
 
 LORA = Lora(r=4, alpha=8, dropout=0.0)
 

@@ -9,11 +9,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from encoders import CONFIGS, entry
 from remora.model.tuning import freeze_and_train
 from remora.model.vision import build_tower
 from remora.model.vlm import VisionLanguageModel
 from remora.spec import PartTuning, Tuning
+from support.encoders import CONFIGS, entry
 
 LLMS = {
     "llama": {"model_type": "llama", "num_key_value_heads": 1, "tie_word_embeddings": True},

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from encoders import pixels, shaken, vision
 from remora.errors import DataError, SpecError
 from remora.model.vision import Unread, build_tower
+from support.encoders import pixels, shaken, vision
 
 CONFIG = {"image_size": 30, "patch_size": 8, "width": 24, "layers": 3, "head_width": 8, "mlp_ratio": 2.6667}
 """3 heads of 8 channels, a grid of 3 x 3 patches, 64 channels inside the feed-forward layer."""

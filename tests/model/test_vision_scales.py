@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from encoders import entry, pixels
 from remora.errors import SpecError
 from remora.model.vision import Tower, Unread, build_tower
 from remora.model.vision.scales import MultiScale
+from support.encoders import entry, pixels
 
 
 class Squares(Tower):

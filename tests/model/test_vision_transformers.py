@@ -12,12 +12,12 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 from transformers.utils import logging
 
-from encoders import CONFIGS, PREFIX, entry, pixels, shaken, vision, whole
 from remora.errors import DataError, SpecError
 from remora.model.tuning import freeze_and_train, tuning_table
 from remora.model.vision import build_tower
 from remora.model.vlm import VisionLanguageModel
 from remora.spec import Stage, Tuning
+from support.encoders import CONFIGS, PREFIX, entry, pixels, shaken, vision, whole
 
 KINDS = list(CONFIGS)
 TEXT = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9}

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from remora.training.journal import steps_of
-from tiny import write_records
+from support.tiny import write_records
 
 WITHOUT_RAY = """
 import sys

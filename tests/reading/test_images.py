@@ -13,11 +13,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from encoders import vision
 from remora import catalog
 from remora.data.pictures import open_image
 from remora.errors import DataError
 from remora.reading.images import preprocess, shrunk
+from support.encoders import vision
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 

@@ -24,7 +24,7 @@ from remora.reading.batches import StageData
 from remora.reading.loader import DEATHS, Loader
 from remora.reading.prompt import Prompter
 from remora.spec import Stage
-from stores import png, store
+from support.stores import png, store
 
 SHARE = (0, 1, 3, "packed")
 STEPS = 5

@@ -17,17 +17,17 @@ from typing import Any
 
 import httpx
 import pytest
-import serving_fake
 from PIL import Image
 from serving_docs import examples
-from serving_fake import CHAT, call, data_url
-from serving_requests import request
 
 from remora.errors import ServingError
 from remora.inference import Request
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.client import ask, curl_command
 from remora.serving.deploy import serve_forever
+from support import serving_fake
+from support.serving_fake import CHAT, call, data_url
+from support.serving_requests import request
 
 FAKE = Path(serving_fake.__file__)
 RED = Image.new("RGB", (30, 20), (255, 0, 0))

@@ -9,11 +9,11 @@ import zlib
 
 import pytest
 from PIL import Image, ImageFile
-from serving_fake import as_url, data_url
 
 from remora.serving.args import Limits
 from remora.serving.images import decode
 from remora.serving.protocol import Refusal
+from support.serving_fake import as_url, data_url
 
 LIMITS = Limits()
 RED, WHITE = (255, 0, 0), (255, 255, 255)

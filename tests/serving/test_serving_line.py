@@ -7,11 +7,11 @@ import threading
 from typing import Any
 
 import pytest
-from serving_fake import FakePrompt
 
 from remora.inference import Answer, Request, Turn
 from remora.serving.answering import Job
 from remora.serving.line import Line
+from support.serving_fake import FakePrompt
 
 
 class Model:

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from serving_fake import CHAT, FakeAnswerer, call
 
 from remora.evaluation.benchmarks.prompts import LETTER, SHORT, options
 from remora.inference import Turn
 from remora.serving.answering import Job, job
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.protocol import read_request
+from support.serving_fake import CHAT, FakeAnswerer, call
 
 SENT = {
     sent["name"]: sent["body"]

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from serving_fake import FakeAnswerer, data_url
 
 from remora.serving.answering import job
 from remora.serving.args import Limits
 from remora.serving.messages import read_messages
 from remora.serving.protocol import ChatRequest, Refusal
+from support.serving_fake import FakeAnswerer, data_url
 
 RED = data_url(Image.new("RGB", (4, 6), (255, 0, 0)))
 PICTURE = {"type": "image_url", "image_url": {"url": RED, "detail": "low"}}

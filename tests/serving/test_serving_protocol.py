@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from serving_fake import FakeAnswerer, data_url
 
 from remora.errors import SpecError
 from remora.inference import Request
@@ -29,6 +28,7 @@ from remora.serving.protocol import (
     holds_more,
     read_request,
 )
+from support.serving_fake import FakeAnswerer, data_url
 
 SERVED = ("remora", "share-Fake", "champion")
 HI = [{"role": "user", "content": "hi"}]

@@ -14,11 +14,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from ports import free_port
 from remora.errors import TrackingError
 from remora.files import publishing, verify
 from remora.tracking import Run, Tracker, find_model, register
 from remora.training import journal
+from support.ports import free_port
 
 pytestmark = pytest.mark.e2e
 PARTS = {part: {"name": "x", "folder": None, "adapters": []} for part in ("vision", "connector", "llm")}

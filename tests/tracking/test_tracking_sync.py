@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from ports import free_port
 from remora.cli import main
 from remora.errors import TrackingError
 from remora.files import publishing
@@ -23,6 +22,7 @@ from remora.tracking import Input, Run, Tracker, figures, id_of, link, register,
 from remora.tracking import tracker as tracker_module
 from remora.tracking.connection import Refused, Unreachable
 from remora.training import journal
+from support.ports import free_port
 
 
 def work(runs, name="one"):

@@ -18,12 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "tests")]
 
 import torch.distributed as dist  # noqa: E402
-from exact_stages import demo_lineage  # noqa: E402
 from ranks import shorten  # noqa: E402
 
 from remora.spec import Cluster  # noqa: E402
 from remora.training import stage  # noqa: E402
 from remora.training.journal import JOURNAL, steps_of  # noqa: E402
+from support.exact_stages import demo_lineage  # noqa: E402
 
 STEPS = 15
 """Of each stage, from where the first steps of the stage before left it."""

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from exact_stages import mixed_job
 
 from remora.data.index import Dataset
 from remora.model.refs import PartRef
 from remora.training.__main__ import _job
 from remora.training.journal import JOURNAL, steps_of
+from support.exact_stages import mixed_job
 
 MODULE = ("-m", "remora.training")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

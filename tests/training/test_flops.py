@@ -24,7 +24,7 @@ from remora.reading.batches import collate
 from remora.reading.prompt import Tokens
 from remora.spec import Lora, PartTuning, Tuning
 from remora.training.flops import StepFlops, attention_width, peak_flops, peak_of
-from standins import small_llm, small_vision
+from support.standins import small_llm, small_vision
 
 FROZEN, FULL = PartTuning(mode="frozen"), PartTuning(mode="full")
 TWO_BLOCKS = PartTuning.model_validate({"last": 2})

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launch import launch
 
 from remora.catalog import llm
 from remora.data.mixture import read_mixture
@@ -19,7 +18,8 @@ from remora.tracking.stages import left_out
 from remora.training.guard import RECENT, RolledBack, Watch
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read
-from tiny import shrunk, write_records
+from support.launch import launch
+from support.tiny import shrunk, write_records
 
 RANKS = Path(__file__).with_name("bad_steps.py")
 STEPS = 24

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launch import launch
 
 from remora.training.engines import hooks
+from support.launch import launch
 
 RANKS = Path(__file__).with_name("hook_ranks.py")
 ZERO = ("1", "2", "3")

@@ -16,8 +16,8 @@ from remora import catalog
 from remora.model.llm import create_from_scratch
 from remora.runs import resolve_stages
 from remora.spec import Variant
-from standins import small_llm, small_vision
-from tiny import write_records
+from support.standins import small_llm, small_vision
+from support.tiny import write_records
 
 SCRIPT = Path(__file__).parent / "recipes.py"
 WORDS = ["USER: What is number 1? ASSISTANT: thing 1, too", "A chat between a curious user and an assistant."] * 3

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from launch import launch
 from PIL import Image
 
 from remora import catalog
@@ -22,7 +21,8 @@ from remora.spec import Cluster, Stage
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read
 from remora.training.rehearsal import passes
-from standins import small_llm
+from support.launch import launch
+from support.standins import small_llm
 
 RANKS, SHORT = (Path(__file__).with_name(name) for name in ("ranks.py", "short_ranks.py"))
 CONTEXT = 2048

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exact_stages import FACTORS, pairwise, splits, thorough
-from launch import launch
+
+from support.exact_stages import FACTORS, pairwise, splits, thorough
+from support.launch import launch
 
 RANKS = Path(__file__).with_name("ranks.py")
 STEPS, TOKENS = 24, 410

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from launch import launch
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -21,7 +20,8 @@ from remora.model.lora import add_adapter, save_adapter
 from remora.model.refs import PartRef
 from remora.spec import Cluster, Lora, Stage, Variant, load
 from remora.training.job import StageJob
-from standins import small_llm, small_vision
+from support.launch import launch
+from support.standins import small_llm, small_vision
 
 RANKS, LOADING = (Path(__file__).with_name(f"{name}_ranks.py") for name in ("sharded", "loading"))
 STEPS = 4

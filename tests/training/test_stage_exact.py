@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from launch import launch
 from safetensors.torch import load_file
 
 from remora.catalog import llm
@@ -20,7 +19,8 @@ from remora.model.seeds import seed_for
 from remora.spec import Cluster, Stage
 from remora.training import journal
 from remora.training.job import StageJob
-from tiny import shrunk
+from support.launch import launch
+from support.tiny import shrunk
 
 RANKS = Path(__file__).with_name("ranks.py")
 STEPS = 4

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from launch import launch
 from PIL import Image
 
 from remora.catalog import llm
@@ -17,7 +16,8 @@ from remora.spec import Cluster, Stage
 from remora.tracking.stages import left_out
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read
-from tiny import shrunk, write_records
+from support.launch import launch
+from support.tiny import shrunk, write_records
 
 RANKS = Path(__file__).with_name("ranks.py")
 STEPS = 4

@@ -10,13 +10,13 @@ from statistics import mean
 
 import pytest
 import yaml
-from launch import launch
 from PIL import Image, ImageDraw
 
 from remora import catalog
 from remora.evaluation.benchmarks import benchmark
 from remora.runs import Store, path, preflight, read_variants
 from remora.training.journal import read
+from support.launch import launch
 
 PAGE = Path(__file__).parents[2] / "docs" / "start.md"
 RANKS = Path(__file__).with_name("start_ranks.py")

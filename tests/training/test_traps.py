@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from exact_stages import mixed_job
-from launch import launch
 from safetensors.torch import load_file
 
 from remora.model.parts import compose
 from remora.model.tuning import freeze_and_train
 from remora.training.job import StageJob
 from remora.training.schedule import rate_factor
+from support.exact_stages import mixed_job
+from support.launch import launch
 
 RANKS = Path(__file__).with_name("trap_ranks.py")
 STEPS, STOP = 6, 4

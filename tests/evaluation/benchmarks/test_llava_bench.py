@@ -17,7 +17,7 @@ from remora.errors import DataError
 from remora.evaluation.benchmarks import benchmark, score
 from remora.evaluation.benchmarks.llava_bench.files import read_review
 from remora.files import digest
-from scripted_judge import Fault, scripted
+from support.scripted_judge import Fault, scripted
 
 BENCH = benchmark("llava-bench")
 KEYS = ("question_id", "image", "category", "text")

@@ -15,7 +15,7 @@ from remora.cli import main
 from remora.errors import DataError
 from remora.evaluation.benchmarks import benchmark, score
 from remora.files import digest
-from scripted_judge import Fault, scripted
+from support.scripted_judge import Fault, scripted
 
 MMVET = benchmark("mmvet")
 

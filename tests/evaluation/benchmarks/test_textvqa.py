@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nasty_answers import broken, said, ten, tried
 from remora.errors import DataError
 from remora.evaluation.benchmarks import benchmark, score
 from remora.evaluation.benchmarks.textvqa import question_of
+from support.nasty_answers import broken, said, ten, tried
 
 TEXTVQA = benchmark("textvqa")
 NAME = "TextVQA_0.5.1_val.json"

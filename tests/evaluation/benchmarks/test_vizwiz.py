@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nasty_answers import broken, said, ten, tried
 from remora.errors import DataError
 from remora.evaluation.benchmarks import benchmark, score
+from support.nasty_answers import broken, said, ten, tried
 
 VIZWIZ = benchmark("vizwiz")
 OFFICIAL = (

@@ -22,7 +22,7 @@ from remora.model.vlm import VisionLanguageModel
 from remora.reading.batches import collate
 from remora.reading.prompt import Tokens
 from remora.spec import Lora, PartTuning, Tuning
-from standins import small_llm, small_vision
+from support.standins import small_llm, small_vision
 
 
 def distinct(kind: str, small) -> list[str]:

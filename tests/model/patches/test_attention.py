@@ -28,7 +28,7 @@ from remora.reading.batches import collate
 from remora.reading.prompt import Tokens
 from remora.spec import Cluster, Lora, PartTuning, Stage, Tuning
 from remora.training.build import set_up
-from standins import small_llm
+from support.standins import small_llm
 
 IMAGE_TOKENS = 2
 LAYOUTS = ("packed", "padded")

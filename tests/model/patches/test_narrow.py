@@ -17,7 +17,7 @@ from remora.model.vlm import VisionLanguageModel
 from remora.reading.batches import collate
 from remora.reading.prompt import Tokens
 from remora.spec import Lora, PartTuning, Tuning
-from standins import small_llm
+from support.standins import small_llm
 
 ADAPTED = PartTuning(mode="lora", lora=Lora(r=2, alpha=4, dropout=0.3))
 FULL = Tuning(vision="frozen", connector="full", llm="full")

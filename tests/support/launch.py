@@ -15,9 +15,9 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from ports import free_port
+from support.ports import free_port
 
-IMPORTED = "warm_ranks"
+IMPORTED = "support.warm_ranks"
 """The module that says what ranks find imported."""
 
 

@@ -11,7 +11,7 @@ from remora.inference import Bundle, write_bundle
 from remora.model.llm import create_from_scratch
 from remora.model.parts import compose, save_part
 from remora.model.refs import PartRef
-from tiny import shrunk
+from support.tiny import shrunk
 
 WORDS = ["USER: What is this? ASSISTANT: a red circle", "USER: Which of these is it: a, b or c? ASSISTANT: blue"] * 3
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from exchange_fake import MLP2, encoder, tiny_vlm
 from safetensors.torch import load_file
 from test_import_published import known, llm_entry  # noqa: F401
 from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -17,6 +16,7 @@ from remora.model.averaging import average_folders
 from remora.model.llm import load_llm
 from remora.model.parts import compose, save_parts, sketch
 from remora.model.refs import PartRef
+from support.exchange_fake import MLP2, encoder, tiny_vlm
 
 HEAD = "lm_head.bias"
 

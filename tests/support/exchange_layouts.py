@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import torch
-from exchange_fake import LLM, ROWS, VISION
 from safetensors.torch import save_file
+
+from support.exchange_fake import LLM, ROWS, VISION
 
 DROPPED_KEYS = ("transformers_version", "dtype", "architectures")
 

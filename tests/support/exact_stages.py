@@ -19,8 +19,8 @@ from remora.model.refs import PartRef
 from remora.runs import StageRun, Store, path
 from remora.spec import Cluster, Stage, Variant, load
 from remora.training.job import StageJob
-from standins import small_llm
-from tiny import shrunk
+from support.standins import small_llm
+from support.tiny import shrunk
 
 DEMO = Path(__file__).resolve().parents[2] / "jobs" / "demo-base.yaml"
 WORDS = ["USER: What is number red circle? ASSISTANT: number 1"] * 4
