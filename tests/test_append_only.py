@@ -72,7 +72,7 @@ def test_no_file_is_empty_and_a_folder_is_refused_in_one_line(tmp_path):
     assert lines.read(tmp_path / "none", "event") == lines.Lines()
     (tmp_path / "it.jsonl").mkdir()
     for use in (lambda p: lines.read(p, "event"), lambda p: lines.append(p, [A])):
-        with pytest.raises(StoreError, match=r"it\.jsonl: a folder stands where a file belongs") as e:
+        with pytest.raises(StoreError, match=r"it\.jsonl: a folder is where a file belongs") as e:
             use(tmp_path / "it.jsonl")
         assert "\n" not in str(e.value)
 
@@ -95,6 +95,6 @@ except StoreError as e:
 """
     path = tmp_path / "it.jsonl"
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
-    assert "takes no file of that size" in done.stdout
+    assert "does not allow files of that size" in done.stdout
     assert path.read_text() == '{"event": "a"}\n'
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 40

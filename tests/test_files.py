@@ -156,7 +156,7 @@ def test_weights_that_do_not_fit_are_one_line(tmp_path):
 
 def test_a_disk_without_inodes_is_told_from_a_full_one(tmp_path, monkeypatch):
     has = os.statvfs(tmp_path)
-    for free, said in ((0, "holds as many files as it can"), (9, "the disk is full")):
+    for free, said in ((0, "cannot hold more files"), (9, "the disk is full")):
         disk = SimpleNamespace(f_files=100, f_favail=free, f_bavail=has.f_bavail or 1)
         monkeypatch.setattr(files.os, "statvfs", lambda place, disk=disk: disk)
         for error in (OSError(errno.ENOSPC, "…"), copy_error(errno.ENOSPC)):

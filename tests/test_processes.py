@@ -95,7 +95,7 @@ def test_the_environment_is_ours_and_what_was_given(start, monkeypatch):
     [
         (f"echo remora: the rule; echo '{pack(DataError('the rule'))}'; echo noise", DataError("the rule")),
         ("echo one; echo two >&2", WorkerError("two (log: {log})")),
-        ("true", WorkerError("it said nothing (log: {log})")),
+        ("true", WorkerError("it printed nothing (log: {log})")),
         (r"printf '\377\n'", WorkerError("\ufffd (log: {log})")),
         ("echo working; kill -9 $$", WorkerError("ended by SIGKILL; its last line: working (log: {log})")),
     ],

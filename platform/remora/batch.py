@@ -1,4 +1,4 @@
-"""What a forward pass is given: made by reading/, taken by model/, so it stands below both."""
+"""The input of a forward pass. reading/ builds it and model/ consumes it, so it is in a module below both."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from remora.marks import IGNORE
 
 @dataclass
 class Batch:
-    """Samples padded on the right, one a row (training), or on the left (answering), or packed into one row (training).
+    """Samples of one forward pass: one per row, padded on the right (training) or left (answering), or packed
+    (training).
 
-    ids [B, T] with IMAGE where a picture's tokens go; mask [B, T], 1 where a token is; labels [B, T], the token itself
-    where it is supervised and IGNORE elsewhere; pixels [I, 3, H, W], all pictures in reading order; keys [S] and
-    image_keys [I], numbers that dropout masks follow from: one a sample, one a picture. `lengths` are the tokens of a
-    packed row's S samples, which follow each other in the one row (B = 1) without padding; empty where S = B.
+    ids [B, T]: token ids, IMAGE at a picture's positions. mask [B, T]: 1 at tokens, 0 at padding. labels [B, T]: the
+    token where it is supervised, else IGNORE. pixels [I, 3, H, W]: all pictures in reading order. keys [S] and
+    image_keys [I]: seeds of the dropout masks, one per sample and per picture. lengths: tokens of each of the S samples
+    packed into the one row (B = 1) without padding; empty if not packed (S = B).
     """
 
     ids: Tensor
@@ -29,26 +30,26 @@ class Batch:
     image_keys: Tensor
     lengths: tuple[int, ...] = ()
     weights: Tensor | None = None
-    """[S], what the losses of each sample's tokens are multiplied by; all by 1 if not given."""
+    """[S], factors on the losses of each sample's tokens; None means 1."""
 
     @property
     def targets(self) -> Tensor:
-        """[B, T - 1], what each position but the last is to predict, or IGNORE: a sample's last position has nothing
-        behind it, so its first token is never predicted."""
+        """[B, T - 1], the label that each position but the last predicts, or IGNORE. A packed sample's first token is
+        never predicted: the position before it belongs to another sample."""
         targets = self.labels[:, 1:]
         if len(self.lengths) > 1:
-            first = torch.tensor(self.lengths[:-1]).cumsum(0)  # of all samples but the first
+            first = torch.tensor(self.lengths[:-1]).cumsum(0)  # start of every sample but the first
             targets = targets.index_fill(1, first.to(targets.device) - 1, IGNORE)
         return targets
 
     @property
     def supervised(self) -> int:
-        """Tokens that the loss sums over."""
+        """Number of tokens that the loss sums over."""
         return int((self.targets != IGNORE).sum())
 
     @property
     def supervised_by_sample(self) -> Tensor:
-        """[S], the tokens of each sample that the loss sums over."""
+        """[S], number of each sample's tokens that the loss sums over."""
         counted = F.pad((self.targets != IGNORE).long(), (0, 1))  # [B, T]
         if not self.lengths:
             return counted.sum(1)
@@ -60,7 +61,7 @@ class Batch:
         if self.weights is None:
             return None
         each = torch.tensor(self.lengths) if self.lengths else torch.tensor([self.ids.shape[1]] * len(self.ids))
-        # Told its size, a GPU is not waited for.
+        # With output_size given, there is no synchronisation with the GPU.
         return self.weights.repeat_interleave(each.to(self.weights.device), output_size=self.ids.numel())
 
     def to(self, device: torch.device) -> Batch:

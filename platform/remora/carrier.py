@@ -1,11 +1,11 @@
-"""How an error gets from one process to another, whatever lies between: a pickle, a trace, a log, a row of a table.
+"""Carry errors from one process to another, through a pickle, a traceback, a log or a table row.
 
-    with carried(runs / "logs"):          # in the process that works: whatever it raises becomes a Carried
+    with carried(runs / "logs"):          # in the worker: whatever the block raises becomes a Carried
         ...
-    raise ours(error, runs / "logs")      # in the one that waits for it, which may know it only as text: unpack(text)
+    raise ours(error, runs / "logs")      # in the parent; unpack(text) if it has only text
 
-A RemoraError arrives as itself. Anything else arrives as a WorkerError of one line; its traceback is in a file of the
-run folder's logs/, which every node sees, and the line names that file.
+A RemoraError arrives as itself. Any other exception arrives as a one-line WorkerError that names the file with its
+traceback, in the run folder's logs/, which every node sees.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from remora import __version__, errors
 from remora.errors import RemoraError, StoreError, WorkerError
 
 LONGEST = 600
-"""Characters of somebody else's message that a line holds."""
+"""Maximum characters quoted from another library's message."""
 DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-"""Errors of the system that a person can mend, wherever they happen."""
+"""System errors that the user can fix."""
 LOST = {
     "OutOfMemoryError": "a worker was stopped because the machine ran out of memory; take fewer workers or a smaller "
     "cluster.micro_batch",
@@ -49,13 +49,13 @@ LOST = {
     "TrainingFailedError": "training failed",
     "ControllerError": "training failed",
 }
-"""Ray's exceptions by the name of their class: ray is not loaded here."""
+"""Ray's exceptions by class name, so that ray need not be imported here."""
 
 
 class Carried(Exception):
-    """An error on its way: its text is the error's line for people, and below it the error itself for `unpack`.
+    """An error in transit. Its text is the one-line message, followed by the packed error for `unpack`.
 
-    It is no RemoraError: what Ray makes of an exception is of its class too, and would be taken for one.
+    It is not a RemoraError: Ray's wrapper inherits the class of what it wraps and would be mistaken for one.
     """
 
     @classmethod
@@ -64,7 +64,7 @@ class Carried(Exception):
 
 
 def pack(error: RemoraError) -> str:
-    """The error as one word, which no channel breaks or escapes."""
+    """Encode the error as one word that survives any text channel unchanged."""
     known = next(c.__name__ for c in type(error).__mro__ if getattr(errors, c.__name__, None) is c)
     fields = {k: v for k, v in vars(error).items() if isinstance(v, str | int | float)}
     content = base64.urlsafe_b64encode(json.dumps([known, str(error), fields]).encode()).decode()
@@ -73,7 +73,7 @@ def pack(error: RemoraError) -> str:
 
 @contextlib.contextmanager
 def carried(logs: Path) -> Iterator[None]:
-    """Let what the block raises leave this process as a `Carried`."""
+    """Re-raise any exception of the block as a `Carried`."""
     try:
         yield
     except Exception as e:  # noqa: BLE001 (whatever it is, another process waits for it)
@@ -81,8 +81,8 @@ def carried(logs: Path) -> Iterator[None]:
 
 
 def unpack(*texts: str) -> RemoraError | None:
-    """The error that texts hold, one that a person can act on before one that nobody foresaw: where one of several
-    workers fails, the others lose their neighbour."""
+    """The error packed in any of the texts, or None. Errors the user can act on come before unexpected ones: when one
+    worker fails, the others only report that they lost it."""
     found = [_read(content) for text in texts for content in re.findall(r"remora-error:([\w=-]+);", text)]
     return next((e for e in found if not isinstance(e, WorkerError)), found[0] if found else None)
 
@@ -90,20 +90,21 @@ def unpack(*texts: str) -> RemoraError | None:
 def _read(content: str) -> RemoraError:
     known, text, fields = json.loads(base64.urlsafe_b64decode(content))
     cls: type[RemoraError] = getattr(errors, known)
-    made = cls.__new__(cls, text)  # some take more than their text
+    made = cls.__new__(cls, text)  # some constructors take more than the text
     vars(made).update(fields)
     return made
 
 
 def arrived(error: BaseException) -> RemoraError | None:
-    """The error of ours that another process met, or None: Ray wraps it, once for every process on the way."""
+    """The RemoraError that another process raised, or None. Ray wraps it once for every process on the way."""
     met = list(_within(error))
     own = next((e for e in met if isinstance(e, RemoraError) and not _is_rays(e)), None)
     return own or (unpack(*map(str, met)) if isinstance(error, Carried) or _is_rays(error) else None)
 
 
 def ours(error: BaseException, logs: Path, command: str = "") -> RemoraError:
-    """Any error as one of ours; the trace of one that nobody foresaw is kept in a file of `logs`, below the command."""
+    """Turn any error into a RemoraError. An unexpected one's traceback is saved to a file in `logs`, with the
+    command."""
     if found := arrived(error):
         return found
     *_, error = _within(error)
@@ -113,7 +114,7 @@ def ours(error: BaseException, logs: Path, command: str = "") -> RemoraError:
 
 
 def _within(error: BaseException) -> Iterator[BaseException]:
-    """An error of Ray's and all that it was made of, outermost first; any other is itself."""
+    """A Ray error and its causes, outermost first; any other error yields only itself."""
     waiting, seen = [error], set[int]()
     while waiting:
         e = waiting.pop(0)
@@ -146,20 +147,20 @@ def _line(error: BaseException) -> str:
 
 
 def _short(error: BaseException) -> str:
-    """An error's message on one line, without the trace that some hold."""
+    """An error's message on one line, without any traceback in it."""
     kept: Iterator[str] = (line.strip() for line in str(error).splitlines())
     text = " ".join(line for line in kept if line and not line.startswith(("Traceback", "File ", "^")))
     return text if len(text) <= LONGEST else text[: LONGEST - 1].rstrip() + "…"
 
 
 def _kept(error: BaseException, logs: Path, command: str) -> str:
-    """The file that the trace was written to: in `logs` if the run folder is there, else a temporary one."""
+    """Write the traceback to `logs`, or to a temporary file if the run folder does not exist; returns the path."""
     about = f"{command or ' '.join(sys.argv)}\nremora {__version__}, Python {sys.version.split()[0]}\n\n"
     trace = about + "".join(traceback.format_exception(error))
     name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-{socket.gethostname()}-{os.getpid()}.log"
     for folder in (logs, Path(tempfile.gettempdir())):
         if not folder.parent.is_dir():
-            continue  # a mistyped --runs makes no folder
+            continue  # a mistyped --runs must not create a folder
         with contextlib.suppress(OSError):
             folder.mkdir(exist_ok=True)
             (folder / name).write_text(trace)

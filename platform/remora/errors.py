@@ -2,17 +2,17 @@
 
     RemoraError
     ├── SpecError         a YAML file or a value in it
-    │   └── UnknownName   a name that the catalog does not hold
+    │   └── UnknownName   a name that is not in the catalog
     ├── DataError         a dataset, a picture, a question file
-    │   ├── OverLength    a conversation of which no round fits
-    │   ├── MissingDataset  a dataset whose file is not there
-    │   ├── TooLong       a question that leaves the model's context no room for its answer
-    │   └── BrokenRecord a picture that is missing or that no decoder reads
+    │   ├── OverLength    a conversation whose first round does not fit
+    │   ├── MissingDataset  a dataset whose file does not exist
+    │   ├── TooLong       a question that leaves no room for its answer in the model's context
+    │   └── BrokenRecord  a record or picture that cannot be read
     ├── StoreError        the run folder: full, read-only, a lease
     │   └── TornArtifact  files that do not match their manifest
-    ├── TrainingError     a stage that cannot run or whose loss is not a number
+    ├── TrainingError     a stage that cannot run or whose loss is NaN
     ├── ClusterError      Ray: no cluster, no room
-    ├── WorkerError       a process that failed of something nobody foresaw
+    ├── WorkerError       a process that crashed unexpectedly
     ├── TrackingError     MLflow: no server, no champion
     └── ServingError      the endpoint: a port in use, a deployment that failed
 
@@ -34,7 +34,7 @@ class SpecError(RemoraError):
 
 
 class UnknownName(SpecError):
-    """A name that the catalog does not hold."""
+    """A name that is not in the catalog."""
 
 
 class DataError(RemoraError):
@@ -42,11 +42,11 @@ class DataError(RemoraError):
 
 
 class MissingDataset(DataError):
-    """A dataset whose file is not there."""
+    """A dataset whose file does not exist."""
 
 
 class TooLong(DataError):
-    """A prompt, or a prompt with what may follow it, is more than a model holds."""
+    """A prompt, or a prompt and its answer, does not fit the model's context."""
 
     def __init__(self, prompt: int, following: int, holds: int) -> None:
         super().__init__(
@@ -60,8 +60,10 @@ class TooLong(DataError):
 
 
 class BrokenRecord(DataError):
-    """A record that cannot be read, for what it says or for its picture: `kind` is its problem (docs/data.md), and
-    `problem` says it in a list of others, where the message would say what to do once a line."""
+    """A record that cannot be read, because of its content or its picture.
+
+    `kind` is the kind of problem (docs/data.md). `problem` is the message without advice, for lists of problems.
+    """
 
     def __init__(self, message: str, kind: str = "corrupt-image", problem: str = "") -> None:
         super().__init__(message)
@@ -78,7 +80,7 @@ class TornArtifact(StoreError):
 
 
 class TrainingError(RemoraError):
-    """A stage that cannot run, or whose loss is not a number."""
+    """A stage that cannot run, or whose loss is NaN."""
 
 
 class ClusterError(RemoraError):
@@ -86,11 +88,11 @@ class ClusterError(RemoraError):
 
 
 class WorkerError(RemoraError):
-    """A process failed of something nobody foresaw, or was lost; its line names the log that holds the trace."""
+    """A process crashed unexpectedly or was lost. The message names the log file with the traceback."""
 
 
 class TrackingError(RemoraError):
-    """MLflow cannot be reached, or does not hold what was asked for."""
+    """MLflow cannot be reached, or does not have what was asked for."""
 
 
 class ServingError(RemoraError):
@@ -98,7 +100,7 @@ class ServingError(RemoraError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what another library says, at most 200 characters of it."""
+    """The first line of another library's error message, cut to 200 characters."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:200]
 

@@ -1,6 +1,6 @@
-"""The two numbers in ids and labels that are no token. They stand apart from batch.py, which imports torch."""
+"""The two values in ids and labels that are not tokens. They are apart from batch.py because that imports torch."""
 
 IMAGE = -200
-"""The id that stands where an image token's embedding goes. It is in no vocabulary, so no text can write it."""
+"""The id at positions where an image token's embedding goes. No vocabulary has it, so text cannot produce it."""
 IGNORE = -100
-"""The label of a position without a loss."""
+"""The label of positions without a loss."""

@@ -1,7 +1,7 @@
-"""Child processes that are stopped whole: a child, what it started, and what those started.
+"""Child processes that are stopped together with all their descendants.
 
-A Ray cluster is a tree of a dozen processes, some of which leave their parent's group. Every child gets a mark in its
-environment that its descendants inherit, so that all of them can be found and nothing is left behind.
+A Ray cluster is a tree of a dozen processes, some of which leave their parent's process group. Every child gets a mark
+in its environment that its descendants inherit, so all of them can be found and stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MARK = "REMORA_CHILD"
 
 
 class Child:
-    """A command with its output in a log file, in a session of its own, so that Ctrl-C reaches only its parent."""
+    """A command that writes to a log file and runs in its own session, so that Ctrl-C reaches only the parent."""
 
     def __init__(self, command: Sequence[str], log: Path, env: dict[str, str] | None = None) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                # A shell that runs us in the background has SIGINT ignored, and children inherit that: we stop by it.
+                # A shell that runs us in the background ignores SIGINT, and children inherit that; we stop them by it.
                 preexec_fn=_hear_interrupts,
                 env={**os.environ, **(env or {}), MARK: self.mark},
             )
@@ -47,21 +47,21 @@ class Child:
         return self.process.poll() is None
 
     def error(self) -> RemoraError:
-        """What the child failed of, as it handed it over; else its last words, and where all of them are.
+        """The error that the child passed on, else its last output and the path of its log.
 
-        Its last words are a line of ours if there is one: whoever outlives a command that Ray ends says it.
+        A line of our own is preferred: a parent of a command that Ray ended prints one.
         """
         text = self.log.read_text(errors="replace").strip()
         if found := unpack(text):
             return found
-        lines = text.splitlines() or ["it said nothing"]
+        lines = text.splitlines() or ["it printed nothing"]
         ours = [line.removeprefix("remora: ") for line in lines if line.startswith("remora: ")]
         code, last = self.process.returncode, (ours or lines)[-1]
         how = f"ended by {signal.Signals(-code).name}; its last line: " if code and code < 0 and not ours else ""
         return WorkerError(f"{how}{last} (log: {self.log})")
 
     def stop(self, grace: float = 20.0) -> None:
-        """End the child and everything it started: politely, then not."""
+        """Stop the child and all its descendants: with SIGINT, then after `grace` seconds by force."""
         for sig, patience in ((signal.SIGINT, grace), (signal.SIGTERM, 5.0)):
             if not self.running:
                 break
@@ -70,10 +70,10 @@ class Child:
                 self.process.wait(patience)
         deadline = time.monotonic() + 5.0
         while self._left() and time.monotonic() < deadline:
-            time.sleep(0.1)  # Ray's processes notice their driver's end by themselves
+            time.sleep(0.1)  # Ray's processes exit by themselves when their driver does
         deadline = time.monotonic() + 5.0
         while (left := self._left()) and time.monotonic() < deadline:
-            # Until none is left: one may have forked meanwhile, and a killed one holds its ports until it is gone.
+            # Repeat until none is left: one may have forked meanwhile, and a killed one holds its ports until reaped.
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -91,7 +91,7 @@ def _hear_interrupts() -> None:
 
 
 def marked(mark: str) -> list[int]:
-    """Ids of living processes with this mark in their environment (Linux; elsewhere none are found)."""
+    """Ids of living processes with this mark in their environment (Linux only; empty elsewhere)."""
     needle = f"{MARK}={mark}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -106,7 +106,7 @@ def _is_zombie(entry: Path) -> bool:
 
 
 def free_or_refused(host: str, port: int) -> str | None:
-    """What keeps a server from listening at host:port, or None."""
+    """Why a server cannot listen on host:port, or None if it can."""
     if not 0 < port < 2**16:
         return f"a port is a number from 1 to 65535; found {port}"
     try:

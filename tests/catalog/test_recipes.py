@@ -186,7 +186,7 @@ def test_bunnys_larger_models_are_averages_of_two_recipes(name):
 def test_an_average_leaves_its_last_recipe_a_weight():
     facts = catalog.published("Bunny-v1.0-4B").model_dump()
     whole = {"recipe": "base", "weight": 0.5}
-    with pytest.raises(ValueError, match="the weights of average are 1, which leaves the model itself none"):
+    with pytest.raises(ValueError, match="the weights of average add up to 1, which leaves nothing for the model"):
         Published.model_validate(facts | {"average": [whole, whole]})
 
 

@@ -109,9 +109,9 @@ def test_dinov2_resizes_in_proportion_before_it_crops():
 @pytest.mark.parametrize(
     ("name", "error", "why"),
     [
-        ("clip-l-336@", UnknownName, "'' is no size; write clip-l-336@PIXELS"),
-        ("clip-l-336@448px", UnknownName, "'448px' is no size"),
-        ("clip-l-336@0", UnknownName, "'0' is no size"),
+        ("clip-l-336@", UnknownName, "'' is not a size; write clip-l-336@PIXELS"),
+        ("clip-l-336@448px", UnknownName, "'448px' is not a size"),
+        ("clip-l-336@0", UnknownName, "'0' is not a size"),
         ("clip-336@448", UnknownName, "unknown vision encoder 'clip-336'; did you mean 'clip-l-336'?"),
         ("clip-l-336@448@224", UnknownName, "unknown vision encoder 'clip-l-336@448'"),
         ("clip-l-336@10", SpecError, "a picture of 10 px has no patch of 14"),

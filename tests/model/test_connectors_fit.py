@@ -64,9 +64,9 @@ def _fits(entry, tokens):
 def test_a_grid_must_be_square(kind):
     own = {"ldpv2": {"grid": 2}, "pixel-shuffle": {"factor": 2}}.get(kind, {})
     entry = Connector(short="t", source="t", kind=kind, **own)
-    with pytest.raises(SpecError, match=f"{kind} reads a square grid, and 20 tokens are none"):
+    with pytest.raises(SpecError, match=f"{kind} reads a square grid, and 20 tokens are not a square"):
         tokens_out(entry, 20)
-    with pytest.raises(SpecError, match="20 are none"):
+    with pytest.raises(SpecError, match="20 is not a square"):
         build_connector(entry, 3, 4)(torch.zeros(1, 20, 3))
     assert grid_side(25) == 5
 

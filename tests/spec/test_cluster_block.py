@@ -22,4 +22,4 @@ def test_other_workers_are_refused_in_one_line(said):
     with pytest.raises(ValidationError) as e:
         Cluster(workers=said)
     (error,) = e.value.errors()
-    assert "neither a number of workers from 1 on nor [least, most]" in error["msg"]
+    assert "neither a number of workers (1 or more) nor [min, max]" in error["msg"]

@@ -64,7 +64,7 @@ def test_a_torn_line_is_gone_after_a_resume_so_the_next_event_has_its_own(tmp_pa
     journal.append(path, "step", step=1)
     events = [json.loads(line) for line in path.read_text().splitlines()]
     assert [e["event"] for e in events] == ["step", "attempt", "noted", "step"]
-    assert events[2]["text"] == f"{path}: 1 torn line is left out (a crash or a full disk)"
+    assert events[2]["text"] == f"{path}: skipped 1 torn line (a crash or a full disk)"
 
 
 def test_a_journal_that_lost_steps_says_so_when_it_is_taken_over(tmp_path):
@@ -77,7 +77,7 @@ def test_a_journal_that_lost_steps_says_so_when_it_is_taken_over(tmp_path):
     journal.append(path, "rolled_back", step=9, to=8)
     journal.take_over(path, 10)
     (text,) = journal.notes_of(path)
-    assert "2 torn lines are left out" in text
+    assert "skipped 2 torn lines" in text
     assert "figures of 4 steps, the first is 2, are not in the journal" in text  # 2, 3, 4, 7
     journal.take_over(path, 10)
     assert len(journal.notes_of(path)) == 2  # said again, without the torn lines that are gone

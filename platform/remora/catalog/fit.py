@@ -1,6 +1,6 @@
-"""What fits together: how many embeddings a connector makes of an encoder's tokens, and which pairs are refused.
+"""Which encoders and connectors fit together, and how many embeddings a connector makes of an encoder's tokens.
 
-Known from the entries, before any module is built, so a spec can be refused where it is read.
+This needs only catalog entries, so a spec is checked when it is read, before any module is built.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from remora.catalog.entries import LLM, Connector, Vision
 from remora.errors import SpecError
 
 WORDS = 32
-"""Tokens that a question and a short answer need at the least beside a picture."""
+"""Minimum tokens for a question and a short answer beside a picture."""
 
 
 def grid_side(tokens: int) -> int:
     """Side of the square grid of `tokens`.
 
     Raises:
-        SpecError: they are no square.
+        SpecError: `tokens` is not a square number.
     """
     side = isqrt(tokens)
     if side**2 != tokens:
-        raise SpecError(f"tokens must be a square grid for this connector, and {tokens} are none")
+        raise SpecError(f"this connector needs a square grid of tokens, and {tokens} is not a square")
     return side
 
 
 def check_fit(entry: Connector, tokens_in: int, width: int, hidden: int) -> None:
-    """Whether `entry` joins an encoder of `tokens_in` tokens of `width` channels to embeddings of `hidden`.
+    """Check that `entry` connects `tokens_in` tokens of `width` channels to embeddings of `hidden` channels.
 
     Raises:
-        SpecError: it does not; the message says which connectors do.
+        SpecError: it does not; the message lists connectors that do.
     """
     if problem := _width_problem(entry, width, hidden) or _grid_problem(entry, tokens_in):
         raise _refusal(problem, lambda e: not (_width_problem(e, width, hidden) or _grid_problem(e, tokens_in)))
 
 
 def check_composition(vision: Vision, connector: Connector, llm: LLM) -> int:
-    """Whether three parts make a model; returns how many embeddings it makes of a picture.
+    """Check that three parts make a model; returns the number of embeddings per picture.
 
     Raises:
         SpecError: they do not fit, or a picture leaves no room for words in the language model's context.
@@ -55,7 +55,7 @@ def check_composition(vision: Vision, connector: Connector, llm: LLM) -> int:
 
 
 def check_width(entry: Connector, width: int, hidden: int) -> None:
-    """The part of `check_fit` that needs no number of tokens."""
+    """The part of `check_fit` that does not need the number of tokens."""
     if problem := _width_problem(entry, width, hidden):
         raise _refusal(problem, lambda e: not _width_problem(e, width, hidden))
 
@@ -64,7 +64,7 @@ def tokens_out(entry: Connector, tokens_in: int) -> int:
     """How many embeddings the connector makes of a picture's tokens.
 
     Raises:
-        SpecError: it cannot read that many; the message says which connectors can.
+        SpecError: it does not support that many; the message lists connectors that do.
     """
     if problem := _grid_problem(entry, tokens_in):
         raise _refusal(problem, lambda e: not _grid_problem(e, tokens_in))
@@ -76,7 +76,7 @@ def tokens_out(entry: Connector, tokens_in: int) -> int:
 
 
 def _stride(entry: Connector) -> int:
-    """Side of the squares of tokens that become one."""
+    """Side of the square of tokens that becomes one embedding."""
     return 2 if entry.kind == "ldp" else entry.factor or 1
 
 
@@ -87,21 +87,21 @@ def _width_problem(entry: Connector, width: int, hidden: int) -> str | None:
 
 
 def _grid_problem(entry: Connector, tokens: int) -> str | None:
-    """Why `entry` cannot read that many tokens, if it cannot. Kinds without a grid read any number."""
+    """Why `entry` cannot take that many tokens, or None. Kinds without a grid take any number."""
     side = isqrt(tokens)
     if entry.kind not in ("ldp", "ldpv2", "pixel-shuffle"):
         return None
     if side**2 != tokens:
-        return f"{entry.kind} reads a square grid, and {tokens} tokens are none"
+        return f"{entry.kind} reads a square grid, and {tokens} tokens are not a square"
     if entry.grid:
-        # Windows that repeat tokens would make more embeddings out of nothing.
+        # Windows would overlap and only repeat tokens.
         return (
             f"{entry.kind} averages to {entry.grid} x {entry.grid}, and {tokens} tokens are only {side} x {side}"
             if side < entry.grid
             else None
         )
-    # torch would convolve an odd grid with stride 2 into 14 x 14 of 27 x 27, whose outer tokens see padding on both
-    # sides: neither the quarter that ldp promises nor anything that was published.
+    # With stride 2, torch makes 14 x 14 of an odd grid of 27 x 27, with padding in the outer tokens: neither the
+    # quarter that ldp promises nor anything that was published.
     if side % (stride := _stride(entry)):
         return f"{entry.kind} makes one of {stride} x {stride} tokens, and {tokens} are {side} x {side}"
     return None

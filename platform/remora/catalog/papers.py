@@ -1,4 +1,4 @@
-"""The published benchmarks, a record each. Their rules are code: the class that `protocol` names."""
+"""The published benchmarks, one record each. The class that `protocol` names implements the rules."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ HERE = "remora.evaluation.benchmarks"
 
 @dataclass(frozen=True)
 class Paper:
-    """A published benchmark. Its headline figure has the benchmark's name in scores.yaml."""
+    """A published benchmark. In scores.yaml, its headline figure has the benchmark's name."""
 
     title: str
     protocol: str
-    """The class of its rules (evaluation/benchmarks/protocol.py), as module:Class."""
+    """Its protocol class (evaluation/benchmarks/protocol.py), as module:Class."""
     folders: tuple[str, ...] = ()
-    """The folders that its files may be in below playground/data/eval (LLaVA's layout), where that is not its name."""
+    """Folders below playground/data/eval (LLaVA's layout) that may have its files; default: its name."""
     reported: tuple[str, ...] = ()
-    """Its other figures in scores.yaml: mme.cognition, or a split that its server scores."""
+    """Its other figures in scores.yaml, such as mme.cognition or a split that its server scores."""
 
 
 PAPERS: dict[str, Paper] = {

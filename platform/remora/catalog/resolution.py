@@ -1,6 +1,7 @@
-"""What an encoder makes of a picture's size: how many tokens, and whether it reads another size than it was trained at.
+"""How many tokens an encoder makes of a picture of a given size, and which sizes it supports.
 
-Facts of transformers' encoders, so that an entry is refused where it is read, before any module is built.
+These are facts about transformers' encoders. With them a catalog entry is checked when it is read, before any module is
+built.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ class Family:
     """The encoders of one model_type of transformers."""
 
     lead: int = 1
-    """Tokens before the grid: a class token, and DeiT's for distillation; registers come on top."""
+    """Tokens before the grid without registers: a class token, and DeiT's distillation token."""
     patch: int = 16
-    """patch_size where the config does not say."""
+    """Default of patch_size in the config."""
     image: int = 224
-    """image_size where the config does not say."""
+    """Default of image_size in the config."""
     other: Literal["asked", "always"] = "asked"
-    """How other sizes are read. asked: learnt positions are interpolated where forward is told to. always: they are
-    interpolated whatever the size is, or positions are rotary and have none."""
+    """How other sizes are supported. asked: learned positions are interpolated if forward is asked to. always: they are
+    always interpolated, or positions are rotary."""
 
     registers: int = 0
-    """num_register_tokens where the config does not say."""
+    """Default of num_register_tokens in the config."""
 
     def leading(self, config: Mapping[str, Any]) -> int:
         return self.lead + int(config.get("num_register_tokens", self.registers))
@@ -44,33 +45,34 @@ FAMILIES = {
     "dinov3_vit": Family(other="always"),
     "mlcd_vision_model": Family(patch=14, image=336, other="always"),
 }
-"""Those whose sizes are known; another model_type is read only at the size that its config says."""
+"""Families with known rules. Any other model_type is used only at its config's size."""
 STRIDE = 32
-"""Pixels of a side that become one token of EfficientNet-Lite."""
+"""Stride of EfficientNet-Lite: side in pixels of the square behind one token."""
 
 
 def trained_size(loader: str, config: Mapping[str, Any]) -> int | None:
-    """Pixels of a side that the positions of an encoder are for; None where it has none, or the config does not say."""
+    """Side in pixels that an encoder's positions were trained for; None if it has none, or the config does not give
+    it."""
     family = _family(loader, config)
     size = config.get("image_size", family.image if family else None)
     return size if isinstance(size, int) else None
 
 
 def asks_for_interpolation(loader: str, config: Mapping[str, Any], size: int) -> bool:
-    """Whether the encoder must be told that `size` is not the one that it was trained at."""
+    """Whether forward needs interpolate_pos_encoding, because `size` is not the training size."""
     family = _family(loader, config)
     trained = trained_size(loader, config)
     return family is not None and family.other == "asked" and trained not in (None, size)
 
 
 def tokens_at(loader: str, config: Mapping[str, Any], size: int, prefix: int) -> int | None:
-    """Tokens that a picture of `size` pixels a side gives, less `prefix` of them; None where nobody knows."""
+    """Tokens of a picture with a side of `size` pixels, without the first `prefix`; None if unknown."""
     grid = _grid(loader, config, size)
     return grid.side**2 + grid.lead - prefix if grid else None
 
 
 def size_problem(loader: str, config: Mapping[str, Any], size: int, tokens: int, prefix: int) -> str | None:
-    """Why an encoder does not give `tokens` of a picture of `size` pixels a side, if it does not."""
+    """Why an encoder does not make `tokens` of a picture with a side of `size` pixels; None if it does."""
     trained = trained_size(loader, config)
     if loader != "efficientnet-lite" and _family(loader, config) is None and trained not in (None, size):
         kind, known = config.get("model_type", loader), ", ".join(FAMILIES)
@@ -103,7 +105,7 @@ def _family(loader: str, config: Mapping[str, Any]) -> Family | None:
 
 
 def _grid(loader: str, config: Mapping[str, Any], size: int) -> _Grid | None:
-    """The patches of a picture, where the loader or the family of its config says how they are cut."""
+    """The patch grid of a picture, if the loader or the config's family defines one."""
     family = _family(loader, config)
     patch: Any
     if loader == "efficientnet-lite":

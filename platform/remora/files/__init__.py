@@ -1,7 +1,7 @@
-"""Files that are whole or not there: atomic writes, folders with a manifest of digests, content digests.
+"""Atomic files and folders: a reader sees the whole of one or nothing. Also content digests and file locks.
 
-A published folder is written beside its place, synced, given a `manifest.json` with the sha256 of every file, and
-renamed. Whoever reads it later checks the digests, so a torn, truncated or edited folder is refused by name.
+A published folder is written beside its final place, synced, given a `manifest.json` with the sha256 of every file, and
+renamed. Readers check the digests, so a torn, truncated or edited folder is refused by name.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ REASONS = {
     errno.EACCES: "no permission to write there",
     errno.EPERM: "no permission to write there",
     errno.ENOTDIR: "a part of that path is a file",
-    errno.EISDIR: "a folder stands where a file belongs",
-    errno.EFBIG: "the file system takes no file of that size",
+    errno.EISDIR: "a folder is where a file belongs",
+    errno.EFBIG: "the file system does not allow files of that size",
     errno.ENAMETOOLONG: "the path is too long",
-    errno.EIO: "the disk does not read or write (an I/O error)",
+    errno.EIO: "the disk failed to read or write (an I/O error)",
     errno.ESTALE: "the network file system was lost (a stale handle)",
 }
 
@@ -56,12 +56,12 @@ ELSEWHERE = "choose another with --runs DIR (or REMORA_RUNS), or with --out wher
 
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a full, read-only or broken disk into one line that says what to do, whoever met it.
+    """Turn the error of a full, read-only or broken disk into a StoreError that says what to do.
 
-    safetensors and `shutil` hide the number of an error in their text; it is found there.
+    safetensors and `shutil` give the errno only in the text of the error, so it is also looked for there.
 
     Raises:
-        StoreError: what is wrong with the disk that holds `folder`; any other error passes as it is.
+        StoreError: what is wrong with the disk of `folder`. Any other error is re-raised unchanged.
     """
     try:
         yield
@@ -73,12 +73,12 @@ def disk_errors(folder: Path) -> Iterator[None]:
             raise
         reason = REASONS[number]
         if number == errno.ENOSPC and _no_inode(folder):
-            reason = "the file system holds as many files as it can (no inode is free)"
+            reason = "the file system cannot hold more files (no free inodes)"
         raise StoreError(f"{folder}: {reason}; free or {ELSEWHERE}") from None
 
 
 def _number(error: Exception) -> int | None:
-    """The system's number of an error."""
+    """The errno of an error, or None."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
@@ -98,7 +98,7 @@ def _no_inode(folder: Path) -> bool:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` by a file holding `text`; a reader sees the old or the new one, never a part."""
+    """Replace `path` by a file with `text`. Readers see the old or the new file, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -130,9 +130,9 @@ def _members(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def scratch(final: Path) -> Iterator[Path]:
-    """A fresh folder beside `final`, `.<name>.<8 hex digits>`, that is gone when the block ends, unless it was renamed.
+    """A fresh folder beside `final`, `.<name>.<8 hex digits>`, deleted when the block ends unless it was renamed.
 
-    It is locked while its writer lives, so that `sweep` can tell what a killed one left. That is swept here, too.
+    It is locked while its writer lives, so that `sweep` can recognise what a killed writer left. This also sweeps.
     """
     with disk_errors(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -142,10 +142,10 @@ def scratch(final: Path) -> Iterator[Path]:
             tmp.mkdir()
             fd = os.open(tmp, os.O_RDONLY)
             if _lock(fd) is not False and tmp.exists():
-                break  # else a sweep came between the two
+                break  # else a sweep deleted it before we held the lock
             os.close(fd)
     try:
-        with disk_errors(final.parent):  # asks what is full before the folder is removed again
+        with disk_errors(final.parent):  # checks for a full disk before the folder is deleted
             yield tmp
     finally:
         if tmp.exists():
@@ -154,7 +154,7 @@ def scratch(final: Path) -> Iterator[Path]:
 
 
 def _lock(fd: int) -> bool | None:
-    """Whether the lock was taken; None on a file system that has none (for folders: NFS)."""
+    """Whether the lock was taken; None if the file system has no locks (for folders: NFS)."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -165,20 +165,21 @@ def _lock(fd: int) -> bool | None:
 
 
 LEFT = re.compile(r"\.(?P<name>.+?)\.(?P<old>old-)?[0-9a-f]{8}")
-"""What a killed writer leaves is named so: what it wrote, or the old one that it was about to replace."""
+"""Names of what a killed writer leaves: its unfinished output, or the old version that it was replacing."""
 DAY = 86400.0
 
 
 def left_over(parent: Path, name: str | None = None) -> Iterator[Path]:
-    """What killed writers left directly below `parent`, of the one name or of all.
+    """What killed writers left directly below `parent`, for one name or all.
 
-    A folder whose writer lives is locked; a file, and a folder where there are no locks, is left over after a day.
+    A folder is left over if nobody holds its lock. A file, or a folder on a file system without locks, is left over
+    after a day.
     """
     for path in sorted(parent.glob(f".{glob.escape(name)}.*" if name else ".*")):
         found = LEFT.fullmatch(path.name)
         if not found or name not in (None, found["name"]):
             continue
-        with contextlib.suppress(OSError):  # somebody else sweeps here
+        with contextlib.suppress(OSError):  # another process is sweeping
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 free = _lock(fd) if path.is_dir() else None
@@ -189,7 +190,7 @@ def left_over(parent: Path, name: str | None = None) -> Iterator[Path]:
 
 
 def sweep(parent: Path, name: str | None = None) -> None:
-    """Delete what `left_over` finds; an old one whose place is empty goes back there."""
+    """Delete what `left_over` finds. An old version whose replacement never arrived is moved back."""
     for path in left_over(parent, name):
         found = LEFT.fullmatch(path.name)
         assert found
@@ -203,7 +204,7 @@ def sweep(parent: Path, name: str | None = None) -> None:
 
 @contextlib.contextmanager
 def publishing(final: Path) -> Iterator[Path]:
-    """A fresh folder to fill; when the block ends it is synced, given its manifest and renamed to `final`.
+    """A fresh folder to fill. When the block ends, it is synced, given its manifest and renamed to `final`.
 
     If the block raises, nothing is published and the folder is removed. An existing `final` is replaced.
     """
@@ -224,9 +225,9 @@ def publishing(final: Path) -> Iterator[Path]:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file, or a folder with all that is in it. Where the file system can, both are one file (a hard link).
+    """Copy a file or a whole folder, by hard links where the file system supports them.
 
-    For files that nobody changes any more: those of published folders.
+    Only for files that are never changed again, such as those of published folders.
     """
     if source.is_dir():
         shutil.copytree(source, target, copy_function=_link, dirs_exist_ok=True)
@@ -239,24 +240,24 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except FileExistsError:
         if not Path(source).samefile(target):
-            Path(target).unlink()  # written anew: a link must not change what else it is a name of
+            Path(target).unlink()  # it may be a hard link: overwriting would change the other file
             _link(source, target)
-    except OSError:  # another disk, or one without links; a full disk is met again by the copy
+    except OSError:  # another disk, or no hard links; if the disk is full, the copy fails too
         shutil.copy2(source, target)
 
 
 POLL = 0.5
-"""Seconds between two looks at a lock that somebody else holds."""
+"""Seconds between two attempts to take a lock that another process holds."""
 
 
 @contextlib.contextmanager
 def exclusive(
     path: Path, waiting: Callable[[str], None] = lambda holder: None, enough: Callable[[], bool] = lambda: False
 ) -> Iterator[bool]:
-    """Hold the lock file `path`: True. The lock is the operating system's, so it ends with its holder.
+    """Hold the lock file `path` during the block; yields True. The operating system releases it when the process ends.
 
-    While another process holds it: `waiting` is called once with what the holder wrote about itself, and the wait ends
-    with False as soon as `enough()`.
+    While another process holds it, `waiting` is called once with what the holder wrote about itself. If `enough()`
+    becomes true, the wait ends and this yields False.
     """
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -275,7 +276,7 @@ def exclusive(
                     waiting(path.read_text(errors="replace").strip() or "another process")
                     told = True
                 time.sleep(POLL)
-        with contextlib.suppress(OSError):  # on a full disk nobody is told who it is
+        with contextlib.suppress(OSError):  # on a full disk the holder stays anonymous
             os.ftruncate(f.fileno(), 0)
             since = time.strftime("%Y-%m-%d %H:%M:%S")
             os.write(f.fileno(), f"process {os.getpid()} on {socket.gethostname()}, since {since}\n".encode())
@@ -283,8 +284,8 @@ def exclusive(
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock file `path`. One that cannot be asked, for its rights or on a file system
-    without locks, is taken for held: nothing is deleted or taken for killed by mistake."""
+    """Whether a living process holds the lock file `path`. If that cannot be found out (no permission, no locks on this
+    file system), the answer is True, so that nothing in use is deleted or declared killed."""
     try:
         fd = os.open(path, os.O_RDWR)
     except FileNotFoundError:
@@ -305,10 +306,10 @@ MAKE_AGAIN = "delete the folder, it will be made again"
 
 
 def manifest(folder: Path, advice: str = MAKE_AGAIN) -> dict[str, str]:
-    """File -> sha256, as a published folder's manifest says.
+    """File to sha256, from a published folder's manifest.
 
     Raises:
-        TornArtifact: there is no readable manifest; `advice` is what to do about it.
+        TornArtifact: there is no readable manifest; the message ends with `advice`.
     """
     try:
         return dict(json.loads((folder / MANIFEST).read_text())["files"])

@@ -1,8 +1,7 @@
-"""Files that only grow: one JSON object a line. One way to add to them, and one to read what a crash left.
+"""Append-only files with one JSON object per line: how to add lines, and how to read them after a crash.
 
-A killed process and a full disk leave half a line, at the end or, once somebody has added to it, in the middle; a node
-that lost its power leaves zeros. Whoever adds a line ends a torn one first. Whoever reads leaves torn lines out and
-counts them, so that nothing is dropped in silence; those before and behind them are kept.
+A killed process or a full disk leaves half a line, at the end or, after more was appended, in the middle; a power loss
+leaves zeros. `append` ends a torn line first. `read` skips torn lines and counts them, and keeps all others.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ Record = dict[str, Any]
 
 @dataclass
 class Lines:
-    """What a file holds."""
+    """The content of such a file."""
 
     records: list[Record] = field(default_factory=list)
     torn: int = 0
-    """Lines that are no whole record."""
+    """Number of lines that are not a whole record."""
     open: bytes = b""
-    """What stands behind the last line break: a line that is being written, or was when its writer died."""
+    """What follows the last line break: a line that is still being written, or whose writer died."""
 
 
 def read(path: Path, first: str, whole: Callable[[Record], bool] = lambda record: True) -> Lines:
-    """Every whole record, in order; none where there is no file.
+    """Read every whole record, in order; empty if the file does not exist.
 
     Args:
         first: The key that every record begins with.
-        whole: Whether a record holds what its readers need; one that does not is counted as torn.
+        whole: Whether a record has everything that its readers need; if not, it counts as torn.
 
     Raises:
-        StoreError: it is a folder, or it cannot be read.
+        StoreError: `path` is a folder or cannot be read.
     """
     try:
         with disk_errors(path):
@@ -70,10 +69,10 @@ def _record(piece: bytes) -> Record | None:
 
 
 def append(path: Path, records: Iterable[Record], sync: bool = False) -> None:
-    """Add records, in one write. With `sync` they are on disk when this returns.
+    """Append records in one write. With `sync`, they are on disk when this returns.
 
     Raises:
-        StoreError: the disk is full or read-only. What was written of a record is taken back, if the disk lets us.
+        StoreError: the disk is full or read-only. A partly written record is removed again if possible.
     """
     data = b"".join(json.dumps(record).encode() + b"\n" for record in records)
     with disk_errors(path), path.open("ab+", buffering=0) as f:
@@ -87,7 +86,7 @@ def append(path: Path, records: Iterable[Record], sync: bool = False) -> None:
             while rest:
                 rest = rest[f.write(rest) :]
         except OSError:
-            # Another process may have added a line meanwhile: then half of ours stays, and is left out when read.
+            # If another process has appended meanwhile, half of our line stays, and readers skip it.
             if f.seek(0, os.SEEK_END) == end + len(data) - len(rest):
                 with contextlib.suppress(OSError):
                     f.truncate(end)
@@ -97,7 +96,7 @@ def append(path: Path, records: Iterable[Record], sync: bool = False) -> None:
 
 
 def said(lines: Lines, path: Path) -> str:
-    """One line about what was left out, for people; empty if nothing was."""
+    """One line for the user about skipped torn lines; empty if there were none."""
     torn = lines.torn + bool(lines.open)
-    pieces = f"{torn} torn lines are" if torn > 1 else "1 torn line is"
-    return f"{path}: {pieces} left out (a crash or a full disk)" if torn else ""
+    pieces = f"{torn} torn lines" if torn > 1 else "1 torn line"
+    return f"{path}: skipped {pieces} (a crash or a full disk)" if torn else ""

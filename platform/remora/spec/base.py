@@ -1,4 +1,4 @@
-"""Strict specs: what a user wrote becomes a frozen pydantic model, or one line that names file, line, key and value."""
+"""Base of strict specs: YAML becomes a frozen pydantic model, or an error that names file, line, key and value."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from remora.spec.strict_yaml import Lines
 from remora.spec.wording import broken_rule, found
 
 MISTAKES = 10
-"""Of one file, that are told at once."""
+"""Maximum errors reported at once for one file."""
 
 
 class Spec(BaseModel):
-    """Base of everything that a user writes: frozen, and an unknown key is an error."""
+    """Base class of all specs: frozen; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -27,15 +27,16 @@ def _file_name(name: str) -> str:
 
 
 FileName = Annotated[str, AfterValidator(_file_name)]
-"""A name that folders and files of the run folder get."""
+"""A name that is used for folders and files in the run folder."""
 S = TypeVar("S", bound=BaseModel)
 
 
 def validate(model: type[S], raw: Any, name: str, lines: Lines | None = None, at: tuple[str | int, ...] = ()) -> S:
-    """`raw` as a `model`; errors name `name` and, where `lines` has it, the line. `at` is where in the file it stands.
+    """Validate `raw` as `model`. Errors begin with `name` and, if `lines` has it, the line. `at` is its path in the
+    file.
 
     Raises:
-        SpecError: one line a broken rule, what was written first: a key that is missing may be one that is misspelt.
+        SpecError: one line per error. Errors of keys that exist come first: a missing key may be a misspelt one.
     """
     if not isinstance(raw, dict):
         where = f"{name}:{lines[at]}: {_key(at)}" if lines and at in lines else name
@@ -44,7 +45,7 @@ def validate(model: type[S], raw: Any, name: str, lines: Lines | None = None, at
         return model.model_validate(raw)
     except ValidationError as e:
         broken = [err["loc"] for err in e.errors()]
-        # pydantic also counts an item that it could not read as missing from its list: once is enough
+        # pydantic also reports an invalid item as missing from its list: once is enough
         errors = [
             err
             for err in e.errors()
@@ -65,7 +66,7 @@ def _order(err: Any, lines: Lines, at: tuple[str | int, ...]) -> tuple[bool, int
 
 
 def _explain(model: type[BaseModel], err: Any, name: str, lines: Lines, at: tuple[str | int, ...]) -> str:
-    # pydantic adds the names of union branches and validators to `loc`; the file knows only keys and positions.
+    # pydantic adds names of union branches and validators to `loc`; the file has only keys and positions.
     loc = tuple(part for part in err["loc"] if not (isinstance(part, str) and "[" in part))
     known = (*at, *loc)
     while known and known not in lines:
@@ -85,7 +86,7 @@ def _key(path: tuple[str | int, ...]) -> str:
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
-    """Field names of the model that stands at `loc`, following annotations as far as they go."""
+    """Field names of the model at `loc`, found by following annotations."""
     current: Any = model
     for part in loc:
         models = _models_in(current.model_fields[part].annotation) if part in current.model_fields else [current]

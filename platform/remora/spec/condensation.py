@@ -11,14 +11,14 @@ from remora.spec.recipe import MixtureEntry
 
 
 class Encoder(Spec):
-    """The dual encoder that embeds pictures and texts. Written as a word, it is the model alone."""
+    """The dual encoder that embeds pictures and texts. A plain string is short for `{model: …}`."""
 
     model: str
-    """A CLIP or SigLIP of `remora catalog vision`, a Hugging Face id, or the folder of one."""
+    """A CLIP or SigLIP from `remora catalog vision`, a Hugging Face id, or a local folder."""
     batch: int = Field(32, ge=1)
-    """Samples that go through the model at once."""
+    """Batch size of the encoder, in samples."""
     part: int = Field(4096, ge=1)
-    """Samples whose embeddings are published together: what an interrupted run may have to embed again."""
+    """Samples whose embeddings are published together; an interrupted run repeats at most this many per worker."""
 
     @model_validator(mode="before")
     @classmethod
@@ -27,15 +27,15 @@ class Encoder(Spec):
 
 
 class Embeddings(Spec):
-    """Embeddings that are there already: folders of .npy files [rows, width], read in the order of their names."""
+    """Precomputed embeddings: folders of .npy files [rows, width], read in order of their names."""
 
     images: str
     texts: str | None = None
-    """The texts' embeddings, row by row those of `images`."""
+    """The texts' embeddings, in the same row order as `images`."""
 
 
 class Workers(Spec):
-    """Ray workers that embed. Nothing here changes a result."""
+    """Ray workers that compute embeddings. Nothing here changes the result."""
 
     count: int = Field(1, ge=1)
     cpus: float = Field(1, gt=0)
@@ -43,14 +43,15 @@ class Workers(Spec):
 
 
 class Clusters(Spec):
-    """k-means on the pictures' embeddings."""
+    """k-means over the pictures' embeddings."""
 
     count: int = Field(ge=1)
-    """Bunny's 100,000 for 2 * 10^9 pictures; near the square root of the rows, both halves of the work are equal."""
+    """Bunny used 100,000 for 2 * 10^9 pictures. Near the square root of the rows, clustering and deduplication cost the
+    same."""
     points: int = Field(256, ge=1)
-    """Rows that the centroids are fitted to, times `count`; all rows if there are not more."""
+    """The centroids are fitted to this times `count` rows, or to all rows if there are fewer."""
     iterations: int = Field(20, ge=1)
-    """Most rounds of Lloyd's algorithm; it ends early when no row changes its cluster."""
+    """Maximum iterations of Lloyd's algorithm; it stops early when no row changes its cluster."""
 
 
 def _ordered(ranks: tuple[float, float]) -> tuple[float, float]:
@@ -61,27 +62,28 @@ def _ordered(ranks: tuple[float, float]) -> tuple[float, float]:
 
 
 Ranks = Annotated[tuple[float, float], AfterValidator(_ordered)]
-"""From (inclusive) and to (exclusive), as shares of the samples that the step before kept; 0 is the most similar."""
+"""From (inclusive) and to (exclusive), as fractions of the samples kept by the previous step; 0 is the most similar."""
 
 
 class Condensation(Spec):
-    """What to condense, and how. The defaults are those of Bunny (arXiv 2402.11530)."""
+    """What to condense, and how. Defaults are Bunny's (arXiv 2402.11530)."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     source: MixtureEntry | None = None
-    """The dataset; without one, only row numbers come out."""
+    """The dataset. Without one, the output is row numbers only."""
     encoder: Encoder | None = None
     embeddings: Embeddings | None = None
     """Either an encoder or embeddings."""
     clusters: Clusters
     duplicate: float = Field(0.86, gt=-1, le=1)
-    """Two pictures of a cluster whose cosine is above this are joined; one is kept of all that hang together."""
+    """Two pictures of a cluster are near-duplicates if their cosine is above this; one of each connected group is
+    kept."""
     text_rank: Ranks | None = (0.40, 0.60)
-    """Ranks of image-text similarity that are kept; null keeps all."""
+    """Ranks of image-text similarity to keep; null keeps all."""
     centroid_rank: Ranks | None = (0.15, 0.35)
-    """Ranks of similarity to the cluster's centroid that are kept; null keeps all."""
+    """Ranks of similarity to the cluster's centroid to keep; null keeps all."""
     sample: int | None = Field(None, ge=1)
-    """How many of the rest are drawn; all if not given."""
+    """Samples to draw from the rest; default: all."""
     seed: int = Field(0, ge=0)
     workers: Workers = Workers()
 

@@ -1,4 +1,4 @@
-"""Which kind of spec a file is, told by its keys before they are checked: the wrong one gets one line, not a list."""
+"""Which kind of spec a file is, by its keys, so that the wrong kind gives one error and not a list of unknown keys."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ NEXT = {
     "condensation": "remora data condense {file}",
     "benchmark": "name it in the benchmarks of a variant (benchmarks: [{file}])",
 }
-"""What each kind is for."""
+"""The next command for each kind."""
 
 
 def kind_of(raw: Any) -> str | None:
-    """variant, space, recipe, condensation or benchmark, by the keys that only it has; None if that does not tell."""
+    """variant, space, recipe, condensation or benchmark, by the keys that only it has; None if unclear."""
     if not isinstance(raw, dict):
         return None
     choices = [part for part in (*PARTS, "recipe") if isinstance(raw.get(part), list)]
@@ -39,10 +39,10 @@ def kind_of(raw: Any) -> str | None:
 
 
 def read_kind(path: Path | str, *kinds: str) -> tuple[str, Any, Lines]:
-    """(kind, raw content, lines) of a file that is to be one of `kinds`; the first if its keys do not tell.
+    """(kind, raw content, lines) of a file that must be one of `kinds`; the first of them if its keys do not decide.
 
     Raises:
-        SpecError: it is of another kind, and what that is for.
+        SpecError: it is of another kind; the message names the command for that kind.
     """
     raw, lines = read_yaml(path)
     found = kind_of(raw) or kinds[0]
@@ -55,7 +55,7 @@ def load(model: type[S], path: Path | str) -> S:
     """Read `path` as one `model`; its relative paths are made absolute (spec/paths.py).
 
     Raises:
-        SpecError: one line a broken rule: file, line, key, value and what is known; or it is another kind of spec.
+        SpecError: one line per error (file, line, key, value, what is known), or it is another kind of spec.
     """
     kind = model.__name__.lower()
     _, raw, lines = read_kind(path, kind) if kind in NEXT else ("", *read_yaml(path))
@@ -66,7 +66,7 @@ def load_job(path: Path | str, *kinds: str) -> tuple[Variant | Space, Lines]:
     """A variant or a space from a file, with absolute paths (spec/paths.py), and the line of every key.
 
     Raises:
-        SpecError: it breaks a rule, or is none of `kinds`.
+        SpecError: it is invalid, or not one of `kinds`.
     """
     kind, raw, lines = read_kind(path, *kinds)
     model: type[Variant] | type[Space] = Space if kind == "space" else Variant

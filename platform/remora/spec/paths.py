@@ -1,7 +1,7 @@
 """Relative paths in a spec: made absolute once, when its file is read, so that every process finds the same files.
 
-A path is looked for beside the spec first, then in the folder that the command was started in. A name that is in
-neither place means beside the spec.
+A path is looked up beside the spec first, then in the working folder. If it is in neither, it is taken as beside the
+spec.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 MAGIC = "*?[{"
-"""Characters of a pattern of file names (docs/data.md)."""
+"""Glob characters in file names (docs/data.md)."""
 YAMLS = (".yaml", ".yml")
 
 
 def located(raw: Any, folder: Path) -> Any:
-    """What a YAML file in `folder` holds, with every relative path absolute: of datasets and their pictures, of recipes
-    and benchmarks that are files. What is no spec stays as it is."""
+    """The content of a YAML file in `folder` with every relative path made absolute: datasets, pictures, recipe files
+    and benchmark files. Anything that is not a spec is returned as is."""
     if not isinstance(raw, dict):
         return raw
     found = dict(raw)
@@ -40,7 +40,7 @@ def located(raw: Any, folder: Path) -> Any:
 
 
 def placed(text: str, folder: Path) -> str:
-    """`text` absolute: below `folder` if it is there, else below the working folder if it is there. URLs stay."""
+    """`text` as an absolute path: below `folder`, or below the working folder if it exists only there. URLs stay."""
     if not text or "://" in text or text.startswith("~") or Path(text).is_absolute():
         return text
     here = next((base for base in (folder, Path.cwd()) if _is_there(base, text)), folder)
@@ -48,14 +48,14 @@ def placed(text: str, folder: Path) -> str:
 
 
 def _is_there(base: Path, text: str) -> bool:
-    """Whether a path, or the first file of a pattern, is below `base`."""
+    """Whether a path, or any file that matches a pattern, exists below `base`."""
     at = next((i for i, c in enumerate(text) if c in MAGIC), None)
     try:
         if at is None:
             return (base / text).exists()
         where, _, start = text[:at].rpartition("/")
         return any(p.name.startswith(start) for p in (base / where).iterdir())
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # not a valid file name
         return False
 
 

@@ -23,8 +23,8 @@ class Lora(Spec):
     """The adapter's output is scaled by alpha / r."""
     dropout: float = Field(0.05, ge=0, lt=1)
     targets: tuple[str, ...] = ()
-    """The linear layers that get an adapter, by the ends of their names (q_proj, self_attn.q_proj); all but the head if
-    none are given, or by peft's word for that, all-linear."""
+    """Linear layers that get an adapter, by the end of their names (q_proj, self_attn.q_proj). Default, and peft's
+    `all-linear`: all but the head."""
     bits: Literal[4, 8] | None = None
     """Hold the frozen weights in 4 (NF4) or 8 bits; needs bitsandbytes: pip install 'remora[quantized]'."""
 
@@ -36,28 +36,29 @@ class Lora(Spec):
 
 
 MODES = ("last", "from", "lora")
-"""What a tuning may be written by, as a mapping of one key."""
+"""Short forms of a tuning: a mapping with one of these keys."""
 
 
 class PartTuning(Spec):
     """What one part does in a stage.
 
-    Written as a word (`frozen`, `full`, `lora`, `absent`), as `{last: 6}`, `{from: 12}`, `{lora: {r: 64}}`, or in full
-    (`{mode: full, lr: 1e-4}`).
+    Write a word (`frozen`, `full`, `lora`, `absent`), a short form (`{last: 6}`, `{from: 12}`, `{lora: {r: 64}}`), or
+    all keys (`{mode: full, lr: 1e-4}`).
     """
 
     mode: Literal["absent", "frozen", "full", "last", "from", "lora"]
-    """absent: the part is not built (a text-only stage); last/from: only the last n blocks, or blocks from n on."""
+    """absent: the part is not built (a text-only stage). last, from: only the last n blocks, or blocks from n on,
+    train."""
     blocks: int | None = Field(None, ge=0)
     """The n of last and from."""
     lora: Lora | None = None
     lr: float | None = Field(None, gt=0)
-    """Peak learning rate; the stage's if not given."""
+    """Peak learning rate; default: the stage's."""
     weight_decay: float | None = Field(None, ge=0)
-    """Decoupled weight decay; the stage's if not given."""
+    """Decoupled weight decay; default: the stage's."""
     dropout: bool = False
-    """Whether a frozen part's own dropout acts, as in the published runs: transformers' Trainer leaves it on for the
-    whole model. A part that trains has its dropout in any case."""
+    """Whether a frozen part's dropout is active, as in the published runs: transformers' Trainer leaves it on for the
+    whole model. In a part that trains, dropout is always active."""
 
     @model_validator(mode="before")
     @classmethod
@@ -97,10 +98,11 @@ class PartTuning(Spec):
         return self.mode in ("full", *MODES)
 
     def first_block(self, part: str, blocks: int, read: int) -> int:
-        """Which of a part's `blocks`, of which the first `read` are read, is the first that `last` or `from` trains.
+        """Index of the first block that `last` or `from` trains, of a part with `blocks` blocks that runs the first
+        `read`.
 
         Raises:
-            SpecError: it leaves none to train, or asks for more than there are.
+            SpecError: no block is left to train, or there are fewer blocks than asked for.
         """
         assert self.blocks is not None
         first = self.blocks if self.mode == "from" else blocks - self.blocks
@@ -163,26 +165,26 @@ Skippable = Literal[
     "unsupported-image",
     "too-large-image",
 ]
-"""Problems of a record that leave nothing to read (docs/data.md)."""
+"""Problems that make a record unreadable (docs/data.md)."""
 
 
 class MixtureEntry(Spec):
-    """One dataset of a mixture: a catalog name, or a dataset of one's own with its image folder."""
+    """One dataset of a mixture: a catalog name, or the path of your own dataset with its image folder."""
 
     dataset: str | None = None
     """A name from `remora catalog datasets`."""
     path: str | None = None
-    """A file, a folder or a URL of a format that docs/data.md names."""
+    """A file, folder or URL in a format of docs/data.md."""
     images: str | None = None
-    """The folder that its image paths are relative to; the file's own folder if not given."""
+    """The folder that its image paths are relative to; default: the file's folder."""
     weight: float = Field(1.0, gt=0, le=1e6)
     """How often each of its samples is read in an epoch; 0.5 reads a seeded half."""
     cap: int | None = Field(None, ge=1, le=10**12)
-    """Samples of it that an epoch reads at most: a seeded choice, the same in every epoch."""
+    """Maximum samples per epoch: a seeded choice, the same in every epoch."""
     skip: tuple[Skippable, ...] = ()
-    """Problems whose records are left out and counted; any other stops the run before it begins."""
+    """Problems whose records are skipped and counted; any other problem stops the run before training starts."""
     max_skipped: float = Field(0.01, ge=0, le=1)
-    """The share of its records that may be left out."""
+    """Maximum fraction of records that may be skipped."""
 
     @model_validator(mode="before")
     @classmethod
@@ -200,19 +202,20 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Guard(Spec):
-    """What is done about a bad step: its loss or gradient is NaN, or its loss spikes above those before it."""
+    """What to do about a bad step: one whose loss or gradient is NaN, or whose loss spikes."""
 
     bad: Literal["stop", "skip", "roll_back"] = "stop"
-    """stop: the stage ends with an error. skip: the step is not taken. roll_back: training goes back to the newest
-    checkpoint and on with the next step, so that none since is learned (as PaLM's did, arXiv 2204.02311, 5.1)."""
+    """stop: the stage ends with an error. skip: the step is not applied. roll_back: training returns to the newest
+    checkpoint and continues after the bad step, so the steps in between are not learned (PaLM, arXiv 2204.02311,
+    5.1)."""
     spike: float | None = Field(None, gt=1)
-    """A loss above this many times the median of the last 32 is a bad step's as well."""
+    """A step is also bad if its loss is above this many times the median of the last 32 losses."""
     limit: int = Field(10, ge=1)
-    """Bad steps that a stage may have."""
+    """Maximum bad steps in a stage."""
 
 
 class Stage(Spec):
-    """One stage of a recipe. Rates are peak rates, batch sizes are global (all workers and accumulation together)."""
+    """One stage of a recipe. Rates are peak rates; batch sizes are global (all workers and gradient accumulation)."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     mixture: tuple[MixtureEntry, ...] = Field(min_length=1)
@@ -220,40 +223,42 @@ class Stage(Spec):
     """Prompt template, from `remora catalog templates`."""
     tune: Tuning = Tuning()
     batch: int = Field(256, ge=1, le=10**6)
-    """Samples a step over all workers."""
+    """Samples per step over all workers."""
     epochs: float | None = Field(None, gt=0, le=1e6)
     steps: int | None = Field(None, ge=1, le=10**9)
     """Either epochs or steps."""
     aspect: Literal["square", "pad"] = "square"
-    """How pictures become square: `square` as the encoder's own preprocessing does it, `pad` with its mean colour."""
+    """How pictures become square: `square` by the encoder's own preprocessing, `pad` with its mean colour."""
     max_length: int = Field(2048, ge=8, le=1 << 24)
-    """Tokens a sample may have, image tokens included; never more than the language model's context."""
+    """Maximum tokens of a sample, image tokens included; limited to the language model's context."""
     count_pictures: bool = True
-    """Whether a picture counts in max_length with all of its tokens, or with one. The whole sample, pictures included,
-    stays within the language model's context."""
+    """Whether a picture counts towards max_length with all of its tokens or as one. The whole sample, pictures
+    included, must fit the language model's context."""
     past_context: bool = False
-    """Whether samples may pass that context by what their pictures add, as in Mipha's, MobileVLM's and ShareGPT4V's
-    code, which cuts before a picture is put in. Only with count_pictures: false, for models with rotary positions."""
+    """Whether samples may exceed that context by their pictures' tokens, as in the code of Mipha, MobileVLM and
+    ShareGPT4V, which truncates before pictures are inserted. Needs count_pictures: false and rotary positions."""
     over_length: Literal["cut", "fail"] = "cut"
-    """A longer conversation: `cut` at a turn's end, so that whole answers remain, or dropped by name if none fits."""
+    """What to do with a longer conversation: `cut` it at the end of a turn, so that answers stay whole (if no turn
+    fits, the sample is dropped and listed), or stop with an error."""
     lr: float = Field(gt=0)
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    """After the warm-up: to 0 along a cosine or a line; level; or level and then to 0 over the last steps (wsd)."""
+    """After the warm-up: decay to 0 by cosine or linearly; constant; or constant, then decay over the last steps
+    (wsd)."""
     warmup: float = Field(0.03, ge=0, lt=1)
-    """Share of the steps, rounded up, that the rate takes to rise to its peak."""
+    """Fraction of the steps, rounded up, in which the rate rises to its peak."""
     warmup_from: Literal["first", "zero"] = "first"
-    """Of n steps of warm-up the first is taken at the n-th part of the peak (first), or at rate 0, where nothing is
-    learned, as transformers' schedules and so the published runs have it (zero)."""
+    """Rate of the first of n warm-up steps: 1/n of the peak (first), or 0 (zero), as in transformers' schedules and so
+    in the published runs."""
     decay: float = Field(0.1, gt=0, le=1)
-    """Share of the steps that wsd takes to fall to 0; MiniCPM (arXiv 2404.06395) found a tenth enough."""
+    """Fraction of the steps in which wsd decays to 0; MiniCPM (arXiv 2404.06395) found a tenth enough."""
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     clip: float | None = Field(None, gt=0)
-    """Gradient norm to clip at. The LLaVA family's published runs were not clipped, so that is the default."""
+    """Maximum gradient norm. Default: no clipping, as in the LLaVA family's published runs."""
     loss_groups: int | None = Field(None, ge=1, le=10**6)
-    """Samples of a group, where the loss is to be the mean of groups' means, as it was published: there a group is what
-    one device put through the model at once. If not given, every supervised token of a batch weighs the same."""
+    """Group size in samples if the loss is the mean of the groups' means, as in the published runs, where a group is
+    one device's micro batch. Default: every supervised token of a batch has the same weight."""
     guard: Guard = Guard()
 
     @model_validator(mode="after")
@@ -267,11 +272,11 @@ class Stage(Spec):
         return self
 
     def length(self, context: int | None) -> int:
-        """Tokens that count (see count_pictures) which a sample may have in a language model of that context."""
+        """Maximum counted tokens (see count_pictures) of a sample in a language model with that context."""
         return min(self.max_length, context or self.max_length)
 
     def whole(self, context: int | None) -> int | None:
-        """Tokens that a sample may have with all those of its pictures; None if nothing bounds them."""
+        """Maximum tokens of a sample with all of its pictures' tokens; None if unlimited."""
         if self.count_pictures:
             return self.length(context)
         return None if self.past_context else context
@@ -285,11 +290,11 @@ class Stage(Spec):
 
 
 class Recipe(Spec):
-    """An ordered list of stages, with the source of its figures."""
+    """An ordered list of stages, with the source of its hyperparameters."""
 
     name: str
     source: str = ""
-    """Paper, repository and file that the figures come from."""
+    """Paper, repository and file that the hyperparameters come from."""
     stages: tuple[Stage, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
 """YAML, read strictly: text, numbers, true, false, null, lists and mappings, as YAML 1.2's core schema spells them.
 
-PyYAML only composes the nodes. What it would make of them is YAML 1.1: `no` is false, `12:30` is 750, `1e-3` is text, a
+PyYAML only composes the nodes. Its constructor follows YAML 1.1, where `no` is false, `12:30` is 750, `1e-3` is text, a
 date is an object, the last of two equal keys wins, and tags make sets and bytes, which have no canonical form. Here
-keys are text as written, a key that is written twice is refused, and every value has the line that it stands on.
+keys are text as written, a duplicate key is an error, and every value knows its line.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from remora.errors import SpecError
 
 Lines = dict[tuple[str | int, ...], int]
 MOST_BYTES = 1 << 20
-"""Of a file: what people write is a hundredth of it."""
+"""Maximum size of a file, a hundred times that of a real spec."""
 MOST_VALUES = 20_000
-"""Of a file with its aliases written out, which a few lines can make billions of."""
+"""Maximum values of a file with its aliases expanded; a few lines can expand to billions."""
 DEEPEST = 200
-"""Lists and mappings within each other."""
+"""Maximum nesting of lists and mappings."""
 TAG = "tag:yaml.org,2002:"
 MERGE = f"{TAG}merge"
 NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
@@ -31,7 +31,7 @@ CONSTANTS = {"null": None, "true": True, "false": False, "": None, "~": None}
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes whose tags are those of YAML 1.2's core schema, and `<<`."""
+    """Composes nodes with the tags of YAML 1.2's core schema, and `<<`."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  PyYAML's own, whose rules are YAML 1.1's
 
@@ -54,11 +54,11 @@ def parse_yaml(text: str, name: str) -> tuple[Any, Lines]:
     """Parse YAML and find the line of every key and list item.
 
     Raises:
-        SpecError: the text is not such YAML, a key is written twice, or an alias holds itself or too much.
+        SpecError: the text is not valid YAML, a key is written twice, or an alias contains itself or expands too far.
     """
     reader = _Reader(name)
     try:
-        if _unclosed(text) > DEEPEST:  # PyYAML takes seconds to come to the same
+        if _unclosed(text) > DEEPEST:  # PyYAML takes seconds to find the same
             raise RecursionError
         node = yaml.compose(text, Loader=_Loader)
         return (None if node is None else reader.value(node, ())), reader.lines
@@ -83,7 +83,7 @@ def read_yaml(path: Path | str) -> tuple[Any, Lines]:
         raise SpecError(f"{path}: cannot read: {e.strerror}; give the path of a YAML file") from None
     except UnicodeDecodeError:
         raise SpecError(f"{path}: not a text file in UTF-8; give the path of a YAML file") from None
-    except ValueError:  # a NUL in its name
+    except ValueError:  # a NUL in the name
         raise SpecError(f"{str(path)!r}: no file has such a name; give the path of a YAML file") from None
     if len(content) > MOST_BYTES:
         raise SpecError(f"{path}: more than {MOST_BYTES >> 20} MiB, which no spec has; give the path of a YAML file")
@@ -91,13 +91,13 @@ def read_yaml(path: Path | str) -> tuple[Any, Lines]:
 
 
 def _unclosed(text: str) -> int:
-    """How many brackets and braces are open at once, as far as characters tell."""
+    """Upper estimate of the nesting of brackets and braces, by counting characters."""
     steps = (1 if c in "[{" else -1 for c in text if c in "[]{}")
     return max(accumulate(steps), default=0)
 
 
 class _Reader:
-    """Nodes to values. `lines` has the line (from 1) of every key and list item, by its path."""
+    """Converts nodes to values. `lines` maps the path of every key and list item to its line (from 1)."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -106,14 +106,14 @@ class _Reader:
         self._open: set[int] = set()
 
     def value(self, node: yaml.Node, path: tuple[str | int, ...]) -> Any:
-        """What a node stands for."""
+        """The value of a node."""
         self._values += 1
         if self._values > MOST_VALUES:
-            raise self._problem(node, f"its aliases stand for more than {MOST_VALUES:,} values")
+            raise self._problem(node, f"its aliases expand to more than {MOST_VALUES:,} values")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         if id(node) in self._open:
-            raise self._problem(node, "an alias stands inside of what it stands for")
+            raise self._problem(node, "an alias contains itself")
         self._open.add(id(node))
         found: Any
         if isinstance(node, yaml.SequenceNode) and node.tag == f"{TAG}seq":
@@ -133,7 +133,7 @@ class _Reader:
         return found
 
     def _mapping(self, node: yaml.MappingNode, path: tuple[str | int, ...]) -> dict[str, Any]:
-        """The mapping's own keys in their order, behind those that it merges (`<<`) and does not have itself."""
+        """The merged keys (`<<`) that the mapping does not have itself, then its own keys in order."""
         own: dict[str, yaml.Node] = {}
         merged: dict[str, Any] = {}
         written: set[str] = set()
@@ -157,7 +157,7 @@ class _Reader:
         return found
 
     def _merged(self, node: yaml.Node, path: tuple[str | int, ...]) -> dict[str, Any]:
-        """What `<<` stands for: a mapping, or several of which the first that has a key gives it."""
+        """The value of `<<`: a mapping, or several merged so that the first one with a key wins."""
         sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
         found: dict[str, Any] = {}
         for source in sources:
@@ -180,7 +180,7 @@ class _Reader:
             if kind == "float":
                 return self._number(node, text)
         except (ValueError, KeyError):  # a tag that was written out, or more digits than Python reads
-            raise self._problem(node, f"{_short(text)} is no {kind} that can be read") from None
+            raise self._problem(node, f"{_short(text)} is not a readable {kind}") from None
         raise self._unknown(node)
 
     def _whole(self, node: yaml.Node, number: int) -> int:
@@ -195,9 +195,9 @@ class _Reader:
         return number
 
     def _text(self, node: yaml.ScalarNode) -> str:
-        """The scalar's characters: no control characters but tabs and ends of lines, no half surrogate pairs."""
+        """The scalar's text: no control characters except tabs and line breaks, no lone surrogates."""
         if no_text := NO_TEXT.search(node.value):
-            raise self._problem(node, f"character {no_text[0]!r} is no text")
+            raise self._problem(node, f"character {no_text[0]!r} is not text")
         return str(node.value)
 
     def _unknown(self, node: yaml.Node) -> SpecError:

@@ -1,4 +1,4 @@
-"""Variants and spaces: what to build and train, or what a search may choose from."""
+"""Variants (what to build and train) and spaces (what a search may choose from)."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ class Cluster(Spec):
     """Where and how a stage runs. Only `precision` changes a result, so only it is part of a stage run's identity."""
 
     workers: int | tuple[int, int] = 1
-    """Processes that train, or [least, most]: a stage goes on with as many as the cluster has room for."""
+    """Training processes, or [min, max]: a stage runs with as many as the cluster has room for."""
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
     memory_per_worker: float = Field(0, ge=0)
-    """GiB that Ray sets aside for a worker; 0 for no claim."""
+    """GiB of memory that Ray reserves per worker; 0 reserves none."""
     accelerator: str | None = None
-    """The kind of GPU that Ray is to choose, by Ray's name for it (H100, A100-80G, L4)."""
+    """The GPU type to run on, by Ray's name for it (H100, A100-80G, L4)."""
     precision: Precision = "fp32"
-    """What the model computes in. Trained weights, their gradients' sums and AdamW's state are fp32 in any case."""
+    """The dtype of the forward and backward pass. Trained weights, accumulated gradients and AdamW's state are fp32."""
     activation_checkpointing: bool = False
-    """Keep only what enters each block, and compute the rest again for the backward pass: a third more work for a
-    fraction of the memory."""
+    """Gradient checkpointing: keep only each block's input and recompute the rest in the backward pass. A third more
+    compute for a fraction of the memory."""
     offload: Literal["none", "optimizer", "all"] = "none"
-    """What the host's memory holds while a GPU computes: AdamW's state (ZeRO 2, 3), or weights as well (ZeRO 3)."""
+    """What to keep in host memory: AdamW's state (ZeRO 2, 3), or weights as well (ZeRO 3)."""
     micro_batch: int = Field(16, ge=1)
-    """How much one worker puts through the model at once: packed, up to this times max_length tokens; padded, this many
-    samples. So no pass holds more than this times max_length tokens, but packed passes come near it wherever a step has
-    as many, and the shorter the samples, the more of their pictures one pass shows. Accumulation follows."""
+    """Micro batch per worker: packed, up to this times max_length tokens; padded, this many samples. No pass has more
+    than this times max_length tokens, but packed passes come close to it, and the shorter the samples, the more
+    pictures one pass has. Gradient accumulation follows from it."""
     rows: Rows = "packed"
-    """packed: a step's samples follow each other in rows without padding. padded: one sample a row, beside others of
-    like length. Same samples, same loss (docs/batches.md)."""
+    """packed: a step's samples are concatenated into rows without padding. padded: one sample per row, batched with
+    others of similar length. Same samples, same loss (docs/batches.md)."""
     loaders: int = Field(0, ge=0)
-    """Processes of each worker that make batches ahead; 0 for a thread of the worker (docs/loading.md)."""
+    """Dataloader workers per training worker that prefetch batches; 0 uses a thread (docs/loading.md)."""
     zero: int = Field(2, ge=0, le=3)
     """DeepSpeed ZeRO stage."""
     checkpoint_every: int = Field(50, ge=1)
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(2, ge=1)
     rehearse: bool | None = None
-    """Whether a stage begins with a dry run of its largest pass, to run out of memory at once or not at all; on GPUs
-    if not said. On a CPU it can take minutes, and a process that takes too much is killed without a word."""
+    """Whether a stage begins with a dry run of its largest pass, so that out of memory happens at once or not at all.
+    Default: on GPUs only. On a CPU it can take minutes, and the kernel kills a process that takes too much."""
     max_failures: int = Field(3, ge=0)
-    """Failures of workers that a stage run survives, and as many of what controls them. A node that is taken away after
-    a notice is not one."""
+    """Worker failures that a stage run survives, and as many controller failures. A node preempted with notice does not
+    count."""
     hang_timeout: int = Field(300, ge=10, le=604_800)
-    """Seconds that a worker waits for another in a step, or for a stage run to be published, before its group is
-    started again."""
+    """Timeout in seconds for waiting for another worker in a step, or for a stage run to be published; then the worker
+    group restarts."""
 
     @property
     def least_workers(self) -> int:
@@ -74,14 +74,14 @@ class Cluster(Spec):
     def _count_or_range(cls, said: Any) -> Any:
         span = said if isinstance(said, list | tuple) else (said, said)
         if not (all(type(n) is int for n in span) and len(span) == 2 and 1 <= span[0] <= span[1]):
-            raise ValueError(f"{said!r} is neither a number of workers from 1 on nor [least, most]")
+            raise ValueError(f"{said!r} is neither a number of workers (1 or more) nor [min, max]")
         return tuple(span) if isinstance(said, list) else said
 
     @model_validator(mode="after")
     def _offload_fits_zero(self) -> Self:
         least = {"none": 0, "optimizer": 2, "all": 3}[self.offload]
         if self.zero < least:
-            what = "weights that ranks share" if least == 3 else "gradients that ranks share"
+            what = "weights sharded over ranks" if least == 3 else "gradients sharded over ranks"
             raise ValueError(
                 f"offload: {self.offload} needs {what}, and zero is {self.zero}; "
                 f"set zero: {least}{' or 3' if least == 2 else ''}, or offload: none"
@@ -90,19 +90,19 @@ class Cluster(Spec):
 
 
 class Champion(Spec):
-    """How a search chooses."""
+    """How a search chooses its champion."""
 
     benchmark: str
-    """The benchmark that decides; keep it apart from those that are reported."""
+    """The benchmark that decides. Use one that you do not report."""
     register_as: str = "remora"
-    """Model name in the registry; the best variant gets the alias `champion`."""
+    """Model name in the registry. The best variant gets the alias `champion`."""
 
 
 class Job(Spec):
-    """What a single variant and a space have in common."""
+    """What variants and spaces have in common."""
 
     overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Stage name to the keys that replace the recipe's; merged key by key."""
+    """Stage name to overrides of the recipe's keys, merged key by key."""
     seed: int = Field(0, ge=0)
     cluster: Cluster = Cluster()
     benchmarks: tuple[str, ...] = ()
@@ -113,7 +113,7 @@ class Variant(Job):
     """One composition and its recipe."""
 
     name: FileName | None = None
-    """Shown everywhere; by default recipe-vision-llm-connector with the catalog's short names."""
+    """Display name; default: recipe-vision-llm-connector in the catalog's short names."""
     vision: str
     connector: str
     llm: str
@@ -130,7 +130,7 @@ class Space(Job):
     recipe: tuple[str, ...] = Field(min_length=1)
     champion: Champion
     concurrent: int | None = Field(None, ge=1)
-    """Trials at a time; by default as many as the cluster's CPUs and GPUs hold."""
+    """Concurrent trials; default: as many as the cluster's CPUs and GPUs allow."""
 
     @model_validator(mode="after")
     def _can_be_listed(self) -> Self:
@@ -139,7 +139,7 @@ class Space(Job):
         return self
 
     def variants(self) -> list[Variant]:
-        """Every combination, recipe slowest, so that variants that share early stages stand next to each other."""
+        """Every combination, recipe slowest, so that variants that share early stages are adjacent."""
         shared = {k: getattr(self, k) for k in Job.model_fields}
         return [
             Variant(**shared, recipe=r, vision=v, llm=m, connector=c)

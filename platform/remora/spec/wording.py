@@ -1,4 +1,4 @@
-"""What a broken rule of a spec is called: pydantic's errors in the words of the files that people write."""
+"""Messages for pydantic's errors, in the terms of the YAML files that users write."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 TEXT = 60
-"""Characters of a found value that a message shows."""
+"""Maximum characters of a value shown in a message."""
 
 MESSAGES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "bool_parsing": lambda c: "must be true or false",
@@ -37,11 +37,11 @@ MESSAGES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "tuple_type": lambda c: "must be a list",
     "value_error": lambda c: str(c["error"]),
 }
-"""pydantic's type of an error to what is said of it, from the error's context. A test holds that none is missing."""
+"""pydantic's error type to a message made from the error's context. A test checks that none is missing."""
 
 
 def broken_rule(error: Mapping[str, Any]) -> str:
-    """What a value must be, and what it is, by one of pydantic's errors."""
+    """The message for one of pydantic's errors: what the value must be, and what it is."""
     say = MESSAGES.get(error["type"])
     rule = say(error.get("ctx", {})) if say else f"breaks the rule {error['type']!r}"
     shown = found(error["input"])
@@ -49,7 +49,7 @@ def broken_rule(error: Mapping[str, Any]) -> str:
 
 
 def found(value: Any) -> str:
-    """A value as a message shows it."""
+    """A value as shown in a message."""
     if isinstance(value, dict):
         return "keys with values" if value else "an empty mapping"
     if isinstance(value, list | tuple):
