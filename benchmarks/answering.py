@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
 from remora.catalog.fit import check_composition
-from remora.inference import Answerer, Request, Turn
+from remora.inference import Answerer, Message, Request
 from remora.inference.batches import Prefixes, SlotBatch, WholeBatch
 from remora.inference.sampling import NEAR
 from remora.model.connectors import build_connector
@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results" / "answering.md"
 WORDS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in "bdfgklmnprst"]
 """720 words, a token each."""
 LLM = "smollm2-135m"
-Conversations = list[list[Turn]]
+Conversations = list[list[Message]]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def conversations(work: Work, count: int) -> Conversations:
     while len(asked) < count:
         picture = Image.effect_noise((160, 120), draw.uniform(20, 120)).convert("RGB")
         for _ in range(work.a_picture):
-            asked.append([Turn("user", " ".join(draw.choices(WORDS, k=draw.randint(*work.words))), (picture,))])
+            asked.append([Message("user", " ".join(draw.choices(WORDS, k=draw.randint(*work.words))), (picture,))])
     return asked
 
 
@@ -165,13 +165,13 @@ def demo_questions(data: Path, count: int) -> Conversations:
     lines = (data / "demo" / "easy-vqa-test.jsonl").read_text().splitlines()[:count]
     questions = [json.loads(line) for line in lines]
     opened = {q["image"]: Image.open(data / "demo" / "images" / q["image"]).convert("RGB") for q in questions}
-    return [[Turn("user", q["text"], (opened[q["image"]],))] for q in questions]
+    return [[Message("user", q["text"], (opened[q["image"]],))] for q in questions]
 
 
 def open_questions(asked: Conversations) -> Conversations:
     """Of the same pictures, what the model was not trained to answer: words at random."""
     draw = random.Random(0)
-    return [[Turn("user", " ".join(draw.choices(WORDS, k=draw.randint(1, 20))), c[0].images)] for c in asked]
+    return [[Message("user", " ".join(draw.choices(WORDS, k=draw.randint(1, 20))), c[0].images)] for c in asked]
 
 
 def logits_apart(answerer: Answerer, asked: Conversations, limit: int) -> tuple[float, int, int]:

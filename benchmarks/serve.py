@@ -26,13 +26,13 @@ import httpx
 from PIL import Image
 
 from remora.serving.args import EndpointArgs
-from remora.serving.champion import Champion
+from remora.serving.champion import ServedModel
 from remora.serving.deploy import serve_forever
 
 LENGTHS = (4, 8, 16, 24, 28)
 
 
-def load(args: EndpointArgs) -> Champion:
+def load(args: EndpointArgs) -> ServedModel:
     """A model of the demo's size: EfficientNet-Lite0 and a Llama of 2 M parameters."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -60,7 +60,7 @@ def load(args: EndpointArgs) -> Champion:
     )
     answerer = Answerer("small", model, Prompter(template, tokenizer, tokens), "efficientnet-lite0")
     answerer.stop_id = -1
-    return Champion(answerer, "1")
+    return ServedModel(answerer, "1")
 
 
 def body(kind: str, number: int) -> dict[str, Any]:

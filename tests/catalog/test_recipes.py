@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from remora import catalog
-from remora.catalog import Published
+from remora.catalog import PublishedModel
 from remora.cli import main
 from remora.planning import plan_of
 from remora.runs import Store, graph, resolve_stages
@@ -187,7 +187,7 @@ def test_an_average_leaves_its_last_recipe_a_weight():
     facts = catalog.published("Bunny-v1.0-4B").model_dump()
     whole = {"recipe": "base", "weight": 0.5}
     with pytest.raises(ValueError, match="the weights of average add up to 1, which leaves nothing for the model"):
-        Published.model_validate(facts | {"average": [whole, whole]})
+        PublishedModel.model_validate(facts | {"average": [whole, whole]})
 
 
 PARTS = {"vision": "clip-l-336", "connector": "mlp2x_gelu", "llm": "tinyllama-1.1b-chat"}

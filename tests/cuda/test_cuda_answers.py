@@ -12,16 +12,18 @@ from fake_models import LLMS, model_of
 from PIL import Image
 
 from remora import catalog
-from remora.inference import AnswerEngine, Answerer, Request, Turn
+from remora.inference import AnswerEngine, Answerer, Message, Request
 from remora.model.vlm import VisionLanguageModel
 from remora.reading.prompt import Prompter
 from support.standins import small_vision
 
 PICTURE = Image.new("RGB", (40, 30), (200, 30, 30))
 ASKED = [
-    Request([Turn("user", "What is in the picture?", (PICTURE,))], 2),
-    Request([Turn("user", "What is in the picture? Is it blue?", (PICTURE,))], 3, temperature=0.7, top_p=0.9, seed=1),
-    Request([Turn("user", "Is it a circle?")], 3, frequency_penalty=0.5, logit_bias=((7, 2.0),)),
+    Request([Message("user", "What is in the picture?", (PICTURE,))], 2),
+    Request(
+        [Message("user", "What is in the picture? Is it blue?", (PICTURE,))], 3, temperature=0.7, top_p=0.9, seed=1
+    ),
+    Request([Message("user", "Is it a circle?")], 3, frequency_penalty=0.5, logit_bias=((7, 2.0),)),
 ]
 
 

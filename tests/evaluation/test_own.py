@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from remora import catalog
-from remora.data.conversation import Sample
-from remora.data.conversation import Turn as Message
+from remora.data.conversation import Sample, Turn
 from remora.errors import DataError
 from remora.evaluation.ask import Ask, ask
 from remora.evaluation.benchmarks import benchmark, score
@@ -283,10 +282,8 @@ def brute_force(question: OwnQuestion) -> str:
     ],
 )
 def test_question_only_is_what_counting_gives(text, choices, expected):
-    samples = [
-        Sample(str(i), (Message("user", q, 1), Message("assistant", a)), ()) for i, (q, a) in enumerate(ASKED[:6])
-    ]
-    turns = [m for q, a in ASKED[6:] for m in (Message("user", q), Message("assistant", a))]
+    samples = [Sample(str(i), (Turn("user", q, 1), Turn("assistant", a)), ()) for i, (q, a) in enumerate(ASKED[:6])]
+    turns = [m for q, a in ASKED[6:] for m in (Turn("user", q), Turn("assistant", a))]
     baseline = QuestionOnly([*samples, Sample("turns", tuple(turns), ())])
     asked = question(text, choices=choices)
     assert baseline.answer(asked) == brute_force(asked) == expected

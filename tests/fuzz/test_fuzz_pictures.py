@@ -21,7 +21,7 @@ import pytest
 from cases import cases
 from PIL import Image
 
-from remora.data.pixels import BYTES, NOTED, Refused, decode, examine, opened
+from remora.data.pixels import BYTES, NOTED, PictureError, decode, examine, opened
 from remora.errors import BrokenRecord
 
 KINDS = {"corrupt-image", "unsupported-image", "too-large-image"}
@@ -193,7 +193,7 @@ def size(content: bytes) -> int:
     try:
         with opened(content) as image:
             return image.width * image.height
-    except Refused:
+    except PictureError:
         return 0
 
 

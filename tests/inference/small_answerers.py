@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from remora import catalog
-from remora.inference import Answerer, Request, Turn
+from remora.inference import Answerer, Message, Request
 from remora.model.vlm import VisionLanguageModel
 from remora.reading.prompt import Prompter
 
@@ -81,13 +81,13 @@ def pictures(n: int) -> list[Image.Image]:
     return [Image.effect_mandelbrot((40 + i, 50), (-2 + i / 9, -1.5, 1, 1.5), 20).convert("RGB") for i in range(n)]
 
 
-def conversations() -> list[list[Turn]]:
+def conversations() -> list[list[Message]]:
     """32 of them: with no picture, one and two, of several lengths, some with an earlier round."""
     shown = pictures(5)
     asked = []
     for i in range(32):
         images = ((), (shown[i % 5],), (shown[i % 5], shown[(i + 1) % 5]), (shown[i % 5],))[i % 4]
         text = "What is this?" + " Is it blue?" * (i % 3)
-        earlier = [Turn("user", "What?", (shown[i % 5],)), Turn("assistant", "red")] if i % 7 == 0 else []
-        asked.append([*earlier, Turn("user", text, images)])
+        earlier = [Message("user", "What?", (shown[i % 5],)), Message("assistant", "red")] if i % 7 == 0 else []
+        asked.append([*earlier, Message("user", text, images)])
     return asked

@@ -11,7 +11,7 @@ from small_answerers import TOKENS, answerer_of, conversations, pictures, reques
 from remora.errors import DataError, TooLong
 from remora.evaluation.ask import Ask, ask
 from remora.evaluation.question import Question
-from remora.inference import Answer, Answerer, Request, Turn, answerer
+from remora.inference import Answer, Answerer, Message, Request, answerer
 from remora.inference.batches import SlotBatch
 from remora.inference.recent import Recent
 
@@ -66,12 +66,12 @@ class Like:
 
 
 def test_a_conversation_that_cannot_be_answered_is_refused_before_any_is(model, requests):
-    long = [Turn("user", "What is this? " * 2000)]
+    long = [Message("user", "What is this? " * 2000)]
     with pytest.raises(DataError, match="the model holds 4096; shorten the conversation") as refused:
         model.prompt(long)
     assert "\n" not in str(refused.value)
-    later = [Turn("user", "What?"), Turn("system", "Be brief."), Turn("user", "What?")]
-    for bad in (long, [Turn("assistant", "red")], [], [Turn("system", "Be brief.")], later):
+    later = [Message("user", "What?"), Message("system", "Be brief."), Message("user", "What?")]
+    for bad in (long, [Message("assistant", "red")], [], [Message("system", "Be brief.")], later):
         with pytest.raises(DataError):
             model.prompt(bad)
         with pytest.raises(DataError):
@@ -103,7 +103,7 @@ def test_a_picture_may_be_fitted_before_it_waits(model, temperature):
     small = model.fitted(picture)
     assert small.size == (model.encoder.input_size,) * 2 != picture.size
     found = {
-        model.answer_alone(Request([Turn("user", "What is this?", (shown,))], TOKENS, temperature, seed=4))
+        model.answer_alone(Request([Message("user", "What is this?", (shown,))], TOKENS, temperature, seed=4))
         for shown in (picture, small, model.picture(picture))
     }
     assert len(found) == 1
@@ -127,14 +127,14 @@ def test_what_is_too_long_is_not_kept(model, monkeypatch):
     monkeypatch.setattr(model, "_ids", Recent(10**6, len))
     for i in range(3):
         with pytest.raises(TooLong):
-            model.prompt([Turn("user", f"{i} What is this? " * 2000)])
+            model.prompt([Message("user", f"{i} What is this? " * 2000)])
     assert model._ids.held == 0
 
 
 def test_a_blank_picture_is_no_special_case(tiny_tokenizer):
     answerer = answerer_of("+mistral", tiny_tokenizer)
     blank = Image.new("RGB", (96, 96))
-    asked = [Request([Turn("user", "What?", (blank,) * count)], TOKENS) for count in (1, 2)]
+    asked = [Request([Message("user", "What?", (blank,) * count)], TOKENS) for count in (1, 2)]
     assert answerer.answer(asked) == [answerer.answer_alone(request) for request in asked]
 
 
@@ -156,7 +156,7 @@ def test_a_benchmarks_questions_are_one_batch_whatever_their_limits(model, monke
     shown = [Shown(i, picture) for i, picture in enumerate(pictures(3))]
     words = ("What is this?", "What is this? Is it blue?", "Is it red or blue or neither of them?")
     questions = [Question(i, words[i % 3], (shown[i // 3],), (2, 5, 9)[i % 3], "") for i in range(9)]
-    prompts = [model.prompt([Turn("user", q.text, (q.pictures[0].picture,))]) for q in questions]
+    prompts = [model.prompt([Message("user", q.text, (q.pictures[0].picture,))]) for q in questions]
     monkeypatch.setattr(model, "max_length", max(len(p.ids) for p in prompts) + 4)
     limits = [min(q.max_new_tokens, model.max_length - len(p.ids)) for q, p in zip(questions, prompts, strict=True)]
     assert limits == [2, 5, 4] * 3

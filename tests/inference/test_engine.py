@@ -13,7 +13,7 @@ from small_answerers import TOKENS, answerer_of, pictures, requests_of
 from small_llms import CONFIGS, JOIN
 
 from remora.errors import DataError, TooLong
-from remora.inference import Answer, AnswerEngine, Answerer, Event, Request, Turn, batches, generation, sampling
+from remora.inference import Answer, AnswerEngine, Answerer, Event, Message, Request, batches, generation, sampling
 from remora.inference.batches import SlotBatch, WholeBatch
 
 
@@ -207,7 +207,7 @@ def test_a_picture_is_known_by_its_content(made, monkeypatch):
         lambda self, pictures, at_once=1: encoded.extend(p.digest for p in pictures) or encode(self, pictures, at_once),
     )
     asked = [
-        Request([Turn("user", f"Is it {word}?", (shown.copy(),))], 2)
+        Request([Message("user", f"Is it {word}?", (shown.copy(),))], 2)
         for shown in pictures(3)
         for word in ("a", "red", "blue or red")
     ]
@@ -226,7 +226,7 @@ def test_sampling_follows_the_seed_and_the_conversation(made):
     (picture, other) = pictures(2)
 
     def ask(image: Image.Image, seed: int) -> Request:
-        return Request([Turn("user", "What is this?", (image,))], TOKENS, temperature=2.0, seed=seed)
+        return Request([Message("user", "What is this?", (image,))], TOKENS, temperature=2.0, seed=seed)
 
     asked = [ask(picture, 1), ask(picture.copy(), 1), ask(other, 1), ask(picture, 2)]
     first, copied, second, reseeded = (a.text for a in answerer.answer(asked))
@@ -244,7 +244,7 @@ def test_what_cannot_be_answered_is_refused_when_it_is_added(made):
     with pytest.raises(DataError, match="max_new_tokens is 0; an answer has at least 1 token"):
         engine.add(Request(prompt, 0))
     with pytest.raises(DataError):
-        engine.add(Request([Turn("assistant", "red")], 3))
+        engine.add(Request([Message("assistant", "red")], 3))
     assert not engine.busy and engine.step() == []
     engine.cancel(7)
     assert (engine.add(Request(prompt, 1)), engine.busy) == (0, True)

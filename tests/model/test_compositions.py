@@ -16,8 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
 from remora.data.conversation import Turn
-from remora.inference import Answerer, Request
-from remora.inference import Turn as Message
+from remora.inference import Answerer, Message, Request
 from remora.model.connectors import build_connector
 from remora.model.llm import train_tokenizer
 from remora.model.tuning import freeze_and_train

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from remora.evaluation.score import Score, as_json
-from remora.reporting.progress import Progress
+from remora.reporting.progress import SearchProgress
 from remora.reporting.results import search_lines, variant_lines
 from remora.training import journal
 
@@ -26,7 +26,7 @@ def test_a_variants_results(tmp_path: Path) -> None:
     for score in (OWN, PAPER):
         journal.append(status, "scored", **as_json(score))
     journal.append(status, "finished", bundle="/b")
-    (ended,) = Progress(tmp_path, "single", ["base"], 0).read()
+    (ended,) = SearchProgress(tmp_path, "single", ["base"], 0).read()
     assert (ended.state, list(variant_lines(ended.scores, ended.bundle))[:3]) == ("finished", [*LINES, "bundle: /b"])
 
 

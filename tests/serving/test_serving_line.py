@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from remora.inference import Answer, Request, Turn
-from remora.serving.answering import Job
+from remora.inference import Answer, Message, Request
 from remora.serving.line import Line
 from support.serving_fake import FakePrompt
 
@@ -35,9 +34,9 @@ class Model:
             done(i, Answer(f"{text} {requests[i].seed}", 1, 1, "stop"))
 
 
-def a_job(text: str, answers: int = 1) -> Job:
-    prompt = FakePrompt((0,), (), (Turn("user", text),))
-    return Job(tuple(Request(prompt, 8, seed=i) for i in range(answers)))
+def a_job(text: str, answers: int = 1) -> tuple[Request, ...]:
+    prompt = FakePrompt((0,), (), (Message("user", text),))
+    return tuple(Request(prompt, 8, seed=i) for i in range(answers))
 
 
 async def until(true: Any) -> None:

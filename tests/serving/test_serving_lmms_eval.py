@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from remora.evaluation.benchmarks.prompts import LETTER, SHORT, options
-from remora.inference import Turn
-from remora.serving.answering import Job, job
+from remora.inference import Message, Request
+from remora.serving.answering import engine_requests
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.protocol import read_request
 from support.serving_fake import CHAT, FakeAnswerer, call
@@ -43,9 +43,9 @@ ASKED = {
 """What the model must read, in the words of our own benchmarks. The JPEG is left out: its pixels are others."""
 
 
-def read(name: str) -> Job:
+def read(name: str) -> tuple[Request, ...]:
     body = SENT[name]
-    return job(read_request(json.dumps(body).encode(), (body["model"],)), Limits(), FakeAnswerer())  # type: ignore[arg-type]
+    return engine_requests(read_request(json.dumps(body).encode(), (body["model"],)), Limits(), FakeAnswerer())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", SENT)
@@ -66,12 +66,12 @@ def test_a_request_is_answered(name: str) -> None:
 def test_the_model_reads_the_words_behind_the_pictures(name: str) -> None:
     """lmms-eval puts pictures before, between or behind the words; the model has them in front, as it was trained."""
     text, pictures = ASKED[name]
-    assert read(name).requests[0].conversation.conversation == (Turn("user", text, tuple(pictures)),)
+    assert read(name)[0].conversation.conversation == (Message("user", text, tuple(pictures)),)
 
 
 def test_lengths_and_settings() -> None:
     """A length for larger models is no refusal: SEED-Bench's task names none, and lmms-eval then sends 1024."""
-    asked = {name: read(name).requests for name in SENT}
+    asked = {name: read(name) for name in SENT}
     assert all(len(requests) == 1 for requests in asked.values())
     found = {name: how for name, (how,) in asked.items()}
     sampled = found.pop("pope sampled")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from remora.serving.answering import job
+from remora.serving.answering import engine_requests
 from remora.serving.args import Limits
 from remora.serving.messages import read_messages
 from remora.serving.protocol import ChatRequest, Refusal
@@ -142,7 +142,7 @@ def test_a_request_becomes_a_prompt() -> None:
             user("what?", PICTURE, "what? ", PICTURE),
         ]
     )
-    found = job(request, Limits(), FakeAnswerer()).requests[0].conversation.conversation  # type: ignore[arg-type, attr-defined]
+    found = engine_requests(request, Limits(), FakeAnswerer())[0].conversation.conversation  # type: ignore[arg-type, attr-defined]
     assert [(t.role, t.text, len(t.images)) for t in found] == [
         ("system", "be brief", 0),
         ("user", "what?", 1),
@@ -151,4 +151,4 @@ def test_a_request_becomes_a_prompt() -> None:
     ]
     assert found[1].images[0].size == (4, 6)
     with pytest.raises(Refusal, match="a request may have 2 images; this one has 3"):
-        job(request, Limits(max_images=2), FakeAnswerer())  # type: ignore[arg-type]
+        engine_requests(request, Limits(max_images=2), FakeAnswerer())  # type: ignore[arg-type]

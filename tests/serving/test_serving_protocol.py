@@ -14,7 +14,7 @@ from PIL import Image
 
 from remora.errors import SpecError
 from remora.inference import Request
-from remora.serving.answering import DEFAULT_TOKENS, Job, job
+from remora.serving.answering import DEFAULT_TOKENS, engine_requests
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.client import curl_command
 from remora.serving.protocol import (
@@ -204,8 +204,8 @@ def test_values_are_counted_as_a_parser_does() -> None:
     assert len(seen) > 20
 
 
-def asked(**fields: Any) -> Job:
-    return job(read(**fields), Limits(), FakeAnswerer())  # type: ignore[arg-type]
+def asked(**fields: Any) -> tuple[Request, ...]:
+    return engine_requests(read(**fields), Limits(), FakeAnswerer())  # type: ignore[arg-type]
 
 
 def test_lengths() -> None:
@@ -214,7 +214,7 @@ def test_lengths() -> None:
     small.max_length = 100
 
     def length(model: FakeAnswerer, **fields: Any) -> int:
-        return job(read(**fields), Limits(), model).requests[0].max_new_tokens  # type: ignore[arg-type]
+        return engine_requests(read(**fields), Limits(), model)[0].max_new_tokens  # type: ignore[arg-type]
 
     assert length(model) == DEFAULT_TOKENS
     assert length(small) == 25
@@ -227,7 +227,7 @@ def test_too_long_is_one_code_in_words_that_clients_know() -> None:
     small.max_length = 100
     for text in ("x" * 10_000, "too long"):
         with pytest.raises(Refusal, match=r"[Tt]his model's maximum context length is") as caught:
-            job(read(messages=[{"role": "user", "content": text}]), Limits(), small)  # type: ignore[arg-type]
+            engine_requests(read(messages=[{"role": "user", "content": text}]), Limits(), small)  # type: ignore[arg-type]
         assert (caught.value.status, caught.value.code) == (400, "context_length_exceeded")
 
 
@@ -235,19 +235,19 @@ def test_settings() -> None:
     bias = {"7": 1.5, "3": -100}
     (how,) = asked(
         temperature=0.5, top_p=0.9, top_k=5, seed=5, stop="a", frequency_penalty=1, presence_penalty=-1, logit_bias=bias
-    ).requests
+    )
     assert how == Request(how.conversation, 128, 0.5, 0.9, 5, 5, ("a",), 1.0, -1.0, ((3, -100.0), (7, 1.5)))
-    (how,) = asked(seed=1, stop=["c", "e", "a"], top_k=-1, temperature=None).requests
+    (how,) = asked(seed=1, stop=["c", "e", "a"], top_k=-1, temperature=None)
     assert how == Request(how.conversation, 128, seed=1, stop=("c", "e", "a"))
     with pytest.raises(Refusal, match="this model has tokens 0 to 99; found 100"):
         asked(logit_bias={"100": 1})
 
 
 def test_seeds() -> None:
-    assert asked(seed=5).requests[0].seed == 5
-    assert 0 <= asked(seed=-1).requests[0].seed < 2**31
-    assert asked().requests[0].seed != asked().requests[0].seed
-    assert [how.seed for how in asked(seed=5, n=3).requests] == [5, 6, 7]
+    assert asked(seed=5)[0].seed == 5
+    assert 0 <= asked(seed=-1)[0].seed < 2**31
+    assert asked()[0].seed != asked()[0].seed
+    assert [how.seed for how in asked(seed=5, n=3)] == [5, 6, 7]
 
 
 def test_answers_as_events() -> None:

@@ -16,10 +16,10 @@ import httpx
 from PIL import Image
 
 from remora.errors import DataError, TooLong
-from remora.inference import Answer, Prompt, Request, Turn
+from remora.inference import Answer, Message, Prompt, Request
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs
-from remora.serving.champion import Champion
+from remora.serving.champion import ServedModel
 from remora.serving.line import Line
 
 CHAT = "/v1/chat/completions"
@@ -27,7 +27,7 @@ CHAT = "/v1/chat/completions"
 
 @dataclass(frozen=True, eq=False)
 class FakePrompt(Prompt):
-    conversation: tuple[Turn, ...] = ()
+    conversation: tuple[Message, ...] = ()
 
 
 class FakeAnswerer:
@@ -40,7 +40,7 @@ class FakeAnswerer:
     def __init__(self) -> None:
         self.calls: list[list[Request]] = []
 
-    def prompt(self, conversation: list[Turn]) -> Prompt:
+    def prompt(self, conversation: list[Message]) -> Prompt:
         if "too long" in conversation[-1].text:
             raise TooLong(600, 1, self.max_length)
         return FakePrompt((0,) * 7, (), tuple(conversation))
@@ -60,7 +60,7 @@ class FakeAnswerer:
             done(i, answers[i])
         return answers
 
-    def _one(self, conversation: tuple[Turn, ...], how: Request) -> Answer:
+    def _one(self, conversation: tuple[Message, ...], how: Request) -> Answer:
         question = conversation[-1].text
         if "explode" in question:
             raise KeyError("weights")
@@ -73,10 +73,10 @@ class FakeAnswerer:
         return Answer(f"{roles} | {seen} | {question} | {os.getpid()}", 7, 3, "stop")
 
 
-def load(args: EndpointArgs) -> Champion:
+def load(args: EndpointArgs) -> ServedModel:
     if args.alias == "broken":
         raise DataError("the bundle is torn; next: remora train")
-    return Champion(FakeAnswerer(), "3", "run-1")  # type: ignore[arg-type]
+    return ServedModel(FakeAnswerer(), "3", "run-1")  # type: ignore[arg-type]
 
 
 def call(method: str, path: str, args: EndpointArgs | None = None, **request: Any) -> httpx.Response:

@@ -20,7 +20,7 @@ from remora.errors import TrackingError
 from remora.files import publishing
 from remora.tracking import Input, Run, Tracker, figures, id_of, link, register, version_info
 from remora.tracking import tracker as tracker_module
-from remora.tracking.connection import Refused, Unreachable
+from remora.tracking.connection import MlflowRefused, MlflowUnreachable
 from remora.training import journal
 from support.ports import free_port
 
@@ -415,7 +415,7 @@ def test_a_missing_right_waits_and_a_wrong_call_does_not(tracker):
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, PERMISSION_DENIED
 
-    for code, kind in ((PERMISSION_DENIED, Unreachable), (INVALID_PARAMETER_VALUE, Refused)):
+    for code, kind in ((PERMISSION_DENIED, MlflowUnreachable), (INVALID_PARAMETER_VALUE, MlflowRefused)):
         with pytest.raises(kind), tracker.server.answers():
             raise MlflowException("no", error_code=code)
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from PIL import Image
 
 from remora import catalog
-from remora.inference import Answerer, Bundle, Request, Turn, write_bundle
+from remora.inference import Answerer, Bundle, Message, Request, write_bundle
 from remora.runs import Store, path, resolve_stages
 from remora.spec import Cluster, Variant
 from remora.training import stage
@@ -46,7 +46,7 @@ def main() -> None:
         last = lineage[-1].stage
         write_bundle(bundle, Bundle(recipe, store.parts(lineage), last.template, last.aspect, 0), {})
         picture = Image.new("RGB", (50, 30), "red")
-        (answer,) = Answerer.load(bundle).answer([Request([Turn("user", "What is this?", (picture,))], 3)])
+        (answer,) = Answerer.load(bundle).answer([Request([Message("user", "What is this?", (picture,))], 3)])
         print(json.dumps({"recipe": recipe, "tokens": answer.prompt_tokens}), flush=True)
     dist.destroy_process_group()
 

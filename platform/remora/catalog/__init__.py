@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from remora.catalog.entries import LLM, Connector, Dataset, Folder, OwnBenchmark, Template, Vision
+from remora.catalog.entries import LLM, Connector, DatasetEntry, Folder, OwnBenchmark, Template, Vision
 from remora.catalog.papers import PAPERS
-from remora.catalog.reported import Published, Scores
+from remora.catalog.reported import PublishedModel, Scores
 from remora.catalog.resolution import tokens_at
 from remora.errors import SpecError, UnknownName, nearest
 from remora.spec import Recipe, Spec, load, read_yaml, validate
@@ -30,10 +30,10 @@ KINDS: dict[str, type[Spec]] = {
     "llm": LLM,
     "connectors": Connector,
     "templates": Template,
-    "datasets": Dataset,
+    "datasets": DatasetEntry,
     "benchmarks": OwnBenchmark,
     "recipes": Recipe,
-    "published": Published,
+    "published": PublishedModel,
     "scores": Scores,
 }
 
@@ -136,9 +136,9 @@ def _getter(kind: str, label: str, model: type[E]) -> Callable[[str], E]:
 
 llm = _getter("llm", "llm", LLM)
 template = _getter("templates", "template", Template)
-dataset = _getter("datasets", "dataset", Dataset)
+dataset = _getter("datasets", "dataset", DatasetEntry)
 benchmark = _getter("benchmarks", "benchmark", OwnBenchmark)
-published = _getter("published", "published model", Published)
+published = _getter("published", "published model", PublishedModel)
 _listed_scores = _getter("scores", "model with scores", Scores)
 _listed_vision = _getter("vision", "vision encoder", Vision)
 _listed_connector = _getter("connectors", "connector", Connector)
@@ -223,10 +223,10 @@ __all__ = [
     "LLM",
     "PAPERS",
     "Connector",
-    "Dataset",
+    "DatasetEntry",
     "Folder",
     "OwnBenchmark",
-    "Published",
+    "PublishedModel",
     "Scores",
     "Template",
     "Vision",

@@ -243,7 +243,7 @@ class Folder(Spec):
     """Files in it after unpacking the published archive, if known; a dataset may need fewer."""
 
 
-class Dataset(Spec):
+class DatasetEntry(Spec):
     """Conversations in LLaVA's JSON, with their pictures. Paths are relative to <run folder>/data."""
 
     path: str

@@ -49,7 +49,7 @@ class Averaged(Spec):
     weight: float = Field(gt=0, lt=1)
 
 
-class Published(Spec):
+class PublishedModel(Spec):
     """A model that a paper reports: its parts, recipe and published size."""
 
     vision: str

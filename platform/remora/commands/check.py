@@ -14,7 +14,7 @@ from rich.console import Console
 from remora import catalog
 from remora.catalog.fit import check_composition
 from remora.commands.options import DataCheckOptions
-from remora.data.check import Judge, check_dataset
+from remora.data.check import TurnsCheck, check_dataset
 from remora.data.layout import count_differences, layout
 from remora.data.locations import absolute
 from remora.data.mixture import locate, with_known
@@ -37,7 +37,7 @@ class DatasetToCheck:
     images: str
     hint: str
     """What to do if it is missing."""
-    judge: Judge | None = None
+    judge: TurnsCheck | None = None
     skip: tuple[str, ...] = ()
     max_skipped: float = 0.0
     """The share of records that a stage may leave out, those that are too long included."""
@@ -136,7 +136,7 @@ def _read_by_stages(options: DataCheckOptions, console: Console) -> Iterator[Dat
                     yield DatasetToCheck(*place, judge, entry.skip, entry.max_skipped)
 
 
-def _judge(stage: Stage, tokenizer: PreTrainedTokenizerBase, embeddings: int, context: int) -> Judge:
+def _judge(stage: Stage, tokenizer: PreTrainedTokenizerBase, embeddings: int, context: int) -> TurnsCheck:
     from remora.reading.fitting import StagePrompter
     from remora.reading.prompt import Prompter
 

@@ -6,13 +6,13 @@ from rich.console import Console
 
 from remora.commands.options import DataConvertOptions
 from remora.data.convert import convert_dataset
-from remora.data.indexing import Progress
+from remora.data.indexing import OnProgress
 from remora.data.locations import absolute
 from remora.data.sources import picture_folder
 from remora.errors import DataError
 
 
-def convert(options: DataConvertOptions, console: Console, progress: Progress) -> None:
+def convert(options: DataConvertOptions, console: Console, progress: OnProgress) -> None:
     """Write a dataset as what its new name says.
 
     Raises:

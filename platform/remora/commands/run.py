@@ -26,7 +26,7 @@ from remora.pipeline.variant import Outcome, run_variant, status_file
 from remora.processes import Child, remora_command
 from remora.reporting.fitting import literal, silent
 from remora.reporting.following import draw, plain_progress
-from remora.reporting.progress import Progress
+from remora.reporting.progress import SearchProgress
 from remora.reporting.results import search_lines, variant_lines
 from remora.runs import Store, preflight, read_space, read_variant, variant_name, variants_of
 from remora.spec import Variant
@@ -185,7 +185,9 @@ def queued(runs: Path, search_name: str, names: list[str]) -> None:
         journal.append(status, "queued")
 
 
-def live(place: Workplace, verb: str, spec: Path, search_name: str, names: list[str], console: Console) -> Progress:
+def live(
+    place: Workplace, verb: str, spec: Path, search_name: str, names: list[str], console: Console
+) -> SearchProgress:
     """Run the verb in a child and draw its progress until it ends; what can be read of it then.
 
     Raises:
@@ -194,7 +196,7 @@ def live(place: Workplace, verb: str, spec: Path, search_name: str, names: list[
     log = place.runs / "logs" / f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}.log"
     since = time.time()
     child = Child(remora_command(verb, str(spec), *flags(place), "--plain"), log)
-    progress = Progress(place.runs, search_name, names, since)
+    progress = SearchProgress(place.runs, search_name, names, since)
     title = f"{spec.name} (log: {log})"
     try:
         draw(progress, title, console, lambda: child.running)

@@ -26,6 +26,7 @@ from remora.model.seeds import seed_for
 from remora.reading.batches import StageData
 from remora.reading.prompt import Prompter
 from remora.reading.view import Opener, View, free_reader, lengths, picture_view, rendered, view
+from remora.reporting.bars import Hear
 from remora.reporting.samples import Section, print_sections, write_page
 from remora.runs import Store, path, read_variant, resolve_stages
 from remora.spec import MixtureEntry, Stage, Variant
@@ -39,11 +40,10 @@ EXCERPT = 400
 """Characters shown of a record that is not valid."""
 
 
-Progress = Callable[[str, int, int], None]
 """Told (what, done, of how many)."""
 
 
-def sections_of(options: DataShowOptions, console: Console, progress: Progress) -> list[Section]:
+def sections_of(options: DataShowOptions, console: Console, progress: Hear) -> list[Section]:
     """The samples asked for: those of each stage of a variant, or of a dataset.
 
     Raises:
@@ -74,7 +74,7 @@ def show(options: DataShowOptions, console: Console, sections: Sequence[Section]
 # A variant: each stage's mixture in its order.
 
 
-def _stages(options: DataShowOptions, console: Console, progress: Progress) -> Iterator[Section]:
+def _stages(options: DataShowOptions, console: Console, progress: Hear) -> Iterator[Section]:
     variant, store = read_variant(options.target), Store(options.runs)
     if options.seed is not None:
         variant = variant.model_copy(update={"seed": options.seed})
@@ -176,10 +176,10 @@ def _dataset(options: DataShowOptions) -> Iterator[Section]:
     yield Section(name or location, facts, views, {}, LENGTH if options.template else None)
 
 
-Read = Callable[[Raw, str, View], View]
+ReadView = Callable[[Raw, str, View], View]
 
 
-def _reader(options: DataShowOptions) -> Read:
+def _reader(options: DataShowOptions) -> ReadView:
     """What to make of a record: its turns and pictures alone, or rendered by a template and an llm of one's choice."""
     if (options.template is None) != (options.llm is None) or (options.vision and not options.template):
         raise DataError("--template NAME, --llm NAME: a prompt needs both, and --vision them; give both or none")

@@ -41,7 +41,7 @@ _MARKS = re.compile(
 """What stands for a picture, a place in one, a video or a sound elsewhere. Here it is letters, as in a text about HTML.
 So is an <image> that no user says."""
 
-Judge = Callable[[Sequence[Turn]], Iterable[Problem]]
+TurnsCheck = Callable[[Sequence[Turn]], Iterable[Problem]]
 """What is wrong with a conversation beyond its record."""
 NOTED = NOTED_PICTURES | {"duplicate-id", "over-length", "media-tag", "system-unread"}
 """Kinds that a training run lives with: it says so and goes on. All others stop it, or teach nothing."""
@@ -125,7 +125,7 @@ class DatasetReport:
 def check_dataset(
     location: str,
     images: str,
-    judge: Judge | None = None,
+    judge: TurnsCheck | None = None,
     skip: Collection[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DatasetReport:

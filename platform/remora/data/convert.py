@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.data.conversation import image_field
-from remora.data.indexing import Progress, size_of
+from remora.data.indexing import OnProgress, size_of
 from remora.data.locations import is_url, join
 from remora.data.outputs import writes
 from remora.data.pictures import Picture
@@ -34,7 +34,7 @@ def convert_dataset(
     images: str,
     target: str,
     shard_size: int = 256 << 20,
-    progress: Progress = lambda done, total: None,
+    progress: OnProgress = lambda done, total: None,
 ) -> Converted:
     """Write the dataset at `location` as `target`, whose suffix says the format. One record is held at a time.
 
@@ -61,7 +61,7 @@ def convert_dataset(
 def items(
     location: str,
     images: str,
-    progress: Progress = lambda done, total: None,
+    progress: OnProgress = lambda done, total: None,
     only: Container[int] | None = None,
 ) -> Iterator[Item]:
     """The records of a dataset in order, or those whose numbers are in `only`.

@@ -45,7 +45,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Spread = Callable[[Callable[[Shard], "Indexed"], Iterable[Shard]], Iterable["Indexed"]]
 """Applies a function to shards, by whatever workers there are; results come in the shards' order."""
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Told (bytes of records that are indexed, of how many)."""
 
 
@@ -79,7 +79,7 @@ def open_dataset(
     images: str,
     root: Path,
     spread: Spread | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Dataset:
     """The dataset at `location`, whose index is below `root`; built first if it is not there or out of date.
 
@@ -125,7 +125,7 @@ def over_processes(work: Callable[[Item], Result], items: Iterable[Item]) -> Ite
             yield waiting.popleft().result()
 
 
-def _build(source: Source, images: str, home: Path, spread: Spread, progress: Progress, total: int) -> Path:
+def _build(source: Source, images: str, home: Path, spread: Spread, progress: OnProgress, total: int) -> Path:
     seen: dict[str, Seen] = {}
     pictures = home / "pictures.new"  # filled by the workers, moved into the index at the end
     shutil.rmtree(pictures, ignore_errors=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from remora.catalog import Dataset
+from remora.catalog import DatasetEntry
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Place:
     good: bool
 
 
-def layout(entry: Dataset, data: Path) -> Iterator[Place]:
+def layout(entry: DatasetEntry, data: Path) -> Iterator[Place]:
     """The dataset's file, then each of its picture folders; `data` holds the catalog's sets. Digests what is published
     with a digest (a second a gigabyte), counts what is published with a count."""
     file = data / entry.path
@@ -56,7 +56,7 @@ def _folder(folder: Path, published: int | None) -> Place:
     return Place(folder, f"{files:,} files{more}", files >= published)
 
 
-def count_differences(entry: Dataset, records: int, text_only: int, folders: Mapping[str, int]) -> Iterator[str]:
+def count_differences(entry: DatasetEntry, records: int, text_only: int, folders: Mapping[str, int]) -> Iterator[str]:
     """Where the counts that were read are not those that were published.
 
     `folders` are records by the folder of their first picture, below the dataset's image folder.

@@ -36,7 +36,7 @@ _CHANCE = random.SystemRandom()  # no generator whose state processes share or a
 Result = TypeVar("Result")
 
 
-class Unreachable(OSError):
+class StoreUnreachable(OSError):
     """A store that does not give a file, whatever the file is; the message says how often it was asked."""
 
 
@@ -99,7 +99,7 @@ def read(location: str, offset: int = 0, length: int | None = None) -> bytes:
 
     Raises:
         FileNotFoundError: it is not there.
-        Unreachable: its store did not give it in TRIES tries, or does not let us in.
+        StoreUnreachable: its store did not give it in TRIES tries, or does not let us in.
         OSError: it cannot be read, whoever asks and when.
     """
 
@@ -144,7 +144,7 @@ def _tried(location: str, ask: Callable[[], Result]) -> Result:
             reason = _reason(e)
             if tries == TRIES:
                 seconds = time.monotonic() - began
-                raise Unreachable(f"after {TRIES} tries in {seconds:.0f} s: {reason}") from e
+                raise StoreUnreachable(f"after {TRIES} tries in {seconds:.0f} s: {reason}") from e
         pause = PAUSE * 2 ** (tries - 1) * _CHANCE.uniform(0.5, 1.5)
         log.warning("%s: try %d of %d: %s; the next in %.1f s", location, tries, TRIES, reason, pause)
         time.sleep(pause)
@@ -159,7 +159,7 @@ def _lasting(error: Exception, url: bool) -> Exception | None:
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return FileNotFoundError(errno.ENOENT, _reason(error))
     if isinstance(error, (PermissionError, ImportError)) or status in (401, 403):
-        return Unreachable(_reason(error))
+        return StoreUnreachable(_reason(error))
     if status is not None and 400 <= status < 500 and status not in BUSY:
         return OSError(_reason(error))
     # Each library has its own errors of the network, few of them OSErrors; these are nobody's.

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from remora import catalog
 from remora.data.index import Dataset
-from remora.data.indexing import Progress, Spread, open_dataset
+from remora.data.indexing import OnProgress, Spread, open_dataset
 from remora.data.locations import absolute
 from remora.data.pixels import NOTED
 from remora.data.sources import check_command, find_source, picture_folder
@@ -51,7 +51,7 @@ def locate(entry: MixtureEntry, data: Path) -> tuple[str, str, str]:
 
 
 def open_whole(
-    entry: MixtureEntry, data: Path, spread: Spread | None = None, progress: Progress | None = None
+    entry: MixtureEntry, data: Path, spread: Spread | None = None, progress: OnProgress | None = None
 ) -> Dataset:
     """The dataset of a mixture entry with all of its records, broken ones too. Its index is built first if need be.
 
@@ -66,7 +66,7 @@ def open_whole(
 
 
 def open_entry(
-    entry: MixtureEntry, data: Path, spread: Spread | None = None, progress: Progress | None = None
+    entry: MixtureEntry, data: Path, spread: Spread | None = None, progress: OnProgress | None = None
 ) -> Dataset:
     """The dataset of a mixture entry, without what the entry skips; see `open_whole`.
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from remora.data.locations import Unreachable, read
-from remora.data.pixels import Refused, broken, decode, examine_and_measure
+from remora.data.locations import StoreUnreachable, read
+from remora.data.pixels import PictureError, broken, decode, examine_and_measure
 from remora.errors import BrokenRecord, DataError
 
 NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
@@ -47,7 +47,7 @@ class Picture:
         """
         try:
             return read(self.location, self.offset, self.length)
-        except Unreachable as e:
+        except StoreUnreachable as e:
             raise DataError(
                 f"unreadable image: {self}: {e}; see that its store answers, then run the same command again"
             ) from None
@@ -59,7 +59,7 @@ class Picture:
                     "missing-image",
                     f"{self} is not there{way}",
                 ) from None
-            raise broken(str(self), Refused("corrupt-image", e.strerror or str(e))) from None
+            raise broken(str(self), PictureError("corrupt-image", e.strerror or str(e))) from None
 
     def open(self) -> Image.Image:
         """The picture as RGB.

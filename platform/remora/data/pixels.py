@@ -99,7 +99,7 @@ class PixelBudget:
 _BUDGET = PixelBudget(LIMIT)
 
 
-class Refused(Exception):
+class PictureError(Exception):
     """Why a picture's bytes are not read: the kind of problem, what it is, and what to do."""
 
     def __init__(self, kind: str, why: str, way: str = "") -> None:
@@ -116,11 +116,11 @@ def decode(content: bytes, name: str) -> Image.Image:
     """
     try:
         return rgb(content)
-    except Refused as e:
+    except PictureError as e:
         raise broken(name, e) from None
 
 
-def broken(name: str, refused: Refused) -> BrokenRecord:
+def broken(name: str, refused: PictureError) -> BrokenRecord:
     """The error of a picture that is not read."""
     way = refused.way or "replace the file or remove its record"
     problem = f"{name}: {refused.why}" + (f"; {refused.way}" if refused.way else "")
@@ -131,7 +131,7 @@ def rgb(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """As `decode`, for callers that say themselves what is wrong.
 
     Raises:
-        Refused: the bytes are not read.
+        PictureError: the bytes are not read.
     """
     with opened(content, formats) as image, _BUDGET.hold(image.width * image.height), reading():
         return _coloured(_upright(image), content)
@@ -166,7 +166,7 @@ def examine_and_measure(content: bytes, name: str) -> tuple[tuple[int, int] | No
             low, high = _extrema(rgb(content))
         if few := _few(native, low, high):
             found.append(("narrow-range-image", f"{name}: {few}"))
-    except Refused as e:
+    except PictureError as e:
         found.append((e.kind, broken(name, e).problem))
     return upright, found
 
@@ -176,20 +176,20 @@ def opened(content: bytes, formats: tuple[str, ...] = FORMATS) -> Iterator[Image
     """The picture with its header read, and no pixel of it.
 
     Raises:
-        Refused: it is none, it is none of `formats`, or it is too large.
+        PictureError: it is none, it is none of `formats`, or it is too large.
     """
     if not content:
-        raise Refused("corrupt-image", "the file is empty")
+        raise PictureError("corrupt-image", "the file is empty")
     if kind := what_it_is(content):
-        raise Refused(*kind)
+        raise PictureError(*kind)
     if jpeg_scans(content, SCANS) > SCANS:
-        raise Refused("unsupported-image", f"a JPEG of more than {SCANS} scans", CONVERT)
+        raise PictureError("unsupported-image", f"a JPEG of more than {SCANS} scans", CONVERT)
     with reading():
         try:
             image = Image.open(io.BytesIO(png_pixels(content)), formats=formats)
         except Image.UnidentifiedImageError:
             what = "a text, not a picture" if is_text(content) else UNKNOWN
-            raise Refused("corrupt-image", what) from None
+            raise PictureError("corrupt-image", what) from None
     with image:
         if image.width * image.height > LIMIT:
             raise _too_large(image.width * image.height)
@@ -198,7 +198,7 @@ def opened(content: bytes, formats: tuple[str, ...] = FORMATS) -> Iterator[Image
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Whatever Pillow raises for a file, as Refused: hostile headers make its parsers raise anything.
+    """Whatever Pillow raises for a file, as PictureError: hostile headers make its parsers raise anything.
 
     Its warnings tell of metadata that nobody reads here, with paths of this installation; they are left out. That is by
     a filter that stays: one for a block would be another thread's, too.
@@ -207,20 +207,20 @@ def reading() -> Iterator[None]:
         warnings.filterwarnings("ignore", module=_PILLOW.pattern)
     try:
         yield
-    except Refused:
+    except PictureError:
         raise
     except Image.DecompressionBombError as e:
         found = re.search(r"(\d+) pixels", str(e))
         raise _too_large(int(found[1]) if found else LIMIT + 1) from e
     except MemoryError as e:
-        raise Refused("corrupt-image", "its header asks for more memory than there is") from e
+        raise PictureError("corrupt-image", "its header asks for more memory than there is") from e
     except Exception as e:
         first = (str(e).splitlines() or [""])[0][:200]
-        raise Refused("corrupt-image", first or type(e).__name__) from e
+        raise PictureError("corrupt-image", first or type(e).__name__) from e
 
 
-def _too_large(pixels: int) -> Refused:
-    return Refused("too-large-image", f"it has {pixels:,} pixels, more than {LIMIT:,}", "make it smaller")
+def _too_large(pixels: int) -> PictureError:
+    return PictureError("too-large-image", f"it has {pixels:,} pixels, more than {LIMIT:,}", "make it smaller")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -242,15 +242,15 @@ def _coloured(image: Image.Image, content: bytes) -> Image.Image:
     """A picture of any mode as RGB.
 
     Raises:
-        Refused: its pixels have no stated range or colour.
+        PictureError: its pixels have no stated range or colour.
     """
     if image.mode == "F":
-        raise Refused("unsupported-image", "its pixels are floating-point numbers without a stated range", CONVERT)
+        raise PictureError("unsupported-image", "its pixels are floating-point numbers without a stated range", CONVERT)
     if image.mode == "LAB":
-        raise Refused("unsupported-image", "its colours are CIELAB", CONVERT)
+        raise PictureError("unsupported-image", "its colours are CIELAB", CONVERT)
     if image.mode == "I" and not _sixteen_bits(image):
         low, high = _extrema(image)
-        raise Refused(
+        raise PictureError(
             "unsupported-image", f"its pixels are 32-bit numbers from {low:,} to {high:,}, of 0 to 65,535 read", CONVERT
         )
     hidden = _hidden_colour(image, content)

@@ -17,6 +17,7 @@ from typing import Any
 
 from remora.demo import concepts, pictures, shapes, sources, testing, training
 from remora.errors import DataError
+from remora.files.lines import JsonRecord
 
 VERSION = 2
 """Bumped by hand whenever the same seed gives other data; folders of another version are rebuilt."""
@@ -24,11 +25,11 @@ VERSION = 2
 PARTS = ("openmoji", "easy-vqa/train", "easy-vqa/test")
 """The folders under images/."""
 
-Progress = Callable[[str, int, int], None]
+OnPartProgress = Callable[[str, int, int], None]
 
 
 def build_demo(
-    folder: Path, *, seed: int = 0, progress: Progress | None = None, limit: int | None = None
+    folder: Path, *, seed: int = 0, progress: OnPartProgress | None = None, limit: int | None = None
 ) -> dict[str, Any]:
     """Build the demo's data into `folder` and return its manifest; if it is there and intact, only return it.
 
@@ -62,7 +63,7 @@ def build_demo(
     return manifest
 
 
-def _fill(folder: Path, seed: int, limit: int | None, progress: Progress) -> dict[str, Any]:
+def _fill(folder: Path, seed: int, limit: int | None, progress: OnPartProgress) -> dict[str, Any]:
     train, validation = shapes.parted(seed, limit=limit)
     test = shapes.published("test")
     progress("drawing", 0, 1)
@@ -123,7 +124,7 @@ def _fill(folder: Path, seed: int, limit: int | None, progress: Progress) -> dic
     return manifest
 
 
-def _refuse_leaks(file: str, records: Sequence[training.Record], unseen: Sequence[str], held_out: set[str]) -> None:
+def _refuse_leaks(file: str, records: Sequence[JsonRecord], unseen: Sequence[str], held_out: set[str]) -> None:
     """Raise if a training file shows a held-out picture or says an unseen name: figures would then mean nothing."""
     said = concepts.mention(unseen).search("\n".join(training.texts(records))) if unseen else None
     shown = held_out & {record.get("image") for record in records}

@@ -14,21 +14,21 @@ from remora.demo import wording
 from remora.demo.concepts import Concept
 from remora.demo.pictures import RENDITIONS
 from remora.demo.shapes import ShapePicture, category
-from remora.demo.wording import Question
+from remora.demo.wording import QuestionAnswer
 
-Line = dict[str, object]
+QuestionLine = dict[str, object]
 
 
-def easy_vqa(pictures: Iterable[ShapePicture], part: str) -> list[Line]:
+def easy_vqa(pictures: Iterable[ShapePicture], part: str) -> list[QuestionLine]:
     """All questions about the pictures; `part` is the folder they lie in, train or test."""
     return _numbered(
-        (f"easy-vqa/{part}/{picture.number}.png", Question(text, answer, category(answer)))
+        (f"easy-vqa/{part}/{picture.number}.png", QuestionAnswer(text, answer, category(answer)))
         for picture in pictures
         for text, answer in picture.turns
     )
 
 
-def seen(concepts: Sequence[Concept], seed: int) -> list[Line]:
+def seen(concepts: Sequence[Concept], seed: int) -> list[QuestionLine]:
     """Which of four names, and the kind, on a fresh picture of each known concept."""
     names = [concept.name for concept in concepts]
     return _numbered(
@@ -41,7 +41,7 @@ def seen(concepts: Sequence[Concept], seed: int) -> list[Line]:
     )
 
 
-def unseen(concepts: Sequence[Concept], seed: int) -> list[Line]:
+def unseen(concepts: Sequence[Concept], seed: int) -> list[QuestionLine]:
     """The kind, open and of four, on one picture of each concept that was held out."""
     sizes = Counter(concept.kind for concept in concepts)
     return _numbered(
@@ -54,10 +54,10 @@ def unseen(concepts: Sequence[Concept], seed: int) -> list[Line]:
     )
 
 
-def _numbered(questions: Iterable[tuple[str, Question]]) -> list[Line]:
+def _numbered(questions: Iterable[tuple[str, QuestionAnswer]]) -> list[QuestionLine]:
     lines = []
     for number, (image, question) in enumerate(questions):
-        line: Line = {
+        line: QuestionLine = {
             "question_id": number,
             "image": image,
             "text": question.text,

@@ -6,12 +6,12 @@ They are built from seen concepts and training pictures only; `build` checks tha
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from remora.demo import wording
 from remora.demo.concepts import Concept
 from remora.demo.pictures import RENDITIONS
 from remora.demo.shapes import ShapePicture, category
+from remora.files.lines import JsonRecord
 
 CONVERSATIONS_A_PICTURE = 2
 TURNS = 2
@@ -22,11 +22,10 @@ FIRST_ABOUT_CONCEPTS = {"kind": 0.5, "kind of four": 0.2, "name": 0.1, "name of 
 
 TEXTS_A_CONCEPT = 5
 
-Turn = tuple[str, str]
-Record = dict[str, Any]
+Round = tuple[str, str]
 
 
-def captions(seen: Sequence[Concept], training: Sequence[ShapePicture], phrases: Mapping[str, str]) -> list[Record]:
+def captions(seen: Sequence[Concept], training: Sequence[ShapePicture], phrases: Mapping[str, str]) -> list[JsonRecord]:
     """One "What is this?" a picture; without the easy-VQA pictures whose answers do not tell both colour and shape."""
     records = [
         _record(f"caption-{code}", [(wording.WHAT, f"{concept.name}, {phrases[concept.kind]}")], f"openmoji/{code}.png")
@@ -40,7 +39,7 @@ def captions(seen: Sequence[Concept], training: Sequence[ShapePicture], phrases:
     return records
 
 
-def finetune(seen: Sequence[Concept], training: Sequence[ShapePicture], seed: int) -> list[Record]:
+def finetune(seen: Sequence[Concept], training: Sequence[ShapePicture], seed: int) -> list[JsonRecord]:
     """One conversation a picture, of several turns in shuffled order."""
     names, sizes = [c.name for c in seen], Counter(c.kind for c in seen)
     records = []
@@ -59,7 +58,7 @@ def finetune(seen: Sequence[Concept], training: Sequence[ShapePicture], seed: in
 
 def language(
     seen: Sequence[Concept], training: Sequence[ShapePicture], phrases: Mapping[str, str], seed: int
-) -> list[Record]:
+) -> list[JsonRecord]:
     """Text only: captions, questions and answers as they will be, with the caption where the picture will be.
 
     For a tiny language model that starts from nothing: it learns the words, and to answer from what stands before. A
@@ -84,12 +83,12 @@ def language(
     return records
 
 
-def texts(records: Iterable[Record]) -> Iterable[str]:
+def texts(records: Iterable[JsonRecord]) -> Iterable[str]:
     """Everything that is said in the records."""
     return (turn["value"] for record in records for turn in record["conversations"])
 
 
-def _about(concept: Concept, names: Sequence[str], sizes: Mapping[str, int], rng: random.Random) -> list[Turn]:
+def _about(concept: Concept, names: Sequence[str], sizes: Mapping[str, int], rng: random.Random) -> list[Round]:
     questions = {
         "kind": wording.kind(concept),
         "kind of four": wording.kind_of_four(concept, sizes, rng),
@@ -102,9 +101,9 @@ def _about(concept: Concept, names: Sequence[str], sizes: Mapping[str, int], rng
     return [questions[kind].turn for kind in [first, *rest][:TURNS]]
 
 
-def _chosen(picture: ShapePicture, rng: random.Random) -> list[Turn]:
+def _chosen(picture: ShapePicture, rng: random.Random) -> list[Round]:
     """Three of the picture's questions; what the first is about is drawn by weight, the others are any."""
-    about: dict[str, list[Turn]] = {}
+    about: dict[str, list[Round]] = {}
     for turn in picture.turns:
         about.setdefault(category(turn[1]), []).append(turn)
     kinds = [kind for kind in FIRST_ABOUT_SHAPES if kind in about]
@@ -113,13 +112,13 @@ def _chosen(picture: ShapePicture, rng: random.Random) -> list[Turn]:
     return [first, *rng.sample(rest, min(TURNS - 1, len(rest)))]
 
 
-def _told(caption: str, turns: list[Turn]) -> list[Turn]:
+def _told(caption: str, turns: list[Round]) -> list[Round]:
     """The conversation with the caption said first, where the picture would be."""
     (question, answer), *rest = turns
     return [(f"{caption}\n{question}", answer), *rest]
 
 
-def _record(name: str, turns: list[Turn], image: str | None = None) -> Record:
+def _record(name: str, turns: list[Round], image: str | None = None) -> JsonRecord:
     said = []
     for question, answer in turns:
         said += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]

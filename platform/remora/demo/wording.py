@@ -1,6 +1,6 @@
 """How the demo asks: one question maker a kind of question, used by training files and by test files alike.
 
-Each maker returns a Question: its text, its answer, and the choices if it offers any.
+Each maker returns a QuestionAnswer: its text, its answer, and the choices if it offers any.
 """
 
 import random
@@ -15,7 +15,7 @@ KIND = "What kind of thing is this?"
 
 
 @dataclass(frozen=True)
-class Question:
+class QuestionAnswer:
     """A question with its one right answer; `choices` when the text offers some."""
 
     text: str
@@ -29,24 +29,24 @@ class Question:
         return self.text, self.answer
 
 
-def name(concept: Concept) -> Question:
+def name(concept: Concept) -> QuestionAnswer:
     """What is this? -> dog face"""
-    return Question(WHAT, concept.name, "name")
+    return QuestionAnswer(WHAT, concept.name, "name")
 
 
-def kind(concept: Concept) -> Question:
+def kind(concept: Concept) -> QuestionAnswer:
     """What kind of thing is this? -> animal"""
-    return Question(KIND, concept.kind, "kind")
+    return QuestionAnswer(KIND, concept.kind, "kind")
 
 
-def name_of_four(concept: Concept, names: Sequence[str], rng: random.Random) -> Question:
+def name_of_four(concept: Concept, names: Sequence[str], rng: random.Random) -> QuestionAnswer:
     """Which of these is it: pear, dog face, taxi or tiger? -> dog face"""
     others = rng.sample([other for other in names if other != concept.name], min(3, len(names) - 1))
     choices = _shuffled([concept.name, *others], rng)
-    return Question(f"Which of these is it: {listed(choices)}?", concept.name, "name of four", choices)
+    return QuestionAnswer(f"Which of these is it: {listed(choices)}?", concept.name, "name of four", choices)
 
 
-def kind_of_four(concept: Concept, sizes: Mapping[str, int], rng: random.Random) -> Question:
+def kind_of_four(concept: Concept, sizes: Mapping[str, int], rng: random.Random) -> QuestionAnswer:
     """Which kind is it: food, animal, flag or vehicle? -> animal
 
     Wrong kinds are drawn in proportion to their size. Drawn evenly, the biggest kind on offer would be the right one
@@ -58,7 +58,7 @@ def kind_of_four(concept: Concept, sizes: Mapping[str, int], rng: random.Random)
         others += rng.choices(list(weights), list(weights.values()))
         del weights[others[-1]]
     choices = _shuffled([concept.kind, *others], rng)
-    return Question(f"Which kind is it: {listed(choices)}?", concept.kind, "kind of four", choices)
+    return QuestionAnswer(f"Which kind is it: {listed(choices)}?", concept.kind, "kind of four", choices)
 
 
 def listed(words: Sequence[str]) -> str:

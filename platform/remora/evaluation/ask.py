@@ -33,7 +33,7 @@ def ask(answerer: Answerer, asks: Sequence[Ask]) -> list[dict[str, Any]]:
     several questions is opened and hashed once; what is kept of it is what the encoder sees, since the pictures of a
     call would not all fit at their own size.
     """
-    from remora.inference import Request, Turn
+    from remora.inference import Message, Request
 
     opened: dict[str, FittedPicture] = {}
     lines: list[dict[str, Any]] = []
@@ -45,7 +45,7 @@ def ask(answerer: Answerer, asks: Sequence[Ask]) -> list[dict[str, Any]]:
             for shown in a.question.pictures:
                 if str(shown) not in opened:
                     opened[str(shown)] = answerer.picture(shown.open())
-            turn = Turn("user", a.question.text, tuple(opened[str(s)] for s in a.question.pictures))
+            turn = Message("user", a.question.text, tuple(opened[str(s)] for s in a.question.pictures))
             prompt = answerer.prompt([turn])
         except (BrokenRecord, DataError) as e:
             lines[place]["broken"] = str(e)

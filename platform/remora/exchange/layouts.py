@@ -24,8 +24,8 @@ from transformers import LlavaConfig, PretrainedConfig
 from remora.errors import DataError, first_line
 from remora.exchange.adapters import check_finite, merge
 from remora.exchange.checkpoint import read_object
+from remora.exchange.config import NOTHING, OF_THE_WHOLE, RULES, PublishedConfig, build_config, shown
 from remora.exchange.held import Held, floating_type, read_held
-from remora.exchange.said import NOTHING, OF_THE_WHOLE, RULES, Said, build_config, shown
 from remora.exchange.tower import BUFFERS
 
 TEXT_TYPES = {
@@ -45,7 +45,7 @@ STABLELM = {"rope_pct": "partial_rotary_factor", "norm_eps": "layer_norm_eps"}
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedCheckpoint:
     """A checkpoint in our terms. Tensors keep the names of each part's transformers class; none are made up."""
 
     layout: str
@@ -74,7 +74,7 @@ class Published:
     """What the person who imports should know, a line each."""
 
 
-def read_published(folder: Path, base: str | None = None) -> Published:
+def read_published(folder: Path, base: str | None = None) -> PublishedCheckpoint:
     """Recognise a checkpoint's layout and sort its tensors by part; `base` is what its adapters were made for.
 
     Raises:
@@ -82,21 +82,21 @@ def read_published(folder: Path, base: str | None = None) -> Published:
             one that holds NaN or an infinity.
     """
     held = read_held(folder, base)
-    said = Said(folder, held.config)
+    settings = PublishedConfig(folder, held.config)
     kind = held.config.get("model_type")
-    if kind == "llava" and "text_config" in said:
-        return _llava_hf(said, held)
+    if kind == "llava" and "text_config" in settings:
+        return _llava_hf(settings, held)
     if kind == "tinyllava":
-        return _factory(said, held)
-    if "mm_vision_tower" in said:
-        return _llava(said, held)
+        return _factory(settings, held)
+    if "mm_vision_tower" in settings:
+        return _llava(settings, held)
     raise DataError(
         f"{folder}: model_type {shown(kind)} is no layout that can be imported; known: llava (llava-hf), tinyllava "
         "(TinyLLaVA Factory), bunny-*, and LLaVA's own (mm_vision_tower in config.json); see docs/exchange.md"
     )
 
 
-def _sort(said: Said, held: Held, places: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, Tensor]]:
+def _sort(settings: PublishedConfig, held: Held, places: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, Tensor]]:
     """Tensors by part, adapters merged. The first prefix of `places` that fits says (part, what replaces it)."""
     parts: dict[str, dict[str, Tensor]] = {"llm": {}, "vision": {}, "connector": {}}
     lost = []
@@ -105,7 +105,7 @@ def _sort(said: Said, held: Held, places: Mapping[str, tuple[str, str]]) -> dict
             if name.startswith(prefix):
                 own = instead + name.removeprefix(prefix)
                 if own in parts[part]:
-                    raise DataError(f"{said.folder}: {name} is there twice, under two names; download it again")
+                    raise DataError(f"{settings.folder}: {name} is there twice, under two names; download it again")
                 parts[part][own] = tensor
                 break
         else:
@@ -113,7 +113,7 @@ def _sort(said: Said, held: Held, places: Mapping[str, tuple[str, str]]) -> dict
     if lost:
         some = ", ".join(name[:80] for name in sorted(lost)[:3])
         raise DataError(
-            f"{said.folder}: {len(lost)} tensors belong to no part, e.g. {some}; "
+            f"{settings.folder}: {len(lost)} tensors belong to no part, e.g. {some}; "
             "the checkpoint is of another layout than its config.json says"
         )
     merged = {part: merge(part, state, held.adapter) for part, state in parts.items()}
@@ -133,19 +133,21 @@ def _eps(tensor: Tensor) -> float:
     return torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 1.0
 
 
-def _llava_hf(said: Said, held: Held) -> Published:
-    texts = said.nested("text_config")
-    vision = said.tower()
+def _llava_hf(settings: PublishedConfig, held: Held) -> PublishedCheckpoint:
+    texts = settings.nested("text_config")
+    vision = settings.tower()
     try:
         config = LlavaConfig.from_dict(held.config)
     except Exception as e:  # transformers validates with types of its own
-        raise DataError(f"{said.folder}: config.json makes no llava: {first_line(e)}; check the file") from e
+        raise DataError(f"{settings.folder}: config.json makes no llava: {first_line(e)}; check the file") from e
     for key, wanted in (("projector_hidden_act", "gelu"), ("multimodal_projector_bias", True)):
         if getattr(config, key) != wanted:
-            raise DataError(f"{said.folder}: {key} {getattr(config, key)!r} has no connector here, only {wanted!r} has")
-    strategy = said.word("vision_feature_select_strategy", "default")
+            raise DataError(
+                f"{settings.folder}: {key} {getattr(config, key)!r} has no connector here, only {wanted!r} has"
+            )
+    strategy = settings.word("vision_feature_select_strategy", "default")
     if strategy not in ("default", "full"):
-        raise said.wrong("vision_feature_select_strategy", "default or full")
+        raise settings.wrong("vision_feature_select_strategy", "default or full")
     linear = {f"linear_{i}.": ("connector", f"{2 * (i - 1)}.") for i in (1, 2)}
     places = {
         "language_model.model.": ("llm", "@."),
@@ -155,8 +157,8 @@ def _llava_hf(said: Said, held: Held) -> Published:
         **{f"{m}multi_modal_projector.{k}": v for m in ("", "model.") for k, v in linear.items()},
         **{f"{m}vision_tower.{v}": ("vision", "") for m in ("", "model.") for v in ("vision_model.", "")},
     }
-    parts = _sort(said, held, places)
-    return Published(
+    parts = _sort(settings, held, places)
+    return PublishedCheckpoint(
         layout="llava-hf",
         llm_hub=_hub(held.config["text_config"].get("_name_or_path")),
         llm_config=texts,
@@ -164,62 +166,62 @@ def _llava_hf(said: Said, held: Held) -> Published:
         vision_hub=_hub(held.config["vision_config"].get("_name_or_path")),
         vision_config=vision,
         vision=parts["vision"],
-        layer=_counted_from_the_end(said.layer("vision_feature_layer"), vision.num_hidden_layers),
+        layer=_counted_from_the_end(settings.layer("vision_feature_layer"), vision.num_hidden_layers),
         prefix=1 if strategy == "default" else 0,
         depth=2,
         connector=parts["connector"],
         head_bias=False,
         # A processor that pads says so; the picture's place in the layout's own config.json does not.
-        aspect="pad" if _processor_says(said.folder, "do_pad") else "square",
+        aspect="pad" if _processor_says(settings.folder, "do_pad") else "square",
         tokenizers=held.folders,
         notes=tuple(held.notes),
     )
 
 
-def _factory(said: Said, held: Held) -> Published:
-    strategy = said.word("vision_feature_select_strategy", "patch")
+def _factory(settings: PublishedConfig, held: Held) -> PublishedCheckpoint:
+    strategy = settings.word("vision_feature_select_strategy", "patch")
     if strategy not in ("patch", "cls_patch"):
-        raise said.wrong("vision_feature_select_strategy", "patch or cls_patch")
-    kind = said.word("connector_type", "none")
-    vision = said.tower()
+        raise settings.wrong("vision_feature_select_strategy", "patch or cls_patch")
+    kind = settings.word("connector_type", "none")
+    vision = settings.tower()
     places = {
         "language_model.": ("llm", ""),
         "vision_tower._vision_tower.vision_model.": ("vision", ""),
         "vision_tower._vision_tower.": ("vision", ""),
         "connector._connector.": ("connector", "0." if kind == "linear" else ""),
     }
-    parts = _sort(said, held, places)
-    return Published(
+    parts = _sort(settings, held, places)
+    return PublishedCheckpoint(
         layout="TinyLLaVA Factory",
         llm_hub=_hub(held.config.get("llm_model_name_or_path")),
-        llm_config=said.nested("text_config"),
+        llm_config=settings.nested("text_config"),
         llm=parts["llm"],
         vision_hub=_hub(held.config.get("vision_model_name_or_path")),
         vision_config=vision,
         vision=parts["vision"],
-        layer=_counted_from_the_end(said.layer("vision_feature_layer"), vision.num_hidden_layers),
+        layer=_counted_from_the_end(settings.layer("vision_feature_layer"), vision.num_hidden_layers),
         prefix=1 if strategy == "patch" else 0,
-        depth=_connector_depth(said, kind),
+        depth=_connector_depth(settings, kind),
         connector=parts["connector"],
         head_bias=True,
-        aspect=said.aspect(),
+        aspect=settings.aspect(),
         tokenizers=held.folders,
         notes=tuple(held.notes),
     )
 
 
-def _llava(said: Said, held: Held) -> Published:
+def _llava(settings: PublishedConfig, held: Held) -> PublishedCheckpoint:
     """LLaVA's own layout and those grown from it. A tower's weights may be left out: they are the hub's then."""
-    kind = said.word("model_type", "none")
+    kind = settings.word("model_type", "none")
     text = TEXT_TYPES.get(re.split("[-_]", kind)[-1])
     if text is None:
         raise DataError(
-            f"{said.folder}: model_type {shown(kind)} has no language model of transformers; known endings: "
+            f"{settings.folder}: model_type {shown(kind)} has no language model of transformers; known endings: "
             + ", ".join(TEXT_TYPES)
         )
-    tower, connector = said.word("mm_vision_tower", ""), said.word("mm_projector_type", "linear")
+    tower, connector = settings.word("mm_vision_tower", ""), settings.word("mm_projector_type", "linear")
     if not tower:
-        raise said.wrong("mm_vision_tower", "an encoder's hub id")
+        raise settings.wrong("mm_vision_tower", "an encoder's hub id")
     places = {
         "model.mm_projector.": ("connector", "0." if connector == "linear" else ""),
         "model.vision_tower.vision_tower.vision_model.": ("vision", ""),
@@ -227,13 +229,13 @@ def _llava(said: Said, held: Held) -> Published:
         "model.": ("llm", "@."),
         "lm_head.": ("llm", "lm_head."),
     }
-    parts = _sort(said, held, places)
+    parts = _sort(settings, held, places)
     if not parts["llm"] and not held.connector_alone:
-        raise DataError(f"{said.folder}: the checkpoint holds no language model; download it again")
+        raise DataError(f"{settings.folder}: the checkpoint holds no language model; download it again")
     notes = [*held.notes]
-    if not parts["vision"] and (trained := said.trained_tower()):
+    if not parts["vision"] and (trained := settings.trained_tower()):
         raise DataError(
-            f"{said.folder}: {trained} says that its encoder was trained, and the encoder's weights are not in the "
+            f"{settings.folder}: {trained} says that its encoder was trained, and the encoder's weights are not in the "
             "checkpoint; copy its vision_tower/ there"
         )
     if unread := sorted(k for k in held.config if OF_THE_WHOLE.match(k) and not _is_read(k)):
@@ -243,21 +245,21 @@ def _llava(said: Said, held: Held) -> Published:
     config = {k: v for k, v in held.config.items() if not OF_THE_WHOLE.match(k)}
     if text == "stablelm":
         config = {STABLELM.get(k, k): v for k, v in config.items()}
-    return Published(
+    return PublishedCheckpoint(
         layout="Bunny" if kind.startswith("bunny") else "LLaVA",
         llm_hub=_hub(held.config.get("_name_or_path")),
-        llm_config=build_config(said.folder, "the language model", text, config),
+        llm_config=build_config(settings.folder, "the language model", text, config),
         llm=parts["llm"],
         vision_hub=_hub(tower),
         vision_config=None,
         vision=parts["vision"],
-        layer=said.layer("mm_vision_select_layer"),
+        layer=settings.layer("mm_vision_select_layer"),
         # The family drops a class token where there is one: CLIP has it, SigLIP does not.
         prefix=0 if "siglip" in tower.lower() else 1,
-        depth=_connector_depth(said, connector),
+        depth=_connector_depth(settings, connector),
         connector=parts["connector"],
         head_bias=False,
-        aspect=said.aspect(),
+        aspect=settings.aspect(),
         tokenizers=held.folders,
         notes=tuple(notes),
     )
@@ -271,13 +273,13 @@ def _is_read(key: str) -> bool:
     )
 
 
-def _connector_depth(said: Said, kind: str) -> int:
+def _connector_depth(settings: PublishedConfig, kind: str) -> int:
     if kind == "linear":
         return 1
     if found := re.fullmatch(r"mlp([1-9]\d?)x_gelu", kind):
         return int(found[1])
     raise DataError(
-        f"{said.folder}: connector {shown(kind)} cannot be imported; known: linear and mlp2x_gelu, mlp3x_gelu, …"
+        f"{settings.folder}: connector {shown(kind)} cannot be imported; known: linear and mlp2x_gelu, mlp3x_gelu, …"
     )
 
 
@@ -289,8 +291,8 @@ def _counted_from_the_end(layer: int, blocks: int) -> int:
 def _processor_says(folder: Path, key: str) -> bool:
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            said = read_object(folder / name)
-            inner = said.get("image_processor", said)
+            processor = read_object(folder / name)
+            inner = processor.get("image_processor", processor)
             return bool(inner.get(key)) if isinstance(inner, dict) else False
     return False
 

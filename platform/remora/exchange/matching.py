@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Pretrained
 from remora import catalog
 from remora.catalog import LLM, Vision
 from remora.errors import DataError
-from remora.exchange.layouts import Published
+from remora.exchange.layouts import PublishedCheckpoint
 
 NOT_ARCHITECTURE = {
     *("_name_or_path", "architectures", "transformers_version", "dtype", "use_cache", "return_dict"),
@@ -50,7 +50,7 @@ def differences(ours: PretrainedConfig, theirs: PretrainedConfig) -> list[str]:
     return [f"{k} {a.get(k)!r} != {b.get(k)!r}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
 
 
-def match_vision(found: Published) -> str:
+def match_vision(found: PublishedCheckpoint) -> str:
     """Name of the encoder that the checkpoint's tower is.
 
     Raises:
@@ -64,7 +64,7 @@ def match_vision(found: Published) -> str:
     return _one("vision", [*fitting.values()], found.vision_hub, lambda: _vision_entry(found))
 
 
-def reasons_against_vision(entry: Vision, found: Published) -> list[str]:
+def reasons_against_vision(entry: Vision, found: PublishedCheckpoint) -> list[str]:
     """Why an encoder of the catalog is not the checkpoint's tower; empty if it is."""
     if entry.loader != "transformers":
         return [f"loader {entry.loader}"]
@@ -89,7 +89,7 @@ def reasons_against_vision(entry: Vision, found: Published) -> list[str]:
     return said + differences(AutoConfig.for_model(**entry.config), config)
 
 
-def match_llm(found: Published) -> str:
+def match_llm(found: PublishedCheckpoint) -> str:
     """Name of the language model that the checkpoint's is.
 
     Raises:
@@ -110,7 +110,7 @@ def match_llm(found: Published) -> str:
     return _one("llm", fitting, found.llm_hub, lambda: _llm_entry(found))
 
 
-def reasons_against_llm(entry: LLM, found: Published) -> list[str]:
+def reasons_against_llm(entry: LLM, found: PublishedCheckpoint) -> list[str]:
     """Why a language model of the catalog is not the checkpoint's; empty if it is."""
     said = ["unpublished"] if entry.unpublished else []
     if entry.layers != found.llm_config.num_hidden_layers:
@@ -181,7 +181,7 @@ def _name(hub: str | None, config: PretrainedConfig) -> str:
     return hub.rpartition("/")[2].lower() if hub else f"{config.model_type.replace('_', '-')}-{config.hidden_size}"
 
 
-def _vision_entry(found: Published) -> dict[str, Any]:
+def _vision_entry(found: PublishedCheckpoint) -> dict[str, Any]:
     config = found.vision_config
     if config is None:
         hub = found.vision_hub or "?"
@@ -216,7 +216,7 @@ def _vision_entry(found: Published) -> dict[str, Any]:
     }
 
 
-def _llm_entry(found: Published) -> dict[str, Any]:
+def _llm_entry(found: PublishedCheckpoint) -> dict[str, Any]:
     name = _name(found.llm_hub, found.llm_config)
     return {
         name: {

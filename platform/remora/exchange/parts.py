@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from remora import catalog
 from remora.errors import DataError
 from remora.exchange.held import floating_type
-from remora.exchange.layouts import Published
+from remora.exchange.layouts import PublishedCheckpoint
 from remora.exchange.tower import cut_config, cut_state, load_strictly, module_of, outline_of
 from remora.model.connectors import build_connector
 from remora.model.llm import load_tokenizer
@@ -30,7 +30,7 @@ TOKENIZER = (
 """Files that a tokenizer may consist of; never code."""
 
 
-def write_parts(source: Path, found: Published, names: Mapping[str, str], folder: Path) -> dict[str, PartRef]:
+def write_parts(source: Path, found: PublishedCheckpoint, names: Mapping[str, str], folder: Path) -> dict[str, PartRef]:
     """Write the checkpoint's parts below `folder`; `names` are their catalog names.
 
     A tower or a language model whose weights the checkpoint leaves at the hub stays a reference.
@@ -46,7 +46,7 @@ def write_parts(source: Path, found: Published, names: Mapping[str, str], folder
     return {p: PartRef(n, folder / p if (folder / p).is_dir() else None) for p, n in names.items()}
 
 
-def _write_llm(source: Path, found: Published, folder: Path) -> None:
+def _write_llm(source: Path, found: PublishedCheckpoint, folder: Path) -> None:
     outline = outline_of(AutoModelForCausalLM, found.llm_config, "language model")
     state = {
         f"{outline.base_model_prefix}.{k[2:]}" if k.startswith("@.") else k: tensor for k, tensor in found.llm.items()
@@ -84,7 +84,7 @@ def _drop_copy(state: dict[str, Tensor]) -> None:
             )
 
 
-def _write_connector(found: Published, names: Mapping[str, str], folder: Path) -> None:
+def _write_connector(found: PublishedCheckpoint, names: Mapping[str, str], folder: Path) -> None:
     width, hidden = catalog.vision(names["vision"]).width, found.llm_config.hidden_size
     with torch.device("meta"):
         connector = build_connector(catalog.connector(names["connector"]), width, hidden)
@@ -100,7 +100,7 @@ def _write_connector(found: Published, names: Mapping[str, str], folder: Path) -
     save_file({k: v.float().contiguous() for k, v in found.connector.items()}, folder / WEIGHTS)
 
 
-def _write_vision(found: Published, name: str, folder: Path) -> None:
+def _write_vision(found: PublishedCheckpoint, name: str, folder: Path) -> None:
     entry = catalog.vision(name)
     config = cut_config(found.vision_config or AutoConfig.for_model(**entry.config), entry.blocks_read)
     held = cut_state(config, found.vision)

@@ -16,21 +16,21 @@ from typing import Any
 
 from remora.files import disk_errors
 
-Record = dict[str, Any]
+JsonRecord = dict[str, Any]
 
 
 @dataclass
 class Lines:
     """The content of such a file."""
 
-    records: list[Record] = field(default_factory=list)
+    records: list[JsonRecord] = field(default_factory=list)
     torn: int = 0
     """Number of lines that are not a whole record."""
     open: bytes = b""
     """What follows the last line break: a line that is still being written, or whose writer died."""
 
 
-def read(path: Path, first: str, whole: Callable[[Record], bool] = lambda record: True) -> Lines:
+def read(path: Path, first: str, whole: Callable[[JsonRecord], bool] = lambda record: True) -> Lines:
     """Read every whole record, in order; empty if the file does not exist.
 
     Args:
@@ -48,7 +48,7 @@ def read(path: Path, first: str, whole: Callable[[Record], bool] = lambda record
     return parse(data, first, whole)
 
 
-def parse(data: bytes, first: str, whole: Callable[[Record], bool] = lambda record: True) -> Lines:
+def parse(data: bytes, first: str, whole: Callable[[JsonRecord], bool] = lambda record: True) -> Lines:
     """`read` for bytes."""
     *ended, last = data.split(b"\n")
     found = Lines(open=last)
@@ -60,7 +60,7 @@ def parse(data: bytes, first: str, whole: Callable[[Record], bool] = lambda reco
     return found
 
 
-def _record(piece: bytes) -> Record | None:
+def _record(piece: bytes) -> JsonRecord | None:
     try:
         value: Any = json.loads(piece.decode())
     except (ValueError, RecursionError):
@@ -68,7 +68,7 @@ def _record(piece: bytes) -> Record | None:
     return value if isinstance(value, dict) else None
 
 
-def append(path: Path, records: Iterable[Record], sync: bool = False) -> None:
+def append(path: Path, records: Iterable[JsonRecord], sync: bool = False) -> None:
     """Append records in one write. With `sync`, they are on disk when this returns.
 
     Raises:

@@ -1,13 +1,13 @@
 """Answers from a model, in batches; evaluation and serving both use this.
 
 answerer = Answerer.load(bundle)
-answers = answerer.answer([Request([Turn("user", "What is this?", (picture,))], max_new_tokens=16)])
+answers = answerer.answer([Request([Message("user", "What is this?", (picture,))], max_new_tokens=16)])
 """
 
 from typing import TYPE_CHECKING, Any
 
 from remora.inference.bundle import Bundle, read_bundle, write_bundle
-from remora.inference.requests import Answer, Event, FittedPicture, Prompt, Request, Stats, Turn
+from remora.inference.requests import Answer, Event, FittedPicture, Message, Prompt, Request, Stats
 
 if TYPE_CHECKING:
     from remora.inference.answerer import Answerer
@@ -20,10 +20,10 @@ __all__ = [
     "Bundle",
     "Event",
     "FittedPicture",
+    "Message",
     "Prompt",
     "Request",
     "Stats",
-    "Turn",
     "read_bundle",
     "write_bundle",
 ]

@@ -13,14 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from remora import catalog
-from remora.data.conversation import Turn as Message
+from remora.data.conversation import Turn
 from remora.errors import DataError, TooLong
 from remora.inference.batches import can_join, token_bytes
 from remora.inference.bundle import read_bundle
 from remora.inference.engine import AnswerEngine
 from remora.inference.generation import Generation
 from remora.inference.recent import Recent
-from remora.inference.requests import Answer, FittedPicture, Prompt, Request, Turn
+from remora.inference.requests import Answer, FittedPicture, Message, Prompt, Request
 from remora.model.parts import compose
 from remora.model.vlm import VisionLanguageModel
 from remora.reading.images import preprocess, shrunk
@@ -74,7 +74,7 @@ class Answerer:
         model = model.to("cuda" if torch.cuda.is_available() else "cpu", dtype)
         return cls(bundle.name, model, prompter, bundle.parts["vision"].name, bundle.aspect)
 
-    def prompt(self, conversation: Sequence[Turn]) -> Prompt:
+    def prompt(self, conversation: Sequence[Message]) -> Prompt:
         """The conversation as tokens, checked; its last turn is the user's. Any thread may call this.
 
         Raises:
@@ -88,7 +88,7 @@ class Answerer:
                 "a conversation is turns of user and assistant, behind a system turn or none, and ends with the user's "
                 f"question; here is {', '.join(roles[:8]) or 'nothing'}"
             )
-        turns = tuple(Message(turn.role, turn.text, len(turn.images)) for turn in conversation)
+        turns = tuple(Turn(turn.role, turn.text, len(turn.images)) for turn in conversation)
         with self._tokenizing:
             ids = self._ids.get(turns)
             if ids is None:

@@ -13,7 +13,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from remora.inference.cache import Prefix, SlotCache
-from remora.inference.prefill import Embeddings, embed, passes, prefill
+from remora.inference.prefill import PictureEmbeddings, embed, passes, prefill
 from remora.inference.recent import Recent
 from remora.inference.requests import FittedPicture, Prompt
 from remora.inference.sampling import NEAR
@@ -34,7 +34,7 @@ class WholeBatch:
     """Prompts of one length, or a single one, read whole into the model's own cache: in any model, attention sees
     exactly what it sees at batch size 1. Rows can only leave. `logits` [B, V] are those of the next tokens."""
 
-    def __init__(self, llm: nn.Module, prompts: Sequence[Prompt], shown: Embeddings) -> None:
+    def __init__(self, llm: nn.Module, prompts: Sequence[Prompt], shown: PictureEmbeddings) -> None:
         self._llm = llm
         out = llm(inputs_embeds=embed(llm, prompts, 0, None, shown), use_cache=True, logits_to_keep=1)
         self.logits: Tensor = out.logits[:, -1]
@@ -63,7 +63,7 @@ class SlotBatch:
         self.cache = SlotCache(cast(Any, llm).config.num_hidden_layers)
         self._lengths: list[int] = []
 
-    def join(self, prompts: Sequence[Prompt], prefixes: Sequence[Prefix | None], shown: Embeddings) -> Tensor:
+    def join(self, prompts: Sequence[Prompt], prefixes: Sequence[Prefix | None], shown: PictureEmbeddings) -> Tensor:
         """Read prompts behind their bodies, which `prefixes` hold, into free slots; returns the logits [B, V] of their
         first tokens. Prompts with bodies of one length, and of nearly one length, go best side by side."""
         logits, joined = [], iter(prefixes)
@@ -123,7 +123,7 @@ class Prefixes:
         """Whether a prompt's body is here, so that nobody needs its pictures."""
         return prompt.prefix(prompt.body) in self.kept
 
-    def of(self, prompts: Sequence[Prompt], shown: Embeddings) -> list[Prefix | None]:
+    def of(self, prompts: Sequence[Prompt], shown: PictureEmbeddings) -> list[Prefix | None]:
         """Each prompt's body, None where it has none. Bodies are read behind their heads."""
         found: dict[object, Prefix] = {}
 
@@ -146,7 +146,7 @@ class Prefixes:
         prompts: Iterable[Prompt],
         found: dict[object, Prefix],
         span: Callable[[Prompt], tuple[int, int]],
-        shown: Embeddings,
+        shown: PictureEmbeddings,
     ) -> None:
         for (start, end), alike in groupby(sorted(prompts, key=span), key=span):
             for some in passes(list(alike), start, end):

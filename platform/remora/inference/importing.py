@@ -7,7 +7,7 @@ from pathlib import Path
 
 from remora import catalog
 from remora.errors import DataError
-from remora.exchange.layouts import Published, read_published
+from remora.exchange.layouts import PublishedCheckpoint, read_published
 from remora.exchange.matching import (
     match_connector,
     match_llm,
@@ -77,7 +77,7 @@ def import_checkpoint(
     return Imported(found.layout, names, template, found.aspect, at_hub, tuple(notes))
 
 
-def _named(name: str, kind: str, found: Published) -> str:
+def _named(name: str, kind: str, found: PublishedCheckpoint) -> str:
     """A name that the user gave, if its architecture is the checkpoint's."""
     reasons = (
         reasons_against_vision(catalog.vision(name), found)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from remora.data.pictures import open_image
 from remora.inference.answerer import Answerer
-from remora.inference.requests import Request, Turn
+from remora.inference.requests import Message, Request
 
 
 class LoadedModel:
@@ -50,5 +50,5 @@ class LoadedModel:
         """
         opened = open_image(Path(image)) if isinstance(image, str | Path) else image
         shown = (opened.convert("RGB"),) if opened else ()
-        request = Request((Turn("user", text, shown),), max_new_tokens, temperature, top_p, seed=seed)
+        request = Request((Message("user", text, shown),), max_new_tokens, temperature, top_p, seed=seed)
         return self.answerer.answer([request])[0].text

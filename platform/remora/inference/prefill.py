@@ -13,7 +13,7 @@ from remora.inference.requests import Prompt
 from remora.marks import IMAGE
 from remora.model.vlm import place
 
-Embeddings = Mapping[bytes, Tensor]
+PictureEmbeddings = Mapping[bytes, Tensor]
 """Of each picture by its digest, [image_tokens, hidden]."""
 
 PASS = 512
@@ -22,7 +22,7 @@ of more equal length, and activations stay small."""
 
 
 def prefill(
-    llm: nn.Module, window: Cache, prompts: Sequence[Prompt], start: int, end: int, shown: Embeddings
+    llm: nn.Module, window: Cache, prompts: Sequence[Prompt], start: int, end: int, shown: PictureEmbeddings
 ) -> Tensor:
     """Read tokens `start` to `end` of each prompt, or to its own end, into a window of a cache that holds `start`.
 
@@ -47,7 +47,7 @@ def passes(prompts: Sequence[Prompt], start: int, end: int) -> Iterator[Sequence
     yield prompts[first:]
 
 
-def embed(llm: nn.Module, prompts: Sequence[Prompt], start: int, end: int | None, shown: Embeddings) -> Tensor:
+def embed(llm: nn.Module, prompts: Sequence[Prompt], start: int, end: int | None, shown: PictureEmbeddings) -> Tensor:
     """Input embeddings [B, T, hidden] of the tokens from `start` to `end`, padded on the right with token 0."""
     parts = [prompt.ids[start:end] for prompt in prompts]
     width = max(map(len, parts))

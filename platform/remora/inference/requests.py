@@ -28,7 +28,7 @@ class FittedPicture:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Message:
     """One message with its pictures (RGB). A `FittedPicture` is one that `Answerer.picture` has made small already."""
 
     role: Literal["system", "user", "assistant"]
@@ -78,7 +78,7 @@ class Request:
     tokens, of these over the fewest whose probabilities add up to `top_p`.
     """
 
-    conversation: Sequence[Turn] | Prompt
+    conversation: Sequence[Message] | Prompt
     """Turns, or what `Answerer.prompt` made of them: a thread of one's own can tokenize ahead of the model."""
     max_new_tokens: int
     temperature: float = 0.0

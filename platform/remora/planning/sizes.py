@@ -13,7 +13,7 @@ from functools import cache
 from math import floor
 
 from remora import catalog
-from remora.catalog import Published
+from remora.catalog import PublishedModel
 from remora.model.parts import count_connector, count_llm, sketch
 from remora.model.tuning import freeze_and_train, tuning_table
 from remora.runs import resolve_stages
@@ -76,7 +76,7 @@ def sizes(variant: Variant) -> Sizes:
     return Sizes(**vars(part_sizes(variant.vision, variant.connector, variant.llm)), trained=trained)
 
 
-def as_published(size: PartSizes, model: Published) -> str:
+def as_published(size: PartSizes, model: PublishedModel) -> str:
     """The count in the way and with the digits of the model's published size, 3.1B."""
     digits = len((model.size or "1.0B").rstrip("B").partition(".")[2])
     if model.counted == "cut":

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from remora.catalog import Dataset
+from remora.catalog import DatasetEntry
 from remora.data.check import DatasetReport
 from remora.data.conversation import short
 from remora.data.layout import Place
@@ -19,7 +19,7 @@ UNREAD_SHOWN = 12
 """Keys that are listed."""
 
 
-def print_dataset(console: Console, name: str, entry: Dataset, data: Path) -> None:
+def print_dataset(console: Console, name: str, entry: DatasetEntry, data: Path) -> None:
     """What is known of a dataset, and the commands that put it below `data`, to be copied."""
     console.print(Text(name, "bold"), highlight=False)
     facts = {
@@ -49,7 +49,7 @@ def print_dataset(console: Console, name: str, entry: Dataset, data: Path) -> No
     console.print(f"Then: remora data check {name}", highlight=False)
 
 
-def _records(entry: Dataset) -> str | None:
+def _records(entry: DatasetEntry) -> str | None:
     if entry.records is None:
         return f"about {entry.about:,}" if entry.about else None
     return f"{entry.records:,}" + (f", {entry.text_only:,} of them without a picture" if entry.text_only else "")

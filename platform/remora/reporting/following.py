@@ -13,14 +13,14 @@ from typing import IO
 from rich.console import Console
 from rich.live import Live
 
-from remora.reporting.progress import Progress, VariantProgress
+from remora.reporting.progress import SearchProgress, VariantProgress
 from remora.reporting.tables import live_table
 
 UNTOLD = ("starting", "queued")
 """States of which no line is printed: Ray's start has lines of its own, and the rest of a search always waits."""
 
 
-def draw(progress: Progress, title: str, console: Console, going: Callable[[], bool]) -> None:
+def draw(progress: SearchProgress, title: str, console: Console, going: Callable[[], bool]) -> None:
     """Redraw the table while `going`, on a terminal in place, elsewhere a line whenever something changes."""
     if not console.is_terminal:
         with _printing(progress, _flushed(console.file)):
@@ -52,7 +52,7 @@ def _new_notes(variants: Sequence[VariantProgress], told: set[str]) -> list[str]
 @contextmanager
 def plain_progress(runs: Path, search_name: str, names: list[str]) -> Iterator[None]:
     """Print a line whenever a variant's state changes, and every so often while it trains."""
-    with _printing(Progress(runs, search_name, names, time.time()), _flushed(sys.stdout)):
+    with _printing(SearchProgress(runs, search_name, names, time.time()), _flushed(sys.stdout)):
         yield
 
 
@@ -67,7 +67,7 @@ def _flushed(file: IO[str]) -> Callable[[str], object]:
 
 
 @contextmanager
-def _printing(progress: Progress, write: Callable[[str], object], every: float = 10.0) -> Iterator[None]:
+def _printing(progress: SearchProgress, write: Callable[[str], object], every: float = 10.0) -> Iterator[None]:
     stop = threading.Event()
 
     def follow() -> None:

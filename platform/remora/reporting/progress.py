@@ -40,7 +40,7 @@ class VariantProgress:
     """What people should know of its stage runs: a checkpoint that was refused, say."""
 
 
-class Progress:
+class SearchProgress:
     """Follows a search's variants from a point in time on."""
 
     def __init__(self, runs: Path, search: str, variants: list[str], since: float) -> None:

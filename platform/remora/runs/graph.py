@@ -18,7 +18,7 @@ from remora.errors import SpecError, nearest
 from remora.files import digest
 from remora.model.refs import source_digest
 from remora.runs.fit import check_stages
-from remora.spec import PARTS, Lines, MixtureEntry, Space, Stage, Variant, load_job, validate
+from remora.spec import PARTS, KeyLines, MixtureEntry, Space, Stage, Variant, load_job, validate
 
 NUMERICS = 2
 """Raise by hand when a change makes the same spec give other weights."""
@@ -78,7 +78,7 @@ class Written:
     """The file that a spec was written in, so that a mistake in its overrides can name a line of it."""
 
     file: str
-    lines: Lines
+    lines: KeyLines
 
     def at(self, stage: str) -> str:
         line = self.lines.get(("overrides", stage))
@@ -206,13 +206,15 @@ def checked_stages(variant: Variant) -> tuple[Stage, ...]:
 
 
 Mixture = tuple[MixtureEntry, ...]
-Reader = Callable[[Mixture, Path], Sequence[Readable]]
+MixtureReader = Callable[[Mixture, Path], Sequence[Readable]]
 """Finds the datasets of a mixture; `read_mixture` opens their indexes, and builds them if need be."""
 Opened = dict[Mixture, Sequence[Readable]]
 """Mixtures with their datasets."""
 
 
-def paths(variants: Iterable[Variant], data: Path, read: Reader = read_mixture) -> dict[str, tuple[StageRun, ...]]:
+def paths(
+    variants: Iterable[Variant], data: Path, read: MixtureReader = read_mixture
+) -> dict[str, tuple[StageRun, ...]]:
     """Every variant's stage runs, by its name; a mixture that several read is looked at once. See `path`.
 
     Raises:
@@ -225,7 +227,7 @@ def paths(variants: Iterable[Variant], data: Path, read: Reader = read_mixture) 
 
 
 def path(
-    variant: Variant, data: Path, opened: Opened | None = None, read: Reader = read_mixture
+    variant: Variant, data: Path, opened: Opened | None = None, read: MixtureReader = read_mixture
 ) -> tuple[StageRun, ...]:
     """The stage runs that make the variant, in order. Indexes its data if need be; `opened` has mixtures seen before.
 

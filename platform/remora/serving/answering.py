@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from remora.errors import DataError, TooLong
 from remora.serving.args import Limits
 from remora.serving.images import decode
-from remora.serving.messages import Said, read_messages
+from remora.serving.messages import ChatTurn, read_messages
 from remora.serving.protocol import ChatRequest, Refusal
 
 if TYPE_CHECKING:
-    from remora.inference import Answerer, Request, Turn
+    from remora.inference import Answerer, Message, Request
 
 DEFAULT_TOKENS = 128
 """Length of an answer when the request does not say; a quarter of the context where that is less."""
@@ -21,24 +20,19 @@ CHARACTERS_PER_TOKEN = 64
 """More than any tokenizer's average: text beyond it cannot fit."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One request, decoded and tokenised: what the Answerer is asked."""
+def engine_requests(chat: ChatRequest, limits: Limits, answerer: Answerer) -> tuple[Request, ...]:
+    """Decode and tokenise a request for a model: one `Request` for each of its `n` answers.
 
-    requests: tuple[Request, ...]
-    """One for each of the `n` answers. `max_new_tokens` is at most what the context has room for."""
-
-
-def job(request: ChatRequest, limits: Limits, answerer: Answerer) -> Job:
-    """Decode and tokenise a request for a model. What costs time is done after everything that can be counted is.
+    `max_new_tokens` is at most what the context has room for. What can be counted is
+    checked before anything that costs time is done.
 
     Raises:
         Refusal: a picture, a message or a text that is not allowed, or more than the context holds.
     """
     from remora.inference import Request
 
-    said = read_messages(request.messages, limits, CHARACTERS_PER_TOKEN * answerer.max_length)
-    bias = _bias(request, answerer)
+    said = read_messages(chat.messages, limits, CHARACTERS_PER_TOKEN * answerer.max_length)
+    bias = _bias(chat, answerer)
     try:
         prompt = answerer.prompt(_turns(said, limits, answerer))
     except TooLong as e:
@@ -52,33 +46,31 @@ def job(request: ChatRequest, limits: Limits, answerer: Answerer) -> Job:
     except DataError as e:
         raise Refusal(str(e), code="invalid_conversation", param="messages") from None
     # Clients send a limit for a whole benchmark, up to 4096, whatever model they ask.
-    wanted = request.tokens or min(DEFAULT_TOKENS, max(1, answerer.max_length // 4))
-    first = secrets.randbelow(2**31) if request.seed is None else request.seed % 2**31
-    return Job(
-        tuple(
-            Request(
-                prompt,
-                max_new_tokens=min(wanted, answerer.room(prompt)),
-                temperature=request.temperature or 0.0,
-                top_p=1.0 if request.top_p is None else request.top_p,
-                top_k=max(0, request.top_k or 0),
-                seed=first + i,
-                stop=tuple(request.stop or ()),
-                frequency_penalty=request.frequency_penalty or 0.0,
-                presence_penalty=request.presence_penalty or 0.0,
-                logit_bias=bias,
-            )
-            for i in range(request.n or 1)
+    wanted = chat.tokens or min(DEFAULT_TOKENS, max(1, answerer.max_length // 4))
+    first = secrets.randbelow(2**31) if chat.seed is None else chat.seed % 2**31
+    return tuple(
+        Request(
+            prompt,
+            max_new_tokens=min(wanted, answerer.room(prompt)),
+            temperature=chat.temperature or 0.0,
+            top_p=1.0 if chat.top_p is None else chat.top_p,
+            top_k=max(0, chat.top_k or 0),
+            seed=first + i,
+            stop=tuple(chat.stop or ()),
+            frequency_penalty=chat.frequency_penalty or 0.0,
+            presence_penalty=chat.presence_penalty or 0.0,
+            logit_bias=bias,
         )
+        for i in range(chat.n or 1)
     )
 
 
-def _turns(said: list[Said], limits: Limits, answerer: Answerer) -> list[Turn]:
-    from remora.inference import Turn
+def _turns(said: list[ChatTurn], limits: Limits, answerer: Answerer) -> list[Message]:
+    from remora.inference import Message
 
     # Together, since limits are a request's. What waits for its turn is what the encoder sees, not what was sent.
     pictures = iter(decode([url for one in said for url in one.urls], limits, answerer.fitted))
-    return [Turn(one.role, one.text.strip(), tuple(next(pictures) for _ in one.urls)) for one in said]
+    return [Message(one.role, one.text.strip(), tuple(next(pictures) for _ in one.urls)) for one in said]
 
 
 def _bias(request: ChatRequest, answerer: Answerer) -> tuple[tuple[int, float], ...]:

@@ -16,9 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from remora.serving.answering import Job, job
+from remora.serving.answering import engine_requests
 from remora.serving.args import EndpointArgs
-from remora.serving.champion import Champion
+from remora.serving.champion import ServedModel
 from remora.serving.front import MARK, Facts
 from remora.serving.protocol import (
     ChatRequest,
@@ -34,12 +34,13 @@ from remora.serving.protocol import (
 )
 
 if TYPE_CHECKING:
-    from remora.inference import Answer
+    from remora import inference
 
+Answering = Callable[["tuple[inference.Request, ...]"], Awaitable["list[inference.Answer]"]]
 KNOWN = "POST /v1/chat/completions, GET /v1/models, GET /v1/models/{name}, GET /healthz"
 
 
-def api(args: EndpointArgs, champion: Champion, answer: Callable[[Job], Awaitable[list[Answer]]]) -> FastAPI:
+def api(args: EndpointArgs, champion: ServedModel, answer: Answering) -> FastAPI:
     """The routes for `champion`; `answer` is how a decoded request gets its turn on the model."""
     # No /docs: the page would load scripts from a CDN, and the API is OpenAI's.
     app = FastAPI(title="Remora", openapi_url=None)
@@ -56,9 +57,9 @@ def api(args: EndpointArgs, champion: Champion, answer: Callable[[Job], Awaitabl
     # time, which bounds their memory.
     readers = ThreadPoolExecutor(2, thread_name_prefix="read")
 
-    def read(body: bytes) -> tuple[ChatRequest, Job]:
+    def read(body: bytes) -> tuple[ChatRequest, tuple[inference.Request, ...]]:
         request = read_request(body, names, args.limits)
-        return request, job(request, args.limits, answerer)
+        return request, engine_requests(request, args.limits, answerer)
 
     def card(name: str) -> ModelCard:
         metadata = {

@@ -16,7 +16,7 @@ from remora.carrier import carried
 from remora.serving import champion
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs
-from remora.serving.champion import Champion
+from remora.serving.champion import ServedModel
 from remora.serving.line import Line
 
 REQUEST_TIMEOUT_S = 120.0
@@ -34,7 +34,7 @@ RETRY_AFTER_S = 2
 class Endpoint:
     """One replica: a champion and the one thread that runs it."""
 
-    def __init__(self, args: EndpointArgs, load: Callable[[EndpointArgs], Champion]) -> None:
+    def __init__(self, args: EndpointArgs, load: Callable[[EndpointArgs], ServedModel]) -> None:
         import torch
 
         torch.set_num_threads(max(1, int(args.num_cpus)))
@@ -50,7 +50,7 @@ class Endpoint:
         return api(self.args, self.champion, self.line.answer)
 
 
-def application(args: EndpointArgs, load: Callable[[EndpointArgs], Champion] = champion.load) -> serve.Application:
+def application(args: EndpointArgs, load: Callable[[EndpointArgs], ServedModel] = champion.load) -> serve.Application:
     """The application for `args`; `load` is how a replica gets its model."""
     args = args.resolved()
     deployment = Endpoint.options(  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Champion:
+class ServedModel:
     """A model in memory and where it came from."""
 
     answerer: Answerer
@@ -49,7 +49,7 @@ def pinned(args: EndpointArgs) -> EndpointArgs:
     return args.resolved().model_copy(update={"version": find(args)["version"]})
 
 
-def load(args: EndpointArgs) -> Champion:
+def load(args: EndpointArgs) -> ServedModel:
     """Load `args.version`, or what the alias points at.
 
     Raises:
@@ -64,18 +64,18 @@ def load(args: EndpointArgs) -> Champion:
     tracker = tracking.Tracker(args.runs, args.tracking_uri)
     info = find(args)
     folder = tracking.fetch(tracker, info, into=cache / "champions")
-    return Champion(Answerer.load(folder, cache), info["version"], info["run_id"])
+    return ServedModel(Answerer.load(folder, cache), info["version"], info["run_id"])
 
 
-def loader(model: Model) -> Callable[[EndpointArgs], Champion]:
+def loader(model: Model) -> Callable[[EndpointArgs], ServedModel]:
     """How a replica loads `model`, which whoever deploys has found, once: replicas that start later serve the same."""
     version = model.version or sha256_file(model.folder / MANIFEST)[:12]
     return partial(_load_bundle, folder=model.folder, version=version, run_id=model.run_id)
 
 
-def _load_bundle(args: EndpointArgs, folder: Path, version: str, run_id: str | None) -> Champion:
+def _load_bundle(args: EndpointArgs, folder: Path, version: str, run_id: str | None) -> ServedModel:
     from remora.inference import Answerer
 
     runs = args.resolved().runs
     assert runs is not None
-    return Champion(Answerer.load(folder, runs / "cache"), version, run_id)
+    return ServedModel(Answerer.load(folder, runs / "cache"), version, run_id)

@@ -16,7 +16,7 @@ from remora.cluster.session import ray_session
 from remora.errors import ServingError, first_line
 from remora.serving import champion
 from remora.serving.args import EndpointArgs
-from remora.serving.champion import Champion
+from remora.serving.champion import ServedModel
 
 NAME = "remora"
 HEALTHY_S = 60.0
@@ -29,7 +29,7 @@ def serve_forever(
     port: int = 8000,
     address: str | None = None,
     ready: Callable[[str], None] | None = None,
-    load: Callable[[EndpointArgs], Champion] = champion.load,
+    load: Callable[[EndpointArgs], ServedModel] = champion.load,
 ) -> None:
     """Deploy the endpoint, call `ready` with its URL, and block until SIGINT or SIGTERM.
 
@@ -92,7 +92,7 @@ def _start(host: str, port: int) -> bool:
     return False
 
 
-def _deploy(args: EndpointArgs, load: Callable[[EndpointArgs], Champion]) -> None:
+def _deploy(args: EndpointArgs, load: Callable[[EndpointArgs], ServedModel]) -> None:
     from ray import serve
 
     from remora.serving.app import application

@@ -10,7 +10,7 @@ from functools import cache
 
 from PIL import Image
 
-from remora.data.pixels import UNKNOWN, PixelBudget, Refused, opened, rgb
+from remora.data.pixels import UNKNOWN, PictureError, PixelBudget, opened, rgb
 from remora.serving.args import Limits
 from remora.serving.datauri import payload
 from remora.serving.protocol import Refusal
@@ -43,7 +43,7 @@ def decode(
         with _budget(limits.max_pixels).hold(pixels):
             try:
                 found.append(shrink(rgb(data, FORMATS)))
-            except Refused as e:
+            except PictureError as e:
                 raise _broken(f"image {i}", e) from None
     return found
 
@@ -63,7 +63,7 @@ def _measured(data: bytes, name: str, limits: Limits) -> int:
     try:
         with opened(data, FORMATS) as picture:
             width, height = picture.size
-    except Refused as e:
+    except PictureError as e:
         raise _broken(name, e) from None
     short, long, shown = min(width, height), max(width, height), f"{width} x {height} pixels"
     if short < limits.min_side or long > limits.max_side:
@@ -75,7 +75,7 @@ def _measured(data: bytes, name: str, limits: Limits) -> int:
     return width * height
 
 
-def _broken(name: str, refused: Refused) -> Refusal:
+def _broken(name: str, refused: PictureError) -> Refusal:
     if refused.kind == "too-large-image":
         return _refuse(f"{name}: {refused.why}", "image_too_large")
     if refused.why == UNKNOWN:

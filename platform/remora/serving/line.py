@@ -14,26 +14,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from remora.serving.answering import Job
-
 if TYPE_CHECKING:
-    from remora.inference import Answer, Answerer
+    from remora.inference import Answer, Answerer, Request
 
 LOG = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class _Waiting:
-    """A job in the line, its answers so far, and who waits for them."""
+    """A client's requests in the line, their answers so far, and who waits for them."""
 
-    job: Job
+    requests: tuple[Request, ...]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[list[Answer]]
     answers: dict[int, Answer] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
-        return len(self.answers) == len(self.job.requests)
+        return len(self.answers) == len(self.requests)
 
     def tell(self, error: BaseException | None = None) -> None:
         """Hand over the answers, or why there are none; from the model's thread. The client may be gone."""
@@ -49,24 +47,24 @@ class _Waiting:
 
 
 class Line:
-    """Takes jobs from an event loop and gives each its answers; one thread runs the model."""
+    """Takes requests from an event loop and gives each client its answers; one thread runs the model."""
 
     def __init__(self, answerer: Answerer, batch: int) -> None:
         self._answerer, self._batch = answerer, batch
-        self._jobs: deque[_Waiting] = deque()
+        self._line: deque[_Waiting] = deque()
         self._change = threading.Condition()
         threading.Thread(target=self._run, name="model", daemon=True).start()
 
-    async def answer(self, job: Job) -> list[Answer]:
-        """The job's answers, one for each of its `requests`. A caller that is cancelled leaves the line.
+    async def answer(self, requests: tuple[Request, ...]) -> list[Answer]:
+        """One answer for each of a client's requests. A caller that is cancelled leaves the line.
 
         Raises:
             Exception: what the model raised.
         """
         loop = asyncio.get_running_loop()
-        one = _Waiting(job, loop, loop.create_future())
+        one = _Waiting(requests, loop, loop.create_future())
         with self._change:
-            self._jobs.append(one)
+            self._line.append(one)
             self._change.notify()
         return await one.future
 
@@ -81,21 +79,21 @@ class Line:
                     self._ask_by_itself(one)
 
     def _next(self) -> list[_Waiting]:
-        """Wait for jobs and take some: at least one, and no more answers than a batch has."""
+        """Wait for clients and take some: at least one, and no more answers than a batch has."""
         batch: list[_Waiting] = []
         rows = 0
         with self._change:
             while not batch:
-                self._change.wait_for(lambda: self._jobs)
-                while self._jobs and (not batch or rows + len(self._jobs[0].job.requests) <= self._batch):
-                    one = self._jobs.popleft()
+                self._change.wait_for(lambda: self._line)
+                while self._line and (not batch or rows + len(self._line[0].requests) <= self._batch):
+                    one = self._line.popleft()
                     if not one.future.done():  # its client is gone
                         batch.append(one)
-                        rows += len(one.job.requests)
+                        rows += len(one.requests)
         return batch
 
     def _ask(self, batch: Sequence[_Waiting]) -> None:
-        rows = [(one, i) for one in batch for i in range(len(one.job.requests))]
+        rows = [(one, i) for one in batch for i in range(len(one.requests))]
 
         def done(row: int, answer: Answer) -> None:
             one, i = rows[row]
@@ -103,7 +101,7 @@ class Line:
             if one.complete:
                 one.tell()
 
-        self._answerer.answer([one.job.requests[i] for one, i in rows], done)
+        self._answerer.answer([one.requests[i] for one, i in rows], done)
 
     def _ask_by_itself(self, one: _Waiting) -> None:
         if one.complete:

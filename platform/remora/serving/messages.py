@@ -28,7 +28,7 @@ PICTURES = ("image_url", "input_image")
 
 
 @dataclass
-class Said:
+class ChatTurn:
     """One turn: its words, and the URLs of its pictures in reading order."""
 
     role: Literal["system", "user", "assistant"]
@@ -40,7 +40,7 @@ class Said:
         return "\n".join(text for text in self.texts if text)
 
 
-def read_messages(messages: Sequence[Any], limits: Limits, characters: int) -> list[Said]:
+def read_messages(messages: Sequence[Any], limits: Limits, characters: int) -> list[ChatTurn]:
     """The turns of a conversation, the last of them the user's. They have at most `characters` together.
 
     Raises:
@@ -64,25 +64,25 @@ def read_messages(messages: Sequence[Any], limits: Limits, characters: int) -> l
     return _in_turns(said)
 
 
-def _in_turns(said: Sequence[Said]) -> list[Said]:
-    turns: list[Said] = []
+def _in_turns(said: Sequence[ChatTurn]) -> list[ChatTurn]:
+    turns: list[ChatTurn] = []
     for one in said:
         role = one.role
         if role == "system" and any(turn.role != "system" for turn in turns):
             role = "user"
         if role == "assistant" and not any(turn.role == "user" for turn in turns):
-            turns.append(Said("user"))  # a greeting: templates begin with the user
+            turns.append(ChatTurn("user"))  # a greeting: templates begin with the user
         if turns and turns[-1].role == role:
             turns[-1].texts += one.texts
             turns[-1].urls += one.urls
         else:
-            turns.append(Said(role, list(one.texts), list(one.urls)))
+            turns.append(ChatTurn(role, list(one.texts), list(one.urls)))
     if len(turns) == 1 and turns[0].role == "system":  # nothing but instructions: they are the question
-        turns = [Said("user", turns[0].texts)]
+        turns = [ChatTurn("user", turns[0].texts)]
     return [turn for turn in turns if turn.role != "system" or turn.text]
 
 
-def _said(message: Any, where: str) -> Said:
+def _said(message: Any, where: str) -> ChatTurn:
     if not isinstance(message, dict):
         raise _refuse(f"{where}: expected an object with role and content", "invalid_message", where)
     role = message.get("role")
@@ -92,7 +92,7 @@ def _said(message: Any, where: str) -> Said:
             "invalid_role",
             f"{where}.role",
         )
-    one = Said(SIDES[role])
+    one = ChatTurn(SIDES[role])
     content = message.get("content")
     at = f"{where}.content"
     if isinstance(content, str):
@@ -122,7 +122,7 @@ def _told(message: dict[str, Any]) -> list[str]:
     return told
 
 
-def _read_part(part: Any, one: Said, where: str) -> None:
+def _read_part(part: Any, one: ChatTurn, where: str) -> None:
     if isinstance(part, str):
         one.texts.append(part)
         return

@@ -15,7 +15,7 @@ from remora.spec.recipe import (
     Stage,
     Tuning,
 )
-from remora.spec.strict_yaml import Lines, parse_yaml, read_yaml
+from remora.spec.strict_yaml import KeyLines, parse_yaml, read_yaml
 from remora.spec.variant import Champion, Cluster, Job, Precision, Rows, Space, Variant
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "Condensation",
     "Guard",
     "Job",
-    "Lines",
+    "KeyLines",
     "Lora",
     "MixtureEntry",
     "PartTuning",

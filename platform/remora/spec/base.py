@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from remora.errors import SpecError, nearest
-from remora.spec.strict_yaml import Lines
+from remora.spec.strict_yaml import KeyLines
 from remora.spec.wording import broken_rule, found
 
 MISTAKES = 10
@@ -31,7 +31,7 @@ FileName = Annotated[str, AfterValidator(_file_name)]
 S = TypeVar("S", bound=BaseModel)
 
 
-def validate(model: type[S], raw: Any, name: str, lines: Lines | None = None, at: tuple[str | int, ...] = ()) -> S:
+def validate(model: type[S], raw: Any, name: str, lines: KeyLines | None = None, at: tuple[str | int, ...] = ()) -> S:
     """Validate `raw` as `model`. Errors begin with `name` and, if `lines` has it, the line. `at` is its path in the
     file.
 
@@ -58,14 +58,14 @@ def validate(model: type[S], raw: Any, name: str, lines: Lines | None = None, at
         raise SpecError("\n".join(told)) from None
 
 
-def _order(err: Any, lines: Lines, at: tuple[str | int, ...]) -> tuple[bool, int]:
+def _order(err: Any, lines: KeyLines, at: tuple[str | int, ...]) -> tuple[bool, int]:
     known = (*at, *err["loc"])
     while known and known not in lines:
         known = known[:-1]
     return err["type"] == "missing", lines.get(known, 0)
 
 
-def _explain(model: type[BaseModel], err: Any, name: str, lines: Lines, at: tuple[str | int, ...]) -> str:
+def _explain(model: type[BaseModel], err: Any, name: str, lines: KeyLines, at: tuple[str | int, ...]) -> str:
     # pydantic adds names of union branches and validators to `loc`; the file has only keys and positions.
     loc = tuple(part for part in err["loc"] if not (isinstance(part, str) and "[" in part))
     known = (*at, *loc)

@@ -9,7 +9,7 @@ from remora.errors import SpecError
 from remora.spec.base import S, validate
 from remora.spec.paths import located
 from remora.spec.recipe import PARTS
-from remora.spec.strict_yaml import Lines, read_yaml
+from remora.spec.strict_yaml import KeyLines, read_yaml
 from remora.spec.variant import Space, Variant
 
 NEXT = {
@@ -38,7 +38,7 @@ def kind_of(raw: Any) -> str | None:
     return "variant" if len(raw.keys() & {*PARTS, "recipe"}) > 1 else None
 
 
-def read_kind(path: Path | str, *kinds: str) -> tuple[str, Any, Lines]:
+def read_kind(path: Path | str, *kinds: str) -> tuple[str, Any, KeyLines]:
     """(kind, raw content, lines) of a file that must be one of `kinds`; the first of them if its keys do not decide.
 
     Raises:
@@ -62,7 +62,7 @@ def load(model: type[S], path: Path | str) -> S:
     return validate(model, located(raw, Path(path).parent), str(path), lines)
 
 
-def load_job(path: Path | str, *kinds: str) -> tuple[Variant | Space, Lines]:
+def load_job(path: Path | str, *kinds: str) -> tuple[Variant | Space, KeyLines]:
     """A variant or a space from a file, with absolute paths (spec/paths.py), and the line of every key.
 
     Raises:

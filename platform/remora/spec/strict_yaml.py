@@ -17,7 +17,7 @@ import yaml
 
 from remora.errors import SpecError
 
-Lines = dict[tuple[str | int, ...], int]
+KeyLines = dict[tuple[str | int, ...], int]
 MOST_BYTES = 1 << 20
 """Maximum size of a file, a hundred times that of a real spec."""
 MOST_VALUES = 20_000
@@ -50,7 +50,7 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"{TAG}{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first)
 
 
-def parse_yaml(text: str, name: str) -> tuple[Any, Lines]:
+def parse_yaml(text: str, name: str) -> tuple[Any, KeyLines]:
     """Parse YAML and find the line of every key and list item.
 
     Raises:
@@ -72,7 +72,7 @@ def parse_yaml(text: str, name: str) -> tuple[Any, Lines]:
         raise SpecError(f"{name}: not valid YAML: lists and mappings are nested too deeply") from None
 
 
-def read_yaml(path: Path | str) -> tuple[Any, Lines]:
+def read_yaml(path: Path | str) -> tuple[Any, KeyLines]:
     """Read a YAML file; see `parse_yaml`."""
     path = Path(path)
     try:
@@ -101,7 +101,7 @@ class _Reader:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.lines: Lines = {}
+        self.lines: KeyLines = {}
         self._values = 0
         self._open: set[int] = set()
 

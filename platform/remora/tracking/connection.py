@@ -26,15 +26,15 @@ log = logging.getLogger(__name__)
 _SHORT, _LONG = "2", "120"  # seconds; the long one is MLflow's default
 
 
-class Unreachable(TrackingError):
+class MlflowUnreachable(TrackingError):
     """MLflow does not answer now, or may not be written by us: try the same call later."""
 
 
-class Refused(TrackingError):
+class MlflowRefused(TrackingError):
     """MLflow answered no: the same call would be refused again."""
 
 
-class Missing(Refused):
+class MlflowMissing(MlflowRefused):
     """MLflow holds no such run, model or version."""
 
 
@@ -53,7 +53,7 @@ class Connection:
 
     @contextlib.contextmanager
     def answers(self) -> Iterator[Any]:
-        """The `MlflowClient`; whatever goes wrong with it becomes `Unreachable` or `Refused`."""
+        """The `MlflowClient`; whatever goes wrong with it becomes `MlflowUnreachable` or `MlflowRefused`."""
         if self.database:
             self._check_free(self.database)
         if self._client is None:
@@ -69,13 +69,13 @@ class Connection:
         except TrackingError:
             raise
         except FileNotFoundError as e:
-            raise Refused(f"MLflow at {self.shown}: {e.filename} is not there") from e
+            raise MlflowRefused(f"MLflow at {self.shown}: {e.filename} is not there") from e
         except MlflowException as e:
             # A missing right (401, 403) can be given back while a training runs: those calls wait too.
             status = e.get_http_status_code()
             if status >= 500 or status in (401, 403, 408, 429):
                 raise self._away(_reason(e)) from e
-            kind = Missing if e.error_code == "RESOURCE_DOES_NOT_EXIST" else Refused
+            kind = MlflowMissing if e.error_code == "RESOURCE_DOES_NOT_EXIST" else MlflowRefused
             raise kind(f"MLflow at {self.shown}: {_reason(e)}") from e
         except (OSError, SQLAlchemyError) as e:
             raise self._away(_reason(e)) from e
@@ -83,26 +83,26 @@ class Connection:
             # What breaks MLflow's client would break it again: it must neither stop a training nor block other calls.
             # Before the first answer it is the store that cannot be opened: that may be mended.
             reason = f"{type(e).__name__}: {_reason(e)}"
-            raise (Refused(f"MLflow at {self.shown}: {reason}") if self._opened else self._away(reason)) from e
+            raise (MlflowRefused(f"MLflow at {self.shown}: {reason}") if self._opened else self._away(reason)) from e
         self._opened = True
         if self._misread and self._misread.exists():  # again, once the registry is asked
             with contextlib.suppress(OSError):
                 os.removedirs(self._misread)
 
-    def _away(self, reason: str) -> Unreachable:
+    def _away(self, reason: str) -> MlflowUnreachable:
         """With what to do about it."""
         hint = (
             "start it with `mlflow server`, or unset"
             if self.uri.startswith("http")
             else "choose another --runs DIR, or set"
         )
-        return Unreachable(f"MLflow at {self.shown}: {reason}; {hint} MLFLOW_TRACKING_URI")
+        return MlflowUnreachable(f"MLflow at {self.shown}: {reason}; {hint} MLFLOW_TRACKING_URI")
 
     def _check_free(self, path: Path) -> None:
         """Ask for the write lock that every call needs: MLflow would wait for it 20 s, and log a traceback each time.
 
         Raises:
-            Unreachable: another process holds it for longer than a call may take.
+            MlflowUnreachable: another process holds it for longer than a call may take.
         """
         if not path.is_file():
             # MLflow tries for minutes to open what it cannot, at each call.
@@ -143,10 +143,10 @@ class Connection:
         """Store the files of `folder` as the run's artifacts below `path`; on one disk a byte is stored once.
 
         Raises:
-            Refused: `folder` is gone.
+            MlflowRefused: `folder` is gone.
         """
         if not folder.is_dir():  # MLflow would upload nothing and be content
-            raise Refused(f"{folder} is gone, it cannot be uploaded")
+            raise MlflowRefused(f"{folder} is gone, it cannot be uploaded")
         with self.answers() as client:
             place = self.local(client.get_run(run).info.artifact_uri)  # fails fast; an upload waits long
             if place is None:
@@ -182,7 +182,7 @@ class Connection:
         """The experiment's id; makes the database and the experiment when they are not there.
 
         Raises:
-            Unreachable, Refused: no answer; the experiment was deleted.
+            MlflowUnreachable, MlflowRefused: no answer; the experiment was deleted.
             StoreError: the run folder cannot be made.
         """
         if self._experiment_id is None:
@@ -196,19 +196,19 @@ class Connection:
             try:
                 with self.answers():
                     found = client.get_experiment_by_name(self.experiment)
-            except Refused as e:
-                raise Unreachable(str(e)) from e
+            except MlflowRefused as e:
+                raise MlflowUnreachable(str(e)) from e
             if found is None:
                 # A database has no place for files of its own; MLflow would put them under the current folder.
                 local = (self.runs / ARTIFACTS).as_uri() if self.uri.startswith(_DATABASES) else None
-                with contextlib.suppress(Refused), self.answers():  # another job was faster
+                with contextlib.suppress(MlflowRefused), self.answers():  # another job was faster
                     made = client.create_experiment(self.experiment, artifact_location=local)
                     client.set_experiment_tag(made, KIND, MODEL_TRAINING)
                     return str(made)
                 found = client.get_experiment_by_name(self.experiment)
         if found is None or found.lifecycle_stage == "deleted":
             back = f"mlflow experiments restore -x {found.experiment_id if found else '…'}"
-            raise Refused(
+            raise MlflowRefused(
                 f"MLflow at {self.shown}: experiment {self.experiment!r} was deleted; bring it back with "
                 f"`MLFLOW_TRACKING_URI={self.shown} {back}`"
             )

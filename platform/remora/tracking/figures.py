@@ -14,8 +14,8 @@ from urllib.parse import quote, unquote
 
 NAME_LIMIT = 250
 PARAM_LIMIT = 6000
-Step = tuple[int, int, dict[str, float]]
-"""Step, milliseconds since 1970, figures."""
+LoggedStep = tuple[int, int, dict[str, float]]
+"""LoggedStep, milliseconds since 1970, figures."""
 TAG_LIMIT = 5000  # servers before MLflow 2.20 refuse more, newer ones take 8000
 
 
@@ -108,7 +108,7 @@ def tags(flat: Mapping[str, Any]) -> dict[str, str]:
     return {name(key): shorten(str(value), TAG_LIMIT) for key, value in flat.items()}
 
 
-def step_of(event: Mapping[str, Any]) -> Step | None:
+def step_of(event: Mapping[str, Any]) -> LoggedStep | None:
     """The step that an event of a journal records, or None for another event."""
     if event["event"] != "step":
         return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from remora.errors import TrackingError, nearest
 from remora.files import digest, is_published, scratch, sha256_file, verify
 from remora.tracking import figures
-from remora.tracking.connection import Refused
+from remora.tracking.connection import MlflowRefused
 from remora.tracking.record import Claim, Run, within
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def make_version(server: Server, run: str, claim: Claim) -> None:
     """Make what a claim asks for, unless it was done before: an alias that somebody moved since stays there.
 
     Raises:
-        Unreachable, Refused: MLflow does not do it now, or ever.
+        MlflowUnreachable, MlflowRefused: MLflow does not do it now, or ever.
     """
     with server.answers() as client:
         there = _versions(client, claim)
@@ -107,7 +107,7 @@ def version_info(tracker: Tracker, name: str, label: str = "champion") -> dict[s
         with tracker.client() as client:
             asked = client.get_model_version if number.isdecimal() else client.get_model_version_by_alias
             found = asked(name, number if number.isdecimal() else label)
-    except Refused:
+    except MlflowRefused:
         raise TrackingError(_missing(tracker, name, label)) from None
     facts = {"version": str(found.version), "run_id": found.run_id, "tags": dict(found.tags), "source": found.source}
     return {"name": name, "label": label, **facts}

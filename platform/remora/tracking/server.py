@@ -13,7 +13,7 @@ from typing import Any
 
 from remora.tracking import figures
 from remora.tracking.connection import Connection
-from remora.tracking.figures import Step
+from remora.tracking.figures import LoggedStep
 
 KEY, MARK = "remora.key", "remora.synced"
 """Tags: a run's logical identity, and what of its record MLflow holds."""
@@ -137,7 +137,7 @@ class Server(Connection):
             with self.patient():
                 return max((point.step for point in client.get_metric_history(run, "loss")), default=NO_STEP)
 
-    def steps(self, run: str, steps: Iterable[Step]) -> None:
+    def steps(self, run: str, steps: Iterable[LoggedStep]) -> None:
         """Log whole steps: if a call fails, the last step in MLflow is still a whole one."""
         points: list[tuple[str, float, int, int]] = []
         for step, at, values in steps:

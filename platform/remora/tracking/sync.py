@@ -15,7 +15,7 @@ from typing import Any
 
 from remora.files import digest
 from remora.tracking import figures
-from remora.tracking.connection import Missing, Refused
+from remora.tracking.connection import MlflowMissing, MlflowRefused
 from remora.tracking.locks import locked
 from remora.tracking.record import FOLDER, Record, Status, file_of, lives, read_record
 from remora.tracking.registry import make_version
@@ -55,7 +55,7 @@ class Sync:
             ask: Ask MLflow what it holds. Needed after a failure, since nobody knows which call arrived.
 
         Raises:
-            Unreachable, Refused: no answer, or none of use. What was not written is written by the next call.
+            MlflowUnreachable, MlflowRefused: no answer, or none of use. The next call writes what was not written.
         """
         with locked(self.runs / FOLDER / ".sync.lock", wait) as mine:
             if not mine:
@@ -64,7 +64,7 @@ class Sync:
                 self._forget()
             try:
                 return self._round()
-            except Missing:  # MLflow was started again with an empty database
+            except MlflowMissing:  # MLflow was started again with an empty database
                 self._forget()
                 return self._round()
 
@@ -126,9 +126,9 @@ class Sync:
             self._write_events(events, known.id)
             if status != "RUNNING":
                 self.server.end(known, status, record.ended or self._ended(record, events))
-        except Missing:
+        except MlflowMissing:
             raise
-        except Refused as e:
+        except MlflowRefused as e:
             report.refused.append(f"{record.name}: {e}")
             return None
         return record, known, mark
@@ -208,9 +208,9 @@ class Sync:
         for claim, record, known in sorted(claims, key=lambda c: c[0].at):
             try:
                 make_version(self.server, known.id, claim)
-            except Missing:
+            except MlflowMissing:
                 raise
-            except Refused as e:
+            except MlflowRefused as e:
                 report.refused.append(f"{claim.model}: {e}")
                 whole.discard(record.key)
         return whole

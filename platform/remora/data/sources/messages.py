@@ -24,7 +24,7 @@ HELD = ("bytes", "image", "image_url", "url", "path")
 """Keys of a part that hold its picture, the surest first."""
 _ELSEWHERE = ("source", "data", "base64", "b64_json", "src", "file", "file_id")
 """Keys that hold a part's picture in forms that are not read."""
-Turn = dict[str, Any]
+RawTurn = dict[str, Any]
 
 
 class Pool:
@@ -136,7 +136,7 @@ def _turn(message: Any, pool: Pool, where: str) -> Any:
     return {"from": called, "value": value, **rest}
 
 
-def _refuse_two(message: Turn, speaker: Any, called: Any, value: Any, where: str) -> None:
+def _refuse_two(message: RawTurn, speaker: Any, called: Any, value: Any, where: str) -> None:
     """
     Raises:
         BrokenRecord: `from` and `role`, or `value` and `content`, say different things.

@@ -48,7 +48,7 @@ other is refused."""
 TRAINED_TOWER = ("unfreeze_mm_vision_tower", "unfreeze_vision_tower", "tune_vision_tower", "tune_entire_model")
 
 
-class Said:
+class PublishedConfig:
     """The keys of a config.json.
 
     Raises:
