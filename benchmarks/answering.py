@@ -24,9 +24,9 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
-from remora.catalog.fit import check_composition
+from remora.catalog.compatibility import check_composition
 from remora.inference import Answerer, Message, Request
-from remora.inference.batches import Prefixes, SlotBatch, WholeBatch
+from remora.inference.decoding import Prefixes, SlotBatch, WholeBatch
 from remora.inference.sampling import NEAR
 from remora.model.connectors import build_connector
 from remora.model.llm import train_tokenizer

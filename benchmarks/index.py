@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from remora.data import indexing
+from remora.data import index_builder
 from remora.data.convert import convert_dataset
-from remora.data.indexing import open_dataset, over_processes
+from remora.data.index_builder import open_dataset, over_processes
 from remora.data.sources import find_source
 
 RECORDS, TEXT_ONLY, FILES, FOLDERS = 665_298, 41_000, 4_000, 1_000
@@ -31,7 +31,7 @@ OPEN = """
 import sys, time
 start = time.perf_counter()
 from pathlib import Path
-from remora.data.indexing import open_dataset
+from remora.data.index_builder import open_dataset
 from remora.data.sources import find_source
 def memory(field):
     with open("/proc/self/status") as f:
@@ -89,7 +89,7 @@ def timed_open(location: Path, images: Path, root: Path) -> list[float]:
     return [float(x) for x in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()]
 
 
-def built(location: Path, images: Path, root: Path, spread: indexing.Spread) -> tuple[float, int]:
+def built(location: Path, images: Path, root: Path, spread: index_builder.Spread) -> tuple[float, int]:
     start = time.perf_counter()
     dataset = open_dataset(find_source(str(location)), str(location), str(images), root, spread)
     return time.perf_counter() - start, len(dataset)
@@ -120,7 +120,7 @@ def main() -> None:
     add("open from cache, in a fresh process", count, opened)
     home = next(root.iterdir())
     start = time.perf_counter()
-    assert not indexing._changed(home)
+    assert not index_builder._changed(home)
     add("of which: is any picture file changed?", count, time.perf_counter() - start)
     notes = [f"- The fresh process: imports {imported:.2f} s, opens in {core:.2f} s of a core, peak {peak:,.0f} MiB."]
     notes += [f"- 50,000 of its records at random: {random_reads:,.0f} a second; {own:,.0f} MiB of its own at the end."]

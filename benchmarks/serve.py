@@ -38,7 +38,7 @@ def load(args: EndpointArgs) -> ServedModel:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from remora import catalog
-    from remora.catalog.fit import check_composition
+    from remora.catalog.compatibility import check_composition
     from remora.inference import Answerer
     from remora.model.connectors import build_connector
     from remora.model.llm import train_tokenizer

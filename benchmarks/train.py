@@ -59,8 +59,8 @@ def usual_loop(shape: Shape, how: str, folder: Path, sort: bool) -> Step:
     import torch
     from transformers import LlavaForConditionalGeneration
 
-    from remora.marks import IGNORE, IMAGE
     from remora.reading.batches import collate
+    from remora.token_ids import IGNORE, IMAGE
 
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     _, connector, llm = (mode == "full" for mode in TUNINGS[how])

@@ -114,7 +114,7 @@ WORDS = 400
 
 def export(shape: Shape, folder: Path) -> None:
     from remora import catalog
-    from remora.exchange.llava import write_llava
+    from remora.exchange.stock_llava import write_llava
     from remora.exchange.tower import module_of
     from remora.inference.exporting import stock_chat
     from remora.model.llm import train_tokenizer
@@ -141,8 +141,8 @@ def samples(shape: Shape, step: int) -> list[Any]:
     """(tokens, pictures) of a step. The second half of each text is supervised."""
     import torch
 
-    from remora.marks import IGNORE, IMAGE
     from remora.reading.prompt import Tokens
+    from remora.token_ids import IGNORE, IMAGE
 
     draw, noise = random.Random(step), torch.Generator().manual_seed(step)
     side = shape.vision["image_size"]

@@ -67,16 +67,16 @@ def build(vision: str, llm: str, folder: Path) -> list[dict[str, Any]]:
     from remora import catalog
     from remora.catalog import Vision
     from remora.data.conversation import Turn
-    from remora.exchange.llava import write_llava
+    from remora.exchange.stock_llava import write_llava
     from remora.exchange.tower import module_of
     from remora.inference.exporting import stock_chat
-    from remora.marks import IMAGE
     from remora.model.connectors import build_connector
     from remora.model.llm import train_tokenizer
     from remora.model.vision import build_tower
     from remora.model.vlm import VisionLanguageModel
     from remora.reading.images import preprocess
     from remora.reading.prompt import Prompter
+    from remora.token_ids import IMAGE
 
     kinds = {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "dinov2": "dinov2"}
     shape = {k: v for k, v in SHAPE.items() if vision != "dinov2" or k != "intermediate_size"}

@@ -141,7 +141,7 @@ def evaluate(
     from remora.commands.evaluate import evaluated
     from remora.commands.options import EvaluateOptions
     from remora.commands.run import say, say_nothing
-    from remora.reporting.fitting import literal, silent
+    from remora.reporting.columns import literal, silent
 
     given = {
         "model": str(model), "benchmarks": benchmarks, "data": data, "limit": limit, "protocol": protocol,
@@ -190,7 +190,7 @@ def plan(spec: File, *, runs: File | None = None) -> Plan:
     """
     from remora.commands.options import PlanOptions
     from remora.commands.show import planned
-    from remora.reporting.fitting import silent
+    from remora.reporting.columns import silent
 
     return planned(PlanOptions.of({"spec": spec, "runs": runs}), silent())
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from remora.marks import IGNORE
+from remora.token_ids import IGNORE
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
-from remora.catalog.fit import tokens_out
+from remora.catalog.compatibility import tokens_out
 from remora.model.connectors import build_connector
 from remora.model.vision import build_tower
 from remora.model.vlm import VisionLanguageModel

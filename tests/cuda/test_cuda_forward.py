@@ -14,13 +14,13 @@ from fake_models import CONNECTORS, LLMS, VISION, model_of
 from torch import nn
 
 from remora.batch import Batch
-from remora.marks import IGNORE, IMAGE
 from remora.model.patches import attention
 from remora.model.patches.attention import attend_per_sample
 from remora.model.patches.narrow import narrow
 from remora.reading.batches import collate
 from remora.reading.prompt import Tokens
 from remora.spec import Cluster, Stage
+from remora.token_ids import IGNORE, IMAGE
 from remora.training.build import set_up
 from remora.training.engines.deepspeed import DeepSpeedEngine
 from remora.training.engines.precision import DTYPES

@@ -18,8 +18,8 @@ from remora.cli import main
 from remora.data.check import NOTED, check_dataset
 from remora.data.conversation import image_field, parse_turns, problems
 from remora.errors import DataError
-from remora.reading.fitting import StagePrompter
 from remora.reading.prompt import Prompter
+from remora.reading.truncation import StagePrompter
 from remora.spec import Skippable, Stage
 
 FORMS = ("forms", "messages", "inline", "tar", "llava")

@@ -14,7 +14,7 @@ from remora.data import targets
 from remora.data.conversation import image_field, parse_turns, problems
 from remora.data.convert import convert_dataset
 from remora.data.index import Dataset
-from remora.data.indexing import open_dataset
+from remora.data.index_builder import open_dataset
 from remora.data.locations import join
 from remora.data.pictures import Picture
 from remora.data.sources import find_source, picture_folder

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from remora.data import indexing
+from remora.data import index_builder
 from remora.data.index import Dataset
-from remora.data.indexing import open_dataset, over_processes
+from remora.data.index_builder import open_dataset, over_processes
 from remora.data.mixture import fingerprint, open_entry
 from remora.data.sources import find_source, llava
 from remora.errors import DataError
@@ -35,8 +35,8 @@ def entry(file: Path, **more) -> MixtureEntry:
 @pytest.fixture
 def reads(monkeypatch):
     """Pictures that were read to be indexed."""
-    read, seen = indexing._read, []
-    monkeypatch.setattr(indexing, "_read", lambda picture: seen.append(Path(picture.location).name) or read(picture))
+    read, seen = index_builder._read, []
+    monkeypatch.setattr(index_builder, "_read", lambda p: seen.append(Path(p.location).name) or read(p))
     return seen
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from remora import catalog
 from remora.data.mixture import read_mixture
 from remora.data.order import MixtureOrder, Permutation
-from remora.marks import IGNORE
 from remora.reading.batches import StageData
 from remora.reading.prompt import Prompter
 from remora.spec import Stage
+from remora.token_ids import IGNORE
 
 
 def epoch(order: MixtureOrder, number: int = 0) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ import fsspec
 import pytest
 
 from remora.data import locations
-from remora.data.indexing import open_dataset
+from remora.data.index_builder import open_dataset
 from remora.data.pictures import Picture
 from remora.data.sources import find_source
 from remora.errors import BrokenRecord, DataError

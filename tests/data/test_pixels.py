@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from remora.data.check import check_dataset
-from remora.data.indexing import open_dataset
+from remora.data.index_builder import open_dataset
 from remora.data.pictures import Picture, examined
 from remora.data.pixels import LIMIT, SCANS, PixelBudget, decode, examine, examine_and_measure
 from remora.data.sources import find_source

@@ -17,7 +17,7 @@ from hurt import embedded, llava, png, write_all, write_saved, write_tar
 
 from remora.data.check import check_dataset
 from remora.data.conversation import image_field, parse_turns
-from remora.data.indexing import open_dataset
+from remora.data.index_builder import open_dataset
 from remora.data.sources import Raw, arrow, captions, find_source, parquet, picture_folder, tar
 from remora.errors import DataError
 

@@ -14,7 +14,7 @@ from hurt import png
 from remora.cli import main
 from remora.data.check import NOTED, check_dataset
 from remora.data.conversation import Turn, image_field, parse_turns
-from remora.data.indexing import open_dataset
+from remora.data.index_builder import open_dataset
 from remora.data.mixture import open_entry
 from remora.data.skipped import Skipped
 from remora.data.sources import find_source

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from remora.data.check import check_dataset
-from remora.data.indexing import open_dataset
+from remora.data.index_builder import open_dataset
 from remora.data.sources import find_source
 from remora.errors import DataError
 

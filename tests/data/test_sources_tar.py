@@ -11,7 +11,7 @@ import pytest
 from hurt import png, write_tar
 
 from remora.data.check import check_dataset
-from remora.data.indexing import open_dataset
+from remora.data.index_builder import open_dataset
 from remora.data.sources import find_source, tar
 from remora.data.sources.base import Raw
 from remora.errors import DataError

@@ -12,9 +12,9 @@ import easy_vqa
 import pytest
 from PIL import Image
 
-from remora.demo import VERSION, build_demo, concepts, pictures, shapes
-from remora.demo.pictures import RENDITIONS
-from remora.demo.wording import one
+from remora.demo import VERSION, build_demo, concepts, openmoji, shapes
+from remora.demo.openmoji import RENDITIONS
+from remora.demo.question_makers import one
 from remora.errors import DataError
 
 LIMIT = 8
@@ -78,14 +78,14 @@ def test_the_whole_table_splits_by_kind_and_by_name(seed: int) -> None:
 def test_concepts_that_look_the_same_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(concepts, "MOST_OF_A_KIND", 1000)
     flags = [concept for concept in concepts.known_concepts(0) if concept.kind == "flag"]
-    kept = {concept.name for concept in pictures.distinct(flags)}
+    kept = {concept.name for concept in openmoji.distinct(flags)}
     for same in ({"clipperton island", "france", "st. martin"}, {"romania", "chad"}, {"norway", "bouvet island"}):
         assert len(kept & {f"flag of {land}" for land in same}) == 1
     assert len(kept) > 240
 
 
 def test_training_names_and_shows_no_unseen_concept(folder: Path) -> None:
-    _, unseen = concepts.split(list(pictures.distinct(concepts.known_concepts(0, limit=LIMIT))), 0)
+    _, unseen = concepts.split(list(openmoji.distinct(concepts.known_concepts(0, limit=LIMIT))), 0)
     asked = {line["image"] for line in records(folder, "openmoji-unseen.jsonl")}
     assert asked == {f"openmoji/{concept.code}-0.png" for concept in unseen}
     found = concepts.mention([concept.name for concept in unseen]).search(said(folder))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from remora.data.indexing import open_dataset
+from remora.data.index_builder import open_dataset
 from remora.data.sources import find_source, llava
 from remora.errors import DataError, WorkerError
 from support.tiny import write_records
@@ -20,7 +20,7 @@ def test_a_cluster_builds_the_index_that_one_process_builds(tmp_path, monkeypatc
     assert sum(1 for _ in source.shards()) > 4
     alone = open_dataset(source, str(file), images, tmp_path / "alone", spread=map)
 
-    from remora.cluster.indexing import over_ray
+    from remora.cluster.ray_data import over_ray
     from remora.cluster.session import ray_session
 
     def on_ray(work, shards):

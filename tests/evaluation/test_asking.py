@@ -14,8 +14,8 @@ from PIL import Image
 from remora.data.pictures import Picture
 from remora.errors import BrokenRecord, DataError
 from remora.evaluation.ask import Ask, ask
+from remora.evaluation.hub_tables import InParquet, parquet_files, parquet_rows
 from remora.evaluation.identity import PictureDigests, ask_digests, shown
-from remora.evaluation.parquet import InParquet, parquet_files, parquet_rows
 from remora.evaluation.question import InlinePicture, Question
 from remora.evaluation.sheet import ASKED, About, Sheet
 from remora.files import digest

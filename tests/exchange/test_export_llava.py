@@ -13,10 +13,9 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from remora import catalog
 from remora.data.conversation import Turn
 from remora.errors import DataError
-from remora.exchange.llava import reason_against, write_llava
 from remora.exchange.processor import with_image_token, write_processor
+from remora.exchange.stock_llava import reason_against, write_llava
 from remora.inference.exporting import PROBES, messages_of, stock_chat
-from remora.marks import IMAGE
 from remora.reading.images import preprocess
 from remora.reading.prompt import Prompter
 from support.exchange_fake import MLP2, ROWS, WORDS, encoder, tiny_vlm
@@ -116,7 +115,7 @@ def test_names_and_facts_that_other_engines_look_for(tmp_path):
 @torch.no_grad()
 def test_a_new_token_never_wins():
     """Its logit is the mean of all: with a head that gives negative logits alone, a row of zeros would win."""
-    from remora.exchange.llava import _language_state
+    from remora.exchange.stock_llava import _language_state
 
     model, _ = tiny_vlm("clip", "llama")
     hidden = torch.randn(50, 32)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from test_import_published import check, known  # noqa: F401
 
 from remora.errors import DataError, RemoraError
-from remora.inference.averaging import average_bundles
+from remora.inference.bundle_average import average_bundles
 from remora.inference.exporting import export_bundle
 from remora.inference.importing import import_checkpoint
 from support.exchange_fake import tiny_vlm

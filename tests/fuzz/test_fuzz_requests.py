@@ -10,11 +10,12 @@ import tracemalloc
 import httpx
 from cases import cases
 
-from remora.serving.answering import job
+from remora.serving.completion import job
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs, Limits
+from remora.serving.completion import job
 from remora.serving.line import Line
-from remora.serving.protocol import Refusal, read_request
+from remora.serving.openai_api import Refusal, read_request
 from support.serving_fake import CHAT, FakeAnswerer, load
 from support.serving_requests import request
 

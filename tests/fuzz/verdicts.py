@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from remora.data.check import check_dataset
-from remora.data.indexing import open_dataset
+from remora.data.index_builder import open_dataset
 from remora.data.pixels import NOTED
 from remora.data.sources import find_source
 from remora.errors import DataError

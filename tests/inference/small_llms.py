@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from remora import catalog
 from remora.inference import FittedPicture, Prompt
-from remora.marks import IMAGE
+from remora.token_ids import IMAGE
 from support.standins import small_llm
 
 VOCABULARY = 340

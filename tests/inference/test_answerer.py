@@ -12,7 +12,7 @@ from remora.errors import DataError, TooLong
 from remora.evaluation.ask import Ask, ask
 from remora.evaluation.question import Question
 from remora.inference import Answer, Answerer, Message, Request, answerer
-from remora.inference.batches import SlotBatch
+from remora.inference.decoding import SlotBatch
 from remora.inference.recent import Recent
 
 

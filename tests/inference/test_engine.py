@@ -13,8 +13,8 @@ from small_answerers import TOKENS, answerer_of, pictures, requests_of
 from small_llms import CONFIGS, JOIN
 
 from remora.errors import DataError, TooLong
-from remora.inference import Answer, AnswerEngine, Answerer, Event, Message, Request, batches, generation, sampling
-from remora.inference.batches import SlotBatch, WholeBatch
+from remora.inference import Answer, AnswerEngine, Answerer, Event, Message, Request, decoding, generation, sampling
+from remora.inference.decoding import SlotBatch, WholeBatch
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +254,7 @@ def test_prompts_that_cannot_join_start_together_where_they_are_equally_long(mad
     answerer, requests, expected = made("+mistral")
     assert not JOIN["+mistral"] and not answerer.joins
     sizes: list[int] = []
-    read = batches.WholeBatch
+    read = decoding.WholeBatch
 
     def seen(llm, prompts, shown):
         sizes.append(len(prompts))

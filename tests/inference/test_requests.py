@@ -6,7 +6,7 @@ from PIL import Image
 from small_llms import PICTURES, prompts
 
 from remora.inference import FittedPicture, Prompt
-from remora.marks import IMAGE
+from remora.token_ids import IMAGE
 
 
 def test_parts_of_a_prompt():

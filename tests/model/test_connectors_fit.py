@@ -10,7 +10,7 @@ import torch
 
 from remora import catalog
 from remora.catalog import Connector
-from remora.catalog.fit import check_fit, check_width, grid_side, tokens_out
+from remora.catalog.compatibility import check_fit, check_width, grid_side, tokens_out
 from remora.errors import SpecError
 from remora.model.connectors import build_connector
 

@@ -9,7 +9,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
 from remora.batch import Batch
-from remora.marks import IMAGE
 from remora.model.patches.attention import attend_per_sample
 from remora.model.tuning import freeze_and_train, halve_frozen
 from remora.model.vision import build_tower

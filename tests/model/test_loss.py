@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from remora.batch import Batch
-from remora.marks import IGNORE, IMAGE
+from remora.token_ids import IGNORE, IMAGE
 
 PAD = 1
 

@@ -7,9 +7,9 @@ import torch
 
 from remora.batch import Batch
 from remora.errors import SpecError
-from remora.marks import IGNORE, IMAGE
 from remora.model.tuning import freeze_and_train, parameter_groups, tuning_table
 from remora.spec import Stage, Tuning
+from remora.token_ids import IGNORE, IMAGE
 
 
 def stage(**tune) -> Stage:

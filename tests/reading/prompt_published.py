@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from transformers import LlamaTokenizer
 
 from remora.data.conversation import Turn
-from remora.marks import IGNORE, IMAGE
+from remora.token_ids import IGNORE, IMAGE
 
 VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. "

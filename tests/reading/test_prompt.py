@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerFast
 from remora import catalog
 from remora.data.conversation import Turn
 from remora.errors import SpecError
-from remora.marks import IGNORE, IMAGE
 from remora.reading.prompt import Prompter, rendered_words
 from remora.reading.rendering import pattern_of, split_tokens
+from remora.token_ids import IGNORE, IMAGE
 
 N = 3
 """Image tokens."""

@@ -9,8 +9,8 @@ from prompt_tokenizers import MAKERS
 
 from remora import catalog
 from remora.data.conversation import Turn
-from remora.marks import IGNORE, IMAGE
 from remora.reading.prompt import Prompter
+from remora.token_ids import IGNORE, IMAGE
 
 PAGE = Path(__file__).parents[2] / "docs" / "prompts.md"
 TURNS = [

@@ -12,11 +12,11 @@ from remora import catalog
 from remora.data.conversation import Turn
 from remora.data.mixture import read_mixture
 from remora.errors import DataError
-from remora.marks import IGNORE, IMAGE
 from remora.reading.batches import StageData
-from remora.reading.fitting import Unfit
 from remora.reading.prompt import OverLength, Prompter, Tokens
+from remora.reading.truncation import Unfit
 from remora.spec import Stage
+from remora.token_ids import IGNORE, IMAGE
 
 N = 4
 """Image tokens."""

@@ -15,8 +15,8 @@ from prompt_tokenizers import MAKERS, WRITTEN
 from transformers import LlamaTokenizer
 
 from remora import catalog
-from remora.marks import IGNORE, IMAGE
 from remora.reading.prompt import Prompter
+from remora.token_ids import IGNORE, IMAGE
 
 N = 3
 """Image tokens."""

@@ -7,8 +7,8 @@ from prompt_tokenizers import MAKERS
 
 from remora import catalog
 from remora.data.conversation import Turn
-from remora.marks import IGNORE, IMAGE
 from remora.reading.prompt import OverLength, Prompter, rendered_words
+from remora.token_ids import IGNORE, IMAGE
 
 SYSTEM = Turn("system", "Answer in French.")
 TURNS = [Turn("user", "What is it?", 1), Turn("assistant", "rouge"), Turn("user", "Sure?"), Turn("assistant", "oui")]

@@ -10,11 +10,11 @@ from PIL import Image
 
 from remora import catalog
 from remora.data.mixture import read_mixture
-from remora.marks import IGNORE, IMAGE
 from remora.model.patches.attention import attend_per_sample
 from remora.reading.batches import StageData
 from remora.reading.prompt import Prompter
 from remora.spec import Stage
+from remora.token_ids import IGNORE, IMAGE
 
 SHARES = [(1, 1), (1, 3), (1, 99), (2, 1), (2, 2), (5, 1), (24, 1)]
 """(ranks, micro batch); 24 ranks are more than there are samples."""

@@ -14,13 +14,13 @@ from prompt_tokenizers import MAKERS
 from remora import catalog
 from remora.data.conversation import Sample, Turn
 from remora.data.mixture import read_mixture
-from remora.marks import IGNORE, IMAGE
 from remora.reading.batches import StageData
-from remora.reading.fitting import Unfit
 from remora.reading.images import preprocess
 from remora.reading.prompt import Prompter, Tokens
+from remora.reading.truncation import Unfit
 from remora.reading.view import View, as_seen, free_reader, rendered, spans, stage_reader, view
 from remora.spec import Stage
+from remora.token_ids import IGNORE, IMAGE
 
 N = 4
 """Image tokens."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from remora import catalog
 from remora.evaluation.compare import Compared
 from remora.evaluation.figures import Difference
-from remora.reporting.fitting import console, digits
+from remora.reporting.columns import console, digits
 from remora.reporting.progress import VariantProgress
 from remora.reporting.tables import compared_table, live_table, published_table, scores_table, stages_table
 

@@ -14,7 +14,7 @@ from remora.errors import DataError, SpecError
 from remora.model.lora import linear_layers
 from remora.model.parts import sketch
 from remora.runs import Store, check_stages, graph, preflight, resolve_stages
-from remora.runs.fit import ROTARY
+from remora.runs.tuning_check import ROTARY
 from remora.spec import Lora, MixtureEntry, Stage, Variant
 
 PARTS = {"vision": "efficientnet-lite0", "connector": "mlp2x_gelu", "llm": "demo-2m", "recipe": "base"}

@@ -14,9 +14,9 @@ from serving_docs import PAGE, ROOT, commands, examples, table
 
 from remora.cli import main
 from remora.commands import serve
-from remora.serving import answering, front, protocol
+from remora.serving import completion, front, openai_api
 from remora.serving.args import EndpointArgs, Limits
-from remora.serving.protocol import ChatRequest
+from remora.serving.openai_api import ChatRequest
 
 
 def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,9 +40,9 @@ def test_its_settings_are_those_of_a_request() -> None:
     named = {name for row in table("| field | |") for name in re.findall(r"`([a-z_]+)(?:\.[a-z_]+)?`", row[0])}
     assert named | {"model", "messages"} == ChatRequest.model_fields.keys()
     refused = PAGE.split("Refused by name")[1].split("Fields that say nothing")[0]
-    assert set(re.findall(r"`([a-z_]+)`", refused)) <= protocol.NEUTRAL.keys() | {"code", "tools"}
+    assert set(re.findall(r"`([a-z_]+)`", refused)) <= openai_api.NEUTRAL.keys() | {"code", "tools"}
     ignored = PAGE.split("Fields that say nothing")[1].split(" are accepted")[0]
-    assert set(re.findall(r"`([a-z_]+)`", ignored)) <= protocol.IGNORED
+    assert set(re.findall(r"`([a-z_]+)`", ignored)) <= openai_api.IGNORED
 
 
 def test_its_limits_are_the_defaults() -> None:
@@ -55,7 +55,7 @@ def test_its_limits_are_the_defaults() -> None:
     ):
         assert figure in told
     assert limits.max_messages == limits.max_parts
-    assert f"{answering.DEFAULT_TOKENS} by default" in PAGE and f"up to {limits.max_answers} answers" in PAGE
+    assert f"{completion.DEFAULT_TOKENS} by default" in PAGE and f"up to {limits.max_answers} answers" in PAGE
     assert f"did not come within {front.BODY_S:g} s" in PAGE
 
 
@@ -69,6 +69,6 @@ def test_its_arguments_are_read(setting: str) -> None:
 def test_its_codes_are_those_of_the_code() -> None:
     code = "".join(path.read_text() for path in (ROOT / "platform" / "remora" / "serving").glob("*.py"))
     for status, named, _ in table("| status | code | |"):
-        assert int(status) in protocol.TYPES
+        assert int(status) in openai_api.TYPES
         for one in re.findall(r"`([a-z_]+)`", named):
             assert f'"{one}"' in code, one

@@ -12,7 +12,7 @@ from PIL import Image, ImageFile
 
 from remora.serving.args import Limits
 from remora.serving.images import decode
-from remora.serving.protocol import Refusal
+from remora.serving.openai_api import Refusal
 from support.serving_fake import as_url, data_url
 
 LIMITS = Limits()

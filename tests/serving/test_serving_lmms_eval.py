@@ -15,9 +15,8 @@ from PIL import Image
 
 from remora.evaluation.benchmarks.prompts import LETTER, SHORT, options
 from remora.inference import Message, Request
-from remora.serving.answering import engine_requests
 from remora.serving.args import EndpointArgs, Limits
-from remora.serving.protocol import read_request
+from remora.serving.openai_api import read_request
 from support.serving_fake import CHAT, FakeAnswerer, call
 
 SENT = {

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from remora.serving.answering import engine_requests
 from remora.serving.args import Limits
+from remora.serving.completion import engine_requests
 from remora.serving.messages import read_messages
-from remora.serving.protocol import ChatRequest, Refusal
+from remora.serving.openai_api import ChatRequest, Refusal
 from support.serving_fake import FakeAnswerer, data_url
 
 RED = data_url(Image.new("RGB", (4, 6), (255, 0, 0)))

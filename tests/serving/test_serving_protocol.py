@@ -14,10 +14,10 @@ from PIL import Image
 
 from remora.errors import SpecError
 from remora.inference import Request
-from remora.serving.answering import DEFAULT_TOKENS, engine_requests
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.client import curl_command
-from remora.serving.protocol import (
+from remora.serving.completion import DEFAULT_TOKENS, engine_requests
+from remora.serving.openai_api import (
     NEUTRAL,
     ChatRequest,
     ChatResponse,
@@ -163,7 +163,7 @@ FULL = 2**17
     [b'{"role":"user","content":""}', b"0", b"[]", b"{}", b"[[[[[[]]]]]]", b'{"":0}', b'""', b'"\\""', b'"\\\\"'],
 )
 def test_what_holds_too_many_values_is_refused_before_it_is_parsed(many: bytes, monkeypatch: Any) -> None:
-    monkeypatch.setattr("remora.serving.protocol.from_json", lambda *_, **__: pytest.fail("parsed"))
+    monkeypatch.setattr("remora.serving.openai_api.from_json", lambda *_, **__: pytest.fail("parsed"))
     for inside in (b",".join([many] * FULL), b'"",' + b'""' * (3 * FULL) + b",0" * FULL):
         error = refused(b'{"messages":[' + inside + b"]}")
         assert (error.status, error.code) == (400, "too_many")

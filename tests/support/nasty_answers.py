@@ -15,7 +15,7 @@ from remora.errors import DataError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "words.json"
 WORDS: list[list[str]] = json.loads(GOLDEN.read_text())
-"""[text, by vqaEval.py, by EvalAIAnswerProcessor, by the VizWiz API] (test_words.py says of which commits)."""
+"""[text, by vqaEval.py, by EvalAIAnswerProcessor, by the VizWiz API] (test_short_answers.py says of which commits)."""
 TEXTS = [row[0] for row in WORDS]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from remora.serving.protocol import IGNORED, NEUTRAL
+from remora.serving.openai_api import IGNORED, NEUTRAL
 
 ODD: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 0.5, 1.0, 2**31, 2**63, -(2**70), 1e308, "", "x", "0", "1.5", "true", "null",

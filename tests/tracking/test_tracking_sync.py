@@ -18,7 +18,7 @@ import pytest
 from remora.cli import main
 from remora.errors import TrackingError
 from remora.files import publishing
-from remora.tracking import Input, Run, Tracker, figures, id_of, link, register, version_info
+from remora.tracking import Input, Run, Tracker, id_of, link, metric_names, register, version_info
 from remora.tracking import tracker as tracker_module
 from remora.tracking.connection import MlflowRefused, MlflowUnreachable
 from remora.training import journal
@@ -373,10 +373,10 @@ def test_names_and_values_that_mlflow_refuses_are_made_acceptable(tracker, runs_
         assert tracker.sync().refused == []
     data = runs_in(tracker)[run.key].data
     assert len(data.params) == len(params) and data.params["läuft_"] == '[1, {"a": null}]'
-    assert len(data.params["a/b"]) == figures.PARAM_LIMIT and len(data.tags["note"]) == figures.TAG_LIMIT
+    assert len(data.params["a/b"]) == metric_names.PARAM_LIMIT and len(data.tags["note"]) == metric_names.TAG_LIMIT
     assert math.isnan(data.metrics.pop("nan")) and data.metrics == {"bad_name": 1.0}
     assert not [tag for tag in data.tags if tag.startswith("remora.changed")]
-    assert figures.shorten("a" * 20 + "1", 18) != figures.shorten("a" * 20 + "2", 18)
+    assert metric_names.shorten("a" * 20 + "1", 18) != metric_names.shorten("a" * 20 + "2", 18)
 
 
 def test_what_is_spoilt_or_gone_blocks_nothing(tracker, runs_in, caplog, capsys):

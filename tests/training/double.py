@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from remora import catalog
 from remora.batch import Batch
 from remora.data.index import Dataset
-from remora.marks import IGNORE
 from remora.model.parts import compose
 from remora.model.patches.attention import states
 from remora.model.seeds import seed_for
@@ -24,6 +23,7 @@ from remora.model.tuning import freeze_and_train
 from remora.model.vlm import VisionLanguageModel
 from remora.reading.batches import StageData
 from remora.reading.prompt import Prompter
+from remora.token_ids import IGNORE
 from remora.training.job import StageJob
 
 

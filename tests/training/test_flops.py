@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
-from remora.marks import IGNORE, IMAGE
 from remora.model.connectors import build_connector
 from remora.model.patches.attention import attend_per_sample, states
 from remora.model.patches.head import LossHead
@@ -23,6 +22,7 @@ from remora.model.vlm import VisionLanguageModel
 from remora.reading.batches import collate
 from remora.reading.prompt import Tokens
 from remora.spec import Lora, PartTuning, Tuning
+from remora.token_ids import IGNORE, IMAGE
 from remora.training.flops import StepFlops, attention_width, peak_flops, peak_of
 from support.standins import small_llm, small_vision
 

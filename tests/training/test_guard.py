@@ -14,7 +14,7 @@ from remora.errors import TrainingError
 from remora.model.llm import create_from_scratch
 from remora.model.refs import PartRef
 from remora.spec import Cluster, Guard, Stage
-from remora.tracking.stages import left_out
+from remora.tracking.stage_files import left_out
 from remora.training.guard import RECENT, RolledBack, Watch
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read

@@ -13,7 +13,7 @@ from remora.data.mixture import read_mixture
 from remora.model.llm import create_from_scratch
 from remora.model.refs import PartRef
 from remora.spec import Cluster, Stage
-from remora.tracking.stages import left_out
+from remora.tracking.stage_files import left_out
 from remora.training.job import StageJob
 from remora.training.journal import JOURNAL, read
 from support.launch import launch

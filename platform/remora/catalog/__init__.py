@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from remora.catalog.entries import LLM, Connector, DatasetEntry, Folder, OwnBenchmark, Template, Vision
 from remora.catalog.papers import PAPERS
-from remora.catalog.reported import PublishedModel, Scores
+from remora.catalog.published import PublishedModel, Scores
 from remora.catalog.resolution import tokens_at
 from remora.errors import SpecError, UnknownName, nearest
 from remora.spec import Recipe, Spec, load, read_yaml, validate

@@ -24,7 +24,7 @@ from ray.train.backend import Backend, BackendConfig
 from ray.util.placement_group import get_current_placement_group
 
 from remora.cluster.cleaner import NAMESPACE, Cleaner
-from remora.training import notice
+from remora.training import preemption
 
 ASK_EVERY = 1.0
 """Seconds between two questions to Ray whether a node is taken away."""
@@ -63,7 +63,7 @@ class _Joined(Backend):
         worker_group.execute(_join, host, port, backend, backend_config.timeout_s)
 
     def on_training_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        worker_group.execute(notice.listen)  # in the main thread, the only place for it; training has another
+        worker_group.execute(preemption.listen)  # in the main thread, the only place for it; training has another
 
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
         if len(worker_group) > 1:
@@ -126,7 +126,7 @@ class Notices:
             threading.Thread(target=self._ask, name="notices", daemon=True).start()
 
     def __call__(self) -> bool:
-        return self._draining or notice.given()
+        return self._draining or preemption.given()
 
     def _ask(self) -> None:
         try:

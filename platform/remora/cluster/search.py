@@ -23,7 +23,7 @@ from remora.cluster.session import cpus_and_gpus
 from remora.errors import ClusterError, DataError, RemoraError, SpecError, TrackingError, WorkerError
 from remora.evaluation.score import Score, as_json
 from remora.files import digest, write_json
-from remora.pipeline import record
+from remora.pipeline import tracked_runs
 from remora.pipeline.variant import Outcome, run_variant
 from remora.runs import StageRun, Store, paths, union, variant_name, variants_of
 from remora.runs.leftovers import attempt
@@ -77,7 +77,7 @@ def _params(space: Space) -> dict[str, Any]:
 def _note(space: Space, variants: Mapping[str, tuple[Variant, tuple[StageRun, ...]]], key: str) -> str:
     """What MLflow's page of the run says first: with a link to each variant."""
     chosen = f"the best on {space.champion.benchmark} is registered as {space.champion.register_as}"
-    links = [tracking.link(name, record.variant_key(lineage, key)) for name, (_, lineage) in variants.items()]
+    links = [tracking.link(name, tracked_runs.variant_key(lineage, key)) for name, (_, lineage) in variants.items()]
     return "\n".join([f"A search of {len(variants)} variants; {chosen}.", "", *(f"- {link}" for link in links)])
 
 
@@ -122,7 +122,7 @@ def search(space: Space, runs: Path, tracker: tracking.Tracker) -> Result:
         runs,
         key=key,
         name=space.name,
-        tags={record.NOTE: _note(space, variants, key), "mlflow.source.name": "remora search"},
+        tags={tracked_runs.NOTE: _note(space, variants, key), "mlflow.source.name": "remora search"},
         params=_params(space),
         texts={"space.json": space.model_dump_json(indent=1)},
     )

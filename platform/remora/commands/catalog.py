@@ -10,7 +10,7 @@ from rich.console import Console
 from remora import catalog as known
 from remora.commands.options import CatalogOptions
 from remora.errors import UnknownName, nearest
-from remora.reporting.fitting import literal, print_named
+from remora.reporting.columns import literal, print_named
 
 
 def catalog(options: CatalogOptions) -> None:

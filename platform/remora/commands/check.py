@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from remora import catalog
-from remora.catalog.fit import check_composition
+from remora.catalog.compatibility import check_composition
 from remora.commands.options import DataCheckOptions
 from remora.data.check import TurnsCheck, check_dataset
 from remora.data.layout import count_differences, layout
@@ -137,8 +137,8 @@ def _read_by_stages(options: DataCheckOptions, console: Console) -> Iterator[Dat
 
 
 def _judge(stage: Stage, tokenizer: PreTrainedTokenizerBase, embeddings: int, context: int) -> TurnsCheck:
-    from remora.reading.fitting import StagePrompter
     from remora.reading.prompt import Prompter
+    from remora.reading.truncation import StagePrompter
 
     return StagePrompter(stage, Prompter(catalog.template(stage.template), tokenizer, embeddings), context).problems
 

@@ -13,11 +13,11 @@ import yaml
 from rich.console import Console
 
 from remora import tracking
-from remora.commands.indexing import prepare
+from remora.commands.indexes import prepare
 from remora.commands.options import DataCondenseOptions
 from remora.commands.run import say, session
 from remora.condense.embedding import EmbeddingJob, embed_here, identity, load_encoder
-from remora.condense.output import write_output
+from remora.condense.result import write_output
 from remora.condense.source import embedding_files, files_digest, kept_items
 from remora.condense.steps import Condenser, Embedded, Step
 from remora.condense.vectors import Vectors
@@ -115,7 +115,7 @@ def _embed(job: EmbeddingJob, missing: list[int], spec: Condensation, options: D
     if not (options.address or os.environ.get("RAY_ADDRESS")):
         embed_here(job, missing, _threads(), progress)
         return
-    from remora.cluster.embedding import embed_on_cluster
+    from remora.cluster.ray_data import embed_on_cluster
 
     with session(options.place):
         embed_on_cluster(job, missing, spec.workers, options.runs / "logs", progress)

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from remora.commands.options import DataConvertOptions
 from remora.data.convert import convert_dataset
-from remora.data.indexing import OnProgress
+from remora.data.index_builder import OnProgress
 from remora.data.locations import absolute
 from remora.data.sources import picture_folder
 from remora.errors import DataError

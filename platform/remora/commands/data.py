@@ -17,7 +17,7 @@ from remora.commands.options import (
 )
 from remora.files import disk_errors
 from remora.reporting.bars import counting
-from remora.reporting.fitting import literal
+from remora.reporting.columns import literal
 
 # Each verb loads its own: torch takes 4 s, and two of six need it.
 
@@ -31,7 +31,7 @@ def check(options: DataCheckOptions) -> None:
 
 
 def index(options: DataIndexOptions) -> None:
-    from remora.commands.indexing import index
+    from remora.commands.indexes import index
 
     index(options, literal(soft_wrap=True))
 

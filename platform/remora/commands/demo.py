@@ -20,7 +20,7 @@ from remora.errors import ClusterError, ServingError
 from remora.evaluation.benchmarks.own import own_benchmark
 from remora.files import write_json
 from remora.processes import Child, remora_command
-from remora.reporting.fitting import literal
+from remora.reporting.columns import literal
 from remora.reporting.story import print_answer, print_champion, print_heading
 from remora.reporting.tables import scores_table, stages_table
 from remora.runs import Store, read_space, variant_name, variants_of

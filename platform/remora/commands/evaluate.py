@@ -18,10 +18,10 @@ from remora.errors import DataError, SpecError
 from remora.evaluation.measured import Measured
 from remora.files import write_json
 from remora.inference.bundle import check_bundle, weights_digest
-from remora.pipeline.evaluation import evaluate as run
 from remora.pipeline.measure import notes, prepare
+from remora.pipeline.suite import evaluate as run
 from remora.reporting.bars import counted
-from remora.reporting.fitting import literal
+from remora.reporting.columns import literal
 from remora.reporting.reports import print_measured
 from remora.reporting.tables import published_table
 from remora.runs import Store

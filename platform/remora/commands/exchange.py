@@ -8,10 +8,10 @@ from transformers.utils import logging
 
 from remora.commands.options import AverageOptions, ExportOptions, ImportOptions
 from remora.errors import DataError
-from remora.inference.averaging import average_bundles
+from remora.inference.bundle_average import average_bundles
 from remora.inference.exporting import export_bundle
 from remora.inference.importing import import_checkpoint
-from remora.reporting.fitting import literal
+from remora.reporting.columns import literal
 from remora.tracking import find_model
 
 

@@ -17,14 +17,14 @@ from pathlib import Path
 from rich.console import Console
 
 from remora.cluster.search import Result, result_file
-from remora.commands.indexing import entries_of, prepare
+from remora.commands.indexes import entries_of, prepare
 from remora.commands.options import SearchOptions, TrainOptions, Workplace
 from remora.evaluation.score import as_json
 from remora.pipeline import measure
 from remora.pipeline.executor import Executor
 from remora.pipeline.variant import Outcome, run_variant, status_file
 from remora.processes import Child, remora_command
-from remora.reporting.fitting import literal, silent
+from remora.reporting.columns import literal, silent
 from remora.reporting.following import draw, plain_progress
 from remora.reporting.progress import SearchProgress
 from remora.reporting.results import search_lines, variant_lines

@@ -10,10 +10,10 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from remora import catalog
-from remora.catalog.fit import check_composition
+from remora.catalog.compatibility import check_composition
 from remora.commands.options import DataShowOptions
 from remora.data.conversation import Sample, image_field, name_of, parse_turns, short
-from remora.data.indexing import size_of
+from remora.data.index_builder import size_of
 from remora.data.locations import absolute, join
 from remora.data.mixture import locate, open_entry
 from remora.data.outputs import writes

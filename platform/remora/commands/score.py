@@ -10,7 +10,7 @@ from remora.evaluation.benchmarks import benchmark
 from remora.evaluation.benchmarks import score as graded
 from remora.evaluation.judge import judge_from_environment
 from remora.evaluation.report import Report
-from remora.reporting.fitting import console
+from remora.reporting.columns import console
 from remora.reporting.reports import print_report
 
 

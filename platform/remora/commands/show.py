@@ -10,11 +10,11 @@ import yaml
 from rich.console import Console
 
 from remora import catalog as known
-from remora.commands.indexing import entries_of, prepare
+from remora.commands.indexes import entries_of, prepare
 from remora.commands.options import PlanOptions, RenderOptions
 from remora.planning import Plan, is_here, plan_of
-from remora.reporting.fitting import console as wide_console
-from remora.reporting.fitting import literal
+from remora.reporting.columns import console as wide_console
+from remora.reporting.columns import literal
 from remora.reporting.plans import print_plan
 from remora.runs import Store, checked_stages, read_variants, variant_name
 from remora.spec import Stage, Variant

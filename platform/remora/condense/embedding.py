@@ -29,7 +29,7 @@ from remora.data.conversation import Sample
 from remora.data.index import Dataset
 from remora.errors import BrokenRecord, DataError, SpecError, first_line
 from remora.files import digest, publishing
-from remora.model.embedder import KINDS, Embedder
+from remora.model.dual_encoder import KINDS, Embedder
 from remora.model.hub import resolved_revision, snapshot
 from remora.reading.images import preprocess
 from remora.spec.base import validate

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from remora.data.conversation import TAG, Problem, Turn, image_field, name_of, parse_turns, short
-from remora.data.indexing import size_of
+from remora.data.index_builder import size_of
 from remora.data.locations import join
 from remora.data.pictures import Picture, examined
 from remora.data.pixels import NOTED as NOTED_PICTURES

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.data.conversation import image_field
-from remora.data.indexing import OnProgress, size_of
+from remora.data.index_builder import OnProgress, size_of
 from remora.data.locations import is_url, join
 from remora.data.outputs import writes
 from remora.data.pictures import Picture

@@ -1,7 +1,7 @@
 """A dataset that is opened without being read: any record by its number, from memory-mapped files.
 
-An index is built once (see indexing.py) and holds every record as its turns and the places of its pictures, with the
-size of each picture and a digest of its bytes. Pictures stay where they are, unless their format cannot be read at
+An index is built once (see index_builder.py) and holds every record as its turns and the places of its pictures, with
+the size of each picture and a digest of its bytes. Pictures stay where they are, unless their format cannot be read at
 random. Below the index folder of a run folder's data:
 
     <name>-<place>/state.json      where the dataset lies, its files as they were, and which index they have

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from remora import catalog
 from remora.data.index import Dataset
-from remora.data.indexing import OnProgress, Spread, open_dataset
+from remora.data.index_builder import OnProgress, Spread, open_dataset
 from remora.data.locations import absolute
 from remora.data.pixels import NOTED
 from remora.data.sources import check_command, find_source, picture_folder

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from remora.demo import concepts, pictures, shapes, sources, testing, training
+from remora.demo import concepts, openmoji, shapes, sources, testing, training
 from remora.errors import DataError
 from remora.files.lines import JsonRecord
 
@@ -67,7 +67,7 @@ def _fill(folder: Path, seed: int, limit: int | None, progress: OnPartProgress) 
     train, validation = shapes.parted(seed, limit=limit)
     test = shapes.published("test")
     progress("drawing", 0, 1)
-    drawings = pictures.distinct(concepts.known_concepts(seed, limit=limit))
+    drawings = openmoji.distinct(concepts.known_concepts(seed, limit=limit))
     seen, unseen = concepts.split(list(drawings), seed)
     phrases = {kind: facts["phrase"] for kind, facts in concepts.kind_facts().items()}
 
@@ -87,7 +87,7 @@ def _fill(folder: Path, seed: int, limit: int | None, progress: OnPartProgress) 
 
     jobs = [(folder / f"images/easy-vqa/train/{p.number}.png", p) for p in [*train, *validation]]
     jobs += [(folder / f"images/easy-vqa/test/{p.number}.png", p) for p in test]
-    numbered = [(c, n) for c in seen for n in range(pictures.RENDITIONS + 1)] + [(c, 0) for c in unseen]
+    numbered = [(c, n) for c in seen for n in range(openmoji.RENDITIONS + 1)] + [(c, 0) for c in unseen]
     for part in PARTS:
         (folder / "images" / part).mkdir(parents=True)
     total = len(jobs) + len(numbered)
@@ -97,7 +97,7 @@ def _fill(folder: Path, seed: int, limit: int | None, progress: OnPartProgress) 
             progress("pictures", done, total)
     for done, (concept, number) in enumerate(numbered, start=len(jobs)):
         target = folder / f"images/openmoji/{concept.code}-{number}.png"
-        pictures.write(pictures.rendition(drawings[concept], concept, number, seed), target)
+        openmoji.write(openmoji.rendition(drawings[concept], concept, number, seed), target)
         if done % 100 == 0:
             progress("pictures", done, total)
 

@@ -10,11 +10,11 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from remora.demo import wording
+from remora.demo import question_makers
 from remora.demo.concepts import Concept
-from remora.demo.pictures import RENDITIONS
+from remora.demo.openmoji import RENDITIONS
+from remora.demo.question_makers import QuestionAnswer
 from remora.demo.shapes import ShapePicture, category
-from remora.demo.wording import QuestionAnswer
 
 QuestionLine = dict[str, object]
 
@@ -35,8 +35,8 @@ def seen(concepts: Sequence[Concept], seed: int) -> list[QuestionLine]:
         (f"openmoji/{concept.code}-{RENDITIONS}.png", question)
         for concept in concepts
         for question in (
-            wording.name_of_four(concept, names, random.Random(f"{seed}/seen/{concept.code}")),
-            wording.kind(concept),
+            question_makers.name_of_four(concept, names, random.Random(f"{seed}/seen/{concept.code}")),
+            question_makers.kind(concept),
         )
     )
 
@@ -48,8 +48,8 @@ def unseen(concepts: Sequence[Concept], seed: int) -> list[QuestionLine]:
         (f"openmoji/{concept.code}-0.png", question)
         for concept in concepts
         for question in (
-            wording.kind(concept),
-            wording.kind_of_four(concept, sizes, random.Random(f"{seed}/unseen/{concept.code}")),
+            question_makers.kind(concept),
+            question_makers.kind_of_four(concept, sizes, random.Random(f"{seed}/unseen/{concept.code}")),
         )
     )
 

@@ -7,9 +7,10 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from remora.demo import wording
+from remora.demo import question_makers
 from remora.demo.concepts import Concept
-from remora.demo.pictures import RENDITIONS
+from remora.demo.openmoji import RENDITIONS
+from remora.demo.question_makers import WHAT
 from remora.demo.shapes import ShapePicture, category
 from remora.files.lines import JsonRecord
 
@@ -28,14 +29,18 @@ Round = tuple[str, str]
 def captions(seen: Sequence[Concept], training: Sequence[ShapePicture], phrases: Mapping[str, str]) -> list[JsonRecord]:
     """One "What is this?" a picture; without the easy-VQA pictures whose answers do not tell both colour and shape."""
     records = [
-        _record(f"caption-{code}", [(wording.WHAT, f"{concept.name}, {phrases[concept.kind]}")], f"openmoji/{code}.png")
+        _record(
+            f"caption-{code}",
+            [(WHAT, f"{concept.name}, {phrases[concept.kind]}")],
+            f"openmoji/{code}.png",
+        )
         for concept in seen
         for code in _codes(concept)
     ]
     for picture in training:
         if caption := picture.caption:
             file = f"easy-vqa/train/{picture.number}.png"
-            records.append(_record(f"caption-shape-{picture.number}", [(wording.WHAT, caption)], file))
+            records.append(_record(f"caption-shape-{picture.number}", [(WHAT, caption)], file))
     return records
 
 
@@ -69,7 +74,7 @@ def language(
     for concept in seen:
         rng = random.Random(f"{seed}/language/{concept.code}")
         caption = f"{concept.name}, {phrases[concept.kind]}"
-        records.append(_record(f"language-{concept.code}-caption", _told(caption, [(wording.WHAT, caption)])))
+        records.append(_record(f"language-{concept.code}-caption", _told(caption, [(WHAT, caption)])))
         for number in range(TEXTS_A_CONCEPT):
             told = _told(caption, _about(concept, names, sizes, rng))
             records.append(_record(f"language-{concept.code}-{number}", told))
@@ -79,7 +84,7 @@ def language(
             records.append(_record(f"language-shape-{picture.number}", _told(shape, _chosen(picture, rng))))
             if rng.random() < 0.2:
                 name = f"language-shape-{picture.number}-caption"
-                records.append(_record(name, _told(shape, [(wording.WHAT, shape)])))
+                records.append(_record(name, _told(shape, [(WHAT, shape)])))
     return records
 
 
@@ -90,10 +95,10 @@ def texts(records: Iterable[JsonRecord]) -> Iterable[str]:
 
 def _about(concept: Concept, names: Sequence[str], sizes: Mapping[str, int], rng: random.Random) -> list[Round]:
     questions = {
-        "kind": wording.kind(concept),
-        "kind of four": wording.kind_of_four(concept, sizes, rng),
-        "name": wording.name(concept),
-        "name of four": wording.name_of_four(concept, names, rng),
+        "kind": question_makers.kind(concept),
+        "kind of four": question_makers.kind_of_four(concept, sizes, rng),
+        "name": question_makers.name(concept),
+        "name of four": question_makers.name_of_four(concept, names, rng),
     }
     first = rng.choices(list(FIRST_ABOUT_CONCEPTS), list(FIRST_ABOUT_CONCEPTS.values()))[0]
     rest = [kind for kind in questions if kind != first]

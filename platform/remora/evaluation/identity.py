@@ -15,7 +15,7 @@ from pathlib import Path
 
 from remora.data.pictures import Picture
 from remora.evaluation.ask import Ask
-from remora.evaluation.parquet import InParquet
+from remora.evaluation.hub_tables import InParquet
 from remora.evaluation.question import InlinePicture, Shown
 from remora.files import digest, disk_errors, sha256_file, write_atomic
 

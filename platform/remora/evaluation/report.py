@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
-from remora.spec.wording import broken_rule
+from remora.spec.messages import broken_rule
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from remora.errors import DataError
-from remora.exchange.checkpoint import read_file, read_object, unwrapped
+from remora.exchange.tensors import read_file, read_object, unwrapped
 
 CONFIG = "adapter_config.json"
 FILES = ("adapter_model.safetensors", "adapter_model.bin")

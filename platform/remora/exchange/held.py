@@ -21,7 +21,7 @@ from torch import Tensor
 
 from remora.errors import DataError
 from remora.exchange.adapters import Adapter, has_adapter, read_adapter, with_adapter
-from remora.exchange.checkpoint import has_tensors, read_file, read_object, read_tensors, unwrapped
+from remora.exchange.tensors import has_tensors, read_file, read_object, read_tensors, unwrapped
 from remora.model.hub import snapshot
 
 PROJECTOR, BESIDE_LORA = "mm_projector.bin", "non_lora_trainables.bin"

@@ -23,9 +23,9 @@ from transformers import LlavaConfig, PretrainedConfig
 
 from remora.errors import DataError, first_line
 from remora.exchange.adapters import check_finite, merge
-from remora.exchange.checkpoint import read_object
 from remora.exchange.config import NOTHING, OF_THE_WHOLE, RULES, PublishedConfig, build_config, shown
 from remora.exchange.held import Held, floating_type, read_held
+from remora.exchange.tensors import read_object
 from remora.exchange.tower import BUFFERS
 
 TEXT_TYPES = {

@@ -15,8 +15,8 @@ from torch import Tensor
 from remora import catalog
 from remora.data.conversation import Turn
 from remora.errors import DataError, TooLong
-from remora.inference.batches import can_join, token_bytes
 from remora.inference.bundle import read_bundle
+from remora.inference.decoding import can_join, token_bytes
 from remora.inference.engine import AnswerEngine
 from remora.inference.generation import Generation
 from remora.inference.recent import Recent

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from remora.inference.batches import DecodingBatch, Prefixes, SlotBatch, WholeBatch
+from remora.inference.decoding import DecodingBatch, Prefixes, SlotBatch, WholeBatch
 from remora.inference.generation import Generation
 from remora.inference.recent import Recent
 from remora.inference.requests import Event, FittedPicture, Request, Stats

@@ -14,17 +14,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remora import catalog
 from remora.data.conversation import Turn
 from remora.errors import DataError
-from remora.exchange.llava import reason_against, write_llava
 from remora.exchange.processor import IMAGE_TOKEN, LEADS, chat_template, with_image_token
+from remora.exchange.stock_llava import reason_against, write_llava
 from remora.exchange.tower import module_of
 from remora.inference.bundle import FILE, Bundle, read_bundle, write_bundle
 from remora.inference.writing import output_errors, refuse_full, writing
-from remora.marks import IMAGE
 from remora.model.parts import compose, save_parts
 from remora.model.refs import PartRef
 from remora.model.vlm import VisionLanguageModel
 from remora.reading.prompt import Prompter
 from remora.spec import PARTS
+from remora.token_ids import IMAGE
 
 PROBES = (
     [Turn("user", "What is this?", 1)],

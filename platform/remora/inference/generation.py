@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from remora.errors import DataError, TooLong
-from remora.inference.batches import WholeBatch
+from remora.inference.decoding import WholeBatch
 from remora.inference.requests import Answer, Prompt, Request
 from remora.inference.sampling import choose
 

@@ -15,7 +15,7 @@ from remora.exchange.matching import (
     reasons_against_llm,
     reasons_against_vision,
 )
-from remora.exchange.parts import write_parts
+from remora.exchange.part_folders import write_parts
 from remora.inference.bundle import Bundle, write_bundle
 from remora.inference.writing import refuse_full, writing
 from remora.model.hub import cached

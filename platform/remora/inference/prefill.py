@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from remora.inference.requests import Prompt
-from remora.marks import IMAGE
 from remora.model.vlm import place
+from remora.token_ids import IMAGE
 
 PictureEmbeddings = Mapping[bytes, Tensor]
 """Of each picture by its digest, [image_tokens, hidden]."""

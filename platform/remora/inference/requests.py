@@ -10,7 +10,7 @@ from typing import Literal
 
 from PIL import Image
 
-from remora.marks import IMAGE
+from remora.token_ids import IMAGE
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Prompt:
     """A conversation as the model reads it: ids with IMAGE where pictures go, and the pictures in reading order.
 
     Its head is the template's words before the first picture, its body ends with the last picture. Most prompts have
-    the same head, and all questions about a picture the same body, so each is read once (batches.py).
+    the same head, and all questions about a picture the same body, so each is read once (decoding.py).
     """
 
     ids: tuple[int, ...]

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 
 from remora import catalog
 from remora.catalog import LLM, Connector, Vision
-from remora.catalog.fit import check_composition
+from remora.catalog.compatibility import check_composition
 from remora.errors import DataError, SpecError
 from remora.model.connectors import build_connector, tokens_out
 from remora.model.llm import drop_head_bias, full_state, load_llm

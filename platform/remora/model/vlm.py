@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from remora.batch import Batch
-from remora.marks import IGNORE, IMAGE
 from remora.model.patches.attention import positions_of, states
 from remora.model.patches.dropout import KeyedDropout
 from remora.model.patches.head import LossHead
 from remora.model.patches.narrow import only
 from remora.model.vision import Tower
+from remora.token_ids import IGNORE, IMAGE
 
 
 def place(embeddings: Tensor, ids: Tensor, pictures: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from pathlib import Path
 from remora import tracking
 from remora.evaluation.score import Score, as_json
 from remora.inference import Bundle, write_bundle
-from remora.pipeline import record
+from remora.pipeline import tracked_runs
 from remora.pipeline.executor import Executor, Task
 from remora.pipeline.measure import Prepared, measure, prepare
 from remora.runs import StageRun, Store, path, variant_name
@@ -42,7 +42,9 @@ def status_file(runs: Path, search: str, variant: str) -> Path:
     return runs / "status" / search / f"{variant}.jsonl"
 
 
-def run_variant(variant: Variant, runs: Path, executor: Executor, search: str, within: str = record.ALONE) -> Outcome:
+def run_variant(
+    variant: Variant, runs: Path, executor: Executor, search: str, within: str = tracked_runs.ALONE
+) -> Outcome:
     """Train what is not trained yet, make the bundle, measure.
 
     Args:
@@ -58,7 +60,7 @@ def run_variant(variant: Variant, runs: Path, executor: Executor, search: str, w
     lineage = path(variant, store.data)
     benchmarks = [prepare(b, store) for b in variant.benchmarks]  # what is missing is found before a step is taken
     try:
-        with record.variant_run(variant, lineage, runs, within) as tracked:
+        with tracked_runs.variant_run(variant, lineage, runs, within) as tracked:
             stages = _train_missing(lineage, store, executor, variant, tracked.key, status)
             bundle = _bundled(variant, lineage, store)
             journal.append(status, "evaluating")
@@ -98,7 +100,7 @@ def _measured(
             scores[benchmark] = score
             journal.append(status, "scored", **as_json(score))
         tracked.note(
-            metrics=record.metrics_of(score) if score else None,
+            metrics=tracked_runs.metrics_of(score) if score else None,
             files={f"benchmarks/{Path(benchmark).stem}": measured.folder},
         )
     return scores
@@ -137,7 +139,7 @@ def _train_missing(
                 missing.append(run)
             else:
                 say("reused")
-                record.stage_run(run, variant, store.runs).keep()
+                tracked_runs.stage_run(run, variant, store.runs).keep()
         if missing:
             _train(missing, store, executor, variant, parent, status)
     return {run.name: "trained" if run in missing else "reused" for run in lineage}
@@ -155,6 +157,6 @@ def _train(
         tasks = []
         for run in missing:
             job = store.prepare(run, variant.cluster)
-            tracked.enter_context(record.stage_run(run, variant, store.runs, parent))
-            tasks.append(Task(run.name, job, record.published_record(run, variant)))
+            tracked.enter_context(tracked_runs.stage_run(run, variant, store.runs, parent))
+            tasks.append(Task(run.name, job, tracked_runs.published_record(run, variant)))
         executor.train(tasks, variant.cluster, store.runs, status)

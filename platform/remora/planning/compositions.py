@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 from remora import catalog
-from remora.catalog.fit import check_composition
+from remora.catalog.compatibility import check_composition
 from remora.errors import SpecError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from remora import catalog
-from remora.catalog.fit import check_composition
+from remora.catalog.compatibility import check_composition
 from remora.data.mixture import Readable
 from remora.planning.outline import Outline, read_or_outline
 from remora.runs import StageRun, Store, outlook, paths, union, variant_name

@@ -14,13 +14,13 @@ from remora.data.conversation import Sample
 from remora.data.index import Dataset
 from remora.data.order import mixture_order, stage_length
 from remora.errors import BrokenRecord
-from remora.marks import IGNORE
-from remora.reading.fitting import StagePrompter, Unfit
 from remora.reading.images import preprocess
 from remora.reading.lengths import Lengths
 from remora.reading.packing import deal, group, pack
 from remora.reading.prompt import Prompter, Tokens
+from remora.reading.truncation import StagePrompter, Unfit
 from remora.spec import Rows, Stage
+from remora.token_ids import IGNORE
 
 
 def collate(

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from remora.data.index import Dataset
-from remora.data.indexing import over_processes
+from remora.data.index_builder import over_processes
 from remora.errors import DataError, RemoraError, StoreError, TornArtifact
 from remora.files import MANIFEST, digest, disk_errors, exclusive, publishing, verify
 from remora.reading.prompt import Prompter, Size

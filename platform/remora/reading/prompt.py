@@ -20,10 +20,10 @@ from remora.catalog import Template
 from remora.data.conversation import Turn
 from remora.errors import DataError, SpecError
 from remora.files import digest
-from remora.marks import IGNORE, IMAGE
 from remora.reading.chat import OTHER, ChatTemplate
 from remora.reading.rendering import Marks, Piece
-from remora.reading.words import WordTokenizer
+from remora.reading.word_tokenizer import WordTokenizer
+from remora.token_ids import IGNORE, IMAGE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -17,11 +17,11 @@ from torch import Tensor
 from remora.catalog import Vision
 from remora.data.conversation import Sample, Turn
 from remora.errors import DataError
-from remora.marks import IGNORE, IMAGE
 from remora.reading.batches import StageData
-from remora.reading.fitting import SILENT, Unfit
 from remora.reading.images import Aspect, preprocess
 from remora.reading.prompt import OverLength, Prompter, Tokens
+from remora.reading.truncation import SILENT, Unfit
+from remora.token_ids import IGNORE, IMAGE
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 """What a decoder writes for a character of which it has not yet read every byte."""

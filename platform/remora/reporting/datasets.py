@@ -13,7 +13,7 @@ from remora.catalog import DatasetEntry
 from remora.data.check import DatasetReport
 from remora.data.conversation import short
 from remora.data.layout import Place
-from remora.reporting.fitting import print_named
+from remora.reporting.columns import print_named
 
 UNREAD_SHOWN = 12
 """Keys that are listed."""

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from remora import catalog
 from remora.evaluation.benchmarks import benchmark, folders, summary
-from remora.reporting.fitting import print_named
+from remora.reporting.columns import print_named
 
 
 def print_benchmarks(console: Console, only: str | None, data: Path) -> None:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from remora.evaluation.measured import Measured
 from remora.evaluation.report import Report
-from remora.reporting.fitting import digits
+from remora.reporting.columns import digits
 
 
 def print_report(report: Report, out: Console) -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from remora import catalog
 from remora.evaluation.compare import Compared
-from remora.reporting.fitting import Blocks, Fitting, digits
+from remora.reporting.columns import Blocks, Fitting, digits
 from remora.reporting.progress import VariantProgress
 from remora.training.meter import duration
 

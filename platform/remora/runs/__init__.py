@@ -1,6 +1,5 @@
 """The stage graph and the artifact store: what is trained already, and what must be."""
 
-from remora.runs.fit import check_stages
 from remora.runs.graph import (
     StageRun,
     checked_stages,
@@ -16,6 +15,7 @@ from remora.runs.graph import (
 )
 from remora.runs.preflight import Preflight, outlook, preflight
 from remora.runs.store import Store
+from remora.runs.tuning_check import check_stages
 
 __all__ = [
     "Preflight",

@@ -17,7 +17,7 @@ from remora.data.mixture import Readable, fingerprint, read_mixture, with_known
 from remora.errors import SpecError, nearest
 from remora.files import digest
 from remora.model.refs import source_digest
-from remora.runs.fit import check_stages
+from remora.runs.tuning_check import check_stages
 from remora.spec import PARTS, KeyLines, MixtureEntry, Space, Stage, Variant, load_job, validate
 
 NUMERICS = 2

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remora import catalog
-from remora.catalog.fit import check_composition
+from remora.catalog.compatibility import check_composition
 from remora.data.index import Dataset
 from remora.data.mixture import Readable
 from remora.data.order import mixture_order, stage_length
@@ -27,7 +27,7 @@ from remora.training.schedule import check_schedule
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from remora.reading.fitting import StagePrompter
+    from remora.reading.truncation import StagePrompter
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _check_lengths(
     prompter = prompter_of(run, store, loaded)
     if prompter is None:
         return []  # the stage itself looks, before its first step
-    from remora.reading.fitting import check_lengths
+    from remora.reading.truncation import check_lengths
 
     found = (check_lengths(e, d, prompter) for e, d in zip(run.stage.mixture, datasets, strict=True))
     return [note for note in found if note]
@@ -138,8 +138,8 @@ def prompter_of(run: StageRun, store: Store, loaded: dict[Path, PreTrainedTokeni
         return None
     # These load torch (4 s), so only where there is something to read with.
     from remora.model.llm import load_tokenizer
-    from remora.reading.fitting import StagePrompter
     from remora.reading.prompt import Prompter
+    from remora.reading.truncation import StagePrompter
 
     if folder not in loaded:
         loaded[folder] = load_tokenizer(folder)

@@ -16,11 +16,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from remora.serving.answering import engine_requests
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import ServedModel
+from remora.serving.completion import engine_requests
 from remora.serving.front import MARK, Facts
-from remora.serving.protocol import (
+from remora.serving.openai_api import (
     ChatRequest,
     ChatResponse,
     Choice,

@@ -6,7 +6,7 @@ import base64
 import binascii
 from urllib.parse import unquote_to_bytes
 
-from remora.serving.protocol import Refusal
+from remora.serving.openai_api import Refusal
 
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 

@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from remora.serving.args import EndpointArgs
-from remora.serving.protocol import Refusal, too_large
+from remora.serving.openai_api import Refusal, too_large
 
 VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 MARK = "x-remora"

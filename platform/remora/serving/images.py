@@ -13,7 +13,7 @@ from PIL import Image
 from remora.data.pixels import UNKNOWN, PictureError, PixelBudget, opened, rgb
 from remora.serving.args import Limits
 from remora.serving.datauri import payload
-from remora.serving.protocol import Refusal
+from remora.serving.openai_api import Refusal
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _KNOWN = "PNG, JPEG, WebP or GIF"

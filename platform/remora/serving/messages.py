@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from remora.serving.args import Limits
-from remora.serving.protocol import Refusal
+from remora.serving.openai_api import Refusal
 
 SIDES: dict[str, Literal["system", "user", "assistant"]] = {
     "system": "system",

@@ -7,8 +7,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from remora.errors import SpecError, nearest
+from remora.spec.messages import broken_rule, found
 from remora.spec.strict_yaml import KeyLines
-from remora.spec.wording import broken_rule, found
 
 MISTAKES = 10
 """Maximum errors reported at once for one file."""

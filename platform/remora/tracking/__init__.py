@@ -4,7 +4,7 @@
 imported inside functions of this room only, so that this import stays light.
 """
 
-from remora.tracking.figures import Input, id_of, link
+from remora.tracking.metric_names import Input, id_of, link
 from remora.tracking.models import Model, find_model
 from remora.tracking.record import Run
 from remora.tracking.registry import fetch, register, version_info

@@ -24,9 +24,9 @@ from pydantic import TypeAdapter
 
 from remora.errors import StoreError
 from remora.files import digest, disk_errors, is_held, write_json
-from remora.tracking import figures
-from remora.tracking.figures import Input
+from remora.tracking import metric_names
 from remora.tracking.locks import held, locked
+from remora.tracking.metric_names import Input
 
 log = logging.getLogger(__name__)
 FOLDER = "tracking"
@@ -128,7 +128,7 @@ class Run:
         self._bare = Record(key, name, parent, _now(), stage=stage and f"stages/{stage}")
         self._given = {
             "tags": {"remora.kind": key.partition("/")[0]} | _source() | dict(tags or {}),
-            "params": figures.params(params or {}),
+            "params": metric_names.params(params or {}),
             "inputs": [asdict(i) for i in inputs],
             "texts": dict(texts or {}),
         }
@@ -178,7 +178,7 @@ class Run:
         now = _now()
         self._change(
             tags=dict(tags or {}),
-            metrics={name: (value, now) for name, value in figures.metrics(metrics or {}).items()},
+            metrics={name: (value, now) for name, value in metric_names.metrics(metrics or {}).items()},
             inputs=[asdict(i) for i in inputs],
             texts=dict(texts or {}),
             files={path: (within(self.runs, folder), now) for path, folder in (files or {}).items()},

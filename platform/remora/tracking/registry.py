@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from remora.errors import TrackingError, nearest
 from remora.files import digest, is_published, scratch, sha256_file, verify
-from remora.tracking import figures
+from remora.tracking import metric_names
 from remora.tracking.connection import MlflowRefused
 from remora.tracking.record import Claim, Run, within
 
@@ -46,7 +46,7 @@ def register(
     if not folder.is_dir():
         raise TrackingError(f"there is no folder {folder} to register as {name!r}")
     at = int(time.time() * 1000)
-    claim = Claim(name, within(tracker.runs, folder), _content(folder), alias, at, figures.tags(tags or {}))
+    claim = Claim(name, within(tracker.runs, folder), _content(folder), alias, at, metric_names.tags(tags or {}))
     run = Run.again(tracker.runs, key)
     run.claim(claim)
     report = tracker.sync()

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from remora.tracking import figures
+from remora.tracking import metric_names
 from remora.tracking.connection import Connection
-from remora.tracking.figures import LoggedStep
+from remora.tracking.metric_names import LoggedStep
 
 KEY, MARK = "remora.key", "remora.synced"
 """Tags: a run's logical identity, and what of its record MLflow holds."""
@@ -106,7 +106,7 @@ class Server(Connection):
                     run,
                     metrics[i : i + _BATCH],
                     [Param(k, v) for k, v in (params or {}).items()],
-                    [RunTag(k, v) for k, v in figures.tags(tags or {}).items()],
+                    [RunTag(k, v) for k, v in metric_names.tags(tags or {}).items()],
                 )
 
     def inputs(self, run: str, inputs: Iterable[Mapping[str, Any]]) -> None:
@@ -116,7 +116,7 @@ class Server(Connection):
         made = [
             DatasetInput(
                 Dataset(
-                    figures.shorten(i["name"], _NAME),
+                    metric_names.shorten(i["name"], _NAME),
                     i["digest"][:_DIGEST],
                     "local",
                     json.dumps({"uri": i["source"]}),

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from remora.files import digest
-from remora.tracking import figures
+from remora.tracking import metric_names
 from remora.tracking.connection import MlflowMissing, MlflowRefused
 from remora.tracking.locks import locked
 from remora.tracking.record import FOLDER, Record, Status, file_of, lives, read_record
 from remora.tracking.registry import make_version
 from remora.tracking.server import MARK, NO_STEP, Known, Server
-from remora.tracking.stages import WEIGHTS, StageFiles, left_out, tuning
+from remora.tracking.stage_files import WEIGHTS, StageFiles, left_out, tuning
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class Sync:
 
     def _tags(self, record: Record) -> dict[str, str]:
         """With the links and the parent as MLflow's ids."""
-        tags = {key: figures.linked(value, self._id, self._page) for key, value in record.tags.items()}
+        tags = {key: metric_names.linked(value, self._id, self._page) for key, value in record.tags.items()}
         parent = self._id(record.parent) if record.parent else None
         return tags | ({"mlflow.parentRunId": parent} if parent else {})
 
@@ -176,14 +176,14 @@ class Sync:
 
     def _write_stage(self, stage: StageFiles, events: list[dict[str, Any]], run: str) -> None:
         at = int(1000 * max((e["time"] for e in events), default=0))
-        self.server.log(run, ((name, value, at, 0) for name, value in figures.metrics(left_out(events)).items()))
+        self.server.log(run, ((name, value, at, 0) for name, value in metric_names.metrics(left_out(events)).items()))
         self.server.write_text(run, tuning(events), "tuning.md")
         self.server.write_text(run, stage.weights(self.runs), WEIGHTS)
 
     def _write_events(self, events: Iterable[dict[str, Any]], run: str) -> None:
         steps, notes = [], []
         for event in events:
-            if step := figures.step_of(event):
+            if step := metric_names.step_of(event):
                 steps.append(step)
             elif event["event"] == "noted":
                 notes.append(event["text"])

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from remora.errors import RemoraError, SpecError
-from remora.training import notice
+from remora.training import preemption
 from remora.training.job import StageJob
 from remora.training.stage import run
 from remora.training.torchrun import ALONE, join
@@ -58,10 +58,10 @@ def _runs(file: Path) -> Path:
 def _train(job: StageJob) -> dict[str, float]:
     """`run` as a rank of the group that torchrun describes, or alone."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    notice.listen()
+    preemption.listen()
     join({name: os.environ.get(name, value) for name, value in ALONE.items()})
     try:
-        return run(job, notice.given)
+        return run(job, preemption.given)
     finally:
         dist.destroy_process_group()
 

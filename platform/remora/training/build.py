@@ -21,9 +21,9 @@ from remora.model.seeds import seed_for
 from remora.model.tuning import freeze_and_train, halve_frozen
 from remora.model.vlm import VisionLanguageModel
 from remora.reading.batches import StageData
-from remora.reading.fitting import check_lengths
 from remora.reading.lengths import open_lengths
 from remora.reading.prompt import Prompter, rendered_words
+from remora.reading.truncation import check_lengths
 from remora.spec import Cluster, Stage
 from remora.training.engines import loading
 from remora.training.engines.precision import DTYPES

@@ -26,10 +26,10 @@ import torch.distributed as dist
 from remora.batch import Batch
 from remora.data.conversation import Sample, Turn
 from remora.errors import TrainingError
-from remora.marks import IMAGE
 from remora.model.vlm import VisionLanguageModel
 from remora.reading.batches import StageData
 from remora.spec import Cluster
+from remora.token_ids import IMAGE
 from remora.training import journal
 from remora.training.engines import Engine
 

@@ -14,7 +14,7 @@ from answer_files import printed, write
 from remora.errors import DataError
 from remora.evaluation.benchmarks import benchmark, score
 from remora.evaluation.figures import value
-from remora.evaluation.parquet import InParquet
+from remora.evaluation.hub_tables import InParquet
 
 GQA = benchmark("gqa")
 GOLDS = ["yes", "no", "left", "dining table", "Straße", "t-shirt", "blue"]

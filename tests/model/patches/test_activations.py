@@ -12,7 +12,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
 from remora.batch import Batch
-from remora.marks import IMAGE
 from remora.model.blocks import blocks_of
 from remora.model.patches.activations import checkpoint_activations, plain_name
 from remora.model.patches.attention import attend_per_sample

@@ -18,7 +18,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from remora import catalog
 from remora.errors import SpecError
-from remora.marks import IGNORE, IMAGE
 from remora.model.lora import add_adapter
 from remora.model.patches import attention
 from remora.model.patches.attention import PER_SAMPLE, attend_per_sample, states
@@ -27,6 +26,7 @@ from remora.model.vlm import VisionLanguageModel
 from remora.reading.batches import collate
 from remora.reading.prompt import Tokens
 from remora.spec import Cluster, Lora, PartTuning, Stage, Tuning
+from remora.token_ids import IGNORE, IMAGE
 from remora.training.build import set_up
 from support.standins import small_llm
 

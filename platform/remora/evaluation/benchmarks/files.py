@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from remora.errors import DataError
 from remora.evaluation.answers import Warnings, parse, read_records, read_text
-from remora.evaluation.parquet import parquet_files, parquet_rows
+from remora.evaluation.hub_tables import parquet_files, parquet_rows
 
 T = TypeVar("T")
 

@@ -17,11 +17,11 @@ from remora.data.pictures import Picture
 from remora.errors import DataError
 from remora.evaluation.answers import AnswerLine, Records, Warnings, answer_lines, match, read_records
 from remora.evaluation.benchmarks.protocol import Benchmark, Truth
+from remora.evaluation.hub_tables import InParquet
 from remora.evaluation.judge import Judge
-from remora.evaluation.parquet import InParquet
 from remora.evaluation.question import Shown
 from remora.evaluation.report import Graded
-from remora.evaluation.words import evalai
+from remora.evaluation.short_answers import evalai
 
 AUTO, LLAVA, OFFICIAL = "auto", "llava", "official"
 CONVERTED = {

@@ -2,7 +2,8 @@
 
 A benchmark is a package beside this file and a record in catalog/papers.py, which names its class. Most are a
 `RowBenchmark`: one that says how its source becomes `Truth`s and what is read from one answer. The rest shares the
-helpers: files.py and parquet.py find and read sources, answers.py reads answer files and matches them with questions.
+helpers: files.py and hub_tables.py find and read sources, answers.py reads answer files and matches them with
+questions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Connectors: vision tokens [B, N, width] in, language-model embeddings [B, M, hidden] out.
 
-One module a family; `remora.catalog.fit` knows what fits and how many embeddings come out without building any. Every
-connector is initialised as its publication does it (its docstring says how) from torch's global generator.
+One module a family; `remora.catalog.compatibility` knows what fits and how many embeddings come out without building
+any. Every connector is initialised as its publication does it (its docstring says how) from torch's global generator.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import nn
 
 from remora.catalog import Connector
-from remora.catalog.fit import check_width, tokens_out
+from remora.catalog.compatibility import check_width, tokens_out
 from remora.model.connectors.mobile import LDP, LDPv2
 from remora.model.connectors.projection import PixelShuffle, mlp
 from remora.model.connectors.qformer import QFormer

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from remora.catalog.fit import grid_side
+from remora.catalog.compatibility import grid_side
 from remora.model.connectors.projection import mlp
 
 

@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from remora.catalog.fit import grid_side
+from remora.catalog.compatibility import grid_side
 
 
 def mlp(width: int, hidden: int, depth: int) -> nn.Sequential:

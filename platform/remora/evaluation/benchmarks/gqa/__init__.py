@@ -19,7 +19,7 @@ from remora.evaluation.benchmarks.files import field, find, image_folder, read_j
 from remora.evaluation.benchmarks.gqa.chi_square import distribution
 from remora.evaluation.benchmarks.protocol import RowBenchmark, Truth, breakdowns
 from remora.evaluation.figures import Figure
-from remora.evaluation.parquet import parquet_files, parquet_rows
+from remora.evaluation.hub_tables import parquet_files, parquet_rows
 from remora.evaluation.report import ScoredAnswer
 
 WITHOUT_STEP = ("exist", "query: name", "choose name")

@@ -21,7 +21,7 @@ from remora.evaluation.benchmarks.mmbench.cells import (
     through_workbook,
 )
 from remora.evaluation.benchmarks.prompts import LETTERS
-from remora.evaluation.parquet import InParquet, parquet_rows
+from remora.evaluation.hub_tables import InParquet, parquet_rows
 
 ROTATIONS = 1_000_000
 REFERENCE = 64

@@ -12,7 +12,7 @@ from remora.errors import DataError
 from remora.evaluation.answers import AnswerLine, Warnings, answer_lines, read_text
 from remora.evaluation.benchmarks.files import field, first_file, root
 from remora.evaluation.benchmarks.protocol import Truth
-from remora.evaluation.parquet import parquet_files, parquet_rows
+from remora.evaluation.hub_tables import parquet_files, parquet_rows
 from remora.evaluation.question import Shown
 
 PERCEPTION = (

@@ -12,7 +12,7 @@ from typing import Any
 from remora.data.pictures import Picture
 from remora.errors import DataError
 from remora.evaluation.benchmarks.files import read_json
-from remora.evaluation.parquet import InParquet, parquet_columns, parquet_files, parquet_rows
+from remora.evaluation.hub_tables import InParquet, parquet_columns, parquet_files, parquet_rows
 
 DOMAINS = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),

@@ -13,7 +13,7 @@ from remora.errors import DataError
 from remora.evaluation.answers import AnswerLine, Records, Warnings, answer_lines
 from remora.evaluation.benchmarks.files import find, read_json
 from remora.evaluation.benchmarks.protocol import Truth
-from remora.evaluation.parquet import parquet_files, parquet_rows
+from remora.evaluation.hub_tables import parquet_files, parquet_rows
 from remora.evaluation.question import Shown
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")

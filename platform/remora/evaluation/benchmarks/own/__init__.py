@@ -20,7 +20,7 @@ from remora.evaluation.figures import Figure, mean, ratio
 from remora.evaluation.judge import Judge
 from remora.evaluation.question import Question
 from remora.evaluation.report import Graded, ScoredAnswer
-from remora.evaluation.words import agreement, evalai
+from remora.evaluation.short_answers import agreement, evalai
 from remora.spec import MixtureEntry, load, validate
 
 BLIND_SEED = 0
@@ -142,7 +142,7 @@ def _multiple_choice(question: OwnQuestion, answer: str) -> tuple[str, float]:
 
 
 def _vqa_accuracy(question: OwnQuestion, answer: str) -> tuple[str, float]:
-    """How far several people agree with the answer, all of it normalised as TextVQA's scorer does (words.py)."""
+    """How far several people agree with the answer, normalised as TextVQA's scorer does (short_answers.py)."""
     read = evalai(answer)
     return read, agreement(read, [evalai(a) for a in question.answers])
 

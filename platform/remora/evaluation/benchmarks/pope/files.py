@@ -11,7 +11,7 @@ from remora.data.pictures import Picture
 from remora.errors import DataError
 from remora.evaluation.benchmarks.files import field, first_file, image_folder, lines
 from remora.evaluation.benchmarks.protocol import Truth
-from remora.evaluation.parquet import parquet_files, parquet_rows
+from remora.evaluation.hub_tables import parquet_files, parquet_rows
 from remora.evaluation.question import Shown
 
 SPLITS = ("random", "popular", "adversarial")

@@ -21,8 +21,8 @@ from remora.evaluation.benchmarks.files import field, find, first_file, image_fo
 from remora.evaluation.benchmarks.prompts import LETTER, options
 from remora.evaluation.benchmarks.protocol import RowBenchmark, Truth, breakdowns
 from remora.evaluation.figures import Figure, mean
+from remora.evaluation.hub_tables import parquet_files, parquet_rows, picture_counts
 from remora.evaluation.judge import Judge
-from remora.evaluation.parquet import parquet_files, parquet_rows, picture_counts
 from remora.evaluation.question import Question, Shown
 from remora.evaluation.report import Graded, ScoredAnswer
 

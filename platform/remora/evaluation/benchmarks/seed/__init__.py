@@ -20,7 +20,7 @@ from remora.evaluation.benchmarks.files import field, find, image_folder, read_j
 from remora.evaluation.benchmarks.prompts import LETTER, llava_list, llava_questions, options
 from remora.evaluation.benchmarks.protocol import RowBenchmark, Truth, breakdowns
 from remora.evaluation.figures import Figure
-from remora.evaluation.parquet import InParquet, parquet_files, parquet_rows, picture_counts
+from remora.evaluation.hub_tables import InParquet, parquet_files, parquet_rows, picture_counts
 from remora.evaluation.question import Question, Shown
 from remora.evaluation.report import ScoredAnswer
 

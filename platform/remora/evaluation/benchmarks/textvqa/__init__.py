@@ -24,7 +24,7 @@ from remora.evaluation.benchmarks.protocol import Truth
 from remora.evaluation.judge import Judge
 from remora.evaluation.question import Question
 from remora.evaluation.report import Graded
-from remora.evaluation.words import agreement, evalai
+from remora.evaluation.short_answers import agreement, evalai
 
 VAL = ("TextVQA_0.5.1_val.json", "TextVQA_0*_val.json", "TextVQA_0*.json")
 TOKENS = "TextVQA_Rosetta_OCR_v0.2_{split}.json"

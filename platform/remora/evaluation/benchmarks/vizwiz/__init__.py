@@ -19,11 +19,11 @@ from remora.evaluation.benchmarks.protocol import Truth, breakdowns
 from remora.evaluation.benchmarks.vizwiz.answerable import GOLD, SAID, answerability, marks
 from remora.evaluation.benchmarks.vizwiz.images import by_image
 from remora.evaluation.figures import Figure
+from remora.evaluation.hub_tables import InParquet, parquet_files
 from remora.evaluation.judge import Judge
-from remora.evaluation.parquet import InParquet, parquet_files
 from remora.evaluation.question import Question
 from remora.evaluation.report import Graded, ScoredAnswer
-from remora.evaluation.words import agreement, vizwiz
+from remora.evaluation.short_answers import agreement, vizwiz
 
 UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
 VAL = ("val.json", "*_val*.json")

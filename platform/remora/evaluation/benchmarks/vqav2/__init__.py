@@ -17,9 +17,9 @@ from remora.evaluation.benchmarks.files import field, find, rows, submission, un
 from remora.evaluation.benchmarks.people import PeoplesBenchmark, commonest, converted, people, picture
 from remora.evaluation.benchmarks.prompts import SHORT, llava_list, llava_questions
 from remora.evaluation.benchmarks.protocol import Truth
-from remora.evaluation.parquet import InParquet, parquet_files
+from remora.evaluation.hub_tables import InParquet, parquet_files
 from remora.evaluation.question import Question, Shown
-from remora.evaluation.words import agreement, plain, vqa
+from remora.evaluation.short_answers import agreement, plain, vqa
 
 ANNOTATIONS = ("v2_mscoco_val2014_annotations.json", "v2_mscoco_*_annotations.json", "*annotations*.json")
 QUESTIONS = tuple(f"v2_OpenEnded_mscoco_{s}_questions.json" for s in ("val2014", "test-dev2015", "test2015", "*"))

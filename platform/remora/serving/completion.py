@@ -9,7 +9,7 @@ from remora.errors import DataError, TooLong
 from remora.serving.args import Limits
 from remora.serving.images import decode
 from remora.serving.messages import ChatTurn, read_messages
-from remora.serving.protocol import ChatRequest, Refusal
+from remora.serving.openai_api import ChatRequest, Refusal
 
 if TYPE_CHECKING:
     from remora.inference import Answerer, Message, Request

@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from remora.evaluation.words import agreement, evalai, vizwiz, vqa
+from remora.evaluation.short_answers import agreement, evalai, vizwiz, vqa
 from support.nasty_answers import WORDS, text
 
 NORMALISERS = [vqa, evalai, vizwiz]

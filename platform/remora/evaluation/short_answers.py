@@ -83,5 +83,7 @@ def _words(text: str, contractions: Mapping[str, str]) -> str:
 
 @cache
 def _contractions(table: str) -> dict[str, str]:
-    tables = yaml.safe_load(resources.files("remora.evaluation").joinpath("words.yaml").read_text(encoding="utf-8"))
+    tables = yaml.safe_load(
+        resources.files("remora.evaluation").joinpath("short_answers.yaml").read_text(encoding="utf-8")
+    )
     return tables[table]

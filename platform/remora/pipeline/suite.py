@@ -11,7 +11,7 @@ from remora.evaluation.measured import Measured
 from remora.inference.bundle import bundle_name, weights_digest
 from remora.pipeline.executor import Executor
 from remora.pipeline.measure import Prepared, measure
-from remora.pipeline.record import metrics_of
+from remora.pipeline.tracked_runs import metrics_of
 from remora.runs import Store
 from remora.spec import Cluster
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from remora import catalog
 from remora.commands.options import DataIndexOptions, Workplace
 from remora.data.index import Dataset
-from remora.data.indexing import Indexed, Spread
+from remora.data.index_builder import Indexed, Spread
 from remora.data.mixture import open_entry, with_known
 from remora.data.sources import Shard
 from remora.reporting.bars import reading
@@ -72,7 +72,7 @@ def _spread(place: Workplace) -> Spread | None:
 
     def on_cluster(work: Callable[[Shard], Indexed], shards: Iterable[Shard]) -> Iterator[Indexed]:
         # Joined only when there is something to build.
-        from remora.cluster.indexing import over_ray
+        from remora.cluster.ray_data import over_ray
         from remora.commands.run import session
 
         with session(place):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from remora import catalog
 from remora.catalog import LLM
-from remora.catalog.fit import check_composition
+from remora.catalog.compatibility import check_composition
 from remora.errors import SpecError
 from remora.spec import PARTS, Stage, Variant
 

@@ -17,7 +17,7 @@ from remora.inference.prefill import PictureEmbeddings, embed, passes, prefill
 from remora.inference.recent import Recent
 from remora.inference.requests import FittedPicture, Prompt
 from remora.inference.sampling import NEAR
-from remora.marks import IMAGE
+from remora.token_ids import IMAGE
 
 
 class DecodingBatch(Protocol):

@@ -16,7 +16,7 @@ from remora.demo import build_demo
 from remora.evaluation.measured import Measured
 from remora.evaluation.score import Score
 from remora.files import is_published, publishing, sha256_file
-from remora.pipeline import evaluation, variant
+from remora.pipeline import suite, variant
 from remora.runs import Store
 from remora.spec import Cluster, Space, load
 from remora.tracking import Run, Tracker
@@ -183,15 +183,15 @@ def folder(database):
 @pytest.mark.parametrize("spoil", [cut, folder])
 def test_figures_come_although_mlflow_cannot_be_opened(spoil, runs, work, empty_database, monkeypatch):
     spoil(runs / "mlflow.db")
-    monkeypatch.setattr(evaluation, "measure", lambda prepared, *given, **_: work.measure(prepared.name, *given))
-    monkeypatch.setattr(evaluation, "bundle_name", lambda bundle: "model")
-    monkeypatch.setattr(evaluation, "weights_digest", lambda bundle: "ab")
+    monkeypatch.setattr(suite, "measure", lambda prepared, *given, **_: work.measure(prepared.name, *given))
+    monkeypatch.setattr(suite, "bundle_name", lambda bundle: "model")
+    monkeypatch.setattr(suite, "weights_digest", lambda bundle: "ab")
 
     class Prepared:
         name, data = "gqa", runs / "data"
 
     notes = []
-    (found,) = evaluation.evaluate(runs / "b", [Prepared()], Store(runs), work, Cluster(), note=notes.append)
+    (found,) = suite.evaluate(runs / "b", [Prepared()], Store(runs), work, Cluster(), note=notes.append)
     assert found.score.accuracy == 0.5
     (said,) = notes
     assert said.startswith("MLflow at sqlite:") and said.endswith(f"its record is kept in {runs}; later: remora sync")

@@ -1,17 +1,52 @@
-"""Embedding on a Ray cluster: Ray Data hands the parts of a dataset to workers that hold the encoder."""
+"""Ray Data: a dataset's shards indexed, and its samples embedded, by a whole cluster. Every node sees the folders."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from remora.carrier import ours, pack, unpack
-from remora.condense.embedding import EmbeddingJob, PartEmbedder
+from remora.data.index_builder import Indexed
+from remora.data.sources import Shard
 from remora.spec.condensation import Workers
+
+if TYPE_CHECKING:
+    from remora.condense.embedding import EmbeddingJob, PartEmbedder
+
+
+def over_ray(work: Callable[[Shard], Indexed], shards: Iterable[Shard], logs: Path) -> Iterator[Indexed]:
+    """Results in the shards' order, a task a shard. Needs a Ray session.
+
+    Raises:
+        RemoraError: what a worker met; WorkerError if nobody foresaw it, with its trace in a file of `logs`.
+    """
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells every execution, and that it draws no bars
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+    def indexed(row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"out": pickle.dumps(work(pickle.loads(row["shard"]))), "error": ""}
+        except Exception as e:  # noqa: BLE001 (as a row: of an exception Ray logs a page, and tries again)
+            return {"out": b"", "error": pack(ours(e, logs))}
+
+    rows = [{"shard": pickle.dumps(shard)} for shard in shards]
+    if not rows:
+        return
+    for row in ray.data.from_items(rows, override_num_blocks=len(rows)).map(indexed).iter_rows():
+        if error := unpack(row["error"]):
+            raise error
+        yield pickle.loads(row["out"])
 
 
 class _Worker:
@@ -24,6 +59,8 @@ class _Worker:
     def parts(self) -> PartEmbedder:
         """Opened by the first call, so that what is wrong with it comes back as other errors do."""
         import torch
+
+        from remora.condense.embedding import PartEmbedder
 
         torch.set_num_threads(self.threads)
         return PartEmbedder(self.job, self.threads)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from remora.catalog import llm
 from remora.errors import SpecError
 from remora.inference import Bundle, read_bundle, write_bundle
-from remora.inference.averaging import average_bundles
+from remora.inference.bundle_average import average_bundles
 from remora.model.llm import create_from_scratch
 from remora.model.lora import add_adapter, save_adapter
 from remora.model.parts import compose, save_part

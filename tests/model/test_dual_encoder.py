@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from remora.errors import DataError
-from remora.model.embedder import Embedder
+from remora.model.dual_encoder import Embedder
 from support.dual_encoders import SIDE, TEXT, WORDS, write_encoder
 
 

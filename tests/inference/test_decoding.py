@@ -10,8 +10,8 @@ from small_llms import CONFIGS, JOIN, OTHERS, PICTURES, WINDOWED, embeddings, ll
 
 from remora import catalog
 from remora.inference import Prompt, prefill
-from remora.inference.batches import Prefixes, SlotBatch, WholeBatch, can_join, token_bytes
-from remora.marks import IMAGE
+from remora.inference.decoding import Prefixes, SlotBatch, WholeBatch, can_join, token_bytes
+from remora.token_ids import IMAGE
 
 TAILS = [3, 9, 1, 14, 6, 2, 11, 5] * 4
 """32 prompts about 11 pictures."""

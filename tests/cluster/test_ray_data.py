@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from remora.carrier import unpack
-from remora.cluster.embedding import _Worker
+from remora.cluster.ray_data import _Worker
 from remora.condense.embedding import EmbeddingJob
 from remora.data.mixture import open_whole
 from remora.errors import DataError
