@@ -20,7 +20,7 @@ FLOORS = [
     {"carrier"},
     {"files", "processes"},
     {"spec"},
-    {"catalog", "marks"},
+    {"catalog", "token_ids"},
     {"batch", "data"},
     {"model", "reading"},
     {"exchange"},

@@ -18,6 +18,7 @@ from remora.exchange.stock_llava import reason_against, write_llava
 from remora.inference.exporting import PROBES, messages_of, stock_chat
 from remora.reading.images import preprocess
 from remora.reading.prompt import Prompter
+from remora.token_ids import IMAGE
 from support.exchange_fake import MLP2, ROWS, WORDS, encoder, tiny_vlm
 
 EXACT = 1e-5  # fp32: the same matrices in the same order; what differs is only which kernel adds them up

@@ -16,6 +16,7 @@ from remora.inference.bundle import read_bundle
 from remora.inference.exporting import export_bundle
 from remora.inference.importing import import_checkpoint
 from remora.model.parts import compose
+from remora.token_ids import IMAGE
 from support.exchange_fake import LLM, MLP2, ROWS, VISION, encoder, tiny_vlm
 from support.exchange_layouts import factory, llava_hf, original
 

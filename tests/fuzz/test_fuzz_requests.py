@@ -10,7 +10,6 @@ import tracemalloc
 import httpx
 from cases import cases
 
-from remora.serving.completion import job
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.completion import job

@@ -16,6 +16,7 @@ from remora.model.vlm import VisionLanguageModel
 from remora.reading.batches import collate
 from remora.reading.prompt import Tokens
 from remora.spec import Tuning
+from remora.token_ids import IMAGE
 from support.standins import small_llm, small_vision
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from remora.evaluation.benchmarks.prompts import LETTER, SHORT, options
 from remora.inference import Message, Request
 from remora.serving.args import EndpointArgs, Limits
+from remora.serving.completion import engine_requests
 from remora.serving.openai_api import read_request
 from support.serving_fake import CHAT, FakeAnswerer, call
 
