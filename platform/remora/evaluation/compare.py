@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from remora.errors import DataError
-from remora.evaluation.benchmarks import benchmark_of
 from remora.evaluation.figures import Difference, difference, holm
-from remora.evaluation.report import Report, ScoredAnswer
+from remora.evaluation.paired import paired
+from remora.evaluation.report import Report
 
 REAL = 0.05
 """A difference is called real when its adjusted p is below."""
@@ -48,32 +46,13 @@ def compare_reports(pairs: Mapping[str, tuple[Report, Report]], every_figure: bo
     """
     differences: dict[tuple[str, str], Difference] = {}
     about: dict[str, tuple[int, list[str]]] = {}
-    for name, (a, b) in pairs.items():
-        for what in ("protocol", "judge"):
-            if getattr(a, what) != getattr(b, what):
-                raise DataError(
-                    f"{name}: scored by different {what}s, {getattr(a, what)!r} and {getattr(b, what)!r}; "
-                    f"such figures cannot be compared; score both by one"
-                )
-        of_a, of_b = _placed(a), _placed(b)
-        common = [place for place in of_a if place in of_b]
-        warnings = []
-        if not common:
-            raise DataError(f"{name}: no question in common; were both measured on the same files?")
-        if len(common) < max(a.n, b.n):
-            warnings = [f"{name}: compared on the {len(common)} questions that both have, of {a.n} and {b.n}"]
-        if changed := [i for i in common if of_a[i].gold != of_b[i].gold]:
-            raise DataError(
-                f"{name}: question {changed[0][0]} has another right answer in each; were the files changed?"
-            )
-        chosen = benchmark_of(a)
-        items = [[of[i] for i in common] for of in (of_a, of_b)]
-        figures = [chosen.figures(i) for i in items]
-        groups = [i.group or str(i.id) for i in items[0]]
-        for figure in figures[0] if every_figure else [chosen.headline]:
+    for name, both in pairs.items():
+        found = paired(name, both)
+        figures = [found.benchmark.figures(items) for items in found.items]
+        for figure in figures[0] if every_figure else [found.benchmark.headline]:
             if figure in figures[1]:
-                differences[name, figure] = difference(figures[0][figure], figures[1][figure], groups)
-        about[name] = (len(common), warnings)
+                differences[name, figure] = difference(figures[0][figure], figures[1][figure], found.groups)
+        about[name] = (found.n, found.warnings)
     adjusted = holm({f"{n}\n{f}": d.p for (n, f), d in differences.items()})
     return {
         name: Compared(
@@ -84,14 +63,3 @@ def compare_reports(pairs: Mapping[str, tuple[Report, Report]], every_figure: bo
         )
         for name, (n, warnings) in about.items()
     }
-
-
-def _placed(report: Report) -> dict[tuple[str, int], ScoredAnswer]:
-    """Items by id and by how many of that id came before: MME's and TextVQA's questions share their picture's."""
-    seen: Counter[str] = Counter()
-    found = {}
-    for item in report.items:
-        identity = str(item.id)
-        found[identity, seen[identity]] = item
-        seen[identity] += 1
-    return found

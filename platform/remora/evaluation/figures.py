@@ -50,7 +50,7 @@ def total(figures: Iterable[Figure], scale: float = 1.0) -> Figure:
 
 
 def value(figure: Figure) -> float:
-    return float(_values(figure, _sums(figure, [""] * len(figure[0].of)).sum(axis=0)))
+    return float(values(figure, group_sums(figure, [""] * len(figure[0].of)).sum(axis=0)))
 
 
 def printed(figure: Figure, published: float) -> Figure:
@@ -64,15 +64,15 @@ def printed(figure: Figure, published: float) -> Figure:
     return total([figure], min(max(exact, tenth - 0.05 + 1e-9), tenth + 0.05 - 1e-9) / exact)
 
 
-def _values(figure: Figure, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The figure from sums [..., 2, terms] of what is divided and of what divides."""
+def values(figure: Figure, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A figure from sums [..., 2, terms] of what is divided and of what divides."""
     of, over = sums[..., 0, :], sums[..., 1, :]
     # Scaled before it is divided, as the official scripts do: their second digit may hang on it.
     scaled = of * np.array([t.scale for t in figure])
     return np.divide(scaled, over, out=np.zeros_like(of), where=over != 0).sum(axis=-1)
 
 
-def _sums(figure: Figure, groups: Sequence[str]) -> NDArray[np.float64]:
+def group_sums(figure: Figure, groups: Sequence[str]) -> NDArray[np.float64]:
     """Each group's sums, [groups, 2, terms]."""
     number: dict[str, int] = {}
     index = np.array([number.setdefault(g, len(number)) for g in groups], np.int64)
@@ -94,10 +94,10 @@ def interval(figure: Figure, groups: Sequence[str]) -> tuple[float, float]:
             inside = [g for g, c in zip(groups, chosen, strict=True) if c]
             _, low, high = accuracy_interval(scores.tolist(), inside)
             return low * term.scale, high * term.scale
-    sums = _sums(figure, groups)
+    sums = group_sums(figure, groups)
     if not len(sums):
         return 0.0, 0.0
-    return _middle(np.array([_values(figure, s) for s in _resampled(sums)]))
+    return _middle(np.array([values(figure, s) for s in _resampled(sums)]))
 
 
 def _resampled(sums: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
@@ -129,10 +129,10 @@ class Difference:
 
 def difference(a: Figure, b: Figure, groups: Sequence[str]) -> Difference:
     """A paired bootstrap and a paired randomisation test (Noreen 1989) over groups. Items are in one order in both."""
-    both = np.stack([_sums(a, groups), _sums(b, groups)], axis=1)  # [groups, model, 2, terms]
+    both = np.stack([group_sums(a, groups), group_sums(b, groups)], axis=1)  # [groups, model, 2, terms]
 
     def less(sums: NDArray[np.float64]) -> float:
-        return float(_values(a, sums[0]) - _values(b, sums[1]))
+        return float(values(a, sums[0]) - values(b, sums[1]))
 
     found = less(both.sum(axis=0))
     low, high = _middle(np.array([less(sums) for sums in _resampled(both)]))
@@ -147,7 +147,7 @@ def difference(a: Figure, b: Figure, groups: Sequence[str]) -> Difference:
         chosen = rng.integers(0, 2, (min(together, SWAPS - done), len(apart)))
         first = apart[np.arange(len(apart)), chosen].sum(axis=1)
         swapped = fixed + np.stack([first, summed - first], axis=1)  # [swaps, model, 2, terms]
-        apart_by = _values(a, swapped[:, 0]) - _values(b, swapped[:, 1])
+        apart_by = values(a, swapped[:, 0]) - values(b, swapped[:, 1])
         extreme += int((abs(apart_by) >= abs(found) - 1e-12).sum())
     p = extreme / (SWAPS + 1) if len(apart) else 1.0
     return Difference(value(a), value(b), low, high, p)
