@@ -21,8 +21,8 @@ from remora.serving.openai_api import (
     NEUTRAL,
     ChatRequest,
     ChatResponse,
-    Choice,
     Refusal,
+    ResponseChoice,
     ResponseMessage,
     Usage,
     holds_more,
@@ -253,7 +253,10 @@ def test_seeds() -> None:
 def test_answers_as_events() -> None:
     """What openai's client makes of them is in test_serving_endpoint.py."""
     message = ResponseMessage(content="a fish")
-    choices = [Choice(message=message, finish_reason="stop"), Choice(index=1, message=message, finish_reason="length")]
+    choices = [
+        ResponseChoice(message=message, finish_reason="stop"),
+        ResponseChoice(index=1, message=message, finish_reason="length"),
+    ]
     usage = Usage(prompt_tokens=7, completion_tokens=6, total_tokens=13)
     made = ChatResponse(id="1", created=2, model="m", system_fingerprint="m@3", choices=choices, usage=usage)
     for include in (False, True):

@@ -5,15 +5,22 @@ from remora.runs.graph import (
     checked_stages,
     path,
     paths,
-    read_space,
-    read_variant,
-    read_variants,
     resolve_stages,
     union,
     variant_name,
-    variants_of,
 )
 from remora.runs.preflight import Preflight, outlook, preflight
+from remora.runs.space import (
+    Survey,
+    pruned,
+    read_space,
+    read_survey,
+    read_variant,
+    read_variants,
+    survey,
+    variant_at,
+    variants_of,
+)
 from remora.runs.store import Store
 from remora.runs.tuning_check import check_stages
 
@@ -21,17 +28,22 @@ __all__ = [
     "Preflight",
     "StageRun",
     "Store",
+    "Survey",
     "check_stages",
     "checked_stages",
     "outlook",
     "path",
     "paths",
     "preflight",
+    "pruned",
     "read_space",
+    "read_survey",
     "read_variant",
     "read_variants",
     "resolve_stages",
+    "survey",
     "union",
+    "variant_at",
     "variant_name",
     "variants_of",
 ]

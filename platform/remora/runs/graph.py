@@ -18,7 +18,7 @@ from remora.errors import SpecError, nearest
 from remora.files import digest
 from remora.model.refs import source_digest
 from remora.runs.tuning_check import check_stages
-from remora.spec import PARTS, KeyLines, MixtureEntry, Space, Stage, Variant, load_job, validate
+from remora.spec import PARTS, KeyLines, MixtureEntry, Stage, Variant, validate
 
 NUMERICS = 2
 """Raise by hand when a change makes the same spec give other weights."""
@@ -67,7 +67,7 @@ def _recipe_name(recipe: str) -> str:
     return Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
 
 
-def _recipe_stages(variant: Variant) -> list[Stage]:
+def recipe_stages(variant: Variant) -> list[Stage]:
     """The stage that trains the variant's language model, if it has one, then the recipe's."""
     own = catalog.llm(variant.llm).stage
     return ([own] if own else []) + list(catalog.recipe(variant.recipe).stages)
@@ -75,20 +75,27 @@ def _recipe_stages(variant: Variant) -> list[Stage]:
 
 @dataclass(frozen=True)
 class Written:
-    """The file that a spec was written in, so that a mistake in its overrides can name a line of it."""
+    """The file that a spec was written in, so that a mistake in it can name a line of it."""
 
     file: str
     lines: KeyLines
 
-    def at(self, stage: str) -> str:
-        line = self.lines.get(("overrides", stage))
+    def at(self, *keys: str | int) -> str:
+        line = self.lines.get(keys)
         return f"{self.file}:{line}" if line else self.file
 
 
-def _check_overrides(overrides: Iterable[str], known: Sequence[str], written: Written | None) -> None:
+def check_overrides(
+    overrides: Iterable[str], known: Sequence[str], written: Written | None, within: tuple[str | int, ...] = ()
+) -> None:
+    """Whether every override is of a stage that there is; `within` is where in the file they stand.
+
+    Raises:
+        SpecError: one is not.
+    """
     for name in overrides:
         if name not in known:
-            where = f"{written.at(name)}: " if written else ""
+            where = f"{written.at(*within, 'overrides', name)}: " if written else ""
             raise SpecError(f"{where}overrides: no stage {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
 
 
@@ -98,77 +105,19 @@ def resolve_stages(variant: Variant, written: Written | None = None) -> tuple[St
     Raises:
         SpecError: an override names no stage, or breaks a rule.
     """
-    stages = _recipe_stages(variant)
-    _check_overrides(variant.overrides, [s.name for s in stages], written)
-    found = (_overridden(s, variant.overrides.get(s.name, {}), written) for s in stages)
+    stages = recipe_stages(variant)
+    check_overrides(variant.overrides, [s.name for s in stages], written)
+    found = (overridden(s, variant.overrides.get(s.name, {}), written) for s in stages)
     return tuple(s.model_copy(update={"mixture": tuple(map(with_known, s.mixture))}) for s in found)
 
 
-def read_variant(file: Path | str) -> Variant:
-    """The variant of a YAML file, with its overrides checked.
-
-    Raises:
-        SpecError: the file is none, or breaks a rule.
-    """
-    variant, lines = load_job(file, "variant")
-    assert isinstance(variant, Variant)
-    resolve_stages(variant, Written(str(file), lines))
-    return variant
-
-
-def read_space(file: Path | str) -> Space:
-    """The space of a YAML file, with its overrides checked.
-
-    Raises:
-        SpecError: the file is none, or breaks a rule.
-    """
-    space, lines = load_job(file, "space")
-    assert isinstance(space, Space)
-    variants_of(space, Written(str(file), lines))
-    return space
-
-
-def read_variants(file: Path | str) -> list[Variant]:
-    """The variants of a YAML file: a space has many, a variant is itself.
-
-    Raises:
-        SpecError: the file is neither, or breaks a rule.
-    """
-    job, lines = load_job(file, "variant", "space")
-    written = Written(str(file), lines)
-    if isinstance(job, Space):
-        return variants_of(job, written)
-    resolve_stages(job, written)
-    return [job]
-
-
-def variants_of(space: Space, written: Written | None = None) -> list[Variant]:
-    """Every variant of a space, each with the overrides of the stages that its recipe has.
-
-    Raises:
-        SpecError: an override names a stage that no recipe of the space has, or breaks a rule; two variants would
-            share a name.
-    """
-    variants = space.variants()
-    _check_names(variants)
-    stages = [[s.name for s in _recipe_stages(v)] for v in variants]
-    _check_overrides(space.overrides, list(dict.fromkeys(n for names in stages for n in names)), written)
-    found = [
-        v.model_copy(update={"overrides": {k: c for k, c in v.overrides.items() if k in names}})
-        for v, names in zip(variants, stages, strict=True)
-    ]
-    for variant in found:
-        resolve_stages(variant, written)
-    return found
-
-
-def _check_names(variants: Iterable[Variant]) -> None:
+def check_names(variants: Iterable[Variant]) -> None:
     """Variants are told apart by name alone: in plans, tables, bundles and MLflow."""
     known: dict[str, Variant] = {}
     for variant in variants:
         name = variant_name(variant)
         if (twin := known.setdefault(name, variant)) is not variant:
-            pairs = ((key, getattr(twin, key), getattr(variant, key)) for key in ("recipe", *PARTS))
+            pairs = ((key, getattr(twin, key), getattr(variant, key)) for key in ("recipe", *PARTS, "choice"))
             differ = [f"{key} {one} and {other}" for key, one, other in pairs if one != other]
             raise SpecError(
                 f"two variants share a name: {name}: {', '.join(differ) or 'one choice is listed twice'}; "
@@ -176,7 +125,14 @@ def _check_names(variants: Iterable[Variant]) -> None:
             )
 
 
-def _overridden(stage: Stage, changes: dict[str, Any], written: Written | None) -> Stage:
+def overridden(
+    stage: Stage, changes: dict[str, Any], written: Written | None, within: tuple[str | int, ...] = ()
+) -> Stage:
+    """A recipe's stage with what a spec changes of it; `within` is where in the file its overrides stand.
+
+    Raises:
+        SpecError: it breaks a rule.
+    """
     if not changes:
         return stage
     merged = stage.model_dump(mode="json", exclude_none=True)
@@ -190,7 +146,7 @@ def _overridden(stage: Stage, changes: dict[str, Any], written: Written | None) 
     merged["tune"] = merged["tune"] | tune if isinstance(tune, dict) else tune
     if written is None:
         return validate(Stage, merged, f"overrides: {stage.name}")
-    return validate(Stage, merged, written.file, written.lines, ("overrides", stage.name))
+    return validate(Stage, merged, written.file, written.lines, (*within, "overrides", stage.name))
 
 
 def checked_stages(variant: Variant) -> tuple[Stage, ...]:
@@ -221,7 +177,7 @@ def paths(
         SpecError: two variants share a name.
     """
     variants = list(variants)
-    _check_names(variants)
+    check_names(variants)
     opened: Opened = {}
     return {variant_name(v): path(v, data, opened, read) for v in variants}
 

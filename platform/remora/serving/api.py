@@ -23,10 +23,10 @@ from remora.serving.front import MARK, Facts
 from remora.serving.openai_api import (
     ChatRequest,
     ChatResponse,
-    Choice,
     ModelCard,
     ModelList,
     Refusal,
+    ResponseChoice,
     ResponseMessage,
     Usage,
     read_request,
@@ -82,7 +82,7 @@ def api(args: EndpointArgs, champion: ServedModel, answer: Answering) -> FastAPI
         request, asked = await asyncio.get_running_loop().run_in_executor(readers, read, body)
         answers = await answer(asked)
         choices = [
-            Choice(index=i, message=ResponseMessage(content=one.text), finish_reason=one.finish_reason)
+            ResponseChoice(index=i, message=ResponseMessage(content=one.text), finish_reason=one.finish_reason)
             for i, one in enumerate(answers)
         ]
         prompt, completion = answers[0].prompt_tokens, sum(one.completion_tokens for one in answers)

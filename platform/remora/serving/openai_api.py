@@ -252,7 +252,7 @@ class ResponseMessage(BaseModel):
     refusal: None = None
 
 
-class Choice(BaseModel):
+class ResponseChoice(BaseModel):
     index: int = 0
     message: ResponseMessage
     finish_reason: Literal["stop", "length"]
@@ -272,7 +272,7 @@ class ChatResponse(BaseModel):
     model: str
     system_fingerprint: str
     """Registered name and version that answered: `remora@3`."""
-    choices: list[Choice]
+    choices: list[ResponseChoice]
     usage: Usage
 
     def events(self, include_usage: bool) -> str:

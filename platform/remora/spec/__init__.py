@@ -1,5 +1,6 @@
 """What a user writes: variants, recipes, stages, mixtures and spaces, as strict YAML."""
 
+from remora.spec.axes import Axis, AxisSpec, Choice, Condition, Range
 from remora.spec.base import Spec, validate
 from remora.spec.condensation import Condensation
 from remora.spec.kinds import load, load_job
@@ -15,24 +16,34 @@ from remora.spec.recipe import (
     Stage,
     Tuning,
 )
+from remora.spec.space import Budget, Champion, Objective, Rule, Sampler, Space
 from remora.spec.strict_yaml import KeyLines, parse_yaml, read_yaml
-from remora.spec.variant import Champion, Cluster, Job, Precision, Rows, Space, Variant
+from remora.spec.variant import Cluster, Job, Precision, Rows, Variant
 
 __all__ = [
     "ALL_LINEAR",
     "PARTS",
+    "Axis",
+    "AxisSpec",
+    "Budget",
     "Champion",
+    "Choice",
     "Cluster",
     "Condensation",
+    "Condition",
     "Guard",
     "Job",
     "KeyLines",
     "Lora",
     "MixtureEntry",
+    "Objective",
     "PartTuning",
     "Precision",
+    "Range",
     "Recipe",
     "Rows",
+    "Rule",
+    "Sampler",
     "Skippable",
     "Space",
     "Spec",

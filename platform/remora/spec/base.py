@@ -89,12 +89,13 @@ def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
     """Field names of the model at `loc`, found by following annotations."""
     current: Any = model
     for part in loc:
-        models = _models_in(current.model_fields[part].annotation) if part in current.model_fields else [current]
+        models = models_in(current.model_fields[part].annotation) if part in current.model_fields else [current]
         current = models[0] if models else current
     return list(current.model_fields)
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [m for arg in getattr(annotation, "__args__", ()) for m in _models_in(arg)]
+    return [m for arg in getattr(annotation, "__args__", ()) for m in models_in(arg)]

@@ -9,8 +9,9 @@ from remora.errors import SpecError
 from remora.spec.base import S, validate
 from remora.spec.paths import located
 from remora.spec.recipe import PARTS
+from remora.spec.space import Space, smoked
 from remora.spec.strict_yaml import KeyLines, read_yaml
-from remora.spec.variant import Space, Variant
+from remora.spec.variant import Variant
 
 NEXT = {
     "variant": "remora train {file}",
@@ -27,7 +28,7 @@ def kind_of(raw: Any) -> str | None:
     if not isinstance(raw, dict):
         return None
     choices = [part for part in (*PARTS, "recipe") if isinstance(raw.get(part), list)]
-    if "champion" in raw or choices:
+    if raw.keys() & {"champion", "axes", "seeds"} or choices:
         return "space"
     if "stages" in raw:
         return "recipe"
@@ -62,12 +63,16 @@ def load(model: type[S], path: Path | str) -> S:
     return validate(model, located(raw, Path(path).parent), str(path), lines)
 
 
-def load_job(path: Path | str, *kinds: str) -> tuple[Variant | Space, KeyLines]:
+def load_job(path: Path | str, *kinds: str, smoke: bool = False) -> tuple[Variant | Space, KeyLines]:
     """A variant or a space from a file, with absolute paths (spec/paths.py), and the line of every key.
+
+    `smoke` takes a space with what its smoke block replaces.
 
     Raises:
         SpecError: it is invalid, or not one of `kinds`.
     """
     kind, raw, lines = read_kind(path, *kinds)
+    if smoke:
+        raw, lines = smoked(raw, lines, str(path))
     model: type[Variant] | type[Space] = Space if kind == "space" else Variant
     return validate(model, located(raw, Path(path).parent), str(path), lines), lines

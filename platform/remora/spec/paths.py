@@ -28,6 +28,12 @@ def located(raw: Any, folder: Path) -> Any:
         found["champion"] = champion | {"benchmark": _yaml(champion["benchmark"], folder)}
     if isinstance(overrides := raw.get("overrides"), dict):
         found["overrides"] = {name: _stage(stage, folder) for name, stage in overrides.items()}
+    if isinstance(axes := raw.get("axes"), dict):
+        found["axes"] = {name: _axis(name, axis, folder) for name, axis in axes.items()}
+    if isinstance(cases := raw.get("cases"), list):
+        found["cases"] = [located(case, folder) for case in cases]
+    if "smoke" in raw:
+        found["smoke"] = located(raw["smoke"], folder)
     if "stages" in raw:
         found["stages"] = _each(raw["stages"], lambda stage: _stage(stage, folder))
     if isinstance(given := raw.get("embeddings"), dict):
@@ -71,6 +77,22 @@ def _stage(stage: Any, folder: Path) -> Any:
     if not isinstance(stage, dict) or "mixture" not in stage:
         return stage
     return stage | {"mixture": _each(stage["mixture"], lambda entry: _entry(entry, folder))}
+
+
+def _axis(name: str, axis: Any, folder: Path) -> Any:
+    """An axis of a space; its values may be mixtures, or set one."""
+    if isinstance(axis, dict) and "values" in axis:
+        return axis | {"values": _axis(name, axis["values"], folder)}
+    if name.rpartition(".")[2] == "mixture":
+        values = axis.items() if isinstance(axis, dict) else enumerate(axis) if isinstance(axis, list) else ()
+        found = {k: _stage({"mixture": v}, folder)["mixture"] for k, v in values}
+        return found if isinstance(axis, dict) else list(found.values()) if isinstance(axis, list) else axis
+    if isinstance(axis, dict):  # labels with the keys that they set
+        return {
+            label: {k: _axis(k, [v], folder)[0] for k, v in keys.items()} if isinstance(keys, dict) else keys
+            for label, keys in axis.items()
+        }
+    return axis
 
 
 def _entry(entry: Any, folder: Path) -> Any:

@@ -1,16 +1,13 @@
-"""Variants (what to build and train) and spaces (what a search may choose from)."""
+"""Variants: what to build and train, and where."""
 
 from __future__ import annotations
 
-from itertools import product
-from math import prod
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from remora.spec.base import FileName, Spec
 
-MOST_VARIANTS = 10_000
 Rows = Literal["packed", "padded"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -89,15 +86,6 @@ class Cluster(Spec):
         return self
 
 
-class Champion(Spec):
-    """How a search chooses its champion."""
-
-    benchmark: str
-    """The benchmark that decides. Use one that you do not report."""
-    register_as: str = "remora"
-    """Model name in the registry. The best variant gets the alias `champion`."""
-
-
 class Job(Spec):
     """What variants and spaces have in common."""
 
@@ -118,30 +106,6 @@ class Variant(Job):
     connector: str
     llm: str
     recipe: str
-
-
-class Space(Job):
-    """What a search may choose from: every combination of the lists is a variant."""
-
-    name: FileName
-    vision: tuple[str, ...] = Field(min_length=1)
-    connector: tuple[str, ...] = Field(min_length=1)
-    llm: tuple[str, ...] = Field(min_length=1)
-    recipe: tuple[str, ...] = Field(min_length=1)
-    champion: Champion
-    concurrent: int | None = Field(None, ge=1)
-    """Concurrent trials; default: as many as the cluster's CPUs and GPUs allow."""
-
-    @model_validator(mode="after")
-    def _can_be_listed(self) -> Self:
-        if (count := prod(map(len, (self.vision, self.connector, self.llm, self.recipe)))) > MOST_VARIANTS:
-            raise ValueError(f"{count:,} variants, and a space has {MOST_VARIANTS:,} at most; shorten its lists")
-        return self
-
-    def variants(self) -> list[Variant]:
-        """Every combination, recipe slowest, so that variants that share early stages are adjacent."""
-        shared = {k: getattr(self, k) for k in Job.model_fields}
-        return [
-            Variant(**shared, recipe=r, vision=v, llm=m, connector=c)
-            for r, v, m, c in product(self.recipe, self.vision, self.llm, self.connector)
-        ]
+    choice: dict[str, Any] = Field(default_factory=dict, exclude_if=lambda choice: not choice)
+    """What a space's variant chose on each axis beside parts and recipe: for people to read. What is trained follows
+    from the other keys alone."""

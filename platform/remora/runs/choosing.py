@@ -1,0 +1,174 @@
+"""What an assignment of a space makes: a variant whose overrides alone say what its stages are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from remora import catalog
+from remora.errors import SpecError, nearest
+from remora.runs.graph import Written, overridden, recipe_stages, variant_name
+from remora.spec import MixtureEntry, PartTuning, Space, Stage, Variant, validate
+from remora.spec.axes import changes, short_names, stage_key
+from remora.spec.space import FIXED
+from remora.spec.variant import Job
+
+LONGEST = 100
+"""Bytes of a variant's name, which folders get."""
+
+
+class Misfit(SpecError):
+    """A stage breaks a rule with the values of some axes, each of which may fit with other values of the others."""
+
+    def __init__(self, message: str, name: str, values: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.name = name
+        """Of the variant."""
+        self.values = values
+        """Axis to what the variant chose there."""
+
+
+def composed(space: Space, assignment: Mapping[str, Any], written: Written | None = None) -> Variant:
+    """The variant of an assignment: the recipe's stages with the space's overrides, those of its cases, then its axes.
+
+    Raises:
+        SpecError: it lacks an axis or has a value that is none of it, names a stage that the recipe has not, or breaks
+            a rule.
+    """
+    domain, active = space.domain(), space.active(assignment)
+    try:
+        chosen = {name: domain[name].find(assignment[name]) for name in active}
+    except KeyError as e:
+        raise SpecError(f"the assignment has no value for {e.args[0]}; its axes: {', '.join(active)}") from None
+    except ValueError as e:
+        raise SpecError(f"no variant of space {space.name}: {e}") from None
+    labels = {name: domain[name].label(chosen[name]) for name in active if name not in FIXED}
+    shown = {k: v if isinstance(v := chosen[k], int | float | str) else label for k, label in labels.items()}
+    shared = {k: getattr(space, k) for k in Job.model_fields} | {"seed": chosen.get("seed", space.seed)}
+    plain = Variant(**shared | {k: chosen[k] for k in FIXED})
+    name = _name(plain, labels)
+    stages = _Stages(plain)
+    stages.override(space.overrides, written)
+    for i, case in enumerate(space.cases):
+        if space.holds(case.when, chosen):
+            stages.override(case.overrides, written, ("cases", i))
+    touched: dict[str, dict[str, str]] = {}
+    for axis in (axis for axis in labels if axis != "seed"):
+        about = f"{written.at('axes', axis)}: " if written else ""
+        for dotted, value in changes(axis, chosen[axis]).items():
+            for stage in stages.set(dotted, value, f"{about}axes: {dotted}"):
+                touched.setdefault(stage, {})[axis] = labels[axis]
+    for stage, axes in touched.items():
+        try:
+            stages.check(stage)
+        except SpecError as e:
+            said = ", ".join(f"{axis}={label}" for axis, label in axes.items())
+            why = str(e).removeprefix("overrides: ")
+            raise Misfit(f"axes: {said}: {why}", name, {axis: shown[axis] for axis in axes}) from None
+    more = {"name": name, "choice": shown} if labels else {}
+    return plain.model_copy(update={"overrides": stages.overrides, **more})
+
+
+def _name(variant: Variant, labels: Mapping[str, str]) -> str:
+    """recipe-vision-llm-connector, then what the axes add: base-C-TL-mlp-lr=1e-4-s1."""
+    short = short_names([name for name in labels if name != "seed"])
+    added = (f"s{label}" if name == "seed" else f"{short[name]}={label}" for name, label in labels.items())
+    name = "-".join((variant_name(variant), *added))
+    if len(name.encode()) > LONGEST:
+        raise SpecError(f"variant name {name} has more than {LONGEST} bytes; give the values of axes shorter labels")
+    return name
+
+
+class _Stages:
+    """A variant's stages as they are written, and the overrides that have been gathered for them."""
+
+    def __init__(self, variant: Variant) -> None:
+        self.recipe = variant.recipe
+        self.stages = {stage.name: stage for stage in recipe_stages(variant)}
+        self.own = [stage.name for stage in catalog.recipe(variant.recipe).stages]
+        self.overrides: dict[str, dict[str, Any]] = {}
+
+    def override(
+        self, layer: Mapping[str, dict[str, Any]], written: Written | None, within: tuple[str | int, ...] = ()
+    ) -> None:
+        """Take the overrides of the stages that there are."""
+        for name, keys in layer.items():
+            if name in self.stages:
+                self.overrides[name] = _joined(self.overrides.get(name, {}), keys)
+                overridden(self.stages[name], self.overrides[name], written, within)
+
+    def set(self, dotted: str, value: Any, about: str) -> list[str]:
+        """Set one key of a stage, or of every stage of the recipe; the stages that it changes."""
+        key = stage_key(dotted)
+        if key.stage is not None and key.stage not in self.stages:
+            raise SpecError(
+                f"{about}: recipe {self.recipe!r} has no stage {key.stage!r} (it has {', '.join(self.own)}); "
+                "say for which recipes the axis is there: {values: […], when: {recipe: …}}"
+            )
+        names = [key.stage] if key.stage is not None else self.own
+        for name in names:
+            before = self.overrides.get(name, {})
+            self.overrides[name] = _joined(before, _change(self.stages[name], before, key.path, value, about))
+        return names
+
+    def check(self, name: str) -> None:
+        """Whether a stage keeps every rule with its overrides."""
+        overridden(self.stages[name], self.overrides[name], None)
+
+
+def _joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two overrides of a stage; where both name a key, the second's."""
+    length = {"epochs", "steps"} if {"epochs", "steps"} & above.keys() else set()
+    found = {k: v for k, v in below.items() if k not in length} | dict(above)
+    one, other = below.get("tune"), above.get("tune")
+    if isinstance(one, dict) and isinstance(other, dict):
+        found["tune"] = one | other
+    return found
+
+
+def _change(
+    stage: Stage, overrides: Mapping[str, Any], path: tuple[str, ...], value: Any, about: str
+) -> dict[str, Any]:
+    """The override that sets one key of a stage, as far down as it may be, and leaves the rest as it is."""
+    top, *below = path
+    if not below:
+        return {top: value}
+    recipe = stage.model_dump(mode="json", exclude_none=True)
+    if top == "tune":
+        part, *below = below
+        tune = overrides.get("tune", {})
+        now = (recipe["tune"] | (tune if isinstance(tune, dict) else {}))[part]
+        return {
+            "tune": {part: _put(_whole(PartTuning, now, f"{about}: {stage.name}"), below, value) if below else value}
+        }
+    now = overrides.get(top, recipe.get(top))
+    if top == "mixture":
+        name, key = below
+        entries = [_whole(MixtureEntry, entry, f"{about}: {stage.name}") for entry in now or ()]
+        return {"mixture": _mixed(entries, name, key, value, about)}
+    return {top: _put(now, below, value)}
+
+
+def _whole(model: type[PartTuning] | type[MixtureEntry], written: Any, about: str) -> dict[str, Any]:
+    """What was written in short, with all of its keys."""
+    raw = model.model_validate(written) if isinstance(written, str) else validate(model, written, about)
+    return raw.model_dump(mode="json", exclude_none=True)
+
+
+def _put(written: Any, path: list[str], value: Any) -> dict[str, Any]:
+    """`written` with the key at `path` set; what has no keys is replaced."""
+    tree = written if isinstance(written, dict) else {}
+    key, *below = path
+    taken = {"mode", "blocks"} if key in ("last", "from") else set()  # which stand in the place of a mode
+    kept = {k: v for k, v in tree.items() if k not in taken}
+    return kept | {key: _put(tree.get(key, {}), below, value) if below else value}
+
+
+def _mixed(entries: list[dict[str, Any]], name: str, key: str, value: Any, about: str) -> list[dict[str, Any]]:
+    """A mixture with one key of the entry `name` set; an entry of weight 0 is left out."""
+    names = [entry.get("dataset") or Path(entry["path"]).stem for entry in entries]
+    if name not in names:
+        raise SpecError(f"{about}: no dataset {name!r} in the mixture{nearest(name, names)}; it has {', '.join(names)}")
+    found = [entry | {key: value} if known == name else entry for known, entry in zip(names, entries, strict=True)]
+    return [entry for entry in found if (key, entry.get("weight")) != ("weight", 0)]

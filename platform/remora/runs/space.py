@@ -1,0 +1,156 @@
+"""A space's variants: what an assignment makes, which ones there are, and which make no model and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from remora.errors import SpecError, UnknownName
+from remora.runs.choosing import Misfit, composed
+from remora.runs.graph import Written, check_names, check_overrides, recipe_stages, resolve_stages, variant_name
+from remora.runs.tuning_check import check_stages
+from remora.spec import Space, Variant, load_job
+from remora.spec.space import MOST_VARIANTS
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A spec looked through: its variants, and the combinations that make none."""
+
+    variants: tuple[Variant, ...]
+    pruned: tuple[tuple[str, str], ...] = ()
+    """(name, why it makes no model)"""
+    space: Space | None = None
+    """None of a single variant."""
+
+
+def read_variant(file: Path | str) -> Variant:
+    """The variant of a YAML file, with its overrides checked.
+
+    Raises:
+        SpecError: the file is none, or breaks a rule.
+    """
+    variant, lines = load_job(file, "variant")
+    assert isinstance(variant, Variant)
+    resolve_stages(variant, Written(str(file), lines))
+    return variant
+
+
+def read_space(file: Path | str, smoke: bool = False) -> Space:
+    """The space of a YAML file, looked through for mistakes; with `smoke`, its trial run of minutes.
+
+    Raises:
+        SpecError: the file is none, breaks a rule, or has no smoke block.
+    """
+    space, lines = load_job(file, "space", smoke=smoke)
+    assert isinstance(space, Space)
+    survey(space, Written(str(file), lines))
+    return space
+
+
+def read_survey(file: Path | str, smoke: bool = False) -> Survey:
+    """The variants of a YAML file: a space has many, a variant is itself. A range is taken at both of its ends.
+
+    Raises:
+        SpecError: the file is neither, or breaks a rule; with `smoke`, it has no smoke block.
+    """
+    job, lines = load_job(file, *(("space",) if smoke else ("variant", "space")), smoke=smoke)
+    written = Written(str(file), lines)
+    if isinstance(job, Space):
+        return survey(job, written)
+    resolve_stages(job, written)
+    return Survey((job,))
+
+
+def read_variants(file: Path | str) -> list[Variant]:
+    """The variants of `read_survey`."""
+    return list(read_survey(file).variants)
+
+
+def variants_of(space: Space) -> list[Variant]:
+    """Every variant of a space's grid that makes a model, the first axis slowest.
+
+    Raises:
+        SpecError: a rule is broken, two variants would share a name, none makes a model, or an axis is a range.
+    """
+    return list(_looked_through(space, space.grid(), None).variants)
+
+
+def pruned(space: Space) -> list[tuple[str, str]]:
+    """The variants of a space that make no model, with the reason: the catalog's parts or stages do not fit.
+
+    Raises:
+        SpecError: as of `variants_of`.
+    """
+    return list(survey(space).pruned)
+
+
+def survey(space: Space, written: Written | None = None) -> Survey:
+    """Look at every variant of a space, of a range at both of its ends. `written` knows the lines of its file.
+
+    Raises:
+        SpecError: as of `variants_of`, but for ranges; the file's line is named where it is known.
+    """
+    return _looked_through(space, islice(space.corners(), MOST_VARIANTS), written)
+
+
+def variant_at(space: Space, assignment: Mapping[str, Any], written: Written | None = None) -> Variant:
+    """The variant that an assignment makes: a value, or its label, for every axis that exists for it.
+
+    Raises:
+        SpecError: the space leaves it out, or its parts and stages do not fit; the reason.
+    """
+    if why := space.excluded(assignment):
+        raise SpecError(f"the space leaves it out ({why})")
+    variant = composed(space, assignment, written)
+    check_stages(variant, resolve_stages(variant, written))
+    return variant
+
+
+def _looked_through(space: Space, assignments: Iterable[Mapping[str, Any]], written: Written | None) -> Survey:
+    _check_overridden(space, written)
+    named: list[Variant] = []
+    found: list[Variant] = []
+    unfit: list[tuple[str, str]] = []
+    misfits: list[Misfit] = []
+    for assignment in assignments:
+        try:
+            variant = composed(space, assignment, written)
+        except Misfit as e:
+            misfits.append(e)
+            unfit.append((e.name, str(e)))
+            continue
+        named.append(variant)
+        stages = resolve_stages(variant, written)
+        try:
+            check_stages(variant, stages)
+        except UnknownName:
+            raise
+        except SpecError as e:
+            unfit.append((variant_name(variant), str(e)))
+        else:
+            found.append(variant)
+    check_names(named)
+    for misfit in misfits:
+        for axis, value in misfit.values.items():
+            if not any(v.choice.get(axis) == value for v in found):  # a value that fits nowhere is a mistake
+                raise SpecError(f"{written.at('axes', axis)}: {misfit}" if written else str(misfit))
+    if not found:
+        if not unfit:
+            raise SpecError(f"space {space.name} has no variant: only and exclude leave none")
+        more = f" (and {len(unfit) - 1} more variants make no model)" if len(unfit) > 1 else ""
+        raise SpecError(f"{unfit[0][1]}{more}")
+    return Survey(tuple(found), tuple(unfit), space)
+
+
+def _check_overridden(space: Space, written: Written | None) -> None:
+    """Whether overrides name stages that a recipe of the space has."""
+    any_variant = {k: getattr(space, k)[0] for k in ("vision", "connector")}
+    stages = [recipe_stages(Variant(**any_variant, recipe=r, llm=m)) for r in space.recipe for m in space.llm]
+    known = list(dict.fromkeys(stage.name for found in stages for stage in found))
+    check_overrides(space.overrides, known, written)
+    for i, case in enumerate(space.cases):
+        check_overrides(case.overrides, known, written, ("cases", i))

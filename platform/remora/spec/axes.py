@@ -1,0 +1,264 @@
+"""The axes of a space: any key of any stage by its dotted name, its values or its range, and when it exists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import floor, log10
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from remora.errors import nearest
+from remora.spec.base import Spec, models_in
+from remora.spec.recipe import MODES, PARTS, MixtureEntry, PartTuning, Stage
+
+LABEL = re.compile(r"[A-Za-z0-9_.+-]{1,40}")
+OWN = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+"""The name of an axis whose values set several keys."""
+DIGITS = 4
+"""Significant digits that a number of a range keeps, so that a variant's name says all of it."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An axis of listed values, each with the label that it has in variant names. Values are JSON."""
+
+    values: tuple[Any, ...]
+    labels: tuple[str, ...]
+
+    def label(self, value: Any) -> str:
+        return self.labels[self._index(value)]
+
+    def find(self, said: Any) -> Any:
+        """The value that `said` is, or is the label of.
+
+        Raises:
+            ValueError: it is none of the axis.
+        """
+        return self.values[self._index(said)]
+
+    def _index(self, said: Any) -> int:
+        for i, value in enumerate(self.values):
+            if value == said and isinstance(value, bool) == isinstance(said, bool):
+                return i
+        if isinstance(said, str) and said in self.labels:
+            return self.labels.index(said)
+        raise ValueError(f"{said!r} is none of its values: {', '.join(self.labels)}")
+
+
+@dataclass(frozen=True)
+class Range:
+    """An axis of numbers from `low` to `high`, both included; `log`: drawn evenly in the logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+    def find(self, said: Any) -> float | int:
+        """`said` as a number of the range: a whole one, or one of DIGITS significant digits.
+
+        Raises:
+            ValueError: it is none, or outside of the range.
+        """
+        if isinstance(said, bool) or not isinstance(said, int | float) or not self.low <= said <= self.high:
+            raise ValueError(f"{said!r} is no number from {figure(self.low)} to {figure(self.high)}")
+        if self.integer:
+            return round(said)
+        rounded = round(said, DIGITS - 1 - floor(log10(abs(said)))) if said else 0.0
+        return min(max(rounded, self.low), self.high)
+
+    def label(self, value: Any) -> str:
+        return figure(self.find(value))
+
+    @property
+    def ends(self) -> Choice:
+        """The axis of its two ends alone."""
+        values = (self.find(self.low), self.find(self.high))
+        return Choice(values, tuple(map(self.label, values)))
+
+
+Axis = Choice | Range
+
+
+def figure(number: float) -> str:
+    """A number in as few characters as say it: 1e-4, 0.03, 256."""
+    plain = repr(int(number)) if float(number).is_integer() and abs(number) < 1e6 else repr(number)
+    mantissa, _, exponent = f"{number:.15e}".partition("e")
+    short = f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return short if len(short) < len(plain) else plain
+
+
+def label_of(value: Any) -> str | None:
+    """What a value is called that has no label of its own; None if it needs one."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    if isinstance(value, int | float):
+        return figure(value)
+    if isinstance(value, str):
+        return re.sub(r"[^A-Za-z0-9_.+-]", "_", value).lstrip("_.+-") or None
+    if isinstance(value, list | tuple):
+        parts = [label_of(item) for item in value]
+        return "+".join(p for p in parts if p) if parts and all(parts) else None
+    if isinstance(value, dict) and len(value) == 1:  # {last: 6}
+        ((key, inner),) = value.items()
+        return f"{key}{figure(inner)}" if isinstance(inner, int | float) else None
+    return None
+
+
+def _condition(value: Any) -> Any:
+    return (
+        {k: v if isinstance(v, list | tuple) else (v,) for k, v in value.items()} if isinstance(value, dict) else value
+    )
+
+
+Condition = Annotated[dict[str, tuple[Any, ...]], Field(min_length=1), BeforeValidator(_condition)]
+"""A partial assignment: it holds where every axis that it names has that value, or one of those listed. A value with a
+label may be named by it."""
+
+
+class AxisSpec(Spec):
+    """An axis as it is written: a list of values, labels with their values, or a range."""
+
+    values: dict[str, Any] | None = None
+    """Label to value; from a list, labels follow from the values."""
+    low: float | None = None
+    high: float | None = None
+    """The range's ends, both included."""
+    log: bool = False
+    """Whether numbers of the range are drawn evenly in their logarithm."""
+    integer: bool = False
+    """Whether they are whole."""
+    when: Condition | None = None
+    """The axis exists only where this holds; it names axes that come before this one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) or (isinstance(value, dict) and not value.keys() & cls.model_fields.keys()):
+            value = {"values": value}
+        if not isinstance(value, dict):
+            return value
+        if isinstance(values := value.get("values"), list | tuple):
+            value = value | {"values": _labelled(values)}
+        return value
+
+    @model_validator(mode="after")
+    def _values_or_range(self) -> Self:
+        if (self.values is None) == (self.low is None and self.high is None):
+            raise ValueError("give either values or a range: [1, 2], {label: value, …} or {low: 1, high: 2}")
+        if self.values is not None:
+            if not self.values:
+                raise ValueError("has no values")
+            for label in self.values:
+                if not LABEL.fullmatch(label):
+                    raise ValueError(f"{label[:50]!r} is no label: 1 to 40 letters, digits and ._+-")
+            if self.log or self.integer:
+                raise ValueError("log and integer are for ranges")
+            return self
+        if self.low is None or self.high is None or self.low >= self.high:
+            raise ValueError("a range needs low and high, the lower first")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log: true needs a range above 0, and low is {figure(self.low)}")
+        if self.integer and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError("integer: true needs whole numbers as its ends")
+        return self
+
+    @property
+    def axis(self) -> Axis:
+        if self.values is not None:
+            return Choice(tuple(self.values.values()), tuple(self.values))
+        assert self.low is not None and self.high is not None
+        return Range(self.low, self.high, self.log, self.integer)
+
+
+def _labelled(values: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for value in values:
+        label = label_of(value)
+        if label is None:
+            raise ValueError(f"{str(value)[:60]} has no short name; write labels: {{label: value, …}}")
+        if label in found:
+            raise ValueError(f"{label} is listed twice")
+        found[label] = value
+    return found
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a stage by its dotted name. Of a mixture's entry: ("mixture", its dataset's name, the entry's key)."""
+
+    stage: str | None
+    """None: of every stage of the recipe."""
+    path: tuple[str, ...]
+
+
+def stage_key(name: str) -> Key:
+    """What `finetune.lr`, `template` or `finetune.mixture.llava-mix-665k.weight` names.
+
+    Raises:
+        ValueError: no stage has such a key.
+    """
+    first, *rest = name.split(".")
+    every = first in Stage.model_fields
+    path = (first, *rest) if every else tuple(rest)
+    if path[:1] == ("mixture",) and len(path) > 1:
+        entry, _, key = ".".join(path[1:]).rpartition(".")
+        if not entry or key not in MixtureEntry.model_fields:
+            keys = ", ".join(MixtureEntry.model_fields)
+            raise ValueError(f"after mixture comes a dataset of it and one of its keys: {keys} (mixture.NAME.weight)")
+        return Key(None if every else first, ("mixture", entry, key))
+    model: Any = Stage
+    for i, part in enumerate(path):
+        known = [k for k in (model.model_fields if model else ()) if (model, k) != (Stage, "name")]
+        known += MODES[:2] if model is PartTuning else ()
+        if part not in known:
+            there = f"known: {', '.join(known)}" if known else f"{path[i - 1]} has none"
+            raise ValueError(f"unknown key {part!r}{nearest(part, known)} ({there})")
+        field = model.model_fields.get(part)
+        model = next(iter(models_in(field.annotation)), None) if field else None
+    if not path:
+        raise ValueError(f"{name!r} is no key of a stage{nearest(name, Stage.model_fields)}")
+    return Key(None if every else first, path)
+
+
+def _axis_name(name: str) -> str:
+    if name in (*PARTS, "recipe", "seed"):
+        raise ValueError(f"write it beside axes: {'seeds' if name == 'seed' else name}: […]")
+    if "." in name or name in Stage.model_fields:
+        stage_key(name)
+    elif not OWN.fullmatch(name):
+        raise ValueError(f"{name[:50]!r} is no name of an axis: a stage's key, or small letters, digits, _ and -")
+    return name
+
+
+AxisName = Annotated[str, AfterValidator(_axis_name)]
+"""A key of a stage, or a word of one's own for values that set several keys."""
+
+
+def is_key(name: str) -> bool:
+    """Whether an axis of that name is one key of a stage, not several together."""
+    return "." in name or name in Stage.model_fields
+
+
+def changes(name: str, value: Any) -> Mapping[str, Any]:
+    """Which keys of stages a value of the axis sets, by their dotted names."""
+    if is_key(name):
+        return {name: value}
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{name!r} is no key of a stage{nearest(name, Stage.model_fields)}; an axis of that name has labels, each "
+            "with the keys that it sets: {label: {finetune.lr: 1.0e-4, finetune.batch: 64}, …}"
+        )
+    for key in value:
+        stage_key(key)
+    return value
+
+
+def short_names(names: list[str]) -> dict[str, str]:
+    """Every axis by the shortest end of its name that no other has: `lr` for `finetune.lr`."""
+    ends = {n: [n] if not is_key(n) else [n.split(".", i)[-1] for i in range(n.count("."), -1, -1)] for n in names}
+    taken = [end for options in ends.values() for end in options]
+    return {n: next((end for end in options if taken.count(end) == 1), n) for n, options in ends.items()}

@@ -1,0 +1,332 @@
+"""Spaces: what a search may choose from, how it samples, what it stops and how it chooses (docs/searching.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from math import prod
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+
+from remora.errors import SpecError, nearest
+from remora.spec.axes import Axis, AxisName, AxisSpec, Choice, Condition, Range, changes
+from remora.spec.base import FileName, Spec
+from remora.spec.strict_yaml import KeyLines
+from remora.spec.variant import Job
+
+MOST_VARIANTS = 10_000
+MOST_COMBINATIONS = 1_000_000
+"""That are looked through for those that `when`, `only` and `exclude` leave."""
+FIXED = ("recipe", "vision", "llm", "connector")
+"""The axes that every space has, slowest first: variants that share early stages stand next to each other."""
+
+
+class Champion(Spec):
+    """How a search chooses its champion."""
+
+    benchmark: str
+    """The benchmark that decides. Use one that you do not report."""
+    register_as: str = "remora"
+    """Model name in the registry. The best variant gets the alias `champion`."""
+
+
+class Case(Spec):
+    """Overrides for some variants: of one recipe, encoder, language model, or value of an axis."""
+
+    when: Condition
+    overrides: dict[str, dict[str, Any]] = Field(min_length=1)
+    """As the space's own; where both name a key, these count."""
+
+
+class Sampler(Spec):
+    """Which variants a search tries, and in which order."""
+
+    kind: Literal["grid", "random", "optuna"] = "grid"
+    """grid: all of them. random: `trials` of them. optuna: `trials`, each chosen by what is known then (TPE)."""
+    trials: int | None = Field(None, ge=1, le=MOST_VARIANTS)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _trials_belong(self) -> Self:
+        if self.kind == "grid" and self.trials:
+            raise ValueError("a grid tries every variant; leave trials out, or take kind: random")
+        if self.kind != "grid" and not self.trials:
+            raise ValueError(f"kind {self.kind} needs trials: how many variants to try")
+        return self
+
+
+class Rule(Spec):
+    """Which variants are stopped in their last stage, and when."""
+
+    kind: Literal["none", "halving", "median"] = "none"
+    """halving: at each rung one of `eta` goes on. median: who is below the median of the others at a rung stops."""
+    eta: int = Field(3, ge=2)
+    """A rung is this many times as far as the one before it, and keeps one variant of so many (halving)."""
+    first: float = Field(0.1, gt=0, lt=1)
+    """Where the first rung is, as a share of the last stage's samples."""
+    least: int = Field(3, ge=2)
+    """Variants that a rung must have seen before one is stopped (median)."""
+    figure: str | None = None
+    """The logged figure that rungs compare; the validation loss if not given."""
+
+
+class Objective(Spec):
+    """A figure that a search makes large or small. Written as a word, it is a benchmark's score."""
+
+    figure: str
+    """A benchmark, or a figure that is logged or counted (parameters, picture_tokens, answers_per_second)."""
+    direction: Literal["max", "min"] = "max"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        return {"figure": value} if isinstance(value, str) else value
+
+
+class Budget(Spec):
+    """What a search may spend; it starts nothing more once one of them is spent."""
+
+    trials: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)
+    """Optimiser steps of all stage runs together."""
+    hours: float | None = Field(None, gt=0)
+    """By the clock."""
+    gpu_hours: float | None = Field(None, gt=0)
+    cost: float | None = Field(None, gt=0)
+    """Money, in the unit that prices are given in."""
+
+
+class Expect(Spec):
+    """What a plan without any data says of the space. A test recomputes it for the shipped ones."""
+
+    variants: int = Field(ge=1)
+    stage_runs: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    samples: int = Field(ge=1)
+
+
+class Space(Job):
+    """What a search may choose from: every combination of the lists is a variant."""
+
+    name: FileName
+    vision: tuple[str, ...] = Field(min_length=1)
+    connector: tuple[str, ...] = Field(min_length=1)
+    llm: tuple[str, ...] = Field(min_length=1)
+    recipe: tuple[str, ...] = Field(min_length=1)
+    axes: dict[AxisName, AxisSpec] = Field(default_factory=dict)
+    """Keys of stages by their dotted names, or a word of one's own for values that set several keys together."""
+    seeds: int | tuple[int, ...] = ()
+    """Seeds that every variant is trained with: so many from `seed` on, or these."""
+    cases: tuple[Case, ...] = ()
+    """Overrides for some variants, in this order."""
+    exclude: tuple[Condition, ...] = ()
+    """Combinations that are left out."""
+    only: tuple[Condition, ...] = ()
+    """If given, only combinations of one of these are variants."""
+    champion: Champion
+    sampler: Sampler = Sampler()
+    rule: Rule = Rule()
+    objectives: tuple[Objective, ...] = ()
+    """The champion's benchmark if none are given; several give a Pareto set."""
+    budget: Budget = Budget()
+    concurrent: int | None = Field(None, ge=1)
+    """Concurrent trials; default: as many as the cluster's CPUs and GPUs allow."""
+    published: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Variant to benchmark to the score that a paper gives it, which a report shows beside ours."""
+    expect: Expect | None = None
+    smoke: dict[str, Any] = Field(default_factory=dict)
+    """What replaces keys of the space in a trial run of minutes (`remora search FILE --smoke`); null leaves one out."""
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count_or_list(cls, said: Any) -> Any:
+        listed = said if isinstance(said, list | tuple) else (said,)
+        if not all(type(n) is int and n >= 0 for n in listed) or said == 0 or len(set(listed)) < len(listed):
+            raise ValueError(f"{said!r} is neither a number of seeds from 1 on nor a list of different ones")
+        return tuple(said) if isinstance(said, list) else said
+
+    @field_validator("axes")
+    @classmethod
+    def _set_keys_of_stages(cls, axes: dict[str, AxisSpec]) -> dict[str, AxisSpec]:
+        for name, axis in axes.items():
+            try:
+                for value in (axis.values or {}).values():
+                    changes(name, value)
+                if axis.values is None:
+                    changes(name, axis.low)
+            except ValueError as e:
+                raise _problem((name,), str(e)) from None
+        return axes
+
+    @field_validator("smoke")
+    @classmethod
+    def _replaces_known_keys(cls, smoke: dict[str, Any]) -> dict[str, Any]:
+        known = [k for k in cls.model_fields if k not in ("name", "published", "expect", "smoke")]
+        for key in smoke:
+            if key not in known:
+                raise _problem((key,), f"smoke cannot replace it{nearest(key, known)} (it can: {', '.join(known)})")
+        return smoke
+
+    @model_validator(mode="after")
+    def _conditions_name_what_there_is(self) -> Self:
+        domain = self.domain()
+        order = list(domain)
+        said: list[tuple[tuple[str | int, ...], Condition, list[str]]] = [
+            (("axes", n, "when"), a.when, order[: order.index(n)]) for n, a in self.axes.items() if a.when
+        ]
+        said += [(("cases", i, "when"), case.when, order) for i, case in enumerate(self.cases)]
+        said += [(("exclude", i), condition, order) for i, condition in enumerate(self.exclude)]
+        said += [(("only", i), condition, order) for i, condition in enumerate(self.only)]
+        for at, condition, known in said:
+            for name, values in condition.items():
+                if name not in known:
+                    raise _problem((*at, name), _unknown(name, known, name in order))
+                axis = domain[name]
+                try:
+                    if isinstance(axis, Range):
+                        raise ValueError("it is a range, and a condition names listed values")
+                    for value in values:
+                        axis.find(value)
+                except ValueError as e:
+                    raise _problem((*at, name), str(e)) from None
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_listed(self) -> Self:
+        domain = self.domain()
+        ranges = [name for name, axis in domain.items() if isinstance(axis, Range)]
+        if self.sampler.kind != "grid":
+            return self
+        if ranges:
+            raise _problem(("axes", ranges[0]), _endless(ranges))
+        count = prod(len(axis.values) for axis in domain.values() if isinstance(axis, Choice))
+        if count > MOST_VARIANTS and (self.exclude or self.only or any(a.when for a in self.axes.values())):
+            count = count if count > MOST_COMBINATIONS else sum(1 for _ in islice(self.grid(), MOST_VARIANTS + 1))
+        if count > MOST_VARIANTS:
+            raise ValueError(
+                f"{count:,} variants, and a space has {MOST_VARIANTS:,} at most; shorten its lists, or sample them "
+                "(sampler: {kind: random, trials: 100})"
+            )
+        return self
+
+    def domain(self) -> dict[str, Axis]:
+        """Every axis by name: recipe, vision, llm and connector, then `axes` in the order of the file, then seed."""
+        found: dict[str, Axis] = {}
+        for name in FIXED:
+            values = getattr(self, name)
+            found[name] = Choice(values, tuple(Path(v).stem if v.endswith((".yaml", ".yml")) else v for v in values))
+        found |= {name: spec.axis for name, spec in self.axes.items()}
+        if self.seeds:
+            seeds = tuple(range(self.seed, self.seed + self.seeds)) if isinstance(self.seeds, int) else self.seeds
+            found["seed"] = Choice(seeds, tuple(map(str, seeds)))
+        return found
+
+    def active(self, assignment: Mapping[str, Any]) -> tuple[str, ...]:
+        """The axes that exist for an assignment, in the domain's order: those whose `when` holds."""
+        domain = self.domain()
+        found: list[str] = []
+        for name in domain:
+            if self._exists(name, {k: assignment[k] for k in found if k in assignment}, domain):
+                found.append(name)
+        return tuple(found)
+
+    def excluded(self, assignment: Mapping[str, Any]) -> str | None:
+        """Why an assignment is no variant of the space, by its `exclude` and `only`; None if it is one."""
+        return self._left_out(assignment, self.domain())
+
+    def holds(self, condition: Condition, assignment: Mapping[str, Any]) -> bool:
+        """Whether the assignment has one of the values that the condition lists, for each axis that it names."""
+        return _holds(condition, assignment, self.domain())
+
+    def grid(self) -> Iterator[dict[str, Any]]:
+        """Every assignment of the space, the first axis slowest: a value for each axis that exists for it.
+
+        Raises:
+            SpecError: an axis is a range, so that there is no end of them.
+        """
+        domain = self.domain()
+        if ranges := [name for name, axis in domain.items() if isinstance(axis, Range)]:
+            raise SpecError(_endless(ranges))
+        return self._combinations(list(domain.items()), {}, domain)
+
+    def corners(self) -> Iterator[dict[str, Any]]:
+        """The grid, with the two ends of each range in its place: what a plan shows of a space that is sampled."""
+        domain = {name: axis.ends if isinstance(axis, Range) else axis for name, axis in self.domain().items()}
+        return self._combinations(list(domain.items()), {}, domain)
+
+    def _combinations(
+        self, axes: Sequence[tuple[str, Axis]], chosen: dict[str, Any], domain: Mapping[str, Axis]
+    ) -> Iterator[dict[str, Any]]:
+        if not axes:
+            if self._left_out(chosen, domain) is None:
+                yield chosen
+            return
+        (name, axis), *rest = axes
+        if not self._exists(name, chosen, domain):
+            yield from self._combinations(rest, chosen, domain)
+            return
+        assert isinstance(axis, Choice)
+        for value in axis.values:
+            yield from self._combinations(rest, chosen | {name: value}, domain)
+
+    def _exists(self, name: str, chosen: Mapping[str, Any], domain: Mapping[str, Axis]) -> bool:
+        spec = self.axes.get(name)
+        return spec is None or spec.when is None or _holds(spec.when, chosen, domain)
+
+    def _left_out(self, chosen: Mapping[str, Any], domain: Mapping[str, Axis]) -> str | None:
+        for condition in self.exclude:
+            if _holds(condition, chosen, domain):
+                return f"exclude: {_said(condition)}"
+        if self.only and not any(_holds(condition, chosen, domain) for condition in self.only):
+            return f"only: {'; '.join(map(_said, self.only))}"
+        return None
+
+
+def smoked(raw: Any, lines: KeyLines, file: str) -> tuple[Any, KeyLines]:
+    """What a space's file holds with what its smoke block replaces, and the lines of its keys.
+
+    Raises:
+        SpecError: it has none.
+    """
+    smoke = raw.get("smoke") if isinstance(raw, dict) else None
+    if not isinstance(smoke, dict) or not smoke:
+        raise SpecError(
+            f"{file} has no smoke: block, which says what a trial run of minutes replaces; leave --smoke out"
+        )
+    kept = {k: v for k, v in raw.items() if k not in ("smoke", "published", "expect")} | smoke
+    found = {k: v for k, v in kept.items() if v is not None} | {"name": f"{raw.get('name')}-smoke"}
+    own = {k: n for k, n in lines.items() if k[0] not in smoke}
+    return found, own | {k[1:]: n for k, n in lines.items() if k[0] == "smoke" and len(k) > 1}
+
+
+def _holds(condition: Condition, chosen: Mapping[str, Any], domain: Mapping[str, Axis]) -> bool:
+    return all(
+        name in chosen and any(domain[name].find(v) == domain[name].find(chosen[name]) for v in values)
+        for name, values in condition.items()
+    )
+
+
+def _said(condition: Condition) -> str:
+    return ", ".join(f"{name} {' or '.join(map(str, values))}" for name, values in condition.items())
+
+
+def _unknown(name: str, known: Sequence[str], later: bool) -> str:
+    if later:
+        return f"a condition of an axis names those before it: {', '.join(known)}"
+    return f"no axis of that name{nearest(name, known)}; there are: {', '.join(known)}"
+
+
+def _endless(ranges: Sequence[str]) -> str:
+    return (
+        f"a grid has no end over the range of {', '.join(ranges)}; list its values, or sample them "
+        "(sampler: {kind: random, trials: 20})"
+    )
+
+
+def _problem(at: tuple[str | int, ...], text: str) -> ValidationError:
+    """A broken rule that stands further down in what a validator was given."""
+    error = PydanticCustomError("value_error", "{error}", {"error": text})
+    return ValidationError.from_exception_data("space", [InitErrorDetails(type=error, loc=at, input=None)])
