@@ -1,6 +1,6 @@
 """What a user writes: variants, recipes, stages, mixtures and spaces, as strict YAML."""
 
-from remora.spec.axes import Axis, AxisSpec, Choice, Condition, Range
+from remora.spec.axes import Axis, AxisSpec, Choice, Range, When
 from remora.spec.base import Spec, validate
 from remora.spec.condensation import Condensation
 from remora.spec.kinds import load, load_job
@@ -30,7 +30,6 @@ __all__ = [
     "Choice",
     "Cluster",
     "Condensation",
-    "Condition",
     "Guard",
     "Job",
     "KeyLines",
@@ -50,6 +49,7 @@ __all__ = [
     "Stage",
     "Tuning",
     "Variant",
+    "When",
     "load",
     "load_job",
     "parse_yaml",

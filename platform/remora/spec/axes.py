@@ -114,7 +114,7 @@ def _condition(value: Any) -> Any:
     )
 
 
-Condition = Annotated[dict[str, tuple[Any, ...]], Field(min_length=1), BeforeValidator(_condition)]
+When = Annotated[dict[str, tuple[Any, ...]], Field(min_length=1), BeforeValidator(_condition)]
 """A partial assignment: it holds where every axis that it names has that value, or one of those listed. A value with a
 label may be named by it."""
 
@@ -131,7 +131,7 @@ class AxisSpec(Spec):
     """Whether numbers of the range are drawn evenly in their logarithm."""
     integer: bool = False
     """Whether they are whole."""
-    when: Condition | None = None
+    when: When | None = None
     """The axis exists only where this holds; it names axes that come before this one."""
 
     @model_validator(mode="before")

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from remora.errors import SpecError, nearest
-from remora.spec.axes import Axis, AxisName, AxisSpec, Choice, Condition, Range, changes
+from remora.spec.axes import Axis, AxisName, AxisSpec, Choice, Range, When, changes
 from remora.spec.base import FileName, Spec
 from remora.spec.strict_yaml import KeyLines
 from remora.spec.variant import Job
@@ -36,7 +36,7 @@ class Champion(Spec):
 class Case(Spec):
     """Overrides for some variants: of one recipe, encoder, language model, or value of an axis."""
 
-    when: Condition
+    when: When
     overrides: dict[str, dict[str, Any]] = Field(min_length=1)
     """As the space's own; where both name a key, these count."""
 
@@ -122,9 +122,9 @@ class Space(Job):
     """Seeds that every variant is trained with: so many from `seed` on, or these."""
     cases: tuple[Case, ...] = ()
     """Overrides for some variants, in this order."""
-    exclude: tuple[Condition, ...] = ()
+    exclude: tuple[When, ...] = ()
     """Combinations that are left out."""
-    only: tuple[Condition, ...] = ()
+    only: tuple[When, ...] = ()
     """If given, only combinations of one of these are variants."""
     champion: Champion
     sampler: Sampler = Sampler()
@@ -174,7 +174,7 @@ class Space(Job):
     def _conditions_name_what_there_is(self) -> Self:
         domain = self.domain()
         order = list(domain)
-        said: list[tuple[tuple[str | int, ...], Condition, list[str]]] = [
+        said: list[tuple[tuple[str | int, ...], When, list[str]]] = [
             (("axes", n, "when"), a.when, order[: order.index(n)]) for n, a in self.axes.items() if a.when
         ]
         said += [(("cases", i, "when"), case.when, order) for i, case in enumerate(self.cases)]
@@ -237,7 +237,7 @@ class Space(Job):
         """Why an assignment is no variant of the space, by its `exclude` and `only`; None if it is one."""
         return self._left_out(assignment, self.domain())
 
-    def holds(self, condition: Condition, assignment: Mapping[str, Any]) -> bool:
+    def holds(self, condition: When, assignment: Mapping[str, Any]) -> bool:
         """Whether the assignment has one of the values that the condition lists, for each axis that it names."""
         return _holds(condition, assignment, self.domain())
 
@@ -302,14 +302,14 @@ def smoked(raw: Any, lines: KeyLines, file: str) -> tuple[Any, KeyLines]:
     return found, own | {k[1:]: n for k, n in lines.items() if k[0] == "smoke" and len(k) > 1}
 
 
-def _holds(condition: Condition, chosen: Mapping[str, Any], domain: Mapping[str, Axis]) -> bool:
+def _holds(condition: When, chosen: Mapping[str, Any], domain: Mapping[str, Axis]) -> bool:
     return all(
         name in chosen and any(domain[name].find(v) == domain[name].find(chosen[name]) for v in values)
         for name, values in condition.items()
     )
 
 
-def _said(condition: Condition) -> str:
+def _said(condition: When) -> str:
     return ", ".join(f"{name} {' or '.join(map(str, values))}" for name, values in condition.items())
 
 
