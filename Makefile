@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed-dev
 
 .PHONY: help setup demo test faults fuzz check check-cuda upgrade clean
 help:
-	@echo "make demo   the whole story on this machine, about ten minutes on two CPU cores"
+	@echo "make demo   everything end to end on this machine, about ten minutes on two CPU cores"
 	@echo "make test   every test but those of make faults and the long runs of make fuzz"
 	@echo "make check  lint, types"
 	@echo "make check-cuda what a GPU would be given, without one; installs torch for CUDA beside the rest, 5 GB"

@@ -1,4 +1,4 @@
-"""`remora data show`: a variant's stages in their own order, or a dataset as it lies; and what it refuses."""
+"""`remora data show`: a variant's stages in their own order, or a dataset by itself; and what it refuses."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_dataset_rendered_by_a_choice(spec, tmp_path, capsys, tiny_tokenizer, 
 def test_what_it_refuses(spec, tmp_path):
     runs = ("--runs", tmp_path / "runs")
     assert "--stage fintune: no such stage; did you mean 'finetune'?" in refused(spec, *runs, "--stage", "fintune")
-    assert "--template: a variant's stages say it" in refused(spec, *runs, "--template", "brief")
+    assert "--template: a variant's stages define it" in refused(spec, *runs, "--template", "brief")
     assert "--seed: a dataset has no stages" in refused(tmp_path / "train.json", "--seed", 1)
     assert "a prompt needs both" in refused(tmp_path / "train.json", "--template", "brief")
     assert "-n 0 --from 0" in refused(tmp_path / "train.json", "-n", 0)

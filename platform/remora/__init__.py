@@ -6,11 +6,11 @@
     model = remora.load(outcome.bundle)
     model.answer("cat.png", "What is this?")
 
-Each function does what the verb of its name does (`remora --help`), by the same code and options, and returns the
-result as an object. What goes wrong is a `remora.errors.RemoraError`. None stands for an option's default; the run
-folder is REMORA_RUNS or ~/remora unless `runs` names another. docs/python.md has an example.
+Each function does the same as the command of its name (`remora --help`), by the same code and options, and returns the
+result as an object. Errors are `remora.errors.RemoraError`s. None means an option's default; the run folder is
+REMORA_RUNS or ~/remora unless `runs` names another. docs/python.md has an example.
 
-Rooms and who may import whom are drawn in docs/concepts.md. This module imports nothing, so that `import remora` and
+docs/concepts.md has the rooms and their import rules. This module imports nothing, so that `import remora` and
 `remora --help` stay instant: each function loads what it needs.
 """
 
@@ -35,13 +35,13 @@ __all__ = ["evaluate", "load", "plan", "score", "search", "serve", "train"]
 
 
 def load(model: File, *, runs: File | None = None, tracking_uri: str | None = None) -> LoadedModel:
-    """A model to ask: `remora.load(model).answer(image, text)`.
+    """Load a model to ask: `remora.load(model).answer(image, text)`.
 
     Args:
         model: A variant's name, the folder of a bundle, or name@alias of the registry.
 
     Raises:
-        RemoraError: no model of that name, several, or one whose files are torn.
+        RemoraError: no model with that name, several, or one with damaged files.
     """
     from remora.commands.options import run_folder
     from remora.inference import Answerer
@@ -67,11 +67,11 @@ def train(
     Args:
         spec: A variant's YAML.
         local: Without Ray, on this machine.
-        address: Ray cluster to use; default: RAY_ADDRESS, or one of its own on this machine.
-        aloud: Print how far it is.
+        address: Ray cluster to use; default: RAY_ADDRESS, or a new one on this machine.
+        aloud: Print progress.
 
     Raises:
-        RemoraError: what stopped it; stage runs that finished stay finished.
+        RemoraError: what stopped it; finished stage runs are kept.
     """
     from remora.commands.options import TrainOptions
     from remora.commands.run import trained
@@ -88,15 +88,15 @@ def search(
     runs: File | None = None,
     aloud: bool = False,
 ) -> Result:
-    """Train and measure every variant of a space on Ray and register the best: every outcome, and the champion.
+    """Train and measure every variant of a space on Ray and register the best. Returns every outcome and the champion.
 
     Args:
         spec: A space's YAML.
-        address: Ray cluster to use; default: RAY_ADDRESS, or one of its own on this machine.
-        aloud: Print how far it is.
+        address: Ray cluster to use; default: RAY_ADDRESS, or a new one on this machine.
+        aloud: Print progress.
 
     Raises:
-        RemoraError: what stopped it; stage runs that finished stay finished.
+        RemoraError: what stopped it; finished stage runs are kept.
     """
     from remora.commands.options import SearchOptions
     from remora.commands.run import searched
@@ -128,15 +128,15 @@ def evaluate(
         model: A variant's name, the folder of a bundle, or name@alias of the registry.
         benchmarks: Names, YAMLs of your own, or "all".
         data: The benchmarks' folders; default: <run folder>/data/eval.
-        limit: Ask the first so many questions of each only.
+        limit: Ask only the first questions of each.
         protocol: Way of scoring; default: the papers'.
-        out: A folder to write the reports to, too.
+        out: Also write the reports to this folder.
         workers: Processes that answer, with `gpus_per_worker` GPUs each.
         local: Without Ray, in this process.
-        aloud: Print how far it is.
+        aloud: Print progress.
 
     Raises:
-        RemoraError: what stopped it; benchmarks that were measured before stay measured.
+        RemoraError: what stopped it; finished benchmarks are kept.
     """
     from remora.commands.evaluate import evaluated
     from remora.commands.options import EvaluateOptions
@@ -161,16 +161,16 @@ def score(
     judge_model: str | None = None,
     runs: File | None = None,
 ) -> Report:
-    """The figures of an answer file by a benchmark's published rules; needs no model.
+    """Score an answer file by a benchmark's published rules; needs no model.
 
     Args:
         benchmark: vqav2, gqa, pope, … (`remora catalog benchmarks`).
         data: Its distributed file or folder.
         answers: A file in LLaVA's or the official format.
-        questions: LLaVA's question file, if the answers are numbered by it.
+        questions: LLaVA's question file, if the answers use its numbers.
 
     Raises:
-        RemoraError: no such benchmark or protocol, or files that do not fit it.
+        RemoraError: no such benchmark or protocol, or files that do not match it.
     """
     from remora.commands.options import ScoreOptions
     from remora.commands.score import scored
@@ -183,7 +183,7 @@ def score(
 
 
 def plan(spec: File, *, runs: File | None = None) -> Plan:
-    """What a space or a variant needs: which stage runs are there, which will be trained, what sharing saves.
+    """Plan a space or a variant: which stage runs exist, which will be trained, what sharing saves.
 
     Raises:
         RemoraError: what would stop the spec from running.
@@ -205,14 +205,14 @@ def serve(
     tracking_uri: str | None = None,
     runs: File | None = None,
 ) -> None:
-    """Serve a model by OpenAI's chat completions with images. Returns when it is interrupted (Ctrl-C).
+    """Serve a model by OpenAI's chat completions with images, until it is interrupted (Ctrl-C).
 
     Args:
         model: A variant's name, the folder of a bundle, or name@alias of the registry.
-        ready: Called with the endpoint's URL and the name that it knows the model by, once it answers.
+        ready: Called with the endpoint's URL and the model's name there, once it answers.
 
     Raises:
-        RemoraError: no such model, a port that is in use, a cluster that does not answer.
+        RemoraError: no such model, a port in use, a cluster that does not answer.
     """
     from remora.commands.options import ServeOptions
     from remora.commands.serve import served

@@ -1,4 +1,4 @@
-"""`remora …`: the verbs. Parsing is here and imports nothing heavy; each verb's work is in remora.commands."""
+"""`remora …`: the verbs. This module only parses and imports nothing heavy; remora.commands does each verb's work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from remora.commands.options import Options, kind_of
 
 @dataclass(frozen=True)
 class Verb:
-    """What a verb may be told, and the function of remora.commands that gets it: `module.function`."""
+    """A verb's options, and the function of remora.commands that takes them: `module.function`."""
 
     options: type[Options]
     function: str
@@ -51,7 +51,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "sync": Verb(told_by.SyncOptions, "sync.sync"),
     "ui": Verb(told_by.UiOptions, "ui.ui"),
 }
-"""By the word that a person types; `data` has verbs of its own."""
+"""By name; `data` has subcommands."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,7 +86,7 @@ def _add(
 
 
 def _fill(parser: argparse.ArgumentParser, options: type[Options], help: dict[str, str] | None = None) -> None:
-    """An argument for each field. What is not given is left out: defaults are the dataclass's own."""
+    """Add an argument for each field. Omitted ones stay out of the namespace: defaults are the dataclass's own."""
     either = None
     for f in fields(options):
         kind, several = kind_of(f.type)
@@ -118,10 +118,10 @@ def main(argv: list[str] | None = None) -> None:
     if sys.stdout is None:  # closed by the shell (>&-)
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (for as long as the process lives)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a pipe shows each line when it is written, as a terminal does
+        sys.stdout.reconfigure(line_buffering=True)  # a pipe gets each line as it is written, like a terminal
     if options.debug:
-        os.environ["REMORA_DEBUG"] = "1"  # for the processes that it starts, too
-    # A polite kill ends as Ctrl-C does: whatever was started is stopped on the way out.
+        os.environ["REMORA_DEBUG"] = "1"  # for child processes, too
+    # SIGTERM ends like Ctrl-C: child processes are stopped on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     module, _, function = verb.function.partition(".")
     try:
@@ -130,12 +130,12 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as e:  # noqa: BLE001 (whatever it is, a person reads it)
+    except Exception as e:  # noqa: BLE001 (every error becomes one line)
         from remora.commands.edge import told
 
         try:
             sys.stdout.flush()
-        except OSError:  # what is left in it cannot be written: Python would complain of that again on its way out
+        except OSError:  # the buffer cannot be written; without this Python would report that again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(told(e, sys.argv[1:] if argv is None else argv, options.runs))
 

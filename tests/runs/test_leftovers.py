@@ -79,7 +79,7 @@ def test_gc_names_what_it_would_delete_then_deletes_it(tmp_path, capsys):
     main(["runs", "gc", "--runs", str(tmp_path)])
     assert "4 leftovers, freed 4.0 MB" in capsys.readouterr().out
     main(["runs", "gc", "--runs", str(tmp_path)])
-    assert "nothing is left over" in capsys.readouterr().out
+    assert "no leftovers" in capsys.readouterr().out
     assert [p.name for p in (tmp_path / "stages").iterdir()] == ["it"]
 
 
@@ -106,6 +106,6 @@ def test_rays_folder_of_an_attempt_goes_when_it_ends_well_else_with_the_next_one
 
 
 def test_a_missing_run_folder_is_not_made(tmp_path):
-    with pytest.raises(SystemExit, match="is not there"):
+    with pytest.raises(SystemExit, match="there is no run folder"):
         main(["runs", "gc", "--runs", str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()

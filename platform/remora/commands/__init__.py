@@ -1,1 +1,1 @@
-"""What each verb of the command line does, one module a theme, one function a verb."""
+"""The verbs of the command line: one function per verb, grouped in modules by theme."""

@@ -1,4 +1,4 @@
-"""`remora catalog`: what is known. A kind's own readers are loaded when it is asked for."""
+"""`remora catalog`: the catalog's entries. A kind's reader is loaded on demand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from remora.reporting.columns import literal, print_named
 
 
 def catalog(options: CatalogOptions) -> None:
-    """List the kinds, a kind's entries, or one entry; `check` says which parts make a model."""
+    """List the kinds, a kind's entries, or one entry; `check` says which parts fit together."""
     console = literal(soft_wrap=True)
     if options.kind == "check":
         check(options, console)
@@ -54,7 +54,7 @@ def catalog(options: CatalogOptions) -> None:
 
 
 def check(options: CatalogOptions, console: Console) -> None:
-    """Every encoder x connector x llm: the embeddings of a picture, or why they make no model."""
+    """Check every encoder x connector x llm: the embeddings per picture, or why the parts do not fit."""
     from remora.data.outputs import writes
     from remora.planning import compositions
     from remora.reporting.known import print_compositions

@@ -1,4 +1,4 @@
-"""`remora data check`: a dataset, or all that a variant's or a space's stages read, rendered as they will be."""
+"""`remora data check`: check a dataset, or everything a variant's or a space's stages read, rendered as in training."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class DatasetToCheck:
     judge: TurnsCheck | None = None
     skip: tuple[str, ...] = ()
     max_skipped: float = 0.0
-    """The share of records that a stage may leave out, those that are too long included."""
+    """The share of records that a stage may leave out, including those that are too long."""
 
 
 def check(options: DataCheckOptions, console: Console, progress: Callable[[str, int, int], None]) -> None:
-    """Read all of it and say what is wrong.
+    """Read everything and report every problem.
 
     Raises:
-        DataError: something is that stops a training run or teaches nothing.
+        DataError: a record would stop a training run or teach nothing.
     """
     named = catalog.dataset(options.target) if options.target in catalog.entries("datasets") else None
     if named:
@@ -71,7 +71,7 @@ def check(options: DataCheckOptions, console: Console, progress: Callable[[str, 
     if fatal := sum(r.fatal for r in reports):
         of = f"{sum(r.refused for r in reports):,} of {sum(r.records for r in reports):,} records"
         raise DataError(
-            f"{fatal:,} problems in {of} would stop a training run or teach nothing; mend or remove those records"
+            f"{fatal:,} problems in {of} would stop a training run or teach nothing; fix or remove those records"
         )
     if options.target.endswith((".yaml", ".yml")):
         _check_stages(options, console)
@@ -79,10 +79,10 @@ def check(options: DataCheckOptions, console: Console, progress: Callable[[str, 
 
 
 def _check_stages(options: DataCheckOptions, console: Console) -> None:
-    """What each stage makes of what it reads.
+    """Print each stage's samples and steps.
 
     Raises:
-        RemoraError: a stage that could not run, or would learn nothing.
+        RemoraError: a stage could not run, or would learn nothing.
     """
     known = preflight(read_variants(options.target), Store(options.runs))
     for run in known.runs.values():
@@ -105,7 +105,7 @@ def _targets(options: DataCheckOptions, console: Console) -> Iterator[DatasetToC
 
 
 def _read_by_stages(options: DataCheckOptions, console: Console) -> Iterator[DatasetToCheck]:
-    """What the stages read; what several read alike is checked once."""
+    """The datasets the stages read; one that several read the same way is checked once."""
     store = Store(options.runs)
     tokenizers: dict[str, PreTrainedTokenizerBase | None] = {}
     seen = set()
@@ -144,11 +144,11 @@ def _judge(stage: Stage, tokenizer: PreTrainedTokenizerBase, embeddings: int, co
 
 
 def _tokenizer_folder(variant: Variant, store: Store) -> Path | None:
-    """Where a variant's tokenizer is; None as long as the stage that makes it has not, or its data cannot be read."""
+    """Where a variant's tokenizer is; None until the stage that makes it has run, or if its data cannot be read."""
     if catalog.llm(variant.llm).loader == "scratch":
         try:
             return store.tokenizer_folder(path(variant, store.data)[0])
-        except DataError:  # what is wrong is said where the dataset itself is checked
+        except DataError:  # reported where the dataset itself is checked
             return None
     from remora.model.llm import pretrained_folder
 

@@ -29,10 +29,10 @@ def compare(options: CompareOptions) -> None:
 
 
 def compared(options: CompareOptions) -> dict[str, Compared]:
-    """The differences by benchmark.
+    """The differences, by benchmark.
 
     Raises:
-        RemoraError: no such model or report, both are one, or they share no benchmark.
+        RemoraError: no such model or report, both are the same, or they share no benchmark.
     """
     first, second = _reports(options, options.a), _reports(options, options.b)
     if {k.file.resolve() for k in first} & {k.file.resolve() for k in second}:
@@ -50,7 +50,7 @@ def compared(options: CompareOptions) -> dict[str, Compared]:
 
 
 def _reports(options: CompareOptions, given: str) -> list[Kept]:
-    """The reports that an argument means: a report's file, a folder of them, or a model that was measured."""
+    """The reports that an argument names: a report's file, a folder of them, or a measured model."""
     path = Path(given)
     if path.is_file():
         return [read_report(path)]

@@ -29,10 +29,10 @@ from remora.spec import Condensation, load
 
 
 def condense(options: DataCondenseOptions, console: Console) -> None:
-    """Embed what is not embedded, make the steps that are not there, write the dataset.
+    """Make missing embeddings and steps, and write the dataset.
 
     Raises:
-        DataError: no spec is given, or its source and embeddings do not fit.
+        DataError: no spec is given, or its source and embeddings do not match.
     """
     spec = load(Condensation, str(options.target))
     out = (options.out or options.runs / "condensed" / spec.name).expanduser().absolute()
@@ -62,7 +62,7 @@ def condense(options: DataCondenseOptions, console: Console) -> None:
 def _recorded(
     runs: Path, spec: Condensation, source: Dataset | None
 ) -> Iterator[Callable[[Step | dict[str, Any]], None]]:
-    """One MLflow run for the block; the function takes each step, then the record, and says the steps aloud."""
+    """One MLflow run for the block. The function takes each step, then the record, and prints the steps."""
     key = digest([spec.model_dump(mode="json"), source.digest if source else None])
     source_name = {"mlflow.source.name": "remora data condense"}
     params = spec.model_dump(mode="json")
@@ -86,7 +86,7 @@ def _recorded(
 def _embedded(
     spec: Condensation, source: Dataset | None, out: Path, options: DataCondenseOptions
 ) -> tuple[EmbeddingJob | None, Embedded]:
-    """The embeddings that are given, or those of the source, made where they are missing."""
+    """The given embeddings, or the source's, made where they are missing."""
     if given := spec.embeddings:
         images = embedding_files(given.images)
         texts = embedding_files(given.texts) if given.texts else []
@@ -103,7 +103,7 @@ def _embedded(
 
 
 def _embed(job: EmbeddingJob, missing: list[int], spec: Condensation, options: DataCondenseOptions) -> None:
-    """On the Ray cluster that --address or RAY_ADDRESS names, else in this process."""
+    """Embed on the Ray cluster that --address or RAY_ADDRESS names, else in this process."""
     done = 0
     total = sum(min(start + job.encoder.part, job.rows) - start for start in missing)
 
@@ -122,11 +122,11 @@ def _embed(job: EmbeddingJob, missing: list[int], spec: Condensation, options: D
 
 
 def _threads() -> int:
-    return len(os.sched_getaffinity(0))  # the CPUs that this process may use, in a container too
+    return len(os.sched_getaffinity(0))  # the CPUs this process may use, also in a container
 
 
 def _nowhere(clusters: Step) -> Iterator[dict[str, Any]]:
     """Rows of given embeddings that have no direction."""
     for row, label in enumerate(clusters.load("labels")):
         if label < 0:
-            yield {"row": row, "kind": "no-embedding", "reason": "zeros, or a number that is not finite"}
+            yield {"row": row, "kind": "no-embedding", "reason": "zeros, a NaN or an infinity"}

@@ -16,7 +16,7 @@ def convert(options: DataConvertOptions, console: Console, progress: OnProgress)
     """Write a dataset as what its new name says.
 
     Raises:
-        DataError: a record has a problem or does not fit the new format, or the target is there already.
+        DataError: a record has a problem or does not fit the new format, or the target exists.
     """
     if options.shard_size < 1:
         raise DataError(f"--shard-size {options.shard_size}: a tar shard has at least 1 MB")

@@ -1,4 +1,4 @@
-"""`remora data …`: its verbs."""
+"""`remora data …`."""
 
 from __future__ import annotations
 

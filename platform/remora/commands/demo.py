@@ -33,7 +33,7 @@ READY_S = 180.0
 
 
 def demo(options: DemoOptions) -> None:
-    """Run the whole story; exits with an error if any of it fails."""
+    """Run the whole demo; exits with an error if any of it fails."""
     began = time.time()
     console = literal()
     store = Store(options.runs)
@@ -54,7 +54,7 @@ def demo(options: DemoOptions) -> None:
     space = read_space(SPACE)
     names = [variant_name(v) for v in variants_of(space)]
     if all(any((options.runs / "bundles").glob(f"{name}-*")) for name in names):
-        console.print("An earlier run finished these variants; what has not changed since is read, not trained.")
+        console.print("An earlier run finished these variants; stage runs that have not changed are reused.")
     live(options.place, "search", SPACE, space.name, names, console)
     result = json.loads(result_file(options.runs, space.name).read_text())
     if result["ended"] < began:
@@ -103,10 +103,10 @@ def demo(options: DemoOptions) -> None:
 
 
 def _port(asked: int | None) -> int:
-    """The port that was asked for if it is free; else 8000, or any free one.
+    """The requested port; without one 8000, or any free one.
 
     Raises:
-        ServingError: the port that was asked for is in use.
+        ServingError: the requested port is in use.
     """
     for port in [asked] if asked else [8000, 0]:
         try:
@@ -123,7 +123,7 @@ def _wait_ready(endpoint: Child, console: Console) -> str:
     """The endpoint's URL once it answers.
 
     Raises:
-        ServingError: it ended, or was not ready in time.
+        ServingError: it ended or timed out.
     """
     end = time.monotonic() + READY_S
     with console.status(f"starting two replicas (log: {endpoint.log})"):

@@ -1,9 +1,9 @@
-"""Where exceptions end: whatever is raised in a command becomes one line, and the trace goes where it is asked for.
+"""Where exceptions end: any error of a command becomes one line, and its trace goes to a file or the terminal.
 
     remora: the rule that was broken, the value; the next command
     remora: unexpected TypeError: …; this is a fault of Remora (trace: ~/remora/logs/error-20261129-….log)
 
-`--debug` (or REMORA_DEBUG=1) prints every trace. A command that another Remora started hands it the error itself, too.
+`--debug` (or REMORA_DEBUG=1) prints every trace. A child of another Remora process also passes the error itself to it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DEBUG = "REMORA_DEBUG"
 
 
 def told(error: BaseException, argv: list[str], runs: Path) -> str:
-    """What `remora` prints of an error before it exits with 1."""
+    """Print an error as one line and return the exit code 1."""
     if os.environ.get(DEBUG, "") not in ("", "0"):
         traceback.print_exception(error, file=sys.stderr)
     found = ours(error, runs / "logs", " ".join(["remora", *argv]))

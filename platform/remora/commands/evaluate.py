@@ -1,4 +1,4 @@
-"""`remora evaluate`: a model on the papers' benchmarks and on one's own."""
+"""`remora evaluate`: measure a model on the papers' benchmarks and on your own."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from remora.tracking import Model, find_model
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `remora evaluate` found."""
+    """The result of `remora evaluate`."""
 
     model: Model
     measured: tuple[Measured, ...]
-    """By benchmark, in the order that was asked for."""
+    """By benchmark, in the requested order."""
 
 
 def evaluate(options: EvaluateOptions) -> None:
-    """Ask a model every question of some benchmarks, score its answers, and keep both in MLflow."""
+    """Ask a model every question of some benchmarks, score its answers, and record both in MLflow."""
     console = literal(stderr=options.json)
-    # Ray says on stdout what becomes of its workers; there is JSON alone.
+    # Ray prints messages about its workers on stdout, which must hold only JSON.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
         found = evaluated(options, console, say)
     if options.json:
@@ -55,10 +55,10 @@ def evaluate(options: EvaluateOptions) -> None:
 
 
 def evaluated(options: EvaluateOptions, console: Console, tell: Callable[..., None]) -> Evaluation:
-    """What came of each benchmark; `console` shows how far it is, `tell` hears of Ray.
+    """The result of each benchmark; `console` shows progress, `tell` gets messages about Ray.
 
     Raises:
-        RemoraError: what stopped it; benchmarks that were measured before stay measured.
+        RemoraError: what stopped it; finished benchmarks are kept.
     """
     store = Store(options.runs)
     names = [n for given in options.benchmarks for n in given.split(",") if n]
@@ -73,7 +73,7 @@ def evaluated(options: EvaluateOptions, console: Console, tell: Callable[..., No
         alone = f"--local answers in this process; --workers {options.workers} is for Ray"
         raise SpecError(f"{alone}; leave out one of them")
     store.check_writable()
-    # What is missing or torn is found before a cluster is started.
+    # Missing and damaged files are found before a cluster is started.
     check_bundle(bundle)
     prepared = [prepare(name, store, options.data) for name in dict.fromkeys(names)]
     console.print(f"model: {model.shown}, weights {weights_digest(bundle)[:12]}", highlight=False, soft_wrap=True)

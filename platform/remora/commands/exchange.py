@@ -1,4 +1,4 @@
-"""`remora export`, `remora import`, `remora average`: models out, models in, and one of several."""
+"""`remora export`, `remora import`, `remora average`: write, read and average models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from remora.tracking import find_model
 
 
 def _quiet() -> None:
-    """transformers' bars and tables say in many lines what our errors say in one."""
+    """Silence transformers' progress bars and tables; our errors say the same in one line."""
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
 
@@ -27,14 +27,14 @@ def export(options: ExportOptions) -> None:
     bundle = find_model(options.model, options.runs, options.tracking_uri).folder
     made = export_bundle(bundle, options.out, options.runs / "cache")
     if made.layout == "llava":
-        said = "the stock llava layout; transformers' LlavaForConditionalGeneration and vLLM load it as it is"
+        said = "the stock llava layout; transformers' LlavaForConditionalGeneration and vLLM load it directly"
     else:
         said = f"Remora's own layout with every part in it, and not the stock one: {made.reason}"
     literal(soft_wrap=True).print(f"{options.out}: {said}", markup=False, highlight=False)
 
 
 def import_(options: ImportOptions) -> None:
-    """Write a bundle from a downloaded checkpoint; an entry that the catalog lacks is printed, ready to paste."""
+    """Write a bundle from a downloaded checkpoint; prints an entry that the catalog lacks, ready to paste."""
     _quiet()
     try:
         named = {"vision": options.vision, "llm": options.llm, "template": options.template, "base": options.base}
@@ -48,7 +48,7 @@ def import_(options: ImportOptions) -> None:
     if made.aspect == "pad":
         lines.append("  its pictures were padded to squares in training (aspect pad)")
     for part in made.at_hub:
-        lines.append(f"  the checkpoint leaves its {part} at the hub: {made.parts[part]} is read from there")
+        lines.append(f"  the checkpoint leaves its {part} on the hub: {made.parts[part]} is read from there")
     lines += [f"  note: {note}" for note in made.notes]
     literal(soft_wrap=True).print("\n".join(lines), markup=False, highlight=False)
 

@@ -1,4 +1,4 @@
-"""`remora data index`, and the indexes that every other verb needs first: built with a bar, once."""
+"""`remora data index`, and the indexes that other verbs need first: built once, with a progress bar."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from remora.spec import MixtureEntry, Variant
 
 
 def index(options: DataIndexOptions, console: Console) -> None:
-    """Build the index of a dataset, or of all that a variant or a space reads, and say what each holds."""
+    """Build the index of a dataset, or of all that a variant or a space reads, and print their sample counts."""
     if str(options.target).endswith((".yaml", ".yml")):
         entries = entries_of(read_variants(options.target))
     elif options.target in catalog.entries("datasets"):
@@ -34,7 +34,7 @@ def index(options: DataIndexOptions, console: Console) -> None:
 
 
 def say_skipped(entry: MixtureEntry, dataset: Dataset, console: Console) -> None:
-    """How many records a mixture leaves out, by kind."""
+    """Print how many records a mixture leaves out, by kind."""
     kinds = ", ".join(f"{dataset.counts[k]:,} {k}" for k in with_known(entry).skip if dataset.counts[k])
     of = f"{dataset.skipped:,} of {dataset.records:,} records left out"
     console.print(f"{entry.dataset or entry.path}: {of} ({kinds})", markup=False, highlight=False)
@@ -51,9 +51,9 @@ def prepare(
     console: Console,
     opening: Callable[..., Dataset] = open_entry,
 ) -> list[tuple[MixtureEntry, Dataset]]:
-    """Every entry with its dataset; indexes that are missing or out of date are built, with a bar for each.
+    """Every entry with its dataset. Missing and outdated indexes are built, with a progress bar for each.
 
-    On a cluster that was asked for (--address or RAY_ADDRESS) Ray Data builds them, else this machine's cores.
+    With --address or RAY_ADDRESS Ray Data builds them on the cluster, otherwise this machine's cores do.
     """
     found = []
     with reading(console, "indexing") as hear:

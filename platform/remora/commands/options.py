@@ -1,8 +1,8 @@
-"""What each verb may be told: a frozen dataclass a verb, which the command line fills and Python calls.
+"""The options of each verb: one frozen dataclass per verb, filled by the command line or by Python callers.
 
-A field is its own documentation: name, type, default, help. The docstring of a class is the help of its verb.
-Nothing heavy is imported, since `remora --help` needs all of it. The annotations are types, which the parser reads,
-so this module does without `from __future__ import annotations`.
+A field documents itself: name, type, default, help. A class's docstring is its verb's help. Nothing heavy is imported,
+since `remora --help` needs all of it. The parser reads the annotations as types, so this module does without
+`from __future__ import annotations`.
 """
 
 # ruff: noqa: RUF009 (`option` and `argument` are dataclasses.field)
@@ -24,17 +24,17 @@ def run_folder(given: str | os.PathLike[str] | None = None) -> Path:
 
 
 def argument(help: str | None = None, default: Any = MISSING, **parsing: Any) -> Any:
-    """A field that the command line takes by its place; `parsing` goes to argparse."""
+    """A positional field; `parsing` goes to argparse."""
     return field(default=default, metadata={"flags": (), "parsing": {"help": help, **parsing}})
 
 
 def option(help: str | None = None, default: Any = None, flag: str = "", **parsing: Any) -> Any:
-    """A field that the command line takes by name: `flag`, or the field's own. MISSING: it must be given."""
+    """A field that is a flag: `flag`, or the field's own name. MISSING: it is required."""
     return field(default=default, metadata={"flags": (flag,), "parsing": {"help": help, **parsing}})
 
 
 def _address() -> Any:
-    help = "Ray cluster to use (default: RAY_ADDRESS, or one of its own on this machine)"
+    help = "Ray cluster to use (default: RAY_ADDRESS, or a new one on this machine)"
     return field(default=None, metadata={"flags": ("",), "parsing": {"help": help}, "either": True})
 
 
@@ -65,7 +65,7 @@ def _new_folder() -> Any:
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a verb works: its run folder, and the cluster and tracker if it was given any."""
+    """Where a verb works: its run folder, and the cluster and tracker if any were given."""
 
     runs: Path
     address: str | None = None
@@ -75,7 +75,7 @@ class Workplace:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every verb takes."""
+    """The options of every verb."""
 
     runs: Path = field(
         default_factory=run_folder,
@@ -92,7 +92,7 @@ class Options:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        """From what a caller gave: None is what was not given; a path may be a string, several values a list."""
+        """From a caller's values: None means not given; a path may be a string, several values a list."""
         kinds = {f.name: get_args(f.type) or (f.type,) for f in fields(cls)}
         made = {}
         for name, value in given.items():
@@ -116,7 +116,7 @@ def kind_of(annotation: Any) -> tuple[type, bool]:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(Options):
-    """the whole story in minutes on two CPU cores: search, train, measure, register, serve, ask"""
+    """everything end to end in minutes on two CPU cores: search, train, measure, register, serve, ask"""
 
     address: str | None = _address()
     tracking_uri: str | None = _tracking_uri()
@@ -148,7 +148,7 @@ class SearchOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions(Options):
-    """the figures of an answer file by a benchmark's published rules; needs no model"""
+    """score an answer file by a benchmark's published rules; needs no model"""
 
     benchmark: str = argument("vqav2, gqa, scienceqa, textvqa, pope, mme, mmbench, seed, mmmu, …")
     data: Path = option("its distributed file or folder", MISSING, metavar="PATH")
@@ -161,15 +161,15 @@ class ScoreOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
-    """a model's figures on benchmarks, by the papers' rules"""
+    """measure a model on benchmarks, by the papers' rules"""
 
     model: str = argument(A_MODEL)
-    benchmarks: tuple[str, ...] = option("names with commas or spaces, YAMLs, or all", MISSING, metavar="NAME")
+    benchmarks: tuple[str, ...] = option("names separated by commas or spaces, YAMLs, or all", MISSING, metavar="NAME")
     data: Path | None = option("their folders (default: <run folder>/data/eval)", metavar="DIR")
     workers: int = option("processes that answer (default: 1)", 1, metavar="N")
     gpus_per_worker: float = option("GPUs of each (default: 0)", 0.0, metavar="N")
     limit: int | None = option("ask only the first N questions of each", metavar="N")
-    out: Path | None = option("write the reports there, too", metavar="DIR")
+    out: Path | None = option("also write the reports there", metavar="DIR")
     address: str | None = _address()
     local: bool = _local()
     tracking_uri: str | None = _tracking_uri()
@@ -180,7 +180,7 @@ class EvaluateOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(Options):
-    """two models on the same questions: which differences are real"""
+    """compare two models on the same questions: which differences are real"""
 
     a: str = argument("a measured model, a report's file or a folder of reports")
     b: str = argument("a measured model, a report's file or a folder of reports")
@@ -191,11 +191,11 @@ class CompareOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterOptions(Options):
-    """a model as a version of the registry, under an alias that `remora serve` follows"""
+    """make a model a version of the registry, under an alias that `remora serve` follows"""
 
     model: str = argument(A_MODEL)
     name: str = option("its name (default: remora)", "remora", "--as", metavar="NAME")
-    alias: str = option("moved to it (default: champion)", "champion", metavar="ALIAS")
+    alias: str = option("alias to move to it (default: champion)", "champion", metavar="ALIAS")
     tracking_uri: str | None = _tracking_uri()
 
 
@@ -212,30 +212,30 @@ class ServeOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(Options):
-    """what a space or a variant needs: which stage runs are there, which will be trained"""
+    """plan a space or a variant: which stage runs exist, which will be trained"""
 
     spec: Path = argument()
 
 
 @dataclass(frozen=True, kw_only=True)
 class RenderOptions(Options):
-    """a space or a variant with everything resolved"""
+    """print a space or a variant with everything resolved"""
 
     spec: Path = argument()
 
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogOptions(Options):
-    """what is known: vision, llm, connectors, templates, datasets, benchmarks, recipes"""
+    """list what is known: vision, llm, connectors, templates, datasets, benchmarks, recipes"""
 
-    kind: str | None = argument("one of these, or `check`: which encoder x connector x llm make a model", None)
+    kind: str | None = argument("one of these, or `check`: which encoder x connector x llm fit together", None)
     name: str | None = argument(default=None)
     json: Path | None = option("with `check`: write every composition to FILE", metavar="FILE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
-    """a trained variant in the stock llava layout, or whole in our own"""
+    """write a trained variant in the stock llava layout, or in Remora's own"""
 
     model: str = argument(A_MODEL)
     tracking_uri: str | None = _tracking_uri()
@@ -244,32 +244,32 @@ class ExportOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions(Options):
-    """a downloaded checkpoint (llava-hf, TinyLLaVA, Bunny, LLaVA) as a bundle"""
+    """make a bundle of a downloaded checkpoint (llava-hf, TinyLLaVA, Bunny, LLaVA)"""
 
     folder: Path = argument("the folder of the checkpoint")
     out: Path = _new_folder()
     vision: str | None = option("its catalog name (default: found by architecture)", metavar="NAME")
     llm: str | None = option("its catalog name (default: found by architecture)", metavar="NAME")
     template: str | None = option("its catalog name (default: found by architecture)", metavar="NAME")
-    base: str | None = option("what its LoRA adapters were made for (default: as they say)", metavar="DIR")
+    base: str | None = option("the base of its LoRA adapters (default: the one they name)", metavar="DIR")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AverageOptions(Options):
-    """the weighted average of variants with the same parts, as Bunny makes them"""
+    """average variants with the same parts, with weights, as Bunny does"""
 
     models: tuple[str, ...] = argument(f"each {A_MODEL}", metavar="MODEL")
     tracking_uri: str | None = _tracking_uri()
-    weights: tuple[float, ...] = option("one each, together 1: 0.3 0.7", MISSING)
+    weights: tuple[float, ...] = option("one for each, with sum 1: 0.3 0.7", MISSING)
     out: Path = _new_folder()
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunsOptions(Options):
-    """the run folder: what killed commands left in it"""
+    """clean the run folder of what killed commands left in it"""
 
-    what: str = argument("gc: delete what nobody uses any more", choices=["gc"])
-    dry_run: bool = option("name it, delete nothing", False)
+    what: str = argument("gc: delete leftovers", choices=["gc"])
+    dry_run: bool = option("only name them", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,16 +299,16 @@ def _images() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class DataCheckOptions(Options):
-    """read every record and decode every picture, and say what is wrong"""
+    """read every record and decode every picture, and report every problem"""
 
     target: str = argument(A_DATASET)
     images: str | None = _images()
-    json: Path | None = option("write what was found to FILE", metavar="FILE")
+    json: Path | None = option("write the report to FILE", metavar="FILE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataIndexOptions(Options):
-    """build the index that training reads a dataset by"""
+    """build the index through which training reads a dataset"""
 
     target: str = argument(A_DATASET)
     images: str | None = _images()
@@ -338,13 +338,13 @@ class DataCondenseOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class DataShowOptions(Options):
-    """what a stage reads: tokens, what is supervised, pictures"""
+    """show what a stage reads: tokens, what is supervised, pictures"""
 
     target: str = argument(A_DATASET)
     images: str | None = _images()
-    samples: int = option("samples a stage (default: 3)", 3, "-n", metavar="N")
+    samples: int = option("samples per stage (default: 3)", 3, "-n", metavar="N")
     first: int = option("the first of them (default: 0)", 0, "--from", metavar="N")
-    seed: int | None = option("of another order")
+    seed: int | None = option("seed of another order")
     stage: str | None = option("only this stage of the variant", metavar="NAME")
     html: Path | None = option("write a page to FILE", metavar="FILE")
     tokens: bool = option("print every token with its id", False)

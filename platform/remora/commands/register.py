@@ -1,4 +1,4 @@
-"""`remora register`: a model as a version of the registry, with the alias that others follow."""
+"""`remora register`: make a model a version of the registry, and move an alias to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from remora.tracking import register as add_version
 
 
 def register(options: RegisterOptions) -> None:
-    """Register what `train`, `import` or `average` made, or move an alias to a version that is there.
+    """Register what `train`, `import` or `average` made, or move an alias to an existing version.
 
     Raises:
         TrackingError: the alias is empty or reads as a version; there is no such model; MLflow refuses.
@@ -24,7 +24,7 @@ def register(options: RegisterOptions) -> None:
     model = find_model(options.model, options.runs, options.tracking_uri)
     verify(model.folder)
     identity = sha256_file(model.folder / MANIFEST)
-    # A version belongs to an MLflow run; a bundle that was imported or copied here has none of its own.
+    # A version belongs to an MLflow run; an imported or copied bundle has none.
     tags = {"mlflow.source.name": "remora register", "remora.bundle": identity, "remora.model": model.shown}
     run = Run(options.runs, key=f"registration/{identity}", name=f"{model.name} registered", tags=tags)
     run.keep()

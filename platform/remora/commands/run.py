@@ -1,7 +1,7 @@
 """`remora train` and `remora search`.
 
-Shown live, the work runs in a child (`--plain`) whose noise goes to a log file, and this process only draws. Under
-`ray job submit`, or with `--plain`, it runs here and prints a line now and then. From Python it runs here, silently.
+With a live view, the work runs in a child (`--plain`) whose output goes to a log file, and this process only draws.
+Under `ray job submit`, or with `--plain`, it runs here and prints progress lines. From Python it runs here, silently.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from remora.training import journal
 from remora.training.meter import duration
 
 SINGLE = "single"
-"""The status folder of variants that are trained on their own."""
+"""The status folder of variants trained without a search."""
 
 
 def say(*lines: str) -> None:
@@ -45,11 +45,11 @@ def say(*lines: str) -> None:
 
 
 def say_nothing(*lines: str) -> None:
-    """What a caller from Python hears: results are returned, errors are raised."""
+    """Print nothing, for callers from Python: results are returned, errors are raised."""
 
 
 def train(options: TrainOptions) -> None:
-    """Train and measure one variant, and print what came of it."""
+    """Train and measure one variant, and print the result."""
     if options.plain or not sys.stdout.isatty():
         outcome = trained(options, aloud=True)
         scores = {name: as_json(score) for name, score in outcome.scores.items()}
@@ -63,10 +63,10 @@ def train(options: TrainOptions) -> None:
 
 
 def trained(options: TrainOptions, aloud: bool = False) -> Outcome:
-    """Train and measure one variant in this process; `aloud` prints how far it is.
+    """Train and measure one variant in this process; `aloud` prints progress.
 
     Raises:
-        RemoraError: what stopped it; stage runs that finished stay finished.
+        RemoraError: what stopped it; finished stage runs are kept.
     """
     variant, store, place = read_variant(options.spec), Store(options.runs), options.place
     tell = say if aloud else say_nothing
@@ -85,7 +85,7 @@ def trained(options: TrainOptions, aloud: bool = False) -> Outcome:
 
 
 def search(options: SearchOptions) -> None:
-    """Train and measure every variant of a space, register the best, and print what came of it."""
+    """Train and measure every variant of a space, register the best, and print the result."""
     if options.plain or not sys.stdout.isatty():
         say(*search_lines(searched(options, aloud=True).as_json()))
         return
@@ -97,10 +97,10 @@ def search(options: SearchOptions) -> None:
 
 
 def searched(options: SearchOptions, aloud: bool = False) -> Result:
-    """Search a space in this process, on Ray; `aloud` prints how far it is.
+    """Search a space in this process, on Ray; `aloud` prints progress.
 
     Raises:
-        RemoraError: what stopped it; stage runs that finished stay finished.
+        RemoraError: what stopped it; finished stage runs are kept.
     """
     from remora.cluster.search import check
     from remora.cluster.search import search as run_search
@@ -126,7 +126,7 @@ def _shown(aloud: bool, place: Workplace, search_name: str, names: list[str]) ->
 
 
 def _tracker(place: Workplace, search_name: str, name: str) -> Tracker:
-    """What is wrong with MLflow becomes a note of that variant."""
+    """A tracker whose problems with MLflow become notes of that variant."""
     status = status_file(place.runs, search_name, name)
 
     def note(text: str) -> None:
@@ -137,7 +137,7 @@ def _tracker(place: Workplace, search_name: str, name: str) -> Tracker:
 
 
 def look(variants: Sequence[Variant], store: Store, tell: Callable[..., None]) -> None:
-    """Find what is wrong before anything starts, and say what is worth knowing."""
+    """Check everything before anything starts, and print notes."""
     notes = list(preflight(variants, store).notes)
     for benchmark in dict.fromkeys(b for v in variants for b in v.benchmarks):
         notes += measure.notes(measure.prepare(benchmark, store))
@@ -147,7 +147,7 @@ def look(variants: Sequence[Variant], store: Store, tell: Callable[..., None]) -
 
 @contextmanager
 def executor_of(place: Workplace, tell: Callable[..., None] = say) -> Iterator[Executor]:
-    """Who trains and answers: this machine with --local, else a Ray session."""
+    """The executor: this machine with --local, else a Ray session."""
     if place.local:
         from remora.pipeline.local import Local
 
@@ -161,7 +161,7 @@ def executor_of(place: Workplace, tell: Callable[..., None] = say) -> Iterator[E
 
 @contextmanager
 def session(place: Workplace, tell: Callable[..., None] = say, dashboard: bool = True) -> Iterator[None]:
-    """A Ray session whose workers know the run folder and the tracker; `dashboard` as `ray_session` has it."""
+    """A Ray session whose workers know the run folder and the tracker; `dashboard` as in `ray_session`."""
     from remora.cluster.session import ray_session
 
     env = {"REMORA_RUNS": str(place.runs)}
@@ -178,7 +178,7 @@ def session(place: Workplace, tell: Callable[..., None] = say, dashboard: bool =
 
 
 def queued(runs: Path, search_name: str, names: list[str]) -> None:
-    """Tell whoever follows that Ray is up and each variant waits for its turn."""
+    """Report in the status files that Ray is up and each variant is queued."""
     for name in names:
         status = status_file(runs, search_name, name)
         status.parent.mkdir(parents=True, exist_ok=True)
@@ -201,14 +201,14 @@ def live(
     try:
         draw(progress, title, console, lambda: child.running)
     finally:
-        child.stop()  # with whoever says its last words, if Ray ended it
+        child.stop()  # also the watcher that prints its last line if Ray ended it
     if child.process.returncode:
         raise child.error()
     return progress
 
 
 def flags(place: Workplace) -> list[str]:
-    """What a child is told, so that it works in the same place."""
+    """The options that make a child work in the same place."""
     given = ["--runs", str(place.runs)]
     if place.address:
         given += ["--address", place.address]

@@ -1,4 +1,4 @@
-"""`remora data show`: what the model really reads, of a variant's stages or of a dataset as it lies."""
+"""`remora data show`: what the model reads, from a variant's stages or a dataset by itself."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from remora.spec import MixtureEntry, Stage, Variant
 from remora.training.build import first_words
 
 HISTOGRAM = 300
-"""Samples of each dataset whose lengths the page draws: enough for a shape, and none of them opens a picture."""
+"""Samples of each dataset in the page's histogram of lengths: enough for a shape; none of them opens a picture."""
 LENGTH = 2048
-"""Tokens that a dataset's samples are cut to where no stage says."""
+"""Maximum tokens of a dataset's samples outside a stage."""
 EXCERPT = 400
-"""Characters shown of a record that is not valid."""
+"""Characters shown of an invalid record."""
 
 
 """Told (what, done, of how many)."""
@@ -50,11 +50,11 @@ def sections_of(options: DataShowOptions, console: Console, progress: Hear) -> l
         DataError: no target, options that it does not have, or no such sample.
     """
     if options.samples < 1 or options.first < 0:
-        raise DataError(f"-n {options.samples} --from {options.first}: that is no sample; give -n 3 --from 0")
+        raise DataError(f"-n {options.samples} --from {options.first}: no such samples; give -n 3 --from 0")
     of_variant = options.target.endswith((".yaml", ".yml"))
     misplaced = ("template", "llm", "vision", "images") if of_variant else ("stage", "seed")
     if given := [f"--{name}" for name in misplaced if getattr(options, name) is not None]:
-        why = "a variant's stages say it" if of_variant else "a dataset has no stages and no order but its own"
+        why = "a variant's stages define it" if of_variant else "a dataset has no stages and only its own order"
         raise DataError(
             f"{', '.join(given)}: {why}; leave it out, or show {'a dataset' if of_variant else 'a variant'}"
         )
@@ -87,7 +87,7 @@ def _stages(options: DataShowOptions, console: Console, progress: Hear) -> Itera
             f"--stage {options.stage}: no such stage{nearest(options.stage, names)}; there are: {', '.join(names)}"
         )
     chosen = [stage for stage in stages if options.stage in (None, stage.name)]
-    datasets = {  # with a bar: the first time, every record and picture is read
+    datasets = {  # with a progress bar: the first time, every record and picture is read
         entry: open_entry(entry, store.data, progress=partial(progress, _name(entry)))
         for stage in chosen
         for entry in stage.mixture
@@ -112,7 +112,7 @@ def _name(entry: MixtureEntry) -> str:
 
 
 def _facts(stage: Stage, data: StageData, variant: Variant) -> list[str]:
-    """What decides how the stage's samples look."""
+    """The settings that determine the stage's samples."""
     seen = (
         f"{variant.vision} {data.encoder.input_size} x {data.encoder.input_size}, {stage.aspect}"
         if data.encoder
@@ -124,7 +124,7 @@ def _facts(stage: Stage, data: StageData, variant: Variant) -> list[str]:
 
 
 def _tokenizer(variant: Variant, store: Store, console: Console) -> PreTrainedTokenizerBase:
-    """The variant's tokenizer; that of a model from scratch as its first stage has trained or would train it."""
+    """The variant's tokenizer; for a model from scratch, as its first stage has trained or would train it."""
     entry = catalog.llm(variant.llm)
     if entry.loader != "scratch":
         return load_tokenizer(pretrained_folder(variant.llm, entry, store.cache / "llm"))
@@ -142,7 +142,7 @@ def _tokenizer(variant: Variant, store: Store, console: Console) -> PreTrainedTo
     return train_tokenizer(words, entry.vocabulary)
 
 
-# A dataset: its records in their own order, read where they lie, without an index.
+# A dataset: its records in their own order, read in place, without an index.
 
 
 def _dataset(options: DataShowOptions) -> Iterator[Section]:
@@ -221,7 +221,7 @@ def _plain(raw: Raw, images: str, place: View) -> View:
 
 
 def _pictures(raw: Raw, images: str) -> list[tuple[str, Opener]]:
-    """Name and opener of each picture of a record that has no problem."""
+    """Name and opener of each picture of a valid record."""
     if raw.pictures is None:
         held: list[Picture | bytes] = [Picture(join(images, name)) for name in image_field(raw.record)]
     else:

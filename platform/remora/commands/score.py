@@ -1,4 +1,4 @@
-"""`remora score`: the figures of an answer file that anything wrote. No model, no Ray."""
+"""`remora score`: score an answer file from any source. No model, no Ray."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def scored(options: ScoreOptions) -> Report:
     """The report.
 
     Raises:
-        RemoraError: no such benchmark or protocol, files that do not fit it, a judge that does not answer.
+        RemoraError: no such benchmark or protocol, files that do not match it, a judge that does not answer.
     """
     chosen = benchmark(options.benchmark)
     cache = options.runs / "cache" / "judge"

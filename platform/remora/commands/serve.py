@@ -1,4 +1,4 @@
-"""`remora serve`: a model behind an endpoint, until Ctrl-C."""
+"""`remora serve`: serve a model until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def serve(options: ServeOptions) -> None:
 
     def ready(url: str, name: str) -> None:
         say(f"ready: {url}/v1")
-        say(f"ask it (with a picture of your own for picture.png; model {name!r}), stop it with Ctrl-C:")
+        say(f"ask it (replace picture.png by your own picture; model {name!r}), stop it with Ctrl-C:")
         say(curl_command(url, "picture.png", "What is in the picture?", name))
 
     served(options, ready, say)
 
 
 def served(options: ServeOptions, ready: Callable[[str, str], None], tell: Callable[..., None] = say_nothing) -> None:
-    """Serve a model until SIGINT or SIGTERM; `ready` hears the endpoint's URL and the name that it knows the model by.
+    """Serve a model until SIGINT or SIGTERM; `ready` gets the endpoint's URL and the model's name there.
 
     Raises:
-        RemoraError: no such model, a port that is in use, a cluster that does not answer.
+        RemoraError: no such model, a port in use, a cluster that does not answer.
     """
-    # Found here, once: what is wrong is reported at once, and a replica that starts tomorrow serves what today's do.
+    # Resolved once, here: errors show at once, and replicas that start later serve the same version.
     model = find_model(options.model, options.runs, options.tracking_uri)
     name = model.registered or model.name
     endpoint = EndpointArgs(model=name, alias=model.name, runs=options.runs, tracking_uri=options.tracking_uri)

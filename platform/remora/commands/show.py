@@ -1,4 +1,4 @@
-"""`remora plan` and `remora render`: what would happen."""
+"""`remora plan` and `remora render`: what a spec would run."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from remora.spec import Stage, Variant
 
 
 def plan(options: PlanOptions) -> None:
-    """Print every stage run of the spec: who uses it, and whether it is there already."""
+    """Print every stage run of the spec: which variants use it, and whether it exists."""
     found = planned(options, literal())
     print_plan(found, str(options.spec), Store(options.runs).data, wide_console())
 
 
 def planned(options: PlanOptions, console: Console) -> Plan:
-    """The plan; `console` shows how far the indexes are that it needs.
+    """The plan; `console` shows progress of the indexes that it needs.
 
     Raises:
-        RemoraError: what would stop the spec from running.
+        RemoraError: the spec could not run.
     """
     variants, store = read_variants(options.spec), Store(options.runs)
     for variant in variants:
@@ -40,13 +40,13 @@ def planned(options: PlanOptions, console: Console) -> Plan:
 
 
 def render(options: RenderOptions) -> None:
-    """Every variant with its stages as they will run."""
+    """Print every variant with its stages as they will run."""
     for number, variant in enumerate(read_variants(options.spec)):
         sys.stdout.write("---\n" * bool(number) + rendered(variant, checked_stages(variant)))
 
 
 def rendered(variant: Variant, stages: Sequence[Stage]) -> str:
-    """A variant with its stages, as YAML; a length that the context cuts is the one that acts, with the written one."""
+    """A variant with its stages, as YAML. A length limited by the context is shown with the recipe's in a comment."""
     context = known.llm(variant.llm).context
     acting = [stage.model_copy(update={"max_length": stage.length(context)}) for stage in stages]
     shown = {

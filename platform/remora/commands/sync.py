@@ -1,4 +1,4 @@
-"""`remora sync`: MLflow as the run folder has it, after it was away or a command was killed."""
+"""`remora sync`: bring MLflow up to date with the run folder, after an outage or a killed command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from remora.tracking import Tracker
 
 
 def sync(options: SyncOptions) -> None:
-    """Write what MLflow lacks, and end the runs whose command was killed.
+    """Write what MLflow lacks, and end the runs of killed commands.
 
     Raises:
         TrackingError: nothing was recorded in the run folder; MLflow cannot be reached, or refuses a run.

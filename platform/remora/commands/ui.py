@@ -1,4 +1,4 @@
-"""`remora ui`: MLflow's pages on the run folder, until Ctrl-C. Its own output goes to a file."""
+"""`remora ui`: MLflow's pages for the run folder, until Ctrl-C. MLflow's output goes to a file."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def ui(options: UiOptions) -> None:
     """Run MLflow's server in a child with one worker process; returns when it is stopped.
 
     Raises:
-        TrackingError: nothing was recorded in the run folder, the port is taken, or MLflow does not start.
+        TrackingError: nothing was recorded in the run folder, the port is in use, or MLflow does not start.
     """
     tracker = Tracker(options.runs)
     tracker.check_there()
     if problem := free_or_refused("127.0.0.1", options.port):
         raise TrackingError(f"MLflow's pages need a free port: {problem}; next: --port {options.port % 65535 + 1}")
-    with contextlib.suppress(TrackingError):  # a run folder that may only be read
+    with contextlib.suppress(TrackingError):  # a read-only run folder
         tracker.sync()
     # One worker: each is a process of 300 MB, and one person looks. Its job runner would start eight more.
     command = [
@@ -62,7 +62,7 @@ def ui(options: UiOptions) -> None:
 
 
 def _log(runs: Path) -> Path:
-    """In the run folder, or in a temporary one where that is read-only."""
+    """In the run folder, or in a temporary folder if that is read-only."""
     name = f"ui-{time.strftime('%Y%m%d-%H%M%S')}.log"
     return (runs / "logs" if os.access(runs, os.W_OK) else Path(tempfile.gettempdir())) / name
 
@@ -80,7 +80,7 @@ def _wait(server: Child, url: str) -> None:
 
 
 def _experiment(tracker: Tracker) -> str:
-    """The page of the experiment: MLflow's first one shows nothing of it."""
+    """The URL of the experiment's page; MLflow's start page does not show it."""
     with tracker.client() as client:
         found = client.get_experiment_by_name(tracker.experiment)
     return f"/#/experiments/{found.experiment_id}" if found else ""
