@@ -107,5 +107,5 @@ def test_what_is_missing_is_one_line_before_anything_is_trained(place):
     (place / "gone.jsonl").write_text((place / "colours.jsonl").read_text().replace(".png", ".jpg"))
     code, _, err = said(place, "never", "train", spec(place, "three.yaml", "gone.yaml"))
     assert code == 1 and len(err.splitlines()) == 1
-    assert f"gone.yaml: none of its pictures is there, the first: {place}/red.jpg" in err
+    assert f"gone.yaml: all of its pictures are missing, the first: {place}/red.jpg" in err
     assert not list((place / "never" / "stages").iterdir())

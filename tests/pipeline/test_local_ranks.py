@@ -62,7 +62,7 @@ def test_ranks_that_end_well_are_all_there_is(train):
 
 def test_a_rank_that_is_killed_ends_the_others_and_all_start_again(train):
     (note,) = train(f"{AGAIN} || {HANGS}", f"{AGAIN} || kill -9 $$", max_failures=1)
-    assert note.startswith("it: a rank failed, all start again from the last checkpoint: ended by SIGKILL")
+    assert note.startswith("it: a rank failed, all restart from the last checkpoint: ended by SIGKILL")
 
 
 def test_after_the_last_try_it_is_given_up_with_the_log(train, tmp_path):

@@ -30,7 +30,7 @@ def own(tmp_path):
 
 def test_pictures_that_are_missing_are_named(own, tmp_path):
     name = own("a.png", "b.png", "c.png")
-    with pytest.raises(DataError, match=r"own.yaml: none of its pictures is there, the first: \S+/a.png; see"):
+    with pytest.raises(DataError, match=r"own.yaml: all of its pictures are missing, the first: \S+/a.png; see"):
         prepare(name, Store(tmp_path / "runs"))
     for made in ("a.png", "c.png"):
         Image.new("RGB", (4, 4)).save(tmp_path / made)

@@ -1,1 +1,1 @@
-"""Ray: thin adapters for Train, Tune and evaluation on a cluster. Nothing outside this room and serving imports Ray."""
+"""Thin adapters to Ray Train, Tune, Data and tasks. Only this room and serving import Ray."""

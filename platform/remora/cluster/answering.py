@@ -1,4 +1,4 @@
-"""Ray tasks: questions go to workers in pieces, answers come back as they are given."""
+"""Ray tasks that answer questions: workers get pieces of work and stream answers back."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from remora.pipeline.executor import AskJob
 from remora.spec import Cluster
 
 TRIES = 3
-"""How often a piece is given to a worker; one that dies of it every time would end no run otherwise."""
+"""How often a piece is tried; without a limit a piece that kills its worker would be retried forever."""
 
 
 def _answer(job: AskJob) -> Iterator[list[dict[str, Any]]]:
-    """What a worker runs. Ray shows its name as the process's title."""
+    """The task that a worker runs. Ray shows its name as the process title."""
     with carried(job.runs / "logs"):
         yield from worker.answer(job)
 
 
 def answer(job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, Any]]]:
-    """Lines of the pieces, as workers give them. What a worker left when it died is given to another."""
+    """Answer lines of each piece, as they come. A dead worker's remaining questions go to another worker."""
     if not job.pieces:
         return
     import ray
@@ -32,8 +32,8 @@ def answer(job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, Any]]]:
         num_cpus=cluster.cpus_per_worker,
         num_gpus=cluster.gpus_per_worker,
         num_returns="streaming",
-        max_retries=0,  # Ray would begin all of its pieces again
-        # In a trial, tasks would inherit its placement group, which holds no CPU to run them on.
+        max_retries=0,  # Ray would repeat all of its pieces
+        # In a trial, tasks would inherit its placement group, which has no CPU for them.
         scheduling_strategy="DEFAULT",
     )
     workers, n = min(cluster.most_workers, len(job.pieces)), len(job.pieces)

@@ -1,9 +1,9 @@
-"""The actor that frees a group's CPUs when its controller dies; a placement group outlives the actor that made it.
+"""An actor that frees a group's CPUs when its controller dies; a placement group outlives the actor that made it.
 
-Ray's own asks the State API, which takes the cluster from /tmp/ray/ray_current_cluster: what `ray start` wrote there
-last. Another cluster does not know the controller, so it would be taken for dead and its workers freed; and a cluster
-without a dashboard never answers. (session.py sends those questions nowhere.) This one watches the group's first
-worker, which ends with its controller. It imports Ray only: it starts beside workers.
+Ray's own cleaner asks the State API of the cluster named in /tmp/ray/ray_current_cluster, where the last `ray start`
+wrote. A second cluster does not know the controller, so Ray would take it for dead and free its workers; and a cluster
+without a dashboard never answers. (session.py makes those queries fail.) This actor watches the group's first worker
+instead, which ends with its controller. It imports only Ray, because it starts while the workers do.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 ASK_EVERY = 1.0
-"""Seconds between two questions to the worker."""
+"""Seconds between two checks of the worker."""
 
 NAMESPACE = "remora"
-"""Of its name: an anonymous namespace costs a warning of Ray's."""
+"""The namespace of its name; Ray warns about an anonymous one."""
 
 
 class Cleaner:
-    """Detached, so that it outlives the group; it ends once the group's room is free.
+    """A detached actor, so that it outlives the group; it ends once the group's resources are free.
 
     Args:
-        worker: an actor of the group. Whoever owns it is its controller: Ray ends it with that.
-        group: what is freed when the worker is gone, however it went: a group is started again as a whole, in new room.
+        worker: an actor of the group. Its owner is the controller: Ray ends the worker with it.
+        group: the placement group to free when the worker has ended for any reason; a restarted group gets a new one.
     """
 
     def __init__(self, worker: Any, group: PlacementGroup) -> None:
@@ -45,7 +45,7 @@ class Cleaner:
             try:
                 ray.get(alive, timeout=ASK_EVERY)
             except GetTimeoutError:
-                continue  # busy: it joins its group, say
+                continue  # busy, e.g. joining its group
             except RayActorError:
                 break
             self.looks += 1

@@ -1,4 +1,4 @@
-"""The pipeline's Executor on the Ray session of this process."""
+"""The pipeline's `Executor` on this process's Ray session."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from remora.spec import Cluster
 
 
 class OnRay:
-    """Stage runs on Ray Train, questions as Ray tasks. Needs a Ray session, and a run folder that every node sees."""
+    """Trains on Ray Train and answers in Ray tasks. Needs a Ray session, and a run folder that every node sees."""
 
     def train(self, tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
         train_stages(tasks, cluster, runs, status)

@@ -1,8 +1,7 @@
-"""The process group of Ray Train's workers: how they find each other, how long one waits for another, and what tells it
-to make a checkpoint.
+"""The process group of Ray Train's workers: joining it, timeouts of collectives, and notices of preemption.
 
-Ray's own torch settings do the same, but whoever names them loads torch: the command and Ray's controller, one after
-the other, before the first worker starts. Here only workers do.
+Ray's own TorchConfig does the same, but importing it loads torch in the command and then in Ray's controller, before
+the first worker starts. Here only workers load torch.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from remora.cluster.cleaner import NAMESPACE, Cleaner
 from remora.training import preemption
 
 ASK_EVERY = 1.0
-"""Seconds between two questions to Ray whether a node is taken away."""
+"""Seconds between two checks with Ray whether a node is being drained."""
 LEAVE_WITHIN = 3.0
-"""Seconds that a group which ends waits for a worker that may be stuck; Ray's default is 30."""
+"""Seconds that an ending group waits for a worker that may be stuck; Ray's default is 30."""
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Group(BackendConfig):
     """Workers of one process group: NCCL on GPUs, gloo on CPUs.
 
     Args:
-        on_gpus: whether every worker has one.
+        on_gpus: whether every worker has a GPU.
         timeout_s: seconds that a collective waits for another worker before it fails.
     """
 
@@ -53,7 +52,7 @@ class Group(BackendConfig):
 
 
 class _Joined(Backend):
-    share_cuda_visible_devices = True  # as Ray's own: NCCL reaches a node's other GPUs directly
+    share_cuda_visible_devices = True  # like Ray's own: NCCL reaches a node's other GPUs directly
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         assert isinstance(backend_config, Group)
@@ -77,20 +76,20 @@ def _clean_up_after() -> None:
         name=f"cleaner-{ray.get_runtime_context().get_actor_id()}",
         namespace=NAMESPACE,
         lifetime="detached",
-        resources={"node:__internal_head__": 0.001},  # the node that is lost last
-        scheduling_strategy="DEFAULT",  # the group's own room ends with the group
+        resources={"node:__internal_head__": 0.001},  # the head node, which outlives the others
+        scheduling_strategy="DEFAULT",  # outside the group's placement group, which ends with it
     ).remote(ray.get_runtime_context().current_actor, get_current_placement_group())
 
 
 def _meeting_place() -> tuple[str, int]:
-    """Where this worker's node is reached, and a port that is free there."""
+    """The address of this worker's node, and a free port there."""
     with socket.socket() as free:
         free.bind(("", 0))
         return ray.util.get_node_ip_address(), free.getsockname()[1]
 
 
 def _join(host: str, port: int, backend: str, timeout_s: float) -> None:
-    """Say what torchrun would say, and join the group. With NCCL a collective that waits too long ends the process."""
+    """Set torchrun's variables and join the group. With NCCL a collective that times out ends the process."""
     import torch.distributed as dist
 
     context = ray.train.get_context()
@@ -115,9 +114,9 @@ def _leave() -> None:
 
 
 class Notices:
-    """Whether this group's machines are about to be taken away: SIGTERM to this worker, or a node that Ray drains.
+    """Whether this group is about to be preempted: SIGTERM to this worker, or a node that Ray drains.
 
-    Ray's question is a barrier of all workers, so a thread asks it, beside the steps.
+    Asking Ray is a barrier of all workers, so a thread does it, beside the steps.
     """
 
     def __init__(self) -> None:
@@ -134,4 +133,4 @@ class Notices:
                 self._draining = ray.train.get_preemption_info() is not None
                 time.sleep(ASK_EVERY)
         except RayError:
-            return  # whom it asked is gone, and this group with it
+            return  # the controller is gone, and this group with it

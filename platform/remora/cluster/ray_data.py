@@ -50,14 +50,14 @@ def over_ray(work: Callable[[Shard], Indexed], shards: Iterable[Shard], logs: Pa
 
 
 class _Worker:
-    """Opens dataset and encoder once; the parts that it publishes are all that it leaves."""
+    """Opens dataset and encoder once; its only output are the parts that it publishes."""
 
     def __init__(self, job: EmbeddingJob, threads: int, logs: Path) -> None:
         self.job, self.threads, self.logs = job, threads, logs
 
     @cached_property
     def parts(self) -> PartEmbedder:
-        """Opened by the first call, so that what is wrong with it comes back as other errors do."""
+        """Opened by the first call, so that its errors are returned like others."""
         import torch
 
         from remora.condense.embedding import PartEmbedder
@@ -66,10 +66,10 @@ class _Worker:
         return PartEmbedder(self.job, self.threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """An error is a row of the result: of an exception Ray logs a page."""
+        """An error is returned as a row: for an exception Ray would log a page."""
         try:
             rows = [self.parts.embed(int(start)) for start in batch["start"]]
-        except Exception as e:  # noqa: BLE001 (whatever it is, another process waits for it)
+        except Exception as e:  # noqa: BLE001 (another process waits for any error)
             return {"rows": np.zeros(1, int), "error": np.array([pack(ours(e, self.logs))])}
         return {"rows": np.array([sum(rows)]), "error": np.array([""])}
 
@@ -81,12 +81,12 @@ def embed_on_cluster(
     logs: Path,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> None:
-    """Embed parts on as many workers as the spec says. Needs a Ray session, and folders that every node sees.
+    """Embed parts on the spec's number of workers. Needs a Ray session, and folders that every node sees.
 
-    A part is published whole, and one that is made twice replaces itself, so Ray may start a lost worker again.
+    A part is published whole, and making it twice is harmless, so Ray may restart a lost worker.
 
     Raises:
-        RemoraError: what a worker met; WorkerError if nobody foresaw it, with its trace in a file of `logs`.
+        RemoraError: a worker's error; WorkerError for an unexpected one, with its trace in a file of `logs`.
     """
     import ray
 

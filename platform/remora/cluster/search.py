@@ -1,4 +1,4 @@
-"""Ray Tune: every variant of a space, the stage runs they share trained once, the best one registered.
+"""Search a space with Ray Tune: train shared stage runs once, measure every variant, register the best.
 
 remora search tune/demo.yaml
 ray job submit --working-dir . -- python tune/search.py tune/demo.yaml
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """What a search found. `stage_runs` counts those that its variants name, that were trained, and that were there."""
+    """The result of a search. `stage_runs` counts those planned, trained and reused."""
 
     name: str
     outcomes: tuple[Outcome, ...]
@@ -42,7 +42,7 @@ class Result:
     register_as: str
     """The champion's name in the model registry."""
     version: str | None
-    """Its version there; None if MLflow could not be reached."""
+    """Its version; None if MLflow could not be reached."""
     stage_runs: dict[str, int]
     seconds: float
     ended: float
@@ -65,7 +65,7 @@ class Result:
 
 
 def search_key(space: Space) -> str:
-    """The logical identity of a search's MLflow run: what is searched, not where and on how many machines."""
+    """The key of a search's MLflow run: it covers what is searched, not where or on how many machines."""
     return f"search/{space.name}/{digest(space.model_dump(mode='json', exclude={'cluster', 'concurrent'}))[:24]}"
 
 
@@ -75,7 +75,7 @@ def _params(space: Space) -> dict[str, Any]:
 
 
 def _note(space: Space, variants: Mapping[str, tuple[Variant, tuple[StageRun, ...]]], key: str) -> str:
-    """What MLflow's page of the run says first: with a link to each variant."""
+    """The note at the top of the run's page in MLflow, with a link to each variant."""
     chosen = f"the best on {space.champion.benchmark} is registered as {space.champion.register_as}"
     links = [tracking.link(name, tracked_runs.variant_key(lineage, key)) for name, (_, lineage) in variants.items()]
     return "\n".join([f"A search of {len(variants)} variants; {chosen}.", "", *(f"- {link}" for link in links)])
@@ -86,10 +86,10 @@ def result_file(runs: Path, search: str) -> Path:
 
 
 def check(space: Space, store: Store) -> dict[str, tuple[Variant, tuple[StageRun, ...]]]:
-    """Every variant by name with its stage runs: finds what is wrong with a space before anything starts.
+    """Check a space before anything starts; returns every variant by name with its stage runs.
 
     Raises:
-        RemoraError: an unknown name, a broken dataset, a run folder that cannot be written.
+        RemoraError: an unknown name, a broken dataset, a run folder that is not writable.
     """
     if space.champion.benchmark not in space.benchmarks:
         raise SpecError(
@@ -105,12 +105,12 @@ def check(space: Space, store: Store) -> dict[str, tuple[Variant, tuple[StageRun
 def search(space: Space, runs: Path, tracker: tracking.Tracker) -> Result:
     """Train and measure every variant; register the best. Needs a Ray session.
 
-    While MLflow is away the champion's version is None: the next sync registers it.
+    While MLflow is down the champion's version is None: the next sync registers it.
 
     Raises:
-        RemoraError: a spec, dataset or cluster that cannot be used, or a variant that failed.
+        RemoraError: an unusable spec, dataset or cluster, or a variant that failed.
     """
-    # Tune would take the first Ctrl-C as a wish to end the experiment some time; stage runs are safe, so stop at once.
+    # Tune would take the first Ctrl-C as a request to end the experiment gracefully; stage runs are safe: stop at once.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     began = time.time()
     store = Store(runs)
@@ -132,7 +132,7 @@ def search(space: Space, runs: Path, tracker: tracking.Tracker) -> Result:
             try:
                 outcome = run_variant(variants[name][0], runs, OnRay(), space.name, key)
             except WorkerError:
-                raise  # Tune tries again
+                raise  # Tune retries
             except RemoraError as e:
                 return {"error": pack(e)}
         measured = space.champion.benchmark
@@ -147,7 +147,7 @@ def search(space: Space, runs: Path, tracker: tracking.Tracker) -> Result:
         with attempt(runs, folder):
             results = _tuned(space, trial, list(variants), runs, folder)
         outcomes = _outcomes(results, list(variants), runs / "logs")
-        best = max(outcomes, key=lambda o: o.scores[space.champion.benchmark].accuracy)  # the first, if they are equal
+        best = max(outcomes, key=lambda o: o.scores[space.champion.benchmark].accuracy)  # of equals the first
         version = _registered(best, space, tracker)
         tracked.note(
             tags={"remora.champion": best.name}
@@ -166,7 +166,7 @@ def search(space: Space, runs: Path, tracker: tracking.Tracker) -> Result:
 
 
 def _registered(best: Outcome, space: Space, tracker: tracking.Tracker) -> str | None:
-    """The version that the best variant is; None while MLflow is away, which `tracker` tells people of."""
+    """Register the best variant and return its version; None while MLflow is down, of which `tracker` prints a note."""
     tags = _tags(best.scores[space.champion.benchmark])
     try:
         return tracking.register(tracker, space.champion.register_as, best.key, best.bundle, tags=tags)
@@ -176,19 +176,19 @@ def _registered(best: Outcome, space: Space, tracker: tracking.Tracker) -> str |
 
 
 def _tuned(space: Space, trial: Callable[[str], dict[str, Any]], variants: list[str], runs: Path, folder: str) -> Any:
-    """Every variant's trial, as many at a time as there is room for: what Tune says of each."""
+    """Run every variant's trial, as many at a time as fit; returns Tune's results."""
     from ray import tune
 
     def reported(config: dict[str, str]) -> None:
         tune.report(trial(config["variant"]))
 
     return tune.Tuner(
-        # A trial's own process only waits for its workers, so it takes no CPU from them; Tune wants one resource.
+        # A trial's process only waits for its workers, so it takes no CPU from them; Tune needs one resource.
         tune.with_resources(reported, {"CPU": 0, "memory": 64 * 2**20}),
         param_space={"variant": tune.grid_search(variants)},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=space.concurrent or _concurrent(space),
-            reuse_actors=True,  # the next trial needs no process and no imports of its own
+            reuse_actors=True,  # the next trial needs no new process and no imports
         ),
         run_config=tune.RunConfig(
             name=folder,
@@ -204,7 +204,7 @@ def _tags(score: Score) -> dict[str, str]:
 
 
 def _concurrent(space: Space) -> int:
-    """As many trials as the cluster has room for; one more would wait for workers until Ray gives up on it."""
+    """The number of trials that fit; one more would wait for workers until Ray gives up on it."""
     cpus, gpus = cpus_and_gpus()
     need = space.cluster.least_workers
     rooms = [cpus / (need * space.cluster.cpus_per_worker)]
@@ -225,6 +225,6 @@ def _outcomes(results: Iterable[Any], names: list[str], logs: Path) -> tuple[Out
     if problems:
         raise ClusterError(
             f"{len(problems)} of {len(names)} variants failed: {problems[0]}; "
-            "the others are kept, run the same command again"
+            "the others are kept; run the same command again"
         )
     return tuple(outcomes[n] for n in names)

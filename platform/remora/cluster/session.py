@@ -1,4 +1,4 @@
-"""A Ray cluster to work on: the one that an address names, or one of our own that ends with this process."""
+"""A Ray cluster to work on: the one at an address, or a local one that ends with this process."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from remora.errors import ClusterError
 from remora.pipeline.executor import ENVIRONMENT
 
 WORKER_ENV = {
-    # Ray's defaults answer a failure in seconds to minutes; these are what recovery time is made of.
+    # Ray's defaults react to a failure in seconds to minutes; these settings decide the recovery time.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # A worker that answers nothing for so long is stopped (SIGSTOP, a stuck driver), and its group starts again.
+    # A worker that does not respond for this long (SIGSTOP, a stuck driver) is killed, and its group restarts.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "30",
-    # Ray waits so long for room of the size it last knew, then looks again: what an elastic group loses with a node.
-    # Imports are not part of it, and it may look as often as it likes.
+    # How long Ray waits for resources of the last known size before it checks again: an elastic group's loss with a node.
+    # Imports do not count, and it may check often.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # A worker that asked for no GPU sees none. Ray 2.60 leaves it all of its node's, and torch and DeepSpeed take them.
+    # A worker that asks for no GPU sees none. Ray 2.60 shows it all of its node's, and torch and DeepSpeed take them.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     **ENVIRONMENT,
 }
 LONGEST_ROOT = 107 - len("/ray/session_2026-11-29_20-15-00_123456_4194304/sockets/plasma_store_1")
-"""Bytes of the folder that Ray makes its own in: a Unix socket's path has at most 107."""
+"""Bytes of the folder in which Ray makes its own: a Unix socket's path has at most 107."""
 
 
 def _address(given: str | None) -> str | None:
@@ -43,9 +43,9 @@ def ray_session(
 ) -> Iterator[None]:
     """Connect to a cluster for the length of the block.
 
-    With an address (or RAY_ADDRESS) the cluster is joined and left as it was; otherwise one is started on this machine
-    and stopped at the end. `env` is added to the environment of every worker. `dashboard` costs a cluster of our own
-    1 GB, and nothing here needs it.
+    With an address (or RAY_ADDRESS) the cluster is joined and left running; otherwise one is started on this machine
+    and stopped at the end. `env` is added to the environment of every worker. `dashboard` costs a local cluster 1 GB,
+    and nothing here needs it.
 
     Raises:
         ClusterError: nothing answers at the address, or Ray does not start here.
@@ -55,17 +55,17 @@ def ray_session(
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if where is None:
         _make_room()
-        # Auth needs saying: on a machine of one user whose cluster listens on loopback it only breaks clients.
+        # Authentication is off: for a cluster on loopback, on a machine with one user, it only breaks clients.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.update({k: os.environ.get(k, v) for k, v in env.items()})
         # One machine is not preempted; the watcher is one more process for every group of workers.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # A process that has answered one benchmark has torch and transformers loaded, which costs 8 s on two cores: it
-        # is kept for the next variant's.
+        # is kept for the next variant.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
         os.environ.setdefault(RECONNECT, f"{OWN_PATIENCE:g}")
-        # Nobody listens there. Ray Train asks it whether a controller is alive, and would ask whichever cluster this
-        # machine started last, which does not know ours and so frees its workers (cleaner.py).
+        # No service listens there. Ray Train asks this address whether a controller is alive. It would ask the cluster
+        # started last on this machine, which does not know the controller, and free its workers (cleaner.py).
         os.environ.setdefault("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
         options |= {"address": "local", "include_dashboard": dashboard}
     else:
@@ -75,12 +75,12 @@ def ray_session(
 
     try:
         ray.init(**options)
-    except Exception as e:  # a node that is slow to start is a plain Exception
+    except Exception as e:  # a node that is slow to start raises a plain Exception
         reason = " ".join(str(e).split())[:300] or type(e).__name__
         if where is None:
             logs = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "session_latest", "logs")
             raise ClusterError(
-                f"Ray did not start on this machine: {reason}; next: the same command again when the machine is less "
+                f"Ray did not start on this machine: {reason}; next: run the command again when the machine is less "
                 f"busy, or look into {logs}"
             ) from e
         raise ClusterError(_nothing_at(where, reason)) from e
@@ -92,7 +92,7 @@ def ray_session(
 
 
 def _processes(where: str | None) -> dict[str, tuple[str, float]]:
-    """What this process cannot do without, for `watched`. A client of `ray://` has neither; Ray tells it."""
+    """The processes this one depends on, for `watched`. A `ray://` client has none; Ray reports its failures."""
     import ray
 
     if where and where.startswith("ray://"):
@@ -107,7 +107,7 @@ def _processes(where: str | None) -> dict[str, tuple[str, float]]:
 
 
 def _make_room() -> None:
-    """See to a folder that Ray's processes can meet in: `RAY_TMPDIR`, `TMPDIR` or /tmp.
+    """Set up a folder for Ray's sockets: `RAY_TMPDIR`, `TMPDIR` or /tmp.
 
     Raises:
         ClusterError: it cannot be written, or its name is too long for a socket.
@@ -116,7 +116,7 @@ def _make_room() -> None:
         ((k, v) for k in ("RAY_TMPDIR", "TMPDIR") if (v := os.environ.get(k))), ("RAY_TMPDIR's default", "/tmp")
     )
     if len(os.fsencode(root)) > LONGEST_ROOT and name == "TMPDIR":
-        # Chosen for other things, and Ray takes it for its own: the sockets alone need a short name.
+        # TMPDIR is the user's choice for other programs; only Ray's sockets need a short path.
         name, root = "RAY_TMPDIR", "/tmp"
         os.environ[name] = root
     if len(os.fsencode(root)) > LONGEST_ROOT:
@@ -137,10 +137,10 @@ def _make_room() -> None:
 
 
 def _check_address(where: str) -> None:
-    """Refuse what cannot be joined, at once: `ray.init` would wait for half a minute, or for ever.
+    """Refuse an address that cannot be joined at once: `ray.init` would wait for half a minute, or forever.
 
     Raises:
-        ClusterError: it is no address, or nothing listens there.
+        ClusterError: it is not an address, or nothing listens there.
     """
     if where.startswith(("http://", "https://")):
         raise ClusterError(
@@ -162,12 +162,12 @@ def _check_address(where: str) -> None:
 def _nothing_at(where: str, reason: str) -> str:
     return (
         f"no Ray cluster at {where}: {reason}; start one with `ray start --head`, "
-        "or leave out --address and RAY_ADDRESS to use a cluster of your own"
+        "or leave out --address and RAY_ADDRESS to start one on this machine"
     )
 
 
 def cpus_and_gpus() -> tuple[float, float]:
-    """What the cluster has in all."""
+    """The cluster's total CPUs and GPUs."""
     import ray
 
     have = ray.cluster_resources()

@@ -1,4 +1,4 @@
-"""Ray Train: stage runs, one after the other, on one group of workers that survives their deaths."""
+"""Train stage runs with Ray Train, in order, on one group of workers that is restarted when workers die."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from remora.carrier import arrived, carried, ours
 from remora.errors import ClusterError, RemoraError, WorkerError
 
-# Ray's controller unpickles a reference to `_worker`, so whatever this file imports, it imports too: torch and
-# transformers would cost it 4 s of CPU and 200 MB for nothing.
+# Ray's controller unpickles a reference to `_worker`, so it imports whatever this module imports: torch and
+# transformers would cost it 4 s of CPU and 200 MB.
 if TYPE_CHECKING:
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ACCELERATOR = "accelerator_type:"
-"""How Ray names a kind of GPU among a cluster's resources."""
+"""Ray's prefix for a kind of GPU among a cluster's resources."""
 RESIZE_EVERY = 5.0
-"""Seconds between two looks whether an elastic group could be larger. Ray's default is 60."""
+"""Seconds between two checks whether an elastic group could grow. Ray's default is 60."""
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """What every worker runs. A process group exists by now: Ray Train made it."""
+    """The code of every worker. Ray Train has made the process group by now."""
     import ray.train.torch
     import torch
 
@@ -37,19 +37,19 @@ def _worker(config: dict[str, Any]) -> None:
 
     runs, notices = Path(config["runs"]), Notices()
     if torch.cuda.is_available():
-        torch.cuda.set_device(ray.train.torch.get_device())  # a thread's own, so not where the group is joined
+        torch.cuda.set_device(ray.train.torch.get_device())  # per thread, so not where the group is joined
     with carried(runs / "logs"):
         tasks = [Task.read(task) for task in config["tasks"]]
         worker.train(tasks, runs, Path(config["status"]), notices)
 
 
 def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
-    """Train stage runs in order; returns when all of them are published. `status` hears which one is at work.
+    """Train stage runs in order; returns when all are published. The file `status` names the one being trained.
 
-    One group of workers does them all: starting one costs 15 s on two cores, more than a short stage.
+    One group of workers trains them all: starting one costs 15 s on two cores, more than a short stage.
 
     Raises:
-        RemoraError: what a worker met and a retry would meet again (a broken picture, a loss that is NaN).
+        RemoraError: a worker's error that a retry would repeat (a broken picture, a NaN loss).
         ClusterError: the workers failed more often than `max_failures`, or cannot be placed.
     """
     import ray.train
@@ -59,24 +59,24 @@ def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
 
     _check_room(cluster)
     for left in reversed(range(cluster.max_failures + 1)):
-        # A name that was used before would silently resume that run; our own checkpoints decide that instead.
+        # A reused name would silently resume that run; our own checkpoints decide that instead.
         name = f"{tasks[-1].name}-{uuid.uuid4().hex[:8]}"
         try:
             with attempt(runs, name) as folder:
                 _trainer(tasks, cluster, runs, status, name, folder.parent).fit()
             break
-        except ray.train.TrainingFailedError as e:  # Ray would try again whatever the workers met
+        except ray.train.TrainingFailedError as e:  # Ray itself would retry any error
             if refused := refusal(e):
                 raise refused from None
             if not left:
                 raise given_up(tasks, cluster, ours(e, runs / "logs")) from e
-            log.warning("%s: its workers failed; starting them again from the last checkpoint", tasks[-1].name)
+            log.warning("%s: its workers failed; restarting them from the last checkpoint", tasks[-1].name)
         except ray.exceptions.RayActorError as e:
-            # Nobody starts Ray Train's controller again. Its workers end with it.
+            # Ray Train's controller is not restarted by Ray. Its workers end with it.
             if not left:
                 raise ClusterError(
                     f"{tasks[-1].name}: Ray Train's controller died {cluster.max_failures + 1} times; look at the "
-                    "memory of its node, then run the same command again: it goes on from the last checkpoint"
+                    "memory of its node, then run the same command again: it resumes from the last checkpoint"
                 ) from e
             log.warning("%s: Ray Train's controller died; starting another one", tasks[-1].name)
 
@@ -85,7 +85,7 @@ def _trainer(
     tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path, attempt: str, storage: Path
 ) -> DataParallelTrainer:
     import ray.train
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer, but for its import of torch
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer without its import of torch
 
     from remora.cluster.group import Group
 
@@ -114,7 +114,7 @@ def _trainer(
 
 
 def _resources(cluster: Cluster) -> dict[str, float]:
-    """What Ray sets aside for a worker."""
+    """The resources Ray reserves for a worker."""
     wanted = {
         "CPU": cluster.cpus_per_worker,
         "GPU": cluster.gpus_per_worker,
@@ -124,14 +124,14 @@ def _resources(cluster: Cluster) -> dict[str, float]:
 
 
 def refusal(error: BaseException) -> RemoraError | None:
-    """What a worker met and a retry would meet again."""
+    """A worker's error that a retry would repeat, if `error` carries one."""
     found = arrived(error)
     return None if isinstance(found, WorkerError) else found
 
 
 def _check_room(cluster: Cluster) -> None:
     """Raises:
-    ClusterError: the least workers do not fit into the whole cluster, even with nothing else in it.
+    ClusterError: the minimum of workers does not fit into the whole cluster, even if it is empty.
     """
     import ray
 

@@ -1,8 +1,8 @@
-"""The last line of a command whose Ray head, or whose machine's raylet, died.
+"""Ends a command with one line when its Ray head, or its machine's raylet, has died.
 
-Without them a command waits, a minute by Ray's default, until Ray's C++ ends its process, with a page of its own or
-without a word. A thread asks whether both still listen and ends the command with one line; and whatever ends the
-process before that, a shell that outlives it says so.
+Without it a command waits, a minute by Ray's default, until Ray's C++ code ends the process, with a page of output or
+with none. A thread checks whether both still listen and ends the command with one line. If the process ends before
+that, a shell process that outlives it prints a line.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ LAST_WORDS = (
 )
 ASK_EVERY = 0.5
 RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
-"""Ray's: for how long a process tries to reach a head that is gone before it ends itself."""
+"""Ray's setting: how long a process tries to reach a lost head before it ends itself."""
 OWN_PATIENCE, RAYS_PATIENCE = 10.0, 60.0
-"""Seconds without a head: of a cluster of our own, where nobody starts it again; and Ray's default."""
+"""Seconds without a head: for a local cluster, where it is not restarted; and Ray's default."""
 
 
 def alive(address: str, slow: bool = False) -> bool:
-    """Whether something listens at host:port; `slow` if it says neither within a second."""
+    """Whether something listens at host:port; `slow` is the answer on a timeout of one second."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=1):
@@ -41,18 +41,18 @@ def alive(address: str, slow: bool = False) -> bool:
 
 
 def patience() -> float:
-    """Seconds for which a head may be gone: less than Ray's own, which ends the process without a line of ours."""
+    """Seconds for which a head may be gone: less than Ray's own limit, which ends the process without our line."""
     return max(1.0, float(os.environ.get(RECONNECT) or RAYS_PATIENCE) - 5.0)
 
 
 @contextlib.contextmanager
 def watched(processes: Mapping[str, tuple[str, float]], end: Callable[[int], object] = os._exit) -> Iterator[None]:
-    """End this process with one line, and 1, if one of `processes` is gone during the block.
+    """End this process with one line and exit code 1 if one of `processes` dies during the block.
 
-    Nothing in it could go on: what waits for Ray waits in C++, where no exception reaches it.
+    The block could not continue: it waits for Ray in C++, where no exception reaches it.
 
     Args:
-        processes: What each is called -> (host:port, seconds for which nothing may listen there).
+        processes: Name -> (host:port, seconds for which nothing may listen there).
     """
     ended = threading.Event()
     with last_words() as told:
@@ -81,8 +81,8 @@ def watched(processes: Mapping[str, tuple[str, float]], end: Callable[[int], obj
 
 @contextlib.contextmanager
 def last_words(line: str = LAST_WORDS) -> Iterator[Callable[[], None]]:
-    """Have `line` said on stderr if this process ends within the block, however it ends; not after the block, nor once
-    what is yielded was called."""
+    """Print `line` on stderr if this process ends within the block, in any way; not after the block, nor once the
+    yielded function was called."""
     shell = subprocess.Popen(
         ["/bin/sh", "-c", 'read -r told || printf "%s\\n" "$0" >&2', line],
         stdin=subprocess.PIPE,

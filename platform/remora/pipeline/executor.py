@@ -1,7 +1,7 @@
-"""The two things that need processes or machines, and the protocol of whoever runs them.
+"""The `Executor` protocol: train stage runs, answer questions.
 
-`remora.pipeline.local.Local` does so on this machine without Ray, `remora.cluster.executor.OnRay` on a cluster. Both
-run the same functions (worker.py), so results are equal wherever they were made.
+`remora.pipeline.local.Local` implements it on this machine without Ray, `remora.cluster.executor.OnRay` on a cluster.
+Both run the same functions (worker.py), so their results are equal.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from remora.errors import ClusterError, RemoraError
 
-# Ray's controller unpickles what refers to this file, so it imports nothing that loads torch.
+# Ray's controller unpickles references to this module, so it imports nothing that loads torch.
 if TYPE_CHECKING:
     from remora.spec import Cluster
     from remora.training.job import StageJob
@@ -23,22 +23,22 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
-    # DeepSpeed's calls of torch.distributed are deprecated in torch 2.13; one line a step and a rank otherwise.
+    # DeepSpeed's calls of torch.distributed are deprecated in torch 2.13: one warning per step and rank otherwise.
     "PYTHONWARNINGS": "ignore::FutureWarning",
 }
-"""Of every process that trains or answers."""
+"""The environment of every process that trains or answers."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A stage run to train: its name in the store, its job, and the record that it is published with."""
+    """A stage run to train: its name in the store, its job, and the record it is published with."""
 
     name: str
     job: StageJob
     record: dict[str, Any]
 
     def plain(self) -> tuple[str, str, dict[str, Any]]:
-        """As JSON takes it, for another process; `read` there."""
+        """As JSON values, for another process, which calls `read`."""
         return self.name, self.job.to_json(), self.record
 
     @classmethod
@@ -50,32 +50,32 @@ class Task:
 
 
 def given_up(tasks: Sequence[Task], cluster: Cluster, error: RemoraError) -> ClusterError:
-    """What ends a group of workers that failed once more than `max_failures`; `error` is the last failure."""
+    """The error of a group of workers that failed more than `max_failures` times; `error` is the last failure."""
     tries = cluster.max_failures + 1
     return ClusterError(f"{tasks[-1].name}: given up after {tries} tries, kept at its last checkpoint; {error}")
 
 
 @dataclass(frozen=True)
 class AskJob:
-    """Questions of one benchmark to ask one model, as plain values that any process can read."""
+    """Questions of one benchmark for one model, as plain values that any process can read."""
 
     bundle: Path
     runs: Path
     benchmark: str
-    """As it was given: a published name, the catalog's, or the absolute path of a YAML."""
+    """As given: a published name, the catalog's, or the absolute path of a YAML."""
     data: Path
     pieces: Sequence[Sequence[int]]
-    """Places among the benchmark's asks (`worker.asks_of`), in pieces that are answered together."""
+    """Indices into the benchmark's asks (`worker.asks_of`), in pieces that are answered together."""
 
 
 class Executor(Protocol):
     """Runs stage runs and answers questions."""
 
     def train(self, tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
-        """Train stage runs in order; returns when all of them are published. `status` hears which one is at work.
+        """Train stage runs in order; returns when all are published. The file `status` names the one being trained.
 
         Raises:
-            RemoraError: what a worker met and a retry would meet again (a broken picture, a loss that is NaN).
+            RemoraError: a worker's error that a retry would repeat (a broken picture, a NaN loss).
             ClusterError: the workers cannot be placed, or failed more often than `max_failures`.
         """
 
@@ -83,6 +83,6 @@ class Executor(Protocol):
         """The answer lines of each piece, as they come, in any order.
 
         Raises:
-            RemoraError: what a worker met.
-            ClusterError: workers that died of the same questions again and again.
+            RemoraError: a worker's error.
+            ClusterError: workers died of the same questions repeatedly.
         """

@@ -1,4 +1,4 @@
-"""The pipeline's Executor on this machine, without Ray: one rank in this process, or several as processes.
+"""The `Executor` on this machine, without Ray: one rank in this process, or several as processes.
 
 remora train --local jobs/demo-base.yaml
 """
@@ -26,13 +26,13 @@ from remora.training import journal
 
 log = logging.getLogger(__name__)
 LOOK_EVERY = 0.1
-"""Seconds between two looks at the ranks."""
+"""Seconds between two checks of the ranks."""
 LEAVE_WITHIN = 3.0
-"""Seconds that the others have, once a rank has failed, to say what they met themselves."""
+"""Seconds that the others have to report their own errors, once a rank has failed."""
 
 
 class Local:
-    """Stage runs by `cluster.workers` ranks of this machine, answers by this process."""
+    """Trains with `cluster.workers` ranks on this machine and answers in this process."""
 
     def train(self, tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
         if cluster.most_workers == 1:
@@ -51,7 +51,7 @@ def _be_quiet() -> None:
 
 
 def _train_here(tasks: Sequence[Task], runs: Path, status: Path) -> None:
-    """As the only rank. Its process group stays until this process ends: DeepSpeed keeps groups that it has made."""
+    """Train as the only rank. The process group stays until this process ends: DeepSpeed keeps its groups."""
     _be_quiet()
     import torch.distributed as dist
 
@@ -61,12 +61,12 @@ def _train_here(tasks: Sequence[Task], runs: Path, status: Path) -> None:
         join()
         atexit.register(dist.destroy_process_group)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # as ENVIRONMENT has it
+        warnings.simplefilter("ignore", FutureWarning)  # as in ENVIRONMENT
         worker.train(tasks, runs, status, lambda: False)
 
 
 def _train_ranks(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
-    """A group of ranks, started again when one dies, up to `max_failures` times."""
+    """Run a group of ranks and restart it when one dies, up to `max_failures` times."""
     file = tasks[-1].job.folder / "tasks.json"  # there until all are published
     write_json(file, {"runs": str(runs), "status": str(status), "tasks": [t.plain() for t in tasks]})
     for left in reversed(range(cluster.max_failures + 1)):
@@ -77,7 +77,7 @@ def _train_ranks(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Pa
             raise error
         if not left:
             raise given_up(tasks, cluster, error)
-        again = f"{tasks[-1].name}: a rank failed, all start again from the last checkpoint: {error}"
+        again = f"{tasks[-1].name}: a rank failed, all restart from the last checkpoint: {error}"
         log.warning(again)
         journal.append(status, "noted", text=again)
 
@@ -87,7 +87,7 @@ def rank_command(file: Path) -> list[str]:
 
 
 def _group(file: Path, name: str, world: int, logs: Path) -> RemoraError | None:
-    """Run one group of ranks to its end; what it failed of, if it did."""
+    """Run one group of ranks to its end; returns its error, if any."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     shared = ENVIRONMENT | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
@@ -106,5 +106,5 @@ def _group(file: Path, name: str, world: int, logs: Path) -> RemoraError | None:
     finally:
         for r in ranks:
             r.stop(grace=0)
-    errors = [r.error() for r in failed]  # those that were killed come first: the others lost their neighbour
+    errors = [r.error() for r in failed]  # killed ranks first: the others only lost their peer
     return next((e for e in errors if not isinstance(e, WorkerError)), errors[0] if errors else None)

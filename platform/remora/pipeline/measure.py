@@ -1,4 +1,4 @@
-"""One model on one benchmark: ask what was not asked yet, keep answers as they come, score."""
+"""Measure one model on one benchmark: ask what has not been asked yet, store answers as they come, score."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from remora.spec import Cluster
 
 log = logging.getLogger(__name__)
 PIECE = 128
-"""Questions that a worker is given at once: enough to batch, few enough that a kill costs seconds."""
+"""Questions per piece of work: enough to batch, few enough that a kill costs seconds."""
 
 
 def _pieces(asks: Sequence[Ask], missing: Sequence[Ask]) -> Iterator[list[int]]:
-    """Places of the missing asks, those about one picture together, in pieces that part no picture if they can."""
+    """Indices of the missing asks in pieces; questions about one picture share a piece if they fit."""
     place = {(a.condition, a.index): i for i, a in enumerate(asks)}
     pictures: dict[tuple[str, ...], list[int]] = {}
     for a in missing:
@@ -47,21 +47,21 @@ def _pieces(asks: Sequence[Ask], missing: Sequence[Ask]) -> Iterator[list[int]]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A benchmark whose files were found and read: what a model can be asked."""
+    """A benchmark whose files were found and read, ready to be asked."""
 
     name: str
-    """As it was given: a published name, the catalog's, or the path of a YAML."""
+    """As given: a published name, the catalog's, or the path of a YAML."""
     chosen: Benchmark
     data: Path
     asks: list[Ask]
     keys: list[str]
-    """What each ask is known by: its words and the bytes of its pictures."""
+    """Each ask's key: a digest of its words and its pictures' bytes."""
     missing: list[str]
-    """Pictures that are not there; their questions count as wrong."""
+    """Missing pictures; their questions count as wrong."""
 
 
 def prepare(name: str, store: Store, eval_data: Path | None = None) -> Prepared:
-    """Find and read a benchmark's files, so that what is missing is found before anything starts.
+    """Find and read a benchmark's files, so that missing ones are reported before anything starts.
 
     Raises:
         UnknownName: no such benchmark.
@@ -71,18 +71,18 @@ def prepare(name: str, store: Store, eval_data: Path | None = None) -> Prepared:
     data = located(name, store.data, eval_data)
     asks = asks_of(chosen, data)
     if not asks:
-        raise DataError(f"{name}: no question in {data}; nothing can be measured; see docs/benchmarks.md for its files")
+        raise DataError(f"{name}: no questions in {data}; see docs/benchmarks.md for its files")
     known = PictureDigests(store.cache / "contents" / f"{digest(str(data))[:16]}.json")
     content = known.of(shown(asks))
     gone = missing(asks, content)
     if gone and all(not {str(p) for p in a.question.pictures}.isdisjoint(gone) for a in asks):
-        raise DataError(f"{name}: none of its pictures is there, the first: {gone[0]}; see docs/benchmarks.md")
+        raise DataError(f"{name}: all of its pictures are missing, the first: {gone[0]}; see docs/benchmarks.md")
     given = str(Path(name).absolute()) if name.endswith((".yaml", ".yml")) else name
     return Prepared(given, chosen, data, asks, ask_digests(asks, content), gone)
 
 
 def notes(prepared: Prepared) -> list[str]:
-    """What is worth knowing before a model is asked."""
+    """Notes to print before a model is asked."""
     if not (gone := prepared.missing):
         return []
     some = f"{len(gone)} of its pictures are missing, the first: {gone[0]}"
@@ -102,15 +102,15 @@ def measure(
     hear: Callable[[str, int, int], None] = lambda name, done, of: None,
     wait: Callable[[str], None] = lambda holder: log.warning("waiting for %s, which asks the same", holder),
 ) -> Measured:
-    """Ask what was not asked yet, and score.
+    """Ask what has not been asked yet, and score.
 
-    `hear` receives a benchmark's name, the answers so far and the number of questions. `wait` receives, once, the
-    process that holds the answers' folder, while another command asks the same. `limit` asks only the first so many
-    questions; the report names that.
+    `hear` gets the benchmark's name, the number of answers so far and of questions. `wait` gets, once, the process that
+    holds the answers' folder, if another command asks the same questions. `limit` asks only the first questions; the
+    report says so.
 
     Raises:
-        DataError: the benchmark's files, or not one question could be asked.
-        RemoraError: what the executor raises.
+        DataError: a problem with the benchmark's files, or no question could be asked.
+        RemoraError: from the executor.
     """
     chosen, data, asks, keys = prepared.chosen, prepared.data, prepared.asks, prepared.keys
     wanted = [a for a in asks if limit is None or a.index < limit]

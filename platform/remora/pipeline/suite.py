@@ -1,4 +1,4 @@
-"""`remora evaluate`'s work: benchmarks one after the other, and their record in MLflow."""
+"""Measure a model on several benchmarks and record it in MLflow: the work of `remora evaluate`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from remora.spec import Cluster
 
 
 def _versions() -> dict[str, str]:
-    """Of what may change an answer."""
+    """Versions of the packages that may change an answer."""
     return {f"remora.version.{name}": version(name) for name in ("remora", "torch", "transformers", "pillow")}
 
 
@@ -35,12 +35,12 @@ def evaluate(
     wait: Callable[[str], None] = lambda holder: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[Measured]:
-    """Measure a bundle on each benchmark. One MLflow run a model: measured again, it is taken up again.
+    """Measure a bundle on each benchmark. A model has one MLflow run, also when it is measured again.
 
-    Where MLflow does not answer, `note` is told, and the record waits in the run folder as training's does.
+    If MLflow does not answer, `note` gets a line, and the record waits in the run folder, as in training.
 
     Raises:
-        RemoraError: what stopped it; benchmarks that were measured before stay measured.
+        RemoraError: what stopped it; finished benchmarks are kept.
     """
     model = bundle_name(bundle)
     identity = weights_digest(bundle)

@@ -1,6 +1,6 @@
-"""What MLflow shall hold of a variant and of its stage runs, and how a person gets from one to the other.
+"""MLflow records of a variant and of its stage runs, linked to each other.
 
-A stage run that several variants share is one run there. Nothing here asks MLflow: a run's record is written into the
+A stage run shared by several variants is one MLflow run. Nothing here calls MLflow: a run's record is written into the
 run folder, and `tracking.Tracker` brings MLflow up to date from there.
 """
 
@@ -19,7 +19,7 @@ from remora.spec import Variant
 NOTE = "mlflow.note.content"
 """The tag that MLflow's page of a run shows first, as Markdown."""
 ALONE = "alone"
-"""In the place of a search's key, for a variant that is trained on its own."""
+"""Used instead of a search's key, for a variant trained without a search."""
 
 
 def variant_run(variant: Variant, lineage: Sequence[StageRun], runs: Path, within: str) -> tracking.Run:
@@ -40,7 +40,7 @@ def variant_run(variant: Variant, lineage: Sequence[StageRun], runs: Path, withi
 
 
 def _variant_params(variant: Variant, lineage: Sequence[StageRun]) -> dict[str, Any]:
-    """What variants differ in: the parts, and of each stage its rates, its length and its data."""
+    """Where variants differ: the parts, and each stage's rates, length and data."""
     said: dict[str, Any] = {p: getattr(variant, p) for p in ("vision", "connector", "llm", "recipe", "seed")}
     for run in lineage:
         stage = run.stage.model_dump(mode="json", exclude_none=True)
@@ -50,7 +50,7 @@ def _variant_params(variant: Variant, lineage: Sequence[StageRun]) -> dict[str, 
 
 
 def _variant_note(variant: Variant, lineage: Sequence[StageRun]) -> str:
-    """What MLflow's page of the run says first: with a link to each stage run."""
+    """The note at the top of the run's page in MLflow, with a link to each stage run."""
     parts = f"{variant.vision}, {variant.connector}, {variant.llm}"
     stages = [f"- {run.stage.name}: {_mixture(run)} ({tracking.link(run.name, stage_key(run))})" for run in lineage]
     return "\n".join([f"{variant_name(variant)}: {parts}, by recipe {variant.recipe}.", "", *stages])
@@ -75,7 +75,7 @@ def metrics_of(score: Score) -> dict[str, float]:
 
 
 def stage_run(run: StageRun, variant: Variant, runs: Path, parent: str | None = None) -> tracking.Run:
-    """The stage run's run: its steps and all that follows from its training are read from its own files."""
+    """The stage run's run; steps and results are read from the stage run's own files."""
     return tracking.Run(
         runs,
         key=stage_key(run),
@@ -99,10 +99,10 @@ def _stage_note(run: StageRun, variant: Variant) -> str:
 
 
 def _inputs(lineage: Iterable[StageRun]) -> list[tracking.Input]:
-    """The datasets that stage runs read, each once, as their indexes know them."""
+    """The datasets that stage runs read, each once, as recorded in their indexes."""
     found = {}
     for run in lineage:
-        for entry, folder in zip(run.stage.mixture, run.datasets, strict=False):  # not known of a run without its data
+        for entry, folder in zip(run.stage.mixture, run.datasets, strict=False):  # unknown for a run without its data
             dataset = Dataset(folder, entry.skip)
             place = entry.path or catalog.dataset(entry.dataset or "").path
             name = entry.dataset or place.rstrip("/").rpartition("/")[2]
@@ -112,12 +112,12 @@ def _inputs(lineage: Iterable[StageRun]) -> list[tracking.Input]:
 
 
 def stage_key(run: StageRun) -> str:
-    """Of its MLflow run: the same for every variant that has it."""
+    """The key of its MLflow run: the same for every variant that includes it."""
     return f"stage/{run.id}"
 
 
 def variant_key(lineage: Sequence[StageRun], within: str) -> str:
-    """Of its MLflow run: one in each search (its key), and one of its own (`ALONE`)."""
+    """The key of its MLflow run: one for each search (its key), and one without a search (`ALONE`)."""
     return f"variant/{lineage[-1].id}/{within}"
 
 

@@ -1,7 +1,7 @@
-"""One variant from spec to scores: its stage runs (trained, waited for or reused), its bundle, its benchmarks.
+"""One variant from spec to scores: its stage runs (trained, awaited or reused), its bundle, its benchmarks.
 
-The same function is a Ray Tune trial and `remora train`. What it does is written twice: as a record, which MLflow is
-brought up to date from, and as a status journal `<runs>/status/<search>/<variant>.jsonl` that the display follows.
+The same function is a Ray Tune trial and `remora train`. It writes a record, from which MLflow is brought up to date,
+and a status journal `<runs>/status/<search>/<variant>.jsonl`, which the display follows.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a variant came to."""
+    """The result of a variant."""
 
     name: str
     bundle: Path
     key: str
-    """Of the variant's run (`tracking.Run`)."""
+    """The key of the variant's run (`tracking.Run`)."""
     scores: dict[str, Score]
     stages: dict[str, str]
     """Stage run name -> trained | reused, in order."""
@@ -51,14 +51,14 @@ def run_variant(
         within: The key of the search that it belongs to.
 
     Raises:
-        RemoraError: what stopped it; stage runs that finished stay finished.
+        RemoraError: what stopped it; finished stage runs are kept.
     """
     store = Store(runs)
     name = variant_name(variant)
     status = status_file(runs, search, name)
     status.parent.mkdir(parents=True, exist_ok=True)
     lineage = path(variant, store.data)
-    benchmarks = [prepare(b, store) for b in variant.benchmarks]  # what is missing is found before a step is taken
+    benchmarks = [prepare(b, store) for b in variant.benchmarks]  # missing files are reported before the first step
     try:
         with tracked_runs.variant_run(variant, lineage, runs, within) as tracked:
             stages = _train_missing(lineage, store, executor, variant, tracked.key, status)
@@ -114,10 +114,9 @@ def _train_missing(
     parent: str,
     status: Path,
 ) -> dict[str, str]:
-    """Train the stage runs that are not published and that nobody else trains: {name: trained | reused}.
+    """Train the stage runs that are not published and not being trained elsewhere: {name: trained | reused}.
 
-    Leases are taken from the first stage run on. Paths are branches of a tree, so no two variants can wait for each
-    other.
+    Leases are taken from the first stage run on. Paths are branches of a tree, so variants cannot deadlock.
     """
 
     def note(text: str) -> None:

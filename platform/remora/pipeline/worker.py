@@ -1,4 +1,4 @@
-"""What a process does that trains or answers: the same in this process, under Ray and as one of several ranks."""
+"""The work of a process that trains or answers: the same in this process, under Ray and as one of several ranks."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def train(tasks: Sequence[Task], runs: Path, status: Path, preempted: Callable[[], bool]) -> None:
-    """Train stage runs in order, as one rank of a process group that exists; rank 0 publishes each.
+    """Train stage runs in order, as one rank of an existing process group; rank 0 publishes each.
 
-    Stage runs that an earlier attempt published are passed over, the one it was stopped in is resumed.
+    Stage runs that an earlier attempt published are skipped; the one it was stopped in is resumed.
     """
     import torch
     import torch.distributed as dist
@@ -49,7 +49,7 @@ def train(tasks: Sequence[Task], runs: Path, status: Path, preempted: Callable[[
 
 
 def answer(job: AskJob) -> Iterator[list[dict[str, Any]]]:
-    """The answer lines of each piece. Questions are read here, so no picture travels."""
+    """The answer lines of each piece. Questions are read here, so no pictures are sent between processes."""
     from remora.evaluation.ask import ask
 
     asks = asks_of(benchmark(job.benchmark), job.data)
@@ -59,7 +59,7 @@ def answer(job: AskJob) -> Iterator[list[dict[str, Any]]]:
 
 @lru_cache(maxsize=1)
 def _answerer(bundle: Path, cache: Path) -> Answerer:
-    """The model, loaded once for all that a process is asked of it."""
+    """The model, loaded once per process."""
     import torch
 
     from remora.inference import Answerer
@@ -70,6 +70,6 @@ def _answerer(bundle: Path, cache: Path) -> Answerer:
 
 
 def asks_of(chosen: Benchmark, data: Path) -> list[Ask]:
-    """Everything that a model is asked for a benchmark: its questions, and an own one's with shuffled pictures too."""
+    """All questions of a benchmark; for your own benchmarks also those with shuffled pictures."""
     asks = [Ask(i, "pictures", q) for i, q in enumerate(chosen.questions(data))]
     return asks + [Ask(i, "blind", q) for i, q in enumerate(chosen.blind(data))]

@@ -1,1 +1,1 @@
-"""What people see: progress, tables, summaries."""
+"""Terminal and HTML output: progress, tables, summaries."""

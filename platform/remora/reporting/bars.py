@@ -1,4 +1,4 @@
-"""How far something is: a bar on a terminal, a line now and then in a pipe or a file."""
+"""Progress: a bar on a terminal, occasional lines in a pipe or a file."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from rich.progress import (
 )
 
 Hear = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is, and how much there is."""
+"""Called with what is being done, how much is done, and the total."""
 EVERY = 10.0
 """Seconds between two lines."""
 
 
 @contextmanager
 def bars(console: Console, *columns: ProgressColumn, verb: str = "") -> Iterator[Hear]:
-    """A function to tell: a bar for each thing, gone at the end; or lines, which begin with `verb`."""
+    """A function to report progress to: one bar per item, removed at the end; or lines that begin with `verb`."""
     if not console.is_terminal:
         yield lines(console, verb)
         return
@@ -43,7 +43,7 @@ def bars(console: Console, *columns: ProgressColumn, verb: str = "") -> Iterator
 
 
 def counting(console: Console) -> AbstractContextManager[Hear]:
-    """Bars that count things."""
+    """Bars that count items."""
     return bars(
         console, TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )
@@ -56,7 +56,7 @@ def reading(console: Console, verb: str) -> AbstractContextManager[Hear]:
 
 
 def lines(console: Console, verb: str = "", clock: Callable[[], float] = time.monotonic) -> Hear:
-    """Prints `indexing mine.json: 40%`, of one that takes as long as EVERY at least."""
+    """Prints `indexing mine.json: 40%`, for items that take at least EVERY seconds."""
     last: dict[str, float] = {}
 
     def hear(what: str, done: int, total: int) -> None:
@@ -70,7 +70,7 @@ def lines(console: Console, verb: str = "", clock: Callable[[], float] = time.mo
 
 @contextmanager
 def counted(console: Console) -> Iterator[Hear]:
-    """A progress bar a benchmark on a terminal, a line now and then elsewhere."""
+    """A progress bar per benchmark on a terminal, occasional lines elsewhere."""
     if not console.is_terminal:
         yield _tenths(console)
         return

@@ -1,4 +1,4 @@
-"""Tables that fit the width they are printed in: columns give way in order of weight, figures are never cut."""
+"""Tables that fit the terminal's width: less important columns are dropped first, figures are never cut."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from rich.table import Table
 from rich.text import Text
 
 WIDE = 200
-"""Columns of a file or a pipe, which have no width of their own: what fits no terminal is whole there."""
+"""Width assumed for a file or a pipe: wide enough for whole tables."""
 
 
 def console(stderr: bool = False) -> Console:
-    """A console as wide as the terminal; COLUMNS decides where there is none, or nothing does."""
+    """A console as wide as the terminal; without one, as wide as COLUMNS or else `WIDE`."""
     there = (sys.stderr if stderr else sys.stdout).isatty() or os.environ.get("COLUMNS")
     return literal(stderr=stderr, width=None if there else WIDE)
 
 
 def literal(stderr: bool = False, soft_wrap: bool = False, width: int | None = None) -> Console:
-    """A console that prints text as it is: a path, a name or an answer may hold `[red]`, `[/]` or `:cat:`."""
+    """A console that prints text unchanged: a path, a name or an answer may contain `[red]`, `[/]` or `:cat:`."""
     return Console(stderr=stderr, soft_wrap=soft_wrap, width=width, markup=False, emoji=False)
 
 
 def silent() -> Console:
-    """A console for callers who want the result only."""
+    """A console that prints nothing, for callers who only want the result."""
     return Console(quiet=True, file=io.StringIO())
 
 
 def print_named(console: Console, name: str, rest: str) -> None:
-    """A line whose first words stand out."""
+    """Print a line with a highlighted name."""
     console.print(Text.assemble((name, "bold"), rest), highlight=False)
 
 
 class Fitting:
-    """The first of some ways to draw a table that fits; the last one whatever it is.
+    """The first of some ways to draw a table that fits; else the last one.
 
     `draw` gets the steps taken so far: names of columns that are left out, or of other ways to save width.
     """
@@ -56,7 +56,7 @@ class Fitting:
 
 
 class Blocks:
-    """As many columns beside each other as fit, the rest in tables below. `draw` gets the columns of one of them."""
+    """As many columns side by side as fit, the rest in tables below. `draw` gets the columns of one table."""
 
     def __init__(self, draw: Callable[[Sequence[str]], Table], columns: Sequence[str]) -> None:
         self.draw, self.columns = draw, columns
@@ -71,11 +71,11 @@ class Blocks:
 
 
 def _width(console: Console, options: ConsoleOptions, table: Table) -> int:
-    """Columns that a table takes if it may have as many as it likes."""
+    """The width of a table without a limit, in columns."""
     return Measurement.get(console, options.update(width=10_000), table).maximum
 
 
 def digits(*differences: float, most: int = 6) -> int:
-    """Decimals that show the smallest of some differences with two digits; those that are 0 ask for none."""
+    """Decimals that show the smallest non-zero difference with two digits."""
     smallest = min((abs(d) for d in differences if d and math.isfinite(d)), default=1.0)
     return min(most, max(2, 1 - math.floor(math.log10(smallest))))

@@ -1,4 +1,4 @@
-"""A dataset of the catalog, and how it lies, for people."""
+"""Output about a catalog dataset: its entry, its layout on disk, the results of a check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from remora.data.layout import Place
 from remora.reporting.columns import print_named
 
 UNREAD_SHOWN = 12
-"""Keys that are listed."""
+"""Unused keys listed at most."""
 
 
 def print_dataset(console: Console, name: str, entry: DatasetEntry, data: Path) -> None:
@@ -60,13 +60,13 @@ def _count(count: int | None) -> str:
 
 
 def print_layout(console: Console, places: Iterable[Place]) -> None:
-    """Each file and folder with how it was found, as it is looked at."""
+    """Print each file and folder with its state, as it is checked."""
     for place in places:
         console.print(Text(f"{place.path}: {place.found}", "" if place.good else "bold red"), highlight=False)
 
 
 def print_checked(console: Console, report: DatasetReport) -> None:
-    """What a check found, by kind, with examples."""
+    """Print the results of a check, by kind, with examples."""
     counts = f"{report.records:,} records ({report.text_only:,} text only), {report.pictures:,} pictures"
     print_named(console, report.location, f": {counts}")
     if report.unread:

@@ -1,4 +1,4 @@
-"""The progress of a training or a search while it goes on: a table on a terminal, lines elsewhere."""
+"""Live progress of a training run or a search: a table on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from remora.reporting.progress import SearchProgress, VariantProgress
 from remora.reporting.tables import live_table
 
 UNTOLD = ("starting", "queued")
-"""States of which no line is printed: Ray's start has lines of its own, and the rest of a search always waits."""
+"""States without a line: Ray's start prints its own, and most of a search is always waiting."""
 
 
 def draw(progress: SearchProgress, title: str, console: Console, going: Callable[[], bool]) -> None:
@@ -39,11 +39,11 @@ def draw(progress: SearchProgress, title: str, console: Console, going: Callable
         while going():
             time.sleep(0.5)
             redraw(view)
-        redraw(view)  # what came in the last half second
+        redraw(view)  # the last half second
 
 
 def _new_notes(variants: Sequence[VariantProgress], told: set[str]) -> list[str]:
-    """What people should know and were not told yet, each once for all variants that share a stage run."""
+    """Notes not printed yet, each once for all variants that share a stage run."""
     new = [f"note: {note}" for note in dict.fromkeys(n for v in variants for n in v.notes) if note not in told]
     told.update(n for v in variants for n in v.notes)
     return new
@@ -57,7 +57,7 @@ def plain_progress(runs: Path, search_name: str, names: list[str]) -> Iterator[N
 
 
 def _flushed(file: IO[str]) -> Callable[[str], object]:
-    """Writes that a pipe shows at once: Python keeps 8 kB back where nobody looks at a terminal."""
+    """Unbuffered writes: without a terminal Python buffers 8 kB."""
 
     def write(text: str) -> None:
         file.write(text)

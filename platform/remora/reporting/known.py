@@ -1,4 +1,4 @@
-"""What the catalog knows, for people: the papers' benchmarks, and which parts make a model."""
+"""Tables of the catalog: the papers' benchmarks, and which parts fit together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from remora.reporting.columns import print_named
 
 
 def print_benchmarks(console: Console, only: str | None, data: Path) -> None:
-    """The papers' benchmarks, whose rules are code and no entry: all of them, or one with where its files go."""
+    """Print the papers' benchmarks (code, not catalog entries): all of them, or one with its folder."""
     for name in [only] if only else catalog.PAPERS:
         print_named(console, name, f"  {summary(benchmark(name))}")
     if only:
@@ -25,8 +25,8 @@ def print_benchmarks(console: Console, only: str | None, data: Path) -> None:
 
 
 def print_compositions(console: Console, found: Mapping[tuple[str, str, str], tuple[int | None, str]]) -> None:
-    """`planning.compositions` as a table: encoder x connector, and the llms that fit."""
-    table = Table(title="encoder x connector: embeddings a picture becomes, and the llms it is refused for")
+    """Print `planning.compositions` as a table: encoder x connector, and the llms that fit."""
+    table = Table(title="encoder x connector: embeddings per picture, and the llms it is refused for")
     for column in ("encoder", "connector", "embeddings", "llms"):
         table.add_column(column, justify="right" if column == "embeddings" else "left", no_wrap=column != "llms")
     for vision in catalog.entries("vision"):

@@ -1,4 +1,4 @@
-"""A plan as a table of its stage runs, and what people should know before they start it."""
+"""A plan as a table of its stage runs, and notes to read before starting it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STATES = {"finished": "is there", "to train": "to train", "no data": "its data i
 
 
 def print_plan(plan: Plan, title: str, data: Path, out: Console) -> None:
-    """`data` is the folder that datasets are looked for in."""
+    """Print a plan; `data` is the folder of datasets."""
     table = Table(title=f"{title}: stage runs", title_justify="left")
     for column in ("stage run", "used by", "steps", "samples", "state"):
         table.add_column(column, justify="right" if column in ("steps", "samples") else "left")
@@ -37,6 +37,6 @@ def print_plan(plan: Plan, title: str, data: Path, out: Console) -> None:
     for name in plan.missing:
         step = catalog.dataset(name).next_step(name, data)
         told = f"{name} is not here, its size is the catalog's; next: {step}"
-        out.print(told, highlight=False, soft_wrap=True)  # the command is copied, so it stays one line
+        out.print(told, highlight=False, soft_wrap=True)  # one line, so that the command can be copied
     for note in plan.notes:
         out.print(f"note: {note}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What a search is doing right now, read from its journals; nothing here touches Ray."""
+"""A search's current state, read from its journals; no Ray."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from remora.training import journal
 
 RECENT = 10
-"""Steps that rates and the time to go are averaged over."""
+"""Steps over which speed and remaining time are averaged."""
 
 
 @dataclass
@@ -28,16 +28,16 @@ class VariantProgress:
     stages: dict[str, str] = field(default_factory=dict)
     """Stage run name -> waiting, training, trained or reused."""
     accuracy: dict[str, float] = field(default_factory=dict)
-    """Benchmark -> its headline figure, as they come in."""
+    """Benchmark -> its headline figure, once measured."""
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Benchmark -> all of its score, as evaluation.score.as_json has it."""
+    """Benchmark -> its whole score, as from evaluation.score.as_json."""
     bundle: str = ""
-    """Where the variant lies, once it is finished."""
+    """The bundle's folder, once the variant is finished."""
     asked: str = ""
-    """The benchmark that is asked, and how far it is."""
+    """The benchmark being asked, and its progress."""
     error: str | None = None
     notes: list[str] = field(default_factory=list)
-    """What people should know of its stage runs: a checkpoint that was refused, say."""
+    """Notes of its stage runs, such as a refused checkpoint."""
 
 
 class SearchProgress:
@@ -49,7 +49,7 @@ class SearchProgress:
         self.variants = variants
         self.since = since
         self._noted: dict[str, list[str]] = {}
-        """Stage run -> what it noted, once it is trained."""
+        """Stage run -> its notes, once it is trained."""
 
     def read(self) -> list[VariantProgress]:
         """Every variant as it is now."""
@@ -76,12 +76,12 @@ class SearchProgress:
         return list(journal.read(self.runs / "stages" / folder / journal.JOURNAL))
 
     def _notes(self, run: str, events: list[dict[str, Any]]) -> list[str]:
-        """What the stage run noted since; earlier attempts' notes were shown by earlier commands."""
+        """The stage run's notes since this command began; earlier commands showed earlier ones."""
         new = [e["text"] for e in events if e["event"] == "noted" and e["time"] >= self.since]
         return [f"{run}: {text}" for text in dict.fromkeys(new)]
 
     def _steps(self, progress: VariantProgress, events: list[dict[str, Any]]) -> None:
-        """The step figures of the stage run that trains now."""
+        """Fill in the step figures of the stage run being trained."""
         started = [e for e in events if e["event"] == "started"]
         steps = [e for e in events if e["event"] == "step"]
         if not started or not steps:

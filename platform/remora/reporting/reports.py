@@ -1,4 +1,4 @@
-"""The figures of a benchmark as a table, and what is worth knowing about them."""
+"""The figures of a benchmark as a table, with its warnings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from remora.reporting.columns import digits
 
 
 def print_report(report: Report, out: Console) -> None:
-    """Each figure with its interval, then every warning."""
+    """Print each figure with its interval, then every warning."""
     judge = f", judged by {report.judge}" if report.judge else ""
     out.print(f"{report.benchmark}, protocol {report.protocol}, {report.n:,} questions{judge}", highlight=False)
     table = Table()
@@ -28,7 +28,7 @@ def print_report(report: Report, out: Console) -> None:
 
 
 def print_measured(found: Measured, out: Console, briefly: bool) -> None:
-    """The figures of a benchmark, or why there are none, and where everything lies."""
+    """Print the figures of a benchmark, or why there are none, and the folder of its files."""
     if found.unscored:
         out.print(f"{found.benchmark}: no score here: {found.unscored}", highlight=False, soft_wrap=True)
     elif found.report and not briefly:

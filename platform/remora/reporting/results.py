@@ -1,4 +1,4 @@
-"""What a training or a search came to, as lines: the same on a terminal, in a pipe and in a job's log."""
+"""The results of a training run or a search, as lines: the same on a terminal, in a pipe and in a job's log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def variant_lines(scores: Mapping[str, Mapping[str, Any]], bundle: Path | str) -> Iterator[str]:
-    """A variant's figures, each with its 95% interval and its baselines, and where the model lies.
+    """A variant's figures, each with its 95% interval and its baselines, and the model's folder.
 
     `scores` are `evaluation.score.as_json`'s, by benchmark.
     """
@@ -29,7 +29,7 @@ def score_line(score: Mapping[str, Any]) -> str:
 
 
 def search_lines(result: Mapping[str, Any]) -> Iterator[str]:
-    """What `cluster.search.Result.as_json` holds: every variant, then the champion."""
+    """The lines of a `cluster.search.Result.as_json`: every variant, then the champion."""
     for variant in result["variants"]:
         for score in variant["benchmarks"].values():
             yield f"{variant['name']}: {score_line(score)}"

@@ -1,6 +1,6 @@
-"""Samples as a model reads them, in the terminal and as a page of its own.
+"""Samples as a model reads them, in the terminal and as an HTML page.
 
-What a dataset says is untrusted: in the terminal its control characters are spelt out and its markup is none; on the
+A dataset's text is untrusted: in the terminal control characters are spelt out and markup is not interpreted; on the
 page jinja2 escapes it, and the page loads nothing.
 """
 
@@ -25,9 +25,9 @@ from remora.reading.view import PictureView, Span, View
 
 TEMPLATE = "samples.html.j2"
 SIDE = 24
-"""Characters that a picture is wide in the terminal; half as many high, because one holds two pixels."""
+"""A picture's width in the terminal, in characters; its height is half, because one holds two pixels."""
 THUMBNAIL = 448
-"""Pixels of a side that an original is shrunk to on the page, where it is larger."""
+"""Longest side of an original on the page, in pixels; larger ones are shrunk."""
 BINS = 24
 TRAINED = Style(color="green", underline=True)
 SPECIAL = Style(color="magenta", bold=True)
@@ -49,7 +49,7 @@ class Section:
 
 
 def visible(text: str) -> str:
-    """Text without what steers a terminal or turns the reading direction; a line end stays, behind its sign."""
+    """Text with terminal control and bidi characters spelt out; a line end stays, after its symbol."""
     return "".join("⏎\n" if c == "\n" else _spelt(c) if _steers(c) else c for c in text)
 
 
@@ -67,7 +67,7 @@ def _spelt(character: str) -> str:
 
 
 def lines(shown: View) -> list[str]:
-    """What there is to say of a sample: its lengths, what was cut, why it was dropped."""
+    """A sample's facts: its lengths, what was cut, why it was dropped."""
     out = []
     if shown.spans:
         per_cent = 100 * shown.supervised / shown.tokens
@@ -96,7 +96,7 @@ def picture_line(picture: PictureView) -> str:
 
 
 def tail(name: str) -> str:
-    """The last two steps of a path."""
+    """The last two components of a path."""
     steps = visible(name).split("/")
     return visible(name) if len(steps) < 4 else "…/" + "/".join(steps[-2:])
 
@@ -105,9 +105,9 @@ def tail(name: str) -> str:
 
 
 def print_sections(console: Console, sections: Sequence[Section], ids: bool = False) -> None:
-    """Every sample as text: colours and small pictures on a terminal, ⟦ ⟧ and ⟨ ⟩ where there is none.
+    """Print every sample as text: colours and small pictures on a terminal, ⟦ ⟧ and ⟨ ⟩ elsewhere.
 
-    What goes into a file or a pipe is not wrapped, so that it can be searched.
+    Output to a file or a pipe is not wrapped, so that it can be searched.
     """
     colours = console.is_terminal
     for section in sections:
@@ -190,8 +190,8 @@ def half_blocks(image: Image.Image) -> Text:
 
 
 def write_page(file: Path, target: str, sections: Sequence[Section]) -> None:
-    """One HTML file with everything in it: no script, nothing from a network."""
-    # autoescape for every name: what is shown comes from datasets
+    """Write one self-contained HTML file: no script, nothing from a network."""
+    # autoescape for every name: the text comes from datasets
     environment = Environment(
         autoescape=True,
         loader=FileSystemLoader(Path(__file__).parent),
@@ -205,13 +205,13 @@ def write_page(file: Path, target: str, sections: Sequence[Section]) -> None:
 
 
 def numbered(shown: View) -> Iterator[tuple[Span, PictureView | None]]:
-    """Every span of a prompt, a picture's with its picture."""
+    """Every span of a prompt; a picture's span with its picture."""
     pictures = iter(shown.pictures)
     return ((span, next(pictures) if span.kind == "image" else None) for span in shown.spans)
 
 
 def data_url(image: Image.Image) -> str:
-    """A picture as a PNG inside an address, no larger than a page shows it."""
+    """A picture as a PNG data URL, no larger than the page shows it."""
     small = image.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     out = io.BytesIO()
@@ -221,7 +221,7 @@ def data_url(image: Image.Image) -> str:
 
 @dataclass(frozen=True)
 class Bin:
-    """Samples of `start` up to `end` tokens, and how high their bar is of the highest."""
+    """Samples of `start` up to `end` tokens, and their bar's height relative to the highest."""
 
     start: int
     end: int

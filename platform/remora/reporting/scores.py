@@ -1,4 +1,4 @@
-"""What papers report of models, for people."""
+"""Published scores of models, as lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from remora import catalog
 
 
 def scores_lines() -> str:
-    """Every model that papers report, a line each with all its cells; in brackets what another source reports."""
+    """Every published model, one line each with all its figures; another source's figure in brackets."""
     return "\n".join(_line(name) for name in catalog.entries("scores"))
 
 

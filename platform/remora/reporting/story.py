@@ -1,4 +1,4 @@
-"""The lines of `remora demo` that stand out."""
+"""The highlighted lines of `remora demo`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def print_champion(console: Console, result: Mapping[str, Any], chosen_on: str) 
 
 
 def print_answer(console: Console, image: str, question: str, answer: str, expected: str) -> None:
-    """One question to the endpoint, and what was to be said."""
+    """Print one question to the endpoint, its answer and the expected one."""
     asked = f"Picture   {image}\nQuestion  {question}\nAnswer    "
     console.print(Text.assemble(asked, (answer, "bold")), highlight=False)
     console.print(f"Expected  {expected}", highlight=False)

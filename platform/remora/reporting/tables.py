@@ -1,4 +1,4 @@
-"""Tables and lines for people, in the terminal."""
+"""Tables for the terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from remora.training.meter import duration
 
 
 def live_table(variants: Sequence[VariantProgress], title: str) -> Fitting:
-    """Variant, stage, step, loss, tokens/s, ETA, and what it scored so far. Step, loss and ETA give way to nothing."""
+    """Variant, stage, step, loss, tokens/s, ETA, and scores so far. Step, loss and ETA are never dropped."""
 
     def draw(without: frozenset[str]) -> Table:
         table = Table(title=title, title_justify="left", expand=False)
@@ -64,7 +64,7 @@ _STYLE = {
 
 def scores_table(variants: Sequence[dict[str, Any]], champion: str, titles: dict[str, str]) -> Table:
     """Every variant on every benchmark: accuracy with its 95% interval, blind and question-only beside it."""
-    # 80 columns hold all of it: a variant is a line of its own above its benchmarks.
+    # To fit 80 columns, a variant has its own line above its benchmarks.
     table = Table(title="Held-out accuracy", title_justify="left")
     table.add_column("variant, benchmark", no_wrap=True)
     for column in ("accuracy (95% interval)", "blind", "question\nonly", "n"):
@@ -86,7 +86,7 @@ def scores_table(variants: Sequence[dict[str, Any]], champion: str, titles: dict
 
 
 def stages_table(variants: Sequence[dict[str, Any]]) -> Table:
-    """Which stage runs there are, which variants use them, and who trained them."""
+    """The stage runs, the variants that use them, and which one trained them."""
     users: dict[str, list[str]] = {}
     trained: dict[str, str] = {}
     for variant in variants:
@@ -104,7 +104,7 @@ def stages_table(variants: Sequence[dict[str, Any]]) -> Table:
 
 
 def published_table(model: str, figures: Mapping[str, float]) -> Blocks:
-    """The headline figures of a model on published benchmarks, among those that papers report of others."""
+    """A model's headline figures on published benchmarks, beside those that papers report of others."""
     known: dict[str, Mapping[str, float]] = {name: e.merged for name, e in catalog.entries("scores").items()}  # type: ignore[attr-defined]
     rows = [(model, figures), *known.items()]
 
@@ -123,7 +123,7 @@ def published_table(model: str, figures: Mapping[str, float]) -> Blocks:
 
 
 def compared_table(a: str, b: str, found: Mapping[str, Compared]) -> Fitting:
-    """Each figure of both, their difference with its interval, and whether it is real: these give way to nothing."""
+    """Each figure of both, their difference with its interval, and whether it is real; none of these is dropped."""
 
     def draw(without: frozenset[str]) -> Table:
         table = Table(title=f"A: {a}\nB: {b}\npaired by picture", title_justify="left")
@@ -158,5 +158,5 @@ def compared_table(a: str, b: str, found: Mapping[str, Compared]) -> Fitting:
 
 
 def _p(p: float) -> str:
-    """A p that is no chance at all does not exist."""
+    """Format a p; a permutation test never gives 0."""
     return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
