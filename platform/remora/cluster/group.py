@@ -62,7 +62,7 @@ class _Joined(Backend):
         worker_group.execute(_join, host, port, backend, backend_config.timeout_s)
 
     def on_training_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        worker_group.execute(preemption.listen)  # in the main thread, the only place for it; training has another
+        worker_group.execute(preemption.listen)  # signal handlers need the main thread; training has another
 
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
         if len(worker_group) > 1:

@@ -1,4 +1,4 @@
-"""Ray Data: a dataset's shards indexed, and its samples embedded, by a whole cluster. Every node sees the folders."""
+"""Index a dataset's shards and embed its samples on a cluster, with Ray Data. Every node must see the folders."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def over_ray(work: Callable[[Shard], Indexed], shards: Iterable[Shard], logs: Path) -> Iterator[Indexed]:
-    """Results in the shards' order, a task a shard. Needs a Ray session.
+    """Results in the shards' order, one task per shard. Needs a Ray session.
 
     Raises:
-        RemoraError: what a worker met; WorkerError if nobody foresaw it, with its trace in a file of `logs`.
+        RemoraError: a worker's error; WorkerError for an unexpected one, with its trace in a file of `logs`.
     """
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells every execution, and that it draws no bars
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it logs every execution, and that it draws no bars
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
@@ -37,7 +37,7 @@ def over_ray(work: Callable[[Shard], Indexed], shards: Iterable[Shard], logs: Pa
     def indexed(row: dict[str, Any]) -> dict[str, Any]:
         try:
             return {"out": pickle.dumps(work(pickle.loads(row["shard"]))), "error": ""}
-        except Exception as e:  # noqa: BLE001 (as a row: of an exception Ray logs a page, and tries again)
+        except Exception as e:  # noqa: BLE001 (as a row: for an exception Ray logs a page, and retries)
             return {"out": b"", "error": pack(ours(e, logs))}
 
     rows = [{"shard": pickle.dumps(shard)} for shard in shards]

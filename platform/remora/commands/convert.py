@@ -13,7 +13,7 @@ from remora.errors import DataError
 
 
 def convert(options: DataConvertOptions, console: Console, progress: OnProgress) -> None:
-    """Write a dataset as what its new name says.
+    """Write a dataset in the format of its new name.
 
     Raises:
         DataError: a record has a problem or does not fit the new format, or the target exists.

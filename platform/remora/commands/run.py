@@ -188,7 +188,7 @@ def queued(runs: Path, search_name: str, names: list[str]) -> None:
 def live(
     place: Workplace, verb: str, spec: Path, search_name: str, names: list[str], console: Console
 ) -> SearchProgress:
-    """Run the verb in a child and draw its progress until it ends; what can be read of it then.
+    """Run the verb in a child and draw its progress until it ends; returns the final progress.
 
     Raises:
         RemoraError: the child's own.

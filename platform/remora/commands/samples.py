@@ -40,11 +40,8 @@ EXCERPT = 400
 """Characters shown of an invalid record."""
 
 
-"""Told (what, done, of how many)."""
-
-
 def sections_of(options: DataShowOptions, console: Console, progress: Hear) -> list[Section]:
-    """The samples asked for: those of each stage of a variant, or of a dataset.
+    """The requested samples: those of each stage of a variant, or of a dataset.
 
     Raises:
         DataError: no target, options that it does not have, or no such sample.
@@ -180,7 +177,7 @@ ReadView = Callable[[Raw, str, View], View]
 
 
 def _reader(options: DataShowOptions) -> ReadView:
-    """What to make of a record: its turns and pictures alone, or rendered by a template and an llm of one's choice."""
+    """A reader of records: only turns and pictures, or rendered with the given template and llm."""
     if (options.template is None) != (options.llm is None) or (options.vision and not options.template):
         raise DataError("--template NAME, --llm NAME: a prompt needs both, and --vision them; give both or none")
     if options.template is None or options.llm is None:

@@ -45,7 +45,7 @@ def status_file(runs: Path, search: str, variant: str) -> Path:
 def run_variant(
     variant: Variant, runs: Path, executor: Executor, search: str, within: str = tracked_runs.ALONE
 ) -> Outcome:
-    """Train what is not trained yet, make the bundle, measure.
+    """Train missing stage runs, make the bundle, measure.
 
     Args:
         within: The key of the search that it belongs to.

@@ -20,7 +20,7 @@ UNREAD_SHOWN = 12
 
 
 def print_dataset(console: Console, name: str, entry: DatasetEntry, data: Path) -> None:
-    """What is known of a dataset, and the commands that put it below `data`, to be copied."""
+    """Print a dataset's entry, and the commands that put it below `data`, ready to copy."""
     console.print(Text(name, "bold"), highlight=False)
     facts = {
         "": entry.source,

@@ -51,7 +51,7 @@ def _new_notes(variants: Sequence[VariantProgress], told: set[str]) -> list[str]
 
 @contextmanager
 def plain_progress(runs: Path, search_name: str, names: list[str]) -> Iterator[None]:
-    """Print a line whenever a variant's state changes, and every so often while it trains."""
+    """Print a line whenever a variant's state changes, and at intervals while it trains."""
     with _printing(SearchProgress(runs, search_name, names, time.time()), _flushed(sys.stdout)):
         yield
 
