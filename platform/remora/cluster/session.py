@@ -19,7 +19,7 @@ WORKER_ENV = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # A worker that does not respond for this long (SIGSTOP, a stuck driver) is killed, and its group restarts.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "30",
-    # Ray waits this long for resources of the last known size, then checks again: what an elastic group loses with a node.
+    # Ray waits this long for resources of the last known size, then checks again: a lost node costs this.
     # Imports do not count, and it may check often.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
