@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+
+from rich.console import Console
 
 from remora.evaluation.score import Score, as_json
 from remora.reporting.progress import SearchProgress
-from remora.reporting.results import search_lines, variant_lines
+from remora.reporting.results import choice_line, cost_text, search_lines, variant_lines
+from remora.reporting.story import print_champion
 from remora.training import journal
 
 OWN = Score("easy-vqa", 9673, "accuracy", 0.86612, (0.8591, 0.8724), 0.668, (0.66, 0.68), 0.67, {"accuracy": 0.86612})
@@ -30,10 +34,27 @@ def test_a_variants_results(tmp_path: Path) -> None:
     assert (ended.state, list(variant_lines(ended.scores, ended.bundle))[:3]) == ("finished", [*LINES, "bundle: /b"])
 
 
+def place(name: str, p: float, figure: float = 0.86612, parameters: float = 2_930_000) -> dict:
+    return {"name": name, "figure": figure, "p": p, "cost": {"parameters": parameters, "picture_tokens": 49}}
+
+
+CHOICE = {
+    "benchmark": "easy-vqa",
+    "chosen": "base",
+    "best": "base",
+    "equals": ["share", "wide"],
+    "cheapest": "share",
+    "expected_drop": 0.00433,
+    "variants": [place("base", 1.0), place("share", 0.62), place("wide", 0.214), place("far", 0.0001)],
+}
+EQUALS = "not distinguishable from: share, wide (p at least 0.21); the cheapest of them: share (2.9 M parameters, 49"
+
+
 def test_a_searchs_results() -> None:
     result = {
-        "variants": [{"name": "base", "benchmarks": {"easy-vqa": as_json(OWN)}}],
+        "variants": [{"name": "base", "benchmarks": {"easy-vqa": as_json(OWN), "pope": as_json(PAPER)}}],
         "champion": "base",
+        "choice": CHOICE,
         "register_as": "cats",
         "version": "3",
         "bundle": "/b",
@@ -41,8 +62,40 @@ def test_a_searchs_results() -> None:
     }
     assert list(search_lines(result)) == [
         f"base: {LINES[0]}",
-        "champion: base, version 3 of cats",
+        f"base: {LINES[1]}",
+        f"champion: base, version 3 of cats; {EQUALS} picture tokens); expected drop: 0.0043",
+        f"chosen on {LINES[0]}",
+        f"reported on {LINES[1]}",
         "bundle: /b",
         "stage runs: 7 planned, 2 trained, 5 reused",
         "next: remora serve cats@champion",
+    ]
+
+
+def test_what_a_choice_is_worth() -> None:
+    assert choice_line(CHOICE | {"variants": [place("base", 1.0)], "equals": []}) == "the only variant"
+    alone = CHOICE | {"equals": [], "cheapest": "base", "variants": [place("base", 1.0), place("b", 0.0123)]}
+    assert choice_line(alone) == "better than the other (p 0.0123); expected drop: 0.0043"
+    alone["variants"] = [place("base", 1.0, 86.1, 3.12e9), place("b", 0.0123), place("c", 0.001)]
+    assert choice_line(alone) == "better than all 2 others (p 0.0123); expected drop: 0.00"
+    for_its_cost = choice_line(CHOICE | {"chosen": "share"})
+    assert for_its_cost.startswith("chosen for its cost; the best is base; not distinguishable from: base, wide (p at")
+    assert "the cheapest of them: it is (2.9 M" in for_its_cost
+    assert cost_text({"parameters": 3.12e9, "picture_tokens": 1296}) == "3.1 B parameters, 1,296 picture tokens"
+    many = [place("base", 1.0), *(place(f"v{i}", 0.5) for i in range(12))]
+    crowd = choice_line(CHOICE | {"variants": many, "equals": [v["name"] for v in many[1:]], "cheapest": "base"})
+    assert "v7 and 4 more (p at least 0.50)" in crowd
+
+
+def test_the_demo_does_not_call_a_tie_a_win() -> None:
+    out = io.StringIO()
+    result = {
+        "variants": [{"name": "base", "benchmarks": {"easy-vqa": as_json(OWN), "unseen": as_json(OWN)}}],
+        "champion": "base", "choice": CHOICE, "register_as": "remora", "version": "1",
+    }  # fmt: skip
+    print_champion(Console(file=out, width=400), result, {"easy-vqa": "val", "unseen": "unseen concepts"})
+    assert out.getvalue().splitlines() == [
+        "Champion: base, registered as remora@champion, version 1.",
+        f"Chosen on val, 0.866; {EQUALS} picture tokens); expected drop: 0.0043.",
+        "Reported on unseen concepts, 0.866.",
     ]

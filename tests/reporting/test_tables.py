@@ -29,12 +29,18 @@ def variant(name):
 
 def test_every_figure_of_a_score_is_whole_on_80_columns():
     titles = {"easy-vqa": "easy-VQA test", "openmoji-unseen": "unseen concepts"}
-    said = shown(scores_table([variant("base-Eff-2M-res"), variant("share-Eff-2M-mlp")], "share-Eff-2M-mlp", titles))
+    variants = [variant("base-Eff-2M-res"), variant("share-Eff-2M-mlp"), variant("share-Eff-2M-res")]
+    choice = {"benchmark": "easy-vqa", "best": "share-Eff-2M-mlp", "equals": ["share-Eff-2M-res"]}
+    said = shown(scores_table(variants, choice, titles))
     assert "…" not in said and max(map(len, said.splitlines())) <= 80
     lines = [line for line in said.splitlines() if "easy-VQA test" in line]
-    assert len(lines) == 2
+    assert len(lines) == 4
     assert all(f in lines[1] for f in ("0.866 (0.859–0.872)", "0.668", "0.670", "9,673"))
-    assert "share-Eff-2M-mlp ★" in said and "base-Eff-2M-res ★" not in said
+    assert "share-Eff-2M-mlp ≈" in said and "share-Eff-2M-res ≈" in said and "base-Eff-2M-res ≈" not in said
+    assert "★" not in said and "≈ the best, or not distinguishable from it, on easy-VQA test" in said
+    alone = shown(scores_table(variants, choice | {"equals": []}, titles))
+    assert "share-Eff-2M-mlp ★" in alone and "≈" not in alone
+    assert "★ better than every other on easy-VQA test" in alone
 
 
 def test_a_stage_run_tells_who_uses_and_who_trained_it():

@@ -6,6 +6,7 @@ ray job submit --working-dir . -- python tune/search.py tune/demo.yaml
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -21,9 +22,11 @@ from remora.carrier import carried, ours, pack, unpack
 from remora.cluster.executor import OnRay
 from remora.cluster.session import cpus_and_gpus
 from remora.errors import ClusterError, DataError, RemoraError, SpecError, TrackingError, WorkerError
+from remora.evaluation.choice import Choice
 from remora.evaluation.score import Score, as_json
 from remora.files import digest, write_json
 from remora.pipeline import tracked_runs
+from remora.pipeline.choice import choice
 from remora.pipeline.variant import Outcome, run_variant
 from remora.runs import StageRun, Store, paths, union, variant_name, variants_of
 from remora.runs.leftovers import attempt
@@ -39,6 +42,8 @@ class Result:
     name: str
     outcomes: tuple[Outcome, ...]
     champion: Outcome
+    choice: Choice
+    """How far the champion can be told from the others."""
     register_as: str
     """The champion's name in the model registry."""
     version: str | None
@@ -51,6 +56,7 @@ class Result:
         return {
             "search": self.name,
             "champion": self.champion.name,
+            "choice": self.choice.as_json(),
             "bundle": str(self.champion.bundle),
             "register_as": self.register_as,
             "version": self.version,
@@ -65,8 +71,9 @@ class Result:
 
 
 def search_key(space: Space) -> str:
-    """The key of a search's MLflow run: it covers what is searched, not where or on how many machines."""
-    return f"search/{space.name}/{digest(space.model_dump(mode='json', exclude={'cluster', 'concurrent'}))[:24]}"
+    """The key of a search's MLflow run: it covers what is searched, not where, on how many machines or what it prefers."""
+    said = space.model_dump(mode="json", exclude={"cluster": True, "concurrent": True, "champion": {"prefer": True}})
+    return f"search/{space.name}/{digest(said)[:24]}"
 
 
 def _params(space: Space) -> dict[str, Any]:
@@ -76,7 +83,8 @@ def _params(space: Space) -> dict[str, Any]:
 
 def _note(space: Space, variants: Mapping[str, tuple[Variant, tuple[StageRun, ...]]], key: str) -> str:
     """The note at the top of the run's page in MLflow, with a link to each variant."""
-    chosen = f"the best on {space.champion.benchmark} is registered as {space.champion.register_as}"
+    which = "the best" if space.champion.prefer == "best" else "the cheapest that cannot be told from the best"
+    chosen = f"{which} on {space.champion.benchmark} is registered as {space.champion.register_as}"
     links = [tracking.link(name, tracked_runs.variant_key(lineage, key)) for name, (_, lineage) in variants.items()]
     return "\n".join([f"A search of {len(variants)} variants; {chosen}.", "", *(f"- {link}" for link in links)])
 
@@ -103,7 +111,7 @@ def check(space: Space, store: Store) -> dict[str, tuple[Variant, tuple[StageRun
 
 
 def search(space: Space, runs: Path, tracker: tracking.Tracker) -> Result:
-    """Train and measure every variant; register the best. Needs a Ray session.
+    """Train and measure every variant; register the champion. Needs a Ray session.
 
     While MLflow is down the champion's version is None: the next sync registers it.
 
@@ -147,20 +155,22 @@ def search(space: Space, runs: Path, tracker: tracking.Tracker) -> Result:
         with attempt(runs, folder):
             results = _tuned(space, trial, list(variants), runs, folder)
         outcomes = _outcomes(results, list(variants), runs / "logs")
-        best = max(outcomes, key=lambda o: o.scores[space.champion.benchmark].accuracy)  # of equals the first
+        chosen = choice(outcomes, variants, space.champion.benchmark, space.champion.prefer, store)
+        (best,) = (o for o in outcomes if o.name == chosen.chosen)
         version = _registered(best, space, tracker)
         tracked.note(
             tags={"remora.champion": best.name}
             | ({"remora.version": f"{space.champion.register_as} version {version}"} if version else {}),
             # The search's own run has every variant's headline figures, for MLflow's charts.
             metrics={f"{o.name}/{name}": score.accuracy for o in outcomes for name, score in o.scores.items()},
+            texts={"choice.json": json.dumps(chosen.as_json(), indent=1)},
         )
     planned = sum(len(lineage) for lineage in lineages)
     trained = sum(state == "trained" for o in outcomes for state in o.stages.values())
     counts = {"planned": planned, "distinct": len(union(lineages)), "trained": trained,
               "reused": planned - trained, "there_before": there}  # fmt: skip
     name, ended = space.champion.register_as, time.time()
-    result = Result(space.name, outcomes, best, name, version, counts, ended - began, ended)
+    result = Result(space.name, outcomes, best, chosen, name, version, counts, ended - began, ended)
     write_json(result_file(runs, space.name), result.as_json())
     return result
 

@@ -62,14 +62,14 @@ def demo(options: DemoOptions) -> None:
 
     print_heading(console, "3 of 4  Results")
     titles = {name: catalog.benchmark(name).title for name in space.benchmarks}
-    console.print(scores_table(result["variants"], result["champion"], titles))
+    console.print(scores_table(result["variants"], result["choice"], titles))
     console.print(stages_table(result["variants"]))
     counts = result["stage_runs"]
     console.print(
         f"Stage runs: {counts['planned']} planned by {len(names)} variants, {counts['trained']} trained, "
         f"{counts['reused']} reused (shared or finished before)."
     )
-    print_champion(console, result, titles[space.champion.benchmark])
+    print_champion(console, result, titles)
 
     print_heading(console, "4 of 4  Endpoint")
     command = remora_command("serve", *flags(options.place), "--port", str(port))
@@ -152,6 +152,7 @@ def _summary(result: dict[str, Any], seconds: float, answer: dict[str, str]) -> 
     return {
         "variants": variants,
         "champion": result["champion"],
+        "choice": result["choice"],
         "stage_runs": result["stage_runs"],
         "seconds": seconds,
         "answer": answer,

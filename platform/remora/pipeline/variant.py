@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora import tracking
+from remora.evaluation.measured import Measured
 from remora.evaluation.score import Score, as_json
 from remora.inference import Bundle, write_bundle
 from remora.pipeline import tracked_runs
@@ -34,6 +35,8 @@ class Outcome:
     key: str
     """The key of the variant's run (`tracking.Run`)."""
     scores: dict[str, Score]
+    reports: dict[str, Path]
+    """Benchmark -> the folder with its answers and its report."""
     stages: dict[str, str]
     """Stage run name -> trained | reused, in order."""
 
@@ -64,12 +67,13 @@ def run_variant(
             stages = _train_missing(lineage, store, executor, variant, tracked.key, status)
             bundle = _bundled(variant, lineage, store)
             journal.append(status, "evaluating")
-            scores = _measured(variant, benchmarks, bundle, store, executor, tracked, status)
+            measured = _measured(variant, benchmarks, bundle, store, executor, tracked, status)
     except BaseException as e:
         journal.append(status, "failed", error=str(e))
         raise
     journal.append(status, "finished", bundle=str(bundle))
-    return Outcome(name, bundle, tracked.key, scores, stages)
+    scores = {benchmark: m.score for benchmark, m in measured.items() if m.score}
+    return Outcome(name, bundle, tracked.key, scores, {b: m.folder for b, m in measured.items()}, stages)
 
 
 def _bundled(variant: Variant, lineage: tuple[StageRun, ...], store: Store) -> Path:
@@ -89,21 +93,20 @@ def _measured(
     executor: Executor,
     tracked: tracking.Run,
     status: Path,
-) -> dict[str, Score]:
+) -> dict[str, Measured]:
     def asked(benchmark: str, done: int, of: int) -> None:
         journal.append(status, "asked", benchmark=benchmark, done=done, of=of)
 
-    scores = {}
+    found = {}
     for benchmark, prepared in zip(variant.benchmarks, benchmarks, strict=True):
-        measured = measure(prepared, bundle, store, executor, variant.cluster, hear=asked)
+        measured = found[benchmark] = measure(prepared, bundle, store, executor, variant.cluster, hear=asked)
         if score := measured.score:
-            scores[benchmark] = score
             journal.append(status, "scored", **as_json(score))
         tracked.note(
             metrics=tracked_runs.metrics_of(score) if score else None,
             files={f"benchmarks/{Path(benchmark).stem}": measured.folder},
         )
-    return scores
+    return found
 
 
 def _train_missing(

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+SHOWN = 8
+"""Variants that a line lists."""
+
 
 def variant_lines(scores: Mapping[str, Mapping[str, Any]], bundle: Path | str) -> Iterator[str]:
     """A variant's figures, each with its 95% interval and its baselines, and the model's folder.
@@ -28,6 +31,43 @@ def score_line(score: Mapping[str, Any]) -> str:
     return f"{score['benchmark']}: {figure}{''.join(beside)}, n {score['n']:,}{broken}"
 
 
+def choice_line(choice: Mapping[str, Any]) -> str:
+    """What a choice is worth (`Choice.as_json`): `not distinguishable from: a, b (p at least 0.21); the cheapest of
+    them: a (2.9 M parameters, 49 picture tokens); expected drop: 0.0043`."""
+    by_name = {v["name"]: v for v in choice["variants"]}
+    chosen, best = choice["chosen"], choice["best"]
+    if len(by_name) == 1:
+        return "the only variant"
+    others = [name for name in (best, *choice["equals"]) if name != chosen]
+    if others:
+        p = min(by_name[name]["p"] for name in choice["equals"])
+        shown = ", ".join(others[:SHOWN]) + (f" and {len(others) - SHOWN} more" if len(others) > SHOWN else "")
+        cheapest = "it is" if choice["cheapest"] == chosen else choice["cheapest"]
+        said = [
+            f"not distinguishable from: {shown} (p at least {p:.2f})",
+            f"the cheapest of them: {cheapest} ({cost_text(by_name[choice['cheapest']]['cost'])})",
+        ]
+    else:
+        p = max(v["p"] for name, v in by_name.items() if name != best)
+        said = [f"better than {'the other' if len(by_name) == 2 else f'all {len(by_name) - 1} others'} (p {p:.4f})"]
+    if chosen != best:
+        said.insert(0, f"chosen for its cost; the best is {best}")
+    n = 4 if 0 <= by_name[best]["figure"] <= 1 else 2
+    return "; ".join([*said, f"expected drop: {choice['expected_drop']:.{n}f}"])
+
+
+def cost_text(cost: Mapping[str, float]) -> str:
+    """`3.1 B parameters, 729 picture tokens`."""
+    return ", ".join(f"{_short(value)} {name.replace('_', ' ')}" for name, value in cost.items())
+
+
+def _short(value: float) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:,g}"
+
+
 def search_lines(result: Mapping[str, Any]) -> Iterator[str]:
     """The lines of a `cluster.search.Result.as_json`: every variant, then the champion."""
     for variant in result["variants"]:
@@ -38,7 +78,11 @@ def search_lines(result: Mapping[str, Any]) -> Iterator[str]:
     there = (
         f", version {version} of {name}" if version else f"; once MLflow answers, remora sync registers it as {name}"
     )
-    yield f"champion: {result['champion']}{there}"
+    choice = result["choice"]
+    yield f"champion: {result['champion']}{there}; {choice_line(choice)}"
+    (champion,) = (v for v in result["variants"] if v["name"] == result["champion"])
+    for benchmark, score in champion["benchmarks"].items():
+        yield f"{'chosen' if benchmark == choice['benchmark'] else 'reported'} on {score_line(score)}"
     yield f"bundle: {result['bundle']}"
     yield f"stage runs: {counts['planned']} planned, {counts['trained']} trained, {counts['reused']} reused"
     yield f"next: remora serve {name}@champion"

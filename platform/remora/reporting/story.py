@@ -8,16 +8,27 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from remora.reporting.results import choice_line
+
 
 def print_heading(console: Console, title: str) -> None:
     console.rule(Text(title, "bold"))
 
 
-def print_champion(console: Console, result: Mapping[str, Any], chosen_on: str) -> None:
-    """`result` is what `cluster.search.Result.as_json` gives."""
-    version = result["version"] or "none yet"
-    about = f", chosen on {chosen_on}, registered as {result['register_as']}@champion, version {version}."
+def print_champion(console: Console, result: Mapping[str, Any], titles: Mapping[str, str]) -> None:
+    """What was chosen, how far it can be told from the others, and what it scores where it was not chosen.
+
+    `result` is what `cluster.search.Result.as_json` gives.
+    """
+    choice, version = result["choice"], result["version"] or "none yet"
+    about = f", registered as {result['register_as']}@champion, version {version}."
     console.print(Text.assemble("Champion: ", (result["champion"], "bold"), about))
+    (champion,) = (v for v in result["variants"] if v["name"] == result["champion"])
+    figures = {titles[name]: f"{s['accuracy']:.3f}" for name, s in champion["benchmarks"].items()}
+    chosen_on = titles[choice["benchmark"]]
+    console.print(f"Chosen on {chosen_on}, {figures.pop(chosen_on)}; {choice_line(choice)}.", highlight=False)
+    if figures:
+        console.print(f"Reported on {', '.join(f'{title}, {f}' for title, f in figures.items())}.", highlight=False)
 
 
 def print_answer(console: Console, image: str, question: str, answer: str, expected: str) -> None:

@@ -62,17 +62,23 @@ _STYLE = {
 }
 
 
-def scores_table(variants: Sequence[dict[str, Any]], champion: str, titles: dict[str, str]) -> Table:
-    """Every variant on every benchmark: accuracy with its 95% interval, blind and question-only beside it."""
+def scores_table(variants: Sequence[dict[str, Any]], choice: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
+    """Every variant on every benchmark: accuracy with its 95% interval, blind and question-only beside it.
+
+    A star is for a variant that is better than every other on the benchmark that chose (`choice` is a
+    `Choice.as_json`). Where others cannot be told from the best, all of them have the same sign.
+    """
+    top = {choice["best"], *choice["equals"]}
+    sign = "★" if len(top) == 1 else "≈"
     # To fit 80 columns, a variant has its own line above its benchmarks.
     table = Table(title="Held-out accuracy", title_justify="left")
     table.add_column("variant, benchmark", no_wrap=True)
     for column in ("accuracy (95% interval)", "blind", "question\nonly", "n"):
         table.add_column(column, justify="right", no_wrap=True)
     for variant in variants:
-        crowned = variant["name"] == champion
-        style = "bold" if crowned else ""
-        table.add_row(variant["name"] + (" ★" if crowned else ""), style=style)
+        crowned = variant["name"] in top
+        style = "bold" if crowned and len(top) == 1 else ""
+        table.add_row(f"{variant['name']} {sign}" if crowned else variant["name"], style=style)
         for i, (name, s) in enumerate(variant["benchmarks"].items()):
             table.add_row(
                 f"  {titles[name]}",
@@ -82,6 +88,10 @@ def scores_table(variants: Sequence[dict[str, Any]], champion: str, titles: dict
                 style=style,
                 end_section=i == len(variant["benchmarks"]) - 1,
             )
+    if len(variants) > 1:
+        where = titles[choice["benchmark"]]
+        meaning = "better than every other" if len(top) == 1 else "the best, or not distinguishable from it,"
+        table.caption, table.caption_justify = f"{sign} {meaning} on {where}", "left"
     return table
 
 

@@ -29,8 +29,11 @@ class Champion(Spec):
 
     benchmark: str
     """The benchmark that decides. Use one that you do not report."""
+    prefer: Literal["best", "cheapest"] = "best"
+    """best: the highest figure. cheapest: of the variants that cannot be told from it, the one with the fewest
+    parameters, then picture tokens."""
     register_as: str = "remora"
-    """Model name in the registry. The best variant gets the alias `champion`."""
+    """Model name in the registry. The chosen variant gets the alias `champion`."""
 
 
 class Case(Spec):
