@@ -71,7 +71,7 @@ class Result:
 
 
 def search_key(space: Space) -> str:
-    """The key of a search's MLflow run: it covers what is searched, not where, on how many machines or what it prefers."""
+    """The key of a search's MLflow run: it covers what is searched, not where or on how many machines."""
     said = space.model_dump(mode="json", exclude={"cluster": True, "concurrent": True, "champion": {"prefer": True}})
     return f"search/{space.name}/{digest(said)[:24]}"
 
