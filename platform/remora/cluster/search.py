@@ -22,7 +22,7 @@ from remora.carrier import carried, ours, pack, unpack
 from remora.cluster.executor import OnRay
 from remora.cluster.session import cpus_and_gpus
 from remora.errors import ClusterError, DataError, RemoraError, SpecError, TrackingError, WorkerError
-from remora.evaluation.choice import Choice
+from remora.evaluation.choice import ChampionChoice
 from remora.evaluation.score import Score, as_json
 from remora.files import digest, write_json
 from remora.pipeline import tracked_runs
@@ -42,7 +42,7 @@ class Result:
     name: str
     outcomes: tuple[Outcome, ...]
     champion: Outcome
-    choice: Choice
+    choice: ChampionChoice
     """How far the champion can be told from the others."""
     register_as: str
     """The champion's name in the model registry."""

@@ -14,7 +14,7 @@ Prefer = Literal["best", "cheapest"]
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChampionChoice:
     """A choice by one benchmark, on the questions that all of the variants were asked."""
 
     benchmark: str
@@ -66,7 +66,7 @@ def choose(
     reports: Mapping[str, Report],
     costs: Mapping[str, Mapping[str, float]],
     prefer: Prefer = "best",
-) -> Choice:
+) -> ChampionChoice:
     """Choose by the headline figure of a benchmark. Of equal figures the first variant is the best.
 
     Args:
@@ -81,4 +81,4 @@ def choose(
     figures = {name: both.benchmark.figures(items)[metric] for name, items in zip(reports, both.items, strict=True)}
     found = rank(figures, both.groups)
     least = cheapest(found, {name: tuple(cost.values()) for name, cost in costs.items()})
-    return Choice(benchmark, metric, found, prefer, costs, least, tuple(both.warnings))
+    return ChampionChoice(benchmark, metric, found, prefer, costs, least, tuple(both.warnings))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from remora import catalog
 from remora.catalog.compatibility import check_composition
-from remora.evaluation.choice import Choice, Prefer, choose
+from remora.evaluation.choice import ChampionChoice, Prefer, choose
 from remora.evaluation.kept import read_report
 from remora.evaluation.sheet import REPORT
 from remora.pipeline.variant import Outcome
@@ -35,7 +35,7 @@ def choice(
     benchmark: str,
     prefer: Prefer,
     store: Store,
-) -> Choice:
+) -> ChampionChoice:
     """Choose among measured variants by their answers to `benchmark`.
 
     Raises:

@@ -66,7 +66,7 @@ def scores_table(variants: Sequence[dict[str, Any]], choice: Mapping[str, Any], 
     """Every variant on every benchmark: accuracy with its 95% interval, blind and question-only beside it.
 
     A star is for a variant that is better than every other on the benchmark that chose (`choice` is a
-    `Choice.as_json`). Where others cannot be told from the best, all of them have the same sign.
+    `ChampionChoice.as_json`). Where others cannot be told from the best, all of them have the same sign.
     """
     top = {choice["best"], *choice["equals"]}
     sign = "★" if len(top) == 1 else "≈"
