@@ -32,8 +32,11 @@ def score_line(score: Mapping[str, Any]) -> str:
 
 
 def choice_line(choice: Mapping[str, Any]) -> str:
-    """What a choice is worth (`ChampionChoice.as_json`): `not distinguishable from: a, b (p at least 0.21); the cheapest of
-    them: a (2.9 M parameters, 49 picture tokens); expected drop: 0.0043`."""
+    """What a choice is worth; `choice` is a `ChampionChoice.as_json`.
+
+    `not distinguishable from: a, b (p at least 0.21); the cheapest of them: a (2.9 M parameters, 49 picture tokens);
+    expected drop: 0.0043`.
+    """
     by_name = {v["name"]: v for v in choice["variants"]}
     chosen, best = choice["chosen"], choice["best"]
     if len(by_name) == 1:
