@@ -77,7 +77,7 @@ def test_each_kind_is_counted_and_named_by_file_and_record(broken):
     for kind in kinds - {"duplicate-id"}:
         assert report.examples[kind][0].startswith(f"{file}: record {numbers[kind]}: "), kind
     assert report.examples["corrupt-image"][1].startswith(f"{file}: record {numbers['text']}: ")
-    assert f"id '1' is that of {file}: record 0 too" in report.examples["duplicate-id"][0]
+    assert f"id '1' is also that of {file}: record 0" in report.examples["duplicate-id"][0]
     assert (report.records, report.pictures) == (19, 8)
     assert report.fatal == sum(report.counts.values()) - sum(report.counts[k] for k in NOTED)
 

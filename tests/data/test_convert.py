@@ -160,20 +160,20 @@ def test_a_target_that_is_there_or_unknown_is_refused(tiny_data, tmp_path):
     file = tiny_data("train.json")
     (tmp_path / "there.parquet").write_text("mine")
     (tmp_path / "t-images").mkdir()
-    refused(file, tmp_path / "there.parquet", "is there already")
-    refused(file, tmp_path / "t.xlsx", r"no format is written by that name; there are \.json")
+    refused(file, tmp_path / "there.parquet", "there.parquet exists")
+    refused(file, tmp_path / "t.xlsx", r"no format has such a name; supported: \.json")
     for target in ("s3://a/t.json", "memory://t.parquet"):
-        with pytest.raises(DataError, match="on this machine's disks"):
+        with pytest.raises(DataError, match="only be written to a local path"):
             convert_dataset(str(file), str(tmp_path), target)
     assert (tmp_path / "there.parquet").read_text() == "mine"
     converted(file, tmp_path / "images", tmp_path / "e.parquet")
-    refused(tmp_path / "e.parquet", tmp_path / "t.json", "t-images is there already")
+    refused(tmp_path / "e.parquet", tmp_path / "t.json", "t-images exists")
 
 
 def test_pictures_that_are_no_pictures_go_into_parquet_alone(tiny_data, tmp_path):
     file = tiny_data("train.json")
     (tmp_path / "images" / "1.png").write_bytes(b"avif")
-    refused(file, tmp_path / "t.tar", r"record 1: a picture is none of bmp, .*convert to \.parquet")
+    refused(file, tmp_path / "t.tar", r"record 1: a picture is not one of bmp, .*convert to \.parquet")
     convert_dataset(str(file), str(tmp_path / "images"), str(tmp_path / "t.parquet"))
 
 
@@ -185,7 +185,7 @@ def test_the_command_says_what_it_wrote(tiny_data, tmp_path, capsys, monkeypatch
     monkeypatch.chdir(tmp_path)
     main(["data", "convert", "train.json", "t.parquet", "--images", "images"])
     said = capsys.readouterr().out
-    assert "t.parquet: 3 records, 3 pictures" in said and "left out, for want of a column: model" in said
+    assert "t.parquet: 3 records, 3 pictures" in said and "left out, because there is no column: model" in said
     main(["data", "convert", "t.parquet", "out/u.jsonl"])
     assert "pictures were written to u-images/, beside it" in capsys.readouterr().out
     main(["data", "convert", "train.json", "v.jsonl", "--images", "images"])

@@ -112,7 +112,7 @@ def test_a_picture_that_changes_under_a_run_is_told(tiny_data):
     file = tiny_data("train.json")
     picture = opened(file)[1].images[0]
     Image.new("RGB", (9, 9)).save(picture.location)
-    with pytest.raises(DataError, match=r"changed image: .*1\.png is not what it was"):
+    with pytest.raises(DataError, match=r"changed image: .*1\.png has changed since"):
         picture.open()
 
 

@@ -56,7 +56,8 @@ def test_a_store_that_stays_away_is_named_with_how_often_it_was_asked(shop, word
     with pytest.raises(DataError) as e:
         Picture(shop.url("/a.png")).open()
     assert re.match(
-        rf"unreadable image: {re.escape(shop.url('/a.png'))}: after 5 tries in \d+ s: .*{reason}.*; see ", str(e.value)
+        rf"unreadable image: {re.escape(shop.url('/a.png'))}: after 5 tries in \d+ s: .*{reason}.*; check ",
+        str(e.value)
     )
     assert not isinstance(e.value, BrokenRecord)  # nothing is known of the picture itself
     assert asked(shop, "/a.png") == (10 if word == "drop" else 5)  # aiohttp asks a second time by itself
@@ -76,7 +77,7 @@ def test_a_store_where_nobody_listens_is_named(monkeypatch):
         ("404", "missing image: "),
         ("410", "missing image: "),
         ("400", "unreadable image: .*: HTTP 400 Bad Request; replace"),
-        ("403", "unreadable image: .*: HTTP 403 Forbidden; see that its store"),
+        ("403", "unreadable image: .*: HTTP 403 Forbidden; check that its store"),
     ],
 )
 def test_what_stays_is_not_tried_again(shop, word, expected):

@@ -188,22 +188,22 @@ def test_a_sliver_of_the_range_is_noted():
 
 
 HEADS = {
-    b"\0\0\0\x18ftypheic\0\0\0\0mif1heic": ("unsupported-image", "HEIC, which is not read"),
-    b"\0\0\0\x1cftypmif1\0\0\0\0mif1miaf": ("unsupported-image", "HEIF, which is not read"),
-    b"\0\0\0\x18ftypisom\0\0\0\0isommp42": ("unsupported-image", "a video (MP4), which is not read"),
-    b"\xff\x0a rest": ("unsupported-image", "JPEG XL, which is not read"),
-    b"<?xml version='1.0'?>\n<!-- x -->\n<svg xmlns='x'></svg>": ("unsupported-image", "SVG, which is not read"),
-    b"  <svg></svg>": ("unsupported-image", "SVG, which is not read"),
-    b"%PDF-1.7\n": ("unsupported-image", "a PDF, which is not read"),
-    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n": ("unsupported-image", "PostScript, which is not read"),
-    b"qoif" + bytes(20): ("unsupported-image", "QOI, which is not read"),
+    b"\0\0\0\x18ftypheic\0\0\0\0mif1heic": ("unsupported-image", "HEIC, which is not supported"),
+    b"\0\0\0\x1cftypmif1\0\0\0\0mif1miaf": ("unsupported-image", "HEIF, which is not supported"),
+    b"\0\0\0\x18ftypisom\0\0\0\0isommp42": ("unsupported-image", "a video (MP4), which is not supported"),
+    b"\xff\x0a rest": ("unsupported-image", "JPEG XL, which is not supported"),
+    b"<?xml version='1.0'?>\n<!-- x -->\n<svg xmlns='x'></svg>": ("unsupported-image", "SVG, which is not supported"),
+    b"  <svg></svg>": ("unsupported-image", "SVG, which is not supported"),
+    b"%PDF-1.7\n": ("unsupported-image", "a PDF, which is not supported"),
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n": ("unsupported-image", "PostScript, which is not supported"),
+    b"qoif" + bytes(20): ("unsupported-image", "QOI, which is not supported"),
     b"<!DOCTYPE html><html>404": ("corrupt-image", "a web page or XML, not a picture; download the picture itself"),
     b"version https://git-lfs.github.com/spec/v1\n": ("corrupt-image", "a Git LFS pointer, not the file itself"),
-    b"this is a text \xc3\xa9": ("corrupt-image", "a text, not a picture"),
-    b'{"error": "not found"}': ("corrupt-image", "a text, not a picture"),
+    b"this is a text \xc3\xa9": ("corrupt-image", "text, not a picture"),
+    b'{"error": "not found"}': ("corrupt-image", "text, not a picture"),
     b"P6 is how this text begins": ("corrupt-image", ""),
     b"": ("corrupt-image", "the file is empty"),
-    bytes(100): ("corrupt-image", "no decoder knows it"),
+    bytes(100): ("corrupt-image", "an unknown format"),
 }
 
 

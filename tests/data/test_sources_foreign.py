@@ -80,7 +80,7 @@ def test_latin_1_is_named_as_what_it_is(tmp_path, name):
     half = json.dumps([{"conversations": [{"from": "human", "value": "\ud83d"}, said[1]]}])
     (tmp_path / "b.json").write_text(half)
     report = check_dataset(str(tmp_path / "b.json"), str(tmp_path))
-    assert "half a surrogate pair" in report.examples["not-unicode"][0]
+    assert "a lone surrogate" in report.examples["not-unicode"][0]
 
 
 def test_a_key_that_stands_twice_is_refused_and_long_numbers_are_read(tmp_path):
@@ -89,7 +89,7 @@ def test_a_key_that_stands_twice_is_refused_and_long_numbers_are_read(tmp_path):
     (tmp_path / "a.json").write_text(text)
     report = check_dataset(str(tmp_path / "a.json"), str(tmp_path))
     assert report.counts == {"duplicate-key": 1} and report.records == 2
-    assert "the key 'image' stands twice" in report.examples["duplicate-key"][0]
+    assert "the key 'image' is in one mapping twice" in report.examples["duplicate-key"][0]
 
 
 @pytest.mark.parametrize("depth", [300, 900, 1100, 100_000])
@@ -134,7 +134,7 @@ def test_blanks_in_a_header_are_no_part_of_names_and_cells(tmp_path):
     [
         ("a.csv", "image\tcaption\na.png\tx\n", "next: name it .tsv"),
         ("a.tsv", "image,caption\na.png,x\n", "next: name it .csv"),
-        ("a.csv", "image,caption\ra.png,x\r", "its lines end in CR alone; next: tr"),
+        ("a.csv", "image,caption\ra.png,x\r", "its lines end in CR only; next: tr"),
         ("a.JSON", TEXT, r"rename it to end in \.json"),
         ("a.jsonl", json.dumps(RECORDS[0], indent=1), "it is a mapping over several lines"),
         ("a.json", "image,caption\na.png,x\n", "here is 'image,caption"),

@@ -166,7 +166,7 @@ def test_a_table_without_the_columns_is_refused_with_what_it_has(tmp_path):
     (tmp_path / "b.csv").write_text("question,answer\n1,2\n")
     refused(tmp_path / "b.csv", r"b\.csv: its header \('question', 'answer'\) needs image")
     (tmp_path / "c.csv").write_text("image,text,text\n1,2,3\n")
-    refused(tmp_path / "c.csv", "not told apart")
+    refused(tmp_path / "c.csv", "duplicate names")
     (tmp_path / "d.csv").write_text("")
     refused(tmp_path / "d.csv", r"its columns \(none\) make no record")
 
@@ -245,7 +245,14 @@ def test_half_samples_and_doubled_ones_are_named(tmp_path):
     broken += [("3.json", b"{"), ("4.json", b"[]"), ("5.json", b"[" * 100_000), ("6.txt", b"\xff"), ("6.png", png(1))]
     write_tar(tmp_path / "a.tar", broken)
     raws = read(tmp_path / "a.tar")
-    whys = ["caption and no picture", "neither", "two members have one name", "no JSON", "no record", "no JSON"]
+    whys = [
+        "caption and no picture",
+        "neither",
+        "two members have the same name",
+        "not valid JSON",
+        "no record",
+        "not valid",
+    ]
     assert all(why in r.flaws()[0][1] for why, r in zip(whys, raws, strict=False))
     assert kinds(raws[6]) == ["not-unicode"] and len(raws) == 7
     write_tar(tmp_path / "b.tar", [("0.txt", b"a"), ("1.txt", b"a"), ("0.png", png(1)), ("1.png", png(1))])
@@ -255,13 +262,18 @@ def test_half_samples_and_doubled_ones_are_named(tmp_path):
 def test_a_cut_tar_and_a_compressed_one_are_refused(tmp_path):
     file = write_all(tmp_path)["captions.tar"]
     whole = file.read_bytes()
-    for end, why in ((512, "end of data|cut"), (1024 + 600, ""), (2048, "the tar is cut"), (5 * 512 + 20, "")):
+    for end, why in (
+        (512, "end of data|truncated"),
+        (1024 + 600, ""),
+        (2048, "the tar is truncated"),
+        (5 * 512 + 20, ""),
+    ):
         (tmp_path / "b.tar").write_bytes(whole[:end])
         refused(tmp_path / "b.tar", f"unreadable dataset file: {tmp_path}/b.tar: .*{why}")
     (tmp_path / "b.tar").write_bytes(whole[:2048] + b"junk" * 128 + whole[2560:])
-    refused(tmp_path / "b.tar", r"byte 2048: no member")
+    refused(tmp_path / "b.tar", r"byte 2048: not a member")
     for name in ("a.tar.gz", "a.tgz"):
-        refused(tmp_path / name, "compressed tar cannot be read at random; next: gunzip")
+        refused(tmp_path / name, "compressed tar has no random access; next: gunzip")
 
 
 def test_files_of_one_pattern_are_one_dataset_with_numbers_of_their_own(tmp_path):
@@ -281,7 +293,7 @@ def test_files_of_one_pattern_are_one_dataset_with_numbers_of_their_own(tmp_path
     (tmp_path / "odd[1].json").write_text(json.dumps([llava(0)]))
     assert len(read(tmp_path / "odd[1].json")) == 1
     (tmp_path / "s-1.csv").write_text("")
-    refused(tmp_path / "s-*", "or of several; there are")
+    refused(tmp_path / "s-*", "or of several; supported")
 
 
 def rows(start: int, count: int) -> list[dict]:
@@ -343,13 +355,14 @@ def test_saved_datasets_and_dictionaries_of_them(tmp_path, small):
 def test_folders_and_names_that_are_no_dataset_are_refused_with_what_to_do(tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "1.JPG").write_bytes(b"")
-    refused(tmp_path / "p", r"pictures and no words; write a .*metadata\.csv with the columns file_name,text")
+    refused(tmp_path / "p", r"has only pictures; write a .*metadata\.csv with the columns file_name,text")
     (tmp_path / "q").mkdir()
-    refused(tmp_path / "q", "no dataset is in that folder; there are .json, .jsonl")
+    refused(tmp_path / "q", "no dataset is in that folder; supported: .json, .jsonl")
     (tmp_path / "q" / "train.json").write_text("[]")
     refused(tmp_path / "q", "a folder that holds train.json; give the path of a file")
     refused(
-        tmp_path / "a.xlsx", r"no format is known by that name; there are \.json, .*\.parquet, .*\.tar, .*metadata\.csv"
+        tmp_path / "a.xlsx",
+        r"no known format has such a name; supported: \.json, .*\.parquet, .*\.tar, .*metadata\.csv",
     )
     for name in ("a.parquet", "a.tar", "a.csv", "a.arrow", "metadata.jsonl", "a.json"):
         refused(tmp_path / name, f"missing dataset file: {tmp_path}/{name}")
@@ -385,7 +398,7 @@ def test_patterns_and_snapshots_in_a_store(tmp_path, memory):
     assert len(read("memory://hub")) == 4 and len(read("memory://hub/data/t*.parquet")) == 6
     assert picture_folder("memory://hub") == "memory://hub"
     assert picture_folder("memory://hub/data/test-0.parquet") == "memory://hub/data"
-    refused("memory://nowhere", "no format is known by that name")
+    refused("memory://nowhere", "no known format has such a name")
     refused("memory://hub/none-*.parquet", "nothing matches")
 
 

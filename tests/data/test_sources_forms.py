@@ -153,12 +153,12 @@ NAMED = {
     "a picture of the assistant's": (
         {"messages": [ASKED, {"role": "assistant", "content": [{"type": "image"}]}], "images": ["a.png"]},
         "unknown-part",
-        "only users show pictures",
+        "only user turns may have pictures",
     ),
     "a picture in a part's source": (
         {"messages": [parts({"type": "image", "source": {"data": "x"}}, WHAT), REPLY], "images": ["a.png"]},
         "image-field",
-        "messages[0]: part 0 has its picture in 'source', which is not read",
+        "messages[0]: part 0 has its picture in 'source', which is not supported",
     ),
     "two speakers of a turn": (
         {"image": "a.png", "conversations": [{**HUMAN, "role": "assistant"}, GPT]},
@@ -230,7 +230,7 @@ NAMED = {
     "a long name": (
         {"image": "x" * 300 + ".png", "conversations": [HUMAN, GPT]},
         "image-field",
-        "longer than a file's name",
+        "longer than a file name",
     ),
     "no name": ({"image": {"foo": 1}, "conversations": [HUMAN, GPT]}, "image-field", "{'foo': 1}"),
     "names and bytes": ({"images": ["a.png", URI], "conversations": [HUMAN, GPT]}, "image-field", "some are bytes"),
@@ -437,7 +437,7 @@ def test_marks_that_are_letters_here_are_counted(tmp_path, said, answer, mark):
     (tmp_path / "a.json").write_text(json.dumps([{**record, "image": "a.png"}]))
     report = check_dataset(str(tmp_path / "a.json"), str(tmp_path))
     assert report.refused == 0 and report.counts == ({"media-tag": 1} if mark else {})
-    assert mark is None or f"holds {mark}, which is read as letters" in report.examples["media-tag"][0]
+    assert mark is None or f"holds {mark}, which is read as text" in report.examples["media-tag"][0]
 
 
 def test_a_refused_dataset_says_how_to_check_it_with_its_pictures(tmp_path):
@@ -451,7 +451,7 @@ def test_a_refused_dataset_says_how_to_check_it_with_its_pictures(tmp_path):
     words = tmp_path / "my set" / "words.json"
     words.write_text(json.dumps([{"conversations": [{"from": "human", "value": "a"}, GPT]}]))
     entry = MixtureEntry(path=str(words), images=str(tmp_path))
-    with pytest.raises(DataError, match=f"mend the dataset \\(remora data check '{words}' --images {tmp_path}\\)"):
+    with pytest.raises(DataError, match=f"fix the dataset \\(remora data check '{words}' --images {tmp_path}\\)"):
         Skipped([entry], [open_entry(entry, tmp_path)]).add(0, "s", "corrupt-image")
     with pytest.raises(SystemExit, match=f"remora data check '{file}' --images {tmp_path}"):
         main(["data", "convert", str(file), str(tmp_path / "o.json"), "--images", str(tmp_path)])

@@ -127,7 +127,7 @@ def test_tars_that_were_joined_are_refused(tmp_path):
     for name in "ab":
         write_tar(tmp_path / f"{name}.tar", [(f"{name}.png", png(1)), (f"{name}.txt", b"a")])
     (tmp_path / "c.tar").write_bytes((tmp_path / "a.tar").read_bytes() + (tmp_path / "b.tar").read_bytes())
-    with pytest.raises(DataError, match=r"something follows the tar's end.*next: tar -xif"):
+    with pytest.raises(DataError, match=r"there is data after the tar's end.*next: tar -xif"):
         check_dataset(str(tmp_path / "c.tar"), str(tmp_path))
 
 

@@ -149,6 +149,6 @@ def test_what_is_skipped_is_counted_with_what_was_and_limited(stage_data, tmp_pa
     with pytest.raises(DataError) as e:
         skipped.add(0, "c", "corrupt-image")
     assert str(e.value).startswith(
-        f"{path}: 2 corrupt-image, 1 missing-image met while training and 1 records skipped before, of 24, "
+        f"{path}: 2 corrupt-image, 1 missing-image found while training and 1 records skipped before, of 24, "
         "are more than max_skipped 0.125 allows; the last is sample 'c'; "
     )

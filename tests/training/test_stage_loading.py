@@ -97,6 +97,8 @@ def test_a_picture_that_no_rule_skips_stops_the_run_and_so_do_too_many(job, tmp_
     _, said = train(changed(skip=("corrupt-image",)), tmp_path / "a", rc=1, loaders=1)
     assert f"BrokenRecord: missing image: {Path(job.stage.mixture[0].images)}/5.png; " in said.splitlines()[-1]
     events, said = train(changed(max_skipped=1 / 24), tmp_path / "b", 2, rc=1)
-    line = "1 missing-image met while training and 1 records skipped before, of 24, are more than max_skipped 0.0416667"
+    line = (
+        "1 missing-image found while training and 1 records skipped before, of 24, are more than max_skipped 0.0416667"
+    )
     assert line in said.splitlines()[-1]
     assert [e["sample"] for e in events if e["event"] == "dropped"] == ["s5"]

@@ -1,1 +1,1 @@
-"""Records and pictures: sources, their index, mixtures and the order in which a stage reads them. No torch."""
+"""Records and pictures: sources, indexes, mixtures and the order in which a stage reads them. Imports no torch."""

@@ -1,7 +1,6 @@
-"""`remora data check`: everything that is wrong with a dataset, counted by kind, each with its first examples.
+"""`remora data check`: all problems of a dataset, counted by kind, with the first examples of each.
 
-It reads every record and opens every picture, and never stops at the first that is broken. The rules of a record are
-`conversation.problems`, the same that training refuses by.
+It reads every record and decodes every picture. The rules are `conversation.problems`, the same as in training.
 """
 
 from __future__ import annotations
@@ -23,78 +22,78 @@ from remora.data.sources import Raw, find_source
 from remora.errors import DataError
 
 EXAMPLES = 5
-"""How many of a kind are shown."""
+"""Examples shown of each kind."""
 WAITING = 1_000
-"""Pictures that wait for a thread before reading of records goes on."""
+"""Maximum pictures in the queue; reading of records pauses when it is full."""
 
 DROPPED = frozenset({"over-length-first", "no-supervised-token"})
-"""Kinds that a stage drops, by name, as far as `max_skipped` allows."""
+"""Kinds whose records a stage drops and lists, within `max_skipped`."""
 UNREAD = 1_000
-"""Keys that nothing reads and that are counted one by one; more are counted together."""
+"""Maximum unread keys that are counted one by one; more are counted together."""
 EXCERPT = 400
-"""Characters of a problem that are kept as an example."""
+"""Maximum characters of an example."""
 _MARKS = re.compile(
     r"<\|?(?:video|audio|speech|img|vision_start|bbox|ref-object|image(?:[ _-]?(?:\d+|pad|placeholder|here))?)\s*/?\|?>"
     r"|<im_(?:start|patch|end)>|\[img\]",
     re.IGNORECASE,
 )
-"""What stands for a picture, a place in one, a video or a sound elsewhere. Here it is letters, as in a text about HTML.
-So is an <image> that no user says."""
+"""Tags that mean a picture, a region, a video or a sound in other formats. Here they are plain text, and so is an
+<image> outside human turns."""
 
 TurnsCheck = Callable[[Sequence[Turn]], Iterable[Problem]]
-"""What is wrong with a conversation beyond its record."""
+"""Returns the problems that a stage has with a valid conversation."""
 NOTED = NOTED_PICTURES | {"duplicate-id", "over-length", "media-tag", "system-unread"}
-"""Kinds that a training run lives with: it says so and goes on. All others stop it, or teach nothing."""
+"""Kinds that training tolerates with a note. All others stop it, or leave nothing to learn from."""
 
 
 @dataclass
 class DatasetReport:
-    """What a dataset holds, and what is wrong with it."""
+    """Contents and problems of a dataset."""
 
     location: str
     skip: frozenset[str] = frozenset()
-    """Kinds of problems whose records are left out."""
+    """Kinds of problems whose records are skipped."""
     records: int = 0
     pictures: int = 0
     text_only: int = 0
     """Records without a picture."""
     folders: Counter[str] = field(default_factory=Counter)
-    """Folder of its first picture, as a record names it -> records."""
+    """Folder of a record's first picture, as named in the record -> number of records."""
     unread: Counter[str] = field(default_factory=Counter)
-    """Key, column or kind of tar member that nothing reads -> how many records have it."""
+    """Key, column or kind of tar member that is not read -> number of records that have it."""
     counts: Counter[str] = field(default_factory=Counter)
-    """Kind of problem -> how many records have it."""
+    """Kind of problem -> number of records."""
     examples: dict[str, list[str]] = field(default_factory=dict)
-    """Kind -> its first examples, each named by file and record number."""
+    """Kind -> its first examples, each with file and record number."""
     dropped: frozenset[str] = frozenset()
-    """Kinds whose records a stage drops, where it may drop that many."""
+    """Kinds whose records a stage may drop because there are few enough."""
     _seen: set[int] = field(default_factory=set, repr=False)
-    """Hashes of (record, kind) that are counted: the problems of pictures come later than those of their records."""
+    """Hashes of counted (record, kind) pairs; problems of pictures arrive later than those of their records."""
     _refused: set[int] = field(default_factory=set, repr=False)
 
     @property
     def tolerated(self) -> frozenset[str]:
-        """Kinds that a training run lives with."""
+        """Kinds that training tolerates."""
         return NOTED | self.skip | self.dropped
 
     def leave_out(self, share: float) -> None:
-        """Let a stage live with samples that teach it nothing, if with what is skipped they are at most that share."""
+        """Tolerate samples without supervised tokens if they and the skipped ones are at most that fraction."""
         kinds = frozenset(DROPPED & self.counts.keys())
         if sum(self.counts[kind] for kind in kinds | self.skip) <= share * self.records:
             self.dropped = kinds
 
     @property
     def refused(self) -> int:
-        """Records with a problem that a training run does not live with."""
+        """Number of records with a problem that training does not tolerate."""
         return len(self._refused)
 
     @property
     def fatal(self) -> int:
-        """Problems that a training run does not live with, one a kind and record."""
+        """Number of problems that training does not tolerate, one per kind and record."""
         return sum(n for kind, n in self.counts.items() if kind not in self.tolerated)
 
     def add(self, kind: str, where: str, problem: str) -> None:
-        """One more problem of the record at `where`; of each kind it counts one."""
+        """Count a problem of the record at `where`, once per kind."""
         if (key := hash((where, kind))) not in self._seen:
             self._seen.add(key)
             self.counts[kind] += 1
@@ -104,7 +103,7 @@ class DatasetReport:
                 self._refused.add(hash(where))
 
     def count(self, raw: Raw) -> None:
-        """One more record, by where its first picture lies, and by what of it nothing reads."""
+        """Count a record, the folder of its first picture, and its unread keys."""
         self.records += 1
         for name in dict.fromkeys(raw.unread):
             self.unread[name if name in self.unread or len(self.unread) < UNREAD else "(others)"] += 1
@@ -129,11 +128,11 @@ def check_dataset(
     skip: Collection[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DatasetReport:
-    """Read every record of a dataset and decode every picture that it shows.
+    """Read every record of a dataset and decode every picture in them.
 
-    `judge` says what a stage makes of each sound conversation (reading.fitting.prompt_problems).
-    `skip` are kinds of problems whose records its mixture entry leaves out.
-    `progress` is told bytes of records, of how many.
+    `judge` returns the problems that a stage has with a valid conversation (reading.fitting.prompt_problems).
+    `skip` are the kinds of problems whose records the mixture entry skips.
+    `progress` is called with (bytes of records read, total bytes).
 
     Raises:
         DataError: the dataset cannot be read at all.
@@ -141,7 +140,7 @@ def check_dataset(
     report, source = DatasetReport(location, frozenset(skip)), find_source(location)
     total, done = sum(size_of(file) for file in source.files), 0
     ids: dict[str, str] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the GIL
         pictures = _Pictures(pool, images, report)
         for shard in source.shards():
             for number, raw in enumerate(source.read(shard), shard.first):
@@ -151,7 +150,7 @@ def check_dataset(
                 for kind, problem in [*found, *_notes(raw, where, ids)]:
                     report.add(kind, where, problem)
                 if found:
-                    continue  # an index looks no further either
+                    continue  # an index does not look further either
                 for kind, problem in judge(parse_turns(raw.record)) if judge else ():
                     report.add(kind, where, problem)
                 pictures.add(raw, where)
@@ -164,25 +163,25 @@ def check_dataset(
 
 
 def _notes(raw: Raw, where: str, ids: dict[str, str]) -> Iterator[Problem]:
-    """What a training run lives with; `ids` are those of earlier records, by where they are."""
+    """Problems that training tolerates; `ids` maps ids of earlier records to their places."""
     if raw.problems or not isinstance(raw.record, dict):
         return
     name = name_of(raw.record)
     if name is not None and (first := ids.setdefault(name, where)) != where:
-        yield "duplicate-id", f"id {short(name)} is that of {first} too"
+        yield "duplicate-id", f"id {short(name)} is also that of {first}"
     said = raw.record.get("conversations")
     for i, turn in enumerate(said if isinstance(said, list) else []):
         speaker, value = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
         if isinstance(value, str) and ("<" in value or "[" in value):
             marks = (mark[0] for mark in _MARKS.finditer(value))
             if mark := next((m for m in marks if m != TAG or speaker != "human"), ""):
-                why = "which is read as letters; pictures are <image> in a human turn"
+                why = "which is read as text; pictures are <image> in a human turn"
                 yield "media-tag", f"turn {i} holds {mark}, {why}"
                 return
 
 
 class _Pictures:
-    """Pictures on their way through a pool of threads; a file that several records show is opened once."""
+    """Checks pictures in a thread pool. A file shared by several records is opened once."""
 
     def __init__(self, pool: ThreadPoolExecutor, images: str, report: DatasetReport) -> None:
         self.pool, self.images, self.report = pool, images, report
@@ -190,7 +189,7 @@ class _Pictures:
         self.opened: dict[str, Future[list[Problem]]] = {}
 
     def add(self, raw: Raw, where: str) -> None:
-        """The pictures of a record, as far as it names any."""
+        """Queue the pictures of a record, if it has any."""
         if raw.pictures is not None:
             for held in raw.pictures:
                 self.report.pictures += 1
@@ -207,7 +206,7 @@ class _Pictures:
         self.drain(WAITING)
 
     def drain(self, left: int) -> None:
-        """Take results, in the order of records, until `left` pictures wait."""
+        """Take results, in record order, until `left` pictures are in the queue."""
         while len(self.waiting) > left:
             where, future = self.waiting.popleft()
             for kind, problem in future.result():
@@ -215,5 +214,5 @@ class _Pictures:
 
 
 def _picture_problems(held: Picture | bytes) -> list[Problem]:
-    """What is to be said of a picture, which is decoded."""
+    """Decode a picture and return its problems."""
     return examined(held).problems

@@ -1,8 +1,8 @@
-"""Conversations, and LLaVA's JSON that they come in.
+"""Conversations and LLaVA's JSON records.
 
-A record is `{"id", "image"?, "conversations": [{"from": "human"|"gpt", "value"}, ...]}`; `image` is a path or a list of
-paths, and every `<image>` in a human turn takes the next one. A turn from `system` may be the first. sources/forms.py
-makes it of the other forms that people have.
+A record is `{"id", "image"?, "conversations": [{"from": "human"|"gpt", "value"}, ...]}`. `image` is a path or a list of
+paths, and every `<image>` in a human turn takes the next one. The first turn may be from `system`. sources/forms.py
+converts other formats to this one.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ TAG = "<image>"
 SPEAKERS = ("human", "gpt")
 _LONE = re.compile(r"[\ud800-\udfff]")
 _NO_PATH = re.compile(r"[\0\n\r\ud800-\udfff]")
-"""A line break is no file system's rule, but it comes from broken tables, and messages are of one line."""
+"""File systems allow line breaks, but here they come from broken tables, and messages have one line."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One message. `images` counts the pictures that it shows, before its words. A system turn is a conversation's
+    """One message. `images` is the number of its pictures, which come before its text. A system turn can only be the
     first."""
 
     role: Literal["system", "user", "assistant"]
@@ -41,22 +41,22 @@ class Sample:
 
 
 def with_system(turns: Sequence[Turn]) -> tuple[str, Sequence[Turn]]:
-    """(system message, the turns after it); an empty message where the first turn is not one."""
+    """(system message, the turns after it). The message is empty if the first turn is not a system turn."""
     if turns and turns[0].role == "system":
         return turns[0].text, turns[1:]
     return "", turns
 
 
 Problem = tuple[str, str]
-"""(kind, what it is in words); the kinds are docs/data.md's."""
+"""(kind, description); docs/data.md lists the kinds."""
 EXCERPT = 80
-"""Characters that a message shows of a value."""
+"""Maximum characters of a value in a message."""
 LONGEST_PART, LONGEST_PATH = 255, 4095
-"""Bytes of a file's name and of its path, as Linux has them."""
+"""Maximum bytes of a file name and of a path on Linux."""
 
 
 def short(value: Any, length: int = EXCERPT) -> str:
-    """A value as messages show it: quoted, in one line, and not all of a long one."""
+    """A value as shown in messages: quoted, on one line, cut if long."""
     held = value[: length + 1] if isinstance(value, str | bytes | list) else value
     try:
         text = repr(held)
@@ -70,15 +70,15 @@ def short(value: Any, length: int = EXCERPT) -> str:
 
 
 def image_field(record: dict[str, Any]) -> Any:
-    """What a record's `image` names: a list of paths, unless it is something that no record may have there."""
+    """A record's `image` as a list of paths, or unchanged if it is invalid."""
     paths = record.get("image") or []
     return [paths] if isinstance(paths, str) else paths
 
 
 def problems(record: Any) -> Iterator[Problem]:
-    """Everything that is wrong with one LLaVA record itself, its pictures' files aside.
+    """All problems of one LLaVA record, without looking at its picture files.
 
-    A turn that is not the next one is named once: what follows it is out of order for the same reason.
+    Only the first turn out of order is reported: the turns after it are out of order for the same reason.
     """
     said = record.get("conversations") if isinstance(record, dict) else None
     if not isinstance(said, list):
@@ -117,19 +117,19 @@ def _turn_problems(said: list[Any]) -> Iterator[Problem]:
             )
             return
         if not isinstance(value, str):
-            yield "no-text", f"turn {i} is from {speaker} and says {short(value)}, which is no text"
+            yield "no-text", f"turn {i} is from {speaker} and its value is {short(value)}, not text"
         elif not value.isascii() and _LONE.search(value):
             yield "not-unicode", f"turn {i} holds {lone(value)}"
         elif speaker == "gpt" and not value.strip():
-            yield "empty-answer", f"turn {i}: the answer is empty; give it words or remove the record"
+            yield "empty-answer", f"turn {i}: the answer is empty; fill it in or remove the record"
     if len(said) % 2 != before or len(said) == before:
         yield "no-answer", "the last turn has no answer; a conversation ends with gpt"
 
 
 def lone(text: str) -> str:
-    """What is wrong with a text that holds half of a surrogate pair, and the way out.
+    """The problem of a text with a lone surrogate, and its fix.
 
-    Bytes that are not UTF-8 were read as such halves (Python's surrogateescape), each as U+DC00 and its own value.
+    Bytes that are not UTF-8 are read as lone surrogates (Python's surrogateescape): U+DC00 plus the byte's value.
     """
     halves = _LONE.findall(text)
     if all("\udc80" <= c <= "\udcff" for c in halves):
@@ -137,27 +137,27 @@ def lone(text: str) -> str:
             f"the byte 0x{ord(halves[0]) - 0xDC00:02x}, so the file is not UTF-8 but Latin-1 or the like; "
             "next: iconv -f LATIN1 -t UTF-8 FILE > NEW"
         )
-    return "half a surrogate pair, which is no character; mend its text"
+    return "a lone surrogate, which is not a character; fix its text"
 
 
 def _no_path(path: Any) -> str:
-    """Why no file has such a name; an empty string if one may."""
+    """Why a file cannot have such a name; an empty string if it can."""
     if not isinstance(path, str):
         return "no text"
     if not path.strip():
         return "an empty name"
     if found := _NO_PATH.search(path):
-        return "which no picture's name holds" if found[0] in "\0\n\r" else lone(path)
+        return "which a picture's name cannot have" if found[0] in "\0\n\r" else lone(path)
     if "://" in path or (path.isascii() and len(path) <= LONGEST_PART):
         return ""
     content = path.encode()
     if len(content) > LONGEST_PATH or any(len(part) > LONGEST_PART for part in content.split(b"/")):
-        return "longer than a file's name can be"
+        return "longer than a file name can be"
     return ""
 
 
 def parse_turns(record: dict[str, Any]) -> tuple[Turn, ...]:
-    """The turns of a record that has no problem."""
+    """The turns of a record without problems."""
     said = record["conversations"]
     before = said[0]["from"] == "system"
     system = (Turn("system", said[0]["value"].strip()),) if before and said[0]["value"].strip() else ()

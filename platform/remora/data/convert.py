@@ -1,4 +1,4 @@
-"""Converting a dataset: records of any source, one by one, into a target (targets.py) that is whole or not there."""
+"""Convert a dataset of any source to a target format (targets.py), atomically and record by record."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from remora.errors import BrokenRecord, DataError
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written, and what a reader of it should know."""
+    """What was written, with notes for the user."""
 
     records: int
     pictures: int
@@ -36,15 +36,15 @@ def convert_dataset(
     shard_size: int = 256 << 20,
     progress: OnProgress = lambda done, total: None,
 ) -> Converted:
-    """Write the dataset at `location` as `target`, whose suffix says the format. One record is held at a time.
+    """Write the dataset at `location` to `target`, whose suffix decides the format. Only one record is in memory.
 
-    `images` is the folder of the source's pictures, where they are files; `shard_size` is bytes of a tar;
-    `progress` is told bytes of records, of how many.
+    `images` is the folder of the source's picture files, if it has any; `shard_size` is in bytes per tar;
+    `progress` is called with (bytes of records read, total bytes).
 
     Raises:
         DataError: the dataset cannot be read; a record has a problem (the first is named) or does not fit the
-            target; or the target is there already. Nothing is left of it.
-        StoreError: the disk is full or cannot be written.
+            target; or the target exists. A partial target is deleted.
+        StoreError: the disk is full or read-only.
     """
     records = pictures = 0
     with _workshop(target) as folder, find_target(target, folder, images, shard_size) as writer:
@@ -64,14 +64,14 @@ def items(
     progress: OnProgress = lambda done, total: None,
     only: Container[int] | None = None,
 ) -> Iterator[Item]:
-    """The records of a dataset in order, or those whose numbers are in `only`.
+    """The records of a dataset in order; if `only` is given, those with these numbers.
 
     Raises:
         DataError: the dataset cannot be read, or one of those records has a problem.
     """
     source = find_source(location)
     total, done = sum(size_of(file) for file in source.files), 0
-    row = -1  # of all files together
+    row = -1  # counted over all files
     for shard in source.shards():
         for number, raw in enumerate(source.read(shard), shard.first):
             row += 1
@@ -98,13 +98,13 @@ def items(
 
 @contextmanager
 def _workshop(target: str) -> Iterator[Path]:
-    """A folder beside the target. When the block ends, all that was put into it is moved to where it lies.
+    """A temporary folder beside the target. When the block ends, its content is moved next to it.
 
     Raises:
-        DataError: something of that name is there already.
+        DataError: something of that name exists.
     """
     if is_url(target):
-        raise DataError(f"target {target}: a dataset is written on this machine's disks; copy it from there")
+        raise DataError(f"target {target}: a dataset can only be written to a local path; write it there and copy it")
     parent = Path(target).expanduser().absolute().parent
     folder = parent / f".{Path(target).name[:60]}.{uuid.uuid4().hex[:8]}"
     with writes(target, "target"):
@@ -127,4 +127,4 @@ def _workshop(target: str) -> Iterator[Path]:
 
 def _refuse(path: Path) -> None:
     if os.path.lexists(path):
-        raise DataError(f"target {path} is there already; remove it or choose another name")
+        raise DataError(f"target {path} exists; remove it or choose another name")

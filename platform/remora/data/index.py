@@ -1,16 +1,16 @@
-"""A dataset that is opened without being read: any record by its number, from memory-mapped files.
+"""Random access to a dataset's records, through an index of memory-mapped files.
 
-An index is built once (see index_builder.py) and holds every record as its turns and the places of its pictures, with
-the size of each picture and a digest of its bytes. Pictures stay where they are, unless their format cannot be read at
-random. Below the index folder of a run folder's data:
+An index is built once (index_builder.py). It has each record's turns and, for each picture, its location, size and
+digest. Pictures stay where they are, unless their format does not allow random access. Below data/index/ in the run
+folder:
 
-    <name>-<place>/state.json      where the dataset lies, its files as they were, and which index they have
-    <name>-<place>/pictures.npz    every picture file as it was, so that only what changed is read again
+    <name>-<place>/state.json      the dataset's location, the state of its files, and their index
+    <name>-<place>/pictures.npz    the state of every picture file, so that only changed ones are read again
     <name>-<place>/<content>/      the index: records.bin, offsets.bin, sums.bin, problems.jsonl, index.json, pictures/
 
-Nothing is taken from an index that is not what was written. sums.bin has a digest of each record, compared when it is
-read, so that opening stays fast whatever an index holds; small files are compared when a command opens them, and
-pictures have their sha256. An index that fails loses its manifest, and the next command builds it anew.
+Everything read from an index is verified. sums.bin has a digest of each record, which is compared when the record is
+read, so opening an index of any size is fast. Small files are compared when a command opens them, and pictures by their
+sha256. An index that does not match loses its manifest, and the next command rebuilds it.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from remora.errors import BrokenRecord, DataError, TornArtifact
 from remora.files import MANIFEST, digest, manifest, sha256_file
 
 FORMAT = 6
-"""Raise by hand when an index is written or records are read differently; those of another format are built anew."""
+"""Raise it when indexes are written or records are read differently; indexes of another format are rebuilt."""
 
 
 SUM = 16
-"""Bytes of a record's digest."""
+"""Size of a record's digest in bytes."""
 AT_ONCE = 64 << 20
-"""Bytes up to which a file of an index is compared as a whole when a command opens it: 50 ms."""
+"""Files of an index up to this many bytes are verified as a whole when a command opens it (50 ms)."""
 
 
 @dataclass(frozen=True)
 class Flaw:
-    """What is wrong with one record: its number, the kind of problem (docs/data.md) and the problem in words."""
+    """A problem of one record: the record's number, the kind of problem (docs/data.md) and a description."""
 
     record: int
     kind: str
@@ -54,7 +54,7 @@ class Flaw:
 
 
 def encode_record(name: str | None, system: str, turns: Sequence[Turn], images: Sequence[Picture]) -> bytes:
-    """A record as an index keeps it; `turns` are those after the system message, if it has one."""
+    """A record as stored in an index; `turns` are without the system message."""
     said = [[t.text, t.images] for t in turns]
     shown = [[p.location, p.offset, p.length, p.sha256, p.size] for p in images]
     return json.dumps([name, said, shown, *([system] if system else [])], separators=(",", ":")).encode()
@@ -65,7 +65,7 @@ def record_sum(record: bytes) -> bytes:
 
 
 def sound(folder: Path) -> bool:
-    """Whether the files of an index are what was written, as far as that is quickly known; the rest shows when read."""
+    """Whether the files of an index are intact, by a quick check; the rest is verified when read."""
     try:
         files = manifest(folder)
         for name, sha256 in files.items():
@@ -78,17 +78,17 @@ def sound(folder: Path) -> bool:
 
 
 def _torn(folder: Path, what: str) -> DataError:
-    """The error of an index that is not what was written. Without its manifest it is none, so it is built anew."""
+    """The error of a damaged index. Its manifest is deleted, so the next command rebuilds it."""
     with suppress(OSError):
         (folder / MANIFEST).unlink(missing_ok=True)
     return DataError(
-        f"torn index: {folder}: {what}; run the same command again, which builds it anew (or delete the folder)"
+        f"torn index: {folder}: {what}; run the same command again, which rebuilds it (or delete the folder)"
     )
 
 
 @dataclass(frozen=True)
 class KeptPicture(Picture):
-    """A picture that an index keeps itself: if it has changed, the index is torn."""
+    """A picture stored in the index: if its bytes do not match, the index is damaged."""
 
     def changed(self) -> DataError:
         file = Path(self.location)
@@ -96,9 +96,9 @@ class KeptPicture(Picture):
 
 
 class Dataset(Sequence[Sample]):
-    """The samples of an index: all, or without those that have problems of some kinds.
+    """The samples of an index, optionally without those that have problems of given kinds.
 
-    Memory-mapped: opening costs milliseconds whatever it holds, and the processes of a machine share the pages.
+    It is memory-mapped: opening takes milliseconds at any size, and the processes of a machine share the pages.
     """
 
     def __init__(self, folder: Path, without: Sequence[str] = ()) -> None:
@@ -110,7 +110,7 @@ class Dataset(Sequence[Sample]):
             self._offsets = _mapped(folder / "offsets.bin").view(np.uint64)
             self._records, self._sums = _mapped(folder / "records.bin"), _mapped(folder / "sums.bin")
         except OSError as e:
-            raise DataError(f"unreadable index: {folder}: {e}; delete the folder, it will be built again") from None
+            raise DataError(f"unreadable index: {folder}: {e}; delete the folder, it will be rebuilt") from None
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise _torn(folder, str(e).splitlines()[0][:200]) from None
         records: int = about["records"]
@@ -122,18 +122,18 @@ class Dataset(Sequence[Sample]):
         self._problems: str = about["problems_sha256"]
         self._without = tuple(without)
         self.digest: str = about["digest"]
-        """sha256 of every record and every picture's bytes, in order; not of where they lie."""
+        """sha256 over all records and pictures' bytes, in order. Locations are not part of it."""
         self.counts: Counter[str] = Counter(about["problems"])
-        """Kind of problem -> records that have it."""
+        """Kind of problem -> number of records."""
         self.records = len(self._offsets) - 1
-        """Records of the source, broken ones included."""
+        """Number of records in the source, including broken ones."""
         self._shards: list[tuple[int, str, int]] = [tuple(s) for s in about["shards"]]
         skipped = {flaw.record for flaw in self.flaws() if flaw.kind in without} if without else set()
         self.skipped = len(skipped)
         self._kept = np.setdiff1d(np.arange(self.records), np.fromiter(skipped, int)) if skipped else None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Dataset, (self.folder, self._without)  # another process maps the files itself
+        return Dataset, (self.folder, self._without)  # the other process maps the files itself
 
     def __len__(self) -> int:
         return self.records if self._kept is None else len(self._kept)
@@ -146,7 +146,7 @@ class Dataset(Sequence[Sample]):
         """A sample by its number.
 
         Raises:
-            BrokenRecord: its record has a problem that leaves nothing to read.
+            BrokenRecord: its record is unreadable.
         """
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
@@ -172,12 +172,12 @@ class Dataset(Sequence[Sample]):
         return i % len(self) if self._kept is None else int(self._kept[i])
 
     def where(self, number: int) -> str:
-        """A record's place in the source, for people."""
+        """A record's place in the source, for messages."""
         begins, file, first = self._shards[bisect_right(self._shards, number, key=lambda s: s[0]) - 1]
         return f"{file}: record {first + number - begins}"
 
     def flaws(self) -> Iterator[Flaw]:
-        """Every problem, in the order of records."""
+        """Every problem, in record order."""
         return (Flaw(*flaw) for flaw in self._flaws)
 
     @cached_property
@@ -190,8 +190,8 @@ class Dataset(Sequence[Sample]):
     def _picture(
         self, location: str, offset: int, length: int | None, sha256: str, size: tuple[int, int] | None
     ) -> Picture:
-        """Pictures that the index keeps itself are named below it."""
-        size = (size[0], size[1]) if size else None  # JSON has lists
+        """A picture of a record. Names of pictures stored in the index are relative to its folder."""
+        size = (size[0], size[1]) if size else None  # JSON gives lists
         if self._moved and location.startswith(self._moved[0]):
             return Picture(self._moved[1] + location.removeprefix(self._moved[0]), offset, length, sha256, size)
         if location.startswith("/") or is_url(location):
@@ -200,23 +200,23 @@ class Dataset(Sequence[Sample]):
 
 
 def _moved(root: str | None, folder: Path) -> tuple[str, str] | None:
-    """Where pictures below the data folder were, and where they are, if it was moved or copied since."""
+    """(old, new) data folder, if it was moved or copied since indexing; else None."""
     now = data_folder(folder)
     return (f"{root}/", f"{now}/") if root and root != now else None
 
 
 def data_folder(folder: Path) -> str:
-    """The data folder that an index belongs to: `<data>/index/<name>-<place>/<content>`."""
+    """The data folder of an index at `<data>/index/<name>-<place>/<content>`."""
     return str(folder.absolute().parents[2])
 
 
 def _mapped(file: Path) -> np.ndarray:
-    """A file's bytes; nothing maps an empty one (every record may have a problem)."""
+    """A file's bytes, memory-mapped unless it is empty (every record may have a problem)."""
     return np.memmap(file, np.uint8, mode="r") if file.stat().st_size else np.empty(0, np.uint8)
 
 
 class IndexWriter:
-    """Fills the folder of an index, shard by shard, in order."""
+    """Writes the files of an index, shard by shard, in order."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -233,8 +233,8 @@ class IndexWriter:
         return len(self._ends) - 1
 
     def add(self, file: str, first: int, records: Sequence[bytes], digests: bytes, flaws: Sequence[Flaw]) -> None:
-        """One shard: its records as `encode_record` made them (empty for those that cannot be read) and flaws, whose
-        numbers count from the shard's first record."""
+        """Add one shard: its records from `encode_record` (empty if unreadable) and its flaws, numbered from the
+        shard's first record."""
         begins = self.records
         self._shards.append((begins, file, first))
         for record in records:
@@ -254,7 +254,7 @@ class IndexWriter:
             file.close()
 
     def finish(self) -> str:
-        """Write what is left, after the block; returns the content's digest."""
+        """Write the remaining files, after the block; returns the content's digest."""
         np.asarray(self._ends, np.uint64).tofile(self.folder / "offsets.bin")
         content = self._digest.hexdigest()
         about = {
@@ -264,7 +264,7 @@ class IndexWriter:
             "problems": self._counts,
             "problems_sha256": sha256_file(self.folder / "problems.jsonl"),
             "shards": self._shards,
-            "root": data_folder(self.folder),  # where pictures lie that are moved or copied with the index
+            "root": data_folder(self.folder),  # for pictures that are moved or copied with the index
         }
         (self.folder / "index.json").write_text(json.dumps(about | {"sum": digest(about)}))
         return content

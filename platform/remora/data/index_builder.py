@@ -1,8 +1,7 @@
-"""Building indexes: each shard of a source is read by itself, by whoever has hands free, and written in order.
+"""Build indexes: workers read shards of a source in parallel, and the results are written in order.
 
-What a shard needs is read once: the record's rules are `conversation.problems`, every picture's bytes are digested and
-decoded as training will (`pixels.examine`). A picture that an earlier index saw, unchanged in size and time, is not
-read again.
+Records are checked by `conversation.problems`. Every picture is read once: its bytes are digested and decoded as in
+training (`pixels.examine`). A picture whose size and mtime match an earlier index is not read again.
 """
 
 from __future__ import annotations
@@ -37,22 +36,22 @@ from remora.files import digest, disk_errors, is_published, publishing, write_js
 log = logging.getLogger(__name__)
 PICTURES = "pictures.npz"
 SWEEP = 10_000
-"""Picture files that are looked at before they are compared with what they were."""
+"""Picture files that are stat'ed before they are compared in one go."""
 AT_ONCE = 16
-"""Pictures that a worker fetches from a URL at a time."""
+"""Concurrent downloads of pictures per worker."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Spread = Callable[[Callable[[Shard], "Indexed"], Iterable[Shard]], Iterable["Indexed"]]
-"""Applies a function to shards, by whatever workers there are; results come in the shards' order."""
+"""Applies a function to shards, in any workers; yields results in the order of the shards."""
 OnProgress = Callable[[int, int], None]
-"""Told (bytes of records that are indexed, of how many)."""
+"""Called with (bytes of records indexed, total bytes)."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture file as it was: bytes, time of change (ns; both -1 if it was not there), digest, width and height (None
-    if it is not read), and its problems."""
+    """State of a picture file when indexed: bytes and mtime in ns (both -1 if missing), digest, width and height (None
+    if unreadable), and problems."""
 
     bytes: int
     changed: int
@@ -63,14 +62,14 @@ class Seen:
 
 @dataclass
 class Indexed:
-    """What one shard came to."""
+    """The result of indexing one shard."""
 
     shard: Shard
     records: list[bytes] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     flaws: list[Flaw] = field(default_factory=list)
     seen: dict[str, Seen] = field(default_factory=dict)
-    """Picture files on this machine's disks."""
+    """Local picture files."""
 
 
 def open_dataset(
@@ -81,25 +80,25 @@ def open_dataset(
     spread: Spread | None = None,
     progress: OnProgress | None = None,
 ) -> Dataset:
-    """The dataset at `location`, whose index is below `root`; built first if it is not there or out of date.
+    """Open the dataset at `location`. Its index is below `root`, and is built if it is missing or out of date.
 
     Raises:
-        DataError: a file is missing, is not of its format, or holds no record.
+        DataError: a file is missing, is not of its format, or has no record.
         StoreError: the index cannot be written.
     """
     home = root / f"{_stem(location)}-{digest([location, images])[:8]}"
     if not home.is_dir():
-        _stamps(source)  # what is missing leaves no folder behind
+        _stamps(source)  # fail for a missing file before a folder is made
     with disk_errors(root):
         home.mkdir(parents=True, exist_ok=True)
-        with _locked(home, fcntl.LOCK_SH):  # the workers of a machine look at once, not one after the other
+        with _locked(home, fcntl.LOCK_SH):  # the workers of a machine check in parallel
             if found := _current(source, home):
                 return Dataset(found)
-        with _locked(home, fcntl.LOCK_EX):  # one builder at a time: whoever waits finds the index built
+        with _locked(home, fcntl.LOCK_EX):  # one builder at a time: those that waited find the index built
             if found := _current(source, home):
                 return Dataset(found)
             if found := _spoilt(home):
-                log.warning("%s is not what was written; it is built anew", found)
+                log.warning("%s is damaged; rebuilding it", found)
             files = _stamps(source)
             total = sum(size for _, size, _ in files)
             folder = _build(source, images, home, spread or over_processes, progress or (lambda done, of: None), total)
@@ -108,7 +107,7 @@ def open_dataset(
 
 
 def over_processes(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Results in order, from a pool of processes; a single item is not worth one (0.3 s each)."""
+    """Results in order, from a process pool; for a single item, in this process (starting one takes 0.3 s)."""
     items = iter(items)
     head = list(islice(items, 2))
     if len(head) < 2:
@@ -119,7 +118,7 @@ def over_processes(work: Callable[[Item], Result], items: Iterable[Item]) -> Ite
         waiting: deque[Future[Result]] = deque()
         for item in chain(head, items):
             waiting.append(pool.submit(work, item))
-            if len(waiting) > 2 * workers:  # results are megabytes: no more of them than hands
+            if len(waiting) > 2 * workers:  # results are megabytes: bound how many wait
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -150,7 +149,7 @@ def _build(source: Source, images: str, home: Path, spread: Spread, progress: On
         if is_published(final) and sound(final):
             shutil.rmtree(workshop)
         else:
-            shutil.rmtree(final, ignore_errors=True)  # torn; who has it open keeps what is mapped
+            shutil.rmtree(final, ignore_errors=True)  # damaged; processes that have it open keep their mappings
             workshop.rename(final)
     finally:
         shutil.rmtree(pictures, ignore_errors=True)
@@ -160,7 +159,7 @@ def _build(source: Source, images: str, home: Path, spread: Spread, progress: On
 
 
 def index_shard(source: Source, images: str, home: str, shard: Shard) -> Indexed:
-    """Read one shard: its records, what is wrong with them, and the digests of their pictures. Runs in a worker."""
+    """Read one shard: its records, their problems, and the digests of their pictures. Runs in a worker."""
     out, table = Indexed(shard), Path(home) / PICTURES
     known = _known(table, table.stat().st_mtime_ns) if table.exists() else {}
     kept = Path(home) / "pictures.new" / f"{digest([shard.file, shard.start])[:16]}.bin"
@@ -187,7 +186,7 @@ def index_shard(source: Source, images: str, home: str, shard: Shard) -> Indexed
 def _pictures(
     raw: Raw, images: str, kept: Path, known: dict[str, Seen], seen: dict[str, Seen]
 ) -> Iterator[tuple[Picture, tuple[Problem, ...]]]:
-    """Each picture of a record with its digest, and what is to be said of it."""
+    """Each picture of a record with its digest, and its problems."""
     if raw.pictures is None:
         places = [join(images, name) for name in image_field(raw.record)]
         for place in places:
@@ -213,11 +212,11 @@ def _pictures(
 
 
 def _look(place: str, known: Seen | None) -> Seen:
-    """A picture file, read only if it is not as it was."""
+    """The state of a picture file, which is read only if it has changed."""
     try:
         now = os.stat(place)  # noqa: PTH116
     except (OSError, ValueError):
-        return _read(Picture(place))  # which says what is the matter
+        return _read(Picture(place))  # reports the problem
     if known and (known.bytes, known.changed) == (now.st_size, now.st_mtime_ns):
         return known
     found = _read(Picture(place))
@@ -229,7 +228,7 @@ def _read(picture: Picture) -> Seen:
     return Seen(-1, -1, found.sha256, found.size, tuple(found.problems))
 
 
-# What an index remembers of the files that it was built from.
+# The state of the files that an index was built from.
 
 
 def _stem(location: str) -> str:
@@ -237,10 +236,10 @@ def _stem(location: str) -> str:
 
 
 def size_of(file: str) -> int:
-    """Bytes of a dataset's file.
+    """Size of a dataset's file in bytes.
 
     Raises:
-        DataError: it is missing or cannot be asked.
+        DataError: it is missing or inaccessible.
     """
     return _stamp(file)[0]
 
@@ -266,7 +265,7 @@ def _locked(home: Path, how: int) -> Iterator[None]:
 
 
 def _current(source: Source, home: Path) -> Path | None:
-    """The folder of the index that was built last, if nothing has changed since."""
+    """The folder of the last index, if nothing has changed since it was built."""
     files, state = _stamps(source), _state(home)
     if not state or state["files"] != files or _changed(home) or not sound(home / state["index"]):
         return None
@@ -274,14 +273,14 @@ def _current(source: Source, home: Path) -> Path | None:
 
 
 def _spoilt(home: Path) -> Path | None:
-    """The folder of the index that was built last, if it is there and is not what was written."""
+    """The folder of the last index, if it exists and is damaged."""
     state = _state(home)
     folder = home / str(state["index"]) if state else home
     return folder if state and folder.is_dir() and not sound(folder) else None
 
 
 def _state(home: Path) -> dict[str, Any] | None:
-    """What is known of the dataset, if an index of it can be opened."""
+    """The content of state.json, if its index can be opened."""
     try:
         state = json.loads((home / "state.json").read_text())
     except (OSError, ValueError):
@@ -312,10 +311,10 @@ def _names(table: Any) -> list[str]:
 
 
 def _changed(home: Path) -> bool:
-    """Whether a picture file on this machine's disks is not as it was.
+    """Whether any local picture file has changed.
 
-    One look-up a file (1.7 s of a core for 624,000), and little besides: names stay bytes, because encoding each costs
-    half as much as looking it up, and comparing is numpy's.
+    This costs one stat per file (1.7 s of a core for 624,000) and little more: names stay bytes, because encoding one
+    costs half as much as a stat, and numpy compares.
     """
     try:
         with (home / PICTURES).open("rb") as f, np.load(f) as table:
@@ -331,7 +330,7 @@ def _changed(home: Path) -> bool:
 
 
 def _size_and_time(place: bytes) -> tuple[int, int]:
-    """(bytes, ns) of a file; -1 for both if it is not there."""
+    """(size in bytes, mtime in ns) of a file; both -1 if it does not exist."""
     try:
         found = os.stat(place)  # noqa: PTH116
     except OSError:
@@ -341,10 +340,10 @@ def _size_and_time(place: bytes) -> tuple[int, int]:
 
 @lru_cache(maxsize=1)
 def _known(path: Path, changed: int) -> dict[str, Seen]:
-    """The picture files that the last index was built from; `changed` is when that was written."""
+    """The picture files that the last index was built from; `changed` is the mtime of their table."""
     try:
         with path.open("rb") as f, np.load(f) as table:
-            if int(table["format"]) != FORMAT:  # what was sound for another reader may not be for this one
+            if int(table["format"]) != FORMAT:  # another version of the reader may have accepted other pictures
                 return {}
             digests, problems = table["digests"].tobytes(), json.loads(table["problems"].tobytes())
             rows = zip(_names(table), table["stamps"].tolist(), table["sizes"].tolist(), strict=True)

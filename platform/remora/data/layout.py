@@ -1,6 +1,6 @@
-"""Whether a catalog's dataset lies as it was published: its file, its picture folders, its counts.
+"""Compare a catalog dataset on disk with what was published: its file, its picture folders, its counts.
 
-What is missing here would show up record by record in what check.py reads, an hour later and a million times.
+check.py would report a missing folder too, but record by record: an hour later and a million times.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from remora.catalog import DatasetEntry
 
 @dataclass(frozen=True)
 class Place:
-    """A file or folder of a dataset: where, how it is found, and whether that is as it should be."""
+    """A file or folder of a dataset: its path, its state, and whether that is as published."""
 
     path: Path
     found: str
@@ -25,8 +25,8 @@ class Place:
 
 
 def layout(entry: DatasetEntry, data: Path) -> Iterator[Place]:
-    """The dataset's file, then each of its picture folders; `data` holds the catalog's sets. Digests what is published
-    with a digest (a second a gigabyte), counts what is published with a count."""
+    """The dataset's file, then each of its picture folders; `data` is the folder of the catalog's datasets. Compares
+    published digests (a second per gigabyte) and published counts."""
     file = data / entry.path
     yield _file(file, entry.sha256)
     for folder in entry.folders:
@@ -57,9 +57,9 @@ def _folder(folder: Path, published: int | None) -> Place:
 
 
 def count_differences(entry: DatasetEntry, records: int, text_only: int, folders: Mapping[str, int]) -> Iterator[str]:
-    """Where the counts that were read are not those that were published.
+    """Differences between actual and published counts, one line each.
 
-    `folders` are records by the folder of their first picture, below the dataset's image folder.
+    `folders` maps the folder of the first picture, relative to the dataset's image folder, to a number of records.
     """
     read = Counter(folders)
     pairs = [("records", entry.records, records), ("records without a picture", entry.text_only, text_only)]

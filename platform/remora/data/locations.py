@@ -1,6 +1,6 @@
-"""Files on this machine and at URLs, by one name: an absolute path, or anything that fsspec opens (s3://, hf://, https://).
+"""Read local files and URLs by location: an absolute path, or any URL that fsspec opens (s3://, hf://, https://).
 
-A store that is slow, busy or away for a moment is asked again; docs/loading.md says how often.
+Requests to a slow, busy or unreachable store are retried (docs/loading.md).
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from remora.files import digest
 log = logging.getLogger(__name__)
 TRIES = 5
 PAUSE = 1.0
-"""Seconds before the second try, give or take half of it; each later pause is twice as long: 15 s in all."""
+"""Seconds before the second try, ±50 %. Each later pause is twice as long: 15 s in total."""
 TIMEOUT = 20.0
-"""Seconds that a store has for one try. A network file system has its own: a read of a file cannot be called off."""
+"""Timeout of one try in seconds. Network file systems have their own: reading a file cannot be cancelled."""
 
 BUSY = frozenset({408, 425, 429})
-"""HTTP's errors of the asker that pass by themselves, as all of the server's (5xx) may."""
+"""HTTP 4xx statuses that are retried, as all 5xx are."""
 NETWORK = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH})
-"""What a network file system that is away says of a file that is there."""
-_CHANCE = random.SystemRandom()  # no generator whose state processes share or a seed reaches
+"""Errnos that an unreachable network file system gives for existing files."""
+_CHANCE = random.SystemRandom()  # its state is neither shared by processes nor seeded
 
 Result = TypeVar("Result")
 
 
 class StoreUnreachable(OSError):
-    """A store that does not give a file, whatever the file is; the message says how often it was asked."""
+    """A store cannot be reached, whichever file is asked for. The message has the number of tries."""
 
 
 def is_url(location: str) -> bool:
@@ -45,13 +45,13 @@ def is_url(location: str) -> bool:
 
 
 def absolute(location: str | Path) -> str:
-    """A path made absolute, a URL as it is; `file://` becomes a path."""
+    """An absolute path for a path, an unchanged URL for a URL; `file://` becomes a path."""
     text = str(location).removeprefix("file://")
     return text if is_url(text) else str(Path(text).expanduser().absolute())
 
 
 def join(root: str, relative: str) -> str:
-    """A file below a folder, both by their locations; a relative name that is one itself stands."""
+    """The location of a file below a folder. If `relative` is itself an absolute path or URL, it is returned as is."""
     if is_url(relative):
         return relative
     return urljoin(root.rstrip("/") + "/", relative) if root.startswith("http") else os.path.join(root, relative)  # noqa: PTH118
@@ -63,10 +63,10 @@ def parent(location: str) -> str:
 
 @contextmanager
 def store_errors(location: str) -> Iterator[None]:
-    """One kind of error for all stores: each library (aiohttp, httpx, botocore, …) raises its own.
+    """Turn the errors of all store libraries (aiohttp, httpx, botocore, …) into OSErrors.
 
     Raises:
-        OSError: the store cannot be reached or asked, or no library for it is installed.
+        OSError: the store cannot be reached or refuses the request, or no library for it is installed.
     """
     try:
         yield
@@ -79,13 +79,13 @@ def store_errors(location: str) -> Iterator[None]:
 
 @contextmanager
 def opened(location: str) -> Iterator[BinaryIO]:
-    """The bytes of a file.
+    """Open a file for reading bytes.
 
     Raises:
-        OSError: it is not there (FileNotFoundError) or cannot be read.
+        OSError: it does not exist (FileNotFoundError) or cannot be read.
     """
     if is_url(location):
-        import fsspec  # 0.1 s, and most datasets lie on a disk
+        import fsspec  # takes 0.1 s, and most datasets are local
 
         with store_errors(location), fsspec.open(location, "rb") as f:
             yield f
@@ -95,12 +95,12 @@ def opened(location: str) -> Iterator[BinaryIO]:
 
 
 def read(location: str, offset: int = 0, length: int | None = None) -> bytes:
-    """The bytes of a file from `offset` on: `length` of them, or all.
+    """Read a file from `offset`: `length` bytes, or to the end.
 
     Raises:
-        FileNotFoundError: it is not there.
-        StoreUnreachable: its store did not give it in TRIES tries, or does not let us in.
-        OSError: it cannot be read, whoever asks and when.
+        FileNotFoundError: it does not exist.
+        StoreUnreachable: its store failed TRIES times, or denies access.
+        OSError: it cannot be read, and a retry would not help.
     """
 
     def local() -> bytes:
@@ -112,10 +112,10 @@ def read(location: str, offset: int = 0, length: int | None = None) -> bytes:
 
 
 def stamp(location: str) -> tuple[int, str]:
-    """(bytes, a mark that changes when the file does): its time of change, or a store's own tag.
+    """(size in bytes, version): the version changes when the file does; it is the mtime or the store's tag.
 
     Raises:
-        OSError: it is not there or cannot be asked.
+        OSError: the file does not exist or is inaccessible.
     """
     if not is_url(location):
         found = os.stat(location)  # noqa: PTH116
@@ -124,7 +124,7 @@ def stamp(location: str) -> tuple[int, str]:
     def ask() -> tuple[int, str]:
         system, path = _system(location)
         info = system.info(path)
-        # Over HTTP a key of fsspec's is the URL's, whatever lies there; what the server says of it changes with it.
+        # Over HTTP, fsspec's key depends only on the URL; the response headers change with the content.
         mark = digest({k: str(v) for k, v in info.items()}) if location.startswith("http") else str(system.ukey(path))
         return int(info.get("size") or 0), mark
 
@@ -132,7 +132,7 @@ def stamp(location: str) -> tuple[int, str]:
 
 
 def _tried(location: str, ask: Callable[[], Result]) -> Result:
-    """What `ask` returns, asked again while its error is one that passes."""
+    """The result of `ask`, retried after transient errors."""
     began = time.monotonic()
     for tries in range(1, TRIES + 1):
         try:
@@ -152,7 +152,7 @@ def _tried(location: str, ask: Callable[[], Result]) -> Result:
 
 
 def _lasting(error: Exception, url: bool) -> Exception | None:
-    """What to raise for an error that another try would meet again; None for one that may pass."""
+    """The exception to raise for a permanent error; None for a transient one."""
     if not url:
         return error if getattr(error, "errno", None) not in NETWORK else None
     status = _status(error)
@@ -162,14 +162,14 @@ def _lasting(error: Exception, url: bool) -> Exception | None:
         return StoreUnreachable(_reason(error))
     if status is not None and 400 <= status < 500 and status not in BUSY:
         return OSError(_reason(error))
-    # Each library has its own errors of the network, few of them OSErrors; these are nobody's.
+    # Each library has its own network errors, few of them OSErrors; these are never network errors.
     if isinstance(error, (TypeError, ValueError, AttributeError, LookupError, NotImplementedError, IsADirectoryError)):
         return error if isinstance(error, OSError) else OSError(_reason(error))
     return None
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status that an error stands for: aiohttp's `status`, or that of requests' and httpx's `response`."""
+    """The HTTP status of an error: aiohttp's `status`, or that of requests' and httpx's `response`."""
     status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
     return status if isinstance(status, int) else None
 
@@ -187,7 +187,7 @@ def _reason(error: Exception) -> str:
 def _system(location: str) -> tuple[Any, str]:
     """The file system of a URL and the path on it.
 
-    fsspec keeps one a process and protocol, with its open connections, and makes another in a process that was forked.
+    fsspec caches one per process and protocol, with its open connections, and makes another in a forked process.
     """
     import fsspec  # 0.1 s, and most datasets lie on a disk
 
@@ -195,7 +195,7 @@ def _system(location: str) -> tuple[Any, str]:
 
 
 def _fetch(location: str, offset: int, length: int | None) -> bytes:
-    """One try at the bytes of a URL, given up after TIMEOUT seconds."""
+    """One try to read a URL, with a timeout of TIMEOUT seconds."""
     import fsspec.asyn
 
     system, path = _system(location)
@@ -207,13 +207,13 @@ def _fetch(location: str, offset: int, length: int | None) -> bytes:
         content = _within(TIMEOUT, lambda: system.cat_file(path, **span))
     if length is None or len(content) == length:
         return content
-    if len(content) >= offset + length:  # a web server that knows no ranges sent the whole file
+    if len(content) >= offset + length:  # a web server without range requests sent the whole file
         return content[offset : offset + length]
-    raise OSError(f"{len(content)} bytes came of {length}")
+    raise OSError(f"received {len(content)} of {length} bytes")
 
 
 def _within(seconds: float, call: Callable[[], bytes]) -> bytes:
-    """What `call` returns. A library that has no time limit of its own is left behind in its thread when it hangs."""
+    """The result of `call`, with a timeout. A call that hangs is abandoned in its thread."""
     answer: Future[bytes] = Future()
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""A stage's mixture: where its datasets lie, what of them is read, and the digest of all that."""
+"""A stage's mixture: locate and open its datasets, apply what entries skip, and compute the data fingerprint."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from remora.spec import MixtureEntry
 
 
 def with_known(entry: MixtureEntry) -> MixtureEntry:
-    """The entry, skipping also what the catalog says of its dataset's published file.
+    """The entry, which then also skips the problems that the catalog knows of its dataset.
 
     Raises:
-        UnknownName: the catalog does not hold its dataset.
+        UnknownName: the dataset is not in the catalog.
     """
     skip = catalog.dataset(entry.dataset).skip if entry.dataset is not None else ()
     more = tuple(kind for kind in skip if kind not in entry.skip)
@@ -29,7 +29,7 @@ def with_known(entry: MixtureEntry) -> MixtureEntry:
 
 
 class Readable(Protocol):
-    """What an identity follows from of a dataset: its index, or what the catalog says while it is not here."""
+    """What an identity needs of a dataset: its index, or the catalog's facts if it is not downloaded."""
 
     @property
     def digest(self) -> str: ...
@@ -39,7 +39,7 @@ class Readable(Protocol):
 
 
 def locate(entry: MixtureEntry, data: Path) -> tuple[str, str, str]:
-    """(location, image folder, what to do if it is missing) of a mixture entry; `data` holds the catalog's sets."""
+    """(location, image folder, advice if it is missing) of an entry; `data` is the folder of the catalog's datasets."""
     if entry.dataset is not None:
         known = catalog.dataset(entry.dataset)
         hint = f" (dataset {entry.dataset!r}); next: {known.next_step(entry.dataset, data)}"
@@ -53,7 +53,7 @@ def locate(entry: MixtureEntry, data: Path) -> tuple[str, str, str]:
 def open_whole(
     entry: MixtureEntry, data: Path, spread: Spread | None = None, progress: OnProgress | None = None
 ) -> Dataset:
-    """The dataset of a mixture entry with all of its records, broken ones too. Its index is built first if need be.
+    """The dataset of a mixture entry with all records, including broken ones. Builds its index if necessary.
 
     Raises:
         DataError: it is missing or unreadable.
@@ -68,11 +68,11 @@ def open_whole(
 def open_entry(
     entry: MixtureEntry, data: Path, spread: Spread | None = None, progress: OnProgress | None = None
 ) -> Dataset:
-    """The dataset of a mixture entry, without what the entry skips; see `open_whole`.
+    """The dataset of a mixture entry without the records that the entry skips; see `open_whole`.
 
     Raises:
-        DataError: it is missing or unreadable; it has problems that the entry does not skip; or it skips more than
-            the entry allows. The first such record is named, and how many there are of each kind.
+        DataError: it is missing or unreadable; it has problems that the entry does not skip (the message names the
+            first record and the counts of each kind); or more records are skipped than the entry allows.
     """
     entry = with_known(entry)
     location, images, _ = locate(entry, data)
@@ -84,13 +84,13 @@ def open_entry(
         counts = ", ".join(f"{n:,} {kind}" for kind, n in bad.items())
         raise DataError(
             f"{whole.where(first.record)}: {first.problem} ({counts} of {whole.records:,} records); "
-            f"mend or remove them ({check}), or let the mixture skip: [{', '.join(bad)}]"
+            f"fix or remove them ({check}), or let the mixture skip: [{', '.join(bad)}]"
         )
     kept = Dataset(whole.folder, entry.skip) if entry.skip else whole
     if kept.skipped > entry.max_skipped * kept.records:
         raise DataError(
             f"{location}: {kept.skipped:,} of {kept.records:,} records are skipped, more than max_skipped "
-            f"{entry.max_skipped:g} allows; mend the dataset ({check}) or raise it"
+            f"{entry.max_skipped:g} allows; fix the dataset ({check}) or raise it"
         )
     return kept
 
@@ -101,5 +101,5 @@ def read_mixture(mixture: Sequence[MixtureEntry], data: Path) -> list[Dataset]:
 
 
 def fingerprint(mixture: Sequence[MixtureEntry], datasets: Sequence[Readable]) -> str:
-    """Digest of all that a mixture reads: records, the bytes of pictures, what is skipped. Not of where they lie."""
+    """Digest of everything that a mixture reads: records, pictures' bytes, what is skipped. Locations are not part."""
     return digest([[d.digest, *sorted(entry.skip)] for entry, d in zip(mixture, datasets, strict=True)])

@@ -1,7 +1,7 @@
-"""Which sample stands where: a pure function of (seed, position), with nothing stored.
+"""The order of samples: a pure function of (seed, position) without state, so any rank can compute any position.
 
-A keyed permutation of [0, n) is a Feistel network on the smallest even number of bits that holds n, walked until it
-lands inside (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Any rank can ask for any position.
+A keyed permutation of [0, n) is a Feistel network on the smallest even number of bits that holds n, applied until the
+result is below n ("cycle walking"; Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from remora.spec import MixtureEntry, Stage
 
 ROUNDS = 6
 MOST_SAMPLES = 1 << 40
-"""Of a stage: what its samples' keys have room for, and more than anybody trains on."""
+"""Maximum samples of a stage: the range of sample keys, and more than anybody trains on."""
 
 
 class Permutation:
@@ -34,7 +34,7 @@ class Permutation:
     def __getitem__(self, i: int) -> int:
         if not 0 <= i < self.n:
             raise IndexError(i)
-        while True:  # at most 4 walks on average: the domain is less than 4 n
+        while True:  # at most 4 rounds on average: the domain is smaller than 4 n
             i = self._mix(i)
             if i < self.n:
                 return i
@@ -54,9 +54,9 @@ class Permutation:
 class MixtureOrder:
     """The order in which a stage reads its datasets.
 
-    `sizes` are the datasets' lengths, `weights` how often each sample is read in an epoch, `caps` how many reads of a
-    dataset an epoch has at most. A weight of 2.5 reads every sample twice and a half of them (chosen by the seed) once
-    more. Position p belongs to epoch p // n.
+    `sizes` are the datasets' lengths, `weights` how often an epoch reads each sample, `caps` the maximum reads of a
+    dataset per epoch. A weight of 2.5 reads every sample twice and a seeded half of them once more. Position p is in
+    epoch p // n.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class MixtureOrder:
         self._epoch: tuple[int, Permutation] | None = None
 
     def __getitem__(self, position: int) -> tuple[int, int]:
-        """(dataset, sample) at a position of the endless stream."""
+        """(dataset, sample) at any position >= 0."""
         epoch, i = divmod(position, self.epoch_size)
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = (epoch, Permutation(self.epoch_size, f"{self.seed}/epoch/{epoch}"))
@@ -80,7 +80,7 @@ class MixtureOrder:
         for dataset, reads in enumerate(self.reads):
             if read < reads:
                 whole, rest = divmod(read, self.sizes[dataset])
-                # Each pass over the dataset has its own order, so a partial pass is a seeded subset.
+                # Each pass over the dataset has its own order; a partial pass is thus a seeded subset.
                 order = Permutation(self.sizes[dataset], f"{self.seed}/dataset/{dataset}/{whole}")
                 return dataset, order[rest]
             read -= reads
@@ -91,22 +91,22 @@ def mixture_order(mixture: Sequence[MixtureEntry], sizes: Sequence[int], seed: i
     """The order of a stage's mixture, whose datasets have `sizes` samples.
 
     Raises:
-        DataError: an entry of the mixture has none.
+        DataError: a dataset is empty.
     """
     for entry, size in zip(mixture, sizes, strict=True):
         if not size:
             raise DataError(
-                f"{entry.dataset or entry.path}: no sample is left to read: all of its records are skipped; mend the "
+                f"{entry.dataset or entry.path}: no sample is left to read: all of its records are skipped; fix the "
                 "dataset, or take the entry out of the mixture"
             )
     return MixtureOrder(sizes, [e.weight for e in mixture], seed, [e.cap for e in mixture])
 
 
 def stage_length(stage: Stage, epoch: int) -> tuple[int, int]:
-    """(steps, samples) of a stage, an epoch of whose mixture has so many samples.
+    """(steps, samples) of a stage whose mixture has `epoch` samples per epoch.
 
     Raises:
-        SpecError: it would read none, or more than there are positions for.
+        SpecError: it would read no sample, or more than the maximum.
     """
     samples = stage.steps * stage.batch if stage.steps else round(epoch * (stage.epochs or 1))
     if not samples:

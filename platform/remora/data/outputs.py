@@ -1,4 +1,4 @@
-"""Files that somebody asked for at a place of their own: what keeps it from being written is one line."""
+"""Errors of writing an output file that the user named, as one line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from remora.errors import DataError
 
 @contextlib.contextmanager
 def writes(path: Path | str, option: str) -> Iterator[None]:
-    """Around the writing of `path`, which was given as `option` (--json, target).
+    """Wrap the writing of `path`, which the user gave as `option` (--json, target).
 
     Raises:
-        DataError: it cannot be written. An error about a file elsewhere, one that is read meanwhile, passes as it is.
+        DataError: it cannot be written. Errors about other files, such as one that is being read, pass unchanged.
     """
     place = Path(path).expanduser().absolute()
     try:

@@ -1,5 +1,7 @@
-"""A picture of a dataset: where its bytes are, what they should be, and what is wrong with them. pixels.py makes RGB of
-them. No torch in here: the processes that index a dataset are many and start often."""
+"""A picture of a dataset: its location, expected sha256, and problems. pixels.py decodes it to RGB.
+
+This imports no torch, because indexing starts many processes.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +18,21 @@ from remora.data.pixels import PictureError, broken, decode, examine_and_measure
 from remora.errors import BrokenRecord, DataError
 
 NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
-"""Why there is no file under a name: a part of it is missing, a file, a circle of links, or too long."""
+"""Errnos that mean that there is no file of that name: a part of it is missing, a file, a link loop, or too long."""
 SHOWN = 300
-"""Characters of a name that a message shows: a data: URL in its place has thousands."""
+"""Maximum characters of a name in a message; a data: URL has thousands."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A file, or a range of one (`length` is None for the whole). `sha256` is of its bytes when they were indexed."""
+    """A picture file, or a byte range of a file (`length` None: the whole file). `sha256` is from indexing."""
 
     location: str
     offset: int = 0
     length: int | None = None
     sha256: str = ""
     size: tuple[int, int] | None = None
-    """Width and height of the RGB that it opens as, when it was indexed."""
+    """Width and height of the decoded RGB, from indexing."""
 
     def __str__(self) -> str:
         name = self.location
@@ -39,19 +41,19 @@ class Picture:
         return name if self.length is None else f"{name}[{self.offset}:{self.offset + self.length}]"
 
     def read(self) -> bytes:
-        """Its bytes.
+        """Read its bytes.
 
         Raises:
-            BrokenRecord: it is not there (missing-image) or cannot be read, whoever asks and when (corrupt-image).
-            DataError: its store is away; nothing is known of the picture.
+            BrokenRecord: it does not exist (missing-image) or cannot be read, and a retry would not help
+            (corrupt-image). DataError: its store cannot be reached.
         """
         try:
             return read(self.location, self.offset, self.length)
         except StoreUnreachable as e:
             raise DataError(
-                f"unreadable image: {self}: {e}; see that its store answers, then run the same command again"
+                f"unreadable image: {self}: {e}; check that its store is reachable, then run the same command again"
             ) from None
-        except (OSError, ValueError) as e:  # ValueError: a name that no file can have
+        except (OSError, ValueError) as e:  # ValueError: not a valid file name
             if isinstance(e, FileNotFoundError | ValueError) or e.errno in NOWHERE:
                 way = "; folders are separated by /, not by \\" if "\\" in self.location else ""
                 raise BrokenRecord(
@@ -65,8 +67,8 @@ class Picture:
         """The picture as RGB.
 
         Raises:
-            BrokenRecord: it is missing or is not read (pixels.decode).
-            DataError: its store is away, or it is not what was indexed.
+            BrokenRecord: it is missing or unreadable (pixels.decode).
+            DataError: its store cannot be reached, or it has changed since it was indexed.
         """
         content = self.read()
         if self.sha256 and hashlib.sha256(content).hexdigest() != self.sha256:
@@ -74,8 +76,8 @@ class Picture:
         return decode(content, str(self))
 
     def changed(self) -> DataError:
-        """The error of a picture whose bytes are not those that were indexed."""
-        return DataError(f"changed image: {self} is not what it was when this run began; run the same command again")
+        """The error of a picture that has changed since it was indexed."""
+        return DataError(f"changed image: {self} has changed since this run began; run the same command again")
 
 
 def open_image(path: Path) -> Image.Image:
@@ -84,8 +86,8 @@ def open_image(path: Path) -> Image.Image:
 
 
 class Examined(NamedTuple):
-    """A picture's sha256, empty where there are no bytes; its width and height, if it is read; and what is to be said
-    of it: (kind, what it is)."""
+    """A picture's sha256 (empty if it could not be read), its width and height (if it could be decoded), and its
+    problems as (kind, description)."""
 
     sha256: str
     size: tuple[int, int] | None
@@ -96,7 +98,7 @@ def examined(held: Picture | bytes, name: str = "a picture in the record") -> Ex
     """Read and decode a picture.
 
     Raises:
-        DataError: its store is away.
+        DataError: its store cannot be reached.
     """
     try:
         content = held if isinstance(held, bytes) else held.read()

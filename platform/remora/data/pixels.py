@@ -1,7 +1,7 @@
-"""The bytes of a picture file as the RGB that a person would see: the one reader of them all.
+"""Decode the bytes of a picture file to RGB as a person would see it.
 
-check, index, training, evaluation and the endpoint come here, so a picture is sound in all of these places or in none.
-What is wrong with one has a kind (docs/data.md) and a line; nothing that Pillow raises gets out.
+check, indexing, training, evaluation and the endpoint all use this reader, so they accept the same pictures. Every
+problem has a kind (docs/data.md) and a one-line description; none of Pillow's exceptions escape.
 """
 
 from __future__ import annotations
@@ -37,24 +37,26 @@ FORMATS: tuple[str, ...] = (
     "PCX",
 )
 FORMATS += ("SGI", "PSD", "TGA")
-"""What is read. Of Pillow's other formats one starts Ghostscript, some are decoded in Python at a second for a
-megapixel, some know their files by no mark and take others' for them, and the rest are no pictures."""
+"""The accepted formats. Of Pillow's others, one starts Ghostscript, some are decoded in Python at a second per
+megapixel, some have no signature and claim other formats' files, and the rest are not pictures."""
 LARGEST = 50_000_000
-"""Pixels from which on a picture is called oversized: 200 MB to decode, for the few hundred of a side that are read."""
+"""A picture with more pixels than this is reported as oversized: it takes 200 MB to decode, for a few hundred pixels a
+side in the end."""
 LIMIT = 178_956_970
-"""Pixels that a picture may have: Pillow's own limit. Reading one takes at most BYTES a pixel, besides its file."""
+"""Maximum pixels of a picture (Pillow's limit). Decoding takes at most BYTES per pixel, plus the file."""
 BYTES = 32
-"""Memory of a pixel while its picture is decoded, at most, besides its file: JPEG 2000 with alpha. 8 to 14 is usual."""
+"""Maximum memory per pixel while decoding, plus the file: JPEG 2000 with alpha. Usual are 8 to 14."""
 SCANS = 100
-"""Scans that a JPEG may have. Encoders write a dozen; each costs a pass over all pixels and can be made of 50 bytes."""
+"""Maximum scans of a JPEG. Encoders write a dozen; each costs a pass over all pixels and needs only 50 bytes."""
 DARK = 1 << 14
-"""Pictures of 16 bits whose brightest value is below this quarter of 65,536 are noted: 12-bit and 14-bit values."""
+"""A 16-bit picture whose brightest value is below this (a quarter of 65,536) is reported: it has 12- or 14-bit
+values."""
 FEW = 16
-"""Shades of 256 below which a picture that is not of one colour is noted."""
+"""A picture of more than one colour, but with fewer shades of 256 than this, is reported."""
 NOTED = frozenset({"oversized-image", "narrow-range-image"})
-"""Kinds of problems that leave a picture to read."""
+"""Kinds of problems of pictures that can still be read."""
 BAND = 1 << 20
-"""Pixels that are converted at a time, so that no copy of the whole picture is made on the way."""
+"""Pixels converted at a time, so that the whole picture is never copied."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -64,18 +66,18 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF 2.32, tag 0x0112 -> what makes the picture upright."""
+"""EXIF 2.32, tag 0x0112 -> the transposition that makes the picture upright."""
 SIDEWAYS = [TURNS[tag] for tag in (5, 6, 7, 8)]
 ORIENTATION = 0x0112
-UNKNOWN = "no decoder knows it"
+UNKNOWN = "an unknown format"
 _PILLOW = re.compile(r"PIL\.")
 
-with suppress(AttributeError, OSError):  # libtiff prints what it raises as well, between the lines of whoever reads
+with suppress(AttributeError, OSError):  # libtiff also prints what it raises, into the user's output
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 class PixelBudget:
-    """How many pixels threads may hold decoded at once. One picture is let in alone, however large it is."""
+    """Limits the decoded pixels that all threads hold. A picture above the limit is admitted when no other is held."""
 
     def __init__(self, pixels: int) -> None:
         self.pixels = pixels
@@ -84,7 +86,7 @@ class PixelBudget:
 
     @contextmanager
     def hold(self, pixels: int) -> Iterator[None]:
-        """Wait until there is room, and keep it while the block runs."""
+        """Wait for room for `pixels`, and hold it during the block."""
         with self._freed:
             self._freed.wait_for(lambda: not self._held or self._held + pixels <= self.pixels)
             self._held += pixels
@@ -100,7 +102,7 @@ _BUDGET = PixelBudget(LIMIT)
 
 
 class PictureError(Exception):
-    """Why a picture's bytes are not read: the kind of problem, what it is, and what to do."""
+    """A picture's bytes are refused: the kind of problem, a description, and advice."""
 
     def __init__(self, kind: str, why: str, way: str = "") -> None:
         super().__init__(kind, why, way)
@@ -108,11 +110,11 @@ class PictureError(Exception):
 
 
 def decode(content: bytes, name: str) -> Image.Image:
-    """A picture file's bytes as RGB: the first frame, upright by its EXIF, transparency on white, without metadata.
+    """Decode a picture file to RGB: the first frame, upright by its EXIF, transparency on white, without metadata.
 
     Raises:
-        BrokenRecord: no decoder reads them to their end (corrupt-image), the format or its pixels are not read here
-            (unsupported-image), or there are more than LIMIT of them (too-large-image).
+        BrokenRecord: the bytes cannot be decoded (corrupt-image), the format or pixel type is not supported
+            (unsupported-image), or it has more than LIMIT pixels (too-large-image).
     """
     try:
         return rgb(content)
@@ -121,31 +123,31 @@ def decode(content: bytes, name: str) -> Image.Image:
 
 
 def broken(name: str, refused: PictureError) -> BrokenRecord:
-    """The error of a picture that is not read."""
+    """The error of a picture that is refused."""
     way = refused.way or "replace the file or remove its record"
     problem = f"{name}: {refused.why}" + (f"; {refused.way}" if refused.way else "")
     return BrokenRecord(f"unreadable image: {name}: {refused.why}; {way}", refused.kind, problem)
 
 
 def rgb(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
-    """As `decode`, for callers that say themselves what is wrong.
+    """As `decode`, for callers that make their own message.
 
     Raises:
-        PictureError: the bytes are not read.
+        PictureError: the picture cannot be read.
     """
     with opened(content, formats) as image, _BUDGET.hold(image.width * image.height), reading():
         return _coloured(_upright(image), content)
 
 
 def examine(content: bytes, name: str) -> list[tuple[str, str]]:
-    """Everything that is wrong with a picture's bytes: (kind, what it is), whether `decode` reads them included."""
+    """All problems of a picture's bytes as (kind, description), including those that `decode` raises."""
     return examine_and_measure(content, name)[1]
 
 
 def examine_and_measure(content: bytes, name: str) -> tuple[tuple[int, int] | None, list[tuple[str, str]]]:
-    """(width and height as `decode` gives them, None if it does not; what `examine` says).
+    """(width and height of what `decode` returns, or None if it raises; the problems that `examine` returns).
 
-    A JPEG is decoded at an eighth of its scale, which reads all of its data in a fifth to a half of the time.
+    A JPEG is decoded at 1/8 scale, which reads all of its data in a fifth to a half of the time.
     """
     found: list[tuple[str, str]] = []
     upright: tuple[int, int] | None = None
@@ -162,7 +164,7 @@ def examine_and_measure(content: bytes, name: str) -> tuple[tuple[int, int] | No
                 seen = _coloured(native, content)
                 low, high = _extrema(seen)
             upright = (as_stored[1], as_stored[0]) if _turn(image) in SIDEWAYS else as_stored
-        if quick and high - low < FEW:  # averages of 8 x 8 pixels: the pixels themselves may differ more
+        if quick and high - low < FEW:  # these are averages of 8 x 8 pixels: single pixels may differ more
             low, high = _extrema(rgb(content))
         if few := _few(native, low, high):
             found.append(("narrow-range-image", f"{name}: {few}"))
@@ -173,10 +175,10 @@ def examine_and_measure(content: bytes, name: str) -> tuple[tuple[int, int] | No
 
 @contextmanager
 def opened(content: bytes, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
-    """The picture with its header read, and no pixel of it.
+    """Open a picture and read only its header.
 
     Raises:
-        PictureError: it is none, it is none of `formats`, or it is too large.
+        PictureError: it is not a picture, not one of `formats`, or too large.
     """
     if not content:
         raise PictureError("corrupt-image", "the file is empty")
@@ -188,7 +190,7 @@ def opened(content: bytes, formats: tuple[str, ...] = FORMATS) -> Iterator[Image
         try:
             image = Image.open(io.BytesIO(png_pixels(content)), formats=formats)
         except Image.UnidentifiedImageError:
-            what = "a text, not a picture" if is_text(content) else UNKNOWN
+            what = "text, not a picture" if is_text(content) else UNKNOWN
             raise PictureError("corrupt-image", what) from None
     with image:
         if image.width * image.height > LIMIT:
@@ -198,10 +200,10 @@ def opened(content: bytes, formats: tuple[str, ...] = FORMATS) -> Iterator[Image
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Whatever Pillow raises for a file, as PictureError: hostile headers make its parsers raise anything.
+    """Turn anything that Pillow raises into PictureError: hostile headers make its parsers raise anything.
 
-    Its warnings tell of metadata that nobody reads here, with paths of this installation; they are left out. That is by
-    a filter that stays: one for a block would be another thread's, too.
+    Its warnings are about unused metadata and contain paths of this installation, so they are ignored. The filter is
+    permanent, because a temporary one would affect other threads.
     """
     if not warnings.filters or warnings.filters[0][3] is not _PILLOW:
         warnings.filterwarnings("ignore", module=_PILLOW.pattern)
@@ -224,14 +226,14 @@ def _too_large(pixels: int) -> PictureError:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """All of its pixels, turned as EXIF says. The rest of EXIF is not parsed, and none of it is written anew."""
+    """Load the pixels, turned by EXIF's orientation. The rest of EXIF is neither parsed nor rewritten."""
     image.load()
     turn = _turn(image)
     return image if turn is None else image.transpose(turn)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes a picture upright that is loaded; some formats keep EXIF behind the pixels."""
+    """The transposition that makes a picture upright. It must be loaded: some formats have EXIF after the pixels."""
     try:
         return TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # noqa: BLE001  (metadata that no parser reads turns nothing; the pixels are whole)
@@ -242,7 +244,7 @@ def _coloured(image: Image.Image, content: bytes) -> Image.Image:
     """A picture of any mode as RGB.
 
     Raises:
-        PictureError: its pixels have no stated range or colour.
+        PictureError: the range or colour of its pixels is undefined.
     """
     if image.mode == "F":
         raise PictureError("unsupported-image", "its pixels are floating-point numbers without a stated range", CONVERT)
@@ -271,7 +273,7 @@ def _coloured(image: Image.Image, content: bytes) -> Image.Image:
 
 
 def _band(image: Image.Image, hidden: object) -> Image.Image:
-    """Some rows as RGB. Of 16 bits the upper 8 are read, as Pillow reads those of colours."""
+    """Some rows as RGB. Of 16-bit values the upper 8 bits are used, as Pillow does for colour pictures."""
     if image.mode.startswith("I"):
         values = np.asarray(image)
         shades = (values >> 8).astype(np.uint8)
@@ -285,7 +287,7 @@ def _band(image: Image.Image, hidden: object) -> Image.Image:
 
 
 def _hidden_colour(image: Image.Image, content: bytes) -> object:
-    """The colour or the palette's alpha that stands for nothing, if the picture has one that its mode can have."""
+    """The transparent colour or the palette's alpha, if the picture has one that is valid for its mode."""
     hidden = image.info.get("transparency")
     if image.mode == "RGB" and isinstance(hidden, tuple) and len(hidden) == 3:
         deep = content.startswith(b"\x89PNG") and content[24] == 16
@@ -296,7 +298,7 @@ def _hidden_colour(image: Image.Image, content: bytes) -> object:
 
 def _extrema(image: Image.Image) -> tuple[int, int]:
     """(lowest, highest) of the channel that uses most of its range."""
-    if image.mode.startswith("I"):  # of which Pillow knows some
+    if image.mode.startswith("I"):  # Pillow supports only some of these
         values = np.asarray(image)
         return int(values.min()), int(values.max())
     low, high = max(np.array(image.getextrema(), int).reshape(-1, 2).tolist(), key=lambda found: found[1] - found[0])
@@ -304,13 +306,13 @@ def _extrema(image: Image.Image) -> tuple[int, int]:
 
 
 def _sixteen_bits(image: Image.Image) -> bool:
-    """Whether 32-bit numbers are those of 16 bits: a PGM's are, and other files' where all lie in that range."""
+    """Whether 32-bit numbers are 16-bit values: always in a PGM, and in other files if all are in that range."""
     low, high = _extrema(image)
     return low >= 0 and high <= 65_535
 
 
 def _few(native: Image.Image, low: int, high: int) -> str:
-    """What is to be said of a picture with shades from `low` to `high` that uses a sliver of its range; else empty."""
+    """The problem of a picture whose shades, `low` to `high`, use little of the range; empty if none."""
     if native.mode.startswith("I"):
         _, brightest = _extrema(native)
         return f"its 16-bit values end at {brightest:,} of 65,535, so it is dark" if brightest < DARK else ""

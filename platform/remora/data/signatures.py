@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, where it is no picture that is read; what of a picture's file is not pixels."""
+"""Recognise unsupported files by their first bytes, and strip what is not pixels from picture files."""
 
 from __future__ import annotations
 
@@ -26,48 +26,48 @@ OTHERS = {
     b"PK\x03\x04": "a ZIP archive",
     b"\x1f\x8b": "a gzip file",
 }
-"""First bytes -> what has them and is not read."""
+"""First bytes -> unsupported kind of file."""
 BRANDS = {
     b"heic": "HEIC", b"heix": "HEIC", b"heim": "HEIC", b"heis": "HEIC", b"hevc": "HEIC", b"hevx": "HEIC",
     b"mif1": "HEIF", b"msf1": "HEIF", b"avci": "HEIF", b"crx ": "a camera's raw file (CR3)",
 }  # fmt: skip
-"""Brands of ISO media files that are pictures and are not read; AVIF is."""
+"""Brands of ISO media files that are unsupported picture formats; AVIF is supported."""
 TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]+")
 XMP, RAW_EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
 SMALL = 1 << 16
-"""Bytes up to which a text that may hold the orientation is kept."""
+"""Maximum bytes of a text chunk that may have the orientation and is kept."""
 INFLATED = 1 << 20
-"""Bytes that such a text may have: Pillow's limit."""
+"""Maximum bytes of such a text when decompressed (Pillow's limit)."""
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 
 
 def what_it_is(content: bytes) -> tuple[str, str, str] | None:
-    """(kind, what it is, what to do) of bytes that are known not to be a picture that is read; None for all others."""
+    """(kind, description, advice) for bytes that are known to be something unsupported; None for all others."""
     head = content[:512]
     for start, name in OTHERS.items():
         if head.startswith(start):
-            return "unsupported-image", f"{name}, which is not read", CONVERT
+            return "unsupported-image", f"{name}, which is not supported", CONVERT
     if head[4:8] == b"ftyp":
         brands = [head[8:12], *(head[i : i + 4] for i in range(16, min(len(head), int.from_bytes(head[:4])), 4))]
         if b"avif" in brands or b"avis" in brands:
             return None
         name = next((BRANDS[b] for b in brands if b in BRANDS), "a video (MP4)")
-        return "unsupported-image", f"{name}, which is not read", CONVERT
+        return "unsupported-image", f"{name}, which is not supported", CONVERT
     if head[128:132] == b"DICM":
-        return "unsupported-image", "DICOM, which is not read", CONVERT
+        return "unsupported-image", "DICOM, which is not supported", CONVERT
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(b"version https://git-lfs"):
         return "corrupt-image", "a Git LFS pointer, not the file itself", "fetch it (git lfs pull)"
     lower = content[:4096].lower()
     if text.startswith(b"<") and is_text(text):
         if b"<svg" in lower:
-            return "unsupported-image", "SVG, which is not read", "render it to PNG"
+            return "unsupported-image", "SVG, which is not supported", "render it to PNG"
         return "corrupt-image", "a web page or XML, not a picture", "download the picture itself"
     return None
 
 
 def is_text(content: bytes) -> bool:
-    """Whether the file's beginning is a text: no control characters, and UTF-8."""
+    """Whether the file begins with text: UTF-8 without control characters."""
     head = content[:512]
     try:
         head.decode()
@@ -78,17 +78,15 @@ def is_text(content: bytes) -> bool:
 
 
 def png_pixels(content: bytes) -> bytes:
-    """A PNG without what its pixels do not need: texts, profiles, later frames, whose faults are not the picture's.
-
-    Chunks that may hold its orientation stay; all else that a decoder may skip goes. Other files come back as they are.
-    """
+    """A PNG without chunks that its pixels do not need (texts, profiles, later frames), so that faults in them do not
+    matter. Chunks that may have the orientation stay. Other files are returned unchanged."""
     if not content.startswith(PNG):
         return content
     kept, start, at = [], 0, len(PNG)
     while at + 12 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, at)
         end = at + 12 + length
-        if end > len(content):  # cut: the decoder says so
+        if end > len(content):  # truncated: the decoder reports it
             break
         ancillary = bool(kind[0] & 0x20) and kind.isalpha()
         if ancillary and not (kind == b"tRNS" or _may_turn(kind, content[at + 8 : end])):
@@ -101,7 +99,7 @@ def png_pixels(content: bytes) -> bytes:
 
 
 def jpeg_scans(content: bytes, most: int) -> int:
-    """Scans of a JPEG, counted until there are more than `most`; 0 for any other file."""
+    """Number of scans of a JPEG, counted up to `most` + 1; 0 for any other file."""
     if not content.startswith(b"\xff\xd8") or content.count(b"\xff\xda") <= most:
         return 0
     at = scans = 0
@@ -116,7 +114,7 @@ def jpeg_scans(content: bytes, most: int) -> int:
 
 
 def _may_turn(kind: bytes, rest: bytes) -> bool:
-    """Whether a chunk, its data and checksum, may hold the orientation and is harmless."""
+    """Whether a chunk (its data and checksum) may have the orientation and is harmless."""
     data = rest[:-4]
     if zlib.crc32(kind + data) != int.from_bytes(rest[-4:]):
         return False

@@ -1,4 +1,4 @@
-"""Records that a stage leaves out because a mixture's entry says so, and how many of them are too many."""
+"""Count the records that a stage skips, and stop it when they exceed the mixture entry's `max_skipped`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from remora.spec import MixtureEntry
 
 
 class Skipped:
-    """What a mixture's datasets are read without: what their indexes skip, and what turned out broken since.
+    """The skipped records of a mixture: those that the indexes skip, and those found broken during training.
 
-    A picture that was whole when it was indexed may be damaged or gone when it is read.
+    A picture that was intact when it was indexed may be damaged or missing when it is read.
     """
 
     def __init__(self, mixture: Sequence[MixtureEntry], datasets: Sequence[Dataset]) -> None:
@@ -24,27 +24,27 @@ class Skipped:
         self._since: list[dict[str, str]] = [{} for _ in mixture]  # sample id -> kind
 
     def name(self, entry: int) -> str:
-        """The entry's dataset, or the last part of the path that it gives: MLflow's names hold no empty parts."""
+        """The entry's dataset, or the last part of its path: MLflow's names must not have empty parts."""
         return self._mixture[entry].dataset or str(self._mixture[entry].path).rstrip("/").rpartition("/")[2]
 
     def add(self, entry: int, sample: str, kind: str) -> None:
-        """One more of an entry; a sample counts once, however often an epoch reads it.
+        """Count a broken sample of an entry, once however often it is read.
 
         Raises:
-            DataError: these are now more than the entry's `max_skipped` allows.
+            DataError: more samples are skipped than the entry's `max_skipped` allows.
         """
         self._since[entry][sample] = kind
         allowed, dataset = self._mixture[entry].max_skipped, self._datasets[entry]
         if dataset.skipped + len(self._since[entry]) > allowed * dataset.records:
             counts = ", ".join(f"{n:,} {kind}" for kind, n in Counter(self._since[entry].values()).items())
             raise DataError(
-                f"{self.name(entry)}: {counts} met while training and {dataset.skipped:,} records skipped before, of "
+                f"{self.name(entry)}: {counts} found while training and {dataset.skipped:,} records skipped before, of "
                 f"{dataset.records:,}, are more than max_skipped {allowed:g} allows; the last is sample {sample!r}; "
-                f"mend the dataset ({self._check(entry)}) or raise it"
+                f"fix the dataset ({self._check(entry)}) or raise it"
             )
 
     def lines(self) -> list[str]:
-        """What a stage that has ended left out, a line for each dataset that anything was left out of."""
+        """One line per dataset with skipped records, for the end of a stage."""
         found = []
         for i, dataset in enumerate(self._datasets):
             kinds: Counter[str] = Counter()
@@ -64,7 +64,8 @@ class Skipped:
         return check_command(location, absolute(one.images) if one.images else picture_folder(location))
 
     def as_json(self) -> list[dict[str, Any]]:
-        """What the indexes skip: an entry's dataset, its records, and how many have each kind that it skips."""
+        """What the indexes skip: each entry's dataset, number of records, and number of records of each skipped
+        kind."""
         return [
             {
                 "dataset": self.name(i),

@@ -1,6 +1,6 @@
 """Formats that a dataset can be written in, one class each; sources/ reads all of them.
 
-What they keep: id, turns and every byte of the pictures. LLaVA's JSON and tar shards keep a record's other keys too.
+They keep id, turns and the exact bytes of pictures. LLaVA's JSON and tar shards keep a record's other keys too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from remora.data.pictures import Picture
 from remora.errors import DataError
 
 ROW_GROUP = 32 << 20
-"""Bytes of pictures and words that make a Parquet file's row group, or the rows that do."""
+"""A Parquet row group ends after this many bytes of pictures and text, or this many rows."""
 ROWS = 1_000
 MAGIC = {
     b"\xff\xd8\xff": "jpg",
@@ -33,14 +33,14 @@ MAGIC = {
     b"II*\0": "tif",
     b"MM\0*": "tif",
 }
-"""First bytes of a picture file -> the suffix of its name."""
+"""First bytes of a picture file -> its file suffix."""
 NAMES = ".json, .jsonl, .parquet, .csv, .tsv, .tar, name-{00000..}.tar, or a folder (of tar shards)"
 _SHARDS = re.compile(r"\{(\d+)\.\.\d*\}")
 
 
 @dataclass(frozen=True)
 class Item:
-    """A record without problems, and its pictures: files that it names, or `embedded` where its source holds them."""
+    """A record without problems, and its pictures: named files, or `embedded` if the source contains them."""
 
     where: str
     record: dict[str, Any]
@@ -60,36 +60,36 @@ class Item:
                 raise DataError(f"{self.where}: {e}") from None
 
     def named(self) -> Iterator[tuple[bytes, str]]:
-        """Each picture's bytes and the suffix that they ask for.
+        """Each picture's bytes and matching file suffix.
 
         Raises:
-            DataError: a picture cannot be read, or is of a kind that has no suffix here.
+            DataError: a picture cannot be read, or has a format without a suffix here.
         """
         for content in self.contents():
             suffix = next((s for start, s in MAGIC.items() if content.startswith(start)), None)
             if suffix is None:
                 kinds = ", ".join(sorted(set(MAGIC.values())))
-                raise DataError(f"{self.where}: a picture is none of {kinds}; convert to .parquet, which takes any")
+                raise DataError(f"{self.where}: a picture is not one of {kinds}; convert to .parquet, which takes any")
             yield content, suffix
 
 
 class Target(Protocol):
-    """Takes items one by one and writes below a folder; whole when its block ends."""
+    """Takes items one by one and writes them below a folder; complete when its block ends."""
 
     def __enter__(self) -> Target: ...
     def __exit__(self, *error: object) -> None: ...
     def add(self, item: Item) -> None: ...
 
     def notes(self) -> Iterator[str]:
-        """What is not as it was, in lines for people."""
+        """Lines for the user about what has changed."""
         ...
 
 
 def find_target(target: str, folder: Path, images: str, shard_size: int) -> Target:
-    """The target of a name, to be written below `folder`.
+    """The target for a file name, written below `folder`.
 
     Raises:
-        DataError: no format is written by that name.
+        DataError: the name has no known format.
     """
     name = Path(target).name
     suffix = Path(target).suffix
@@ -106,11 +106,12 @@ def find_target(target: str, folder: Path, images: str, shard_size: int) -> Targ
         return TarTarget(folder, name.replace("{", "{{").replace("}", "}}"), 0, None)
     if not suffix:
         return TarTarget(folder / name, "{:05d}.tar", 0, shard_size)
-    raise DataError(f"target {target}: no format is written by that name; there are {NAMES}")
+    raise DataError(f"target {target}: no format has such a name; supported: {NAMES}")
 
 
 class _Named:
-    """What JSON and tables share: pictures that are named. Files stay where they are; embedded ones are written out."""
+    """Common code of JSON and tables, which name picture files. Files stay where they are; embedded ones are
+    written."""
 
     def __init__(self, file: Path, images: str) -> None:
         self.file, self.images = file, images.rstrip("/")
@@ -124,7 +125,7 @@ class _Named:
             if self.embedded != item.embedded:
                 raise DataError(
                     f"{item.where}: some pictures of the dataset are files and some are embedded, "
-                    f"which names alone cannot say; convert to .parquet or .tar"
+                    f"which this format cannot express; convert to .parquet or .tar"
                 )
         if not item.embedded:
             return [name.removeprefix(self.images + "/") for name in image_field(item.record)]
@@ -132,7 +133,7 @@ class _Named:
         for content, suffix in item.named():
             key = hashlib.sha256(content).hexdigest()[:32]
             path = self.folder / key[:2] / f"{key}.{suffix}"
-            if not path.exists():  # records that show one picture share its file
+            if not path.exists():  # records with the same picture share its file
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             names.append(str(path.relative_to(self.file.parent)))
@@ -146,7 +147,7 @@ class _Named:
 
 
 class JsonTarget(_Named):
-    """LLaVA's JSON: a list, or a record a line."""
+    """LLaVA's JSON: a list, or one record per line."""
 
     def __enter__(self) -> JsonTarget:
         self._lines = self.file.suffix == ".jsonl"
@@ -167,7 +168,7 @@ class JsonTarget(_Named):
 
 
 class TableTarget(_Named):
-    """CSV or TSV: one question about one picture a row."""
+    """CSV or TSV: one question about one picture per row."""
 
     def __init__(self, file: Path, images: str) -> None:
         super().__init__(file, images)
@@ -200,7 +201,7 @@ class TableTarget(_Named):
 
 
 class ParquetTarget:
-    """Parquet with the pictures in it: columns id, conversations and images, as Hugging Face's viewers read them."""
+    """Parquet with embedded pictures: columns id, conversations and images, as Hugging Face's viewers read them."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -250,7 +251,7 @@ class ParquetTarget:
 
 
 class TarTarget:
-    """Tar shards: a `.json` and the pictures of a record follow each other under its number."""
+    """Tar shards: a `.json` and a record's pictures, adjacent and named by its number."""
 
     def __init__(self, folder: Path, pattern: str, number: int, shard_size: int | None) -> None:
         self.folder, self.pattern, self.number, self.shard_size = folder, pattern, number, shard_size
@@ -295,7 +296,7 @@ class TarTarget:
 
 
 class _LeftOut:
-    """Keys of records that a table has no column for."""
+    """Collects keys of records without a column in the table."""
 
     def __init__(self) -> None:
         self._keys: dict[str, None] = {}
@@ -307,7 +308,7 @@ class _LeftOut:
 
     def notes(self) -> Iterator[str]:
         if self._keys:
-            yield f"left out, for want of a column: {', '.join(self._keys)}"
+            yield f"left out, because there is no column: {', '.join(self._keys)}"
 
 
 def _id(record: dict[str, Any]) -> str | None:
@@ -319,4 +320,4 @@ def _unicode(item: Item) -> Iterator[None]:
     try:
         yield
     except UnicodeEncodeError:
-        raise DataError(f"{item.where}: its id holds half a surrogate pair, which is no character; mend it") from None
+        raise DataError(f"{item.where}: its id has a lone surrogate, which is not a character; fix it") from None

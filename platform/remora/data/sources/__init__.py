@@ -1,4 +1,4 @@
-"""Where records come from: each module reads one format, shard by shard, as LLaVA records."""
+"""Sources of records: each module reads one format, shard by shard, and converts it to LLaVA records."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FORMATS = (
 
 
 def find_source(location: str) -> Source:
-    """The source at a location, by its name; of a folder, by what lies in it.
+    """The source for a location, by its file name; for a folder, by its content.
 
     Raises:
-        DataError: no format is known by that name, or a folder or pattern holds no dataset.
+        DataError: the name has no known format, or a folder or pattern has no dataset.
     """
     if listing.is_pattern(location):
         return _of_files(location, listing.expand(location))
@@ -38,33 +38,31 @@ def find_source(location: str) -> Source:
     else:
         within = listing.names(location)
     if within is None:
-        raise DataError(f"dataset {location}: no format is known by that name; there are {FORMATS}")
+        raise DataError(f"dataset {location}: no known format has such a name; supported: {FORMATS}")
     return _of_folder(location.rstrip("/"), within)
 
 
 def picture_folder(location: str) -> str:
-    """Where the pictures of a dataset are if nobody says: beside its file, or in its folder."""
+    """The default picture folder of a dataset: that of its file, or the dataset's folder itself."""
     if listing.is_pattern(location) or (is_url(location) and _format(location)):
         return parent(location)
     return parent(location) if listing.names(location) is None else location.rstrip("/")
 
 
 def check_command(dataset: str, images: str | None = None) -> str:
-    """The command that finds all that is wrong with a dataset: a catalog name, or a location and its pictures."""
+    """The command that lists all problems of a dataset: a catalog name, or a location and its picture folder."""
     named = images is None or images == picture_folder(dataset)
     return f"remora data check {shlex.quote(dataset)}" + ("" if named else f" --images {shlex.quote(str(images))}")
 
 
 def _format(file: str) -> Callable[[str], Source] | None:
-    """The format of a file by its name. Those that need pyarrow (0.1 s) are imported when they are met."""
+    """The format of a file by its name. Those that need pyarrow (0.1 s) are imported on first use."""
     if file.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")):
-        raise DataError(f"dataset {file}: a compressed tar cannot be read at random; next: gunzip it to a .tar")
+        raise DataError(f"dataset {file}: a compressed tar has no random access; next: gunzip it to a .tar")
     name = file.rpartition("/")[2]
     kind = name.rpartition(".")[2]
     if kind != kind.lower() and _format(file[: -len(kind)] + kind.lower()):
-        raise DataError(
-            f"dataset {file}: formats are named in small letters; next: rename it to end in .{kind.lower()}"
-        )
+        raise DataError(f"dataset {file}: file suffixes must be lower case; next: rename it to end in .{kind.lower()}")
     if (packed := _PACKED.search(name)) and _format(file[: -len(packed[1])]):
         raise DataError(
             f"dataset {file}: it is compressed; next: unpack it, and give the {packed[0][: -len(packed[1])]}"
@@ -98,15 +96,15 @@ def _of_files(location: str, files: list[str]) -> Source:
     formats = {_format(file) for file in files}
     format = formats.pop()
     if format is None or formats:
-        raise DataError(f"dataset {location}: it stands for files of no format, or of several; there are {FORMATS}")
+        raise DataError(f"dataset {location}: it matches files of no known format, or of several; supported: {FORMATS}")
     return format(files[0]) if len(files) == 1 else Files(format, tuple(files))
 
 
 def _of_folder(folder: str, within: list[str]) -> Source:
-    """A folder's dataset.
+    """The source for a folder.
 
     Raises:
-        DataError: none is in it; what is there is said.
+        DataError: there is no dataset in it; the message lists its content.
     """
     within = [name for name in within if not name.startswith(".")]  # macOS leaves a ._x.tar beside each x.tar
     if metadata := [name for name in ("metadata.jsonl", "metadata.csv") if name in within]:
@@ -127,11 +125,11 @@ def _of_folder(folder: str, within: list[str]) -> Source:
         return _of_files(folder, found)
     if any(name.lower().endswith(listing.PICTURES) for name in within):
         raise DataError(
-            f"dataset {folder} is pictures and no words; write a {folder}/metadata.csv with the columns file_name,text"
+            f"dataset {folder} has only pictures; write a {folder}/metadata.csv with the columns file_name,text"
         )
     if tables := [n for n in within if n.endswith((".json", ".jsonl", ".csv", ".tsv", ".arrow"))]:
         raise DataError(f"dataset {folder}: a folder that holds {', '.join(tables[:5])}; give the path of a file")
-    raise DataError(f"dataset {folder}: no dataset is in that folder; there are {FORMATS}")
+    raise DataError(f"dataset {folder}: no dataset is in that folder; supported: {FORMATS}")
 
 
 def _about(file: str) -> dict[str, object]:
@@ -143,7 +141,7 @@ def _about(file: str) -> dict[str, object]:
 
 
 def _saved(folder: str) -> list[str]:
-    """The files of a dataset that `save_to_disk` left, in order."""
+    """The files of a dataset written by `save_to_disk`, in order."""
     state = join(folder, "state.json")
     about = _about(state)
     files = about.get("_data_files")

@@ -1,4 +1,4 @@
-"""Hugging Face `datasets` as `save_to_disk` leaves them: Arrow streams, whose batches are read without being copied."""
+"""Hugging Face `datasets` written by `save_to_disk`: Arrow streams, read without copying batches."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from remora.data.sources.forms import as_llava
 from remora.data.sources.rows import columns
 
 SHARD = 32 << 20
-"""Bytes of batches that a worker reads in one go."""
+"""Bytes of batches per shard."""
 ROWS = 64
-"""Rows that are held as Python objects at a time."""
+"""Rows in memory as Python objects at a time."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Arrow:
             for number, batch in enumerate(self._batches()):
                 if number >= shard.end:
                     return
-                if number < shard.start:  # mapped, so skipping it reads its header alone
+                if number < shard.start:  # memory-mapped, so skipping it reads only its header
                     continue
                 names, left = columns(batch.schema.names, self.file)
                 chosen = batch.select(names)

@@ -1,4 +1,4 @@
-"""What every format gives: shards that can be read by themselves, and their records in LLaVA's form."""
+"""The protocol of all formats: shards that can be read independently, and their records in LLaVA's format."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from remora.errors import DataError, MissingDataset
 
 @dataclass(frozen=True)
 class Shard:
-    """A stretch of a source's records: what one worker reads in one go.
+    """A range of a source's records that one worker reads at a time.
 
-    `file` is where it lies, `first` the number of its first record there, `start` and `end` what they are to the format
-    (bytes, row groups, members), and `bytes` its share of the work.
+    `file` is its file, `first` the number of its first record there, `start` and `end` its range in units of the format
+    (bytes, row groups, members), and `bytes` its size, for progress.
     """
 
     file: str
@@ -29,34 +29,35 @@ class Shard:
 
 @dataclass(frozen=True)
 class Raw:
-    """One record as a source has it: LLaVA's mapping (conversation.py), or whatever stands in its place.
+    """One record from a source: LLaVA's mapping (conversation.py), or whatever the file has instead.
 
-    `pictures` are those that its `image` field names, in order, where the source holds them itself: bytes (they will be
-    kept beside the index) or a range of a file. None where the names are of files below the image folder.
+    `pictures` are those of its `image` field, in order, if the source contains them: bytes (which are then stored in
+    the index) or a byte range of a file. None if `image` names files in the image folder.
     """
 
     record: Any
     pictures: tuple[Picture | bytes, ...] | None = None
     problems: tuple[Problem, ...] = ()
-    """What its source found wrong with it; then its record is not in LLaVA's form."""
+    """Problems found by the source; if there are any, the record is not in LLaVA's format."""
     unread: tuple[str, ...] = ()
-    """Keys, columns and members of it that nothing reads."""
+    """Its keys, columns and members that are not read."""
 
     def flaws(self) -> list[Problem]:
-        """What is wrong with it, its pictures' files aside: what its source found, else `conversation.problems`."""
+        """Its problems, without its picture files: those found by the source, else `conversation.problems`."""
         return list(self.problems or problems(self.record))
 
 
 class Source(Protocol):
-    """A dataset as it lies. Instances are small and picklable: workers get one with the shards that they read."""
+    """A dataset in its original format. Instances are small and picklable, because workers get one with their
+    shards."""
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files that hold the records; when one changes, the index is built anew."""
+        """The files with the records; when one changes, the index is rebuilt."""
         ...
 
     def shards(self) -> Iterator[Shard]:
-        """Its records in order, cut into shards.
+        """All shards, in record order.
 
         Raises:
             DataError: a file is missing or is not of the format.
@@ -64,13 +65,13 @@ class Source(Protocol):
         ...
 
     def read(self, shard: Shard) -> Iterator[Raw]:
-        """The records of a shard. One that cannot be read comes as a string, which no record is, so it is named."""
+        """The records of a shard. An unreadable one is a string, which is not a record, so it is reported."""
         ...
 
 
 @dataclass(frozen=True)
 class Files:
-    """Several files of one format as one dataset. Records count from 0 in each."""
+    """Several files of one format as one dataset. Records are numbered from 0 in each file."""
 
     format: Callable[[str], Source]
     files: tuple[str, ...]
@@ -85,7 +86,7 @@ class Files:
 
 @contextmanager
 def reading(file: str, *errors: type[Exception]) -> Iterator[None]:
-    """Turn what a format's library raises for a file that is broken, `errors` and the usual ones, into one line.
+    """Turn what a format's library raises for a broken file (`errors` and the common ones) into one line.
 
     Raises:
         DataError: the file is missing or not of its format.

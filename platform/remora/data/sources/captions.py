@@ -1,4 +1,4 @@
-"""Tables of words beside an image folder: CSV, TSV, and the `metadata` files of Hugging Face's imagefolder."""
+"""Tables of text beside an image folder: CSV, TSV, and the `metadata` files of Hugging Face's imagefolder."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from remora.data.sources.rows import columns
 from remora.errors import DataError
 
 SHARD = 8 << 20
-"""Bytes of a table that a worker reads in one go."""
+"""Bytes of a table per shard."""
 SEPARATORS = {
     ";": "write it with commas",
     "|": "write it with commas",
     "\t": "name it .tsv",
     ",": "name it .csv",
 }
-"""What separates the cells of a table whose header is read as one cell -> what to do."""
-csv.field_size_limit(LONGEST)  # the module's own, 128 KiB, is less than a long answer
+"""Other separators, in a header that was read as one cell -> advice."""
+csv.field_size_limit(LONGEST)  # the default, 128 KiB, is too short for long answers
 
 
 @dataclass(frozen=True)
 class Captions:
-    """A `.csv` or `.tsv` file whose first row names its columns. An empty line is no record."""
+    """A `.csv` or `.tsv` file with a header row. Empty lines are skipped."""
 
     file: str
 
@@ -65,7 +65,7 @@ class Captions:
                 why = f"a row of {len(cells)} cells, the header has {len(header)}; quote cells that hold the separator"
                 yield Raw(None, problems=(("no-conversation", why),))
             else:
-                found: dict[str, str | None] = dict.fromkeys(header)  # cells that are missing stay None
+                found: dict[str, str | None] = dict.fromkeys(header)  # missing cells stay None
                 found |= zip(header, cells, strict=False)
                 found = {name: value for name, value in found.items() if name in names}
                 raw = as_llava(found | {"id": found.get("id") or None}, left)
@@ -86,8 +86,8 @@ class Captions:
         return found, left
 
     def _rows(self, start: int) -> Iterator[tuple[list[str], int]]:
-        """Cells, and the byte where their row ends. The csv module takes the lines that a row needs, so what was
-        taken when it gives one is that row's end, also with line breaks in cells."""
+        """Cells, and the byte where their row ends. The csv module reads exactly the lines that a row needs, so the
+        position after each row is right even with line breaks in cells."""
         at = start
         with reading(self.file, csv.Error), opened(self.file) as f:
 
@@ -99,7 +99,7 @@ class Captions:
                     yield text
 
             try:
-                # Blanks behind the separators of the header are behind those of the rows too, and part of no cell.
+                # If the header has blanks after its separators, the rows do too, and they are not part of the cells.
                 header = next(csv.reader([_text(f.readline(), True)], self._dialect), [])
                 spaced = any(cell.startswith(" ") for cell in header)
                 f.seek(start)
@@ -108,13 +108,13 @@ class Captions:
                         yield [cell.strip() for cell in cells] if spaced else cells, at
             except csv.Error as e:
                 if "new-line" in str(e):  # the module's advice is about Python's open
-                    raise ValueError("its lines end in CR alone; next: tr '\\r' '\\n' < FILE > NEW") from None
+                    raise ValueError("its lines end in CR only; next: tr '\\r' '\\n' < FILE > NEW") from None
                 raise ValueError(f"byte {at}: {e}") from None
 
 
 @dataclass(frozen=True)
 class Metadata(LlavaJson):
-    """imagefolder's `metadata.jsonl`: {"file_name": …, "text": …} a line."""
+    """imagefolder's `metadata.jsonl`: one {"file_name": …, "text": …} per line."""
 
     def read(self, shard: Shard) -> Iterator[Raw]:
         return (beside(raw, self.file) for raw in super().read(shard))
@@ -130,7 +130,7 @@ def is_metadata(file: str) -> bool:
 
 
 def beside(raw: Raw, file: str) -> Raw:
-    """imagefolder's rule: pictures are named from the folder of the table, wherever other pictures are."""
+    """imagefolder's rule: picture names are relative to the table's folder, whatever the image folder is."""
     if raw.problems or not isinstance(raw.record, dict) or raw.pictures is not None:
         return raw
     names = image_field(raw.record)

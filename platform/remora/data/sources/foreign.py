@@ -1,11 +1,11 @@
-"""Files that are not what their name says: found by their first bytes, and named with the way out."""
+"""Recognise files that are not what their name says, by their first bytes, and say what to do."""
 
 from __future__ import annotations
 
 from remora.errors import DataError
 
 HEAD = 512
-"""Bytes that tell."""
+"""Bytes to look at."""
 _KINDS: dict[str, tuple[tuple[bytes, ...], str]] = {
     "a Git LFS pointer": ((b"version https://git-lfs",), "the file itself was not fetched; next: git lfs pull"),
     "a web page (HTML)": (
@@ -32,10 +32,10 @@ _UTF = (
 
 
 def refuse_foreign(head: bytes, file: str, wanted: str, but: str = "") -> None:
-    """Nothing, where a file's first bytes may be of what its name says (`wanted`); `but` is the kind that it should be.
+    """Check that a file's first bytes may be what its name says (`wanted`); `but` is the kind that is allowed.
 
     Raises:
-        DataError: they are of something else.
+        DataError: they are of another kind of file.
     """
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for kind, (starts, out) in _KINDS.items():
@@ -52,7 +52,7 @@ def refuse_foreign(head: bytes, file: str, wanted: str, but: str = "") -> None:
 
 
 def _wide(head: bytes) -> str:
-    """UTF-16 without a mark: every other byte of plain text is 0."""
+    """The encoding of UTF-16 without a byte order mark: every other byte of plain text is 0."""
     pairs = len(head) // 2
     if pairs < 2:
         return ""

@@ -1,6 +1,6 @@
-"""The forms that a record comes in, by its keys, and what each is as LLaVA's record. docs/data.md lists them.
+"""Convert records of many formats, recognised by their keys, to LLaVA's. docs/data.md lists the formats.
 
-A key is read, refused by name (video, audio), or told to whoever counts (`Raw.unread`): none vanishes.
+Every key is read, refused by name (video, audio), or reported in `Raw.unread`; none is dropped silently.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ PAIRS = (("question", "answer"), ("query", "response"), ("instruction", "output"
 CAPTIONS = ("caption", "text")
 PICTURES = ("image", "images")
 ELSE = ("image_path", "image_paths", "image_url", "image_urls")
-"""Where those are absent; beside them these say where a picture came from."""
+"""Used if those are absent; beside them, these keys say where a picture came from."""
 BESIDE = ("file_name", "path")
-"""Of captions and of questions with one answer alone; elsewhere such keys say other things."""
+"""Only for captions and for questions with one answer; in other formats these keys have other meanings."""
 SYSTEMS = ("system", "system_prompt", "system_message")
 MORE = ("input", "history")
-"""Of a pair: what its question goes on with, and earlier questions with their answers."""
+"""For a pair: the continuation of its question, and earlier questions with answers."""
 MEDIA = re.compile(r"(?:video|audio)s?(?:_?(?:file|path|url|byte|name)s?)?")
-"""Keys that name what no stage reads."""
+"""Keys of media that no stage reads."""
 _PLAIN = frozenset({"id", "image", "conversations"})
 FORMS = (
     "conversations or messages (lists of turns); texts and images; question and answer, query and response, "
@@ -37,7 +37,7 @@ Turns = list[dict[str, Any]]
 
 
 def words_of(keys: Collection[str]) -> tuple[str, ...]:
-    """The keys that hold a record's words, by the first form that they fit; empty if they fit none."""
+    """The keys with a record's text, by the first format that they fit; empty if they fit none."""
     for name in (*CONVERSATIONS, "texts"):
         if name in keys:
             return (name,)
@@ -50,13 +50,13 @@ def words_of(keys: Collection[str]) -> tuple[str, ...]:
 
 
 def needed(keys: Collection[str]) -> str:
-    """What a record needs whose keys make none."""
+    """The advice for a record whose keys fit no format."""
     way = "; of a preference make messages: its prompt and the chosen answer" if "chosen" in keys else ""
     return f"a record needs {FORMS}{way}"
 
 
 def keys_read(keys: Collection[str]) -> list[str]:
-    """Those of a record's keys that are read, first the words; empty if they make no record."""
+    """The keys of a record that are read, text first; empty if they fit no format."""
     words = words_of(keys)
     if not words:
         return []
@@ -67,9 +67,10 @@ def keys_read(keys: Collection[str]) -> list[str]:
 
 
 def as_llava(record: Any, unread: tuple[str, ...] = ()) -> Raw:
-    """A record of any form in LLaVA's: `id`, `image`, `conversations`, and the keys that nothing reads as they are.
+    """Convert a record of any format to LLaVA's: `id`, `image`, `conversations`; unread keys stay as they are.
 
-    What is of the wrong type stays, for `conversation.problems` to name. `unread` are names that its source left out.
+    Values of the wrong type stay, so that `conversation.problems` reports them. `unread` are names that the source
+    skipped.
     """
     if not isinstance(record, dict):
         return Raw(record)
@@ -91,8 +92,8 @@ def _as_llava(record: dict[str, Any]) -> Raw:
     for key, value in given.items():
         if MEDIA.fullmatch(key) and not _names_none(value):
             raise BrokenRecord(
-                f"{key!r} is {short(value)}: no stage reads video or audio; remove the record, or the key if its words "
-                "stand without it",
+                f"{key!r} is {short(value)}: no stage reads video or audio; remove the record, or the key if its text "
+                "makes sense without it",
                 "unread-media",
             )
     told = given if words_of(given) else record
@@ -120,12 +121,12 @@ def _as_llava(record: dict[str, Any]) -> Raw:
 
 
 def _names_none(value: Any) -> bool:
-    """Whether a key of media says that there is none: nothing, false, or a list of nothing."""
+    """Whether the value of a media key means that there is none: null, empty, false, or a list of those."""
     return value is False or value in ("", {}) or (isinstance(value, list) and all(v in (None, "") for v in value))
 
 
 def _named(record: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
-    """(what the record names as its pictures, keys that name some too and are not read beside those).
+    """(the record's pictures, other keys with pictures that are therefore not read).
 
     Raises:
         BrokenRecord: two keys name different ones.
@@ -139,7 +140,7 @@ def _named(record: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
 
 
 def _turns(record: Mapping[str, Any], words: tuple[str, ...], pool: Pool) -> tuple[Any, bool]:
-    """(its turns in LLaVA's form, whether they were turns from the start); pictures without a place come first."""
+    """(its turns in LLaVA's format, whether they were turns originally); pictures without a position come first."""
     name = words[0]
     said = record[name]
     if name in CONVERSATIONS:
@@ -173,27 +174,27 @@ def _pairs(record: Mapping[str, Any], question: Any, answer: Any) -> Iterator[tu
     more = record.get("input")
     if more not in (None, "") and isinstance(question, str):
         if not isinstance(more, str):
-            raise BrokenRecord(f"'input' is {short(more)}; it is a text", "no-text")
+            raise BrokenRecord(f"'input' is {short(more)}; it must be text", "no-text")
         question = f"{question}\n{more}" if question else more
     yield question, answer
 
 
 def _with_system(turns: Any, record: Mapping[str, Any]) -> Any:
-    """The turns behind the system message that stands in a key of its own.
+    """The turns after the system message from its own key, if there is one.
 
     Raises:
-        BrokenRecord: it is no text, or there is another.
+        BrokenRecord: it is not text, or there is another system message.
     """
     given = {k: record[k] for k in SYSTEMS if k in record and record[k] != ""}
     if not given or not isinstance(turns, list):
         return turns
     key, text = next(iter(given.items()))
     if any(not isinstance(value, str) for value in given.values()):
-        raise BrokenRecord(f"{key!r} is {short(text)}; a system message is a text", "no-text")
+        raise BrokenRecord(f"{key!r} is {short(text)}; a system message is text", "no-text")
     own = turns[0].get("value") if turns and isinstance(turns[0], dict) and turns[0].get("from") == "system" else None
     if any(value != text for value in given.values()) or own not in (None, text):
         raise BrokenRecord(
-            f"{' and '.join(given)} and its turns hold different system messages; keep one", "turn-order"
+            f"{' and '.join(given)} and its turns have different system messages; keep one", "turn-order"
         )
     return turns if own is not None else [{"from": "system", "value": text}, *turns]
 
@@ -204,12 +205,12 @@ def rounds(pairs: Iterable[tuple[Any, Any]]) -> Turns:
 
 
 def caption(text: Any, pictures: int = 1) -> Turns:
-    """A caption's conversation: the human shows the picture and says nothing."""
+    """A caption's conversation: the human turn has the picture and no text."""
     return rounds([(TAG * pictures, text)])
 
 
 def with_tags(said: Any, pictures: int) -> None:
-    """Show all pictures before the first question, unless the questions say themselves where they are."""
+    """Put all pictures before the first question, unless the questions have tags already."""
     turns = [t for t in said if isinstance(t, dict)] if isinstance(said, list) else []
     asked = [t for t in turns if t.get("from") == "human" and isinstance(t.get("value"), str)]
     if pictures and asked and not any(TAG in t["value"] for t in asked):

@@ -1,4 +1,4 @@
-"""What stands in a record's picture field: a name, or the picture itself as bytes or base64."""
+"""Read a record's picture field: a name, or the picture itself as bytes or base64."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from remora.data.conversation import short
 from remora.errors import BrokenRecord
 
 _BASE64 = re.compile(r"(?:iVBOR|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/\s]{60,}={0,2}\s*")
-"""Base64 of a PNG, JPEG, GIF or WebP by its first bytes. A path of that shape would have no dot and no dash."""
+"""Base64 of a PNG, JPEG, GIF or WebP by its first characters. A path like that would have neither dot nor dash."""
 _SPACE = re.compile(rb"\s+")
 
 
 def picture_in(value: Any) -> str | bytes | None:
-    """A picture's name, or its bytes where the record holds them; None for what is neither.
+    """A picture's name, or its bytes if the record contains them; None if it is neither.
 
-    Read are names, bytes, data URIs, base64 of the usual formats, and mappings of `bytes` or of one of `path`, `url`
-    and `image` (Hugging Face's Image, OpenAI's image_url, content parts).
+    Accepts names, bytes, data URIs, base64 of the usual formats, and mappings with `bytes` or one of `path`, `url` and
+    `image` (Hugging Face's Image, OpenAI's image_url, content parts).
 
     Raises:
-        BrokenRecord: a data URI or `bytes` whose content cannot be had.
+        BrokenRecord: a data URI or `bytes` that cannot be decoded.
     """
     if isinstance(value, Mapping):
         held = value.get("bytes")
@@ -46,7 +46,7 @@ def picture_in(value: Any) -> str | bytes | None:
 
 
 def listed(value: Any) -> list[Any]:
-    """The entries of a picture field: those of a list, else the one that it is."""
+    """The entries of a picture field: those of a list, else the single one."""
     if value is None or value == "":
         return []
     return value if isinstance(value, list) else [value]
@@ -60,9 +60,9 @@ def _from_uri(uri: str) -> bytes:
 
 
 def _decoded(text: bytes, shown: str) -> bytes:
-    """Base64 with line breaks, url-safe or without its padding is read too."""
+    """Decode base64, also with line breaks, url-safe, or without padding."""
     text = _SPACE.sub(b"", text).translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
     try:
         return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except ValueError:
-        raise BrokenRecord(f"{short(shown)} holds what is no base64; write the picture anew", "image-field") from None
+        raise BrokenRecord(f"{short(shown)} is not valid base64; write the picture again", "image-field") from None

@@ -1,4 +1,4 @@
-"""Folders, globs and braces: the files that a location stands for, on this machine and at URLs (by fsspec)."""
+"""Expand folders, globs and braces to files, locally and at URLs (by fsspec)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from remora.errors import DataError, MissingDataset
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 _SPLIT = re.compile(r"([A-Za-z][\w.]*?)(?:[-_.]\d.*)?$")
-"""`train-00000-of-00012` and `train` are of the split train."""
+"""`train-00000-of-00012` and `train` belong to the split train."""
 SPLITS = ("train", "validation", "valid", "val", "test", "testmini", "dev")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 def is_pattern(location: str) -> bool:
-    """Whether it stands for several files. A file that has such a name is itself; `?` is a query in a URL."""
+    """Whether a location is a pattern. A file with exactly that name is not; in a URL, `?` begins a query."""
     if not is_url(location) and os.path.lexists(location):
         return False
     return any(c in location for c in ("*[{" if is_url(location) else "*[{?"))
 
 
 def expand(location: str) -> list[str]:
-    """The files of a pattern: globs give what is there, braces without one give names as they are written.
+    """The files of a pattern: globs give existing files, braces without a glob give names as written.
 
     Raises:
         DataError: nothing matches.
@@ -40,7 +40,7 @@ def expand(location: str) -> list[str]:
 
 
 def names(folder: str) -> list[str] | None:
-    """What lies in a folder, by its last names; None if it is no folder."""
+    """Names of a folder's entries; None if it is not a folder."""
     if not is_url(folder):
         return sorted(os.listdir(folder)) if os.path.isdir(folder) else None  # noqa: PTH112, PTH208
     import fsspec
@@ -53,7 +53,7 @@ def names(folder: str) -> list[str] | None:
 
 
 def parquet_files(folder: str) -> list[str]:
-    """The Parquet files of a snapshot of a Hugging Face dataset: those of its split `train`, or of its only one.
+    """The Parquet files of a Hugging Face dataset's snapshot: those of the split `train`, or of its only split.
 
     Raises:
         DataError: there are several configurations, or several splits and none is `train`.
@@ -80,7 +80,7 @@ def parquet_files(folder: str) -> list[str]:
 
 
 def _braces(pattern: str) -> Iterator[str]:
-    """`{00000..00012}` with the zeros that it begins with, and `{a,b}`."""
+    """Expand `{00000..00012}`, keeping leading zeros, and `{a,b}`."""
     if not (found := _BRACES.search(pattern)):
         yield pattern
         return
@@ -95,8 +95,8 @@ def _glob(pattern: str) -> list[str]:
     with reading(pattern), store_errors(pattern):
         system, path = fsspec.core.url_to_fs(pattern)
         found = sorted(system.glob(path))
-    if not pattern.rpartition("/")[2].startswith("."):  # as a shell has it: macOS leaves a ._x.tar beside each x.tar
+    if not pattern.rpartition("/")[2].startswith("."):  # like a shell: macOS leaves a ._x.tar beside each x.tar
         found = [f for f in found if not f.rpartition("/")[2].startswith(".")]
-    # A store gives names without its protocol; asking it to put that back costs a request for each (hf://).
+    # Stores return names without the protocol; having fsspec add it costs a request per name (hf://).
     protocol = pattern.partition("://")[0]
     return [f if is_url(f) or not is_url(pattern) else f"{protocol}://{f.lstrip('/')}" for f in found]

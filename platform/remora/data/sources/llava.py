@@ -1,6 +1,7 @@
-"""Records in JSON: one list of them, or JSONL, one record a line. Neither is read whole into memory.
+"""Records in JSON: a list, or JSONL with one record per line. Neither is read into memory as a whole.
 
-Which of the two a file is, its first characters say: lists are found in .jsonl files, lines in .json files.
+A file's first characters decide which it is, not its suffix: people have lists in .jsonl files and lines in .json
+files.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from remora.data.sources.forms import as_llava
 from remora.errors import BrokenRecord, DataError
 
 SHARD = 8 << 20
-"""Bytes of JSON that a worker reads in one go."""
+"""Bytes of JSON per shard."""
 BLOCK = 1 << 20
 LONGEST = 256 << 20
-"""Bytes from which on a record is taken for a file that is broken in it."""
+"""Maximum bytes of a record; a longer one means that the file is broken there."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _MARK = b"\xef\xbb\xbf"
 """A byte order mark."""
 
 
 class _Decoder:
-    """JSON values of a text. Python would let the last of two equal keys win, and refuse integers of 4,300 digits."""
+    """Decodes JSON, but finds duplicate keys (in Python, the last one wins) and accepts integers of 4,300 digits."""
 
     def __init__(self, strict: bool) -> None:
         self._repeated = ""
@@ -37,11 +38,11 @@ class _Decoder:
         self._scan = decoder.raw_decode
 
     def value(self, text: str) -> Any:
-        """The only value of a text.
+        """The value of a text that is one JSON value.
 
         Raises:
-            ValueError, RecursionError: it is no JSON.
-            BrokenRecord: a mapping in it says a key twice.
+            ValueError, RecursionError: it is not valid JSON.
+            BrokenRecord: a mapping in it has a duplicate key.
         """
         self._repeated = ""
         value, end = self._scan(text, 0)
@@ -52,10 +53,10 @@ class _Decoder:
         return value
 
     def record(self, text: str, at: int) -> tuple[Raw, int]:
-        """The record at a place of a text, in LLaVA's form, and where it ends.
+        """The record at a position of a text, in LLaVA's format, and its end.
 
         Raises:
-            ValueError, RecursionError: no JSON value is there.
+            ValueError, RecursionError: there is no JSON value.
         """
         self._repeated = ""
         value, end = self._scan(text, at)
@@ -64,7 +65,7 @@ class _Decoder:
         return as_llava(value), end
 
     def _twice(self) -> str:
-        return f"the key {self._repeated} stands twice in one mapping; which is meant is not said"
+        return f"the key {self._repeated} is in one mapping twice; keep one"
 
     def _mapping(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
@@ -77,21 +78,21 @@ class _Decoder:
 def _integer(digits: str) -> int | str:
     try:
         return int(digits)
-    except ValueError:  # more digits than Python reads
+    except ValueError:  # more digits than Python parses
         return digits
 
 
 def decoded(content: bytes) -> Any:
-    """The JSON value of a file that holds one record.
+    """The JSON value of a file with one record.
 
     Raises:
-        BrokenRecord: it is none, or says a key twice.
+        BrokenRecord: it is not valid JSON, or has a duplicate key.
     """
     decoder = _Decoder(strict=False)
     try:
         return decoder.value(content.removeprefix(_MARK).decode(errors="surrogateescape").strip())
     except (ValueError, RecursionError) as e:
-        raise BrokenRecord(f"its .json is no JSON ({_said(e)})", "no-conversation") from None
+        raise BrokenRecord(f"its .json is not valid JSON ({_said(e)})", "no-conversation") from None
 
 
 _skip = json.JSONDecoder(strict=False, parse_int=_integer).raw_decode
@@ -99,7 +100,7 @@ _skip = json.JSONDecoder(strict=False, parse_int=_integer).raw_decode
 
 @dataclass(frozen=True)
 class LlavaJson:
-    """A `.json` or `.jsonl` file: a list of records, or lines. An empty line is no record."""
+    """A `.json` or `.jsonl` file: a list of records, or one per line. Empty lines are skipped."""
 
     file: str
 
@@ -115,7 +116,7 @@ class LlavaJson:
             yield from self._of_lines(f) if self._has_lines(head) else self._of_list(f)
 
     def _has_lines(self, head: bytes) -> bool:
-        """Whether each line is a record: a list of mappings begins with [{, whatever the file is called."""
+        """Whether each line is a record. A list of mappings begins with [{, whatever the file's suffix."""
         starts = b"".join(head.removeprefix(_MARK).split())[:2]
         if self.file.partition("?")[0].endswith(".jsonl"):
             return starts != b"[{"
@@ -137,9 +138,7 @@ class LlavaJson:
         first = count = start = at = 0
         for line in _lines_of(f):
             if len(line) > LONGEST:
-                raise DataError(
-                    f"unreadable dataset file: {self.file}: record {first + count}: longer than a record is"
-                )
+                raise DataError(f"unreadable dataset file: {self.file}: record {first + count}: too long for a record")
             named = self.file.partition("?")[0].endswith(".jsonl")
             if not (first or count) and line.strip() and (not named or line.strip() == b"{"):
                 _refuse_mapping(line, self.file)
@@ -163,7 +162,7 @@ class LlavaJson:
         while at < len(text):
             try:
                 raw, at = decoder.record(text, at)
-            except RecursionError:  # its keys are looked at here, which takes more of the stack than finding its end
+            except RecursionError:  # checking keys needs more stack than finding the record's end
                 raw = Raw(None, problems=(("no-conversation", "the record is nested too deeply"),))
                 at = _skip(text, at)[1]
             yield raw
@@ -180,12 +179,14 @@ class LlavaJson:
                     if end < len(text):
                         raise ValueError("something follows the record")
                 except (ValueError, RecursionError) as e:
-                    raw = Raw(text, problems=(("no-conversation", f"the line is no JSON ({_said(e)}): {short(text)}"),))
+                    raw = Raw(
+                        text, problems=(("no-conversation", f"the line is not valid JSON ({_said(e)}): {short(text)}"),)
+                    )
                 yield raw
 
 
 def _lines_of(f: BinaryIO) -> Iterator[bytes]:
-    """Lines with their ends; of one that is longer than a record no more than that is held."""
+    """Lines with their line breaks; a line longer than a record is cut."""
     rest = b""
     while block := f.read(BLOCK):
         *lines, rest = (rest + block).split(b"\n") if b"\n" in block else (rest + block,)
@@ -197,7 +198,8 @@ def _lines_of(f: BinaryIO) -> Iterator[bytes]:
 
 
 def _refuse_mapping(line: bytes, file: str) -> None:
-    """Whatever begins with a brace in a .json file is read line by line, unless its first line is only a part."""
+    """Refuse a .json file that is one mapping. One that begins with a brace is read as lines if its first line is
+    JSON."""
     text = line.decode(errors="surrogateescape").removeprefix("\ufeff").strip()
     try:
         value, _ = _skip(text)
@@ -210,18 +212,18 @@ def _refuse_mapping(line: bytes, file: str) -> None:
     if lists and not {"conversations", "messages", "texts", "prompt"} & value.keys():
         raise DataError(
             f"unreadable dataset file: {file}: it is a mapping with the lists {', '.join(map(short, lists[:8]))}; it "
-            "should be a JSON list of records: write one of them into a file of its own"
+            "should be a JSON list of records: write one of them to its own file"
         )
 
 
 def _spans(f: BinaryIO, name: str) -> Iterator[tuple[int, int]]:
     """Start and end, in bytes, of every record of a JSON list.
 
-    The scanner works on text. As Latin-1 every byte is one character, and no byte of a UTF-8 sequence is a bracket, a
-    quote or a backslash, so places in the text are places in the file.
+    The scanner needs text, so the file is read as Latin-1: every byte is one character, so positions are byte offsets,
+    and no byte of a multi-byte UTF-8 character looks like a bracket, a quote or a backslash.
 
     Raises:
-        DataError: the file is no JSON list, or stops being one; the record's number is named.
+        DataError: the file is not a JSON list, or becomes invalid; the message has the record's number.
     """
     text, base, at = f.read(BLOCK).decode("latin-1"), 0, 0
     if text.startswith("\xef\xbb\xbf"):  # a byte order mark
@@ -229,13 +231,13 @@ def _spans(f: BinaryIO, name: str) -> Iterator[tuple[int, int]]:
 
     def more() -> bool:
         nonlocal text, base, at
-        block = f.read(max(BLOCK, len(text) - at)).decode("latin-1")  # doubles, for a record longer than a block
+        block = f.read(max(BLOCK, len(text) - at)).decode("latin-1")  # doubles for records longer than a block
         if block:
             text, base, at = text[at:] + block, base + at, 0
         return bool(block)
 
     def token() -> str:
-        """The next character that is no space; empty at the end."""
+        """The next character that is not white space; empty at the end."""
         nonlocal at
         while True:
             at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
@@ -262,7 +264,7 @@ def _spans(f: BinaryIO, name: str) -> Iterator[tuple[int, int]]:
                 if isinstance(e, ValueError) and len(text) - at < LONGEST and more():
                     continue
                 raise refuse(_said(e)) from None
-            # A number at the end of what was read may go on in the next block (-2.5e is read as -2.5).
+            # A number at the end of the text may continue in the next block (-2.5e is read as -2.5).
             if (end < len(text) and text[end] in ",] \t\r\n") or not more():
                 break
         yield base + at, base + end

@@ -1,6 +1,6 @@
-"""Turns as people have them: LLaVA's and ShareGPT's `conversations`, OpenAI's, TRL's and ms-swift's `messages`.
+"""Convert turns to LLaVA's: ShareGPT's `conversations`, and `messages` of OpenAI, TRL and ms-swift.
 
-A turn is {from, value} or {role, content}; content is a text or a list of parts. All become LLaVA's {from, value}.
+A turn is {from, value} or {role, content}; content is text or a list of parts. All become LLaVA's {from, value}.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ SPEAKERS = {
     **{"gpt": "gpt", "assistant": "gpt"},
     **{"system": "system", "developer": "system"},
 }
-"""What a turn calls its speaker -> what LLaVA's form does. Others (tool, function_call, …) stay and are refused."""
+"""Name of a speaker -> LLaVA's name. Others (tool, function_call, …) stay, and are refused later."""
 TEXTS = frozenset({"text", "input_text", "output_text"})
 SHOWN = frozenset({"image", "image_url", "input_image"})
-"""What a part is by its type: words or a picture. The longer names are those of OpenAI's newer form."""
+"""Type of a part -> text or picture. The longer names are from OpenAI's newer format."""
 HELD = ("bytes", "image", "image_url", "url", "path")
-"""Keys of a part that hold its picture, the surest first."""
+"""Keys of a part with its picture, the most specific first."""
 _ELSEWHERE = ("source", "data", "base64", "b64_json", "src", "file", "file_id")
-"""Keys that hold a part's picture in forms that are not read."""
+"""Keys of a part with its picture in unsupported formats."""
 RawTurn = dict[str, Any]
 
 
 class Pool:
-    """The pictures that a record names outside its turns, and those that its turns show, in reading order."""
+    """The pictures that a record names outside its turns, and those in its turns, in reading order."""
 
     def __init__(self, named: list[Any]) -> None:
         self.named = named
         self.shown: list[Any] | None = None
-        """Those that parts show; None while no part has shown one."""
+        """Pictures of parts; None until a part has one."""
         self.unread: dict[str, None] = {}
-        """Keys of parts that nothing reads, in order."""
+        """Keys of parts that are not read, in order."""
         self._next = 0
         self._taken: set[int] = set()
 
     def show(self, part: dict[str, Any], where: str) -> None:
-        """The picture of a part: its own, the one that its `index` numbers, or the next that the record names."""
+        """Add the picture of a part: its own, the one at its `index`, or the next one that the record names."""
         held = next((k for k in HELD if part.get(k) not in (None, "")), None)
         self.shown = self.shown or []
         if held:
@@ -49,7 +49,7 @@ class Pool:
             return
         if other := next((k for k in _ELSEWHERE if part.get(k)), None):
             raise BrokenRecord(
-                f"{where} has its picture in {other!r}, which is not read; write it in image, url, path or bytes",
+                f"{where} has its picture in {other!r}, which is not supported; write it in image, url, path or bytes",
                 "image-field",
             )
         self._pass_by(part, {"type", "index"})
@@ -65,7 +65,7 @@ class Pool:
         self.shown.append(self.named[number])
 
     def say(self, part: dict[str, Any]) -> str:
-        """The words of a part."""
+        """The text of a part."""
         self._pass_by(part, {"type", "index", "text"})
         return str(part["text"])
 
@@ -75,10 +75,10 @@ class Pool:
             self.unread |= dict.fromkeys(f"content.{k}" for k in given)
 
     def pictures(self) -> list[Any]:
-        """All that the conversation shows.
+        """All pictures of the conversation.
 
         Raises:
-            BrokenRecord: parts show some of what the record names, and no part shows the rest.
+            BrokenRecord: parts use some of the pictures that the record names, but not all.
         """
         if self.shown is None:
             return self.named
@@ -90,16 +90,16 @@ class Pool:
 
 
 def llava_turns(said: list[Any], pool: Pool, name: str) -> list[Any]:
-    """Turns in LLaVA's form. What is no turn stays as it is, for `conversation.problems` to name.
+    """Turns in LLaVA's format. Anything else stays as it is, so that `conversation.problems` reports it.
 
     Raises:
-        BrokenRecord: a part that is not understood, or that shows no picture.
+        BrokenRecord: a part has an unknown type, or its picture is missing.
     """
     return [_turn(message, pool, f"{name}[{i}]") for i, message in enumerate(said)]
 
 
 def is_plain(said: Any) -> bool:
-    """Whether turns are LLaVA's own already: nothing but a text from human or gpt in each."""
+    """Whether turns are in LLaVA's format already: each has only text from human or gpt."""
     return isinstance(said, list) and all(
         isinstance(turn, dict)
         and len(turn) == 2
@@ -110,7 +110,7 @@ def is_plain(said: Any) -> bool:
 
 
 def unread_keys(said: list[Any], name: str) -> Iterator[str]:
-    """Keys of turns that nothing reads, as `messages.weight`."""
+    """Keys of turns that are not read, such as `messages.weight`."""
     for message in said:
         if isinstance(message, dict) and (len(message) > 2 or not message.keys() <= {"from", "value"}):
             yield from (
@@ -139,7 +139,7 @@ def _turn(message: Any, pool: Pool, where: str) -> Any:
 def _refuse_two(message: RawTurn, speaker: Any, called: Any, value: Any, where: str) -> None:
     """
     Raises:
-        BrokenRecord: `from` and `role`, or `value` and `content`, say different things.
+        BrokenRecord: `from` and `role`, or `value` and `content`, differ.
     """
     role, content = message.get("role"), message.get("content")
     if role is not None and role != speaker and (not isinstance(role, str) or SPEAKERS.get(role, role) != called):
@@ -149,7 +149,7 @@ def _refuse_two(message: RawTurn, speaker: Any, called: Any, value: Any, where: 
 
 
 def _text(parts: list[Any], speaker: Any, pool: Pool, where: str) -> str:
-    """The text of parts: a tag for each picture, then what the text parts say, a line each."""
+    """The text of parts: a tag for each picture, then the text parts, one per line."""
     texts, tags = [], 0
     for number, part in enumerate(parts):
         if isinstance(part, str):
@@ -166,12 +166,12 @@ def _text(parts: list[Any], speaker: Any, pool: Pool, where: str) -> str:
             )
         if kind in TEXTS:
             if not isinstance(part.get("text"), str):
-                raise BrokenRecord(f"{where}: part {number} is a text without one", "no-text")
+                raise BrokenRecord(f"{where}: part {number} is of type text but has no text", "no-text")
             texts.append(pool.say(part))
             continue
         if speaker != "human":
             raise BrokenRecord(
-                f"{where}: part {number} is a picture in a turn of {short(speaker)}; only users show pictures",
+                f"{where}: part {number} is a picture in a turn of {short(speaker)}; only user turns may have pictures",
                 "unknown-part",
             )
         pool.show(part, f"{where}: part {number}")

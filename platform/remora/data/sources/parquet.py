@@ -1,7 +1,7 @@
-"""Parquet: one shard is some row groups. Pictures that it embeds are given as bytes.
+"""Parquet: a shard is one or more row groups. Embedded pictures are returned as bytes.
 
-A row group is the smallest stretch that can be read by itself (its rows are compressed together), so it is never cut,
-only joined with others. Rows are streamed out of it, so memory follows the pages, not the group.
+A row group is the smallest range that can be read independently (its rows are compressed together), so it is never
+split. Its rows are streamed, so memory depends on the page size, not on the group.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from remora.data.sources.forms import as_llava
 from remora.data.sources.rows import columns
 
 SHARD = 32 << 20
-"""Bytes of row groups that a worker reads in one go, and a little more."""
+"""Approximate bytes of row groups per shard."""
 ROWS = 64
-"""Rows that are held as Python objects at a time."""
+"""Rows in memory as Python objects at a time."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Parquet:
             refuse_foreign(f.read(HEAD), self.file, "Parquet", "a Parquet file")
             f.seek(0)
             about = pyarrow.parquet.ParquetFile(f).metadata
-            # Column chunks of no known size would make a shard of no work.
+            # A column chunk of unknown size would give a shard of size 0.
             groups = [about.row_group(i) for i in range(about.num_row_groups)]
             sizes = [sum(g.column(c).total_compressed_size for c in range(g.num_columns)) for g in groups]
             rows = [g.num_rows for g in groups]

@@ -1,4 +1,4 @@
-"""Rows of tables: which columns are read. Parquet, Arrow and tables of text share these rules."""
+"""Which columns of a table are read. Parquet, Arrow, CSV and TSV share these rules."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from remora.errors import DataError
 
 
 def columns(names: Collection[str], file: str) -> tuple[list[str], tuple[str, ...]]:
-    """(columns that make a record, columns that nothing reads) of a table, in the rules of `forms.words_of`.
+    """(columns that are read, columns that are not) of a table, by the rules of `forms.words_of`.
 
     Raises:
-        DataError: they make none; what the table has is named.
+        DataError: the columns fit no format; the message lists them.
     """
     found = keys_read(names)
     repeated = {n for n in names if list(names).count(n) > 1}
     if not found or set(found) & repeated:
         has = ", ".join(short(n, 40) for n in names) or "none"
-        why = "are not told apart by their names" if found else "make no record"
+        why = "have duplicate names" if found else "make no record"
         raise DataError(f"dataset file {file}: its columns ({has}) {why}; {needed(names)}"[:1000])
     return found, tuple(dict.fromkeys(n for n in names if n not in found))

@@ -1,9 +1,9 @@
-"""Tar shards in WebDataset's layout: members that follow each other and share a key are one sample.
+"""Tar shards in WebDataset's layout: adjacent members with the same key are one sample.
 
-The key of a member is its name up to the first dot of its last part. A sample's words are its `.json` or `.txt`, its
-pictures are those that the JSON names; else the one of the words' name, or `7.0.png`, `7.1.png` by their numbers. Words
-of several names below one key (`a.txt`, `a.v2.txt`) are samples of their own. Pictures stay in the tar: a sample has
-their places. Members that no rule reads are told (`Raw.unread`).
+The key of a member is its name up to the first dot of its last part. A sample's text is its `.json` or `.txt`. Its
+pictures are those that the JSON names, else the one with the text's name, or `7.0.png`, `7.1.png` by number. Several
+text files below one key (`a.txt`, `a.v2.txt`) are separate samples. Pictures stay in the tar: a sample has their byte
+ranges. Members that are not read are reported (`Raw.unread`).
 Source of the layout: https://github.com/webdataset/webdataset (README, "The WebDataset Format").
 """
 
@@ -28,10 +28,10 @@ from remora.data.sources.llava import LONGEST, decoded
 from remora.errors import BrokenRecord, DataError
 
 SHARD = 64 << 20
-"""Bytes of a tar that a worker reads in one go."""
+"""Bytes of a tar per shard."""
 _DIGITS = re.compile(r"[0-9]{1,9}")
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
-"""Of pictures."""
+"""Suffixes of pictures."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Tar:
 
     def read(self, shard: Shard) -> Iterator[Raw]:
         left: list[str] = []
-        held: Raw | None = None  # what follows the last sample is told with it
+        held: Raw | None = None  # unread members after the last sample are reported with it
         with reading(self.file, tarfile.TarError), opened(self.file) as f:
             f.seek(shard.start)
             for _, group in groupby(_members(f, shard.end, left.append), _key):
@@ -126,14 +126,14 @@ class Tar:
         unread = tuple(_kind(m.name, sample.stem) for m in sample.members if m not in used and m not in shown)
         raw = replace(raw, unread=raw.unread + passed_by + unread)
         if not shown:
-            return raw  # of words alone, or its pictures are below the image folder
+            return raw  # text only, or its pictures are in the image folder
         held = tuple(Picture(self.file, m.offset_data, m.size) for m in shown)
         return replace(raw, record=raw.record | {"image": [m.name for m in shown]}, pictures=held)
 
 
 @dataclass
 class _Sample:
-    """The members of one sample. `stem` is the name of its words without their suffix."""
+    """The members of one sample. `stem` is the name of its text file without suffix."""
 
     stem: str
     members: list[tarfile.TarInfo] = field(default_factory=list)
@@ -148,7 +148,7 @@ class _Sample:
 
     @property
     def pictures(self) -> list[tarfile.TarInfo]:
-        """Those that a record shows that names none: of the sample's name, then by their numbers."""
+        """The pictures of a record that does not name any: the one with the sample's name, then by number."""
         numbered = [(n, m.name, m) for m in self.members if (n := _number(m.name, self.stem)) is not None]
         return [m for *_, m in sorted(numbered, key=lambda one: one[:2])]
 
@@ -159,10 +159,10 @@ class _Sample:
         return any(_suffix(m.name) in SUFFIXES for m in self.members)
 
     def member(self, name: Any) -> tarfile.TarInfo:
-        """The picture that a record calls `name`: by the whole name, else by its last part.
+        """The picture that a record names: by the whole name, else by its last part.
 
         Raises:
-            BrokenRecord: no member is called so.
+            BrokenRecord: there is no such member.
         """
         shown = [m for m in self.members if _suffix(m.name) in SUFFIXES]
         called = str(name).removeprefix("./")
@@ -172,20 +172,20 @@ class _Sample:
             return found[0]
         there = ", ".join(short(m.name, 40) for m in shown[:5])
         raise BrokenRecord(
-            f"its .json names {short(name)}; the sample's pictures are {there}; name them so, or leave the names out",
+            f"its .json names {short(name)}; the sample's pictures are {there}; correct the names, or remove them",
             "missing-image",
         )
 
     def refuse_odd(self) -> None:
         """
         Raises:
-            BrokenRecord: two members have one name, or one has no bytes of its own.
+            BrokenRecord: two members have the same name, or one is not a regular file.
         """
         if twice := [name for name, n in Counter(m.name for m in self.members).items() if n > 1]:
-            raise BrokenRecord(f"two members have one name, {short(twice[0])}", "no-conversation")
+            raise BrokenRecord(f"two members have the same name, {short(twice[0])}", "no-conversation")
         if odd := [m.name for m in self.members if m.type not in (tarfile.REGTYPE, tarfile.AREGTYPE)]:
             raise BrokenRecord(
-                f"{short(odd[0])} is a link or another thing without bytes of its own", "no-conversation"
+                f"{short(odd[0])} is a link or something else that is not a regular file", "no-conversation"
             )
 
     def _words(self, suffix: str) -> tarfile.TarInfo | None:
@@ -194,7 +194,7 @@ class _Sample:
 
 
 def _samples(members: Sequence[tarfile.TarInfo]) -> list[_Sample]:
-    """The samples of members that share a key: one, or one a name of words that has pictures of its own."""
+    """The samples of members with the same key: one, or one for each text file with its own pictures."""
     key = _key(members[0])
     worded = dict.fromkeys(_stem(m.name) for m in members if _suffix(m.name) in ("json", "txt"))
     shown = {stem for m in members if _suffix(m.name) in SUFFIXES for stem in _shown_by(m.name)}
@@ -217,7 +217,7 @@ def _stem(name: str) -> str:
 
 
 def _shown_by(name: str) -> Iterator[str]:
-    """The names of words that a picture belongs to: `7` and `7.0` for `7.0.png`."""
+    """The stems of samples that a picture may belong to: `7` and `7.0` for `7.0.png`."""
     stem = _stem(name)
     yield stem
     if _DIGITS.fullmatch(stem.rpartition(".")[2]):
@@ -225,7 +225,7 @@ def _shown_by(name: str) -> Iterator[str]:
 
 
 def _number(name: str, stem: str) -> int | None:
-    """A picture's place in its sample: -1 for `7.png`, 10 for `7.10.png`; None for others, as `7.mask.png`."""
+    """A picture's number in its sample: -1 for `7.png`, 10 for `7.10.png`; None for others, such as `7.mask.png`."""
     if _suffix(name) not in SUFFIXES or not name.startswith(stem + "."):
         return None
     between = _stem(name)[len(stem) :]
@@ -233,7 +233,7 @@ def _number(name: str, stem: str) -> int | None:
 
 
 def _kind(name: str, stem: str = "") -> str:
-    """A member that nothing reads, as it is counted: `*.mask.png`, its numbers as N."""
+    """The pattern by which an unread member is counted: `*.mask.png`, with numbers as N."""
     base = name.rpartition("/")[2]
     if base.startswith("."):  # hidden: macOS keeps a ._7.jpg beside each 7.jpg
         return "._*" if base.startswith("._") else base
@@ -244,10 +244,10 @@ def _kind(name: str, stem: str = "") -> str:
 def _members(
     f: BinaryIO, end: int | None = None, left: Callable[[str], None] = lambda name: None
 ) -> Iterator[tarfile.TarInfo]:
-    """The members from where the file stands up to byte `end`, or to a tar's end; `left` is told those without a key.
+    """The members from the file's position up to byte `end` or the tar's end; those without a key go to `left`.
 
     Raises:
-        tarfile.ReadError: the tar is cut, or something in it is no member.
+        tarfile.ReadError: the tar is truncated, or something in it is not a member.
     """
     with tarfile.open(fileobj=f, mode="r:") as tar:
         while (member := tar.next()) and (end is None or member.offset < end):
@@ -261,22 +261,22 @@ def _members(
             else:
                 left(member.name)
         at = tar.offset
-    if end is None:  # tarfile takes whatever is no header for the end
+    if end is None:  # tarfile takes anything that is not a header for the end
         f.seek(at)
         block = f.read(tarfile.BLOCKSIZE)
         if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
-            raise tarfile.ReadError(f"byte {at}: {'no member' if block else 'the tar is cut'}; pack it again")
+            raise tarfile.ReadError(f"byte {at}: {'not a member' if block else 'the tar is truncated'}; pack it again")
         while rest := f.read(1 << 20):
             at += len(rest)
             if rest.strip(b"\0"):
                 raise tarfile.ReadError(
-                    f"byte {at - len(rest)}: something follows the tar's end, as in two that were joined by cat; "
+                    f"byte {at - len(rest)}: there is data after the tar's end, as if two were concatenated; "
                     "next: tar -xif it, and pack it again"
                 )
 
 
 def _key(member: tarfile.TarInfo) -> str:
-    """Empty for a name that has none (hidden, or without a kind)."""
+    """The key of a member; empty if it has none (a hidden file, or no suffix)."""
     folder, slash, name = member.name.rpartition("/")
     stem, dot, _ = name.partition(".")
     return folder + slash + stem if stem and dot else ""
