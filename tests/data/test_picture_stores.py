@@ -57,7 +57,7 @@ def test_a_store_that_stays_away_is_named_with_how_often_it_was_asked(shop, word
         Picture(shop.url("/a.png")).open()
     assert re.match(
         rf"unreadable image: {re.escape(shop.url('/a.png'))}: after 5 tries in \d+ s: .*{reason}.*; check ",
-        str(e.value)
+        str(e.value),
     )
     assert not isinstance(e.value, BrokenRecord)  # nothing is known of the picture itself
     assert asked(shop, "/a.png") == (10 if word == "drop" else 5)  # aiohttp asks a second time by itself

@@ -98,8 +98,8 @@ def test_one_tensor_of_each_folder_is_in_memory_at_a_time(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("weights", "why"),
     [
-        ((0.3, 0.6), r"0\.3 \+ 0\.6 = 0\.9 are none"),
-        ((0.3,), "has 2 weights"),
+        ((0.3, 0.6), r"not 0\.3 \+ 0\.6 = 0\.9"),
+        ((0.3,), "needs 2 weights"),
         ((1.5, -0.5), "of 0 or more"),
         ((float("nan"), 1.0), "= nan"),
     ],

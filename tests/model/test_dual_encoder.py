@@ -41,7 +41,7 @@ def test_an_embedding_has_no_batch_mates(kind, tmp_path):
 def test_what_is_no_dual_encoder_is_refused(tmp_path):
     model = write_encoder(tmp_path / "clip")
     model.vision_model.config.save_pretrained(tmp_path / "vision")
-    with pytest.raises(DataError, match="model_type 'clip_vision_model' has no texts to compare pictures with"):
+    with pytest.raises(DataError, match="model_type 'clip_vision_model' has no text encoder"):
         Embedder(tmp_path / "vision")
     with pytest.raises(DataError, match="unreadable encoder"):
         Embedder(tmp_path)

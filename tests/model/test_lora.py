@@ -94,14 +94,14 @@ def test_an_adapter_of_another_model_is_refused(adapted):
     with pytest.raises(DataError, match=r"layer model.layers.0.mlp.down_proj has shape \(16, 40\) .* another one"):
         merge_adapter(LlamaForCausalLM(wider), folder / "adapter")
     shorter = LlamaConfig(**LlamaConfig.from_pretrained(folder / "base").to_dict() | {"num_hidden_layers": 1})
-    with pytest.raises(DataError, match=r"layer model.layers.1.* is not there in this model"):
+    with pytest.raises(DataError, match=r"layer model.layers.1.* does not exist in this model"):
         merge_adapter(LlamaForCausalLM(shorter), folder / "adapter")
 
 
 def test_targets_are_names_of_layers(tiny_model):
     add_adapter("llm", tiny_model.llm, LORA.model_copy(update={"targets": ("q_proj", "v_proj")}), seed=0)
     assert {n.split(".")[-4] for n in adapter_of(tiny_model.llm)} == {"q_proj", "v_proj"}
-    with pytest.raises(SpecError, match=r"'up_prj' is no linear layer; did you mean 'up_proj'.*llm has .*up_proj"):
+    with pytest.raises(SpecError, match=r"'up_prj' is not a linear layer; did you mean 'up_proj'.*llm has .*up_proj"):
         add_adapter("llm", tiny_model.llm, LORA.model_copy(update={"targets": ("up_prj",)}), seed=0)
 
 

@@ -132,5 +132,5 @@ def test_gradients_come_from_every_scale():
 
 
 def test_scales_that_cannot_be_tiled():
-    with pytest.raises(SpecError, match=r"scales \[8, 12\]: 12 is no multiple of 8"):
+    with pytest.raises(SpecError, match=r"scales \[8, 12\]: 12 is not a multiple of 8"):
         MultiScale(Squares(), (8, 12))

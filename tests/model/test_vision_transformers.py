@@ -191,7 +191,7 @@ def test_entries_that_describe_no_encoder(tmp_path):
     hub = str(tmp_path)
     wide = {"model_type": "vit", **CONFIGS["vit"], "hidden_size": "wide"}
     refused(SpecError, "'clip_visoin_model'; did you mean 'clip_vision_model'?", kind="clip_visoin_model", hub=hub)
-    refused(SpecError, "'clip' is no encoder of equal blocks", "clip_vision_model", kind="clip", hub=hub)
+    refused(SpecError, "'clip' is not an encoder of equal blocks", "clip_vision_model", kind="clip", hub=hub)
     with pytest.raises(ValueError, match="layer -5 lies before the first of 4 blocks"):
         entry("clip_vision_model", layer=-5, hub=hub)
     with pytest.raises(ValueError, match="less than 0"):

@@ -97,7 +97,7 @@ def test_a_killed_process_is_replaced_and_said_until_too_many_were(stage_data, c
         first = next(loader)
         kill_all()
         assert all(map(same, [first, *loader], expected))
-    assert "a process that makes batches died 1 times" in caplog.text and caplog.records[0].levelno == logging.WARNING
+    assert "a dataloader worker died 1 times" in caplog.text and caplog.records[0].levelno == logging.WARNING
     too_often = pytest.raises(TrainingError, match=f"died {DEATHS + 1} times, now at step .*lower cluster.loaders")
     with Loader(data, SHARE, range(1000), 1) as loader, too_often:
         for _ in range(100):

@@ -252,9 +252,9 @@ BROKEN = {
         "{% for m in messages %}{{ m.content[1:] }}<|im_end|>{% endfor %}",
         "every message once and unchanged",
     ),
-    "no end": ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "with no special token"),
+    "no end": ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "end an answer with a special token"),
     "refuses": ("{{ raise_exception('no users here') }}", "no users here"),
-    "none": (None, "no chat template of its own"),
+    "none": (None, "the tokenizer has no chat template;"),
 }
 
 

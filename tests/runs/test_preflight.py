@@ -80,12 +80,12 @@ def test_what_is_well_has_its_steps_and_nothing_to_say(spec, tmp_path):
         (
             "finetune",
             {"tune": {"llm": {"lora": {"targets": ["qproj"]}}}},
-            "'qproj' is no linear layer; did you mean",
+            "'qproj' is not a linear layer; did you mean",
         ),
         (
             "finetune",
             {"tune": {"llm": {"lora": {"targets": ["lm_head"]}}}},
-            "'lm_head' is no linear layer; llm has",
+            "'lm_head' is not a linear layer; llm has",
         ),
         ("finetune", {"tune": {"vision": "lora"}}, "tune.vision: lora adapts linear layers, and this vision has none"),
         ("finetune", {"tune": {"llm": {"last": 5}}}, "stage 'finetune': tune.llm: {last: 5} leaves nothing"),
@@ -186,7 +186,7 @@ def test_an_own_config_that_makes_no_model_is_one_line(tmp_path, monkeypatch):
     file.write_text(file.read_text().replace("model_type: llama", "model_type: lama"))
     catalog._entries.cache_clear()
     variant = Variant.model_validate(PARTS | parts | {"overrides": {"finetune": {"tune": {"llm": "lora"}}}})
-    with pytest.raises(SpecError, match="llm Own: its config makes no model") as caught:
+    with pytest.raises(SpecError, match="llm Own: cannot build its config") as caught:
         check_stages(variant, resolve_stages(variant))
     assert "\n" not in str(caught.value)
 

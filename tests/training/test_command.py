@@ -110,4 +110,4 @@ def test_what_its_user_can_get_wrong_is_one_line(job, tmp_path):
     untrained = replace(job, parts=job.parts | {"llm": PartRef("demo-2m", tmp_path / "language" / "parts" / "llm")})
     rc, out, err = python(*MODULE, written(untrained, tmp_path / "untrained"))
     assert (rc, out) == (1, "")
-    assert err.startswith(f"remora: llm demo-2m: {tmp_path}/language/parts/llm is not there; ") and err.count("\n") == 1
+    assert err.startswith(f"remora: llm demo-2m: {tmp_path}/language/parts/llm does not exist; ") and err.count("\n") == 1

@@ -1,1 +1,1 @@
-"""The multimodal model: parts, connectors, what trains, and how parts are kept on disk."""
+"""The multimodal model: its parts, connectors, what trains, and how parts are stored."""

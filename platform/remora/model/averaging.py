@@ -1,4 +1,4 @@
-"""The weighted average of results of the same shape: what Bunny does with two recipes' models (0.3 and 0.7).
+"""Weighted averages of models of the same shape, as Bunny averages two recipes' models (0.3 and 0.7).
 
 Source: Bunny's tutorials for Bunny-v1.0-4B and its successors, which merge each recipe's LoRA into the model and then
 average the two models' weights. The idea is that of model soups (arXiv 2203.05482).
@@ -22,7 +22,7 @@ from remora.errors import SpecError
 def average(tensors: Sequence[Tensor], weights: Sequence[float], name: str = "tensor") -> Tensor:
     """sum_i weights[i] * tensors[i], added in fp32 (float64 for float64) and rounded once to the tensors' dtype.
 
-    Integers and booleans are counters and positions, not weights: they must be equal, and stay.
+    Integers and booleans are counters and positions, not weights: they must be equal, and are kept.
 
     Raises:
         SpecError: shapes, dtypes or integers differ; the message names `name`.
@@ -33,7 +33,7 @@ def average(tensors: Sequence[Tensor], weights: Sequence[float], name: str = "te
             raise _refusal(f"{name} has {what} " + " and ".join(str(v) for v in values))
     if not first.is_floating_point():
         if not all(torch.equal(first, t) for t in tensors):
-            raise _refusal(f"{name} holds {first.dtype} that differ, and whole numbers have no average")
+            raise _refusal(f"{name} has {first.dtype} values that differ, and whole numbers cannot be averaged")
         return first.clone()
     total = torch.zeros_like(first, dtype=torch.promote_types(first.dtype, torch.float32))
     for weight, tensor in zip(weights, tensors, strict=True):
@@ -42,10 +42,10 @@ def average(tensors: Sequence[Tensor], weights: Sequence[float], name: str = "te
 
 
 def average_states(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
-    """The average of state dicts of equal names, shapes and dtypes; see `average`.
+    """The average of state dicts with equal names, shapes and dtypes; see `average`.
 
     Raises:
-        SpecError: they differ, or the weights are none of an average.
+        SpecError: they differ, or the weights are invalid.
     """
     check_weights(weights, len(states))
     _check_names([set(s) for s in states])
@@ -55,12 +55,12 @@ def average_states(states: Sequence[Mapping[str, Tensor]], weights: Sequence[flo
 def average_folders(folders: Sequence[Path], weights: Sequence[float], out: Path) -> None:
     """Write the average of part folders to the new folder `out`, one tensor in memory at a time.
 
-    Every file of the first folder has its like in `out`: a safetensors file has the same names, shapes and order, with
-    averaged values, and any other file (config, tokenizer) is copied. The other folders may be split into files in
-    another way. A refusal may leave `out` unfinished, so let it be inside a `remora.files.publishing` folder.
+    `out` gets every file of the first folder: safetensors files with the same names, shapes and order but averaged
+    values; other files (config, tokenizer) are copied. The other folders may be sharded differently. An error may leave
+    `out` unfinished, so use a `remora.files.publishing` folder.
 
     Raises:
-        SpecError: a folder has no safetensors, names, shapes or dtypes differ, or the weights are none of an average.
+        SpecError: a folder has no safetensors, names, shapes or dtypes differ, or the weights are invalid.
     """
     check_weights(weights, len(folders))
     where = [_files_by_name(folder) for folder in folders]
@@ -71,7 +71,7 @@ def average_folders(folders: Sequence[Path], weights: Sequence[float], out: Path
         raw, entries = _header(file)
         with (out / file.name).open("wb") as target:
             target.write(raw)
-            # The header is the first file's, so the tensors must lie where it says: in the order of their offsets.
+            # The header is the first file's, so tensors must be written in the order of its offsets.
             for name in sorted(entries, key=lambda n: entries[n]["data_offsets"]):
                 tensor = average([_read(names[name], name) for names in where], weights, name)
                 target.write(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -83,14 +83,14 @@ def _refusal(problem: str) -> SpecError:
 
 def check_weights(weights: Sequence[float], count: int) -> None:
     """Raises:
-    SpecError: they are none of an average.
+    SpecError: `weights` are not `count` numbers of 0 or more that sum to 1.
     """
     # not(...): a comparison with NaN is never true
     if not (len(weights) == count and all(w >= 0 for w in weights) and abs(sum(weights) - 1) <= 1e-6):
         shown = " + ".join(f"{w:g}" for w in weights)
         raise SpecError(
-            f"an average of {count} results has {count} weights of 0 or more that sum to 1, and {shown} = "
-            f"{sum(weights):g} are none; Bunny's are 0.3 and 0.7"
+            f"an average of {count} results needs {count} weights of 0 or more that sum to 1, not {shown} = "
+            f"{sum(weights):g}; Bunny's are 0.3 and 0.7"
         )
 
 
@@ -99,12 +99,12 @@ def _check_names(names: Sequence[set[str]]) -> None:
     if odd := sorted(names[0].union(*names) - common):
         raise _refusal(f"{len(odd)} names are not in all of them, the first {odd[0]!r}")
     if lora := sorted(n for n in common if "lora_" in n):
-        # (a + b)(c + d) is not ac + bd
+        # (a + b)(c + d) != ac + bd
         raise _refusal(f"{lora[0]!r} is half of a LoRA product, whose average is another; merge the adapters first")
 
 
 def _header(file: Path) -> tuple[bytes, dict[str, Any]]:
-    """What a safetensors file has before its data (length in 8 bytes, JSON), and the JSON's entry of each tensor."""
+    """The header of a safetensors file as bytes (8 bytes of length, then JSON), and its entry for each tensor."""
     with file.open("rb") as f:
         length = f.read(8)
         text = f.read(int.from_bytes(length, "little"))

@@ -1,4 +1,4 @@
-"""The blocks of an encoder or of a language model, in their order."""
+"""The ordered blocks of an encoder or language model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from remora.model.vision import Tower
 
 
 def blocks_of(module: nn.Module) -> tuple[nn.ModuleList, list[nn.Module]]:
-    """The ordered blocks of a part, and the modules behind them that train with the last one.
+    """The ordered blocks of a part, and the modules after them that train with the last one.
 
-    Language models of transformers call their blocks `layers`; what else of the backbone has weights, apart from the
-    embeddings, comes after them (`norm`, `final_layernorm`, `final_layer_norm`). The head is not of the backbone.
+    transformers' language models call their blocks `layers`. All other modules of the backbone with weights, except the
+    embeddings, come after them (`norm`, `final_layernorm`, `final_layer_norm`). The head is not part of the backbone.
     """
     if isinstance(module, Tower):
         return module.blocks, module.tail

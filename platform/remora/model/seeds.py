@@ -1,4 +1,4 @@
-"""Random streams: one seed of the user's, one stream a purpose."""
+"""Random streams: from the user's one seed, a separate stream for each purpose."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import hashlib
 
 
 def seed_for(seed: int, purpose: str) -> int:
-    """A 63-bit seed for one purpose, so that no two random streams of a run are the same."""
+    """A 63-bit seed for one purpose, so that all random streams of a run differ."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8]) >> 1

@@ -1,8 +1,8 @@
-"""Weights that an engine has split over the ranks (ZeRO 3), whole for a moment: to be read from files, merged, tried.
+"""Temporarily gather weights that are sharded over ranks (ZeRO 3), to load, merge or try them.
 
-Under `training.engines.loading` what transformers loads comes with parameters of which a rank holds its share. How they
-are gathered and split is the engine's business, which says so by `split_by`. All ranks must come here together, and
-write the same. Where nothing is split, these functions do what their names say and no more.
+Under `training.engines.loading`, transformers loads parameters of which each rank has a shard. The engine provides how
+to gather and shard them (`split_by`). All ranks must call these functions together and write the same values. Without
+sharding, they do only what their names say.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from torch import Tensor, nn
 
 
 class Splitting(Protocol):
-    """How an engine holds a tensor whose shares lie on all ranks."""
+    """How an engine gathers and shards tensors."""
 
     def is_split(self, tensor: Tensor) -> bool:
-        """Whether this rank may hold a share of it only."""
+        """Whether this rank may have only a shard of it."""
         ...
 
     def shape_of(self, parameter: Tensor) -> torch.Size:
-        """The whole shape of a split one."""
+        """The full shape of a sharded parameter."""
         ...
 
     def gather(self, parameters: Sequence[Tensor]) -> None:
-        """Make split ones whole on every rank."""
+        """Gather sharded parameters on every rank."""
         ...
 
     def release(self, parameters: Sequence[Tensor], written: bool) -> None:
-        """Leave a rank its share again: of what is there now if it was `written`, or of what was there before."""
+        """Shard them again: the current values if `written`, else the values before gathering."""
         ...
 
     def split_like(self, parameters: Sequence[nn.Parameter], like: Tensor) -> None:
-        """Split whole ones as `like` is."""
+        """Shard full parameters as `like` is sharded."""
         ...
 
 
@@ -44,7 +44,7 @@ _splitting: Splitting | None = None
 
 
 def split_by(splitting: Splitting) -> None:
-    """From now on split weights of this process are handled so."""
+    """Set how this process handles sharded weights."""
     global _splitting
     _splitting = splitting
 
@@ -54,13 +54,13 @@ def is_split(tensor: Tensor) -> bool:
 
 
 def shape_of(parameter: Tensor) -> torch.Size:
-    """Its whole shape; what a rank holds of a split one has none."""
+    """Its full shape; a sharded parameter itself has an empty one."""
     return _splitting.shape_of(parameter) if _splitting and is_split(parameter) else parameter.shape
 
 
 @contextlib.contextmanager
 def whole(tensors: Iterable[Tensor], written: bool = False) -> Iterator[None]:
-    """The split ones of some tensors are whole for the length of the block; what was `written` into them is kept."""
+    """Gather the sharded ones of some tensors during the block; with `written`, changes are kept."""
     split = [t for t in dict.fromkeys(tensors) if is_split(t)]
     if not _splitting or not split:
         yield
@@ -74,7 +74,7 @@ def whole(tensors: Iterable[Tensor], written: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole_as_they_run(module: nn.Module) -> Iterator[None]:
-    """In the block the weights of each submodule are whole while it runs, for a pass without gradients."""
+    """During the block, gather the weights of each submodule while it runs, for a pass without gradients."""
     hooks = []
     for child in module.modules():
         own = list(child.parameters(recurse=False))
@@ -98,17 +98,17 @@ def _leave(gathered: contextlib.ExitStack, *_: object) -> None:
 
 
 def load(module: nn.Module, state: Mapping[str, Tensor], strict: bool = True) -> None:
-    """`module.load_state_dict(state, strict)`, with one parameter whole at a time.
+    """`module.load_state_dict(state, strict)`, gathering one parameter at a time.
 
     Raises:
-        RuntimeError: `strict`, and the names are not the module's; or a shape is another.
+        RuntimeError: `strict` and the names differ from the module's, or a shape differs.
     """
     held = module.state_dict(keep_vars=True)
     if not any(is_split(t) for t in held.values()):
         module.load_state_dict(state, strict=strict)
         return
     if strict and (odd := sorted(held.keys() ^ state.keys())):
-        raise RuntimeError(f"{len(odd)} names are in the module or in the state alone, the first {odd[0]!r}")
+        raise RuntimeError(f"{len(odd)} names are only in the module or only in the state, the first {odd[0]!r}")
     for name in held.keys() & state.keys():
         if shape_of(held[name]) != state[name].shape:
             raise RuntimeError(f"{name} has shape {list(state[name].shape)}, the module's {list(shape_of(held[name]))}")
@@ -119,7 +119,7 @@ def load(module: nn.Module, state: Mapping[str, Tensor], strict: bool = True) ->
 
 
 def split_like(module: nn.Module, other: nn.Module) -> None:
-    """Split the module's parameters over the ranks as those of `other` are, and move it to where they are computed."""
+    """Shard the module's parameters over ranks as those of `other` are, and move it to their device."""
     parameter = next(other.parameters(), None)
     if _splitting and parameter is not None and is_split(parameter):
         module.to(parameter.device)

@@ -1,4 +1,4 @@
-"""What trains: an explicit act, with a table that says what it did."""
+"""Freeze and train parts by a stage's tuning, explicitly and with a table of the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from remora.spec import PARTS, PartTuning, Stage, Tuning
 
 @dataclass(frozen=True)
 class TuningRow:
-    """One part's line in the table: its mode, its parameters, how many of them train, and at which rate."""
+    """One part's row in the table: mode, parameters, trained parameters, learning rate."""
 
     part: str
     mode: str
@@ -37,13 +37,13 @@ def _trained_modules(part: str, module: nn.Module, tuning: PartTuning) -> list[n
 
 
 def freeze_and_train(model: VisionLanguageModel, tuning: Tuning, seed: int = 0) -> None:
-    """Set `requires_grad` and the mode of every part. Frozen parts hold no gradients and stay in eval mode, but
-    for their dropout where the tuning asks for it.
+    """Set `requires_grad` and the mode of every part. Frozen parts have no gradients and stay in eval mode, except for
+    their dropout if the tuning asks for it.
 
-    `seed` initialises adapters; each part draws from a stream of its own.
+    `seed` initialises adapters; each part has its own random stream.
 
     Raises:
-        SpecError: a part has fewer blocks than the tuning asks for, or an adapter's target is not there.
+        SpecError: a part has fewer blocks than the tuning asks for, or an adapter's target does not exist.
     """
     for part in PARTS:
         module = model.part(part)
@@ -60,7 +60,7 @@ def freeze_and_train(model: VisionLanguageModel, tuning: Tuning, seed: int = 0) 
                 trained.requires_grad_(True)
         if tuning[part].trains or tuning[part].dropout:
             model.dropouts[part] = key_dropouts(module, first_layer=100_000 * PARTS.index(part))
-            if tuning[part].dropout:  # alone: what else acts in train mode is none of a frozen part's
+            if tuning[part].dropout:  # only dropout: the rest of a frozen part stays in eval mode
                 for dropout in model.dropouts[part]:
                     dropout.train()
 
@@ -68,9 +68,9 @@ def freeze_and_train(model: VisionLanguageModel, tuning: Tuning, seed: int = 0) 
 def halve_frozen(model: VisionLanguageModel, tuning: Tuning, dtype: torch.dtype) -> None:
     """Hold the matrices of parts whose own weights are frozen in `dtype`, in place.
 
-    torch.autocast makes the same of them in every pass, so no result changes; the memory is half, and nothing is cast
-    again and again. Norms and embeddings compute in fp32 and stay. A part that trains in places is saved whole: it
-    stays too. At ZeRO 3 a rank holds a share of each weight, and all of it stays.
+    torch.autocast casts them the same way in every pass, so results do not change; this halves their memory and saves
+    the casts. Norms and embeddings compute in fp32 and stay fp32. So do partly trained parts, which are saved whole,
+    and all weights under ZeRO 3, where a rank has only a shard of each.
     """
     for part in PARTS:
         module = model.part(part)
@@ -85,7 +85,7 @@ def halve_frozen(model: VisionLanguageModel, tuning: Tuning, dtype: torch.dtype)
 
 
 def tuning_table(model: VisionLanguageModel, stage: Stage) -> list[TuningRow]:
-    """One row for every part that is there. `ds_numel` is the true size of a parameter that ZeRO 3 has split."""
+    """One row per part. `ds_numel` is the full size of a parameter that ZeRO 3 has sharded."""
     rows = []
     for part in PARTS:
         module = model.part(part)
@@ -102,11 +102,11 @@ def tuning_table(model: VisionLanguageModel, stage: Stage) -> list[TuningRow]:
 
 
 def parameter_groups(model: VisionLanguageModel, stage: Stage) -> list[dict[str, object]]:
-    """Optimiser groups, one for each trained part and whether its tensors decay.
+    """Optimiser groups: for each trained part, one with and one without weight decay.
 
-    Vectors (biases, norms, latent scales) do not decay. transformers' Trainer leaves out biases and the norms'
-    weights by their modules and names, and so decays CLIP's class embedding and DINOv2's layer scales, which are
-    vectors as well; no published run of the family has a decay, so none differs.
+    Vectors (biases, norms, latent scales) do not decay. transformers' Trainer excludes biases and norm weights by
+    module and name, so it decays CLIP's class embedding and DINOv2's layer scales, which are vectors too. No published
+    run of the family uses weight decay, so the difference does not matter there.
     """
     groups: list[dict[str, object]] = []
     for part in stage.tune.trained:

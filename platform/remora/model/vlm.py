@@ -1,4 +1,4 @@
-"""The multimodal model: three intact parts, and a loss over supervised tokens only."""
+"""The multimodal model: three parts, and a loss over supervised tokens only."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from remora.token_ids import IGNORE, IMAGE
 
 
 def place(embeddings: Tensor, ids: Tensor, pictures: Tensor) -> Tensor:
-    """embeddings [B, T, hidden] with pictures [I, image_tokens, hidden] at the IMAGE positions of ids [B, T]."""
+    """Put pictures [I, image_tokens, hidden] into embeddings [B, T, hidden] at the IMAGE positions of ids [B, T]."""
     return embeddings.masked_scatter((ids == IMAGE).unsqueeze(-1), pictures.flatten(0, 1).to(embeddings.dtype))
 
 
 class VisionLanguageModel(nn.Module):
-    """A vision encoder, a connector and a language model. A text-only stage has only the last.
+    """A vision encoder, a connector and a language model. A text-only stage has only the language model.
 
-    `image_size` is the pixel size that the encoder reads; `image_tokens` is how many embeddings a picture becomes.
+    `image_size` is the side in pixels of the encoder's input; `image_tokens` is the number of embeddings per picture.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class VisionLanguageModel(nn.Module):
         self.image_size = image_size
         self.image_tokens = image_tokens
         self.dropouts: dict[str, list[KeyedDropout]] = {}
-        """Part -> the dropouts in it that act; set by `freeze_and_train`."""
+        """Part -> its active dropouts; set by `freeze_and_train`."""
         self.narrowed: list[nn.Module] = []
-        """What of the language model's last block runs only for supervised positions; set to what `narrow` returns."""
+        """Modules of the language model's last block that run only for supervised positions; from `narrow`."""
 
     def part(self, name: str) -> nn.Module | None:
         return cast("nn.Module | None", getattr(self, name))
@@ -55,11 +55,11 @@ class VisionLanguageModel(nn.Module):
         return cast(Tensor, self.connector(tokens))
 
     def embed(self, ids: Tensor, pixels: Tensor) -> Tensor:
-        """Input embeddings [B, T, hidden]: the tokenizer's ids through the table, pictures in their places.
+        """Input embeddings [B, T, hidden]: token embeddings, with pictures in their places.
 
-        A batch without a picture still runs the encoder and the connector on a blank one, before the language model,
-        when gradients are wanted: every rank must touch the same parameters in the same order. Adding the blank
-        picture to the loss instead crashes ZeRO 1 and 3 and silently sums unrelated gradients under ZeRO 2.
+        If gradients are needed, a batch without a picture still runs the encoder and connector on a blank one, before
+        the language model: every rank must use the same parameters in the same order. Adding the blank picture to the
+        loss instead would crash ZeRO 1 and 3, and silently sum unrelated gradients under ZeRO 2.
         """
         embeddings = self.llm.get_input_embeddings()(ids.clamp(min=0))  # type: ignore[operator]
         if self.vision is None:
@@ -72,13 +72,13 @@ class VisionLanguageModel(nn.Module):
         return cast(Tensor, embeddings)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The sum of cross entropies (nats) over the supervised tokens of packed rows, or of rows padded on the right,
-        each times its sample's weight if the batch has weights; a scalar.
+        """The loss: a scalar, the sum of cross entropies (nats) over supervised tokens, each times its sample's weight
+        if the batch has weights. Rows are packed or padded on the right.
 
-        Logits are made for supervised positions only; image, prompt and padding tokens never reach the vocabulary.
-        Gradients of the head are made here as well (model/patches/head.py).
+        Logits are computed for supervised positions only, and the head's gradients in the same pass
+        (model/patches/head.py).
         """
-        targets = F.pad(batch.targets, (0, 1), value=IGNORE).flatten()  # of every position, the last of a row too
+        targets = F.pad(batch.targets, (0, 1), value=IGNORE).flatten()  # for every position, including the last
         rows = (targets != IGNORE).nonzero().squeeze(1)
         self._key_dropouts(batch)
         with only(self.narrowed, rows, batch.ids.shape):
@@ -91,12 +91,12 @@ class VisionLanguageModel(nn.Module):
         )
 
     def _key_dropouts(self, batch: Batch) -> None:
-        """Tell every dropout whose tokens it sees: the masks of a sample are the same in a packed row as alone."""
+        """Set the keys of every dropout, so that a sample has the same masks in a packed row as in a row of its own."""
         keys, positions = batch.keys, None
         if batch.lengths and self.dropouts.get("llm"):
             device = keys.device
             each = torch.tensor(batch.lengths, device=device)
-            keys = keys.repeat_interleave(each, output_size=sum(batch.lengths))[None]  # told, a GPU is not waited for
+            keys = keys.repeat_interleave(each, output_size=sum(batch.lengths))[None]  # avoids a GPU sync
             positions = positions_of(batch.lengths).to(device)
         for part, dropouts in self.dropouts.items():
             for dropout in dropouts:

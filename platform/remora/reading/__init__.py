@@ -1,1 +1,1 @@
-"""From conversations to what a step and a prompt are made of: tokens, labels, pixels, batches."""
+"""Convert conversations to model inputs: tokens, labels, pixels and batches."""

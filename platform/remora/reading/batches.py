@@ -1,4 +1,4 @@
-"""The batches of a stage: which samples, on which rank, in which rows, as a pure function of (seed, step)."""
+"""The batches of a stage. Samples, ranks and rows are a pure function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ def collate(
     keys: Sequence[int] | None = None,
     rows: Rows = "padded",
 ) -> Batch:
-    """One row a sample, padded on the right to the longest; or, packed, one row for all, one after the other.
+    """Collate samples: padded on the right to the longest, one per row; or packed into a single row.
 
-    Pictures, 3 x side x side, follow each other in reading order. `keys` are what dropout masks follow from, one a
-    sample.
+    Pictures [I, 3, side, side] are in reading order. `keys` are the seeds of dropout masks, one per sample.
     """
     keys = keys or [0] * len(samples)
     lengths = tuple(len(tokens.ids) for tokens, _ in samples)
@@ -55,7 +54,7 @@ def collate(
 
 @dataclass(frozen=True)
 class Dropped:
-    """A sample that teaches nothing: its entry's number in the mixture, the kind of problem (docs/data.md), and why."""
+    """A dropped sample: its entry's index in the mixture, the kind of problem (docs/data.md), and the reason."""
 
     entry: int
     kind: str
@@ -64,7 +63,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Planned:
-    """A sample's place in a step: its position in the stage, its tokens, and what it is if it was read to know that."""
+    """A sample of a step: its position in the stage, its number of tokens, and its content if it had to be read."""
 
     position: int
     length: int
@@ -73,19 +72,18 @@ class Planned:
 
 @dataclass(frozen=True)
 class StepBatches:
-    """A rank's share of a step: its micro batches, one a forward pass."""
+    """A rank's share of a step: its micro batches, one per forward pass."""
 
     batches: Sequence[Batch]
     dropped: Mapping[str, Dropped]
-    """Sample id -> why it teaches nothing. Every rank knows of those that the stage's length drops; of those whose
-    picture cannot be opened, where their entry skips that, only the rank that shows them."""
+    """Sample id -> why it is dropped. Every rank has those dropped for their length; those dropped for an unreadable
+    picture are only on the rank that reads them."""
 
 
 class StageData:
-    """The batches of a stage. It has no position: `read` is a pure function of its arguments.
+    """The batches of a stage. It is stateless: `read` is a pure function of its arguments.
 
-    A sample that teaches nothing has no place in a packed row. Among padded rows it keeps its own, one padding token
-    without a label.
+    A dropped sample is left out of packed rows. A padded batch keeps its row, with one padding token without a label.
     """
 
     def __init__(
@@ -101,7 +99,7 @@ class StageData:
         self.seed = seed >> 16  # room for positions in 63 bits
         self.samples = datasets
         self.lengths: Sequence[Lengths | None] = ()
-        """Of each dataset's samples, where they were measured."""
+        """Lengths of each dataset's samples, if measured."""
         self.order = mixture_order(stage.mixture, [len(s) for s in self.samples], seed)
         self.prompter, self.limits = prompter, StagePrompter(stage, prompter, context)
         self.encoder = catalog.vision(vision) if vision else None
@@ -111,7 +109,7 @@ class StageData:
         self.steps, self.total = stage_length(stage, self.order.epoch_size)
 
     def positions(self, step: int) -> range:
-        """Positions of the global batch of a step; the last batch of a run in epochs may be smaller."""
+        """Positions of a step's global batch. If the stage is given in epochs, the last batch may be smaller."""
         return range(step * self.stage.batch, min((step + 1) * self.stage.batch, self.total))
 
     def sample(self, position: int) -> Sample:
@@ -123,12 +121,12 @@ class StageData:
         return self.limits.encode(sample)
 
     def read(self, step: int, rank: int, world: int, size: int, rows: Rows) -> StepBatches:
-        """The rank's share of a step's global batch, as many micro batches on every rank.
+        """The rank's share of a step's global batch. Every rank has the same number of micro batches.
 
         Packed, a micro batch is a row of at most `size` x max_length tokens; padded, it is at most `size` samples of
-        like length. What goes where follows from the lengths of all samples of the step. Those are in the tables of
-        `lengths`, so a rank tokenises its own samples and those that the stage does not read whole; without tables it
-        tokenises all. Where there is nothing left for a rank its batch is a token without a label.
+        similar length. The assignment needs the lengths of all samples of the step. They are in the tables of
+        `lengths`, so a rank only tokenises its own samples and those that are cut or dropped; without tables it
+        tokenises all. If no samples are left for a rank, its batch is one token without a label.
         """
         dropped: dict[str, Dropped] = {}
         places = []
@@ -145,7 +143,7 @@ class StageData:
                 tokens = self._nothing
             places.append(Planned(position, len(tokens.ids), (sample, tokens)))
         lengths = [place.length for place in places]
-        # Where pictures do not count, a sample may be longer than a row of one would be.
+        # If pictures do not count, a single sample may be longer than a row.
         capacity = max([size * self.max_length, *lengths])
         shares = pack(lengths, capacity, world) if rows == "packed" else group(lengths, size, world)
         mine = [[places[i] for i in share] for share in deal(shares, rank, world)]
@@ -156,7 +154,7 @@ class StageData:
         return Tokens([self.pad], [IGNORE])
 
     def _measured(self, position: int) -> int | None:
-        """The length of a sample that is read whole, if a table has it."""
+        """The length of a sample that is not cut, if a table has it."""
         dataset, index = self.order[position]
         if not self.lengths or (lengths := self.lengths[dataset]) is None:
             return None
@@ -189,14 +187,14 @@ class StageData:
         return collate(shown or [(self._nothing, [])], self.pad, side, keys, rows)
 
     def _pixels(self, position: int, sample: Sample, tokens: Tokens) -> list[Tensor] | Dropped:
-        """The pictures that a sample shows, or why one is not read, where the mixture's entry skips that.
+        """The pixels of a sample's pictures, or the reason for dropping it if the mixture entry skips that problem.
 
         Raises:
-            DataError: a picture cannot be opened, for a reason that its entry does not skip or that may pass.
+            DataError: a picture cannot be opened, and the entry does not skip the problem or it may be transient.
         """
         if self.encoder is None:
             return []
-        shown = sample.images[: tokens.images]  # not those of rounds that were cut
+        shown = sample.images[: tokens.images]  # without those of turns that were cut
         try:
             return [preprocess(p.open(), self.encoder, self.stage.aspect) for p in shown]
         except BrokenRecord as e:

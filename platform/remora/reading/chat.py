@@ -1,7 +1,7 @@
-"""A tokenizer's own chat template as pieces of a prompt.
+"""A tokenizer's chat template as pieces of a prompt.
 
-The template is rendered once for each number of turns, with a mark in place of every message. What stands around the
-marks is the template's, what replaces them is the turn's, so nothing has to be found again in a rendered text.
+The template is rendered once for each number of turns, with a mark in place of every message. The text around the marks
+is the template's, and each mark is replaced by a turn, so messages need not be searched for in rendered text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 MARK = re.compile("\ue000([0-9]+)\ue001")
 ONE_DAY = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
-"""Llama-3.2's and SmolLM3's templates write today's date; a batch must not depend on the day. Theirs if no clock is."""
+"""Llama-3.2's and SmolLM3's templates write today's date, but batches must not depend on it. This is the date that they
+write if there is no clock."""
 ROLES = ("user", "assistant")
 OTHER = "; choose another template: remora catalog templates"
 
@@ -31,7 +32,7 @@ class ChatTemplate:
     """The chat template of a tokenizer. `stop` is the first special token after an answer.
 
     Raises:
-        SpecError: it leaves out or changes a message, or ends an answer with no special token.
+        SpecError: it drops or changes a message, or does not end an answer with a special token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, image_suffix: str, specials: Iterable[str]) -> None:
@@ -42,11 +43,11 @@ class ChatTemplate:
         last, _ = self._around(2, False)[-1]
         stops = [p.text for p in split_tokens(last, self.specials) if p.token]
         if not stops:
-            raise SpecError(f"the tokenizer's chat template ends an answer with no special token{OTHER}")
+            raise SpecError(f"the tokenizer's chat template does not end an answer with a special token{OTHER}")
         self.stop = stops[0]
 
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
-        """The conversation; it ends where the next answer starts if the last turn is the user's."""
+        """The pieces of a conversation. If the last turn is the user's, they end where the next answer starts."""
         system, turns = with_system(turns)
         placed = bool(system) and self._places_system
         if system and not placed:
@@ -69,7 +70,7 @@ class ChatTemplate:
 
     @cached_property
     def _places_system(self) -> bool:
-        """Whether the template writes a system message before the others, in conversations of any length."""
+        """Whether the template puts a system message first, in conversations of any length."""
         try:
             for count in range(1, 5):
                 self._render(count, system=True)
@@ -78,8 +79,8 @@ class ChatTemplate:
         return True
 
     def _around_messages(self, count: int, system: bool) -> list[tuple[str, str]]:
-        """(asked, lead) before a system message (empty without one), then before, between and after `count` messages;
-        the model writes the lead before its answer."""
+        """(asked, lead) before a system message (empty without one), then before, between and after `count` messages.
+        `lead` is text that the model writes before its answer."""
         texts = self._render(count, system)
         if not system:
             texts = ["", *texts]
@@ -88,14 +89,14 @@ class ChatTemplate:
             around[-1] = (around[-1][0].rstrip(" "), "")
         for number in range(1, count, 2):
             text, asked = around[number + 1][0], self._render(number, system)[-1].rstrip(" ")
-            # Qwen3 asks for an answer with an empty thought in front and forgets it later: none of it is the model's.
+            # Qwen3's generation prompt has an empty thought, which it drops later: the model writes none of it.
             end = len(asked) if text.startswith(asked) else len(text)
             around[number + 1] = (text[:end], text[end:])
         return around
 
     def _render(self, count: int, system: bool) -> list[str]:
-        """What stands before, between and after `count` messages, behind a system message if asked for, with the
-        generation prompt after a question."""
+        """The text before, between and after `count` messages, optionally after a system message, with the generation
+        prompt after a question."""
         roles = [*(["system"] if system else []), *(ROLES[i % 2] for i in range(count))]
         messages = [{"role": role, "content": f"\ue000{i}\ue001"} for i, role in enumerate(roles)]
         try:
@@ -104,7 +105,7 @@ class ChatTemplate:
                 chat_template=ONE_DAY + self.tokenizer.get_chat_template(),
                 add_generation_prompt=count % 2 == 1,
                 tokenize=False,
-                enable_thinking=False,  # what Qwen3 and SmolLM3 would otherwise do; other templates do not read it
+                enable_thinking=False,  # the default of Qwen3 and SmolLM3 is True; other templates ignore it
             )
         except TemplateError as e:
             raise SpecError(f"the tokenizer's chat template refuses a plain conversation: {e}{OTHER}") from e

@@ -1,4 +1,4 @@
-"""From a picture to the pixels that an encoder reads."""
+"""Preprocess pictures: from RGB to an encoder's pixels."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from remora.reading.padding import padded
 Aspect = Literal["square", "pad"]
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 LONG = 64
-"""Long over short side from which on a crop is resampled alone, not with all that it cuts away: a picture of one row of
-100,000 pixels would grow to 30 GB on its way to 336 rows."""
+"""Above this aspect ratio (long over short side) only the crop is resampled, not the whole picture: one row of 100,000
+pixels resized to 336 rows would take 30 GB."""
 
 
 def preprocess(image: Image.Image, encoder: Vision, aspect: Aspect = "square") -> Tensor:
-    """RGB picture -> pixels [3, S, S], fp32, normalised with the encoder's mean and deviation. S: see `fitted`."""
-    # A byte has 256 values, so each channel's are worked out once; the order and precision are the publishers'.
+    """RGB picture -> pixels [3, S, S], fp32, normalised by the encoder's mean and deviation. S: see `fitted`."""
+    # A byte has 256 values, so a table per channel is enough. Order and precision are the publishers'.
     # (Torchvision's bytes / 255 in single precision are the same 256 numbers as transformers' bytes * (1 / 255).)
     shades = (np.arange(256) * (1 / 255)).astype(np.float32)
     bytes_ = np.asarray(fitted(image, encoder, aspect))
@@ -33,26 +33,25 @@ def preprocess(image: Image.Image, encoder: Vision, aspect: Aspect = "square") -
 
 
 def fitted(image: Image.Image, encoder: Vision, aspect: Aspect = "square") -> Image.Image:
-    """RGB picture -> the S x S of it that an encoder reads. To keep a picture small and fit it later, see `shrunk`.
+    """RGB picture -> the S x S picture that an encoder gets. To store a smaller picture and fit it later, see `shrunk`.
 
-    S is the encoder's image_size, or the largest of its scales. `square` is what the encoder's publisher does, to the
+    S is the encoder's image_size, or the largest of its scales. `square` equals the publisher's preprocessing to the
     pixel: transformers' CLIPImageProcessor or BitImageProcessor (`fit: crop`), SiglipImageProcessor or
-    ViTImageProcessor (`stretch`), or torchvision's transforms (`processor`); docs/recipes.md lists what differs before
-    a picture is RGB. `pad` puts the whole picture in the middle of a square of the mean colour, rounded down, first, as
-    LLaVA-1.5 does.
+    ViTImageProcessor (`stretch`), or torchvision's transforms (`processor`); docs/recipes.md lists differences in the
+    conversion to RGB. `pad` first centres the picture on a square of the mean colour (rounded down), as LLaVA-1.5 does.
     """
     if aspect == "pad":
-        image = _on_square(image, encoder)  # of the right size: what follows leaves it as it is, or cuts its rim
+        image = _on_square(image, encoder)  # it has the right size: the code below leaves it, or only crops it
     if encoder.fit == "crop":
         return _cropped(image, encoder)
     return image.resize((encoder.input_size, encoder.input_size), _filter(encoder))
 
 
 def shrunk(image: Image.Image, encoder: Vision, aspect: Aspect = "square") -> Image.Image:
-    """What may be kept of an RGB picture in its place: `fitted` makes the same of both, and shrunk again it stays.
+    """A smaller picture to store instead of an RGB picture: `fitted` gives the same result for both. Idempotent.
 
-    That is what `fitted` makes of it, or where an encoder's publisher cuts a rim off (`resize`) the picture before the
-    cut; very long ones are kept as they are there.
+    It is the result of `fitted`, or, if the encoder's publisher crops after resizing (`resize`), the picture before the
+    crop; very long pictures are then kept as they are.
     """
     if encoder.shorter_side == encoder.input_size:
         return fitted(image, encoder, aspect)
@@ -72,16 +71,16 @@ def _on_square(image: Image.Image, encoder: Vision) -> Image.Image:
 
 
 def _before_crop(image: Image.Image, encoder: Vision) -> tuple[int, int]:
-    """Width and height once the shorter side is resized."""
+    """Width and height after the shorter side is resized."""
     shorter = encoder.shorter_side
     stretched = int(shorter * max(image.size) / min(image.size))
     return (shorter, stretched) if image.width <= image.height else (stretched, shorter)
 
 
 def _cropped(image: Image.Image, encoder: Vision) -> Image.Image:
-    """The shorter side resized, and the middle cut out.
+    """Resize the shorter side and crop the centre.
 
-    Pictures more than LONG times longer than wide differ from the publisher's by one of 256 shades here and there.
+    Pictures with an aspect ratio above LONG differ from the publisher's by 1 of 256 in some pixels.
     """
     side, resample = encoder.input_size, _filter(encoder)
     short, long = min(image.size), max(image.size)
@@ -89,12 +88,12 @@ def _cropped(image: Image.Image, encoder: Vision) -> Image.Image:
     left, top = _margin(width - side, encoder), _margin(height - side, encoder)
     if long <= LONG * short:
         return image.resize((width, height), resample).crop((left, top, left + side, top + side))
-    x, y = image.width / width, image.height / height  # pixels of the picture a pixel of the result
-    # Rows first, then columns, as Pillow does for the whole: overshoots are cut off to 0 and 255 in between.
+    x, y = image.width / width, image.height / height  # pixels of the picture per pixel of the result
+    # Rows first, then columns, as Pillow does: it clips overshoots to 0 and 255 in between.
     image = image.resize((side, image.height), resample, (left * x, 0, (left + side) * x, image.height))
     return image.resize((side, side), resample, (0, top * y, side, (top + side) * y))
 
 
 def _margin(rest: int, encoder: Vision) -> int:
-    """Pixels that a crop leaves out before it, half of `rest`: transformers rounds down, torchvision to even."""
+    """Offset of a centre crop, half of `rest`: transformers rounds down, torchvision to even."""
     return round(rest / 2) if encoder.processor else rest // 2

@@ -1,12 +1,12 @@
-"""How long each conversation of a dataset is, measured once for a tokenizer and a template and kept beside its index.
+"""Lengths of all conversations of a dataset, measured once per tokenizer and template and stored beside its index.
 
-With it every rank knows what of a step goes where, and tokenises only the samples that it trains on. Beside the index,
-in `<name>-<place>/lengths/`, for each index, tokenizer and template:
+With them every rank can assign a step's samples to ranks and only tokenises its own. The files are beside the index, in
+`<name>-<place>/lengths/`, for each index, tokenizer and template:
 
     <index>-<prompter>/lengths.bin   uint32 [records, 3]: tokens without those of pictures, pictures, supervised tokens
-    <index>-<prompter>.lock          who measures holds it; the others wait
+    <index>-<prompter>.lock          held by the process that measures; the others wait
 
-How many tokens a picture becomes is not part of it, so encoders and connectors share it.
+The number of tokens per picture is not part of it, so all encoders and connectors share the table.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ from remora.reading.prompt import Prompter, Size
 
 log = logging.getLogger(__name__)
 FORMAT = 1
-"""Raise by hand when conversations are rendered or measured differently; other tables are then measured anew."""
+"""Raise it when conversations are rendered or measured differently; older tables are then measured again."""
 AT_ONCE = 4096
-"""Conversations that a process measures at a time: seconds, beside the 4 s that it takes to start."""
+"""Conversations per task of a process: seconds of work, compared to the 4 s that a process takes to start."""
 FILE = "lengths.bin"
 
 
 class Lengths:
-    """The size of each sample of a dataset. Memory-mapped, as the dataset is."""
+    """The size of each sample of a dataset; memory-mapped, like the dataset."""
 
     def __init__(self, folder: Path, dataset: Dataset, image_tokens: int) -> None:
         self._folder, self._dataset, self._image_tokens = folder, dataset, image_tokens
         self._table = np.memmap(folder / FILE, np.uint32, mode="r").reshape(-1, 3)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Lengths, (self._folder, self._dataset, self._image_tokens)  # another process maps the file itself
+        return Lengths, (self._folder, self._dataset, self._image_tokens)  # the other process maps the file itself
 
     def __getitem__(self, i: int) -> Size:
-        """The size of a sample by its number; all zeros where it could not be measured."""
+        """The size of a sample by its number; all zeros if it could not be measured."""
         text, images, supervised = self._table[self._dataset.number(i)].tolist()
         return Size(text + images * self._image_tokens, images, supervised)
 
     def wrong(self, i: int, tokens: int) -> DataError:
-        """The error of a sample that has another number of tokens than was measured; the next run measures anew."""
+        """The error of a sample whose number of tokens differs from the table, which the next run measures again."""
         with suppress(OSError):
             (self._folder / MANIFEST).unlink(missing_ok=True)
         where = self._dataset.where(self._dataset.number(i))
         return DataError(
             f"wrong lengths: {self._folder}: {where} has {tokens} tokens, {self[i].tokens} were measured; "
-            "run the same command again, which measures them anew"
+            "run the same command again, which measures them again"
         )
 
 
 def open_lengths(dataset: Dataset, prompter: Prompter) -> Lengths | None:
-    """The lengths of a dataset's samples, measured first if need be; None where the disk takes no table."""
+    """The lengths of a dataset's samples, measured first if necessary; None if the table cannot be written."""
     home = dataset.folder.parent / "lengths"
     folder = home / f"{dataset.folder.name}-{digest([FORMAT, prompter.identity])[:16]}"
     bytes_ = 3 * np.uint32().nbytes * dataset.records
@@ -92,7 +92,7 @@ def _write(dataset: Dataset, prompter: Prompter, folder: Path) -> None:
 
 
 def _measured(dataset: Dataset, prompter: Prompter, numbers: range) -> bytes:
-    """Rows of the table. What cannot be read or rendered stops only a stage that reads it, so it has no size here."""
+    """Rows of the table. An unreadable record gets size 0: only a stage that reads it needs to stop."""
     table = np.zeros((len(numbers), 3), np.uint32)
     for row, number in zip(table, numbers, strict=True):
         with suppress(RemoraError):

@@ -1,13 +1,12 @@
-"""A stage's batches, made ahead of the step that trains on them: by a thread of the training process, or by processes.
+"""Prefetch a stage's batches, in a thread or in dataloader workers. Steps come in order.
 
-Which samples a step reads follows from its number alone, so whoever makes it makes the same, and one that died is
-replaced by another. Steps come in order.
+A step's samples follow from its number only, so any worker makes the same batch, and one that died can be replaced.
 
-Processes are forked from a server that holds no threads: a training process has those of Ray, gloo and torch, and a
-fork of it copies their locks but not the threads that would open them. The server imports torch and transformers once
-(4 s), while the training process still builds its model. Pixels come in files that are only in memory (memfd): a pipe
-costs the training process 90 ms for 40 MB, and /dev/shm, where torch would put them, has 64 MB in a container and keeps
-what a killed process leaves. docs/loading.md has the figures.
+Workers are forked from a server without threads. A training process has threads of Ray, gloo and torch; a fork of it
+would copy their locks but not the threads that release them. The server imports torch and transformers once (4 s),
+while the training process builds its model. Pixels are passed in memory-only files (memfd): a pipe takes 90 ms of the
+training process for 40 MB, and /dev/shm, which torch uses, has 64 MB in a container and keeps what killed processes
+leave. docs/loading.md has the figures.
 """
 
 from __future__ import annotations
@@ -36,25 +35,25 @@ from remora.reading.batches import StageData, StepBatches
 
 log = logging.getLogger(__name__)
 AHEAD = 2
-"""Steps that each process has in hand: one in the making, one that waits for it."""
+"""Steps queued per worker: one in progress, one waiting."""
 DEATHS = 3
-"""Times that processes may die before the stage stops."""
+"""Maximum deaths of workers before the stage stops."""
 
 
 SMALL = 1 << 16
-"""Bytes below which a tensor goes through the pipe."""
+"""Smaller tensors, in bytes, go through the pipe."""
 
 
 class Loader:
     """Iterates over `data.read(step, *share)` for each of `steps`.
 
     Args:
-        share: which part of a step is this rank's.
-        processes: how many make batches; 0 for a thread of this process.
+        share: this rank's part of a step.
+        processes: number of dataloader workers; 0 for a thread of this process.
 
     Raises (from `next`):
-        RemoraError: what making the step's batches met, as it was raised there.
-        TrainingError: processes died more than DEATHS times.
+        RemoraError: an error of making the step's batches, as raised in the worker.
+        TrainingError: workers died more than DEATHS times.
     """
 
     def __init__(self, data: StageData, share: tuple[Any, ...], steps: range, processes: int) -> None:
@@ -101,16 +100,18 @@ class Loader:
             step = self._steps[0]
             try:
                 made = self._pool.submit(self._load, step)
-            except BrokenProcessPool as e:  # met by `next`, when it comes to this step
+            except BrokenProcessPool as e:  # raised by `next` at this step
                 made = Future()
                 made.set_exception(e)
             self._made.append((self._steps.popleft(), made))
 
     def _restart(self, step: int) -> None:
         self._deaths += 1
-        what = f"a process that makes batches died {self._deaths} times, now at step {step}"
+        what = f"a dataloader worker died {self._deaths} times, now at step {step}"
         if self._deaths > DEATHS:
-            raise TrainingError(f"{what}; if the memory was full (dmesg), lower cluster.loaders or cluster.micro_batch")
+            raise TrainingError(
+                f"{what}; if it ran out of memory (dmesg), lower cluster.loaders or cluster.micro_batch"
+            )
         log.warning("%s; starting others", what)
         self._pool.shutdown(wait=False)
         self._pool = self._start()
@@ -125,7 +126,7 @@ def _processes(count: int, start: bytes) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(count, context, _begin, (start,))
 
 
-# In a process of the pool.
+# In a dataloader worker.
 
 _data: tuple[StageData, tuple[Any, ...]] | None = None
 _pickled = b""
@@ -134,14 +135,14 @@ _pickled = b""
 def _begin(start: bytes) -> None:
     global _pickled
     _pickled = start
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training process's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     ForkingPickler.register(torch.Tensor, _in_memory)
 
 
 def _end_with_parent() -> None:
-    """A pool's process does not notice that its parent was killed: each holds its siblings' end of the queue open."""
+    """End this worker with its parent. It would not notice a killed parent: siblings keep its queue open."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
@@ -149,7 +150,7 @@ def _end_with_parent() -> None:
 
 
 def _in_memory(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """How a tensor is pickled here: the number of a file that is only in memory; a small one by its bytes."""
+    """How a tensor is pickled: as the descriptor of a memfd, or by its bytes if small."""
     values = tensor.numpy()
     if values.nbytes < SMALL or not hasattr(os, "memfd_create"):
         return torch.from_numpy, (values,)
@@ -161,7 +162,7 @@ def _in_memory(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 
 def _mapped(sent: Any, shape: tuple[int, ...], kind: str) -> torch.Tensor:
-    """The tensor that `_in_memory` sent; its file goes when the tensor does."""
+    """The tensor that `_in_memory` sent; its memfd is freed with the tensor."""
     fd = sent.detach()
     try:
         memory = mmap.mmap(fd, 0)
@@ -172,7 +173,7 @@ def _mapped(sent: Any, shape: tuple[int, ...], kind: str) -> torch.Tensor:
 
 def _load(step: int) -> StepBatches:
     global _data
-    if _data is None:  # not in `_begin`, where an error would break the pool and lose its name
+    if _data is None:  # not in `_begin`: an error there would break the pool and be lost
         _data = pickle.loads(_pickled)
     data, share = _data
     return data.read(step, *share)

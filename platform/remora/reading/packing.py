@@ -1,7 +1,7 @@
-"""Which samples share a forward pass: a pure function of their lengths, so that every rank works it out alike.
+"""Assign samples to forward passes: a pure function of their lengths, so that every rank computes the same result.
 
-Packed: rows of at most a capacity of tokens, as few and as even as can be. Padded: groups of samples of like length.
-Either way a step becomes a multiple of `ranks` shares, and `deal` gives every rank as many of them.
+Packed: as few and as even rows as possible, within a token capacity. Padded: groups of samples of similar length. The
+number of rows or groups is a multiple of `ranks`, and `deal` gives every rank the same number.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from itertools import pairwise
 def pack(lengths: Sequence[int], capacity: int, ranks: int = 1) -> list[list[int]]:
     """Indices of the lengths, in rows of at most `capacity` tokens; a multiple of `ranks` rows, the fullest first.
 
-    Best fit decreasing finds how few rows there need to be; rounded up to the ranks, the least capacity that still
-    gives no more of them makes them even (MULTIFIT: Coffman, Garey and Johnson, "An Application of Bin-Packing to
-    Multiprocessor Scheduling", 1978). Ties go by index. Rows that are left over are empty.
+    Best fit decreasing gives the number of rows, which is rounded up to a multiple of `ranks`. The smallest capacity
+    that needs no more rows makes them even (MULTIFIT: Coffman, Garey and Johnson, "An Application of Bin-Packing to
+    Multiprocessor Scheduling", 1978). Ties are broken by index. Surplus rows are empty.
 
     Raises:
         ValueError: a length is below 1 or above the capacity.
@@ -40,7 +40,7 @@ def pack(lengths: Sequence[int], capacity: int, ranks: int = 1) -> list[list[int
 
 
 def _best_fit(lengths: Sequence[int], order: Sequence[int], capacity: int) -> list[list[int]]:
-    """Each length into the row that it leaves least room in, the older one of equals; a new row where none has room."""
+    """Put each length into the fullest row with room for it (the oldest of equals), else into a new row."""
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (tokens left, row), sorted
     for i in order:
@@ -54,11 +54,11 @@ def _best_fit(lengths: Sequence[int], order: Sequence[int], capacity: int) -> li
 
 
 def group(lengths: Sequence[int], size: int, ranks: int = 1) -> list[list[int]]:
-    """Indices of the lengths, in groups of at most `size` samples of like length, the longest first.
+    """Indices of the lengths, in groups of at most `size` samples of similar length, the longest first.
 
-    There are as few as hold all samples, `ranks` times over, and they differ by two samples at most. Samples that are
-    padded to the longest of their group waste least beside their like; those of one pass are dealt to the ranks in
-    turn, so that none waits for another that has all the long ones. Ties go by index.
+    The number of groups is the smallest multiple of `ranks`, and their sizes differ by at most two. Similar lengths
+    waste least padding; the samples of one pass are dealt to the ranks in turn, so that no rank gets all the long ones.
+    Ties are broken by index.
     """
     longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     passes = max(1, math.ceil(len(lengths) / (size * ranks)))
@@ -67,7 +67,7 @@ def group(lengths: Sequence[int], size: int, ranks: int = 1) -> list[list[int]]:
 
 
 def deal(shares: Sequence[list[int]], rank: int, ranks: int) -> list[list[int]]:
-    """A rank's shares, one a forward pass: at each pass all ranks have neighbours in size, and every other pass deals
-    them the other way round, so that no rank has the larger one each time."""
+    """A rank's shares, one per forward pass. In each pass the ranks' shares are adjacent in size, and every other pass
+    deals them in reverse, so that no rank always has the largest."""
     passes = range(0, len(shares), ranks)
     return [shares[first + (rank if i % 2 == 0 else ranks - 1 - rank)] for i, first in enumerate(passes)]

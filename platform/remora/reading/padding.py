@@ -1,9 +1,9 @@
-"""A picture in the middle of a square of its longer side, resized, without making that square.
+"""Centre a picture on a square and resize it, without building the square.
 
-LLaVA-1.5's `pad` pastes the picture on a square of the mean colour and resizes that: a screenshot of 800 x 20,000 is
-400 million pixels on its way to 336 x 336. Here the margin is a number in a sum. Results are those of Pillow's resize
-of the square, to the bit: it resamples rows, rounds to bytes, then columns, with coefficients of 22 bits
-(src/libImaging/Resample.c), and a sum of integers may leave out what it knows.
+LLaVA-1.5's `pad` pastes the picture on a square of the mean colour and resizes that, which for a screenshot of
+800 x 20,000 is 400 million pixels. Here the margin is only a term in a sum. The result equals Pillow's resize of the
+square to the bit: Pillow resamples rows, rounds to bytes, then columns, with 22-bit integer coefficients
+(src/libImaging/Resample.c).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from PIL import Image
 
 Colour = tuple[int, int, int]
 BITS = 22
-"""Of Pillow's coefficients behind the point."""
+"""Fractional bits of Pillow's coefficients."""
 LIKE = 2
-"""Long over short side up to which the square is made: it has at most as many times the picture's pixels."""
+"""Up to this aspect ratio (long over short side) the square is built; it has at most that many times the pixels."""
 BAND = 1 << 20
-"""Pixels of a channel that are summed at a time, 8 bytes each."""
+"""Pixels of a channel summed at a time, 8 bytes each."""
 
 
 def _bicubic(x: np.ndarray) -> np.ndarray:
@@ -39,14 +39,14 @@ FILTERS: dict[Image.Resampling, tuple[float, Callable[[np.ndarray], np.ndarray]]
     Image.Resampling.BICUBIC: (2.0, _bicubic),
     Image.Resampling.BILINEAR: (1.0, _bilinear),
 }
-"""Pillow's filter -> how far it reaches, in pixels of the result, and its weights."""
+"""Pillow's filter -> its support in pixels of the result, and its weight function."""
 
 
 def padded(
     image: Image.Image, side: int, colour: Colour, resample: Image.Resampling = Image.Resampling.BICUBIC
 ) -> Image.Image:
-    """An RGB picture on a square of its longer side and of `colour`, in the middle (the first margin is the smaller
-    half), resized to side x side."""
+    """Centre an RGB picture on a square of `colour` (an odd margin is smaller at the start) and resize it to side x
+    side."""
     width, height = image.size
     whole = max(width, height)
     left, top = (whole - width) // 2, (whole - height) // 2
@@ -56,7 +56,7 @@ def padded(
         return square.resize((side, side), resample)
     out = Image.new("RGB", (side, side), colour)
     margin = np.array(colour, np.float64)
-    if width == whole:  # rows first: they are as long as the square's
+    if width == whole:  # rows first: they have the square's width
         rows = np.asarray(image.resize((side, height), resample))
         first, inside, outside = _weights(whole, side, top, height, resample)
         shown = _rounded(_product(inside, rows.reshape(height, -1)) + outside[:, None] * np.tile(margin, side))
@@ -75,7 +75,7 @@ def padded(
 
 
 def _product(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """weights [T, N] of bytes [N, M]. Sums of integers below 2^53 are exact in fp64, in whatever order."""
+    """weights [T, N] times bytes [N, M]. Sums of integers below 2^53 are exact in fp64, in any order."""
     return np.asarray(weights @ values.astype(np.float64))
 
 
@@ -86,9 +86,9 @@ def _rounded(sums: np.ndarray) -> np.ndarray:
 def _weights(
     whole: int, side: int, start: int, count: int, resample: Image.Resampling
 ) -> tuple[int, np.ndarray, np.ndarray]:
-    """How `count` pixels at `start` in a line of `whole` make pixels of a line of `side`, as Pillow computes it.
+    """Weights by which `count` pixels at `start` of a line of `whole` contribute to a line of `side`, as in Pillow.
 
-    The first that they have a part in, the weights [T, count] of it and those behind it, and what each takes of the
+    Returns the first affected pixel of the result, the weights [T, count] from it on, and each one's weight of the
     margin [T].
     """
     reach, shape = FILTERS[resample]
@@ -107,7 +107,7 @@ def _weights(
         if low >= start + count:
             break
         weights = shape((np.arange(low, high) - centre + 0.5) * (1.0 / stretch))
-        total = np.cumsum(weights)[-1]  # one after the other, as there; numpy's sum goes by pairs
+        total = np.cumsum(weights)[-1]  # sequential, as in Pillow; numpy's sum is pairwise
         scaled = (weights / total if total else weights) * (1 << BITS)
         whole_numbers = np.trunc(np.where(scaled < 0, scaled - 0.5, scaled + 0.5))
         line, here = np.zeros(count), slice(max(low, start), min(high, start + count))

@@ -1,9 +1,9 @@
-"""From turns to token ids and label masks.
+"""Convert turns to token ids and labels.
 
-A conversation is rendered into pieces (words, special tokens, pictures), and each piece knows whether it is supervised.
-Adjoining words are tokenised as one text, and labels follow from the characters that each token stands for. Nothing is
-tokenised twice and counted, which is how the LLaVA family loses whole samples to "tokenization mismatch". What a turn
-says is tokenised with special tokens spelt out, so no text can forge an end token or a picture. See docs/prompts.md.
+A conversation is rendered into pieces (text, special tokens, pictures), and each piece knows whether it is supervised.
+Adjacent text is tokenised at once, and labels follow from each token's characters. The LLaVA family instead tokenises
+twice and counts, and so loses whole samples to "tokenization mismatch". In a turn's text, special tokens are spelt out,
+so no text can forge an end token or a picture. See docs/prompts.md.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 
 class OverLength(DataError):
-    """A conversation whose first question and answer have more tokens than are allowed."""
+    """A conversation whose first question and answer exceed the limit."""
 
 
 class Size(NamedTuple):
-    """How long a conversation is: tokens with all those of its pictures, pictures, tokens that a loss sums over."""
+    """Size of a conversation: tokens including those of pictures, pictures, and supervised tokens."""
 
     tokens: int
     images: int
@@ -43,9 +43,9 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class Tokens:
-    """ids with IMAGE at picture positions; labels with IGNORE where there is no loss. Equal lengths.
+    """ids with IMAGE at picture positions; labels with IGNORE where there is no loss. Both have the same length.
 
-    `images` counts the pictures shown: the first ones of the conversation, fewer than all if it was cut.
+    `images` is the number of pictures: the first ones of the conversation, fewer than all if it was cut.
     """
 
     ids: list[int]
@@ -54,25 +54,25 @@ class Tokens:
 
     @property
     def size(self) -> Size:
-        # Nothing stands before a first token to predict it.
+        # The first token has no predecessor that could predict it.
         return Size(len(self.ids), self.images, sum(label != IGNORE for label in self.labels[1:]))
 
 
 def rendered_words(template: Template, turns: Sequence[Turn]) -> str:
-    """The conversation as text without special tokens and pictures: what a new tokenizer learns from.
+    """The conversation as text without special tokens and pictures, to train a new tokenizer on.
 
     Raises:
-        SpecError: the template is a tokenizer's own, and there is no tokenizer yet.
+        SpecError: the template is the tokenizer's chat template, and there is no tokenizer yet.
     """
     if template.chat:
-        raise SpecError(f"a model from scratch has no chat template of its own{OTHER}")
-    stop, bos = template.stop or "\0", "\1"  # these stand for the tokens that the tokenizer does not have yet
+        raise SpecError(f"a model from scratch has no chat template{OTHER}")
+    stop, bos = template.stop or "\0", "\1"  # placeholders for tokens that the tokenizer does not have yet
     pieces = Marks(template, stop, bos, (*template.tokens, stop, bos)).pieces(turns)
     return "".join(p.text for p in pieces if not p.token)
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    """The id of one special token, which the tokenizer is known to have."""
+    """The id of a special token, which the tokenizer must have."""
     found = tokenizer.convert_tokens_to_ids(token)
     assert isinstance(found, int)
     return found
@@ -90,7 +90,7 @@ class Prompter:
         self.tokenizer = tokenizer
         self.image_tokens = image_tokens
         if not tokenizer.eos_token:
-            raise SpecError("the tokenizer has no end token, so an answer would have no end; set its eos_token")
+            raise SpecError("the tokenizer has no end token, so answers would not end; set its eos_token")
         self._start: list[int] = []
         self._renderer: ChatTemplate | Marks
         if template.chat:
@@ -100,14 +100,14 @@ class Prompter:
             stop, bos = template.stop or str(tokenizer.eos_token), str(tokenizer.bos_token or "")
             self._words = WordTokenizer(tokenizer, (*template.tokens, stop))
             self._renderer = Marks(template, stop, bos, self._words.special)
-            probe = tokenizer("a", return_special_tokens_mask=True)  # what the tokenizer itself puts first: often a BOS
+            probe = tokenizer("a", return_special_tokens_mask=True)  # what the tokenizer puts first, often a BOS
             marked = zip(probe["input_ids"], probe["special_tokens_mask"], strict=True)
             self._start = [token for token, _ in takewhile(lambda pair: pair[1], marked)]
         self.stop = self._renderer.stop
 
     @cached_property
     def identity(self) -> str:
-        """Digest of all that a conversation's tokens follow from, besides how many a picture becomes."""
+        """Digest of everything that decides a conversation's tokens, except the number of tokens per picture."""
         tokenizer = self.tokenizer
         backend, versions = tokenizer.backend_tokenizer.to_str(), [version("tokenizers"), version("transformers")]
         written = [tokenizer.chat_template, sorted(self.special.items()), self._start, self.stop]
@@ -115,16 +115,16 @@ class Prompter:
 
     @property
     def special(self) -> dict[str, int]:
-        """Every special token with its id: the tokenizer's, and those that a prompt writes."""
+        """Every special token with its id: the tokenizer's, and those in prompts."""
         return self._words.special
 
     def counted(self, size: Size, pictures: bool = True) -> int:
-        """Tokens of a conversation, `pictures` with all of theirs or each as one."""
+        """Tokens of a conversation; each picture counts with all of its tokens, or as one if not `pictures`."""
         return size.tokens - (0 if pictures else size.images * (self.image_tokens - 1))
 
     def excess(self, size: Size, length: int, pictures: bool = True, whole: int | None = None) -> int:
-        """By how many tokens a conversation is more than `length` (see `counted`) or, with all of its pictures', more
-        than `whole`; 0 or less if it fits."""
+        """By how many tokens a conversation exceeds `length` (see `counted`) or, with all of its pictures' tokens,
+        `whole`; 0 or less if it fits."""
         over = self.counted(size, pictures) - length
         return over if whole is None else max(over, size.tokens - whole)
 
@@ -137,8 +137,8 @@ class Prompter:
     ) -> Tokens:
         """ids and labels of a conversation, each picture as `image_tokens` positions.
 
-        One that is longer than `max_length` or `whole` (see `excess`) loses whole questions with their answers from its
-        end, and with them the pictures that only they show.
+        If it exceeds `max_length` or `whole` (see `excess`), whole questions with their answers and pictures are cut
+        from its end.
 
         Raises:
             OverLength: not even its first question and answer fit.
@@ -164,7 +164,7 @@ class Prompter:
     def _encode(self, turns: Sequence[Turn]) -> Tokens:
         ids, labels = list(self._start), [IGNORE] * len(self._start)
         run: list[Piece] = []
-        after: str | None = None  # the special token that the run follows; none at the start and behind a picture
+        after: str | None = None  # the special token before the run; None at the start and after a picture
         images = 0
         for piece in self._renderer.pieces(turns):
             if not (piece.token or piece.image):
@@ -183,7 +183,7 @@ class Prompter:
         return Tokens(ids, labels, images)
 
     def _flush(self, run: list[Piece], after: str | None, until: str | None, ids: list[int], labels: list[int]) -> None:
-        """Tokenise adjoining words as one text; a token is supervised when it holds a supervised character."""
+        """Tokenise adjacent text at once; a token is supervised if it contains a supervised character."""
         text, cut = self._words.trim("".join(p.text for p in run), after, until)
         supervised = [p.supervised for p in run for _ in p.text][cut:]
         for token, characters in self._words.encode(text, continues=after is not None):
@@ -192,13 +192,13 @@ class Prompter:
 
 
 def _written_by_chat(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The added tokens in the source of the tokenizer's chat template, and its end token.
+    """The added tokens in the source of the tokenizer's chat template, and the end token.
 
     Raises:
         SpecError: it has no chat template.
     """
     if not tokenizer.chat_template:
-        raise SpecError(f"the tokenizer has no chat template of its own{OTHER}")
+        raise SpecError(f"the tokenizer has no chat template{OTHER}")
     source = tokenizer.get_chat_template()
     added = (str(t) for t in tokenizer.added_tokens_decoder.values())
     return [*(t for t in added if t.strip() and t in source), str(tokenizer.eos_token)]

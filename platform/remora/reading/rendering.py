@@ -1,4 +1,4 @@
-"""From turns to the pieces of a prompt, by the marks of a catalog template."""
+"""Render turns to pieces of a prompt, with a catalog template."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from remora.data.conversation import Turn, with_system
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a rendered conversation: words, one special token (`token`), or one picture."""
+    """A piece of a rendered conversation: text, one special token (`token`), or one picture."""
 
     text: str = ""
     token: bool = False
@@ -22,13 +22,13 @@ class Piece:
 
 
 def pattern_of(specials: Iterable[str]) -> re.Pattern[str]:
-    """Finds a special token in template text, the longest where several begin."""
+    """A pattern for special tokens in template text; it prefers the longest."""
     return re.compile("|".join(re.escape(s) for s in sorted(specials, key=len, reverse=True)))
 
 
 @lru_cache(maxsize=4096)
 def split_tokens(text: str, specials: re.Pattern[str], supervised: bool = False) -> tuple[Piece, ...]:
-    """Cut template text (never a turn's words) at the special tokens it writes."""
+    """Split template text (never a turn's text) at its special tokens."""
     pieces, at = [], 0
     for found in specials.finditer(text):
         pieces += [Piece(text[at : found.start()], supervised=supervised), Piece(found[0], True, supervised=supervised)]
@@ -38,9 +38,9 @@ def split_tokens(text: str, specials: re.Pattern[str], supervised: bool = False)
 
 
 def content(turn: Turn, suffix: str, specials: re.Pattern[str]) -> list[Piece]:
-    """A user's turn: its pictures, each with its suffix, then its words.
+    """A user's turn: its pictures, each with its suffix, then its text.
 
-    Without words the last suffix loses its spaces: LLaVA strips a message after it has put the picture in.
+    Without text the last suffix is stripped of spaces: LLaVA strips a message after inserting the picture.
     """
     pieces: list[Piece] = []
     for number in range(turn.images):
@@ -50,9 +50,9 @@ def content(turn: Turn, suffix: str, specials: re.Pattern[str]) -> list[Piece]:
 
 
 def answer(head: str, lead: str, text: str, ending: str, stop: str, specials: re.Pattern[str]) -> list[Piece]:
-    """An assistant's turn. What the model writes is supervised: `lead`, its words, and `ending` as far as the stop.
+    """An assistant's turn. Supervised is what the model writes: `lead`, its text, and `ending` up to the stop token.
 
-    An ending without the stop (`plain` has none) is the model's altogether.
+    An ending without the stop token (`plain` has none) is supervised completely.
     """
     before, end, after = ending.partition(stop)
     return [
@@ -65,13 +65,13 @@ def answer(head: str, lead: str, text: str, ending: str, stop: str, specials: re
 
 
 def asked_under(system: str, turns: Sequence[Turn]) -> list[Turn]:
-    """The turns where a prompt has no place for a system message: it stands before the first question's words."""
+    """The turns for a prompt without a place for a system message: it goes before the first question's text."""
     first, *rest = turns
     return [replace(first, text=f"{system}\n\n{first.text}".strip()), *rest]
 
 
 class Marks:
-    """A template of the catalog, with a tokenizer's `bos` and the token that ends an answer."""
+    """A catalog template, with a tokenizer's `bos` and the token that ends an answer."""
 
     def __init__(self, template: Template, stop: str, bos: str, specials: Iterable[str]) -> None:
         self.template = template
@@ -91,9 +91,9 @@ class Marks:
         self.system, self.user, self.assistant, self.opening, self.system_opening = filled
 
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
-        """The conversation; it ends where the next answer starts if the last turn is the user's."""
+        """The pieces of a conversation. If the last turn is the user's, they end where the next answer starts."""
         header, _, ending = self.assistant.partition("{text}")
-        # Most tokenizers put the space before an answer into its first token, so that space is the model's to write.
+        # Most tokenizers put the space before an answer into its first token, so the model must write that space.
         head = header.rstrip(" ")
         lead = header[len(head) :]
         system, turns = with_system(turns)

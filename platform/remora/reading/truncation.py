@@ -1,7 +1,7 @@
-"""What a stage makes of a sample: tokens within its length, or the reason that nothing of it is learnt.
+"""Fit samples to a stage's length: tokens, cut if necessary, or the reason why a sample is dropped.
 
-Batches ask this of every sample they read. Before the first step it is asked of samples spread over each dataset, so
-that a mixture that would be dropped is refused at once.
+Batches use it for every sample. Before the first step, samples spread over each dataset are tried, so that a mixture
+of which too much would be dropped is refused early.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from remora.reading.prompt import OverLength, Prompter, Size, Tokens
 from remora.spec import MixtureEntry, Stage
 
 LOOKED_AT = 1000
-"""Samples of each dataset that are looked at before a stage begins: half a second of tokenising; all of a small one."""
+"""Maximum samples of each dataset that are tried before a stage begins: half a second of tokenising."""
 SIGMAS = 3
-"""How far above the allowed share that of the samples looked at must be, in its own standard deviations."""
+"""A dataset is refused if the dropped fraction of the tried samples is this many standard deviations above the
+limit."""
 SILENT = "no token of its answers is supervised"
 
 
 @dataclass(frozen=True)
 class Unfit:
-    """Why a stage learns nothing from a sample: the kind (docs/data.md), and in words."""
+    """Why a sample is dropped: the kind (docs/data.md) and a description."""
 
     kind: str
     reason: str
@@ -34,7 +35,7 @@ class Unfit:
 
 @dataclass(frozen=True)
 class StagePrompter:
-    """A prompter within the limits of a stage; `context` is the language model's, in tokens."""
+    """A prompter with the limits of a stage; `context` is the language model's, in tokens."""
 
     stage: Stage
     prompter: Prompter
@@ -42,15 +43,16 @@ class StagePrompter:
 
     @property
     def length(self) -> int:
-        """Tokens that a sample may have, counted as the stage counts them."""
+        """Maximum tokens of a sample, counted as the stage counts them."""
         return self.stage.length(self.context)
 
     def encode(self, sample: Sample) -> Tokens | Unfit:
-        """Token ids and labels of a sample, cut to the stage's length where the stage says so.
+        """Token ids and labels of a sample, cut to the stage's length with `over_length: cut`.
 
         Raises:
-            DataError: it has pictures and the stage is text-only; or, where `over_length` is `fail`, it is longer than
-                the stage allows, or nothing in it is supervised.
+            DataError: it has pictures and the stage is text-only; or, with `over_length: fail`, it is too long or has
+            no
+                supervised token.
         """
         if sample.images and not self._shows:
             raise DataError(f"sample {sample.id!r} has a picture, but stage {self.stage.name!r} is text-only")
@@ -61,7 +63,7 @@ class StagePrompter:
             return Unfit("over-length-first", str(e))
         if self.excess(tokens.size) > 0:
             counted, allowed, way = self.counted(tokens.size), self.length, "raise max_length, "
-            if counted <= allowed:  # it is the pictures that are too many
+            if counted <= allowed:  # the pictures take it over the limit
                 counted, allowed, way = len(tokens.ids), self._whole or 0, ""
             raise DataError(
                 f"sample {sample.id!r} has {counted} tokens, stage {self.stage.name!r} allows {allowed}; "
@@ -74,11 +76,11 @@ class StagePrompter:
         return tokens
 
     def fits(self, size: Size) -> bool:
-        """Whether a conversation of that size is read whole, so that `encode` cuts nothing and refuses nothing."""
+        """Whether a conversation of that size fits, so that `encode` neither cuts nor refuses it."""
         return size.supervised > 0 and self.excess(size) <= 0 and (self._shows or not size.images)
 
     def problems(self, turns: Sequence[Turn]) -> Iterator[Problem]:
-        """What `data check` says of a sound conversation, besides what is wrong with its record."""
+        """Problems that `data check` reports for a valid conversation."""
         if turns[0].role == "system" and not self.prompter.template.writes_questions:
             yield "system-unread", "its template writes neither questions nor a system message"
         tokens = self.prompter.encode(turns)
@@ -89,14 +91,14 @@ class StagePrompter:
         try:
             kept = self._cut(turns)
             counted, allowed = self.counted(tokens.size), self.length
-            if counted <= allowed:  # it is the pictures that are too many
+            if counted <= allowed:  # the pictures take it over the limit
                 counted, allowed = len(tokens.ids), self._whole or 0
             yield "over-length", f"{counted} tokens, of {allowed} allowed; cut to {len(kept.ids)} at a turn's end"
         except OverLength as e:
             yield "over-length-first", str(e)
 
     def counted(self, size: Size) -> int:
-        """What of a conversation counts in its length."""
+        """The length of a conversation, counted as the stage counts it."""
         return self.prompter.counted(size, self.stage.count_pictures)
 
     def excess(self, size: Size) -> int:
@@ -117,23 +119,23 @@ class StagePrompter:
 
 @dataclass
 class Look:
-    """What samples of one dataset, spread over it, come to in a stage."""
+    """The result of trying samples spread over one dataset."""
 
     of: int
-    """Samples that the dataset has."""
+    """Number of samples in the dataset."""
     looked: int = 0
     cut: int = 0
-    """Those that lose their last questions."""
+    """Number of samples that lose turns at their end."""
     longest: int = 0
-    """Tokens of the longest that was looked at, before it is cut."""
+    """Tokens of the longest tried sample, before it is cut."""
     unfit: Counter[str] = field(default_factory=Counter)
-    """Kind -> samples that teach nothing."""
+    """Kind -> number of dropped samples."""
     first: str = ""
-    """The first of those."""
+    """The first dropped sample."""
 
     @property
     def share(self) -> float:
-        """Of the dataset's samples that teach nothing: exact if all were looked at, else as far as that is sure."""
+        """Fraction of dropped samples in the dataset: exact if all were tried, else a lower bound by SIGMAS."""
         found = self.unfit.total() / max(1, self.looked)
         return found - SIGMAS * math.sqrt(found * (1 - found) / self.looked) if self.looked < self.of else found
 
@@ -142,7 +144,7 @@ def look(samples: Sequence[Sample], prompter: StagePrompter, most: int = LOOKED_
     """Try samples of a dataset; see `Look`.
 
     Raises:
-        DataError: one of them stops the stage.
+        DataError: one of them would stop the stage.
     """
     found = Look(len(samples))
     for i in range(0, len(samples), max(1, math.ceil(len(samples) / most))):
@@ -159,10 +161,10 @@ def look(samples: Sequence[Sample], prompter: StagePrompter, most: int = LOOKED_
 
 
 def check_lengths(entry: MixtureEntry, dataset: Dataset, prompter: StagePrompter) -> str | None:
-    """What is worth knowing of how an entry fits a stage: how many of its samples are cut or dropped.
+    """A note on how many of an entry's samples are cut or dropped; None if none are.
 
     Raises:
-        DataError: more of them are dropped, with those that the index skips, than `max_skipped` allows.
+        DataError: dropped and skipped samples are more than `max_skipped` allows.
     """
     found = look(dataset, prompter)
     name, stage = entry.dataset or entry.path, prompter.stage

@@ -1,7 +1,7 @@
-"""What the model reads of one sample, taken apart for people: every token with its label, every picture in and out.
+"""Show one sample as the model reads it: every token with its label, every picture before and after preprocessing.
 
-Nothing is rendered anew. The ids, the labels, the cut and the order are StageData's own, and the text of a token is
-what the tokenizer decodes it to, so what is shown is what a step is given.
+Nothing is rendered separately: ids, labels, cuts and order come from StageData, and a token's text is what the
+tokenizer decodes it to. What is shown is thus exactly what a training step gets.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from remora.reading.truncation import SILENT, Unfit
 from remora.token_ids import IGNORE, IMAGE
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
-"""What a decoder writes for a character of which it has not yet read every byte."""
+"""What a decoder writes for an incomplete character."""
 Opener = Callable[[], Image.Image]
 
 
 @dataclass(frozen=True)
 class Token:
-    """One token, or several that together are one character (an emoji is up to four)."""
+    """One token, or several that form one character (up to four for an emoji)."""
 
     ids: tuple[int, ...]
     text: str
@@ -38,7 +38,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens in a row of one kind: words, special tokens, or the positions of one picture."""
+    """Adjacent tokens of one kind: text, special tokens, or the positions of one picture."""
 
     kind: Literal["words", "special", "image"]
     supervised: bool
@@ -51,13 +51,13 @@ class Span:
 
 @dataclass(frozen=True)
 class PictureView:
-    """A picture as it lies, and as the encoder sees it (S x S; None where no encoder reads it)."""
+    """A picture as stored, and as the encoder gets it (S x S; None without an encoder)."""
 
     name: str
     original: Image.Image | None
     seen: Image.Image | None = None
     shown: bool = True
-    """Whether it is in what is left of the conversation."""
+    """Whether it is in the part of the conversation that was not cut."""
     problem: str = ""
 
 
@@ -73,40 +73,40 @@ class View:
     turns: tuple[Turn, ...] = ()
     pictures: tuple[PictureView, ...] = ()
     spans: tuple[Span, ...] = ()
-    """Empty where it is dropped or cannot be read, and where there is no template."""
+    """Empty if the sample is dropped or unreadable, or there is no template."""
     tokens: int = 0
     supervised: int = 0
     image_tokens: int = 0
     max_length: int | None = None
     whole: int = 0
-    """Tokens of the whole conversation, before anything is cut."""
+    """Tokens of the whole conversation, before it is cut."""
     rounds: tuple[int, int] = (0, 0)
-    """Questions with their answers: how many are left, of how many."""
+    """Question-answer rounds: (kept, total)."""
     dropped: str = ""
-    """Why nothing of it is learnt."""
+    """Why it is dropped."""
     problems: tuple[str, ...] = ()
-    """What would stop a training run here."""
+    """The error that would stop training here."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How a sample is read: by a stage, or by a template, a tokenizer and an encoder of one's choice."""
+    """How samples are read: by a stage, or by a chosen template, tokenizer and encoder."""
 
     prompter: Prompter
     encode: Callable[[Sample], Tokens | Unfit]
-    """A DataError is what a training run stops at."""
+    """Raises DataError where training would stop."""
     encoder: Vision | None
     aspect: Aspect
     max_length: int
 
 
 def stage_reader(data: StageData) -> Reader:
-    """As a stage reads: its own `encode`, which cuts and drops."""
+    """Reads as a stage does, by its `encode`, which cuts and drops."""
     return Reader(data.prompter, data.encode, data.encoder, data.stage.aspect, data.max_length)
 
 
 def free_reader(prompter: Prompter, encoder: Vision | None, aspect: Aspect, max_length: int) -> Reader:
-    """As a stage of that choice would read, of which there is no data: a longer conversation is cut."""
+    """Reads as a stage with these settings would; longer conversations are cut."""
 
     def encode(sample: Sample) -> Tokens | Unfit:
         try:
@@ -119,7 +119,7 @@ def free_reader(prompter: Prompter, encoder: Vision | None, aspect: Aspect, max_
 
 
 def view(data: StageData, position: int, names: Sequence[str]) -> View:
-    """The sample at a position of a stage's order; `names` are those of its mixture's datasets."""
+    """The sample at a position in a stage's order; `names` are the names of the mixture's datasets."""
     dataset, index = data.order[position]
     source = data.samples[dataset]
     sample = source[index]
@@ -128,7 +128,7 @@ def view(data: StageData, position: int, names: Sequence[str]) -> View:
 
 
 def rendered(reader: Reader, sample: Sample, pictures: Sequence[tuple[str, Opener]], place: View) -> View:
-    """`place` filled with what is read of its sample: encoded, cut or dropped, its pictures preprocessed."""
+    """`place` with its sample filled in: encoded, cut or dropped, its pictures preprocessed."""
     prompter = reader.prompter
     tokens, dropped, problem = Tokens([], []), "", ""
     try:
@@ -160,20 +160,20 @@ def rendered(reader: Reader, sample: Sample, pictures: Sequence[tuple[str, Opene
 
 
 def _rounds(prompter: Prompter, turns: Sequence[Turn], length: int) -> int:
-    """How many questions with their answers have `length` tokens."""
+    """Number of question-answer rounds that have `length` tokens."""
     before = len(turns) % 2  # a system message
     cut = ((n, turns[: before + 2 * n]) for n in range(len(turns) // 2, 0, -1))
     return next((n for n, kept in cut if len(prompter.encode(kept).ids) == length), 0)
 
 
 def lengths(data: StageData, dataset: int, count: int) -> list[int]:
-    """Tokens of the first `count` samples of a dataset, before anything is cut."""
+    """Tokens of the first `count` samples of a dataset, before cutting."""
     samples = data.samples[dataset]
     return [len(data.prompter.encode(samples[i].turns).ids) for i in range(min(count, len(samples)))]
 
 
 def spans(prompter: Prompter, tokens: Tokens) -> tuple[Span, ...]:
-    """The tokens of a sample in rows of one kind and one label; their texts in a row are what they stand for."""
+    """The tokens of a sample in spans of one kind and one label. Their texts, joined, are the decoded conversation."""
     special = set(prompter.special.values())
     found: list[Span] = []
     for kind, supervised, start, end in _runs(tokens, special, prompter.image_tokens):
@@ -183,7 +183,7 @@ def spans(prompter: Prompter, tokens: Tokens) -> tuple[Span, ...]:
         elif kind == "special":
             pieces = [Token((i,), str(prompter.tokenizer.convert_ids_to_tokens(i))) for i in ids]
         else:
-            # A row may begin in the middle of a text: what stands before it says whether its first space is one.
+            # A span may begin in the middle of text: the token before it decides whether its first space is kept.
             before = tokens.ids[start - 1 : start] if start and tokens.ids[start - 1] != IMAGE else []
             pieces = list(_pieces(prompter, before, ids))
         found.append(Span(kind, supervised, tuple(pieces)))
@@ -193,7 +193,7 @@ def spans(prompter: Prompter, tokens: Tokens) -> tuple[Span, ...]:
 def _runs(
     tokens: Tokens, special: set[int], image_tokens: int
 ) -> Iterator[tuple[Literal["words", "special", "image"], bool, int, int]]:
-    """(kind, supervised, start, end) of every row of tokens."""
+    """(kind, supervised, start, end) of every span."""
     at, ids, labels = 0, tokens.ids, tokens.labels
     while at < len(ids):
         if ids[at] == IMAGE:
@@ -207,7 +207,7 @@ def _runs(
 
 
 def _pieces(prompter: Prompter, before: Sequence[int], ids: Sequence[int]) -> Iterator[Token]:
-    """Each token with its text. Bytes of one character stand together, with all of their ids."""
+    """Each token with its text. Bytes of one character are joined, with all of their ids."""
     known, held = list(before), []
     for number, token in enumerate(ids):
         held.append(token)
@@ -222,7 +222,7 @@ def _decode(prompter: Prompter, ids: list[int]) -> str:
 
 
 def picture_view(name: str, opened: Opener, encoder: Vision | None, aspect: Aspect, shown: bool = True) -> PictureView:
-    """A picture and what the encoder sees of it, or why it cannot be read."""
+    """A picture and the encoder's version of it, or why it cannot be read."""
     try:
         original = opened()
     except DataError as e:
@@ -232,7 +232,7 @@ def picture_view(name: str, opened: Opener, encoder: Vision | None, aspect: Aspe
 
 
 def as_seen(pixels: Tensor, encoder: Vision) -> Image.Image:
-    """Pixels [3, S, S] as `preprocess` made them, as the picture that they are: its normalisation taken back."""
+    """Pixels [3, S, S] from `preprocess` as a picture, by undoing the normalisation."""
     mean, std = (np.array(v, np.float64)[:, None, None] for v in (encoder.mean, encoder.std))
     shades = np.rint((pixels.numpy().astype(np.float64) * std + mean) * 255)
     return Image.fromarray(shades.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))

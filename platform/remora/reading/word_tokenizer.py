@@ -1,10 +1,10 @@
-"""Words to ids: as the tokenizer gives them inside a longer text, but never a special token.
+"""Tokenise text as part of a longer text, without ever producing a special token.
 
-The backend is copied once and changed in three ways. Special tokens, and those that the template writes, are spelt out
-when a text contains them. The post-processor is gone: it adds the BOS, and GPT-2's trims spaces off the spans. And one
-more token, the fence, can be put before a text, so that the tokenizer treats it as the middle of a longer one: Llama's
-puts a space before a text's first word, and only there. sentencepiece puts it there whatever the text begins with;
-`tokenizers` (Metaspace, which transformers 5 builds for every Llama) leaves it out before a text that begins with one.
+The tokenizer's backend is copied and changed in three ways. Special tokens in the text, and those of the template, are
+spelt out. The post-processor is removed: it adds the BOS, and GPT-2's trims spaces from spans. And an extra token, the
+fence, can be put before a text to make the tokenizer treat it as the middle of a longer one: Llama's adds a space
+before the first word of a text. sentencepiece always adds it; `tokenizers` (Metaspace, which transformers 5 builds for
+every Llama) does not if the text begins with a space.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FENCE = "\ue000fence\ue001"
-"""In no vocabulary; private-use characters. Where a text spells it out, it is left out."""
+"""Private-use characters that are in no vocabulary. They are removed from texts."""
 SPACES = (" ", "\u2581")
-"""What Metaspace takes for a space, and so for the one that it would put first."""
+"""Characters that Metaspace takes for a space, and so for the one that it would add."""
 
 
 class WordTokenizer:
-    """Plain words of one tokenizer.
+    """Tokenises plain text with one tokenizer.
 
     Args:
-        written: special tokens that a prompt writes, whether or not the tokenizer calls them special.
+        written: special tokens of the prompt, whether or not the tokenizer calls them special.
 
     Raises:
         SpecError: the tokenizer has no backend of the `tokenizers` library, lacks a token of `written`, or spells a
@@ -52,7 +52,7 @@ class WordTokenizer:
                     "choose another: remora catalog templates"
                 )
         added = {t.content: t for t in original.get_added_tokens_decoder().values()}
-        # Special is what either the library or transformers calls so, and whatever the prompt writes.
+        # Special are those that the library or transformers calls so, and those of the prompt.
         called = {
             *written,
             *(str(t) for t in tokenizer.all_special_tokens),
@@ -72,7 +72,7 @@ class WordTokenizer:
         self._words.add_tokens([AddedToken(FENCE, normalized=False, special=False)])
         self._words.encode_special_tokens = True
         self._fence = self._words.token_to_id(FENCE)
-        # An unknown character may become the unknown token, unless that is also one that the prompt writes.
+        # An unknown character may become the unknown token, unless the prompt uses that token too.
         forbidden = {id for token, id in self.special.items() if token != tokenizer.unk_token or token in written}
         for token in self.special:
             if any(id in forbidden for id, _ in self.encode(token)):
@@ -82,21 +82,22 @@ class WordTokenizer:
                 )
 
     def trim(self, text: str, after: str | None, until: str | None) -> tuple[str, int]:
-        """(text without the spaces that its neighbours swallow, as Phi-3's role tokens do; how many at its start)."""
+        """(text without the spaces that adjacent special tokens strip, as Phi-3's role tokens do; number removed at the
+        start)."""
         if until in self._strips_left:
             text = text.rstrip()
         kept = text.lstrip() if after in self._strips_right else text
         return kept, len(text) - len(kept)
 
     def encode(self, text: str, continues: bool = False) -> Iterator[tuple[int, range]]:
-        """(id, characters of `text` that it stands for) of every token. `continues`: more text stood before it.
+        """(id, range of characters in `text`) of every token. `continues`: there is text before it.
 
-        The space that Llama's puts first stands for the character behind it, and a byte for its whole character.
+        The space that Llama's adds belongs to the next character, and a byte token to its whole character.
         """
         prefixed = self._prefix == "always" or (self._prefix == "first" and not continues)
         before = FENCE if continues else ""
         if prefixed and text.startswith(SPACES):
-            before += " "  # the one that Metaspace leaves out
+            before += " "  # the one that Metaspace does not add
         encoded = self._words.encode(before + text, add_special_tokens=False)
         for id, (first, last) in zip(encoded.ids, encoded.offsets, strict=True):
             if id != self._fence:

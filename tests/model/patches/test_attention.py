@@ -264,7 +264,7 @@ def test_other_rows_are_read_as_before():
     [
         ({"model_type": "gemma2", "attn_logit_softcapping": 5.0}, "attention with softcap is not supported"),
         ({"model_type": "mamba", "state_size": 4}, "MambaForCausalLM has layers of type linear_attention"),
-        ({"model_type": "bloom"}, "BloomForCausalLM does not read them"),
+        ({"model_type": "bloom"}, "BloomForCausalLM does not support them"),
         ({"model_type": "rwkv"}, "RwkvForCausalLM mixes the samples of a row"),
         ({"model_type": "lfm2", "layer_types": ["conv", "full_attention"]}, "Lfm2ForCausalLM has layers of type conv"),
     ],

@@ -1,7 +1,7 @@
 """Connectors: vision tokens [B, N, width] in, language-model embeddings [B, M, hidden] out.
 
-One module a family; `remora.catalog.compatibility` knows what fits and how many embeddings come out without building
-any. Every connector is initialised as its publication does it (its docstring says how) from torch's global generator.
+One module per family. `remora.catalog.compatibility` says which ones fit and how many embeddings come out, without
+building them. Every connector is initialised as in its publication (see its docstring), from torch's global generator.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build_connector(entry: Connector, width: int, hidden: int) -> nn.Module:
-    """The connector of a catalog entry, from `width` channels to `hidden`, freshly initialised.
+    """Build and initialise the connector of a catalog entry, from `width` channels to `hidden`.
 
     Raises:
-        SpecError: its kind cannot join these widths.
+        SpecError: its kind cannot connect these widths.
     """
     check_width(entry, width, hidden)
     return KINDS[entry.kind](width, hidden, **entry.shape)

@@ -1,4 +1,4 @@
-"""MobileVLM's connectors, which turn four tokens into one by depthwise convolution (ldp) or by averaging (ldpv2).
+"""MobileVLM's connectors, which reduce four tokens to one by depthwise convolution (ldp) or averaging (ldpv2).
 
 Inside, tokens are a picture [B, hidden, side, side]: N = side^2 tokens, row by row.
 """
@@ -34,7 +34,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class SqueezeExcite(nn.Module):
-    """Every channel is scaled by a number in [0, 1] that its picture's mean channels decide.
+    """Scales every channel by a factor in [0, 1], computed from the picture's channel means.
 
     Source: arXiv 1709.01507, with the hard sigmoid of MobileNetV3 (arXiv 1905.02244, section 5.3). The inner width is a
     quarter of the channels, rounded to a multiple of 8, never down by more than a tenth, as in torchvision.
@@ -54,7 +54,7 @@ class SqueezeExcite(nn.Module):
 
 
 class DepthwiseBlock(nn.Module):
-    """MobileNetV3's block without expansion: depthwise 3x3, squeeze and excite, 1x1. Residual where stride is 1."""
+    """MobileNetV3's block without expansion: depthwise 3x3, squeeze and excite, 1x1. Residual if stride is 1."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
@@ -93,11 +93,11 @@ class LDP(nn.Module):
 
 
 class LDPv2(nn.Module):
-    """A two-layer MLP, an average over `grid` x `grid` windows, and a depthwise 3x3 convolution that adds to it what
-    tells a token its place; M = grid^2.
+    """A two-layer MLP, an average over `grid` x `grid` windows, and a residual depthwise 3x3 convolution that encodes
+    positions; M = grid^2.
 
     Source: MobileVLM V2 (arXiv 2402.03766, section 3.3) and its repository (mobilevlm/model/vision_projector.py,
-    LDPNetV2Projector). The paper averages 2x2 tokens, the repository to 12x12 windows whatever comes in; for its 24x24
+    LDPNetV2Projector). The paper averages 2x2 tokens, the repository to 12x12 windows for any input; for its 24x24
     tokens both are the same, for other grids this follows the repository.
     Initialisation: torch's default, as MobileVLM's.
     Names: `mm_projector.` `mlp.mlp` -> `mlp`, `peg.peg.0` -> `place`.
@@ -117,9 +117,9 @@ class LDPv2(nn.Module):
 def window_means(picture: Tensor, grid: int) -> Tensor:
     """[B, C, side, side] -> the means of grid x grid windows, [B, C, grid, grid].
 
-    Window i covers rows floor(i * side / grid) to ceil((i + 1) * side / grid) - 1, and columns alike: what torch's
-    adaptive_avg_pool2d does. Its gradient on CUDA adds up in no fixed order, so two runs would differ; two matrix
-    products do not. They sum with weights of 0 and 1, which are exact in any precision, and divide once at the end.
+    Window i covers rows floor(i * side / grid) to ceil((i + 1) * side / grid) - 1, and columns likewise, as in torch's
+    adaptive_avg_pool2d. On CUDA the gradient of that is not deterministic; two matrix products are. Their weights are 0
+    and 1, exact in any precision, with one division at the end.
     """
     side = picture.shape[-1]
     window = torch.arange(grid, device=picture.device)[:, None]

@@ -1,4 +1,4 @@
-"""Connectors that look at one token, or at one square of tokens, at a time: mlp and pixel shuffle."""
+"""Connectors that process one token, or one square of tokens, at a time: mlp and pixel shuffle."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class PixelShuffle(nn.Module):
     """Every square of `factor` x `factor` tokens becomes one of factor^2 * width channels, then a linear layer without
     bias; M = N / factor^2.
 
-    The channels of a square are laid out row by row, token by token: the order of nanoVLM and of transformers' Idefics3
-    and SmolVLM.
+    The channels of a square are ordered row by row, token by token, as in nanoVLM and transformers' Idefics3 and
+    SmolVLM.
 
-    Source: nanoVLM (models/modality_projector.py); the operation is that of arXiv 1609.05158, run backwards.
+    Source: nanoVLM (models/modality_projector.py); the operation is the inverse of that in arXiv 1609.05158.
     Initialisation: normal(0, 0.02), as nanoVLM's.
     Names: nanoVLM `MP.proj.weight`, Idefics3 `connector.modality_projection.proj.weight` -> `project.weight`.
     """

@@ -1,4 +1,4 @@
-"""The Q-Former: a BERT whose learnt queries read the vision tokens by cross-attention."""
+"""The Q-Former: a BERT whose learned queries attend to the vision tokens by cross-attention."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import torch
 from torch import Tensor, nn
 
 EVERY = 2
-"""Layers 0, 2, 4 ... have cross-attention, in BLIP-2 and in everything that followed it."""
+"""Layers 0, 2, 4 ... have cross-attention, as in BLIP-2 and its successors."""
 
 
 class QFormer(nn.Module):
-    """`queries` learnt vectors go through `depth` BERT layers of heads x head_width channels; M = queries.
+    """`queries` learned vectors go through `depth` BERT layers of heads x head_width channels; M = queries.
 
     Every layer has self-attention and a feed-forward layer (x4), every second one cross-attention to the vision tokens;
-    a linear layer then leads to `hidden`. Only the query's path of BLIP-2's Q-Former exists here: no text, no word
-    embeddings. The layers are transformers' own.
+    a linear layer then maps to `hidden`. Only the query path of BLIP-2's Q-Former is built: no text, no word
+    embeddings. The layers are transformers'.
 
     Source: BLIP-2 (arXiv 2301.12597, section 3.1), with the shape that TinyLLaVA Factory gives it
     (connector/qformer.py): BERT-base, 12 layers of 12 heads x 64.
     Initialisation: as Factory's, which takes BERT's configuration but not its weights: queries and weights
     normal(0, 0.02), biases 0.
-    Dropout: none, where BERT's configuration has 0.1. A mask drawn for each micro batch would make a result depend on
-    how the batch is split over workers.
+    Dropout: none; BERT's configuration has 0.1. With masks drawn per micro batch, results would depend on how the batch
+    is split over workers.
     Names: after Factory's `connector._connector.`, `query_tokens` -> `queries`, `projector` -> `project`; in
     `bert.encoder`, `attention.self` -> `attention.attention`, `crossattention.self` -> `crossattention.attention`.
     Factory normalises its queries without gain and bias: `bert.layernorm` is 1 and 0.
@@ -31,7 +31,7 @@ class QFormer(nn.Module):
 
     def __init__(self, width: int, hidden: int, queries: int, depth: int, heads: int, head_width: int) -> None:
         super().__init__()
-        # Here, not above: the import takes seconds, and every process that builds another connector would pay them.
+        # Imported here because it takes seconds, which processes with other connectors should not pay.
         from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
         inner = heads * head_width

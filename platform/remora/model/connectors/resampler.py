@@ -1,7 +1,7 @@
-"""Resamplers: learnt latents or queries that read the vision tokens, whatever their number.
+"""Resamplers: learned latents or queries that attend to any number of vision tokens.
 
-Two that go by one name. `Resampler` is Flamingo's, which TinyLLaVA Factory has; `CrossResampler` is that of the
-TinyLLaVA paper, whose queries do not see each other.
+Two different ones have this name. `Resampler` is Flamingo's, as in TinyLLaVA Factory; `CrossResampler` is that of the
+TinyLLaVA paper, whose queries do not attend to each other.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class PerceiverLayer(nn.Module):
 
 
 class Resampler(nn.Module):
-    """`queries` learnt latents read the vision tokens; M = queries.
+    """`queries` learned latents attend to the vision tokens; M = queries.
 
     Source: Flamingo's perceiver resampler (arXiv 2204.14198, appendix A.1.1). The vision tokens are first mapped to
     the language model's width, as TinyLLaVA Factory does (connector/resampler.py).
-    Initialisation: latents normal(0, 1), as Factory's; layers by torch's default, where a rule for Factory's whole
-    model says normal(0, 0.02).
+    Initialisation: latents normal(0, 1), as Factory's; layers by torch's default, although a rule for Factory's
+    whole model says normal(0, 0.02).
     Names: after Factory's `connector._connector.`, `linear` -> `project`; in `layers.i`, `0.norm_media`, `0.to_q`,
     `0.to_kv`, `0.to_out`, `0.norm_latents` -> `norm_tokens`, `query`, `key_value`, `out`, `norm_latents`, and `1` ->
     `feed_forward`; `latents` and `norm` are the same.
@@ -71,7 +71,8 @@ class Resampler(nn.Module):
 
 
 class CrossLayer(nn.Module):
-    """Queries [B, M, inner] attend to the vision tokens [B, N, width] alone, then a feed-forward; both residual."""
+    """Queries [B, M, inner] attend only to the vision tokens [B, N, width], then a feed-forward layer; both
+    residual."""
 
     def __init__(self, width: int, heads: int, head_width: int) -> None:
         super().__init__()
@@ -101,11 +102,11 @@ class CrossLayer(nn.Module):
 
 
 class CrossResampler(nn.Module):
-    """`queries` learnt vectors of heads x head_width channels read the vision tokens, not each other; M = queries.
+    """`queries` learned vectors of heads x head_width channels attend to the vision tokens only; M = queries.
 
-    Source: the resampler of TinyLLaVA's Figure 6 (arXiv 2402.14289), as its code builds it (TinyLLaVABench,
-    tinyllava/model/multimodal_projector/builder.py): tokens keep the encoder's width, and a linear layer without bias
-    leads to the language model's at the end. 24.1 M parameters between CLIP-L and TinyLlama.
+    Source: the resampler of TinyLLaVA's Figure 6 (arXiv 2402.14289), as in its code (TinyLLaVABench,
+    tinyllava/model/multimodal_projector/builder.py): tokens keep the encoder's width, and a final linear layer without
+    bias maps to the language model's. 24.1 M parameters between CLIP-L and TinyLlama.
     Initialisation: queries normal(0, 1), layers by torch's default, as there.
     Names: after TinyLLaVABench's `mm_projector.`, `resampler_blocks` -> `layers`, and in these `norm_image`,
     `norm_hidden`, `to_q`, `to_k`, `to_v`, `to_out` -> `norm_tokens`, `norm_queries`, `query`, `key`, `value`, `out`;

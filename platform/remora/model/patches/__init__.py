@@ -1,7 +1,7 @@
-"""What is changed in other people's modules, one module a change: each by means that its library supports, with its
-reason in the docstring and a test of the same name in tests/model.
+"""Changes to other libraries' modules, one module each, made by supported means. The docstring has the reason; a test
+of the same name is in tests/model.
 
-attention packs rows through transformers' attention interface; dropout and activations put modules of their own in
-place (`set_submodule`, torch's checkpoint wrapper); head is an output head that makes its loss; narrow hangs hooks on
-the last block for the length of a pass.
+attention packs rows through transformers' attention interface; dropout and activations replace modules
+(`set_submodule`, torch's checkpoint wrapper); head is an output head that computes its loss; narrow puts hooks on the
+last block during a pass.
 """

@@ -1,9 +1,9 @@
-"""Activation checkpointing: a block keeps what enters it, and the backward pass computes the rest again.
+"""Gradient checkpointing: keep only each block's input, and recompute the rest in the backward pass.
 
-Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174), by torch's checkpoint wrapper
-without reentrance, which hands masks and positions through as they are. The switch of transformers' models
-(gradient_checkpointing_enable) acts in training mode only, in which a tower never is and a frozen language model is
-not, although the gradients of a connector go through all of its blocks.
+Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174), with torch's non-reentrant
+checkpoint wrapper, which passes masks and positions through unchanged. transformers' gradient_checkpointing_enable
+works in training mode only, but towers and frozen language models are in eval mode, although a connector's gradients go
+through all blocks of the language model.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from remora.model.vision import Unread
 from remora.model.vlm import VisionLanguageModel
 
 WRAPPED = "_checkpoint_wrapped_module."
-"""What the wrapper adds to the names of a block's parameters; it leaves those of `state_dict` alone."""
+"""What the wrapper adds to a block's parameter names; names in `state_dict` do not change."""
 
 
 def checkpoint_activations(model: VisionLanguageModel) -> None:
-    """Let every block of the encoder and of the language model compute again whatever it would have kept.
+    """Checkpoint every block of the encoder and the language model.
 
-    Blocks below the first trained part keep nothing, so nothing of them is computed again. The language model's last
-    block keeps what it has: the backward pass begins there, so it would be held again at once. Results are the same to
-    the bit: dropout is a function of the sample, so there is no random state to restore.
+    Blocks below the first trained part keep no activations, so nothing is recomputed there. The language model's last
+    block is not checkpointed: the backward pass begins there, so it would be recomputed at once. Results are bit-equal:
+    dropout is a function of the sample, so there is no random state to restore.
     """
     for part in ("vision", "llm"):
         module = model.part(part)
@@ -35,5 +35,5 @@ def checkpoint_activations(model: VisionLanguageModel) -> None:
 
 
 def plain_name(parameter: str) -> str:
-    """The name that a parameter has without a wrapper around its block."""
+    """A parameter's name without the wrapper around its block."""
     return parameter.replace(WRAPPED, "")

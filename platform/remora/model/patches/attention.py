@@ -1,12 +1,12 @@
-"""Attention in packed rows: every sample sees itself only, without a mask of tokens x tokens.
+"""Attention in packed rows: every sample attends only to itself, without a [tokens, tokens] mask.
 
-transformers' own way (positions that restart) builds that mask for sdpa: for 8,192 tokens 64 MB, and every kernel works
-through all of it. Here the samples' lengths stand where the mask would be. In half precision on CUDA a layer is one
-call of torch's variable-length attention; in fp32, which that does not take, and on a CPU each sample is a causal call
-of its own. The cost of attention falls from the row's length squared to the sum of its samples' squares
+transformers' way (restarting positions) builds that mask for sdpa: 64 MB for 8,192 tokens, all of which every kernel
+processes. Here the samples' lengths are passed in place of the mask. In half precision on CUDA, a layer is one call of
+torch's variable-length attention. In fp32, which that does not support, and on CPUs, each sample is a separate causal
+call. The cost of attention falls from the square of the row's length to the sum of the samples' squares
 (docs/batches.md).
 
-The call of variable-length attention has not met a GPU: what it is handed is tested without one (docs/devices.md).
+Variable-length attention has not been run on a GPU; its inputs are tested without one (docs/devices.md).
 """
 
 from __future__ import annotations
@@ -29,23 +29,22 @@ from remora.model.split import shape_of, whole_as_they_run
 
 PER_SAMPLE = "per_sample"
 UNLIKE = ("softcap", "s_aux", "position_bias")
-"""What some attentions do to their scores besides scaling them; none of it is done here."""
+"""Arguments of some attentions that change scores beyond scaling; none is supported here."""
 LAYERS = {"full_attention", "sliding_attention"}
-"""What a config may call its layers. Chunks, convolutions and recurrent states go on from a sample to the next."""
+"""Supported layer types in a config. Chunks, convolutions and recurrent states would mix adjacent samples."""
 OTHERWISE = "; next: set rows: padded under cluster"
 
 
 def lengths_mask(lengths: Sequence[int]) -> Tensor:
-    """What a packed row has for an attention mask: its samples' lengths as int64 [1, 1, 1, S].
+    """The attention mask argument of a packed row: its samples' lengths, int64 [1, 1, 1, S].
 
-    transformers hands a mask of four dimensions through to every layer as it is. It stays on the CPU, where attention
-    reads it without waiting for a GPU.
+    transformers passes a 4-D mask unchanged to every layer. It stays on the CPU, so reading it needs no GPU sync.
     """
     return torch.tensor(lengths).view(1, 1, 1, -1)
 
 
 def positions_of(lengths: Sequence[int]) -> Tensor:
-    """[1, T], where each token stands in its sample."""
+    """[1, T], the position of each token within its sample."""
     return torch.cat([torch.arange(length) for length in lengths])[None]
 
 
@@ -62,10 +61,10 @@ def per_sample_attention(
 ) -> tuple[Tensor, None]:
     """query [1, heads, T, D], key and value [1, groups, T, D] and the row's `lengths_mask` -> [1, T, heads, D].
 
-    Anything but a packed row (an answer, a padded row) is transformers' own sdpa.
+    Anything but a packed row (decoding, a padded row) goes to transformers' sdpa.
 
     Raises:
-        SpecError: the model's attention does more than this one.
+        SpecError: the model's attention uses unsupported arguments.
     """
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
@@ -82,15 +81,15 @@ def per_sample_attention(
 
 
 def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """What autocast makes of the inputs of `scaled_dot_product_attention`, and not of variable-length attention's.
-    Rotary positions leave queries and keys in fp32 and values in half precision."""
+    """Cast inputs as autocast does for `scaled_dot_product_attention`, but not for variable-length attention. Rotary
+    positions leave queries and keys in fp32 and values in half precision."""
     kind = tensors[0].device.type
     return tuple(t.to(torch.get_autocast_dtype(kind)) for t in tensors) if torch.is_autocast_enabled(kind) else tensors
 
 
 def in_one_call(*tensors: Tensor) -> bool:
-    """Whether torch's variable-length attention takes these: half precision on CUDA, in heads that flash attention
-    takes. torch pads others for `scaled_dot_product_attention` only."""
+    """Whether torch's variable-length attention supports these: half precision on CUDA, with a head size that flash
+    attention supports. torch pads others for `scaled_dot_product_attention` only."""
     half = all(t.is_cuda and t.dtype == tensors[0].dtype in (torch.float16, torch.bfloat16) for t in tensors)
     return half and all(t.shape[-1] % 8 == 0 and t.shape[-1] <= 256 for t in tensors)
 
@@ -98,7 +97,7 @@ def in_one_call(*tensors: Tensor) -> bool:
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scaling: float | None, window: int | None
 ) -> Tensor:
-    """All samples of the row at once; [1, T, heads, D]. A window of n tokens is a token and n - 1 to its left."""
+    """Attention of all samples in the row at once: [1, T, heads, D]. A window of n is a token and n - 1 to its left."""
     ends, longest = _ends(tuple(lengths), query.device), max(lengths)
     q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
     left = -1 if window is None else window - 1
@@ -109,7 +108,7 @@ def _varlen(
 
 @lru_cache(maxsize=8)
 def _ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
-    """Where the samples of a row begin and end, int32 [S + 1]; every layer of a pass asks for the same."""
+    """Cumulative lengths of a row's samples, int32 [S + 1]; cached, because every layer of a pass needs the same."""
     return F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).to(torch.int32).to(device)
 
 
@@ -129,14 +128,14 @@ AttentionMaskInterface.register(PER_SAMPLE, sdpa_mask)
 
 
 def attend_per_sample(llm: nn.Module) -> None:
-    """Let the model read packed rows; what it does with other rows stays the same.
+    """Enable packed rows; the model's behaviour for other rows does not change.
 
-    It is tried on a row of two samples first: a model that mixes them in any way (recurrence, positions of its own)
-    would train on wrong gradients without a word.
+    It is first tried on a row of two samples: a model that mixes them (recurrence, its own positions) would silently
+    train on wrong gradients.
 
     Raises:
-        SpecError: its config has layers that are no attention, or it gives a sample other states in a packed row than
-            alone.
+        SpecError: its config has layers other than attention, or a sample's states in a packed row differ from those in
+            a row of its own.
     """
     kind = type(llm).__name__
     if mixing := set(getattr(llm.config, "layer_types", None) or ()) - LAYERS:
@@ -148,16 +147,16 @@ def attend_per_sample(llm: nn.Module) -> None:
         with trying(llm):
             packed = states(llm, row, lengths)
             expected = torch.cat([states(llm, sample) for sample in row.split(lengths, 1)], 1)
-    except (RuntimeError, TypeError, ValueError) as e:  # it takes no such mask, or no positions
-        raise SpecError(f"packed rows: {kind} does not read them: {e}{OTHERWISE}") from None
+    except (RuntimeError, TypeError, ValueError) as e:  # it does not accept such a mask, or positions
+        raise SpecError(f"packed rows: {kind} does not support them: {e}{OTHERWISE}") from None
     if not alike(packed, expected):
         raise SpecError(f"packed rows: {kind} mixes the samples of a row{OTHERWISE}")
 
 
 @contextlib.contextmanager
 def trying(llm: nn.Module) -> Iterator[None]:
-    """In the block the model can be run on a `probe`, also one that ZeRO 3 has split. Behind it every module is in the
-    mode that it was in: in a frozen model it may be the dropouts alone that train."""
+    """During the block the model can run on a `probe`, also if ZeRO 3 has sharded it. Afterwards every module has its
+    old mode back: in a frozen model, only the dropouts may be in training mode."""
     training = [module for module in llm.modules() if module.training]
     llm.eval()
     try:
@@ -169,21 +168,21 @@ def trying(llm: nn.Module) -> Iterator[None]:
 
 
 def alike(found: Tensor, expected: Tensor) -> bool:
-    """Whether a trial's states are the same to rounding."""
+    """Whether two trials' states are equal up to rounding."""
     return torch.allclose(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 def probe(llm: nn.Module, tokens: int) -> Tensor:
-    """Embeddings [1, tokens, hidden] to try a model on, no two alike."""
+    """Embeddings [1, tokens, hidden] to try a model on, all different."""
     table = llm.get_input_embeddings().weight  # type: ignore[operator]
     return torch.sin(torch.arange(tokens * shape_of(table)[1]) + 1.0).view(1, tokens, -1).to(table)
 
 
 def states(llm: nn.Module, embeddings: Tensor, lengths: Sequence[int] = ()) -> Tensor:
-    """Last hidden states [B, T, hidden] of embeddings [B, T, hidden]: a packed row of `lengths`, or rows that begin
-    with their samples.
+    """Last hidden states [B, T, hidden] of embeddings [B, T, hidden]: a packed row with `lengths`, or one sample per
+    row.
 
-    Behind a sample there may be padding: a causal model does not look there, so it needs no mask.
+    Samples may be padded on the right: a causal model does not attend there, so no mask is needed.
     """
     mask, positions = None, None
     if lengths:

@@ -1,8 +1,8 @@
-"""Dropout as a pure function of the sample, the place in the model and the element.
+"""Dropout as a pure function of sample, layer and element.
 
-torch's dropout draws from a generator of the process, so its masks depend on how a batch is split over workers and on
-what was drawn before: a resumed or differently split run would be another run. Here the mask of an element is a hash
-of (sample key, layer, token, channel), with tokens counted within the sample. It costs a few integer operations an
+torch's dropout draws from the process's generator, so its masks depend on how a batch is split over workers and on what
+was drawn before: a resumed or differently split run would give other results. Here the mask of an element is a hash of
+(sample key, layer, token, channel), with tokens counted within the sample. It costs a few integer operations per
 element, on any device.
 """
 
@@ -33,9 +33,9 @@ def _mixed(x: Tensor) -> Tensor:
 
 
 def uniform(keys: Tensor, layer: int, tokens: int, channels: int, positions: Tensor | None = None) -> Tensor:
-    """Numbers in [0, 1) [B, tokens, channels], each a hash of (its sample's key, layer, position, channel).
+    """Numbers in [0, 1), [B, tokens, channels]: hashes of (sample key, layer, position, channel).
 
-    keys are [B], one a row, with positions counted from the row's start; or both are [B, tokens], one a token.
+    keys are [B], one per row, with positions counted from the row's start; or keys and positions are [B, tokens].
     """
     device = keys.device
     if positions is None:
@@ -46,8 +46,8 @@ def uniform(keys: Tensor, layer: int, tokens: int, channels: int, positions: Ten
 
 
 class KeyedDropout(nn.Module):
-    """Inverted dropout with rate `p` for [B, T, C]; `keys` and `positions` (as of `uniform`) are set before each
-    forward pass."""
+    """Inverted dropout with rate `p` on [B, T, C]; set `keys` and `positions` (see `uniform`) before each forward
+    pass."""
 
     def __init__(self, p: float, layer: int) -> None:
         super().__init__()
@@ -68,10 +68,10 @@ class KeyedDropout(nn.Module):
 
 
 def key_dropouts(module: nn.Module, first_layer: int = 0) -> list[KeyedDropout]:
-    """Replace every dropout of the module that could act by a keyed one, numbered in the module's order.
+    """Replace every dropout with a rate above 0 by a keyed one, numbered in the module's order.
 
-    Dropout of attention weights is switched off: fused attention draws it inside its kernel. No model of the catalog
-    asks for it.
+    Dropout of attention weights is switched off, because fused attention draws it inside its kernel. No model of the
+    catalog uses it.
     """
     for child in module.modules():
         if getattr(child, "attention_dropout", 0.0) and isinstance(child.attention_dropout, float):

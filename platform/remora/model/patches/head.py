@@ -1,9 +1,10 @@
-"""The language model's head and its loss in one: logits live a chunk at a time, and their gradient takes their place.
+"""The language model's head fused with its loss: logits exist one chunk at a time and are overwritten by their
+gradient.
 
-Written apart, cross entropy over S supervised tokens holds four tensors [S, vocabulary] in fp32 by the time it runs
-backward (logits, log probabilities, the gradient of the loss, that of the logits). With a vocabulary of 50,000 they
-outweigh the model. The loss is a sum, so the gradient of a chunk's logits is known as soon as they are: softmax minus
-one. Nothing is computed twice. docs/training-speed.md has the figures.
+Unfused, cross entropy over S supervised tokens needs four fp32 tensors [S, vocabulary] in the backward pass (logits,
+log probabilities, gradients of the loss and of the logits). With a vocabulary of 50,000 they outweigh the model. The
+loss is a sum, so the gradient of a chunk's logits is known at once: softmax minus one at the target. Nothing is
+computed twice. docs/training-speed.md has the figures.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from torch.nn import functional as F
 from remora.model.split import shape_of
 
 CHUNK = 1 << 24
-"""Logits at a time: 64 MiB of fp32, little beside a model, and enough rows for a matrix product to be worth it."""
+"""Logits per chunk: 64 MiB of fp32, small beside a model, with enough rows for an efficient matrix product."""
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
-    """hidden [S, H], weight [V, H], bias [V] or None, targets [S], weights [S] or None -> the sum of cross entropies in
-    nats, each times its weight; a scalar.
+    """hidden [S, H], weight [V, H], bias [V] or None, targets [S], weights [S] or None -> the weighted sum of cross
+    entropies in nats; a scalar.
 
-    Gradients are made in the forward pass, for a loss of one; the backward pass scales them.
+    Gradients are computed in the forward pass; the backward pass scales them.
     """
 
     @staticmethod
@@ -56,7 +57,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 loss += (losses if weights is None else losses * weights[here, None]).sum()
                 if not any(wanted):
                     continue
-                # In the scores' own memory: softmax, minus one where the target is.
+                # In place of the scores: softmax, minus one at the target.
                 slopes = scores.sub_(sums).exp_()
                 slopes.scatter_add_(1, which, -torch.ones_like(sums))
                 if weights is not None:
@@ -81,12 +82,12 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
 
 class LossHead(nn.Linear):
-    """An output head, in its place and under its names, that also makes the loss.
+    """Replaces an output head, with the same parameter names, and also computes the loss.
 
-    The head's own call makes it: ZeRO 3 gathers a weight for the module that holds it, and only while that is called.
+    The loss is computed in the head's forward, because ZeRO 3 gathers a weight only while its module is called.
 
     Args:
-        head: the model's own; its parameters are kept.
+        head: the model's head; its parameters are kept.
     """
 
     def __init__(self, head: nn.Module) -> None:
@@ -98,16 +99,16 @@ class LossHead(nn.Linear):
         self.train(head.training)
 
     def forward(self, input: Tensor, targets: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
-        """Logits [..., V] of states [..., H]; with targets [S] the sum of cross entropies (nats) of states [S, H], each
-        times its weight of weights [S] if there are any, a scalar in fp32.
+        """Logits [..., V] of states [..., H]. With targets [S]: the sum of cross entropies (nats) of states [S, H],
+        each times its entry of weights [S] if given; a scalar in fp32.
 
-        Without a token the loss is zero, but still on the graph, so that every rank steps.
+        For S = 0 the loss is zero, but still part of the graph, so that every rank steps.
         """
         if targets is None:
             return super().forward(input)
         kind = input.device.type
         if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
-            # Its loss scale comes with the backward pass; gradients made before that would vanish below 6e-8.
+            # The loss scale is applied in the backward pass; gradients computed before it would underflow (below 6e-8).
             scores = super().forward(input).float()
             if weights is None:
                 return F.cross_entropy(scores, targets, reduction="sum")

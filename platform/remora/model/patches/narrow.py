@@ -1,9 +1,9 @@
-"""The language model's last block, only where there is a loss.
+"""Run the language model's last block only at supervised positions.
 
-Behind the last attention no position looks at another, and the head reads supervised positions only. What follows it
-(the output projection, the MLP, the norms) and its queries therefore run for those positions; the others hold zeros
-there, which nobody reads. Losses and gradients are those of the whole block. Modules stay as they are: hooks on them,
-for the length of a pass, choose the rows. docs/training-speed.md has the figures.
+After the last attention, positions are independent, and the head only needs supervised ones. So the queries and
+everything after attention (output projection, MLP, norms) run only for those; the other positions are zeros, which are
+never used. Losses and gradients are the same. Modules are not replaced: hooks during a pass select the rows.
+docs/training-speed.md has the figures.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from remora.model.patches.dropout import KeyedDropout
 
 IN_ATTENTION = {"q_proj", "o_proj", "out_proj", "dense"}
 IN_BLOCK = {"mlp", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"}
-"""How the models of transformers call what makes queries or stands behind the scores; a fused projection of queries,
-keys and values stays whole."""
+"""Names in transformers' models of the query projection and of what follows the scores. A fused projection of queries,
+keys and values runs for all positions."""
 
 
 def narrow(llm: nn.Module) -> list[nn.Module]:
-    """What of the model may run for some positions only, inside `only`.
+    """Modules of the model that may run for some positions only, inside `only`.
 
-    They are tried, and where together they change a state that is asked for, each by itself: one that does is left out.
+    All are tried together. If that changes a selected state, each is tried alone, and those that change one are left
+    out.
     """
     blocks, tail = blocks_of(llm)
     last = blocks[-1]
@@ -44,7 +45,7 @@ def narrow(llm: nn.Module) -> list[nn.Module]:
             try:
                 with only(some, rows, row.shape[:2]):
                     return alike(states(llm, row)[:, rows], whole)
-            except (RuntimeError, TypeError, ValueError, IndexError):  # one takes something else than states, or all
+            except (RuntimeError, TypeError, ValueError, IndexError):  # one takes something else, or needs all
                 return False
 
         return named if same(named) else [module for module in named if same([module])]
@@ -52,8 +53,8 @@ def narrow(llm: nn.Module) -> list[nn.Module]:
 
 @contextlib.contextmanager
 def only(modules: Sequence[nn.Module], rows: Tensor, shape: torch.Size) -> Iterator[None]:
-    """In the block the modules, some of `narrow`'s, run for `rows` [S] of a batch's positions, counted through `shape`
-    [B, T]; where they give [B, T, ...], the other positions are zeros."""
+    """During the block, run modules from `narrow` only for `rows` [S], flat indices into positions of `shape` [B, T].
+    In outputs [B, T, ...] the other positions are zeros."""
     batch, tokens = shape
     inner = {m for module in modules for m in module.modules()}
     whole = [(m, m.keys, m.positions) for m in inner if isinstance(m, KeyedDropout) and m.keys is not None]

@@ -1,10 +1,10 @@
 """Vision encoders: pixels in, a sequence of tokens out.
 
-tower.py               what every encoder is
-transformers_tower.py  CLIP, SigLIP, DINOv2, ViT: whatever transformers' AutoModel knows
-eva_clip.py            EVA02-CLIP, which transformers does not know
+tower.py               the base class of encoders
+transformers_tower.py  CLIP, SigLIP, DINOv2, ViT: everything that transformers' AutoModel supports
+eva_clip.py            EVA02-CLIP, which transformers does not support
 efficientnet.py        the demo's small encoder
-scales.py              S2: one of them at several sizes of the picture
+scales.py              S2: an encoder at several picture sizes
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ LOADERS: dict[str, Callable[[Vision, bool], Tower]] = {
 
 
 def build_tower(entry: Vision, pretrained: bool = True, dtype: torch.dtype = torch.float32) -> Tower:
-    """The encoder of a catalog entry in eval mode; `pretrained=False` leaves its weights to be loaded.
+    """Build the encoder of a catalog entry, in eval mode; with `pretrained=False` its weights are to be loaded later.
 
     The weights have `dtype`, whatever their files have. Under `torch.device("meta")` and not pretrained it takes no
     memory, so that sizes can be counted.
 
     Raises:
-        SpecError: the entry describes no encoder.
-        DataError: its files cannot be had, or do not hold it.
+        SpecError: the entry does not describe an encoder.
+        DataError: its files are not available, or do not contain it.
     """
     tower = LOADERS[entry.loader](entry, pretrained)
     if entry.scales:

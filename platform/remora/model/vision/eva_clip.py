@@ -1,6 +1,6 @@
 """The image encoder of EVA02-CLIP, which transformers does not have.
 
-A ViT with rotary positions beside learnt ones, a gated feed-forward layer, and a norm inside attention and
+A ViT with rotary positions in addition to learned ones, a gated feed-forward layer, and a norm inside attention and
 feed-forward layer ("sub-LN"). Sources: EVA-02 (arXiv 2303.11331, section 2.1 and figure 2), EVA-CLIP (arXiv
 2303.15389); names and shapes of weights as in the published checkpoint, QuanSun/EVA-CLIP,
 EVA02_CLIP_L_336_psz14_s6B.pt, below its prefix `visual.`.
@@ -25,11 +25,11 @@ from remora.model.hub import FILES, snapshot
 from remora.model.vision.tower import Tower, Unread, blocks_read
 
 EPS = 1e-6
-"""Of every layer norm."""
+"""Epsilon of every layer norm."""
 THETA = 10_000
 """Base of the rotary wavelengths."""
 UNREADABLE = (OSError, RuntimeError, ValueError, AttributeError, EOFError, SafetensorError, pickle.UnpicklingError)
-"""What torch and safetensors raise for files that are cut or hold no weights."""
+"""What torch and safetensors raise for files that are truncated or have no weights."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class EvaConfig:
     head_width: int
     mlp_ratio: float
     pt_hw_seq_len: int = 16
-    """Side of the patch grid of pretraining: rotary positions are scaled from the picture's grid to that one."""
+    """Side of the pretraining patch grid, to which rotary positions are scaled."""
     file: str | None = None
-    """The weights' file in the hub repository; the only one there if not given."""
+    """The weight file in the hub repository; default: the only one there."""
 
     @property
     def grid(self) -> int:
@@ -57,15 +57,15 @@ class EvaConfig:
 
     @property
     def inner(self) -> int:
-        """Channels inside the feed-forward layer: 2730 for a width of 1024 and the published ratio 2.6667."""
+        """Inner channels of the feed-forward layer: 2730 for a width of 1024 and the published ratio 2.6667."""
         return int(self.width * self.mlp_ratio)
 
 
 def rotary_angles(config: EvaConfig) -> Tensor:
-    """Angles [grid * grid, head_width / 2] by which pairs of channels of a head turn, one row a patch.
+    """Rotation angles of a head's channel pairs, [grid * grid, head_width / 2], one row per patch.
 
-    The first half of the pairs turns with the patch's row, the second with its column, each by
-    position * THETA ** (-2i / (head_width / 2)), i counting the half's pairs.
+    The first half of the pairs rotates with the patch's row, the second with its column, each by
+    position * THETA ** (-2i / (head_width / 2)), where i counts the pairs of that half.
     """
     half = config.head_width // 2
     speed = THETA ** -(torch.arange(0, half, 2, dtype=torch.float64) / half)
@@ -77,16 +77,16 @@ def rotary_angles(config: EvaConfig) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (0, 1), (2, 3), … of channels of x [B, heads, N, head_width]; cos and sin are [N, head_width / 2].
+    """Rotate channel pairs (0, 1), (2, 3), … of x [B, heads, N, head_width]; cos and sin are [N, head_width / 2].
 
-    The class token, first of the sequence, has no place in the picture: its cos is 1 and its sin 0.
+    The class token, first in the sequence, has no position in the picture: its cos is 1 and its sin 0.
     """
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2).type_as(x)
 
 
 class Attention(nn.Module):
-    """Self-attention with rotary positions; the joined heads are normalised before the last projection."""
+    """Self-attention with rotary positions; the concatenated heads are normalised before the output projection."""
 
     def __init__(self, config: EvaConfig) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class GatedMlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward layer, each behind a norm and beside a residual path."""
+    """Attention and feed-forward layer, each with a norm before it and a residual connection."""
 
     def __init__(self, config: EvaConfig) -> None:
         super().__init__()
@@ -136,7 +136,8 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Pixels [B, 3, H, W] -> one vector a patch, row by row [B, grid * grid, width]; a rest at the edge is not seen."""
+    """Pixels [B, 3, H, W] -> one vector per patch, row by row [B, grid * grid, width]; a rest at the edge is
+    ignored."""
 
     def __init__(self, config: EvaConfig) -> None:
         super().__init__()
@@ -147,13 +148,13 @@ class PatchEmbed(nn.Module):
 
 
 class EvaClipTower(Tower):
-    """The output of the block that is read, before the final norm and without the class token."""
+    """EVA02-CLIP's image encoder: output of the chosen block, before the final norm, without the class token."""
 
     cos: Tensor
     sin: Tensor
 
     def __init__(self, config: EvaConfig, read: int, prefix: int) -> None:
-        """Only the first `read` of the config's blocks are made."""
+        """Builds only the first `read` of the config's blocks."""
         super().__init__()
         self.prefix = prefix
         self.patch_embed = PatchEmbed(config)
@@ -162,7 +163,7 @@ class EvaClipTower(Tower):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.blocks = nn.ModuleList(Block(config) if i < read else Unread() for i in range(config.layers))
         self.tail = []
-        angles = F.pad(rotary_angles(config), (0, 0, 1, 0))  # the class token is turned by nothing
+        angles = F.pad(rotary_angles(config), (0, 0, 1, 0))  # the class token is not rotated
         self.register_buffer("cos", angles.cos().to(torch.get_default_dtype()), persistent=False)
         self.register_buffer("sin", angles.sin().to(torch.get_default_dtype()), persistent=False)
 
@@ -178,8 +179,8 @@ def eva_clip(entry: Vision, pretrained: bool) -> Tower:
     """Build the entry's encoder, in fp32; pretrained weights come from its hub id or folder.
 
     Raises:
-        SpecError: its config lacks a field or has one too many, or it has no such layer.
-        DataError: the folder cannot be had, or does not hold the weights.
+        SpecError: its config lacks a field or has an unknown one, or it has no such layer.
+        DataError: the folder is not available, or does not have the weights.
     """
     known = [f.name for f in fields(EvaConfig)]
     for key in entry.config:
@@ -201,7 +202,7 @@ def eva_clip(entry: Vision, pretrained: bool) -> Tower:
 
 
 def _snapshot(entry: Vision, file: str | None) -> Path:
-    # The hub repository holds a dozen checkpoints of gigabytes; one is wanted.
+    # The hub repository has a dozen checkpoints of gigabytes each; download only one.
     return snapshot(cast(str, entry.hub), entry.revision, files=[file] if file else FILES)
 
 
@@ -216,17 +217,17 @@ def _weights_file(folder: Path, name: str | None) -> Path:
 
 
 def _load(tower: EvaClipTower, file: Path) -> None:
-    """Weights of a whole EVA-CLIP (`visual.` beside `text.`) or of its image encoder alone, in any float type."""
+    """Load weights of a whole EVA-CLIP (`visual.` and `text.`) or of only its image encoder, in any float type."""
     try:
         state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-        for wrapper in ("model", "module", "state_dict"):  # as training programs save them
+        for wrapper in ("model", "module", "state_dict"):  # as training scripts save them
             state = state.get(wrapper, state)
     except UNREADABLE as e:
         reason = " ".join(str(e).split())[:300]
         raise DataError(f"{file}: unreadable weights: {reason}; download the model again") from e
     state = {k.removeprefix("module."): v for k, v in state.items()}
     image = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")} or state
-    # The checkpoint keeps two biases beside the projections. Inside them, LoRA and ZeRO 3 find them.
+    # The checkpoint has two biases outside the projections. Inside, LoRA and ZeRO 3 find them.
     state = {k.replace("q_bias", "q_proj.bias").replace("v_bias", "v_proj.bias"): v for k, v in image.items()}
     wanted = tower.state_dict()
     if missing := sorted(wanted.keys() - state.keys()):

@@ -1,4 +1,4 @@
-"""S2: an encoder reads the picture at several sizes, and a token holds what it saw at each of them.
+"""S2: run an encoder at several picture sizes and concatenate the features of each token.
 
 Source: Shi et al., "When Do We Not Need Larger Vision Models?" (arXiv 2403.13043), and s2wrapper/core.py of
 github.com/bfshi/scaling_on_scales, whose choices of interpolation this follows.
@@ -15,24 +15,23 @@ from remora.model.vision.tower import Tower
 
 
 class MultiScale(Tower):
-    """`tower` at each of `scales` (pixels of a side); tokens [B, N, len(scales) * width], N that of the smallest scale.
+    """`tower` at each of `scales` (side in pixels) -> tokens [B, N, len(scales) * width], with N of the smallest scale.
 
-    The pixels come at the largest scale, where preprocessing resized the picture with care; smaller scales are made
-    from them by plain bicubic interpolation, as published (no antialiasing). A larger scale is cut into tiles of the
-    smallest one, which is the size that the tower was trained on; the tiles' tokens are put together into one grid,
-    which is averaged down to N tokens. Gradients flow through every scale.
+    The input has the largest scale, resized by preprocessing; smaller scales are made from it by bicubic interpolation
+    without antialiasing, as published. A larger scale is cut into tiles of the smallest one, the tower's training size;
+    the tiles' tokens are joined into one grid and averaged down to N tokens. Gradients flow through every scale.
     """
 
     def __init__(self, tower: Tower, scales: tuple[int, ...]) -> None:
         """Raises:
-        SpecError: a scale is no multiple of the smallest.
+        SpecError: a scale is not a multiple of the smallest.
         """
         super().__init__()
         self.tower = tower
         self.scales = tuple(sorted(scales))
         self.base = self.scales[0]
         if odd := [s for s in self.scales if s % self.base]:
-            raise SpecError(f"scales {list(scales)}: {odd[0]} is no multiple of {self.base}, so it cannot be tiled")
+            raise SpecError(f"scales {list(scales)}: {odd[0]} is not a multiple of {self.base}, so it cannot be tiled")
         self.tail = tower.tail
 
     @property
@@ -43,7 +42,7 @@ class MultiScale(Tower):
         return torch.cat([self._at(pixels, scale) for scale in self.scales], dim=-1)
 
     def _at(self, pixels: Tensor, scale: int) -> Tensor:
-        """pixels [B, 3, H, H] -> tokens [B, N, width], seen at `scale`."""
+        """pixels [B, 3, H, H] -> tokens [B, N, width] at `scale`."""
         batch, n = len(pixels), scale // self.base
         if pixels.shape[-1] != scale:
             pixels = F.interpolate(pixels.float(), size=(scale, scale), mode="bicubic").to(pixels.dtype)

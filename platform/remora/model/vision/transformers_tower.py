@@ -1,7 +1,7 @@
-"""Encoders that transformers knows: CLIP, SigLIP, DINOv2 (with registers), ViT and their like.
+"""Encoders that transformers supports: CLIP, SigLIP, DINOv2 (with registers), ViT and similar ones.
 
-Only what is read is built: with layer -2 the last block, the final norm and SigLIP's pooling head are neither held nor
-run, and the result is still hidden_states[-2] of the whole model.
+Only what is used is built: with layer -2, the last block, the final norm and SigLIP's pooling head do not exist, and
+the result still equals hidden_states[-2] of the whole model.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from remora.model.hub import snapshot
 from remora.model.vision.tower import Tower, Unread, blocks_read
 
 UNREADABLE = (OSError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError, EOFError)
-"""What torch, safetensors and transformers raise for files that are missing, cut or no weights."""
+"""What torch, safetensors and transformers raise for files that are missing, truncated or not weights."""
 
 
 class TransformersTower(Tower):
     """hidden_states[entry.layer] of a transformers encoder without the prefix tokens: [B, tokens, width].
 
-    At another size than it was trained at, its positions are interpolated by transformers' own code
-    (`interpolate_pos_encoding`); the weights keep the grid of their checkpoint, whatever size trains them.
+    At a size other than its training size, positions are interpolated by transformers (`interpolate_pos_encoding`); the
+    weights always keep the grid of their checkpoint.
 
     `net` is the transformers model, so `net.save_pretrained` writes the names that published checkpoints have.
     """
 
     def __init__(self, net: PreTrainedModel, total: int, entry: Vision) -> None:
-        """`net` has only the blocks that are read; `total` is how many the published encoder has."""
+        """`net` has only the used blocks; `total` is the number of blocks of the published encoder."""
         super().__init__()
         self.net = net
         self.prefix = entry.prefix
@@ -56,20 +56,22 @@ class TransformersTower(Tower):
 
 
 def _strip(net: PreTrainedModel) -> str:
-    """Take away what does not lead to the last block's output; returns the name of the list of blocks.
+    """Remove everything that the last block's output does not need; returns the name of the list of blocks.
 
     Raises:
-        SpecError: the model has no such list, or reads no pictures.
+        SpecError: the model has no such list, or does not take pictures.
     """
     if net.main_input_name != "pixel_values":
         raise SpecError(f"model_type {net.config.model_type!r} does not read pictures; it reads {net.main_input_name}")
     count = net.config.num_hidden_layers
     lists = [n for n, m in net.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
     if not lists:
-        raise SpecError(f"model_type {net.config.model_type!r} has no list of {count} blocks; it is no plain encoder")
+        raise SpecError(
+            f"model_type {net.config.model_type!r} has no list of {count} blocks; it is not a plain encoder"
+        )
     children = [name for name, _ in net.named_children()]
     for name in children[children.index(lists[0].partition(".")[0]) + 1 :]:
-        # Final norm, pooler, pooling head. One without weights stays: rotary positions stand there in some models.
+        # Final norm, pooler, pooling head. Modules without weights stay: some models have rotary positions there.
         if any(True for _ in getattr(net, name).parameters()):
             setattr(net, name, nn.Identity())
     for module in net.modules():
@@ -79,10 +81,10 @@ def _strip(net: PreTrainedModel) -> str:
 
 
 def _config(entry: Vision) -> tuple[PreTrainedConfig, int]:
-    """The configuration of what is read, and how many blocks the whole encoder has.
+    """The config of the used part, and the number of blocks of the whole encoder.
 
     Raises:
-        SpecError: transformers knows no such model, or it has no such layer.
+        SpecError: transformers has no such model, or it has no such layer.
     """
     kind = entry.config["model_type"]
     if kind not in CONFIG_MAPPING:
@@ -94,8 +96,8 @@ def _config(entry: Vision) -> tuple[PreTrainedConfig, int]:
     total = getattr(config, "num_hidden_layers", 0)
     if not total:
         raise SpecError(
-            f"vision {entry.short}: model_type {kind!r} is no encoder of equal blocks; write the vision config alone, "
-            "such as clip_vision_model, siglip_vision_model, dinov2 or vit"
+            f"vision {entry.short}: model_type {kind!r} is not an encoder of equal blocks; write only the vision "
+            "config, such as clip_vision_model, siglip_vision_model, dinov2 or vit"
         )
     config.num_hidden_layers = blocks_read(entry, total)
     return config, total
@@ -105,8 +107,8 @@ def transformers_tower(entry: Vision, pretrained: bool) -> Tower:
     """Build the entry's encoder from its config; pretrained weights come from its hub id or folder.
 
     Raises:
-        SpecError: transformers knows no such encoder, or it has no such layer.
-        DataError: the folder cannot be had, or does not hold the weights.
+        SpecError: transformers has no such encoder, or it has no such layer.
+        DataError: the folder is not available, or does not have the weights.
     """
     config, total = _config(entry)
     if not pretrained:
@@ -115,7 +117,7 @@ def transformers_tower(entry: Vision, pretrained: bool) -> Tower:
     folder = snapshot(entry.hub, entry.revision)
     with quiet():
         try:
-            # transformers' own loading also knows the names that older checkpoints use, and passes over a text tower.
+            # transformers' loading also maps the names of older checkpoints, and ignores a text tower.
             net, found = AutoModel.from_pretrained(
                 folder,
                 config=config,
@@ -132,9 +134,9 @@ def transformers_tower(entry: Vision, pretrained: bool) -> Tower:
 
 
 def _check(tower: TransformersTower, found: Mapping[str, Any], folder: Path) -> None:
-    """What transformers only warns about, a weight that is not there or has another shape, is an error.
+    """Refuse weights that are missing or have another shape, about which transformers only warns.
 
-    Heads, norms and blocks that the tower does not hold may be absent.
+    Heads, norms and blocks that the tower does not use may be absent.
     """
     held = tower.net.state_dict().keys()
     if missing := sorted(held & set(found["missing_keys"])):
@@ -152,7 +154,7 @@ def _check(tower: TransformersTower, found: Mapping[str, Any], folder: Path) -> 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bar, and no table of every weight of the text tower that is passed over."""
+    """Suppress transformers' progress bar and its table of ignored text tower weights."""
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
