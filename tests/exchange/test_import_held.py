@@ -68,7 +68,7 @@ def test_a_lora_result_of_llava_is_merged_into_the_base_that_it_names(tmp_path, 
     check(model, tmp_path, 1)
     shutil.rmtree(tmp_path / "out")
     (tmp_path / "base").rename(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match=r"adapters on \./base, which is not there; .* --base DIR"):
+    with pytest.raises(DataError, match=r"adapters on \./base, which does not exist; .* --base DIR"):
         import_checkpoint(source, tmp_path / "out")
     import_checkpoint(source, tmp_path / "out", base=str(tmp_path / "elsewhere"))
     check(model, tmp_path, 1)
@@ -117,7 +117,7 @@ def test_an_adapter_of_peft_on_a_whole_checkpoint(tmp_path, known, modern):  # n
 
 
 def factory_folders(tmp_path, model, tokenizer, vision="clip", llm="llama"):
-    """What TinyLLaVA Factory's training leaves: a folder a part."""
+    """What TinyLLaVA Factory's training leaves: one folder per part."""
     source = factory(tmp_path / "in", model, tokenizer, vision, llm)
     tensors = load_file(source / "model.safetensors")
     (source / "model.safetensors").unlink()
@@ -168,7 +168,7 @@ def test_a_connector_alone_is_put_between_the_parts_that_its_config_names(tmp_pa
     tokenizer.save_pretrained(tmp_path / "tiny/llama")
     monkeypatch.chdir(tmp_path)
     made = import_checkpoint(source, tmp_path / "out")
-    assert made.at_hub == ("vision", "llm") and "connector alone" in made.notes[0]
+    assert made.at_hub == ("vision", "llm") and "only a connector" in made.notes[0]
     check(model, tmp_path, 1)
     said = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(said | {"_name_or_path": "/home/somebody/vicuna"}))
@@ -176,7 +176,7 @@ def test_a_connector_alone_is_put_between_the_parts_that_its_config_names(tmp_pa
         import_checkpoint(source, tmp_path / "other")
     import_checkpoint(source, tmp_path / "other", llm="llama")
     (source / "config.json").unlink()
-    with pytest.raises(DataError, match=r"mm_projector\.bin is a connector alone: copy the config\.json"):
+    with pytest.raises(DataError, match=r"mm_projector\.bin is only a connector: copy the config\.json"):
         import_checkpoint(source, tmp_path / "third")
 
 
@@ -254,9 +254,9 @@ def test_what_is_rounded_to_the_type_of_the_rest_is_noted(tmp_path, known):  # n
 @pytest.mark.parametrize(
     ("name", "value", "what"),
     [
-        ("language_model.model.layers.1.mlp.up_proj.weight", float("nan"), "llm: .*up_proj.weight holds NaN"),
-        ("vision_tower.vision_model.encoder.layers.0.mlp.fc1.bias", float("-inf"), "vision: .*fc1.bias holds an infin"),
-        ("multi_modal_projector.linear_2.weight", float("inf"), r"connector: 2\.weight holds an infinity"),
+        ("language_model.model.layers.1.mlp.up_proj.weight", float("nan"), "llm: .*up_proj.weight has NaN"),
+        ("vision_tower.vision_model.encoder.layers.0.mlp.fc1.bias", float("-inf"), "vision: .*fc1.bias has an infin"),
+        ("multi_modal_projector.linear_2.weight", float("inf"), r"connector: 2\.weight has an infinity"),
     ],
 )
 def test_numbers_that_are_none_are_found_by_name(tmp_path, known, name, value, what):  # noqa: F811
@@ -362,7 +362,7 @@ def test_weights_that_are_no_weights_are_named(tmp_path, known, change, what):  
         (["checkpoint-900/config.json", "checkpoint-1000/config.json"], "give one of them: .*checkpoint-1000"),
         (["model-q4.gguf"], "llama.cpp's weights"),
         (["consolidated.00.pth"], "a torch file of no known layout"),
-        (["non_lora_trainables.bin"], "beside a LoRA adapter, and the adapter is not there"),
+        (["non_lora_trainables.bin"], "beside a LoRA adapter, and the adapter is missing"),
         (["bundle.json"], "a bundle of Remora already"),
         ([], "looked for model.safetensors"),
     ],
@@ -411,7 +411,7 @@ def test_an_index_names_files_of_its_own_folder_alone(tmp_path, known, name):  #
     model, tokenizer = tiny_vlm("clip", "llama")
     source = llava_hf(tmp_path / "in", model, tokenizer, "clip", "llama")
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
-    with pytest.raises(DataError, match=r"is not there|does not say which file"):
+    with pytest.raises(DataError, match=r"does not exist|does not say which file"):
         import_checkpoint(source, tmp_path / "out")
 
 
@@ -431,7 +431,7 @@ def test_a_view_larger_than_its_bytes_takes_no_memory(tmp_path, known):  # noqa:
     [
         ({"peft_type": "IA3"}, "adapter of kind 'IA3'"),
         ({"use_dora": True}, "has use_dora"),
-        ({"lora_alpha": "x"}, "lora_alpha 'x' is no number"),
+        ({"lora_alpha": "x"}, "lora_alpha 'x' is not a number"),
     ],
 )
 def test_adapters_of_another_kind_are_named(tmp_path, known, peft, what):  # noqa: F811
@@ -448,7 +448,7 @@ def test_half_an_adapter_and_one_of_another_model_are_named(tmp_path, known, mon
     monkeypatch.chdir(tmp_path)
     half = {f"base_model.model.{k}": v for k, v in adapters.items() if "lora_A" in k}
     save_file(half, source / "adapter_model.safetensors")
-    with pytest.raises(DataError, match="q_proj has lora_A alone; the adapter is torn"):
+    with pytest.raises(DataError, match="q_proj has only lora_A; the adapter is torn"):
         import_checkpoint(source, tmp_path / "out")
     wide = {f"base_model.model.{k}": torch.ones(64, R) if "lora_B" in k else v for k, v in adapters.items()}
     save_file(wide, source / "adapter_model.safetensors")
@@ -462,7 +462,7 @@ def test_half_an_adapter_and_one_of_another_model_are_named(tmp_path, known, mon
 def test_a_base_is_asked_for_where_there_are_adapters_alone(tmp_path, known):  # noqa: F811
     model, tokenizer = tiny_vlm("clip", "llama")
     source = llava_hf(tmp_path / "in", model, tokenizer, "clip", "llama")
-    with pytest.raises(DataError, match="holds no adapters that need one"):
+    with pytest.raises(DataError, match="has no adapters that need a base"):
         import_checkpoint(source, tmp_path / "out", base="x/y")
     with pytest.raises(DataError, match="is a file; give its folder"):
         import_checkpoint(source / "model.safetensors", tmp_path / "out")

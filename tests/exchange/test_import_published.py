@@ -292,7 +292,7 @@ def test_a_tied_head_that_is_stored_must_be_the_embeddings(tmp_path, known):
     [
         ({"projector_hidden_act": "relu"}, "projector_hidden_act 'relu'"),
         ({"vision_feature_layer": [-2, -1]}, "several layers"),
-        ({"model_type": "qwen2_vl"}, "model_type 'qwen2_vl' is no layout"),
+        ({"model_type": "qwen2_vl"}, "model_type 'qwen2_vl' is not a layout"),
     ],
 )
 def test_what_has_no_place_here_is_refused(tmp_path, known, config, match):
@@ -323,7 +323,7 @@ def test_torn_downloads_are_named(tmp_path, known):
     model, tokenizer = tiny_vlm("clip", "llama")
     source = llava_hf(tmp_path / "in", model, tokenizer, "clip", "llama", "shards")
     (source / "model-00002-of-00002.safetensors").rename(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match=r"names model-00002-of-00002\.safetensors, which is not there"):
+    with pytest.raises(DataError, match=r"names model-00002-of-00002\.safetensors, which does not exist"):
         import_checkpoint(source, tmp_path / "out")
     with pytest.raises(DataError, match=r"no config\.json there"):
         import_checkpoint(tmp_path, tmp_path / "out")

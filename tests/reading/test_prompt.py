@@ -252,7 +252,10 @@ BROKEN = {
         "{% for m in messages %}{{ m.content[1:] }}<|im_end|>{% endfor %}",
         "every message once and unchanged",
     ),
-    "no end": ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "end an answer with a special token"),
+    "no end": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
+        "end an answer with a special token",
+    ),
     "refuses": ("{{ raise_exception('no users here') }}", "no users here"),
     "none": (None, "the tokenizer has no chat template;"),
 }

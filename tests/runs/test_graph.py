@@ -291,7 +291,7 @@ def test_variants_that_share_a_name_are_refused_by_whoever_reads_the_spec(tmp_pa
             "name: mine\nstages: [{name: s, mixture: [demo-captions], lr: 1e-3, steps: 2}]\n"
         )
     twins = [str(tmp_path / f / "mine.yaml") for f in ("a", "b")]
-    said = f"two variants share a name: mine-Eff-2M-mlp: recipe {twins[0]} and {twins[1]}; name them apart"
+    said = f"two variants share a name: mine-Eff-2M-mlp: recipe {twins[0]} and {twins[1]}; give them different names"
     with pytest.raises(SpecError, match=re.escape(said)):
         variants_of(space(recipe=twins))
     with pytest.raises(SpecError, match="base-Eff-2M-mlp: one choice is listed twice"):

@@ -101,10 +101,10 @@ def test_a_text_only_stage_with_pictures_and_a_stage_of_pictures_without_any(spe
     words, shown = records(tmp_path / "w", 9, pictures=False), records(tmp_path / "s", 9)
     with pytest.raises(SpecError, match=r"'language' reads only text .* record 0 of .* shows a picture"):
         look(spec("language", mixture=[words, shown]), tmp_path)
-    with pytest.raises(SpecError, match=r"stage 'align' trains connector, which learn from pictures alone"):
+    with pytest.raises(SpecError, match=r"stage 'align' trains connector, which learn only from pictures"):
         look(spec("align", mixture=[words]), tmp_path)
     (note,) = look(spec("finetune", mixture=[words]), tmp_path).notes
-    assert note.startswith("stage 'finetune': no record of ") and note.endswith("trains the language model alone")
+    assert note.startswith("stage 'finetune': no record of ") and note.endswith("trains only the language model")
 
 
 def test_an_entry_whose_records_are_all_skipped_is_named(spec, tmp_path):

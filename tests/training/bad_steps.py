@@ -2,7 +2,7 @@
 
 torchrun --nproc-per-node 2 bad_steps.py job.json out.json '{"name": {"cluster": {…}, "guard": {…}, "nan": 3}, …}'
 
-A setting's `nan` is the step in which the last rank's loss is no number; in `leap` the loss is ten times what it is.
+A setting's `nan` is the step in which the last rank's loss is NaN; in `leap` the loss is ten times what it is.
 `scale` is fp16's loss scale at the start. `die` ends the process before that step, once. From a setting with `first`
 on, stages end after so many steps.
 """

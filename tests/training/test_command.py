@@ -106,8 +106,10 @@ def test_what_its_user_can_get_wrong_is_one_line(job, tmp_path):
     assert python(*MODULE, str(absent)) == (1, "", f"remora: {absent}: No such file or directory; {WRITES}\n")
     other = tmp_path / "other.json"
     other.write_text('{"stage": {}}')
-    assert python(*MODULE, str(other)) == (1, "", f"remora: {other} is no job.json of this version; {WRITES}\n")
+    assert python(*MODULE, str(other)) == (1, "", f"remora: {other} is not a job.json of this version; {WRITES}\n")
     untrained = replace(job, parts=job.parts | {"llm": PartRef("demo-2m", tmp_path / "language" / "parts" / "llm")})
     rc, out, err = python(*MODULE, written(untrained, tmp_path / "untrained"))
     assert (rc, out) == (1, "")
-    assert err.startswith(f"remora: llm demo-2m: {tmp_path}/language/parts/llm does not exist; ") and err.count("\n") == 1
+    assert (
+        err.startswith(f"remora: llm demo-2m: {tmp_path}/language/parts/llm does not exist; ") and err.count("\n") == 1
+    )

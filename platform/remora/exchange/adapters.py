@@ -1,4 +1,4 @@
-"""LoRA adapters beside the weights that they belong to, merged by the names of one part: W + scale B A."""
+"""Merge published LoRA adapters into the weights of a part: W + scale B A."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ REFUSED = (
     "megatron_config",
     "eva_config",
 )
-"""Settings of peft under which an adapter is more than W + scale B A with one scale."""
+"""peft settings with which an adapter is not simply W + scale B A."""
 LARGEST = 1e9
-"""No lora_alpha is as large; a broken file's may be, and JSON's numbers have no end."""
+"""Larger than any real lora_alpha; JSON numbers in broken files are unbounded."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What an adapter's folder says: its tensors, the base that it names, and its scale."""
+    """An adapter from its folder: its tensors, the name of its base, and its scale."""
 
     tensors: dict[str, Tensor]
     base: str | None
@@ -39,31 +39,32 @@ class Adapter:
     rank_stabilised: bool
 
     def scale(self, rank: int) -> float:
-        """Of an adapter of that rank; rank-stabilised LoRA (arXiv 2312.03732) divides by its root."""
+        """The scale for a rank; rank-stabilised LoRA (arXiv 2312.03732) divides by its square root."""
         return self.alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
 
 
 def has_adapter(folder: Path) -> bool:
-    """Whether an adapter of peft lies there."""
+    """Whether the folder has a peft adapter."""
     return (folder / CONFIG).is_file() or any((folder / name).is_file() for name in FILES)
 
 
 def read_adapter(folder: Path, torn: bool = True) -> Adapter:
-    """The adapter of a folder, in peft's layout; not `torn` without its own file, if the weights beside it hold it.
+    """The adapter of a folder, in peft's layout. Unless `torn`, its weights file may be missing, because the weights
+    beside it contain the adapter.
 
     Raises:
-        DataError: a half of it is missing, or it is of a kind that is not merged here.
+        DataError: one of its files is missing, or its kind cannot be merged here.
     """
     if not (folder / CONFIG).is_file():
-        raise DataError(f"{folder}: an adapter without its {CONFIG}, which says its scale; copy it there")
+        raise DataError(f"{folder}: an adapter without its {CONFIG}, which has its scale; copy it there")
     said = read_object(folder / CONFIG)
     kind, alpha, base = said.get("peft_type"), said.get("lora_alpha"), said.get("base_model_name_or_path")
     if kind != "LORA":
         raise DataError(
-            f"{folder}: an adapter of kind {str(kind)[:40]!r}; LORA alone is merged here: merge it with peft"
+            f"{folder}: an adapter of kind {str(kind)[:40]!r}; only LORA is merged here: merge it with peft"
         )
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < LARGEST:
-        raise DataError(f"{folder}/{CONFIG}: lora_alpha {str(alpha)[:40]!r} is no number; copy the file again")
+        raise DataError(f"{folder}/{CONFIG}: lora_alpha {str(alpha)[:40]!r} is not a number; copy the file again")
     if odd := [key for key in REFUSED if said.get(key)]:
         raise DataError(
             f"{folder}: its {CONFIG} has {odd[0]}, which is not merged here: merge it with peft and import that"
@@ -78,31 +79,31 @@ def read_adapter(folder: Path, torn: bool = True) -> Adapter:
 def merge(part: str, state: Mapping[str, Tensor], adapter: Adapter | None) -> dict[str, Tensor]:
     """`state` with every pair `X.lora_A.weight` [r, in], `X.lora_B.weight` [out, r] added to `X.weight` [out, in].
 
-    Sums are in fp32 and take the weight's type again.
+    Sums are in fp32 and cast back to the weight's dtype.
 
     Raises:
-        DataError: half a pair, no weight of that shape, or adapters whose scale nobody says.
+        DataError: half a pair, no weight of that shape, or no scale for the adapters.
     """
     pairs = sorted({name.partition(".lora_")[0] for name in state if ".lora_" in name})
     merged = {name: tensor for name, tensor in state.items() if ".lora_" not in name}
     if pairs and adapter is None:
         raise DataError(
-            f"{part}: {len(pairs)} adapters, e.g. {pairs[0]}, and no {CONFIG} that says their scale; copy it there"
+            f"{part}: {len(pairs)} adapters, e.g. {pairs[0]}, and no {CONFIG} with their scale; copy it there"
         )
     known = {f"{pair}.lora_{half}.weight" for pair in pairs for half in "AB"}
     if odd := sorted({name for name in state if ".lora_" in name} - known):
-        raise DataError(f"{part}: {odd[0]} is no LoRA of a linear layer; merge it with peft and import that")
+        raise DataError(f"{part}: {odd[0]} is not a LoRA of a linear layer; merge it with peft and import that")
     for pair in pairs:
         assert adapter is not None
         a, b = state.get(f"{pair}.lora_A.weight"), state.get(f"{pair}.lora_B.weight")
         if a is None or b is None:
             raise DataError(
-                f"{part}: {pair} has lora_{'B' if a is None else 'A'} alone; the adapter is torn: copy it again"
+                f"{part}: {pair} has only lora_{'B' if a is None else 'A'}; the adapter is torn: copy it again"
             )
         weight = merged.get(f"{pair}.weight")
         fits = a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1] > 0
         if weight is None or not fits or weight.shape != (b.shape[0], a.shape[1]):
-            found = "is not there" if weight is None else f"is {list(weight.shape)}"
+            found = "does not exist" if weight is None else f"is {list(weight.shape)}"
             raise DataError(
                 f"{part}: {pair}.weight {found}, its adapter {list(b.shape)} x {list(a.shape)}; "
                 "the adapter was made for another model"
@@ -112,15 +113,15 @@ def merge(part: str, state: Mapping[str, Tensor], adapter: Adapter | None) -> di
 
 
 def with_adapter(base: Mapping[str, Tensor], adapter: Adapter) -> dict[str, Tensor]:
-    """The base's tensors with the adapter's beside them; what it saved whole (a connector) replaces theirs."""
+    """The base's tensors plus the adapter's; fully saved modules (a connector) replace the base's."""
     return {**base, **adapter.tensors}
 
 
 def check_finite(part: str, state: Mapping[str, Tensor]) -> None:
-    """Whether every number is one.
+    """Check that every number is finite.
 
     Raises:
-        DataError: a tensor holds NaN or an infinity; it names the first by name.
+        DataError: a tensor has NaN or an infinity; the message names the first.
     """
     for name in sorted(state):
         tensor = state[name]
@@ -129,4 +130,4 @@ def check_finite(part: str, state: Mapping[str, Tensor]) -> None:
         low, high = torch.aminmax(tensor)  # NaN passes through both
         if not (math.isfinite(low) and math.isfinite(high)):
             what = "NaN" if math.isnan(low) else "an infinity"
-            raise DataError(f"{part}: {name} holds {what}; its training diverged: take an earlier one")
+            raise DataError(f"{part}: {name} has {what}; its training diverged: take an earlier one")

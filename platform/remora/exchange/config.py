@@ -1,4 +1,5 @@
-"""A config.json, key by key: each value is of its type, and none that decides prompts or features is passed over."""
+"""Read a published config.json key by key: types are checked, and no key that affects prompts or features is
+ignored."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from remora.errors import DataError, first_line
 
 LARGEST = {"num_hidden_layers": 1000, "num_local_experts": 1000, "num_experts": 1000}
-"""Modules that a model is built of one by one: more than any published one has is a broken file, not a model."""
+"""Maximum values of keys that count modules: more than any published model has means a broken file."""
 NOTHING = re.compile(
     r"tune_|freeze_|mm_tunable_parts$|mm_projector_lr$|mm_vision_tower_lr$|vision_tower_lr$|pretrain_mm_mlp_adapter$|"
     r"use_mm_proj$|mm_hidden_size$|tokenizer_|image_grid_pinpoints$|image_crop_resolution$|image_split_resolution$|"
@@ -19,8 +20,8 @@ NOTHING = re.compile(
     r"quantization_config$|cache_dir$|resampler_hidden_size$|num_queries$|num_resampler_layers$|"
     r"transformers_version$|torch_dtype$|dtype$|_name_or_path$|model_type$|unfreeze_|group_by_|bits$"
 )
-"""Keys of the LLaVA family that change no prompt and no feature of a trained model: what was trained and at which rate,
-padding, sizes that the tensors have, how it was loaded. `<im_patch>` is in the vocabulary and written by nobody."""
+"""Keys of the LLaVA family that do not affect prompts or features of a trained model: training settings, padding, sizes
+that the tensors have, how it was loaded. `<im_patch>` is in the vocabulary but never used."""
 OF_THE_WHOLE = re.compile(
     r"mm_|image_|vision_|use_s2$|s2(_|$)|moe(_|$)|use_mm|has_vision|connector_|" + NOTHING.pattern
 )
@@ -43,8 +44,8 @@ RULES: dict[str, tuple[tuple[object, ...], str]] = {
     "moe_enable": ((False,), "has experts in its language model that transformers does not have"),
     "vision_model_name_or_path2": ((), "mixes the features of two encoders"),
 }
-"""Keys that decide prompts or features: the values that mean what Remora does (an empty one always does), and why any
-other is refused."""
+"""Keys that affect prompts or features -> (values that equal Remora's behaviour, as empty ones always do; why others
+are refused)."""
 TRAINED_TOWER = ("unfreeze_mm_vision_tower", "unfreeze_vision_tower", "tune_vision_tower", "tune_entire_model")
 
 
@@ -52,7 +53,7 @@ class PublishedConfig:
     """The keys of a config.json.
 
     Raises:
-        DataError: a key decides prompts or features in a way that nothing here writes.
+        DataError: a key affects prompts or features in an unsupported way.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
@@ -75,7 +76,7 @@ class PublishedConfig:
         )
 
     def word(self, key: str, default: str) -> str:
-        """A string; `default` where there is none."""
+        """A string; `default` if the key is missing."""
         value = self.config.get(key)
         if value is None:
             return default
@@ -84,16 +85,16 @@ class PublishedConfig:
         return value
 
     def layer(self, key: str) -> int:
-        """A feature layer, -2 if not given: one number that counts hidden states, from the end where it is negative."""
+        """The feature layer (default -2): an index into the hidden states, negative from the end."""
         value = self.config.get(key, -2)
         if isinstance(value, list):
-            raise DataError(f"{self.folder}: {key} {shown(value)} reads several layers, here is one")
+            raise DataError(f"{self.folder}: {key} {shown(value)} reads several layers; only one is supported")
         if isinstance(value, bool) or not isinstance(value, int) or abs(value) > LARGEST["num_hidden_layers"]:
             raise self.wrong(key, "a layer's number")
         return value
 
     def nested(self, key: str) -> PretrainedConfig:
-        """A config of transformers inside the config."""
+        """A nested transformers config."""
         value = self.config.get(key)
         if not isinstance(value, dict) or not isinstance(value.get("model_type"), str):
             raise DataError(f"{self.folder}/config.json: {key} with its model_type is missing; download the file again")
@@ -114,7 +115,7 @@ class PublishedConfig:
         return "pad" if self.config.get("image_aspect_ratio") == "pad" else "square"
 
     def trained_tower(self) -> str | None:
-        """The key that says that the encoder was trained, if one does."""
+        """The key that says that the encoder was trained, or None."""
         tuned = self.config.get("mm_tunable_parts")
         if isinstance(tuned, str) and "mm_vision_tower" in tuned:
             return "mm_tunable_parts"
@@ -122,10 +123,10 @@ class PublishedConfig:
 
 
 def build_config(where: Path, what: str, kind: str, values: dict[str, Any]) -> PretrainedConfig:
-    """A config of transformers of model type `kind`, with its sizes checked.
+    """A transformers config of model type `kind`, with its sizes checked.
 
     Raises:
-        DataError: transformers does not have it, or its values make no model.
+        DataError: transformers does not have that type, or rejects the values.
     """
     values = {k: v for k, v in values.items() if k not in ("auto_map", "quantization_config", "model_type")}
     for key, value in values.items():
@@ -136,7 +137,7 @@ def build_config(where: Path, what: str, kind: str, values: dict[str, Any]) -> P
                 raise DataError(f"{where}: {what} has {key} {shown(value)}, which no model has; check its config.json")
     try:
         config = AutoConfig.for_model(kind, **values)
-    except Exception as e:  # transformers validates with types of its own, and some configs compute with what they get
+    except Exception as e:  # transformers has its own validation errors, and some configs compute with their values
         if kind not in CONFIG_MAPPING:
             raise DataError(
                 f"{where}: {what} is of {kind[:60]!r}, which transformers does not have; it cannot be imported"
@@ -146,6 +147,6 @@ def build_config(where: Path, what: str, kind: str, values: dict[str, Any]) -> P
 
 
 def shown(value: object) -> str:
-    """A value for a message, at most 60 characters of it."""
+    """A value for a message, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"

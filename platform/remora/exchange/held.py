@@ -1,11 +1,11 @@
-"""What people have on disk: a model whole, a folder a part, adapters on a base, or a connector alone.
+"""Read published checkpoints in these forms:
 
-whole               model.safetensors, pytorch_model.bin, their shards; also what zero_to_fp32 writes
-a folder a part     language_model/, vision_tower/, connector/, each with weights (TinyLLaVA Factory)
-adapters            adapter_config.json, adapter_model.*, and LLaVA's non_lora_trainables.bin, on a base that is named
-a connector         mm_projector.bin (LLaVA's alignment), whose encoder and language model are those that it names
+whole model         model.safetensors, pytorch_model.bin, their shards; also the output of zero_to_fp32
+folder per part     language_model/, vision_tower/, connector/, each with weights (TinyLLaVA Factory)
+adapters            adapter_config.json, adapter_model.*, and LLaVA's non_lora_trainables.bin, on a named base
+connector only      mm_projector.bin (LLaVA's alignment), with the encoder and language model that its config names
 
-What is none of these is named, with what to do about it.
+Anything else is refused with advice.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ FOLDERS = {
     "vision_tower": "vision_tower._vision_tower.",
     "connector": "connector._connector.",
 }
-"""Factory's folders, and what their tensors are called in its whole checkpoints."""
+"""Factory's folders, and the prefixes of their tensors in its whole checkpoints."""
 LLAVA_TOWER = "model.vision_tower.vision_tower."
 QUANTISED = {
     r"\.(absmax|quant_map|nested_absmax|nested_quant_map|SCB|weight_format)$|\.quant_state\.": "bitsandbytes",
     r"\.(qweight|qzeros|g_idx)$": "GPTQ or AWQ",
 }
 BUFFERS = re.compile(r"(position_ids|\.attention\.bias|\.attn\.bias|num_batches_tracked|token_type_ids)$")
-"""Integers that a checkpoint may hold: what old versions of a class saved beside its weights."""
+"""Integer tensors that are allowed in a checkpoint: buffers that old versions of a class saved."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """A checkpoint as one set of tensors, under the names of its layout's whole form."""
+    """A checkpoint as one set of tensors, by the names of its layout's whole models."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     adapter: Adapter | None = None
-    """What the tensors' `lora_A` and `lora_B` are scaled by."""
+    """The adapter with the scale of `lora_A` and `lora_B` in the tensors."""
     connector_alone: bool = False
     folders: tuple[Path, ...] = ()
-    """Where its tokenizer may lie, the likeliest first."""
+    """Folders that may have its tokenizer, the likeliest first."""
     notes: list[str] = field(default_factory=list)
-    """What the person who imports should know, a line each."""
+    """Notes for the user, one line each."""
 
 
 def read_held(folder: Path, base: str | None = None) -> Held:
-    """Read whatever of a trained model lies in `folder`; `base` stands for the base that an adapter names.
+    """Read the checkpoint in `folder`; `base` replaces the base that an adapter names.
 
     Raises:
-        DataError: it is something else (the message says what to do), or it is torn.
+        DataError: it is something else (the message says what to do), or it is damaged.
     """
     if folder.is_file():
         raise DataError(
@@ -67,7 +67,7 @@ def read_held(folder: Path, base: str | None = None) -> Held:
         )
     adapter = read_adapter(folder, torn=not has_tensors(folder)) if has_adapter(folder) else None
     if base and not adapter:
-        raise DataError(f"--base {base}: {folder} holds no adapters that need one; leave it out")
+        raise DataError(f"--base {base}: {folder} has no adapters that need a base; leave it out")
     if adapter and not (folder / "config.json").is_file():
         under = _base(folder, adapter, base)
         held = _Reading(read_config(under), read_tensors(under), [_merged(under)], under)
@@ -83,7 +83,7 @@ def read_held(folder: Path, base: str | None = None) -> Held:
 
 @dataclass
 class _Reading:
-    """What was read so far."""
+    """The state while reading a checkpoint."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -100,7 +100,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The checkpoint's config.json.
 
     Raises:
-        DataError: there is none, or it is no JSON object.
+        DataError: it does not exist, or is not a JSON object.
     """
     if not (folder / "config.json").is_file():
         raise DataError(f"{folder}: no config.json there; {what_else(folder)}")
@@ -108,7 +108,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_own(folder: Path, held: _Reading, adapter: Adapter | None, base: str | None) -> None:
-    """The tensors of a folder that has a config.json of its own."""
+    """The tensors of a folder that has a config.json."""
     if has_tensors(folder):
         held.tensors = read_tensors(folder)
         tower = folder / "vision_tower"
@@ -125,16 +125,16 @@ def _read_own(folder: Path, held: _Reading, adapter: Adapter | None, base: str |
             held.tensors |= _of_llava(folder / BESIDE_LORA)
     elif (folder / BESIDE_LORA).is_file():
         raise DataError(
-            f"{folder}: {BESIDE_LORA} is what LLaVA saves beside a LoRA adapter, and the adapter is not there; "
+            f"{folder}: {BESIDE_LORA} is what LLaVA saves beside a LoRA adapter, and the adapter is missing; "
             "copy adapter_model.* and adapter_config.json there"
         )
     elif (folder / PROJECTOR).is_file():
         held.tensors, held.connector_alone = _of_llava(folder / PROJECTOR), True
         if odd := [name for name in held.tensors if not name.startswith("model.mm_projector.")]:
             raise DataError(
-                f"{folder / PROJECTOR}: {odd[0]} is no connector's; a connector alone can be imported from it"
+                f"{folder / PROJECTOR}: {odd[0]} is not part of a connector; only a connector can be imported from it"
             )
-        held.notes.append("a connector alone (mm_projector.bin): encoder and language model are those that it names")
+        held.notes.append("only a connector (mm_projector.bin): encoder and language model are those that it names")
     else:
         raise DataError(f"{folder}: no weights there; {what_else(folder)}")
 
@@ -144,7 +144,7 @@ def _folders(folder: Path) -> dict[str, Tensor]:
     for part, prefix in FOLDERS.items():
         if not has_tensors(folder / part):
             raise DataError(
-                f"{folder}: a checkpoint with a folder a part, and no weights in {part}/; "
+                f"{folder}: a checkpoint with one folder per part, and no weights in {part}/; "
                 f"copy pytorch_model.bin there (TinyLLaVA Factory writes {', '.join(FOLDERS)})"
             )
         inner = prefix.partition(".")[2]
@@ -153,7 +153,7 @@ def _folders(folder: Path) -> dict[str, Tensor]:
 
 
 def _of_llava(file: Path) -> dict[str, Tensor]:
-    """A file beside LLaVA's weights; its connector's tensors, whatever stands before their names, as in a whole one."""
+    """A file beside LLaVA's weights; its connector's tensors are renamed as in a whole model, whatever their prefix."""
     found = {}
     for name, tensor in unwrapped(file, read_file(file)).items():
         before, mark, rest = name.partition("mm_projector.")
@@ -175,7 +175,7 @@ def _base(folder: Path, adapter: Adapter, base: str | None) -> Path:
         found = Path(name).expanduser()
     elif name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise DataError(
-            f"{folder}: adapters on {name}, which is not there; give the base's folder or hub id: --base DIR"
+            f"{folder}: adapters on {name}, which does not exist; give the base's folder or hub id: --base DIR"
         )
     else:
         try:
@@ -184,20 +184,20 @@ def _base(folder: Path, adapter: Adapter, base: str | None) -> Path:
             raise DataError(f"{folder}: adapters on {name}: {e}; or give the base's folder: --base DIR") from e
     if has_adapter(found):
         raise DataError(
-            f"{folder}: its base {found} holds adapters itself; merge them first: remora import, remora export"
+            f"{folder}: its base {found} has adapters itself; merge them first: remora import, remora export"
         )
     return found
 
 
 def _language_base(folder: Path) -> dict[str, Tensor]:
-    """The base of a LLaVA-style adapter. LLaVA's classes have a head without bias, whatever the base was saved with."""
+    """The base of a LLaVA-style adapter, without a head bias: LLaVA's classes have none, even if the base does."""
     tensors = read_tensors(folder)
     tensors.pop("lm_head.bias", None)
     return tensors
 
 
 def _check_types(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are no floating numbers, or that were not gathered when they were saved."""
+    """Refuse weights that are not floating point, or that were saved without being gathered."""
     for name, tensor in sorted(tensors.items()):
         for pattern, by in QUANTISED.items():
             if re.search(pattern, name):
@@ -207,7 +207,7 @@ def _check_types(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         if not tensor.is_floating_point() and not BUFFERS.search(name):
             if tensor.element_size() == 1:
                 raise DataError(_quantised(folder, str(tensor.dtype).removeprefix("torch."), name))
-            raise DataError(f"{folder}: {name} is {tensor.dtype}, and weights are floating numbers; save it again")
+            raise DataError(f"{folder}: {name} is {tensor.dtype}, and weights must be floating point; save it again")
         if not tensor.numel():
             raise DataError(
                 f"{folder}: {name} has no elements: it was saved under ZeRO 3 without being gathered; "
@@ -223,7 +223,7 @@ def _quantised(folder: Path, by: str, name: str) -> str:
 
 
 def what_else(folder: Path) -> str:
-    """What a folder without a readable checkpoint holds, and what to do about it: the end of a message."""
+    """The end of an error message: what a folder without a readable checkpoint has, and what to do."""
     if not folder.is_dir():
         return "there is no such folder; give that of a downloaded or trained model"
     names = sorted(p.name for p in folder.iterdir())
@@ -236,9 +236,9 @@ def what_else(folder: Path) -> str:
         )
     if checkpoints := [n for n in names if re.fullmatch(r"checkpoint-\d+", n) and (folder / n).is_dir()]:
         last = max(checkpoints, key=lambda n: int(n.rpartition("-")[2]))
-        return f"it holds checkpoints of a training; give one of them: {folder / last}"
+        return f"it has checkpoints of a training run; give one of them: {folder / last}"
     if PROJECTOR in names:
-        return f"{PROJECTOR} is a connector alone: copy the config.json that was saved beside it, which names the parts"
+        return f"{PROJECTOR} is only a connector: copy the config.json that was saved beside it, which names the parts"
     kinds = {
         ".gguf": "llama.cpp's weights, which are rounded: import the checkpoint that they were made from",
         ".msgpack": "Flax weights: load them in transformers (from_flax) and save_pretrained",
@@ -258,7 +258,7 @@ def what_else(folder: Path) -> str:
 
 
 def floating_type(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    """The floating type that most bytes are of; fp32 if there are none. Integers and small buffers do not decide."""
+    """The floating point dtype of most bytes; fp32 if there are none. Integers and small buffers do not count."""
     sizes: dict[torch.dtype, int] = {}
     for tensor in tensors.values():
         if tensor.is_floating_point():

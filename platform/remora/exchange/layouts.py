@@ -1,12 +1,12 @@
-"""The published layouts that can be read, and what their tensors and configs are called in ours.
+"""Published layouts that can be imported, and how their tensors and configs map to ours.
 
 llava-hf            model_type llava with a text_config; `language_model.`, `vision_tower.`, `multi_modal_projector.`
 TinyLLaVA Factory   model_type tinyllava; `language_model.`, `vision_tower._vision_tower.`, `connector._connector.`
 LLaVA, Bunny        mm_vision_tower in the config; `model.`, `model.vision_tower.vision_tower.`, `model.mm_projector.`
 
 Sources: transformers' conversion mapping of `llava`; TinyLLaVA_Factory, tinyllava/model; Bunny, bunny/model; LLaVA,
-llava/model. All of them put the picture at id -200 or at a token of the vocabulary that is replaced; here it is
-`remora.model.vlm.IMAGE`, so nothing is left of it.
+llava/model. All of them put the picture at id -200 or at a token of the vocabulary; here it is IMAGE
+(`remora.token_ids`), so those are not imported.
 """
 
 from __future__ import annotations
@@ -41,45 +41,45 @@ TEXT_TYPES = {
 }
 """Last word of a model_type of the LLaVA family (bunny-qwen, tiny_llava_phi) -> the model type of transformers."""
 STABLELM = {"rope_pct": "partial_rotary_factor", "norm_eps": "layer_norm_eps"}
-"""Config names of StableLM before it came to transformers, which Bunny has."""
+"""StableLM's config keys from before it was part of transformers, which Bunny uses."""
 
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """A checkpoint in our terms. Tensors keep the names of each part's transformers class; none are made up."""
+    """A checkpoint by part. Tensors have the names of each part's transformers class."""
 
     layout: str
     llm_hub: str | None
     llm_config: PretrainedConfig
     llm: dict[str, Tensor]
-    """Below `@.` what is the backbone's, as its name in the whole model is the class's own affair."""
+    """The backbone's tensors begin with `@.`, because its name in the whole model depends on the class."""
     vision_hub: str | None
     vision_config: PretrainedConfig | None
-    """None where the layout names the tower by its hub id only."""
+    """None if the layout gives only the tower's hub id."""
     vision: dict[str, Tensor]
-    """Empty where the layout leaves a frozen tower at its hub."""
+    """Empty if the layout leaves out a frozen tower's weights."""
     layer: int
     prefix: int
-    """Tokens dropped before the rest; with SigLIP and TinyLLaVA's `patch` it is the first patch, so that 728 stay."""
+    """Tokens dropped at the start; with SigLIP and TinyLLaVA's `patch` it is the first patch, so 728 remain."""
     depth: int
-    """Linear layers of the connector."""
+    """Number of linear layers of the connector."""
     connector: dict[str, Tensor]
     """Names of an `nn.Sequential`: 0.weight, 0.bias, 2.weight, …"""
     head_bias: bool
-    """Whether a head with a bias has it in this layout. LLaVA's heads have none, whatever the class has (Phi-2)."""
+    """Whether this layout keeps a head's bias. LLaVA's does not, even if the class has one (Phi-2)."""
     aspect: Literal["square", "pad"]
     tokenizers: tuple[Path, ...] = ()
-    """Folders that its tokenizer may lie in, the likeliest first."""
+    """Folders that may have its tokenizer, the likeliest first."""
     notes: tuple[str, ...] = ()
     """What the person who imports should know, a line each."""
 
 
 def read_published(folder: Path, base: str | None = None) -> PublishedCheckpoint:
-    """Recognise a checkpoint's layout and sort its tensors by part; `base` is what its adapters were made for.
+    """Recognise a checkpoint's layout and sort its tensors by part; `base` is the base of its adapters.
 
     Raises:
-        DataError: an unknown layout, a connector or strategy that has no place here, tensors that belong nowhere, or
-            one that holds NaN or an infinity.
+        DataError: an unknown layout, an unsupported connector or strategy, tensors that belong to no part, or a tensor
+            with NaN or an infinity.
     """
     held = read_held(folder, base)
     settings = PublishedConfig(folder, held.config)
@@ -91,7 +91,7 @@ def read_published(folder: Path, base: str | None = None) -> PublishedCheckpoint
     if "mm_vision_tower" in settings:
         return _llava(settings, held)
     raise DataError(
-        f"{folder}: model_type {shown(kind)} is no layout that can be imported; known: llava (llava-hf), tinyllava "
+        f"{folder}: model_type {shown(kind)} is not a layout that can be imported; known: llava (llava-hf), tinyllava "
         "(TinyLLaVA Factory), bunny-*, and LLaVA's own (mm_vision_tower in config.json); see docs/exchange.md"
     )
 
@@ -171,7 +171,7 @@ def _llava_hf(settings: PublishedConfig, held: Held) -> PublishedCheckpoint:
         depth=2,
         connector=parts["connector"],
         head_bias=False,
-        # A processor that pads says so; the picture's place in the layout's own config.json does not.
+        # Whether pictures are padded is only in the processor's config.
         aspect="pad" if _processor_says(settings.folder, "do_pad") else "square",
         tokenizers=held.folders,
         notes=tuple(held.notes),
@@ -211,7 +211,7 @@ def _factory(settings: PublishedConfig, held: Held) -> PublishedCheckpoint:
 
 
 def _llava(settings: PublishedConfig, held: Held) -> PublishedCheckpoint:
-    """LLaVA's own layout and those grown from it. A tower's weights may be left out: they are the hub's then."""
+    """LLaVA's layout and those derived from it. A tower's weights may be left out; then they are the hub's."""
     kind = settings.word("model_type", "none")
     text = TEXT_TYPES.get(re.split("[-_]", kind)[-1])
     if text is None:
@@ -231,7 +231,7 @@ def _llava(settings: PublishedConfig, held: Held) -> PublishedCheckpoint:
     }
     parts = _sort(settings, held, places)
     if not parts["llm"] and not held.connector_alone:
-        raise DataError(f"{settings.folder}: the checkpoint holds no language model; download it again")
+        raise DataError(f"{settings.folder}: the checkpoint has no language model; download it again")
     notes = [*held.notes]
     if not parts["vision"] and (trained := settings.trained_tower()):
         raise DataError(
@@ -254,7 +254,7 @@ def _llava(settings: PublishedConfig, held: Held) -> PublishedCheckpoint:
         vision_config=None,
         vision=parts["vision"],
         layer=settings.layer("mm_vision_select_layer"),
-        # The family drops a class token where there is one: CLIP has it, SigLIP does not.
+        # The family drops the class token if there is one: CLIP has one, SigLIP does not.
         prefix=0 if "siglip" in tower.lower() else 1,
         depth=_connector_depth(settings, connector),
         connector=parts["connector"],
@@ -298,7 +298,7 @@ def _processor_says(folder: Path, key: str) -> bool:
 
 
 def _hub(name: object) -> str | None:
-    """A hub id, without TinyLLaVA's `mof:` marks; a local path of whoever trained the model says nothing."""
+    """A hub id, without TinyLLaVA's `mof:` prefix; None for a path on the machine that trained the model."""
     if not isinstance(name, str) or name.startswith((".", "/", "~")) or name.count("/") != 1:
         return None
     return name

@@ -1,4 +1,4 @@
-"""Which catalog entries a published checkpoint is made of: by the hub ids it names, else by equal architecture."""
+"""Match a published checkpoint to catalog entries: by the hub ids that it names, else by equal architecture."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ NOT_ARCHITECTURE = {
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "classifier_dropout", "pretraining_tp"),
     *("vision_use_head", "projection_dim", "out_features", "out_indices", "stage_names", "num_hidden_layers"),
 }
-"""Keys that decide no shape and no number of a forward pass, or that are compared on their own (blocks)."""
+"""Keys that do not affect a forward pass, or that are compared separately (blocks)."""
 MEAN_STD = {
     "clip_vision_model": ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711], "crop"),
     "dinov2": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], "crop"),
 }
-"""Of the published encoders of that type (their preprocessor_config.json); SigLIP's are 0.5."""
+"""Mean and deviation of the published encoders of that type (preprocessor_config.json); SigLIP's are 0.5."""
 
 
 def architecture(config: PretrainedConfig) -> dict[str, Any]:
-    """What of a config decides the model: what its class knows, without `NOT_ARCHITECTURE`."""
-    known = type(config)().to_dict()  # a checkpoint's config.json may hold anything besides
+    """The keys of a config that decide the model: those of its class, without `NOT_ARCHITECTURE`."""
+    known = type(config)().to_dict()  # a checkpoint's config.json may have other keys
     return {k: v for k, v in config.to_dict().items() if k in known and k not in NOT_ARCHITECTURE and v is not None}
 
 
@@ -51,21 +51,21 @@ def differences(ours: PretrainedConfig, theirs: PretrainedConfig) -> list[str]:
 
 
 def match_vision(found: PublishedCheckpoint) -> str:
-    """Name of the encoder that the checkpoint's tower is.
+    """Name of the catalog encoder that equals the checkpoint's tower.
 
     Raises:
-        DataError: the catalog has none; the error's note is the entry to add.
+        DataError: there is none; the error's note is the entry to add.
     """
     fitting: dict[str, str] = {}
     for name, entry in _entries("vision"):
         if not reasons_against_vision(cast(Vision, entry), found):
-            # Of one encoder at several sizes the first is its publisher's; a checkpoint's config does not say.
+            # If an encoder has several sizes, the first is its publisher's; the checkpoint's config does not tell.
             fitting.setdefault(repr((entry.hub, entry.config, entry.layer, entry.prefix)), name)
     return _one("vision", [*fitting.values()], found.vision_hub, lambda: _vision_entry(found))
 
 
 def reasons_against_vision(entry: Vision, found: PublishedCheckpoint) -> list[str]:
-    """Why an encoder of the catalog is not the checkpoint's tower; empty if it is."""
+    """Why a catalog encoder is not the checkpoint's tower; empty if it is."""
     if entry.loader != "transformers":
         return [f"loader {entry.loader}"]
     said = [f"scales {list(entry.scales)}"] if entry.scales else []
@@ -90,17 +90,17 @@ def reasons_against_vision(entry: Vision, found: PublishedCheckpoint) -> list[st
 
 
 def match_llm(found: PublishedCheckpoint) -> str:
-    """Name of the language model that the checkpoint's is.
+    """Name of the catalog language model that equals the checkpoint's.
 
     Raises:
-        DataError: the catalog has none, or several of that architecture.
+        DataError: there is none, or several of that architecture.
     """
     fitting = [name for name, entry in _entries("llm") if not reasons_against_llm(cast(LLM, entry), found)]
-    # Of two that differ in the head's bias alone: the one that the layout has; another is as good with a bias of zeros.
+    # Of two that differ only in the head's bias, prefer the layout's; the other is equivalent with a bias of zeros.
     same = [name for name in fitting if catalog.entries("llm")[name].head_bias is (None if found.head_bias else False)]  # type: ignore[attr-defined]
     fitting = same or fitting
     if not found.llm:
-        # Equal shapes are not equal weights, and these are the hub's: the checkpoint has to name them.
+        # Equal shapes are not equal weights, and these are the hub's, so the checkpoint must name them.
         named = [name for name in fitting if found.llm_hub and catalog.llm(name).hub == found.llm_hub]
         if fitting and not named:
             raise DataError(
@@ -111,7 +111,7 @@ def match_llm(found: PublishedCheckpoint) -> str:
 
 
 def reasons_against_llm(entry: LLM, found: PublishedCheckpoint) -> list[str]:
-    """Why a language model of the catalog is not the checkpoint's; empty if it is."""
+    """Why a catalog language model is not the checkpoint's; empty if it is."""
     said = ["unpublished"] if entry.unpublished else []
     if entry.layers != found.llm_config.num_hidden_layers:
         said.append(f"num_hidden_layers {entry.layers} != {found.llm_config.num_hidden_layers}")
@@ -166,7 +166,7 @@ def _missing(kind: str, entry: Mapping[str, Any]) -> DataError:
 
 
 def _facts(config: PretrainedConfig) -> dict[str, Any]:
-    """What an entry's config has to say, in plain YAML."""
+    """The config of a catalog entry, as plain YAML values."""
     also = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
     facts = {"model_type": config.model_type} | {k: v for k in also if (v := getattr(config, k, None)) is not None}
     return cast("dict[str, Any]", yaml.safe_load(yaml.safe_dump(facts | architecture(config), sort_keys=False)))
@@ -190,7 +190,7 @@ def _vision_entry(found: PublishedCheckpoint) -> dict[str, Any]:
         return {hub.rpartition("/")[2].lower(): facts | {"layer": found.layer, "prefix": found.prefix}}
     name = _name(found.vision_hub, config)
     grid = (config.image_size // config.patch_size) ** 2
-    # Every tower with a class token drops it; SigLIP has none, so what is dropped there is a patch.
+    # Every tower with a class token drops it; SigLIP has none, so a patch is dropped there.
     classes = 0 if config.model_type == "siglip_vision_model" else 1
     mean, std, fit = MEAN_STD.get(config.model_type, ([0.5] * 3, [0.5] * 3, "stretch"))
     tokens = grid + classes - found.prefix

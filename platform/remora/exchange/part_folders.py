@@ -1,4 +1,4 @@
-"""A published checkpoint as part folders: strictly loaded, in the form that `remora.model.parts.compose` reads."""
+"""Convert a published checkpoint to part folders for `remora.model.parts.compose`, with strict loading."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TOKENIZER = (
 def write_parts(source: Path, found: PublishedCheckpoint, names: Mapping[str, str], folder: Path) -> dict[str, PartRef]:
     """Write the checkpoint's parts below `folder`; `names` are their catalog names.
 
-    A tower or a language model whose weights the checkpoint leaves at the hub stays a reference.
+    A tower or language model whose weights are not in the checkpoint stays a reference to the hub.
 
     Raises:
         DataError: a tensor is unknown, missing or of another shape, or the tokenizer does not fit the vocabulary.
@@ -75,7 +75,7 @@ def _write_llm(source: Path, found: PublishedCheckpoint, folder: Path) -> None:
 
 
 def _drop_copy(state: dict[str, Tensor]) -> None:
-    """A tied head may be stored beside its embeddings, and is then the same."""
+    """Drop a tied head that is stored in addition to its embeddings; it must be equal."""
     for name in [n for n in state if n in ("lm_head.weight", "embed_out.weight")]:
         copy = state.pop(name)
         if not any(torch.equal(copy, t) for k, t in state.items() if "embed" in k and t.shape == copy.shape):

@@ -1,4 +1,4 @@
-"""Tokenizer, chat template and picture processor of an exported model: they say in the stock way what ours say."""
+"""Export tokenizer, chat template and picture processor in the stock format, equivalent to ours."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from remora.errors import DataError
 
 IMAGE_TOKEN = "<image>"
 FILTERS = {None: 3, "bicubic": 3, "bilinear": 2}
-"""Pillow's numbers, by which a processor's config names a filter."""
+"""Pillow's filter numbers, as used in a processor's config."""
 LEADS = (("", ""), (" ", " "), (" ", ""))
-"""What may stand between a picture, or the BOS, and the words after it; and behind a picture without words. Some
-tokenizers put a space before a text; Remora gives them what follows a picture as a text of its own, and in a whole text
-that space has to be written, but not before a special token."""
+"""Candidates for the text between a picture, or the BOS, and the text after it; and after a picture without text. Some
+tokenizers add a space before a text. Remora tokenises what follows a picture separately; in one joined text that space
+must be written, but not before a special token."""
 
 
 def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A copy that has `<image>`: the next free id, or its own."""
+    """A copy of the tokenizer with `<image>`, at the next free id unless it has one."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
     tokenizer.image_token = IMAGE_TOKEN
@@ -38,12 +38,12 @@ def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerB
 def chat_template(
     template: Template, tokenizer: PreTrainedTokenizerBase, stop: str, lead: str = "", last: str = ""
 ) -> str:
-    """A Jinja chat template that renders as `template` does; `stop` ends an answer, `lead` and `last` follow a picture
+    """A Jinja chat template that renders like `template`; `stop` ends an answer, `lead` and `last` follow a picture
     (`LEADS`).
 
-    Content is a text, or a list of `{"type": "image"}` and `{"type": "text", "text": …}`. A turn's pictures stand where
-    the template has them, its texts are joined by line breaks, and `<image>` in a text is dropped: an engine would take
-    it for a picture. There is no system turn, as everywhere in Remora.
+    Content is text, or a list of `{"type": "image"}` and `{"type": "text", "text": …}`. A turn's pictures go where the
+    template has them, its texts are joined by line breaks, and `<image>` in text is dropped, because an engine would
+    take it for a picture. System turns are not supported.
 
     Raises:
         DataError: the tokenizer puts more than a BOS before a text.
@@ -52,7 +52,7 @@ def chat_template(
     for word, suffix in (("SUFFIX", template.image_suffix), ("LAST", template.image_suffix.rstrip())):
         read = read.replace(word, _quoted((lead if suffix else last) + suffix))
     if template.chat:
-        # The tokenizer's own template takes texts: pictures become text first, then it renders as it always does.
+        # The tokenizer's template takes text: turn pictures into text first, then render it as usual.
         return _PRELUDE.replace("READ", read) + str(tokenizer.get_chat_template())
     fill = {"{bos}": str(tokenizer.bos_token or ""), "{eos}": stop}
     system, user, assistant, opening = (
@@ -99,8 +99,8 @@ _READ = """\
 {%- set seen %}
 {%- for i in range(count.left) %}{{ PICTURE }}{{ LAST if loop.last and not said else SUFFIX }}{% endfor %}
 {%- endset %}"""
-"""Jinja: what a message says (`said`) and its pictures (`seen`), each with its suffix, the last without its spaces when
-no words follow."""
+"""Jinja: a message's text (`said`) and its pictures (`seen`), each with its suffix, the last without spaces if no text
+follows."""
 _PRELUDE = """\
 {%- macro strftime_now(format) %}26 Jul 2024{% endmacro %}
 {%- set enable_thinking = false %}
@@ -129,15 +129,15 @@ def _user(text: str) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """A string literal of Jinja, which takes Python's escapes."""
+    """A Jinja string literal, which uses Python's escapes."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def leading(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The BOS that the tokenizer itself puts before every text, or an empty string.
+    """The BOS that the tokenizer adds before every text, or an empty string.
 
     Raises:
-        DataError: it puts something else.
+        DataError: it adds something else.
     """
     ids = tokenizer("")["input_ids"]
     if ids == []:
@@ -145,7 +145,7 @@ def leading(tokenizer: PreTrainedTokenizerBase) -> str:
     if ids == [tokenizer.bos_token_id]:
         return str(tokenizer.bos_token)
     tokens = " ".join(tokenizer.convert_ids_to_tokens(ids))
-    raise DataError(f"the tokenizer puts {tokens} around an empty text, a chat template can write a BOS alone")
+    raise DataError(f"the tokenizer puts {tokens} around an empty text, a chat template can only write a BOS")
 
 
 def write_processor(
@@ -156,13 +156,13 @@ def write_processor(
     aspect: Literal["square", "pad"],
     folder: Path,
 ) -> None:
-    """Write tokenizer, picture processor and chat template into `folder`; `patch` is a patch's side in pixels."""
+    """Write tokenizer, picture processor and chat template to `folder`; `patch` is a patch's side in pixels."""
     side = {"height": encoder.image_size, "width": encoder.image_size}
     crop = encoder.fit == "crop" and aspect == "square"
     settings: dict[str, Any] = {
         "size": {"shortest_edge": encoder.shorter_side} if crop else side,
         "do_center_crop": crop,
-        "crop_size": side,  # also where nothing is cropped: the stock processor counts a picture's tokens by it
+        "crop_size": side,  # even without cropping: the stock processor counts a picture's tokens by it
         "image_mean": list(encoder.mean),
         "image_std": list(encoder.std),
         "resample": FILTERS[encoder.resample],
@@ -180,4 +180,4 @@ def write_processor(
         image_token=IMAGE_TOKEN,
     )
     processor.save_pretrained(folder)
-    pictures.save_pretrained(folder)  # preprocessor_config.json, where engines and older versions look
+    pictures.save_pretrained(folder)  # preprocessor_config.json, which engines and older versions read

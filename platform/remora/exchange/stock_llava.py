@@ -1,7 +1,7 @@
-"""The stock `llava` layout: what `LlavaForConditionalGeneration` of transformers loads, and vLLM with it.
+"""Write the stock `llava` layout, which transformers' `LlavaForConditionalGeneration` and vLLM load.
 
-The layout is two linear layers with a GELU between a vision tower of transformers and a language model whose head is
-one matrix. What is not that is refused here, with a reason; it is exported in Remora's own layout instead.
+It has two linear layers with a GELU between a transformers vision tower and a language model whose head is one matrix.
+Other models are refused here with a reason, and exported in Remora's own layout instead.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from remora.exchange.tower import cut_config, cut_state
 from remora.files import publishing
 
 PREFIXED = ("clip_vision_model", "siglip_vision_model")
-"""Towers whose tensors are published below `vision_model.`; vLLM's own llava class finds them nowhere else."""
+"""Towers whose tensors are published below `vision_model.`, where vLLM's llava class expects them."""
 
 
 def reason_against(encoder: Vision, connector: Connector, llm: PreTrainedModel) -> str | None:
-    """Why this composition has no stock llava layout, in one clause; None if it has one."""
+    """Why this composition cannot have the stock llava layout, in one clause; None if it can."""
     if encoder.loader != "transformers":
-        return f"the vision encoder ({encoder.short}) is no class of transformers"
+        return f"the vision encoder ({encoder.short}) is not a class of transformers"
     if encoder.scales:
         return f"the vision encoder reads {len(encoder.scales)} scales, llava reads one"
     if encoder.interpolated:
@@ -44,19 +44,20 @@ def reason_against(encoder: Vision, connector: Connector, llm: PreTrainedModel) 
     if encoder.prefix > 1:
         return f"{encoder.prefix} tokens before the grid are dropped, llava drops one or none"
     if (connector.kind, connector.depth) != ("mlp", 2):
-        # An identity as second layer would encode one linear layer, but vLLM has no `linear` activation between them.
+        # One linear layer plus an identity would be equivalent, but vLLM has no `linear` activation between them.
         return f"the connector is {connector.kind} of depth {connector.depth}, llava's is a 2-layer mlp with GELU"
     return _reason_against_head(llm)
 
 
 def _tables(llm: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear]:
-    """The token embeddings and the head; tied ones share their weight."""
+    """The token embeddings and the head, which share their weight if tied."""
     return cast(nn.Embedding, llm.get_input_embeddings()), cast(nn.Linear, llm.get_output_embeddings())
 
 
 @torch.no_grad()
 def _reason_against_head(llm: PreTrainedModel) -> str | None:
-    """llava's head is one matrix over the last hidden states. Measured, because a class may scale or cap its logits."""
+    """Why the head is not one matrix over the last hidden states, as in llava. It is tried, because a class may scale
+    or cap its logits."""
     name = type(llm).__name__
     embeddings, head = _tables(llm)
     bias = getattr(head, "bias", None)
@@ -96,26 +97,26 @@ def write_llava(
 ) -> None:
     """Publish a stock llava folder: config, weights, tokenizer, processor with chat template, generation config.
 
-    vision_state holds the tower under the names of its transformers class (a tower cut at the block that is read is
-    enough), connector_state is an `nn.Sequential`'s `{0,2}.{weight,bias}`, `chat` is the chat template (see
+    vision_state has the tower by the names of its transformers class (blocks after the used one may be missing),
+    connector_state is an `nn.Sequential`'s `{0,2}.{weight,bias}`, `chat` is the chat template (see
     `remora.exchange.processor`), `stop` the token that ends an answer, `llm_hub` the language
     model's hub id.
-    Nothing is rounded: weights keep their type and the logits of the tokens that were there stay the same.
+    Weights keep their dtype, and the logits of existing tokens stay the same.
 
     Raises:
         DataError: a tensor is missing or has another shape.
     """
     tokenizer = with_image_token(tokenizer)
     image_token = cast(int, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
-    # Cut at the block that is read, `vision_feature_layer` is -1: transformers 5 and vLLM both give a CLIP or SigLIP
-    # tower's last hidden state before the final norm, and no engine loads or runs the block that nobody reads.
+    # The tower is cut at the used block, so `vision_feature_layer` is -1: transformers 5 and vLLM both return a CLIP or
+    # SigLIP tower's last hidden state before the final norm, and no engine loads or runs unused blocks.
     vision = cut_config(vision_config, encoder.blocks_read)
     embeddings, head = _tables(llm)
     rows = embeddings.num_embeddings
     if image_token >= rows:
         rows = -(-(image_token + 1) // 64) * 64  # a multiple of 64, which tensor-parallel engines and GPUs want
     text = copy.deepcopy(llm.config)
-    # Where a part came from, as llava-hf's own configs say it; never a folder of this machine.
+    # The source of a part, as in llava-hf's configs; never a folder of this machine.
     vision._name_or_path, text._name_or_path = encoder.hub or "", llm_hub
     text.vocab_size = rows
     text.tie_word_embeddings = head.weight is embeddings.weight
@@ -152,10 +153,10 @@ def write_llava(
 
 
 def _language_state(llm: PreTrainedModel, rows: int) -> dict[str, Tensor]:
-    """The language model under llava's names, its vocabulary grown to `rows`.
+    """The language model by llava's names, with its vocabulary extended to `rows`.
 
-    A new row is the mean of all rows. Its logit is then the mean of all logits: never above the largest, so a greedy
-    answer never takes it, and by convexity of exp its probability is at most 1 / vocabulary.
+    New rows are the mean of all rows. Their logit is then the mean of all logits: never above the largest, so greedy
+    decoding never picks them, and by convexity of exp their probability is at most 1 / vocabulary.
     """
     embeddings, head = _tables(llm)
     grown: dict[int, Tensor] = {}
@@ -169,7 +170,7 @@ def _language_state(llm: PreTrainedModel, rows: int) -> dict[str, Tensor]:
 
 
 def _assign(model: LlavaForConditionalGeneration, state: Mapping[str, Tensor]) -> None:
-    """Give a model without storage its tensors: that all names and shapes fit is seen before anything is written."""
+    """Assign tensors to a model on the meta device, so that names and shapes are checked before anything is written."""
     try:
         said = model.load_state_dict(dict(state), strict=False, assign=True)
     except RuntimeError as e:

@@ -1,8 +1,7 @@
-"""The tensors of a published checkpoint: safetensors or torch files, in one file or in shards. No code is executed.
+"""Read the tensors of a published checkpoint: safetensors or torch files, one file or shards. No code is executed.
 
-Nothing that a file says is believed before it is checked: shards are files of the folder itself, an index and its
-shards name the same tensors, and no tensor is larger than the bytes that it is stored in. So reading takes no more
-memory than the files have bytes.
+Files are not trusted: shards must be in the folder itself, an index and its shards must have the same tensors, and no
+tensor may be larger than its stored bytes. So reading takes no more memory than the files have bytes.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from remora.errors import DataError, first_line
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 SHARD = re.compile(r"(?P<stem>model|pytorch_model)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<suffix>safetensors|bin)")
 HOLDERS = ("state_dict", "model_state_dict", "module", "model")
-"""Keys below which training scripts put the tensors of a torch file."""
+"""Keys under which training scripts put the tensors of a torch file."""
 LARGEST_JSON = 64 << 20
-"""Bytes of a config or an index; Llama-3-405B's index has 0.1 MB."""
+"""Maximum bytes of a config or an index; Llama-3-405B's index has 0.1 MB."""
 WRAPPERS = (
     (re.compile(r"^(?:module\.|_orig_mod\.)+"), ""),  # DistributedDataParallel and DeepSpeed; torch.compile
     (re.compile(r"^base_model\.model\."), ""),  # peft
@@ -32,14 +31,14 @@ WRAPPERS = (
     (re.compile(r"\.modules_to_save\.(?:default\.)?"), "."),
     (re.compile(r"\.(lora_[AB])\.default\."), r".\1."),
 )
-"""What wraps a module while it is trained, and how it shows in a tensor's name."""
+"""Prefixes that wrappers add to tensor names during training."""
 
 
 def read_object(file: Path) -> dict[str, Any]:
     """The JSON object of a file.
 
     Raises:
-        DataError: there is none, or it is too large to be one.
+        DataError: the file has no JSON object, or is too large.
     """
     try:
         if file.stat().st_size > LARGEST_JSON:
@@ -48,23 +47,23 @@ def read_object(file: Path) -> dict[str, Any]:
     except OSError as e:
         raise DataError(f"{file}: not readable: {e.strerror or e}; download it again") from None
     except (ValueError, RecursionError) as e:
-        raise DataError(f"{file} is no JSON: {first_line(e)}; download it again") from None
+        raise DataError(f"{file} is not valid JSON: {first_line(e)}; download it again") from None
     if not isinstance(said, dict):
-        raise DataError(f"{file} holds no object; download it again")
+        raise DataError(f"{file} is not a JSON object; download it again")
     return said
 
 
 def has_tensors(folder: Path) -> bool:
-    """Whether there are weights under a name that `read_tensors` knows."""
+    """Whether the folder has weights with a name that `read_tensors` knows."""
     names = [*SINGLE, *(f"{name}.index.json" for name in SINGLE)]
     return any((folder / name).exists() for name in names) or bool(_loose_shards(folder))
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor by its published name, mapped from disk where the format allows. Wrappers are taken off the names.
+    """Every tensor by its published name without wrappers' prefixes, memory-mapped if the format allows.
 
     Raises:
-        DataError: no weights, a shard is missing, or the shards are not what their index says.
+        DataError: no weights, a missing shard, or shards that differ from their index.
     """
     for name in SINGLE:
         index = folder / f"{name}.index.json"
@@ -72,7 +71,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             return unwrapped(folder, _sharded(folder, _weight_map(index), index.name))
         if (folder / name).is_file():
             return unwrapped(folder, read_file(folder / name))
-        if (folder / name).is_dir():  # zero_to_fp32 writes a folder of the name that it is given
+        if (folder / name).is_dir():  # zero_to_fp32 makes a folder of the given name
             return read_tensors(folder / name)
     if files := _loose_shards(folder):
         return unwrapped(folder, _read_shards(folder, files))
@@ -89,7 +88,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 def _sharded(folder: Path, files: Mapping[str, str], index: str) -> dict[str, Tensor]:
     for file in sorted(set(files.values())):
         if Path(file).name != file or not (folder / file).is_file():
-            raise DataError(f"{folder}: {index} names {file}, which is not there; download it again")
+            raise DataError(f"{folder}: {index} names {file}, which does not exist; download it again")
     tensors = _read_shards(folder, sorted(set(files.values())))
     if wrong := sorted(set(tensors) ^ set(files)):
         raise DataError(
@@ -99,7 +98,7 @@ def _sharded(folder: Path, files: Mapping[str, str], index: str) -> dict[str, Te
 
 
 def _loose_shards(folder: Path) -> list[str]:
-    """Shards without an index, which are complete by their own names.
+    """Shards without an index, which are complete by their names.
 
     Raises:
         DataError: one is missing.
@@ -128,23 +127,23 @@ def _read_shards(folder: Path, files: Iterable[str]) -> dict[str, Tensor]:
 
 
 def read_file(file: Path) -> dict[str, Tensor]:
-    """The tensors of one file by the names that it has for them.
+    """The tensors of one file by their names there.
 
     Raises:
         DataError: it cannot be read without running code, or holds something else.
     """
     try:
         held = load_file(file) if file.suffix == ".safetensors" else _load_torch(file)
-    except Exception as e:  # the readers' own error types are many and not public; all mean the same to a person
+    except Exception as e:  # the readers have many private error types, which mean the same to a user
         raise DataError(f"{file}: not readable: {first_line(e)}; download it again") from e
     for key in HOLDERS:
         if isinstance(held, dict) and isinstance(held.get(key), dict):
             held = held[key]
     if not isinstance(held, dict):
-        raise DataError(f"{file} holds a {type(held).__name__} and no tensors by name; save the model's state_dict()")
+        raise DataError(f"{file} has a {type(held).__name__}, not tensors by name; save the model's state_dict()")
     for name, tensor in held.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise DataError(f"{file}: {str(name)[:80]!r} is no tensor but a {type(tensor).__name__}")
+            raise DataError(f"{file}: {str(name)[:80]!r} is not a tensor but a {type(tensor).__name__}")
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             raise DataError(f"{file}: {name[:80]} is a {tensor.layout} tensor on {tensor.device.type}; save it dense")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
@@ -162,10 +161,10 @@ def _load_torch(file: Path) -> Any:
 
 
 def unwrapped(where: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors without the names of what wrapped the model when they were saved.
+    """Remove the prefixes of wrappers from tensor names.
 
     Raises:
-        DataError: two become one.
+        DataError: two tensors would have the same name.
     """
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

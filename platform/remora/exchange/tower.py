@@ -1,4 +1,4 @@
-"""A vision tower between its transformers class and ours: cut at the block that is read, in memory and in a config."""
+"""Convert vision towers between transformers' classes and ours, cut at the used block, in memory and in the config."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from remora.errors import DataError, first_line
 from remora.exchange.held import floating_type
 
 UNREAD = ("post_layernorm.", "layernorm.", "norm.", "head.", "pooler.", "embeddings.mask_token")
-"""What a tower has behind its last block, and DINOv2's token of masked pretraining: the blocks' output needs none."""
+"""Tensors after a tower's last block, and DINOv2's mask token: the blocks' output does not need them."""
 BUFFERS = ("inv_freq", "position_ids", ".attention.bias", ".attention.masked_bias")
-"""What classes used to save beside their weights, and compute today."""
+"""Buffers that older versions saved and current ones compute."""
 BLOCK = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 
 
 def cut_config(config: PretrainedConfig, blocks: int) -> PretrainedConfig:
     """The config of the tower's first `blocks` blocks, without SigLIP's pooling head."""
     said = config.to_dict()
-    for key in ("out_features", "out_indices", "stage_names"):  # what a backbone (DINOv2) derives from its depth
+    for key in ("out_features", "out_indices", "stage_names"):  # a backbone (DINOv2) derives them from its depth
         said.pop(key, None)
     cut = cast(PretrainedConfig, type(config).from_dict(said | {"num_hidden_layers": blocks}))
     if cut.model_type == "siglip_vision_model":
@@ -38,10 +38,10 @@ def is_read(name: str, blocks: int) -> bool:
 
 
 def cut_state(config: PretrainedConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a tower of `config` (see `cut_config`); those that nobody reads are made up if they are not there.
+    """The tensors of a tower of `config` (see `cut_config`); unused ones are filled in if missing.
 
-    A final norm becomes the neutral one, the rest zeros. Tensors that belong to no tower of that config are kept, so
-    that whoever loads the result strictly finds them.
+    A missing final norm becomes the identity, the rest zeros. Tensors that do not belong to a tower of that config are
+    kept, so that strict loading reports them.
     """
     wanted = outline_of(AutoModel, config, "vision tower").state_dict()
     dtype = floating_type(state)
@@ -53,7 +53,7 @@ def cut_state(config: PretrainedConfig, state: Mapping[str, Tensor]) -> dict[str
 
 
 def module_of(tower: nn.Module) -> PreTrainedModel:
-    """The module of transformers inside one of our towers.
+    """The transformers module inside one of our towers.
 
     Raises:
         DataError: there is none.
@@ -61,19 +61,19 @@ def module_of(tower: nn.Module) -> PreTrainedModel:
     for module in tower.modules():
         if isinstance(module, PreTrainedModel):
             return module
-    raise DataError(f"{type(tower).__name__} holds no module of transformers; next: remora catalog vision")
+    raise DataError(f"{type(tower).__name__} has no transformers module; next: remora catalog vision")
 
 
 def outline_of(auto: Any, config: PretrainedConfig, what: str) -> PreTrainedModel:
-    """The model of a config without storage.
+    """The model of a config, on the meta device.
 
     Raises:
-        DataError: there is none.
+        DataError: it cannot be built.
     """
     try:
         with torch.device("meta"):
             return cast(PreTrainedModel, auto.from_config(config))
-    except Exception as e:  # what a config leads to when its values do not fit each other
+    except Exception as e:  # inconsistent values raise all kinds of errors
         raise DataError(f"{what}: no model can be built from its config: {first_line(e)}; check its config.json") from e
 
 
@@ -83,8 +83,8 @@ def load_strictly(
     """A model of `config` with the tensors of `state` in it, under published or present names, in `dtype`, or
     in the type that most of them have.
 
-    transformers renames what it has renamed since (its conversion mapping); what is then too many or too few is an
-    error and not, as there, a warning.
+    transformers maps old names to present ones (its conversion mapping). Unknown or missing tensors are an error here,
+    not a warning.
 
     Raises:
         DataError: a tensor is unknown, missing, or of another shape.
@@ -99,7 +99,7 @@ def load_strictly(
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except Exception as e:  # transformers raises what its loading happens to meet
+    except Exception as e:  # transformers' loading raises all kinds of errors
         raise DataError(f"{what}: its tensors are not those of its config.json: {first_line(e)}") from e
     for word, names in (("missing", said["missing_keys"]), ("unknown", said["unexpected_keys"])):
         names = sorted(n for n in names if not n.endswith(BUFFERS))

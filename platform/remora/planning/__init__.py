@@ -1,6 +1,6 @@
-"""Before anything runs: which stage runs a spec needs, which are there, what sharing saves.
+"""Plans: which stage runs a spec needs, which exist, and what sharing saves.
 
-How large a model is stands in `remora.planning.sizes`, which counts on modules and so loads torch.
+`remora.planning.sizes` counts parameters; it builds modules, so it imports torch.
 """
 
 from remora.planning.compositions import compositions

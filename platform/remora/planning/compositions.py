@@ -1,4 +1,4 @@
-"""Every composition that the catalog holds: what makes a model, and why the rest does not."""
+"""Every composition of catalog parts: which ones make a model, and why the others do not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from remora.errors import SpecError
 
 
 def compositions() -> dict[tuple[str, str, str], tuple[int | None, str]]:
-    """(vision, connector, llm) -> (embeddings a picture becomes, ""), or (None, why not)."""
+    """(vision, connector, llm) -> (embeddings per picture, ""), or (None, why not)."""
     found: dict[tuple[str, str, str], tuple[int | None, str]] = {}
     for names in product(*(catalog.entries(kind) for kind in ("vision", "connectors", "llm"))):
         vision, connector, llm = names

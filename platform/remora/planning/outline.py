@@ -1,4 +1,4 @@
-"""Datasets that are not here, as the catalog describes them: what a plan counts with before anything is downloaded."""
+"""Stand-ins for datasets that are not downloaded, with the catalog's counts, for plans."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from remora.spec import MixtureEntry
 
 @dataclass(frozen=True)
 class Outline:
-    """A dataset of the catalog that is not here: nothing is known of it but its name and how many records it has."""
+    """A catalog dataset that is not downloaded: only its name and number of records are known."""
 
     name: str
     records: int
     exact: bool
-    """Whether the count is published to the last record."""
+    """Whether the published count is exact."""
     folder: Path
-    """Where it belongs."""
+    """Where it will be."""
 
     @property
     def digest(self) -> str:
@@ -32,15 +32,15 @@ class Outline:
 
 
 def is_here(entry: MixtureEntry, data: Path) -> bool:
-    """Whether a mixture entry's file is there, or has to be: one of somebody's own has no entry to plan by."""
+    """Whether a mixture entry's file exists, or must exist because it is not a catalog dataset."""
     return entry.dataset is None or (data / catalog.dataset(entry.dataset).path).exists()
 
 
 def read_or_outline(mixture: Sequence[MixtureEntry], data: Path) -> list[Readable]:
-    """Every dataset of a mixture: its index, or its outline while it is not here.
+    """Every dataset of a mixture: its index, or its outline if it is not downloaded.
 
     Raises:
-        DataError: one is broken, or is not here and the catalog does not say how many records it has.
+        DataError: one is broken, or is not downloaded and the catalog does not have its number of records.
     """
     return [
         open_entry(entry, data) if is_here(entry, data) else _outline(str(entry.dataset), data) for entry in mixture

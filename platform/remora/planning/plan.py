@@ -1,4 +1,4 @@
-"""The stage graph of a spec, with what is there already."""
+"""The plan of a spec: its graph of stage runs, and which of them exist."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from remora.spec import MixtureEntry, Variant
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One stage run: its name, the variants that use it, its steps and samples, and how far it is."""
+    """One stage run: its name, the variants that use it, its steps and samples, and its state."""
 
     run: str
     variants: tuple[str, ...]
     steps: int
     samples: int
     state: Literal["finished", "to train", "no data"]
-    """no data: one of its datasets, or of a stage before it, is not here, so what it comes to has no identity yet."""
+    """no data: one of its datasets, or of an earlier stage, is not downloaded, so it has no identity yet."""
     exact: bool = True
-    """Whether steps and samples follow from counted records, not from a published round figure."""
+    """Whether steps and samples follow from exact counts, not from a rounded published figure."""
 
     @property
     def finished(self) -> bool:
@@ -35,7 +35,7 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a picture is in a variant: pixels of a side, tokens and their channels, embeddings of the language model."""
+    """Shapes of a picture in a variant: side in pixels, tokens and their channels, embeddings in the language model."""
 
     variant: str
     pixels: int
@@ -49,9 +49,9 @@ class Plan:
     rows: tuple[PlanRow, ...]
     shapes: tuple[Shape, ...]
     missing: tuple[str, ...] = ()
-    """Datasets that are not here."""
+    """Datasets that are not downloaded."""
     notes: tuple[str, ...] = ()
-    """What is worth knowing before it runs."""
+    """Notes for the user."""
 
     @property
     def distinct(self) -> int:
@@ -59,7 +59,7 @@ class Plan:
 
     @property
     def uses(self) -> int:
-        """Stage runs if nothing were shared."""
+        """Number of stage runs without sharing."""
         return sum(len(r.variants) for r in self.rows)
 
     @property
@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def samples(self) -> int:
-        """Samples that are still to be read."""
+        """Samples of stage runs that are still to be trained."""
         return sum(r.samples for r in self.rows if not r.finished)
 
     @property
@@ -77,11 +77,12 @@ class Plan:
 
 
 def plan_of(variants: Sequence[Variant], store: Store) -> Plan:
-    """The plan of some variants. Reads the datasets that are here; of others the catalog says how large they are.
+    """The plan of some variants. Reads the downloaded datasets; for others it uses the counts in the catalog.
 
     Raises:
-        RemoraError: a name or a dataset of one's own that is not there, parts that do not fit, or a stage that could
-            not run or would learn nothing.
+        RemoraError: an unknown name, a missing dataset of your own, parts that do not fit, or a stage that could not
+        run
+            or would learn nothing.
     """
     opened: dict[tuple[MixtureEntry, ...], Sequence[Readable]] = {}
 

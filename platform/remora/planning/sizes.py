@@ -1,4 +1,4 @@
-"""How large a composition is and how much of it each stage trains, from the catalog's figures alone.
+"""Parameters of a composition and how many each stage trains, from the catalog only.
 
 The table of docs/catalog.md:
 
@@ -25,31 +25,31 @@ class PartSizes:
     """Parameters of a composition, by part."""
 
     vision: int
-    """As published, with blocks and heads behind the feature layer, which are neither held nor trained."""
+    """As published, including blocks and heads after the feature layer, which are neither loaded nor trained."""
     connector: int
     llm: int
     embeddings: int
-    """The share of `llm` that is its token table and output head (once if they are tied)."""
+    """The part of `llm` in its embedding table and output head (once if tied)."""
 
     @property
     def total(self) -> int:
-        """Of the three parts, without adapters."""
+        """Total of the three parts, without adapters."""
         return self.vision + self.connector + self.llm
 
 
 @dataclass(frozen=True)
 class Sizes(PartSizes):
-    """Parameters of a variant: of its parts, and of what each stage trains."""
+    """Parameters of a variant's parts, and of what each stage trains."""
 
     trained: Mapping[str, Mapping[str, int]]
-    """Stage name to part to the parameters that train; adapters count, the weights under them do not."""
+    """Stage name -> part -> trained parameters; adapters count, the weights below them do not."""
 
 
 def part_sizes(vision: str, connector: str, llm: str) -> PartSizes:
-    """Count three parts of the catalog on the meta device: nothing is downloaded.
+    """Count three catalog parts on the meta device; nothing is downloaded.
 
     Raises:
-        SpecError: a name that the catalog does not hold.
+        SpecError: a name is not in the catalog.
     """
     encoder = catalog.vision(vision)
     joined = count_connector(catalog.connector(connector), encoder.width, catalog.llm(llm).hidden)
@@ -58,26 +58,26 @@ def part_sizes(vision: str, connector: str, llm: str) -> PartSizes:
 
 @cache
 def _llm(name: str) -> tuple[int, int]:
-    return count_llm(catalog.llm(name))  # which takes a second
+    return count_llm(catalog.llm(name))  # takes a second
 
 
 def sizes(variant: Variant) -> Sizes:
     """Count a variant, and what each of its stages trains. No dataset is read.
 
     Raises:
-        SpecError: a name that the catalog does not hold, or an override that breaks a rule.
+        SpecError: a name is not in the catalog, or an override is invalid.
     """
     entries = catalog.vision(variant.vision), catalog.connector(variant.connector), catalog.llm(variant.llm)
     trained = {}
     for stage in resolve_stages(variant):
-        model = sketch(*entries)  # anew, because adapters stay
+        model = sketch(*entries)  # a new one, because adapters stay
         freeze_and_train(model, stage.tune)
         trained[stage.name] = dict.fromkeys(PARTS, 0) | {r.part: r.trained for r in tuning_table(model, stage)}
     return Sizes(**vars(part_sizes(variant.vision, variant.connector, variant.llm)), trained=trained)
 
 
 def as_published(size: PartSizes, model: PublishedModel) -> str:
-    """The count in the way and with the digits of the model's published size, 3.1B."""
+    """The count in the method and with the digits of the model's published size (3.1B)."""
     digits = len((model.size or "1.0B").rstrip("B").partition(".")[2])
     if model.counted == "cut":
         billions = sum(floor(n / 1e8) for n in (size.vision, size.llm)) / 10

@@ -1,4 +1,4 @@
-"""The stage graph and the artifact store: what is trained already, and what must be."""
+"""The graph of stage runs and the store of their artifacts: what is trained, and what is missing."""
 
 from remora.runs.graph import (
     StageRun,

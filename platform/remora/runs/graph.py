@@ -1,8 +1,8 @@
 """A variant as a path of stage runs, and a search as the union of its variants' paths.
 
-A stage run's identity is the digest of everything that decides its result: its parent's identity, the parts that take
-part and what they are made from, the resolved stage and its template, the data, the seed, the precision, and NUMERICS.
-The rest of the `cluster:` block is left out on purpose: workers, ZeRO stage and micro batches do not change the result.
+A stage run's identity is the digest of everything that decides its result: its parent's identity, the parts and their
+sources, the resolved stage and its template, the data, the seed, the precision, and NUMERICS. The rest of the `cluster:`
+block is left out on purpose: workers, ZeRO stage and micro batches do not change the result.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from remora.runs.tuning_check import check_stages
 from remora.spec import PARTS, KeyLines, MixtureEntry, Stage, Variant, validate
 
 NUMERICS = 2
-"""Raise by hand when a change makes the same spec give other weights."""
+"""Raise it when a change makes the same spec give other weights."""
 PLACE = {"dataset", "path", "images", "max_skipped"}
-"""What a mixture's entry says of where its data lies; the data's own digest stands for it in an identity."""
+"""Fields of a mixture entry that locate its data; in an identity, the data's digest replaces them."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class StageRun:
     stage: Stage
     parent: StageRun | None
     parts: tuple[tuple[str, str], ...]
-    """(part, catalog name) of every part that is present, in PARTS order."""
+    """(part, catalog name) of every part of the stage, in PARTS order."""
     seed: int
     datasets: tuple[Path, ...] = field(default=(), compare=False)
-    """The indexes that it reads; the identity holds what is in them."""
+    """The indexes that it reads; their content is part of the identity."""
 
     @property
     def name(self) -> str:
@@ -51,7 +51,7 @@ class StageRun:
 
 
 def variant_name(variant: Variant) -> str:
-    """The variant's own name, or recipe-vision-llm-connector in the catalog's short names (share-Sig-Phi-mlp)."""
+    """The variant's name; default: recipe-vision-llm-connector in the catalog's short names (share-Sig-Phi-mlp)."""
     return variant.name or "-".join(
         (
             _recipe_name(variant.recipe),
@@ -63,19 +63,19 @@ def variant_name(variant: Variant) -> str:
 
 
 def _recipe_name(recipe: str) -> str:
-    """A catalog recipe's whole name (llava-1.5-lora), or that of one's own file without folder and ending."""
+    """A catalog recipe's name (llava-1.5-lora), or the name of a recipe file without folder and suffix."""
     return Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
 
 
 def recipe_stages(variant: Variant) -> list[Stage]:
-    """The stage that trains the variant's language model, if it has one, then the recipe's."""
+    """The stage that trains the variant's language model from scratch, if any, then the recipe's stages."""
     own = catalog.llm(variant.llm).stage
     return ([own] if own else []) + list(catalog.recipe(variant.recipe).stages)
 
 
 @dataclass(frozen=True)
 class Written:
-    """The file that a spec was written in, so that a mistake in it can name a line of it."""
+    """The file of a spec, so that errors can name a line."""
 
     file: str
     lines: KeyLines
@@ -100,10 +100,10 @@ def check_overrides(
 
 
 def resolve_stages(variant: Variant, written: Written | None = None) -> tuple[Stage, ...]:
-    """The variant's stages in order, with its overrides, which `written` knows the lines of.
+    """The variant's stages in order, with its overrides applied; `written` has their lines.
 
     Raises:
-        SpecError: an override names no stage, or breaks a rule.
+        SpecError: an override names an unknown stage, or is invalid.
     """
     stages = recipe_stages(variant)
     check_overrides(variant.overrides, [s.name for s in stages], written)
@@ -112,7 +112,7 @@ def resolve_stages(variant: Variant, written: Written | None = None) -> tuple[St
 
 
 def check_names(variants: Iterable[Variant]) -> None:
-    """Variants are told apart by name alone: in plans, tables, bundles and MLflow."""
+    """Refuse equal names: plans, tables, bundles and MLflow identify variants by name only."""
     known: dict[str, Variant] = {}
     for variant in variants:
         name = variant_name(variant)
@@ -121,7 +121,7 @@ def check_names(variants: Iterable[Variant]) -> None:
             differ = [f"{key} {one} and {other}" for key, one, other in pairs if one != other]
             raise SpecError(
                 f"two variants share a name: {name}: {', '.join(differ) or 'one choice is listed twice'}; "
-                "name them apart (a recipe's file, a short name of an own entry), or take them one after the other"
+                "give them different names (the recipe's file, or your entry's short name), or run them separately"
             )
 
 
@@ -136,7 +136,7 @@ def overridden(
     if not changes:
         return stage
     merged = stage.model_dump(mode="json", exclude_none=True)
-    # epochs and steps exclude each other: naming one takes the place of the other
+    # epochs and steps exclude each other: setting one removes the other
     if "steps" in changes:
         merged.pop("epochs", None)
     if "epochs" in changes:
@@ -150,10 +150,10 @@ def overridden(
 
 
 def checked_stages(variant: Variant) -> tuple[Stage, ...]:
-    """The variant's stages, once its parts, benchmarks, templates and tunings are known to fit. Reads no data.
+    """The variant's stages, after checking that parts, benchmarks, templates and tunings fit. Reads no data.
 
     Raises:
-        UnknownName: a part, recipe, template or benchmark that there is not.
+        UnknownName: a part, recipe, template or benchmark does not exist.
         SpecError: they do not fit.
     """
     stages = resolve_stages(variant)
@@ -163,7 +163,7 @@ def checked_stages(variant: Variant) -> tuple[Stage, ...]:
 
 Mixture = tuple[MixtureEntry, ...]
 MixtureReader = Callable[[Mixture, Path], Sequence[Readable]]
-"""Finds the datasets of a mixture; `read_mixture` opens their indexes, and builds them if need be."""
+"""Finds the datasets of a mixture; `read_mixture` opens their indexes, and builds them if necessary."""
 Opened = dict[Mixture, Sequence[Readable]]
 """Mixtures with their datasets."""
 
@@ -171,7 +171,7 @@ Opened = dict[Mixture, Sequence[Readable]]
 def paths(
     variants: Iterable[Variant], data: Path, read: MixtureReader = read_mixture
 ) -> dict[str, tuple[StageRun, ...]]:
-    """Every variant's stage runs, by its name; a mixture that several read is looked at once. See `path`.
+    """Every variant's stage runs, by the variant's name; shared mixtures are opened once. See `path`.
 
     Raises:
         SpecError: two variants share a name.
@@ -185,13 +185,13 @@ def paths(
 def path(
     variant: Variant, data: Path, opened: Opened | None = None, read: MixtureReader = read_mixture
 ) -> tuple[StageRun, ...]:
-    """The stage runs that make the variant, in order. Indexes its data if need be; `opened` has mixtures seen before.
+    """The variant's stage runs, in order. Indexes its data if necessary; `opened` caches mixtures.
 
     Raises:
-        UnknownName: a part, recipe, template or dataset that the catalog does not hold.
-        DataError: a dataset or picture that is missing or unreadable.
+        UnknownName: a part, recipe, template or dataset is not in the catalog.
+        DataError: a dataset or picture is missing or unreadable.
     """
-    stages = checked_stages(variant)  # what does not fit is reported before gigabytes of data are read
+    stages = checked_stages(variant)  # report misfits before gigabytes of data are read
     names = {part: getattr(variant, part) for part in PARTS}
     run: StageRun | None = None
     opened = {} if opened is None else opened
@@ -200,7 +200,7 @@ def path(
             opened[stage.mixture] = read(stage.mixture, data)
         datasets = opened[stage.mixture]
         present = stage.tune.present
-        # A key that is younger than stage runs of today counts where it acts.
+        # This key was added later, so it is part of the identity only if set: existing identities stay the same.
         place: dict[str, Any] = {"mixture": {"__all__": PLACE}} | ({} if stage.past_context else {"past_context": True})
         identity = {
             "numerics": NUMERICS,
@@ -219,5 +219,5 @@ def path(
 
 
 def union(paths: Iterable[Sequence[StageRun]]) -> dict[str, StageRun]:
-    """Every stage run that a search needs, once, in an order in which parents come first."""
+    """Every stage run that a search needs, once, parents first."""
     return {run.id: run for p in paths for run in p}

@@ -1,10 +1,10 @@
-"""What killed commands leave in a run folder.
+"""Find and delete what killed commands left in a run folder.
 
-Each place is swept by the next command that owns it; `remora runs gc` sweeps all of them.
+The next command that uses a place sweeps it; `remora runs gc` sweeps all of them.
 
     stages/.*, bundles/.*, …     half-written folders
-    stages/<run>.work            the work of a run that is published (one that is not is a resume's)
-    stages/<run>.torn-*          a published run that did not match its manifest, kept for a look
+    stages/<run>.work            working folder of a published run (an unpublished run can still be resumed)
+    stages/<run>.torn-*          a published run that did not match its manifest, kept for inspection
     ray/<attempt>                Ray's own files of a group of workers or a search
 """
 
@@ -22,25 +22,25 @@ WRITTEN = (
     *("stages", "bundles", "scores", "status", "searches", "tracking"),
     *("cache", "cache/llm", "cache/champions", "data/index"),
 )
-"""Folders below the run folder in which whole folders and files are published."""
+"""Folders below the run folder in which folders and files are published."""
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something that nobody uses any more."""
+    """A file or folder that is no longer used."""
 
     path: Path
     why: str
 
     @property
     def bytes(self) -> int:
-        """That deleting it frees: those of files that have no other name."""
+        """Bytes that deleting it frees, without files that have other hard links."""
         files = [self.path] if self.path.is_file() else [p for p in self.path.rglob("*") if p.is_file()]
         return sum(s.st_size for f in files if (s := f.lstat()).st_nlink == 1)
 
 
 def leftovers(runs: Path) -> Iterator[Leftover]:
-    """All that killed commands left, in an order in which it can be deleted."""
+    """Everything that killed commands left, in an order that is safe for deletion."""
     for name in WRITTEN:
         for path in left_over(runs / name):
             yield Leftover(path, "half written")
@@ -53,7 +53,7 @@ def leftovers(runs: Path) -> Iterator[Leftover]:
 
 
 def delete(found: Leftover) -> None:
-    """Delete it; half of a replacement goes back to its place."""
+    """Delete it; the old version of an unfinished replacement is moved back."""
     with disk_errors(found.path.parent):
         if found.why == "half written":
             sweep(found.path.parent)
@@ -65,9 +65,9 @@ def delete(found: Leftover) -> None:
 
 @contextlib.contextmanager
 def attempt(runs: Path, name: str) -> Iterator[Path]:
-    """`ray/<name>`, for what Ray keeps of a group of workers or a search: gone when the block ends well.
+    """`ray/<name>`, the folder for Ray's files of a worker group or search, deleted when the block succeeds.
 
-    If it fails the folder stays until the next one begins, since errors name it.
+    If the block fails, the folder stays until the next attempt begins, because error messages name it.
     """
     folder = runs / "ray" / name
     for old in list(_attempts(runs)):

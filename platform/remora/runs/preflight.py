@@ -1,7 +1,7 @@
-"""Everything about a run that can be known before it: one place, asked by plan, train, search and data check.
+"""Checks before a run, used by plan, train, search and data check.
 
-What a spec alone tells (names, parts, templates, adapters) `fit.check_stages` refuses, which `path` calls. Here are the
-questions that need the data: how many steps a stage has and at which rates, whether its mixture has pictures, and,
+What follows from the spec only (names, parts, templates, adapters) is checked by `tuning_check.check_stages`. Here are
+the questions that need the data: how many steps a stage has and at which rates, whether its mixture has pictures, and,
 where the tokenizer is there, how many of its samples fit.
 """
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What is known of some variants' stage runs before they run."""
+    """What is known about variants' stage runs before they run."""
 
     paths: Mapping[str, tuple[StageRun, ...]]
     """Variant name -> its stage runs."""
     lengths: Mapping[str, tuple[int, int]]
-    """Stage run id -> its steps, and the samples that they read."""
+    """Stage run id -> (steps, samples)."""
     notes: tuple[str, ...]
-    """What no run stops at and people should know: a rate that never comes to its peak, samples that are cut."""
+    """Notes that do not stop a run: a rate that never reaches its peak, samples that are cut."""
 
     @property
     def runs(self) -> dict[str, StageRun]:
@@ -48,13 +48,13 @@ class Preflight:
 
 
 def preflight(variants: Sequence[Variant], store: Store, tokenizers: bool = True) -> Preflight:
-    """Look at all that the variants' stages will meet. Reads their datasets' indexes, which are built if need be.
+    """Check all stages of the variants. Reads their datasets' indexes, and builds them if necessary.
 
-    `tokenizers` loads those that are there (torch with them) and tries samples of every mixture; a model that is on the
-    hub may be downloaded for it, as training would.
+    With `tokenizers`, loads available tokenizers (and torch) and tries samples of every mixture; a model on the hub may
+    be downloaded, as in training.
 
     Raises:
-        RemoraError: what would stop a stage, or leave it without anything to learn; one line that names the stage.
+        RemoraError: a stage could not run or would learn nothing; one line with the stage's name.
     """
     found = paths(variants, store.data)
     lengths: dict[str, tuple[int, int]] = {}
@@ -62,7 +62,7 @@ def preflight(variants: Sequence[Variant], store: Store, tokenizers: bool = True
     loaded: dict[Path, PreTrainedTokenizerBase] = {}
     for run in union(found.values()).values():
         datasets = [Dataset(d, e.skip) for d, e in zip(run.datasets, run.stage.mixture, strict=True)]
-        there = is_published(store.folder(run))  # what was trained was looked at then
+        there = is_published(store.folder(run))  # trained stages were checked then
         lengths[run.id], more = outlook(run.stage, datasets, there)
         notes += more
         if there:
@@ -73,12 +73,12 @@ def preflight(variants: Sequence[Variant], store: Store, tokenizers: bool = True
 
 
 def outlook(stage: Stage, datasets: Sequence[Readable], there: bool = False) -> tuple[tuple[int, int], list[str]]:
-    """(steps, samples) of a stage, and what is worth knowing of it; of one that is trained (`there`) only the former.
+    """((steps, samples), notes) of a stage; without notes if it is trained already (`there`).
 
-    Of a dataset that is not here the catalog knows its size alone.
+    For a dataset that is not downloaded, only the size in the catalog is known.
 
     Raises:
-        SpecError: it would have no step, learn nothing, or show pictures to a stage that reads text.
+        SpecError: it would have no step, learn nothing, or give pictures to a text-only stage.
     """
     length = stage_length(stage, mixture_order(stage.mixture, [len(d) for d in datasets], 0).epoch_size)
     if there:
@@ -90,7 +90,7 @@ def outlook(stage: Stage, datasets: Sequence[Readable], there: bool = False) -> 
 
 def _check_pictures(stage: Stage, datasets: Sequence[Dataset]) -> list[str]:
     """Raises:
-    SpecError: a text-only stage is given pictures, or one that learns from pictures alone is given none.
+    SpecError: a text-only stage gets pictures, or a stage that trains only on pictures gets none.
     """
     if "vision" not in stage.tune.present:
         for entry, dataset in zip(stage.mixture, datasets, strict=True):
@@ -107,10 +107,10 @@ def _check_pictures(stage: Stage, datasets: Sequence[Dataset]) -> list[str]:
     names = ", ".join(map(_name, stage.mixture))
     if "llm" not in stage.tune.trained:
         raise SpecError(
-            f"stage {stage.name!r} trains {' and '.join(stage.tune.trained)}, which learn from pictures alone, and no "
+            f"stage {stage.name!r} trains {' and '.join(stage.tune.trained)}, which learn only from pictures, and no "
             f"record of {names} shows one; give it a mixture with pictures"
         )
-    return [f"stage {stage.name!r}: no record of {names} shows a picture, so it trains the language model alone"]
+    return [f"stage {stage.name!r}: no record of {names} shows a picture, so it trains only the language model"]
 
 
 def _check_lengths(
@@ -118,7 +118,7 @@ def _check_lengths(
 ) -> list[str]:
     prompter = prompter_of(run, store, loaded)
     if prompter is None:
-        return []  # the stage itself looks, before its first step
+        return []  # the stage checks before its first step
     from remora.reading.truncation import check_lengths
 
     found = (check_lengths(e, d, prompter) for e, d in zip(run.stage.mixture, datasets, strict=True))
@@ -126,17 +126,17 @@ def _check_lengths(
 
 
 def prompter_of(run: StageRun, store: Store, loaded: dict[Path, PreTrainedTokenizerBase]) -> StagePrompter | None:
-    """What turns a stage run's samples into tokens; None as long as no stage has made its tokenizer.
+    """The prompter of a stage run; None until a stage has made its tokenizer.
 
     Raises:
-        SpecError: the stage's template asks for what the tokenizer does not have.
+        SpecError: the tokenizer lacks something that the stage's template needs.
     """
     parts, stage = dict(run.parts), run.stage
     model = catalog.llm(parts["llm"])
     folder = store.tokenizer_folder(run)
     if folder is None:
         return None
-    # These load torch (4 s), so only where there is something to read with.
+    # These import torch (4 s), so only if there is a tokenizer.
     from remora.model.llm import load_tokenizer
     from remora.reading.prompt import Prompter
     from remora.reading.truncation import StagePrompter

@@ -1,11 +1,11 @@
-"""The artifact store: what is trained already, and who may train what is not.
+"""The artifact store: published stage runs, and the leases for training missing ones.
 
     <runs>/stages/<stage>-<identity>/         published: parts/, journal.jsonl, job.json, record.json, manifest.json
     <runs>/stages/<stage>-<identity>.work/    being trained: journal, checkpoints, parts
-    <runs>/stages/<stage>-<identity>.lease    locked by whoever trains it
+    <runs>/stages/<stage>-<identity>.lease    locked by the process that trains it
 
-The lease is a lock of the operating system on an open file, so it ends with its holder, however that dies. The run
-folder must be on a disk or a network file system that honours flock (NFS 4, Lustre with -o flock).
+The lease is an operating system lock on an open file, so it ends with its holder in any case. The run folder must be on
+a disk or a network file system that supports flock (NFS 4, Lustre with -o flock).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class Store:
-    """Stage runs below one run folder."""
+    """Stage runs in one run folder."""
 
     def __init__(self, runs: Path) -> None:
         self.runs = runs
@@ -56,7 +56,7 @@ class Store:
 
     def check_writable(self) -> None:
         """Raises:
-        StoreError: the run folder is read-only, full or no folder.
+        StoreError: the run folder is read-only, full or not a folder.
         """
         with disk_errors(self.runs):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -71,12 +71,12 @@ class Store:
         return self.root / f"{run.name}.work"
 
     def journal(self, run: StageRun) -> Path:
-        """The run's journal, wherever it is now."""
+        """The run's journal, published or in its working folder."""
         done = self.folder(run) / JOURNAL
         return done if done.exists() else self.work(run) / JOURNAL
 
     def finished(self, run: StageRun) -> bool:
-        """Whether the run is published and whole. Changes nothing: who has the lease sets a torn one aside."""
+        """Whether the run is published and intact. Changes nothing: a torn run is set aside by the lease holder."""
         try:
             return self._whole(run)
         except TornArtifact:
@@ -84,7 +84,7 @@ class Store:
 
     def _whole(self, run: StageRun) -> bool:
         """Raises:
-        TornArtifact: it is published, and not what was written.
+        TornArtifact: it is published but damaged.
         """
         if not is_published(self.folder(run)):
             return False
@@ -98,18 +98,18 @@ class Store:
         waiting: Callable[[str], None] = lambda holder: None,
         refused: Callable[[str], None] = log.warning,
     ) -> Iterator[bool]:
-        """Hold the right to train `run`: True.
+        """Hold the lease to train `run`; yields True.
 
-        If somebody else has it, call `waiting` once with who that is, then wait until they give it up (True) or publish
-        the run (False). With the lease comes the room: what killed writers left there is swept, a torn run is set
-        aside by name (`refused` hears it), and a working folder beside a whole run is deleted.
+        If another process has it, `waiting` is called once with its description. Then wait until it releases the lease
+        (True) or publishes the run (False). On taking the lease, leftovers of killed writers are swept, a torn run is
+        set aside (`refused` is called with a message), and the working folder of an intact run is deleted.
         """
         seen = 0
 
         def there() -> bool:
             nonlocal seen
             if (now := self._published_at(run)) == seen:
-                return False  # looked at already: digests of gigabytes take seconds
+                return False  # already verified: digests of gigabytes take seconds
             seen = now
             return self.finished(run)
 
@@ -122,14 +122,14 @@ class Store:
             yield not done
 
     def _published_at(self, run: StageRun) -> int:
-        """Nanoseconds since 1970; 0 if it is not published."""
+        """Time of publication in nanoseconds since 1970; 0 if not published."""
         try:
             return (self.folder(run) / MANIFEST).stat().st_mtime_ns
         except OSError:
             return 0
 
     def _tidied(self, run: StageRun, refused: Callable[[str], None]) -> bool:
-        """Whether the run is published and whole, once what does not belong there is gone."""
+        """Clean up the run's folders; returns whether it is published and intact."""
         folder = self.folder(run)
         try:
             done = self._whole(run)
@@ -144,7 +144,7 @@ class Store:
         return done
 
     def parts(self, lineage: tuple[StageRun, ...]) -> dict[str, PartRef]:
-        """Every part with the folder of its weights after `lineage`: the last stage run that trained it decides."""
+        """Every part with the folder of its weights after `lineage`: that of the last stage run that trained it."""
         refs: dict[str, PartRef] = {}
         for run in lineage:
             for part, name in run.parts:
@@ -168,7 +168,7 @@ class Store:
         return pretrained_folder(name, entry, self.cache / "llm")
 
     def prepare(self, run: StageRun, cluster: Cluster) -> StageJob:
-        """The job of a stage run: where its parts start from, in its working folder (kept if it exists: a resume)."""
+        """The job of a stage run, with its initial parts; its working folder is kept if it exists (a resume)."""
         work = self.work(run)
         with disk_errors(self.runs):
             work.mkdir(parents=True, exist_ok=True)
@@ -183,40 +183,40 @@ class Store:
     def _start(self, part: str, name: str, run: StageRun) -> Path | None:
         if part != "llm" or catalog.llm(name).loader != "scratch":
             return self._pristine(part, name)
-        return self.work(run) / START_FOLDER  # its first worker makes it
+        return self.work(run) / START_FOLDER  # its first worker creates it
 
     def llm_folder(self, run: StageRun) -> Path | None:
-        """Where a model from scratch is, which `run` trains: as trained, or as it starts; None if neither is there."""
+        """The folder of a model from scratch that `run` trains: trained, else initial; None if neither exists."""
         made = (self.folder(run) / PARTS_FOLDER / "llm", self.work(run) / START_FOLDER)
         return next((folder for folder in made if folder.is_dir()), None)
 
     def tokenizer_folder(self, run: StageRun) -> Path | None:
-        """Where the tokenizer of a stage run's language model is; None as long as the stage that makes it has not.
+        """The tokenizer folder of a stage run's language model; None until the stage that makes it has run.
 
-        A pretrained model is fetched or converted if need be.
+        A pretrained model is downloaded or converted if necessary.
         """
         name = dict(run.parts)["llm"]
         return self.llm_folder(run.lineage[0]) if catalog.llm(name).loader == "scratch" else self._pristine("llm", name)
 
     def record(self, run: StageRun) -> dict[str, Any]:
-        """What was written about a finished run when it was published."""
+        """The record of a published run."""
         return json.loads((self.folder(run) / "record.json").read_text())
 
     def publish(self, name: str, record: dict[str, Any], attempt: int | None = None) -> Path:
-        """Make the trained parts of the run of that name its artifact, with journal and record, not the checkpoints.
+        """Publish the trained parts of a run, with journal and record but without checkpoints.
 
         Args:
-            attempt: Whose work it is (see `training.journal`); None where there was only one.
+            attempt: The attempt that trained it (see `training.journal`); None if there was only one.
 
         Raises:
-            TrainingError: another attempt has taken over since. Asked last, when all else is written.
+            TrainingError: another attempt has taken over. Checked last, when everything else is written.
         """
         work, final = self.root / f"{name}.work", self.root / name
         with publishing(final) as tmp:
             if attempt is not None:
                 journal.check_ours(work / JOURNAL, attempt)
             copy(work / PARTS_FOLDER, tmp / PARTS_FOLDER)
-            for file in (JOURNAL, "job.json"):  # not links: a process that was thought dead may add to the journal
+            for file in (JOURNAL, "job.json"):  # copies, not links: a process that was thought dead may still append
                 shutil.copy2(work / file, tmp / file)
             write_json(tmp / "record.json", record)
             if attempt is not None:

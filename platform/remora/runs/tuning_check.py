@@ -1,7 +1,7 @@
-"""What a variant's stages ask of its parts, refused where it does not fit, before any data is read.
+"""Check that a variant's stages fit its parts, before any data is read.
 
-All of it follows from the catalog. torch is loaded only where a stage names adapters, whose layers are looked up in the
-model itself (without weights).
+This needs only the catalog. torch is imported only if a stage names adapters, whose layers are looked up in the model
+(without weights).
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ ROTARY = {
     "smollm3",
     "stablelm",
 }
-"""model_types of transformers whose positions are angles, so that one past the context has its own as well."""
+"""model_types of transformers with rotary positions, which are defined beyond the context too."""
 
 
 def check_stages(variant: Variant, stages: Sequence[Stage]) -> None:
-    """Whether each stage can run on the variant's parts.
+    """Check that each stage can run on the variant's parts.
 
     Raises:
-        UnknownName: a part, template or benchmark that the catalog does not hold.
-        SpecError: parts that make no model, or a stage that asks for what they do not have.
+        UnknownName: a part, template or benchmark is not in the catalog.
+        SpecError: the parts do not make a model, or a stage needs something that they do not have.
     """
     model = catalog.llm(variant.llm)
     embeddings = check_composition(catalog.vision(variant.vision), catalog.connector(variant.connector), model)
@@ -63,7 +63,7 @@ def _change(stage: Stage, change: str) -> str:
 
 
 def _check_template(stage: Stage, name: str, model: LLM) -> None:
-    # A template of words alone fits every model; one with special tokens fits those that were trained with them.
+    # A template without special tokens fits every model; others fit models that were trained with their tokens.
     template = catalog.template(stage.template)
     if not (template.tokens or template.chat):
         return
@@ -76,7 +76,7 @@ def _check_template(stage: Stage, name: str, model: LLM) -> None:
         wants = "a chat template" if template.chat else f"the tokens {', '.join(template.tokens)}"
         raise SpecError(
             f"stage {stage.name!r}: template {stage.template!r} needs {wants} of the tokenizer, and that of llm "
-            f"{name!r} is made from words alone; set {_change(stage, 'template: brief')}"
+            f"{name!r} is trained from text only; set {_change(stage, 'template: brief')}"
         )
     if template.chat and _has_chat_template(model) is False:
         raise SpecError(
@@ -86,7 +86,7 @@ def _check_template(stage: Stage, name: str, model: LLM) -> None:
 
 
 def _has_chat_template(model: LLM) -> bool | None:
-    """Whether a tokenizer in a local folder has a chat template; None where there is no folder to look into."""
+    """Whether a tokenizer in a local folder has a chat template; None if there is no folder."""
     folder = Path(model.hub or "").expanduser()
     if not model.hub or not folder.is_dir():
         return None
@@ -102,7 +102,7 @@ def _check_trains(stage: Stage, variant: Variant) -> None:
     connector = catalog.connector(variant.connector)
     if connector.kind == "identity" and stage.tune.trained == ("connector",):
         raise SpecError(
-            f"stage {stage.name!r} trains the connector alone, and {variant.connector!r} has no weights; take a recipe "
+            f"stage {stage.name!r} trains only the connector, and {variant.connector!r} has no weights; take a recipe "
             "without that stage, or train another part in it (overrides)"
         )
     vision, layers = catalog.vision(variant.vision), catalog.llm(variant.llm).layers
@@ -147,7 +147,7 @@ def _check_adapters(stage: Stage, variant: Variant) -> None:
                 "next: pip install 'remora[quantized]', or leave bits out"
             )
         if part == "llm" and not lora.targets and variant.llm in catalog.shipped("llm"):
-            continue  # all of the shipped ones have linear layers, which a test holds
+            continue  # all shipped ones have linear layers; a test checks that
         from remora.model.lora import target_layers
 
         module = _sketch(variant.vision, variant.connector, variant.llm).part(part)

@@ -1,1 +1,1 @@
-"""One stage: the loop, the engine that takes its steps, checkpoints, resume."""
+"""Train one stage: the loop, the engine that takes its steps, checkpoints and resume."""

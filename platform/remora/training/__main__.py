@@ -1,9 +1,9 @@
-"""Train one stage without Ray, from the job file that every stage run keeps in its folder.
+"""Train one stage without Ray, from the job file in a stage run's folder.
 
 python -m remora.training ~/remora/stages/<stage run>/job.json
 torchrun --nproc-per-node 2 -m remora.training …/job.json
 
-SIGTERM makes a checkpoint at once; a second one ends the process.
+SIGTERM saves a checkpoint at once; a second one ends the process.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
 
 def _job(file: Path) -> StageJob:
     """Raises:
-    SpecError: it is not there, or no stage run's.
+    SpecError: it does not exist, or is not a stage run's job.
     """
     writes = "`remora train` writes one into the folder of each stage run that it trains"
     try:
@@ -46,7 +46,7 @@ def _job(file: Path) -> StageJob:
     except OSError as e:
         raise SpecError(f"{file}: {e.strerror}; {writes}") from e
     except (ValueError, TypeError, KeyError, AttributeError) as e:
-        raise SpecError(f"{file} is no job.json of this version; {writes}") from e
+        raise SpecError(f"{file} is not a job.json of this version; {writes}") from e
 
 
 def _runs(file: Path) -> Path:
@@ -56,7 +56,7 @@ def _runs(file: Path) -> Path:
 
 
 def _train(job: StageJob) -> dict[str, float]:
-    """`run` as a rank of the group that torchrun describes, or alone."""
+    """`run` as a rank of torchrun's process group, or as a single process."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     preemption.listen()
     join({name: os.environ.get(name, value) for name, value in ALONE.items()})

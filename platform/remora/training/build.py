@@ -1,4 +1,4 @@
-"""What a stage begins with, as its job says: the model, with what trains in it, and the data."""
+"""Build a stage's model and data from its job."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from remora.training.schedule import check_schedule
 
 
 def build_model(job: StageJob) -> tuple[VisionLanguageModel, PreTrainedTokenizerBase]:
-    """The model as the stages before left it, set up for what of it trains now.
+    """The model from the previous stages, set up for what trains in this one.
 
     Raises:
         SpecError: its settings exclude each other.
@@ -50,10 +50,10 @@ def build_model(job: StageJob) -> tuple[VisionLanguageModel, PreTrainedTokenizer
 
 
 def set_up(model: VisionLanguageModel, stage: Stage, cluster: Cluster, seed: int = 0) -> None:
-    """Make of a composed model what the stage trains on this cluster, in place.
+    """Set up a composed model for the stage on this cluster, in place.
 
     Raises:
-        SpecError: the model cannot do what they ask for.
+        SpecError: the model does not support the settings.
     """
     if cluster.rows == "packed":
         attend_per_sample(model.llm)
@@ -66,7 +66,7 @@ def set_up(model: VisionLanguageModel, stage: Stage, cluster: Cluster, seed: int
 
 
 def make_start(job: StageJob) -> None:
-    """Make the language model that starts from nothing, once in a stage run's life. Only one rank calls this."""
+    """Create the model that is trained from scratch, once per stage run. Only one rank calls this."""
     llm, folder = job.parts["llm"], job.folder / START_FOLDER
     if llm.folder != folder:
         return
@@ -78,7 +78,7 @@ def make_start(job: StageJob) -> None:
 
 
 def first_words(stage: Stage, datasets: Sequence[Path]) -> list[str]:
-    """What the tokenizer of a model from scratch learns from: all conversations of the stage that trains it first."""
+    """Texts to train the tokenizer of a model from scratch on: all conversations of the first stage that trains it."""
     template = catalog.template(stage.template)
     return [rendered_words(template, sample.turns) for d in _opened(stage, datasets) for sample in d]
 
@@ -88,10 +88,10 @@ def _opened(stage: Stage, datasets: Sequence[Path]) -> list[Dataset]:
 
 
 def check_samples(data: StageData) -> list[str]:
-    """Try samples of every dataset before the first step, on every rank alike; what is worth knowing of them.
+    """Try samples of every dataset before the first step, the same on every rank; returns notes for the user.
 
     Raises:
-        DataError: more than `max_skipped` of an entry would be dropped, or one stops the stage.
+        DataError: more than `max_skipped` of an entry would be dropped, or a sample would stop the stage.
         SpecError: every rate of the stage is 0.
     """
     notes = [check_schedule(data.stage, data.steps)]
@@ -107,7 +107,7 @@ def open_data(job: StageJob, model: VisionLanguageModel, tokenizer: PreTrainedTo
     context = getattr(model.llm.config, "max_position_embeddings", None)
     seed = seed_for(job.seed, f"order/{stage.name}")
     data = StageData(stage, _opened(stage, job.datasets), prompter, vision, seed, context)
-    # Measuring pays where the ranks would otherwise tokenise more, all together, than the datasets hold.
+    # Measuring pays if all ranks together would otherwise tokenise more records than the datasets have.
     if data.total * (dist.get_world_size() - 1) >= sum(d.records for d in data.samples):
         data.lengths = [open_lengths(d, prompter) for d in data.samples]
     return data

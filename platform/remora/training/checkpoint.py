@@ -1,8 +1,8 @@
-"""Checkpoints of a stage run: what training changed, whole and by name, whatever the world size and ZeRO stage were.
+"""Checkpoints of a stage run: full named tensors of what training changed, independent of world size and ZeRO stage.
 
-`checkpoints/step-000050/` holds trained.safetensors (trained parameters), moments.safetensors (AdamW's state),
-state.json (the step and what a step needs to know of those before it) and manifest.json (digests). It is published
-atomically; one that does not match its digests is refused by name and the one before it is used.
+`checkpoints/step-000050/` has trained.safetensors (trained parameters), moments.safetensors (AdamW's state), state.json
+(the step, and what later steps depend on) and manifest.json (digests). It is published atomically. A checkpoint that
+does not match its digests is refused by name, and the one before it is used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NAME = re.compile(r"step-[0-9]{6,}")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where training goes on: `step` is the next step to take."""
+    """A checkpoint to resume from; `step` is the next step to take."""
 
     folder: Path
     step: int
@@ -52,7 +52,7 @@ def save(
     keep: int,
     state: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Publish a checkpoint and remove all but the newest `keep`. Only one rank calls this."""
+    """Publish a checkpoint and delete all but the newest `keep`. Only one rank calls this."""
     folder = root / f"step-{step:06d}"
     with publishing(folder) as tmp:
         save_file(trained, tmp / "trained.safetensors")
@@ -64,13 +64,12 @@ def save(
 
 
 class Writer:
-    """Writes checkpoints in a thread while steps go on, one at a time. Rank 0 alone has one.
+    """Writes checkpoints in a thread while training continues, one at a time. Only rank 0 has one.
 
-    A checkpoint that the disk does not take costs no step: it is logged, the ones before it stay, and the next is tried
-    in its turn.
+    A failed write does not stop training: it is logged, older checkpoints stay, and the next one is tried as usual.
 
     Args:
-        told: hears (step, seconds, error or None) from the thread, after each.
+        told: called from the thread with (step, seconds, error or None) after each write.
     """
 
     def __init__(self, root: Path, keep: int, told: Callable[[int, float, str | None], None]) -> None:
@@ -81,12 +80,13 @@ class Writer:
             shutil.rmtree(torn, ignore_errors=True)
 
     def save(self, step: int, trained: dict[str, Tensor], moments: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Begin to write what nobody changes any more; waits for the one before, so that two at most are in memory."""
+        """Start writing tensors that must not change any more. Waits for the previous write, so that at most two
+        checkpoints are in memory."""
         self.wait()
         self._writing = self._pool.submit(self._write, step, trained, moments, state)
 
     def wait(self) -> None:
-        """Until what was begun is on disk, or was given up."""
+        """Wait until the last write is on disk or has failed."""
         if self._writing:
             self._writing.result()
             self._writing = None
@@ -102,7 +102,7 @@ class Writer:
 
 
 def latest(root: Path, hear: Callable[[str], None] = log.warning) -> Checkpoint | None:
-    """The newest checkpoint whose files are what was written, or None. `hear` is told of each that is refused."""
+    """The newest intact checkpoint, or None. `hear` is called with a message for each one refused."""
     for folder in reversed(_by_step(root)):
         try:
             verify(folder)
@@ -115,6 +115,6 @@ def latest(root: Path, hear: Callable[[str], None] = log.warning) -> Checkpoint 
 
 
 def _by_step(root: Path) -> list[Path]:
-    """Those below `root`, oldest first. What has another name is somebody's copy: neither read nor deleted."""
+    """Checkpoints below `root`, oldest first. Other names are users' copies: neither read nor deleted."""
     named = {int(p.name.removeprefix("step-")): p for p in root.glob("step-*") if NAME.fullmatch(p.name) and p.is_dir()}
     return [named[step] for step in sorted(named)]

@@ -1,15 +1,14 @@
-"""Floating point operations of a step, and how many a device could do: their ratio is MFU.
+"""Floating point operations of a step and a device's peak; their ratio is MFU.
 
-Counted is what the step needs: matrix products, convolutions and attention of real tokens and real pictures. A frozen
-layer counts its forward pass, and the gradient of its input where a part before it trains; the gradient of its weight
-it does not have. Causal attention counts half of each sample's tokens squared, since what lies above the diagonal is
-never computed. Not counted: padding, the blank picture of a batch without one, what is computed a second time to save
-memory, elementwise work, and attention inside a connector.
+Counted: matrix products, convolutions and attention of real tokens and pictures. A frozen layer counts its forward
+pass, and the gradient of its input if a part before it trains, but no weight gradient. Causal attention counts half of
+each sample's tokens squared. Not counted: padding, the blank picture of a batch without one, recomputation (gradient
+checkpointing), elementwise operations, and attention inside a connector.
 
-A `FlopCounterMode` around each step would count padding too and costs more than a small model's step. Here the layers
-are looked at once, in the first pass, and a step is then a sum of a few products.
+A `FlopCounterMode` around each step would count padding too, and takes longer than a small model's step. Here layers
+are inspected once, in the first pass; a step is then a sum of a few products.
 
-Counting is a statistic: what goes wrong in it costs the figure (None, with one line in the log), never a step.
+If counting fails, the figure is None and one line is logged; training is not affected.
 """
 
 from __future__ import annotations
@@ -46,8 +45,8 @@ PEAKS: tuple[tuple[str, float, float, float], ...] = (
     ("V100 SXM2", 0.0, 125e12, 15.7e12),
     ("T4", 0.0, 65e12, 8.1e12),
 )
-"""Words of a GPU's name, then operations a second in bf16, fp16 and fp32: dense, adding up in fp32; fp32 without TF32,
-which torch leaves off. The first that fits counts; 0 where the GPU has no such unit.
+"""Words in a GPU's name, then peak operations per second in bf16, fp16 and fp32: dense, with fp32 accumulation; fp32
+without TF32, which torch disables by default. The first match counts; 0 if the GPU does not support the dtype.
 
 Sources, NVIDIA's data sheets (where they print figures "with sparsity", half of them): H100 Tensor Core GPU, H200
 Tensor Core GPU, A100 80GB, L40S, L4, V100, T4; RTX 4090: Ada GPU architecture whitepaper, appendix A; RTX 3090: Ampere
@@ -55,14 +54,14 @@ GA102 GPU architecture whitepaper, table 9."""
 
 
 def peak_flops(device: torch.device, precision: Precision) -> float | None:
-    """Operations a second of a device at most; None for a CPU, and for a GPU that the table does not have."""
+    """Peak operations per second of a device; None for a CPU, or a GPU that is not in the table."""
     if device.type != "cuda":
         return None
     return peak_of(torch.cuda.get_device_name(device), precision)
 
 
 def peak_of(name: str, precision: Precision) -> float | None:
-    """The same by the GPU's name, as torch says it."""
+    """The same by the GPU's name in torch."""
     words = f" {name.replace('-', ' ')} "
     for part, bf16, fp16, fp32 in PEAKS:
         if f" {part} " in words:
@@ -71,7 +70,7 @@ def peak_of(name: str, precision: Precision) -> float | None:
 
 
 def _harmless(count: Callable[Concatenate[StepFlops, P], None]) -> Callable[Concatenate[StepFlops, P], None]:
-    """`count`, whose failure ends the counting and nothing else: layers of other people's models may be anything."""
+    """Wrap `count` so that an error only ends the counting: other libraries' layers may do anything."""
 
     @functools.wraps(count)
     def counted(self: StepFlops, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -86,7 +85,7 @@ def _harmless(count: Callable[Concatenate[StepFlops, P], None]) -> Callable[Conc
 
 
 class StepFlops:
-    """Counts a model's steps. Its layers are seen in the first forward pass after this is made.
+    """Counts operations of a model's steps. Layers are inspected in the first forward pass after construction.
 
     Args:
         model: with `requires_grad` set.
@@ -95,16 +94,16 @@ class StepFlops:
     def __init__(self, model: VisionLanguageModel) -> None:
         self.model = model
         self.each: dict[Per, float] = dict.fromkeys(("picture", "token", "supervised token"), 0.0)
-        """Operations for one of them, forward and backward."""
+        """Operations per unit, forward and backward."""
         self.squared = 0.0
-        """Operations of the language model's attention, for one sample, over its tokens squared."""
+        """Operations of the language model's attention for one sample, divided by its tokens squared."""
         self.failed: str | None = None
-        """Why this model's operations cannot be counted."""
+        """Why operations of this model cannot be counted, or None."""
         self._pictures = 0
         self._hooks = [model.register_forward_pre_hook(self._begin), model.register_forward_hook(self._end)]
 
     def __call__(self, batches: Sequence[Batch]) -> float | None:
-        """Operations of one step over these micro batches, on this rank; None where they cannot be counted."""
+        """Operations of one step over these micro batches, on this rank; None if they cannot be counted."""
         if self.failed is not None:
             return None
         total = 0.0
@@ -118,7 +117,7 @@ class StepFlops:
     def _begin(self, model: nn.Module, inputs: Any) -> None:
         (batch,) = inputs
         _check_countable(self.model.llm)
-        rows = batch.ids.numel()  # what the language model's layers get to see
+        rows = batch.ids.numel()  # what the language model's layers process
         head = self.model.llm.get_output_embeddings()  # type: ignore[operator]
         narrowed = {m for module in self.model.narrowed for m in module.modules()}
         for part in ("vision", "connector", "llm"):
@@ -146,7 +145,7 @@ class StepFlops:
         self._pictures = len(inputs[0])
 
     def _watch(self, layer: nn.Module, per: Per, count: int) -> None:
-        """Add the operations of one of the layer's calls to what one of `count` costs; of `_pictures`, if that is 0."""
+        """Add the operations of a call of the layer, per unit of `count`, or of `_pictures` if that is 0."""
 
         @_harmless
         def count_call(self: StepFlops, inputs: tuple[Tensor, ...], out: Tensor) -> None:
@@ -165,7 +164,7 @@ class StepFlops:
 
     @_harmless
     def _seeing(self, block: nn.Module, inputs: tuple[Tensor, ...], out: Any) -> None:
-        """A transformer's block: every token of a picture, or of a tile of it, sees every other."""
+        """A transformer block: every token of a picture, or of a tile, attends to every other."""
         first = _first(out)
         if first.dim() == 3:
             tiles, tokens, width = first.shape
@@ -178,7 +177,7 @@ class StepFlops:
 
 def _check_countable(llm: nn.Module) -> None:
     """Raises:
-    ValueError: matrices that no linear layer holds, such as a mixture's fused experts: a figure without them is wrong.
+    ValueError: it has matrices outside linear layers, such as fused experts, which would not be counted.
     """
     for name, module in llm.named_modules():
         if not isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d):
@@ -188,10 +187,10 @@ def _check_countable(llm: nn.Module) -> None:
 
 
 def attention_width(config: Any) -> int:
-    """Channels of all query heads of a language model together, by its transformers config.
+    """Total channels of all query heads of a language model, from its transformers config.
 
-    `head_dim` may be missing or null (Mixtral), and a config of several models keeps the language model's in
-    `text_config`. Fewer key heads (grouped queries) save weights, but no operation of the attention.
+    `head_dim` may be missing or null (Mixtral), and a multimodal config has the language model's in `text_config`.
+    Fewer key heads (grouped-query attention) save weights, but no operations of attention.
     """
     get = getattr(config, "get_text_config", None)
     config = get() if get else config
@@ -204,5 +203,5 @@ def _first(out: Any) -> Tensor:
 
 
 def _both_ways(out: Tensor) -> int:
-    """How often two matrix products of an attention are done: forward, and twice as many backward."""
+    """How often the two matrix products of attention run: once forward, twice backward."""
     return 3 if out.requires_grad else 1

@@ -1,10 +1,10 @@
-"""The loss as it was published: the mean over groups of samples of each group's mean over its supervised tokens.
+"""The loss of the published runs: the mean, over groups of samples, of each group's mean over its supervised tokens.
 
-transformers' Trainer takes the mean of what one device puts through the model at once, then the mean of those over
-devices and accumulation. A token of a short answer so weighs more than one of a long answer elsewhere in the step. What
-is a group there follows from the machine; here it is the recipe's (`loss_groups`): neighbours in the order of samples.
-So the weight of a token, tokens of the step / (groups x tokens of its group), is a function of the spec and the step,
-the same however the step is split.
+transformers' Trainer takes the mean over each micro batch, then the mean of those over devices and gradient
+accumulation. So a token of a short answer weighs more than one of a long answer elsewhere in the step. There the groups
+depend on the machine; here they are set by the recipe (`loss_groups`): adjacent samples in the stage's order. The
+weight of a token, tokens of the step / (groups x tokens of its group), is thus a function of the spec and the step,
+however the step is split.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from remora.reading.batches import StageData
 
 
 def count_groups(data: StageData, step: int, batches: Sequence[Batch]) -> list[int]:
-    """Supervised tokens of each of the step's groups in these micro batches; none where the recipe has no groups."""
+    """Supervised tokens of each group of the step in these micro batches; empty if the recipe has no groups."""
     if not data.stage.loss_groups:
         return []
     counts = torch.zeros(math.ceil(len(data.positions(step)) / data.stage.loss_groups), dtype=torch.long)
@@ -30,10 +30,10 @@ def count_groups(data: StageData, step: int, batches: Sequence[Batch]) -> list[i
 
 
 def weigh_groups(data: StageData, step: int, batches: Sequence[Batch], counts: Sequence[float]) -> list[Batch]:
-    """The micro batches with each sample's weight, from the supervised tokens that all ranks have of each group.
+    """The micro batches with each sample's weight, from each group's supervised tokens over all ranks.
 
-    Weights are 1 in the mean over the step's tokens, so that sums and means mean what they do without groups. A group
-    without a supervised token counts for nothing.
+    The mean of the weights over the step's tokens is 1, so sums and means have the same scale as without groups. A
+    group without supervised tokens is ignored.
     """
     if not counts:
         return list(batches)
@@ -43,7 +43,7 @@ def weigh_groups(data: StageData, step: int, batches: Sequence[Batch], counts: S
 
 
 def _groups_of(data: StageData, step: int, batch: Batch, count: int) -> torch.Tensor:
-    """[S], the number of each sample's group in the step; any for a blank sample, whose key is no position's."""
+    """[S], the index of each sample's group in the step; arbitrary for a blank sample, whose key is not a position."""
     assert data.stage.loss_groups
     first = data.seed + data.positions(step).start
     return ((batch.keys - first) // data.stage.loss_groups).clamp(0, count - 1)

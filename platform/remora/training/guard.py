@@ -1,4 +1,4 @@
-"""Bad steps: how they are told from others, and what is done about them."""
+"""Bad steps: how to detect them and what to do about them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from remora.errors import TrainingError
 from remora.spec import Guard
 
 RECENT = 32
-"""Losses whose median a leap is measured by; half as many must be there first."""
+"""Number of recent losses whose median a spike is compared with; at least half as many are needed."""
 
 
 class RolledBack(Exception):
-    """The step was bad and the recipe says roll_back: training begins anew from the newest checkpoint."""
+    """The step was bad and the rule is roll_back: training restarts from the newest checkpoint."""
 
 
 class Watch:
-    """Judges the losses of a stage's steps by the recipe's rule. It says the same on every rank.
+    """Checks the losses of a stage's steps by the recipe's rule, with the same result on every rank.
 
     Args:
-        recent: losses of the steps that were taken last, the oldest first.
-        bad: steps that were bad so far.
+        recent: losses of the last steps, the oldest first.
+        bad: number of bad steps so far.
     """
 
     def __init__(self, rule: Guard, recent: Iterable[float] = (), bad: int = 0) -> None:
@@ -35,7 +35,7 @@ class Watch:
         self.recent.append(loss)
 
     def problem(self, loss: float, norm: float = 0.0) -> str | None:
-        """What is wrong with a step of this loss (nats a token) and gradient norm, or None."""
+        """What is wrong with a step of this loss (nats per token) and gradient norm, or None."""
         if not math.isfinite(loss):
             return f"loss is {loss}"
         if self.rule.spike and len(self.recent) >= RECENT // 2:

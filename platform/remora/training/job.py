@@ -1,4 +1,4 @@
-"""What a worker is told: one stage run as plain values, the same under Ray, torchrun and in a single process."""
+"""The job of a worker: one stage run as plain values, the same under Ray, torchrun and in a single process."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from remora.spec import Cluster, Stage
 
 PARTS_FOLDER = "parts"
 START_FOLDER = Path("start", "llm")
-"""Where a stage run keeps the language model that it makes from nothing, as it was before its first step."""
+"""Folder in a stage run of the untrained language model that it trains from scratch."""
 
 
 @dataclass(frozen=True)
 class StageJob:
-    """All that a worker needs to know."""
+    """Everything that a worker needs to train a stage run."""
 
     stage: Stage
     parts: Mapping[str, PartRef]
-    """Every part of the variant, with the folder of the weights it starts from."""
+    """Every part of the variant, with the folder of its initial weights."""
     folder: Path
     """The stage run's working folder: journal, checkpoints, and at the end `parts/`."""
     datasets: Sequence[Path]
-    """The index of each dataset of the stage's mixture, in its order. What they hold never changes."""
+    """The index folder of each dataset of the stage's mixture, in order. Their content never changes."""
     seed: int
     cluster: Cluster
 
     def to_json(self, runs: Path | None = None) -> str:
-        """With the run folder, paths below it are written as they are there: a job that is kept moves with it."""
+        """As JSON. If `runs` is given, paths below it are written relative to it, so that it can be moved."""
 
         def say(path: Path) -> str:
             return str(path.relative_to(runs) if runs and path.is_relative_to(runs) else path)
@@ -48,7 +48,7 @@ class StageJob:
 
     @classmethod
     def from_json(cls, text: str, runs: Path = Path()) -> StageJob:
-        """`runs` is the run folder as it is now."""
+        """`runs` is the current run folder."""
         raw = json.loads(text)
         return cls(
             stage=Stage.model_validate(raw["stage"]),

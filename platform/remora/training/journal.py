@@ -1,7 +1,7 @@
-"""A stage run's journal: one JSON line an event, in the order they happened.
+"""A stage run's journal: one JSON line per event, in order.
 
-The journal, not the tracker, is where figures are written first. It sits beside the checkpoints, survives a lost
-tracker, and feeds both MLflow and the progress display. A resumed run first takes it over.
+Figures are written here first. The journal is beside the checkpoints, does not depend on a tracker, and feeds both
+MLflow and the progress display. A resumed run first takes it over.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from remora.files.lines import Lines
 
 JOURNAL = "journal.jsonl"
 BEGUN = b'{"event": "attempt"'
-"""How the line begins with which an attempt does."""
+"""Start of the first line of an attempt."""
 FIRST = "event"
 """The key that every line begins with."""
 NEEDS: dict[str, dict[str, type | tuple[type, ...]]] = {
@@ -31,7 +31,7 @@ NEEDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "failed": {"error": str},
     "noted": {"text": str},
 }
-"""What readers take from an event without asking whether it is there."""
+"""Fields of each event that readers rely on."""
 
 
 def append(path: Path, event: str, **fields: Any) -> None:
@@ -40,7 +40,7 @@ def append(path: Path, event: str, **fields: Any) -> None:
 
 
 def whole(event: dict[str, Any]) -> bool:
-    """Whether an event has what its readers need."""
+    """Whether an event has all fields that its readers need."""
     kind = event.get(FIRST)
     if not isinstance(kind, str) or not _number(event.get("time")):
         return False
@@ -54,7 +54,7 @@ def _number(value: Any) -> bool:
 
 
 class Attempts:
-    """Tells, event after event of a journal, which count: not those of an attempt that another had taken over from."""
+    """Decides, event by event, which ones count: not those of an attempt after another has taken over."""
 
     def __init__(self) -> None:
         self._newest = 0
@@ -66,7 +66,7 @@ class Attempts:
 
 
 def load(path: Path) -> Lines:
-    """All that a journal holds, with a count of what is torn; without the events of attempts that lost it.
+    """All events of a journal, and the number of torn lines; without events of attempts that lost it.
 
     Raises:
         StoreError: it cannot be read.
@@ -77,32 +77,32 @@ def load(path: Path) -> Lines:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole events of `load`. A last line that is still being written is left for the next time."""
+    """The events of `load`. A last line that is still being written is left for the next call."""
     yield from load(path).records
 
 
 def steps_of(path: Path) -> list[dict[str, Any]]:
-    """Only the events of steps."""
+    """The events of steps only."""
     return [e for e in read(path) if e[FIRST] == "step"]
 
 
 def notes_of(path: Path) -> list[str]:
-    """What a person should know of this run, each once, in order."""
+    """The run's notes for the user, each once, in order."""
     return list(dict.fromkeys(e["text"] for e in read(path) if e[FIRST] == "noted"))
 
 
 def attempt(path: Path) -> int:
-    """The newest attempt's number; 0 where there was none. Asked at each checkpoint, so other lines are not parsed."""
+    """The newest attempt's number, or 0. Used at each checkpoint, so other lines are not parsed."""
     data = path.read_bytes() if path.exists() else b""
     begun = b"\n".join(line for line in data.split(b"\n") if BEGUN in line)
     return max((e["attempt"] for e in lines.parse(begun + b"\n", FIRST, whole).records if "attempt" in e), default=0)
 
 
 def check_ours(path: Path, number: int) -> None:
-    """Before anything but a line of the journal is written.
+    """Call before writing anything but a line of the journal.
 
     Raises:
-        TrainingError: another attempt has begun since: this one is a process that was thought dead.
+        TrainingError: another attempt has begun, because this process was thought dead.
     """
     if attempt(path) > number or not path.exists():
         raise TrainingError(
@@ -111,11 +111,11 @@ def check_ours(path: Path, number: int) -> None:
 
 
 def take_over(path: Path, step: int) -> int:
-    """Begin an attempt that goes on at `step`; its number.
+    """Begin an attempt that continues at `step`; returns its number.
 
-    What happened in steps from there on is forgotten, since it will happen again. In the same moment whoever was at
-    work loses the journal: a rank 0 that was cut off, or stopped and woken, may write on, but nobody reads it.
-    Steps before it that the journal lost are named in a note: their figures are gone, what they trained is not.
+    Events from that step on are dropped, because the steps will be repeated. The previous attempt loses the journal at
+    the same time: a rank 0 that was cut off, or suspended and resumed, may still write, but its lines are ignored.
+    Earlier steps that are missing in the journal are listed in a note: only their figures are lost.
     """
     found = load(path)
     number = max([attempt(path), *(e.get("attempt", 0) for e in found.records)]) + 1
@@ -129,7 +129,7 @@ def take_over(path: Path, step: int) -> int:
 
 
 def _lost(path: Path, found: Lines, kept: list[dict[str, Any]], step: int) -> str:
-    """What the journal of the steps before `step` lacks, in one line; empty if it is whole."""
+    """One line about what is missing in the journal before `step`; empty if it is complete."""
     have = {e["step"] for e in kept if e[FIRST] in ("step", "left_out", "rolled_back")}
     have.update(s for e in kept if e[FIRST] == "rolled_back" for s in range(e["to"], e["step"]))
     missing = [s for s in range(step) if s not in have]

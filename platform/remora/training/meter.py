@@ -1,4 +1,4 @@
-"""What a step cost: the figures that go to the journal, and the line that a person reads."""
+"""Timing of steps: figures for the journal, and the progress line for the user."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 RECENT = 20
-"""Steps that the time to go is reckoned from."""
+"""Recent steps from which the remaining time is estimated."""
 
 
 class Meter:
-    """Follows a stage's steps on one rank.
+    """Times a stage's steps on one rank.
 
     Args:
-        steps: how many the stage has.
+        steps: number of steps of the stage.
     """
 
     def __init__(self, steps: int) -> None:
@@ -29,7 +29,7 @@ class Meter:
         self._began = time.monotonic()
 
     def loaded(self) -> None:
-        """Its batches are here."""
+        """Its batches have arrived."""
         self._loaded = time.monotonic()
 
     @property
@@ -38,19 +38,19 @@ class Meter:
         return self._loaded - self._began
 
     def done(self) -> float:
-        """The step is over: the seconds it took."""
+        """A step ends; returns its seconds."""
         seconds = time.monotonic() - self._began
         self.waited, self.spent = self.waited + self.wait, self.spent + seconds
         self._recent.append(seconds)
         return seconds
 
     def left(self, step: int) -> float:
-        """Seconds until the stage is over, after `step`, at the pace of the last steps."""
+        """Estimated seconds until the end of the stage, after `step`, from the last steps."""
         return (self.steps - step - 1) * sum(self._recent) / max(1, len(self._recent))
 
     @property
     def share(self) -> float:
-        """The share of all steps' time that went into waiting."""
+        """Fraction of all steps' time spent waiting for batches."""
         return self.waited / self.spent if self.spent else 0.0
 
 

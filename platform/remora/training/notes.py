@@ -1,4 +1,4 @@
-"""What a stage run says of its steps: to its journal and its log, from all ranks through one."""
+"""Notes of a stage run about its steps, from all ranks, written to journal and log by rank 0."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True)
 class Past:
-    """What checkpoints and journal say of a stage run's earlier attempts."""
+    """Earlier attempts of a stage run, from its checkpoints and journal."""
 
     found: Checkpoint | None
     start: int
-    """The next step: behind a bad one if it was rolled back, since the steps before it are left out with it."""
+    """The next step. After a roll back it is the one after the bad step; the steps before that are skipped too."""
     taken: int
-    """Optimiser steps so far: fewer than steps where some were left out."""
+    """Optimiser steps so far; fewer than steps if some were skipped."""
     events: Sequence[dict[str, Any]]
-    """The journal's, without those of steps that will be taken again."""
+    """Events of the journal, without those of steps that will be repeated."""
     again: int
-    """How many steps will be taken again."""
+    """Number of steps that will be repeated."""
     refused: Sequence[str] = ()
-    """Checkpoints that do not hold what was written, one line each."""
+    """Damaged checkpoints, one line each."""
 
     @classmethod
     def read(cls, folder: Path) -> Past:
-        """On every rank the same: one looks and all go by it, since disks that are shared may lag."""
+        """The same on every rank: one rank reads and all use its result, because shared disks may lag."""
         told: list[Any] = [None, None, []]
         if dist.get_rank() == 0:
             refused: list[str] = []
@@ -85,16 +85,16 @@ class Notes:
             journal.append(self._journal, event, attempt=self.attempt, **fields)
 
     def note(self, text: str) -> None:
-        """Something that people should know: for the log, the terminal and MLflow."""
+        """A note for the user: for the log, the terminal and MLflow."""
         if self.lead:
             log.warning(text)
             self.write("noted", text=text)
 
     def still_ours(self) -> None:
-        """Before anything but a line of the journal is written.
+        """Call before writing anything but a line of the journal.
 
         Raises:
-            TrainingError: another attempt has begun since: this one is a process that was thought dead.
+            TrainingError: another attempt has begun, because this process was thought dead.
         """
         if self.lead:
             journal.check_ours(self._journal, self.attempt)
@@ -105,14 +105,14 @@ class Notes:
             log.info(meter.line(self.data.stage.name, self.data.steps, event))
 
     def unnamed(self, loaded: StepBatches) -> dict[str, Dropped]:
-        """Samples of this rank that teach nothing and that nobody has named yet, with the reason."""
+        """Dropped samples of this rank that have not been reported yet, with the reason."""
         return {sample: why for sample, why in loaded.dropped.items() if sample not in self._dropped}
 
     def dropped(self, step: int, loaded: StepBatches, engine: Engine) -> int:
-        """Name the samples that teach nothing, each once whichever ranks met it; how many.
+        """Report dropped samples, each once over all ranks; returns their number.
 
         Raises:
-            DataError: they are more than their entry's `max_skipped` allows.
+            DataError: there are more than their entry's `max_skipped` allows.
         """
         named = engine.gather(self.unnamed(loaded))
         self._dropped |= named.keys()
@@ -124,12 +124,12 @@ class Notes:
         return len(named)
 
     def bad(self, step: int, problem: str, batches: Sequence[Batch], sums: Sequence[Tensor], engine: Engine) -> None:
-        """Name a bad step and its samples, then follow the recipe's rule.
+        """Report a bad step and its samples, then apply the recipe's rule.
 
-        It names the samples of the micro batches whose loss is NaN, on any rank; if there are none, those of the step.
+        The samples are those of micro batches with a NaN loss, on any rank; if there are none, all of the step.
 
         Raises:
-            TrainingError, RolledBack: as `Watch.refuse` says.
+            TrainingError, RolledBack: see `Watch.refuse`.
         """
         culprits = [b.keys.tolist() for b, loss in zip(batches, sums, strict=True) if not math.isfinite(float(loss))]
         mine = {self.data.sample(key - self.data.seed).id: None for keys in culprits for key in keys}

@@ -1,6 +1,6 @@
-"""Notice that this machine is about to be taken away: SIGTERM, as SLURM, Kubernetes and spot instances send it.
+"""Preemption notice: SIGTERM, as sent by SLURM, Kubernetes and spot instances.
 
-The first is heard and training goes on, with a checkpoint at once; a second one ends the process as usual.
+After the first one, training saves a checkpoint at once and continues; a second one ends the process as usual.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _heard = threading.Event()
 
 
 def listen() -> None:
-    """Hear SIGTERM from now on. Only a process's main thread can."""
+    """Install the SIGTERM handler. Must be called in the main thread."""
 
     def hear(number: int, frame: FrameType | None) -> None:
         _heard.set()
@@ -23,5 +23,5 @@ def listen() -> None:
 
 
 def given() -> bool:
-    """Whether SIGTERM was heard."""
+    """Whether SIGTERM was received."""
     return _heard.is_set()

@@ -1,14 +1,13 @@
-"""A dry run of the largest pass that a rank can meet, so that a stage that will run out of memory does so at once.
+"""A dry run of the largest possible pass, so that a stage that will run out of memory does so at the start.
 
-The bounds follow from the spec: a pass holds at most micro_batch x max_length tokens, and no more than a rank's share
-of a step, and shows as many pictures as so many tokens can hold. Where pictures do not count in max_length, a sample is
-longer by what they add, as far as the context allows, and so is a row that holds it alone. All tokens are supervised,
-which costs little since logits live a chunk at a time. Gradients are multiplied by 0 and added to those of the first
-step, so nothing is left.
+The bounds follow from the spec: a pass has at most micro_batch x max_length tokens, at most a rank's share of a step,
+and as many pictures as fit these tokens. If pictures do not count in max_length, a sample is longer by their tokens, up
+to the context, and so is a row with only that sample. All tokens are supervised, which costs little because logits
+exist one chunk at a time. Gradients are multiplied by 0, so they do not affect the first step.
 
-It goes upwards, from one sample to `micro_batch` of them by doubling, which is twice the work of the largest alone: a
-rank that runs out in the middle of a pass leaves the others inside a collective, from which there is no way back to try
-less. What fits is known by then.
+Sizes double from one sample to `micro_batch`, which is twice the work of only the largest. The reason: a rank that runs
+out of memory during a pass leaves the others inside a collective, so a smaller pass cannot be tried afterwards. By then
+it is known what fits.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ from remora.training import journal
 from remora.training.engines import Engine
 
 LOOKED_AT = 1000
-"""Records of each dataset, spread over it, that say how many pictures a record has: reading them all takes a minute for
-millions."""
+"""Records of each dataset, spread over it, from which the pictures per record are estimated: reading millions takes a
+minute."""
 SHORT = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What torch, the CUDA driver and cuBLAS say, besides torch.OutOfMemoryError."""
+"""Out of memory messages of torch, the CUDA driver and cuBLAS, besides torch.OutOfMemoryError."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass of `tokens` tokens, padding included, with `pictures` in all: padded, `samples` samples of `length`;
-    packed, as many of `length` as so many tokens hold, and one of what is left. `samples` is its micro_batch."""
+    """A pass of `tokens` tokens including padding, with `pictures` in total. Padded: `samples` samples of `length`.
+    Packed: as many of `length` as fit, and one with the rest. `samples` is the micro_batch."""
 
     samples: int
     length: int
@@ -55,7 +54,7 @@ class Pass:
         shape = (1, self.tokens) if packed else (self.samples, self.length)
         labels = torch.arange(self.tokens) % model.llm.config.vocab_size  # type: ignore[operator,union-attr]
         ids = labels.clone()
-        # Padded rows have equal shares of the pictures, so a row's first tokens are theirs.
+        # Padded rows have the same number of pictures each, at the start of the row.
         shown = ids.view(1 if packed else self.samples, -1)[:, : self.pictures * model.image_tokens // shape[0]]
         shown.fill_(IMAGE)
         pixels = torch.zeros(self.pictures, 3, model.image_size or 1, model.image_size or 1)
@@ -72,7 +71,7 @@ class Pass:
 def passes(data: StageData, cluster: Cluster, world: int, image_tokens: int) -> list[Pass]:
     """The passes to try, smallest first; the last is the largest of the stage.
 
-    Example: 256 samples a step on 8 ranks with micro_batch 16 end with 16 samples.
+    Example: with 256 samples per step, 8 ranks and micro_batch 16, the last pass has 16 samples.
     """
     batch = min(data.stage.batch, data.total)
     share = math.ceil(batch / world)
@@ -93,11 +92,11 @@ def passes(data: StageData, cluster: Cluster, world: int, image_tokens: int) -> 
     short = high * image_tokens + text
     found = []
     for size in sizes:
-        # A row holds the longest sample in any case; the last size stands for all of micro_batch.
+        # A row can always hold the longest sample; the last size means the whole micro_batch.
         rows = size if size < most else cluster.micro_batch
         tokens = min(max(rows * data.max_length, length), share * length)
         pictures = 0
-        if high:  # many short samples show more than few long ones
+        if high:  # many short samples have more pictures than few long ones
             left = min(high, max(0, tokens % short - text) // image_tokens)
             pictures = min(tokens // short * high + left, batch * high)
         found.append(Pass(size, length, pictures, tokens))
@@ -110,12 +109,12 @@ def _pictures(dataset: Sequence[Sample]) -> list[int]:
 
 
 def rehearse(engine: Engine, data: StageData, cluster: Cluster, notes: Path) -> None:
-    """Run the stage's largest pass forwards and backwards; all ranks together, before the first step.
+    """Run the stage's largest pass forward and backward, on all ranks together, before the first step.
 
-    `notes` is the stage run's journal: it gets a line on what was met, from the rank that met it.
+    `notes` is the stage run's journal, to which a rank that runs out of memory writes its message.
 
     Raises:
-        TrainingError: this rank or another ran out of memory; says what fits.
+        TrainingError: this rank or another ran out of memory; the message says what fits.
     """
     wanted = engine.device.type == "cuda" if cluster.rehearse is None else cluster.rehearse
     if not wanted:
@@ -132,7 +131,7 @@ def rehearse(engine: Engine, data: StageData, cluster: Cluster, notes: Path) -> 
             memory = max(memory, *engine.tell(engine.memory())[0])
         except (RuntimeError, MemoryError) as e:
             if not _is_short(e):
-                _raise_others(notes)  # a rank that is gone closes its connections
+                _raise_others(notes)  # a rank that exited closes its connections
                 raise
             message = _message(data.stage.name, cluster, one, fits, engine, free)
             journal.append(notes, "short", rank=engine.rank, message=message)
@@ -149,7 +148,7 @@ def _is_short(error: BaseException) -> bool:
 
 
 def _free(device: torch.device) -> float:
-    """GiB that a pass could still take."""
+    """GiB of free memory."""
     if device.type == "cuda":
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return (torch.cuda.mem_get_info(device)[0] + idle) / (1 << 30)
@@ -171,7 +170,7 @@ def _message(stage: str, cluster: Cluster, one: Pass, fits: int, engine: Engine,
 
 
 def _raise_others(notes: Path) -> None:
-    """Raise what another rank said of its memory since this attempt began, if one did."""
+    """Raise the out of memory error of another rank, if one wrote it since this attempt began."""
     for event in reversed(list(journal.read(notes))):
         if event["event"] == "short":
             raise TrainingError(event["message"]) from None

@@ -9,12 +9,12 @@ from remora.spec import Stage
 
 
 def rate_factor(stage: Stage, step: int, steps: int) -> float:
-    """What the peak rate is multiplied by at `step` of `steps`, both counted from 0.
+    """Factor on the peak rate at `step` (from 0) of `steps`.
 
     Linear warm-up over ceil(warmup * steps) steps, then cosine to 0, linear to 0, constant, or constant with 1 - sqrt
     to 0 over the last round(decay * steps) steps (Hägele et al., arXiv 2405.18392): the values of transformers'
-    schedulers (optimization.py), which the published runs used. Theirs begin at 0 (`warmup_from: zero`), with a step
-    that reads a batch and learns nothing; `first` takes each step of the warm-up at the rate of their next one.
+    schedulers (optimization.py), which the published runs used. Theirs begin at rate 0 (`warmup_from: zero`), so the
+    first step learns nothing; with `first`, each warm-up step has the rate of their next one.
     """
     warm = math.ceil(stage.warmup * steps)
     if step < warm:
@@ -29,7 +29,7 @@ def rate_factor(stage: Stage, step: int, steps: int) -> float:
 
 
 def check_schedule(stage: Stage, steps: int) -> str | None:
-    """What is worth knowing of the rates of a stage of so many steps: that they never come to their peak.
+    """A note if the rate of a stage with so many steps never reaches its peak, else None.
 
     Raises:
         SpecError: every rate is 0, so nothing would be learned.

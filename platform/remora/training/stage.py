@@ -1,7 +1,7 @@
-"""One stage of one variant, from its parts to its trained parts.
+"""Train one stage of one variant, from its initial parts to its trained parts.
 
-Under Ray Train every worker calls `run` with the same job; without Ray so does every process of torchrun, or one
-process alone:
+Under Ray Train every worker calls `run` with the same job; without Ray, every process of torchrun does, or a single
+one:
 
     torchrun --nproc-per-node 2 -m remora.training <job.json>
     python -m remora.training <job.json>
@@ -44,22 +44,22 @@ from remora.training.schedule import rate_factor
 
 log = logging.getLogger(__name__)
 STARVED = 0.02
-"""Share of a stage's time from which on waiting for batches is worth a warning."""
+"""Fraction of a stage's time above which waiting for batches is logged as a warning."""
 
 
 def run(job: StageJob, preempted: Callable[[], bool] = lambda: False) -> dict[str, float]:
     """Train the stage, resuming from its newest checkpoint, and leave the trained parts in `folder/parts`.
 
-    A process group must exist. All ranks see the same folder. `preempted` is asked at every step, on every rank: once
-    any says True a checkpoint is made at once and is on disk before the next step.
+    A process group must exist, and all ranks must see the same folder. `preempted` is called at every step on every
+    rank: when any returns True, a checkpoint is on disk before the next step.
 
     Returns:
-        steps, final loss (nats a supervised token), seconds spent by this attempt, and the share of its steps' time
-        that rank 0 waited for batches; and on rank 0 the attempt's number, which publishing asks for.
+        steps, final loss (nats per supervised token), seconds of this attempt, and the fraction of step time that rank
+        0 waited for batches; on rank 0 also the attempt's number, which publishing needs.
 
     Raises:
-        DataError: a sample cannot be read or does not fit; or too many are skipped.
-        TrainingError: a step was bad and the recipe says stop; the step and its samples are named.
+        DataError: a sample cannot be read or does not fit, or too many are skipped.
+        TrainingError: a step was bad and the rule is stop; the message has the step and its samples.
     """
     began = time.monotonic()
     keep_freed()
@@ -75,7 +75,7 @@ def run(job: StageJob, preempted: Callable[[], bool] = lambda: False) -> dict[st
 
 
 class Training:
-    """A stage on its way, as one rank sees it."""
+    """The training of a stage on one rank."""
 
     def __init__(self, job: StageJob, closing: contextlib.ExitStack) -> None:
         stage, cluster = job.stage, job.cluster
@@ -83,7 +83,7 @@ class Training:
         rank, world = dist.get_rank(), dist.get_world_size()
         self.model, self.tokenizer = build_model(job)
 
-        # Data is a function of the step: there is nothing to restore but the step itself.
+        # Data is a function of the step, so only the step needs to be restored.
         self.data = open_data(job, self.model, self.tokenizer)
         past = Past.read(job.folder)
         if not past.start:
@@ -95,7 +95,7 @@ class Training:
         steps = range(self.start, self.data.steps)
         self.loader = closing.enter_context(Loader(self.data, share, steps, cluster.loaders))
 
-        # Weights go in before the engine copies them, the optimiser's state after.
+        # Weights are loaded before the engine copies them, the optimiser's state after.
         if past.found:
             split.load(self.model, past.found.trained(), strict=False)
         self.engine = engines.create(self.model, parameter_groups(self.model, stage), stage, cluster, self.taken)
@@ -105,7 +105,7 @@ class Training:
         self.flops = StepFlops(self.model)
         peak = peak_flops(self.engine.device, cluster.precision)
         self.could = peak * world if peak else None
-        """Operations a second that all ranks' GPUs could do."""
+        """Peak operations per second of all ranks' GPUs."""
 
         self.loss = math.nan
         self.meter = Meter(self.data.steps)
@@ -119,14 +119,14 @@ class Training:
         rehearse(self.engine, self.data, cluster, job.folder / JOURNAL)
 
     def train(self, preempted: Callable[[], bool]) -> None:
-        """All steps that are left."""
+        """Take all remaining steps."""
         warned = False
         for step in range(self.start, self.data.steps):
             self.meter.begin()
             loaded = next(self.loader)
             self.meter.loaded()
 
-            # The loss is a mean over the supervised tokens of the global batch, whoever holds them, or over its groups.
+            # The loss is a mean over the supervised tokens of the global batch, on any rank, or over its groups.
             supervised, unnamed = sum(b.supervised for b in loaded.batches), len(self.notes.unnamed(loaded))
             own_groups = count_groups(self.data, step, loaded.batches)
             told = self.engine.tell(supervised, unnamed, preempted(), *own_groups)
@@ -139,7 +139,7 @@ class Training:
                     "check the template, and the journal for samples that were dropped"
                 )
 
-            # One step, at the rates of this step number; in fp16 again and again until the loss scale fits.
+            # One step, at the rates of this step number; in fp16 repeated until the loss scale fits.
             factor = rate_factor(self.stage, step, self.data.steps)
             norm = None
             while norm is None:
@@ -147,14 +147,14 @@ class Training:
                 norm = self.engine.step(factor)
             self._look_back(step, batches, sums, norm, tokens, dropped, factor)
 
-            # Every so often, and before a machine is taken away: a place to come back to.
+            # A checkpoint at regular intervals, and before a machine is preempted.
             notice, warned = bool(notices) and not warned, bool(notices)
             if (notice or (step + 1) % self.job.cluster.checkpoint_every == 0) and step + 1 < self.data.steps:
                 self._checkpoint(step + 1, at_once=notice)
 
     def _passes(self, batches: Sequence[Batch], tokens: float) -> list[Tensor]:
-        """Gradients of all micro batches; their summed losses. A spike is seen before the last is added, and turns it
-        into NaN: a step whose gradient is NaN is not taken."""
+        """Accumulate gradients of all micro batches; returns their summed losses. A spike is detected before the last
+        one is added and makes it NaN: a step whose gradient is NaN is not taken."""
         sums: list[Tensor] = []
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
@@ -177,7 +177,7 @@ class Training:
         dropped: int,
         factor: float,
     ) -> None:
-        """What the step came to: a line of the journal, or what the recipe says about a bad one."""
+        """Write the step's result to the journal, or apply the recipe's rule for a bad one."""
         real = sum(int(b.mask.sum()) for b in batches)
         computed = sum(b.mask.numel() for b in batches)
         own = sum(float(s) for s in sums)
@@ -188,7 +188,7 @@ class Training:
         seconds = self.meter.done()
         if problem := self.notes.watch.problem(self.loss, norm):
             if self.writer:
-                self.writer.wait()  # a roll back goes to the newest checkpoint
+                self.writer.wait()  # a roll back uses the newest checkpoint
             self.notes.bad(step, problem, batches, sums, self.engine)
             return
         self.notes.watch.taken(self.loss)
@@ -216,7 +216,7 @@ class Training:
         self.notes.step(event)
 
     def _checkpoint(self, step: int, at_once: bool = False) -> None:
-        """All ranks gather; one writes, while steps go on unless it is to be on disk `at_once`."""
+        """All ranks gather, one writes. Training continues meanwhile, unless it must be on disk `at_once`."""
         self.notes.still_ours()
         trained, moments = self.engine.weights(self.model, trained_only=True), self.engine.moments()
         if self.writer:
@@ -232,7 +232,7 @@ class Training:
         self.notes.write("checkpoint", at=step, seconds=seconds, error=error)
 
     def finish(self) -> None:
-        """Write what training changed, and only that. An earlier attempt may have died while it wrote."""
+        """Write the trained parts, replacing what an earlier attempt may have left unfinished."""
         self.notes.still_ours()
         folder = self.job.folder / PARTS_FOLDER
         if self.writer:

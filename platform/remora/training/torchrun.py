@@ -1,4 +1,4 @@
-"""The process group that torchrun's variables describe, or one of this process only."""
+"""Join torchrun's process group, or one of this process only."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import torch.distributed as dist
 from remora.errors import ClusterError
 
 ALONE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-"""What torchrun would say to the only rank."""
+"""torchrun's variables for a single rank."""
 
 
 def join(described: Mapping[str, str] = ALONE, timeout_s: float | None = None) -> None:
-    """Join the group that `described` names: NCCL where torch sees GPUs, each rank on its own, else gloo.
-    A collective waits `timeout_s` for another rank, then fails; by default as long as torch does.
+    """Join the group of the variables `described`: NCCL with one GPU per rank if torch sees GPUs, else gloo.
+    Collectives time out after `timeout_s`; default: torch's.
 
     Raises:
-        ClusterError: there are GPUs, and fewer than ranks.
+        ClusterError: there are GPUs, but fewer than ranks.
     """
     rank, have = int(described["LOCAL_RANK"]), torch.cuda.device_count()
-    os.environ |= described  # DeepSpeed reads it, too
+    os.environ |= described  # DeepSpeed reads it too
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if have else "cpu")  # it prints what it finds otherwise
     if have:
         if rank >= have:

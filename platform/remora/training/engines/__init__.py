@@ -1,6 +1,6 @@
-"""What a stage takes its steps with: the protocol `Engine`, and DeepSpeed behind it.
+"""Training engines: the protocol `Engine`, and its implementation with DeepSpeed.
 
-`stage.py` sees the protocol only. `hooks` holds whatever is used of DeepSpeed beyond its documentation.
+`stage.py` uses the protocol only. `hooks` has everything that relies on undocumented parts of DeepSpeed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ __all__ = ["Engine", "create", "loading"]
 def create(
     model: VisionLanguageModel, groups: Sequence[dict[str, Any]], stage: Stage, cluster: Cluster, step: int = 0
 ) -> Engine:
-    """An engine for the model as it is now, `step` optimiser steps after its first.
+    """Create an engine for a model, `step` optimiser steps after the first.
 
     Args:
-        model: with `requires_grad` set; its weights are what training starts from.
+        model: with `requires_grad` set and the initial weights.
         groups: optimiser groups with `params`, `lr`, `weight_decay` and `part`.
         stage: betas, eps and clipping.
         cluster: ZeRO stage, precision and offloading.

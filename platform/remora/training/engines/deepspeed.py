@@ -1,13 +1,12 @@
 """DeepSpeed: gradients summed over ranks, an AdamW step, state in and out under parameter names.
 
-What DeepSpeed would decide by itself is decided here instead. The optimiser is torch's AdamW (a DeepSpeed "optimizer"
-block compiles a kernel at first use, two minutes on a CPU), rates are set before each step, and the state of AdamW is
-read and written as full named tensors, because DeepSpeed's own checkpoints are tied to the world size and the ZeRO
-stage.
+Some of DeepSpeed's features are replaced here. The optimiser is torch's AdamW (a DeepSpeed "optimizer" block compiles a
+kernel at first use, two minutes on a CPU). Rates are set before each step. AdamW's state is read and written as full
+named tensors, because DeepSpeed's checkpoints are tied to world size and ZeRO stage.
 
 Half precision is torch.autocast around the forward pass: trained weights, gradients, their sums over ranks and AdamW's
 state are fp32 at every ZeRO stage. DeepSpeed's bf16 block would take a step with zero gradients before the first at
-stage 0, and its fp16 block refuses a CPU.
+stage 0, and its fp16 block does not support CPUs.
 """
 
 from __future__ import annotations
@@ -45,13 +44,13 @@ def _config(cluster: Cluster, clip: float | None = None) -> dict[str, Any]:
     if cluster.offload == "all":
         zero["offload_param"] = host
     return {
-        # Passes differ in samples and steps in passes, so `backward` says which pass is a step's last.
+        # The number of samples per pass and of passes per step varies, so `backward` is told which pass is the last.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": clip or 0.0,
         "zero_optimization": zero,
-        # Offloading, it would have its own AdamW, which is compiled at first use (100 s); torch's is told apart by no
-        # loss.
+        # With offloading it would use its own AdamW, which is compiled at first use (100 s); torch's gives equal
+        # losses.
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
@@ -59,10 +58,10 @@ def _config(cluster: Cluster, clip: float | None = None) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def loading(cluster: Cluster) -> Iterator[None]:
-    """In the block, at ZeRO 3, what transformers builds or loads is split over the ranks from the start: a rank holds
-    its share, and one parameter whole at a time. Rank 0 alone reads the files.
+    """During the block, at ZeRO 3, transformers builds and loads models sharded over ranks: a rank has its shards and
+    one full parameter at a time. Only rank 0 reads the files.
 
-    transformers keeps this in a global, whose name it shares with everybody in the process.
+    transformers keeps this setting in a global of the process.
     """
     if cluster.zero < 3:
         yield
@@ -70,7 +69,7 @@ def loading(cluster: Cluster) -> Iterator[None]:
     hooks.deepspeed()
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-    kept = HfDeepSpeedConfig(_config(cluster))  # transformers refers to it weakly
+    kept = HfDeepSpeedConfig(_config(cluster))  # transformers has only a weak reference to it
     try:
         yield
     finally:
@@ -79,7 +78,7 @@ def loading(cluster: Cluster) -> Iterator[None]:
 
 
 class DeepSpeedEngine:
-    """One model under DeepSpeed; arguments as of `engines.create`, methods as of `Engine`."""
+    """One model under DeepSpeed; arguments as in `engines.create`, methods as in `Engine`."""
 
     def __init__(
         self, model: VisionLanguageModel, groups: Sequence[dict[str, Any]], stage: Stage, cluster: Cluster, step: int
@@ -132,10 +131,10 @@ class DeepSpeedEngine:
     def step(self, factor: float) -> float | None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.peaks[group["part"]] * factor
-        if self.zero:  # DeepSpeed looks at the norm itself and leaves out a step without a finite one
+        if self.zero:  # DeepSpeed checks the norm and skips the step if it is not finite
             self.engine.step()
             norm = float(self.engine.get_global_grad_norm())
-        else:  # at stage 0 it keeps no norm and takes any step; the gradients are whole there
+        else:  # at stage 0 it has no norm and takes any step; gradients are not sharded
             norm = self._clip_whole()
             if math.isfinite(norm):
                 self.engine.step()
@@ -144,10 +143,10 @@ class DeepSpeedEngine:
         return None if self.scale.overflowed(norm) else norm
 
     def _clip_whole(self) -> float:
-        """The gradients' norm at stage 0, clipped by what DeepSpeed clips at the others.
+        """Clip gradients at stage 0, where DeepSpeed does not; returns their norm.
 
         Squares are summed in float64: torch's fp32 sum on a CPU is off by 3e-5 for 2,048 tokens' embeddings, and
-        clipping carries that into every step.
+        clipping would carry that into every step.
         """
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self.scale.value != 1.0:
@@ -166,7 +165,7 @@ class DeepSpeedEngine:
         unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts KiB, but on macOS bytes
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / (1 << 30)
 
-    # State, whole and by name, on every rank. All ranks must call these together.
+    # Full state by name, on every rank. All ranks must call these together.
 
     def weights(self, module: nn.Module, trained_only: bool = False) -> dict[str, Tensor]:
         kept = {}
@@ -177,7 +176,7 @@ class DeepSpeedEngine:
                         kept[plain_name(name)] = parameter.detach().cpu().clone()
         if trained_only or self.rank:
             return kept
-        # In the module's own order, with its buffers; a weight that two modules share is there under both names.
+        # In the module's order, with buffers; a weight shared by two modules has both names.
         return {n: kept[n] if n in kept else t.detach().cpu().clone() for n, t in module.state_dict().items()}
 
     def moments(self) -> dict[str, Tensor]:
@@ -196,11 +195,11 @@ class DeepSpeedEngine:
         return state
 
     def _create_state(self, step: int) -> None:
-        """AdamW's state as zeros, before the first step: what memory it takes is taken before training begins."""
+        """Allocate AdamW's state as zeros before the first step, so that its memory is taken before training begins."""
         state = hooks.torch_optimizer(self.optimizer).state
         for p in hooks.stepped(self.optimizer, self.zero):
             state[p] = {
-                "step": torch.tensor(float(step), device=p.device),  # the fused kernel reads it there
+                "step": torch.tensor(float(step), device=p.device),  # the fused kernel needs it there
                 **{moment: torch.zeros_like(p, dtype=torch.float32) for moment in MOMENTS},
             }
         hooks.link_states(self.optimizer, self.zero)
@@ -219,7 +218,7 @@ class DeepSpeedEngine:
                         self.optimizer.state[p][moment].copy_(value)
                     else:
                         safe_set_full_optimizer_state(p, value, moment)
-        if self.scale.used and "scale" in state:  # the attempt before may have had another precision
+        if self.scale.used and "scale" in state:  # the previous attempt may have had another precision
             self.scale.value, self.scale.good = state["scale"]
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""All that is used of DeepSpeed beyond its documentation, one function a hook.
+"""Hooks into undocumented parts of DeepSpeed, one function each.
 
-A release may change any of it without notice. tests/training/test_hooks.py has a test for each, which says what breaks
-without the hook and fails if a release no longer needs it, so that it can go.
+Any release may change them without notice. tests/training/test_hooks.py has a test for each, which says what breaks
+without the hook and fails if a release no longer needs it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from remora.model import split
 
 @cache
 def deepspeed() -> Any:
-    """The library, set up for this process. Only who trains pays for its import."""
+    """The library, set up for this process. It is imported only when training."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     with without_mlflow():
@@ -34,8 +34,8 @@ def deepspeed() -> Any:
 
 @contextlib.contextmanager
 def without_mlflow() -> Iterator[None]:
-    """In the block mlflow cannot be imported: DeepSpeed's autotuner, which nothing here uses, loads it where it is
-    installed, 0.9 s of a worker's start."""
+    """During the block mlflow cannot be imported: DeepSpeed's autotuner, which is not used here, imports it if it is
+    installed, which takes 0.9 s of a worker's start."""
     hidden = "mlflow" not in sys.modules
     if hidden:
         sys.modules["mlflow"] = None  # type: ignore[assignment]
@@ -47,32 +47,32 @@ def without_mlflow() -> Iterator[None]:
 
 
 def compile_no_op() -> None:
-    """On a CPU, init would compile this op: 65 s, a compiler needed, and a process killed meanwhile leaves a lock file
-    that hangs every later run. It only serves inference all-reduce."""
+    """On a CPU, init would compile this op. That takes 65 s and a compiler, and a process killed meanwhile leaves a
+    lock file that hangs every later run. The op is only used for inference all-reduce."""
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def torch_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimiser that was given to DeepSpeed, below the one that it gives back."""
+    """The optimiser that was passed to DeepSpeed, inside the one that it returns."""
     return getattr(optimizer, "optimizer", optimizer)
 
 
 def stepped(optimizer: Any, zero: int) -> list[Tensor]:
-    """The tensors that torch's optimiser keeps a state for.
+    """The tensors that torch's optimiser has a state for.
 
-    At stage 3 DeepSpeed shows it the flat partitions only while it steps; the groups are empty in between.
+    At stage 3 its groups have the flat partitions only during a step; in between they are empty.
     """
     held = optimizer.fp32_partitioned_groups_flat if zero == 3 else []
     return [*held, *(p for group in torch_optimizer(optimizer).param_groups for p in group["params"])]
 
 
 def link_states(optimizer: Any, zero: int) -> None:
-    """Tie each parameter to its slice of AdamW's state (ZeRO 1 and 2).
+    """Link each parameter to its slice of AdamW's state (ZeRO 1 and 2).
 
-    DeepSpeed does it once, after the first group's first step: later groups have no state yet and are left without a
-    link ("exp_avg not found"), and a state that is loaded before any step is not linked at all.
+    DeepSpeed does it once, after the first group's first step. Later groups have no state yet and stay unlinked
+    ("exp_avg not found"), and a state that is loaded before any step is never linked.
     """
     if zero in (1, 2):
         optimizer._hp_optimizer_states_linked = False
@@ -80,19 +80,20 @@ def link_states(optimizer: Any, zero: int) -> None:
 
 
 def tell_scale(optimizer: Any, scale: float) -> None:
-    """The loss scale that ZeRO 1 to 3 put on losses and take out of gradients before they clip. Their own comes with
-    the fp16 block, which refuses a CPU."""
+    """Set the loss scale by which ZeRO 1 to 3 multiply losses, and divide gradients before clipping. DeepSpeed's own is
+    part of the fp16 block, which does not support CPUs."""
     optimizer.override_loss_scale(scale)
 
 
 def sum_nothing(engine: Any) -> None:
-    """A single rank at stage 0 has nothing to sum, but DeepSpeed would copy every gradient into a bucket and back."""
+    """Skip the all-reduce of a single rank at stage 0, where DeepSpeed would copy every gradient to a bucket and
+    back."""
     engine.enable_backward_allreduce = False
 
 
 class ZeroParameters:
-    """Weights that ZeRO 3 split, as `remora.model.split` asks for them. DeepSpeed gives parameters methods of its own;
-    its documented `GatheredParameters` broadcasts what was written, which every rank has."""
+    """ZeRO 3's sharded weights for `remora.model.split`, by the methods that DeepSpeed adds to parameters. Its
+    documented `GatheredParameters` would broadcast written values, which every rank has already."""
 
     def is_split(self, tensor: Tensor) -> bool:
         return hasattr(tensor, "ds_id")

@@ -1,4 +1,4 @@
-"""Half precision: what a pass computes in, and fp16's loss scale."""
+"""Half precision: the dtype of a pass, and fp16's loss scale."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from remora.spec import Precision
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST_SCALE, GROW_AFTER = 2.0**16, 1000
-"""fp16's loss scale at the start, as torch.amp.GradScaler's, and after how many good steps it doubles, half of its."""
+"""fp16's initial loss scale, that of torch.amp.GradScaler, and the good steps after which it doubles, half of
+GradScaler's."""
 
 
 class LossScale:
-    """What losses are multiplied by, so that fp16's gradients do not vanish below 6e-8. In other precisions it is 1.
+    """A factor on losses, so that fp16's gradients do not underflow (below 6e-8). In other precisions it is 1.
 
-    torch's own scaler leaves a step out that overflowed, and so loses its samples; here it is taken again.
+    torch's scaler skips a step that overflowed, and so loses its samples; here it is repeated.
     """
 
     def __init__(self, precision: Precision) -> None:
@@ -26,7 +27,7 @@ class LossScale:
         """Steps since the scale last changed."""
 
     def overflowed(self, norm: float) -> bool:
-        """After a step with this gradient norm: whether the scale was too large and is now half of it. It doubles
+        """Update after a step with this gradient norm: if the scale was too large, halve it and return True. It doubles
         after `GROW_AFTER` good steps."""
         if not self.used:
             return False

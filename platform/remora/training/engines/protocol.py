@@ -1,4 +1,4 @@
-"""What a stage asks of the engine that trains it. All ranks call the same methods in the same order."""
+"""The protocol of training engines. All ranks call the same methods in the same order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Told = TypeVar("Told")
 
 
 class Engine(Protocol):
-    """One model on its way: gradients summed over ranks, AdamW steps, state in and out under parameter names."""
+    """Trains one model: gradients summed over ranks, AdamW steps, state in and out by parameter names."""
 
     model: VisionLanguageModel
     device: torch.device
@@ -26,40 +26,42 @@ class Engine(Protocol):
 
     @property
     def loss_scale(self) -> float:
-        """What losses are multiplied by before the backward pass: 1 but in fp16."""
+        """Factor on losses before the backward pass: 1 except in fp16."""
         ...
 
     def tell(self, *values: float) -> list[list[float]]:
-        """Each value as all ranks have it (float64), in the order of ranks. One collective."""
+        """Each value from all ranks (float64), in order of ranks. One collective."""
         ...
 
     def gather(self, named: Mapping[str, Told]) -> dict[str, Told]:
-        """The entries of all ranks, on every rank, in the order of ranks."""
+        """The entries of all ranks, on every rank, in order of ranks."""
         ...
 
     def forward(self, batch: Batch) -> Tensor:
-        """The summed loss of a micro batch (nats), on the graph."""
+        """The summed loss of a micro batch (nats), with its autograd graph."""
         ...
 
     def backward(self, loss: Tensor, tokens: float, last: bool) -> None:
-        """Add the gradients of a micro batch's summed loss, `last` or not of its step.
+        """Accumulate the gradients of a micro batch's summed loss; `last` says whether it is the last of its step.
 
-        `tokens` is the supervised tokens of the whole global batch: gradients are those of sum / tokens for any split.
+        `tokens` is the number of supervised tokens of the global batch: gradients are those of sum / tokens for any
+        split.
         """
         ...
 
     def step(self, factor: float) -> float | None:
-        """Take the optimiser step, each part at its peak rate times `factor`; the gradient norm before clipping.
+        """Take the optimiser step, each part at its peak rate times `factor`; returns the gradient norm before
+        clipping.
 
-        If that is not finite, nothing was changed and the gradients are gone. None means that only fp16's loss scale
-        was too large: it is smaller now, and the step's passes are to be made again.
+        If that is not finite, weights did not change and the gradients are cleared. None means that fp16's loss scale
+        was too large: it is smaller now, and the step's passes must be repeated.
         """
         ...
 
     def weights(self, module: nn.Module, trained_only: bool = False) -> dict[str, Tensor]:
-        """The module's parameters and buffers (only the trained parameters if asked), on the CPU, by its own names.
+        """The module's parameters and buffers (or only its trained parameters) by its names, on the CPU of rank 0.
 
-        On rank 0; the others have none.
+        Empty on other ranks.
         """
         ...
 
@@ -68,17 +70,17 @@ class Engine(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """What else the next step depends on, as JSON."""
+        """Everything else that the next step depends on, as JSON."""
         ...
 
     def load(self, moments: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Go on from what `moments` and `state` gave, before the first step."""
+        """Restore what `moments` and `state` returned; call before the first step."""
         ...
 
     def memory(self) -> float:
-        """GiB: the most that the GPU had allocated since this was last asked; on a CPU, the process's peak so far."""
+        """Peak memory in GiB: on a GPU, allocated since the last call; on a CPU, of the process so far."""
         ...
 
     def close(self) -> None:
-        """Give back what the engine holds."""
+        """Release the engine's resources."""
         ...
