@@ -124,7 +124,7 @@ def test_pixels_are_made_as_the_catalog_or_the_folder_says(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("name", ["dinov2-l-224", "efficientnet-lite0", "eva02-clip-l-336", "siglip-so400m-384-s2"])
 def test_an_encoder_without_texts_is_refused(name):
-    with pytest.raises(SpecError, match=f"encoder '{name}' compares no texts with pictures; known: clip-l-336, clip-l"):
+    with pytest.raises(SpecError, match=f"encoder '{name}' has no text tower; known: clip-l-336, clip-l"):
         load_encoder(Encoder(model=name))
 
 

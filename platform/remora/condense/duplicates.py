@@ -1,6 +1,6 @@
-"""Near-copies in a cluster: the graph of pairs above a cosine, and the one that is kept of each connected component.
+"""Near-duplicates in a cluster: the graph of pairs above a cosine, of which one row per connected component is kept.
 
-Memory is that of a cluster's rows and one block of its cosines, never of the whole matrix.
+Memory is needed for a cluster's rows and one block of cosines, never for the whole matrix.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from scipy.sparse.csgraph import connected_components
 from remora.condense.vectors import BLOCK, Vectors, dots, ordered
 
 SIDE = 1024
-"""Rows and columns of a block of cosines. One whose pairs are all joined takes some 60 MB on its way to components."""
+"""Rows and columns of a block of cosines. If all pairs of a block are joined, it takes some 60 MB."""
 
 
 def components(rows: np.ndarray, threshold: float) -> np.ndarray:
-    """The connected component of each row of length 1, int32 [n], where two rows whose cosine is above are joined.
+    """The connected component of each row, int32 [n]; two rows are joined if their cosine is above `threshold`.
 
-    Cosines are float32 products. A pair that their rounding could put on either side of the threshold (the error of a
+    Rows must have length 1. Cosines are float32 products. A pair within rounding error of the threshold (the error of a
     sum of d products of unit rows is below d ulps: Higham, Accuracy and Stability, section 3.1) is computed again in
-    float64. So the graph is that of the stored rows whatever BLAS computes it; a pair at the threshold is not joined.
+    float64, so the graph does not depend on the BLAS. A pair exactly at the threshold is not joined.
     """
     labels = np.arange(len(rows), dtype=np.int32)
     held: list[np.ndarray] = []
@@ -31,18 +31,18 @@ def components(rows: np.ndarray, threshold: float) -> np.ndarray:
     for top, left in itertools.combinations_with_replacement(starts, 2):
         ends = np.concatenate([labels[top : top + SIDE], labels[left : left + SIDE]])
         if (ends == ends[0]).all():
-            continue  # a clump of copies: another pair joins nothing
+            continue  # all are in one component: more pairs change nothing
         pairs = labels[_above(rows, top, left, threshold)]
         held.append(pairs[:, pairs[0] != pairs[1]])
         count += held[-1].shape[1]
-        if count > len(rows):  # so that pairs need no more room than rows, and folding no more time than finding them
+        if count > len(rows):  # bounds the memory of pairs and the time of merging
             labels = _joined(labels, held)
             held, count = [], 0
     return _joined(labels, held)
 
 
 def _joined(labels: np.ndarray, pairs: list[np.ndarray]) -> np.ndarray:
-    """The labels after the components of these pairs of labels [2, n] have become one."""
+    """The labels after merging the components of these pairs of labels [2, n]."""
     if not pairs:
         return labels
     left, right = np.concatenate(pairs, axis=1)
@@ -69,8 +69,8 @@ def _above(rows: np.ndarray, top: int, left: int, threshold: float) -> np.ndarra
 def medians(labels: np.ndarray, distances: np.ndarray) -> np.ndarray:
     """For every row [n], the position of the row that is kept of its component.
 
-    A component's rows are ordered by distance, equal ones by position; kept is the middle one, of an even number the
-    farther of the middle two, as in Bunny's published code.
+    A component's rows are sorted by distance, then position. The middle one is kept; of an even number, the farther of
+    the middle two, as in Bunny's published code.
     """
     order = np.lexsort((distances, labels))
     starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
@@ -89,7 +89,7 @@ def distances_to(rows: np.ndarray, centroid: np.ndarray) -> np.ndarray:
 def representatives(
     vectors: Vectors, labels: np.ndarray, centroids: np.ndarray, threshold: float, threads: int = 1
 ) -> np.ndarray:
-    """For every row [n], the row that is kept for it, itself if it is; -1 for a row without a cluster. int64."""
+    """For every row, the row that is kept for it (itself if kept), or -1 without a cluster: int64 [n]."""
     by_cluster = np.argsort(labels, kind="stable")
     bounds = np.searchsorted(labels[by_cluster], np.arange(len(centroids) + 1))
 

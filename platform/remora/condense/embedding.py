@@ -1,8 +1,8 @@
-"""From samples to embeddings: a dataset in parts, each published when it is done, by whoever works on it.
+"""Embed a dataset's samples in parts; each part is published when it is done, by any worker.
 
     <embeddings>/part-000000000000/   images.npy, texts.npy [rows, width]; left-out.jsonl; manifest.json
 
-A sample without a readable picture keeps its row, as zeros, and is named in left-out.jsonl.
+A sample without a readable picture keeps its row, as zeros, and is listed in left-out.jsonl.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from remora.spec.condensation import Encoder
 
 LEFT_OUT = "left-out.jsonl"
 PIXELS = {"image_size", "mean", "std", "fit", "resize", "resample", "processor"}
-"""Fields of an entry that decide a picture's pixels."""
+"""Fields of a catalog entry that decide a picture's pixels."""
 RESAMPLE: dict[Any, Literal["bilinear"] | None] = {None: None, 3: None, 2: "bilinear"}
-"""Pillow's numbers of filters, as an entry names them; a processor that names none is bicubic."""
+"""Pillow's filter numbers -> names in catalog entries. A processor without a filter is bicubic."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A dual encoder on this machine, how a picture becomes its pixels, and what identifies both."""
+    """A local dual encoder, its preprocessing, and an identifier of both."""
 
     folder: Path
     preprocessing: Vision
@@ -52,13 +52,13 @@ class Loaded:
 
 
 def load_encoder(encoder: Encoder) -> Loaded:
-    """Find an encoder's files, and fetch them if they are not here.
+    """Find an encoder's files, and download them if necessary.
 
-    A catalog entry says how its pictures become pixels; of any other model its preprocessor_config.json does.
+    Preprocessing follows the catalog entry, or the preprocessor_config.json of any other model.
 
     Raises:
-        SpecError: the catalog's encoder of that name has no text tower.
-        DataError: the files cannot be had, or are no dual encoder's.
+        SpecError: the catalog encoder of that name has no text tower.
+        DataError: the files are not available, or not those of a dual encoder.
     """
     entry = None
     hub, revision = encoder.model, None
@@ -66,7 +66,7 @@ def load_encoder(encoder: Encoder) -> Loaded:
         entry = catalog.vision(encoder.model)
         usable = [name for name in known if compares_texts(catalog.vision(name))]
         if entry.hub is None or encoder.model not in usable:
-            raise SpecError(f"encoder {encoder.model!r} compares no texts with pictures; known: {', '.join(usable)}")
+            raise SpecError(f"encoder {encoder.model!r} has no text tower; known: {', '.join(usable)}")
         hub, revision = entry.hub, entry.revision
     folder = snapshot(hub, revision)
     entry = entry or _described(folder)
@@ -75,16 +75,16 @@ def load_encoder(encoder: Encoder) -> Loaded:
 
 
 def compares_texts(entry: Vision) -> bool:
-    """Whether the published model of an entry has a text tower that transformers loads, and reads one picture size."""
+    """Whether an entry's published model has a text tower that transformers supports, and a single picture size."""
     return not entry.scales and entry.config.get("model_type") in [f"{kind}_vision_model" for kind in KINDS]
 
 
 def _described(folder: Path) -> Vision:
-    """What the catalog would say of a folder's vision tower."""
+    """A catalog entry for a folder's vision tower, from its config files."""
     try:
         tower = AutoConfig.from_pretrained(
             folder, local_files_only=True
-        ).vision_config  # with what config.json leaves out
+        ).vision_config  # with the defaults that config.json leaves out
         pixels = json.loads((folder / "preprocessor_config.json").read_text())
         crops = pixels.get("do_center_crop", "crop_size" in pixels)
         side, shorter = _side(pixels["crop_size" if crops else "size"]), _side(pixels.get("size"))
@@ -121,19 +121,19 @@ def _described(folder: Path) -> Vision:
 
 
 def _side(size: Any) -> int | None:
-    """Pixels of a side, as a preprocessor_config.json says it: a number, or a mapping."""
+    """Side in pixels from a preprocessor_config.json: a number, or a mapping."""
     return size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
 
 
 @dataclass(frozen=True)
 class EmbeddingJob:
-    """All that embedding a dataset follows from; it pickles, so that workers can be sent it."""
+    """Everything needed to embed a dataset; picklable, to be sent to workers."""
 
     index: Path
-    """Of the dataset."""
+    """Number of rows of the dataset."""
     encoder: Encoder
     folder: Path
-    """Where the parts are published; it is named by `identity`."""
+    """Where the parts are published; its name is `identity`."""
     rows: int
 
     @property
@@ -145,7 +145,7 @@ class EmbeddingJob:
         return self.folder / f"part-{start:012d}"
 
     def missing(self, threads: int = 1) -> list[int]:
-        """Starts of the parts that are not published; a torn one is made again. Reads every part to know."""
+        """Starts of the parts that are not published or torn. Reads every part to verify it."""
         there = ordered(lambda start: whole(self.part(start)), self.starts, threads)
         return [start for start, found in zip(self.starts, there, strict=True) if not found]
 
@@ -160,12 +160,13 @@ class EmbeddingJob:
 
 
 def identity(dataset: Dataset, encoder: Encoder, loaded: Loaded) -> str:
-    """Digest of what the embeddings follow from. The batch counts: products of another shape differ in the last bit."""
+    """Digest of everything that decides the embeddings, including the batch size: it changes the last bit of
+    products."""
     return digest([dataset.digest, loaded.identity, encoder.batch, encoder.part])
 
 
 class PartEmbedder:
-    """Embeds parts of a dataset, one after the other, with the model loaded once. `threads` decode pictures."""
+    """Embeds parts of a dataset in order, with the model loaded once. `threads` decode pictures."""
 
     def __init__(self, job: EmbeddingJob, threads: int = 1, device: str | None = None) -> None:
         self.job = job
@@ -205,7 +206,7 @@ class PartEmbedder:
     def _batches(
         self, samples: Sequence[Sample | BrokenRecord], pool: ThreadPoolExecutor
     ) -> Iterator[tuple[int, list[Tensor | Exception]]]:
-        """(position, pixels or what was wrong) of each batch; the next is decoded while one is embedded."""
+        """(position, pixels or the problem) for each batch; the next batch is prefetched while one is embedded."""
         size = self.job.encoder.batch
         waiting = []
         for first in range(0, len(samples), size):
@@ -228,7 +229,7 @@ class PartEmbedder:
 def embed_here(
     job: EmbeddingJob, starts: Sequence[int], threads: int, progress: Callable[[int], None] = lambda rows: None
 ) -> None:
-    """Embed parts in this process; `progress` hears the rows of each that is done."""
+    """Embed parts in this process; `progress` is called with the rows of each finished part."""
     embedder = PartEmbedder(job, threads)
     for start in starts:
         progress(embedder.embed(start))

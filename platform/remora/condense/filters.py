@@ -1,7 +1,7 @@
-"""Filters by rank: of what the step before kept, the samples whose similarity ranks from one share to another.
+"""Filters by rank: keep the samples whose similarity rank, as a fraction, is in a range.
 
-Bunny's paper sorts "the remaining samples" and its code sorts those of all clusters together; so does this. A rank is
-therefore one among all samples that the step before kept, not one within a cluster.
+Ranks are over all samples that the previous step kept, not within a cluster: Bunny's paper sorts "the remaining
+samples", and its code sorts those of all clusters together.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from remora.condense.vectors import BLOCK, Vectors, dots, ordered
 def ranked(scores: np.ndarray, low: float, high: float) -> np.ndarray:
     """Which of the samples [n] rank from `low` (inclusive) to `high` (exclusive): bool [n].
 
-    The highest score has rank 0; of equal scores the earlier sample comes first. Rank r of n stands at (r + 1/2) / n,
-    so neighbouring ranges share no sample and leave none out, and 0 to 1 is everything.
+    The highest score has rank 0; of equal scores the earlier sample comes first. Rank r of n is at (r + 1/2) / n, so
+    adjacent ranges neither overlap nor leave a gap, and 0 to 1 is everything.
     """
     order = np.argsort(-scores, kind="stable")
     place = (np.arange(len(scores)) + 0.5) / max(len(scores), 1)
@@ -27,14 +27,14 @@ def ranked(scores: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def text_similarity(images: Vectors, texts: Vectors, rows: np.ndarray, threads: int = 1) -> np.ndarray:
-    """Cosine of a row's picture and its text, float64 [len(rows)]; 0 where there is no text."""
+    """Cosine of each row's picture and text, float64 [len(rows)]; 0 without a text."""
     return _by_blocks(lambda some: dots(images.take(some), texts.take(some)), rows, threads)
 
 
 def centroid_similarity(
     images: Vectors, labels: np.ndarray, centroids: np.ndarray, rows: np.ndarray, threads: int = 1
 ) -> np.ndarray:
-    """Cosine of a row's picture and its cluster's centroid, float64 [len(rows)]; 0 for a centroid at the origin."""
+    """Cosine of each row's picture and its cluster's centroid, float64 [len(rows)]; 0 for a centroid at the origin."""
     length = np.linalg.norm(centroids.astype(np.float64), axis=1)
     length[length == 0] = 1
 
@@ -50,5 +50,5 @@ def _by_blocks(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, t
 
 
 def drawn(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """`count` of the rows, ascending, or all of them. A larger count draws the same rows and more."""
+    """Draw `count` of the rows, ascending, or all of them. A larger count draws a superset."""
     return np.sort(np.random.default_rng(seed).permutation(rows)[:count])

@@ -1,8 +1,8 @@
-"""k-means on rows of length 1: Lloyd's algorithm on a seeded part of them (Euclidean; centroids are plain means).
+"""k-means on rows of length 1: Lloyd's algorithm on a seeded sample of them (Euclidean; centroids are plain means).
 
-The first centroids are drawn rows. k-means++ gave clusters that are 1% tighter (benchmarks/results/condense.md), but it
-reads every row once a centroid, which 100,000 centroids do not allow. For a seed the result is the same on any number
-of threads and for any cut of the rows into files.
+The initial centroids are randomly drawn rows. k-means++ gave clusters that are 1% tighter
+(benchmarks/results/condense.md), but it reads every row once per centroid, too slow for 100,000 centroids. For a seed
+the result is the same on any number of threads and for any split of the rows into files.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ NOWHERE = -1
 
 @dataclass(frozen=True)
 class Fit:
-    """Centroids float32 [k, width], and how many rounds led to them."""
+    """Centroids float32 [k, width], and the number of iterations."""
 
     centroids: np.ndarray
     rounds: int
 
 
 def fit(vectors: Vectors, clusters: Clusters, seed: int, threads: int = 1) -> Fit:
-    """Centroids of `clusters.count` clusters.
+    """Fit `clusters.count` centroids.
 
-    A centroid that no row is nearest to starts anew at the row that is farthest from its own.
+    A centroid without rows is reset to the row that is farthest from its own centroid.
 
     Raises:
         DataError: there are fewer rows than clusters.
@@ -40,7 +40,7 @@ def fit(vectors: Vectors, clusters: Clusters, seed: int, threads: int = 1) -> Fi
     wanted = min(len(vectors), clusters.count * clusters.points)
     points = vectors.take(np.sort(generator.choice(len(vectors), wanted, replace=False, shuffle=False)))
     if not (there := points.any(axis=1)).all():
-        points = points[there]  # a copy of them all, which at Bunny's size is 80 GB
+        points = points[there]  # a full copy, 80 GB at Bunny's size
     if len(points) < clusters.count:
         raise DataError(f"{clusters.count} clusters for {len(points)} embeddings; lower clusters.count")
     centroids = points[np.sort(generator.choice(len(points), clusters.count, replace=False))]
@@ -78,10 +78,10 @@ def half_norms(centroids: np.ndarray) -> np.ndarray:
 
 
 def nearest(points: np.ndarray, centroids: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Label int32 [n] of each point's nearest centroid, the lower of two as near, and x·c - |c|²/2 there, float32 [n].
+    """Label of each point's nearest centroid, int32 [n] (of equals, the lower), and x·c - |c|²/2 there, float32 [n].
 
-    |x - c|² is |x|² minus twice the latter, so the largest is the nearest. Centroids are met BLOCK at a time: 100,000
-    of them at once would take 1.6 GB for a block of points.
+    |x - c|² is |x|² minus twice the latter, so the largest is the nearest. Centroids are processed BLOCK at a time: all
+    100,000 at once would take 1.6 GB for a block of points.
     """
     labels = np.zeros(len(points), np.int32)
     best = np.full(len(points), -np.inf, np.float32)
@@ -97,7 +97,7 @@ def nearest(points: np.ndarray, centroids: np.ndarray, half: np.ndarray) -> tupl
 
 
 def assign(vectors: Vectors, centroids: np.ndarray, threads: int = 1) -> tuple[np.ndarray, float]:
-    """The nearest centroid of every row, int32 [n], NOWHERE for one without an embedding; and their mean distance."""
+    """The nearest centroid of every row, int32 [n] (NOWHERE without an embedding), and the mean distance."""
     half = half_norms(centroids)
 
     def of_block(start: int) -> tuple[np.ndarray, float]:

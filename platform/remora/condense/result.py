@@ -1,9 +1,9 @@
-"""What a condensation leaves: the kept records as a dataset that trains at once, and how it came about.
+"""The output of a condensation: the kept records as a dataset ready for training, and how they were selected.
 
-<out>/dataset/kept.jsonl          the kept records; their pictures stay where they are, or, where the source holds
-<out>/dataset/kept-images/        them inside itself, are written out
+<out>/dataset/kept.jsonl          the kept records
+<out>/dataset/kept-images/        their pictures, if the source contains them; picture files stay where they are
 <out>/dataset/rows.npy            their numbers in the source (or in the given embeddings), int64, ascending
-<out>/dataset/left-out.jsonl      every row that has no embedding, and why
+<out>/dataset/left-out.jsonl      every row without an embedding, and why
 <out>/dataset/condensation.json   spec, digests and counts of every step, what to write into a mixture
 """
 
@@ -35,7 +35,7 @@ def write_output(
     records: Iterable[Item] | None,
     images: str | None,
 ) -> dict[str, Any]:
-    """Publish `<out>/dataset`; without records only the row numbers are written. Returns what condensation.json holds.
+    """Publish `<out>/dataset`; without records, only the row numbers. Returns the content of condensation.json.
 
     The same spec, source and steps give the same bytes.
     """

@@ -1,7 +1,4 @@
-"""The dataset that is condensed: its samples to embed, and its records to write down again.
-
-All that this room asks of the reading side is here.
-"""
+"""Access to the source dataset: samples to embed, and records to write. All of condense's use of data/ is here."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from remora.spec import MixtureEntry
 
 
 def row_of(dataset: Dataset, row: int) -> Sample | BrokenRecord:
-    """The sample of a row, which is its record's number; or why its record cannot be read."""
+    """The sample of a row (its record's number), or why the record cannot be read."""
     try:
         return dataset[row]
     except BrokenRecord as e:
@@ -30,7 +27,7 @@ def row_of(dataset: Dataset, row: int) -> Sample | BrokenRecord:
 
 
 def kept_items(entry: MixtureEntry, data: Path, rows: np.ndarray) -> Iterator[Item]:
-    """The records of ascending `rows`, as they lie in the dataset."""
+    """The records of ascending `rows`, as they are in the dataset."""
     location, images, _ = locate(entry, data)
     yield from items(location, images, only=frozenset(rows.tolist()))
 
@@ -48,7 +45,7 @@ def picture(sample: Sample) -> Image:
 
 
 def words(sample: Sample | BrokenRecord) -> str:
-    """What the sample says about its picture: its answers, joined. Questions are instructions."""
+    """The sample's text about its picture: its answers, joined. Questions are instructions, so they are left out."""
     if isinstance(sample, BrokenRecord):
         return ""
     return " ".join(turn.text for turn in sample.turns if turn.role == "assistant")
@@ -67,7 +64,7 @@ def embedding_files(folder: str) -> list[Path]:
 
 
 def files_digest(files: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """What identifies given embeddings: names, sizes and times of change. They may be terabytes."""
+    """An identifier of given embeddings: names, sizes and mtimes, because they may be terabytes."""
     return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
 
 

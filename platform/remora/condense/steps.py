@@ -1,4 +1,4 @@
-"""The steps of a condensation, each from what the one before published.
+"""The steps of a condensation; each uses what the previous one published.
 
     <folder>/clusters-<digest>/        centroids.npy, labels.npy (the cluster of every row, -1: no embedding)
     <folder>/duplicates-<digest>/      representative.npy (the row that is kept for every row), rows.npy
@@ -6,7 +6,7 @@
     <folder>/centroid-rank-<digest>/   scores.npy (of the rows before), rows.npy
     <folder>/sample-<digest>/          rows.npy
 
-A digest covers the embeddings, the parameters of the step and of all before it. A step that is there is not made again.
+A digest covers the embeddings and the parameters of the step and all before it. Existing steps are reused.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from remora.model.seeds import seed_for
 from remora.spec import Condensation
 
 RULES = 1
-"""Raise by hand when a change makes the same embeddings and parameters keep other rows."""
+"""Raise it when a change makes the same embeddings and parameters keep other rows."""
 COUNTS = "counts.json"
 Counts = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step that is published."""
+    """A published step."""
 
     name: str
     digest: str
     folder: Path
     counts: Counts
     seconds: float | None = None
-    """What it took now; None if it was there."""
+    """Seconds it took; None if it existed already."""
 
     def load(self, array: str) -> np.ndarray:
         return np.load(self.folder / f"{array}.npy", mmap_mode="r")
@@ -51,7 +51,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Embeddings of all rows, and the digest of what they follow from."""
+    """Embeddings of all rows, and the digest of their inputs."""
 
     images: Vectors
     texts: Vectors | None
@@ -59,7 +59,7 @@ class Embedded:
 
 
 class Condenser:
-    """Makes the steps of `spec` in `folder`, or finds them there. `threads` change no result."""
+    """Makes the steps of `spec` in `folder`, or reuses existing ones. `threads` does not change the result."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Condenser:
         heard: Callable[[Step], None] = lambda step: None,
     ) -> None:
         """Raises:
-        DataError: there are not as many texts as pictures.
+        DataError: the numbers of texts and pictures differ.
         """
         self.spec, self.images, self.texts = spec, embedded.images, embedded.texts
         self.folder, self.threads, self.heard = folder, threads, heard
@@ -79,7 +79,7 @@ class Condenser:
             raise DataError(f"{len(self.images)} embedded pictures but {len(self.texts)} texts; a row is a pair")
 
     def run(self) -> list[Step]:
-        """Every step, in order; the last one's `rows` are what is kept.
+        """All steps, in order; the last one's `rows` are the result.
 
         Raises:
             DataError: fewer embeddings than clusters, or a step keeps nothing.
@@ -168,7 +168,7 @@ def _keep(folder: Path, before: np.ndarray, rows: np.ndarray) -> dict[str, float
 
 
 def whole(folder: Path) -> bool:
-    """Whether a folder is published and untouched. A torn one is made again in its place."""
+    """Whether a folder is published and intact. A torn one is replaced."""
     if not is_published(folder):
         return False
     try:

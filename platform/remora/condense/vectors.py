@@ -1,4 +1,4 @@
-"""Embeddings on disk as one matrix: .npy files that are mapped, not read, and rows that come L2-normalised."""
+"""Embeddings on disk as one matrix: memory-mapped .npy files, with L2-normalised rows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from threadpoolctl import threadpool_limits
 from remora.errors import DataError
 
 BLOCK = 4096
-"""Rows that are worked on at once. Blocks start at multiples of it, whatever files the rows lie in and whoever works on
-them, because the last bit of a matrix product depends on its shape."""
+"""Rows processed at once. Blocks always start at multiples of it, independent of files and workers, because the last
+bit of a matrix product depends on its shape."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -22,13 +22,13 @@ R = TypeVar("R")
 class Vectors:
     """Rows of one or more .npy files [n, width] in the order given, of any float type.
 
-    A row comes as float32 of length 1. One that has no direction (zeros, or a number that is not finite) comes as
-    zeros: it has no embedding.
+    A row is float32 with length 1. A row without a direction (all zeros, or a number that is not finite) is all zeros,
+    which means that it has no embedding.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
         """Raises:
-        DataError: no file, one that is no matrix of floats, or one of another width.
+        DataError: there is no file, or one is not a matrix of floats or has another width.
         """
         self._maps = [_open(f) for f in files]
         if not self._maps:
@@ -43,7 +43,7 @@ class Vectors:
         return int(self._ends[-1])
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """The rows of these numbers, ascending: float32 [len(rows), width]."""
+        """The rows with these ascending numbers, float32 [len(rows), width]."""
         out = np.empty((len(rows), self.width), np.float32)
         cuts = np.searchsorted(rows, self._ends)
         for i in np.flatnonzero(np.diff(cuts, prepend=0)):
@@ -52,7 +52,7 @@ class Vectors:
         return _normalised(out)
 
     def block(self, start: int) -> np.ndarray:
-        """The BLOCK rows from `start` on, or as many as there are."""
+        """Up to BLOCK rows from `start` on."""
         return self.take(np.arange(start, min(start + BLOCK, len(self))))
 
 
@@ -83,8 +83,8 @@ def dots(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def ordered(function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[R]:
     """`map` on threads: results in the order of the items, the same for any number of threads.
 
-    BLAS runs on one thread meanwhile: its sums would follow the number of threads otherwise, and two levels of threads
-    would be in each other's way. At most a few results wait, so a result may be large.
+    BLAS is limited to one thread meanwhile: its sums would depend on the number of threads, and nested threads would
+    compete. At most a few results are queued, so results may be large.
     """
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
         waiting = []

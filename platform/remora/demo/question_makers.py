@@ -1,4 +1,4 @@
-"""How the demo asks: one question maker a kind of question, used by training files and by test files alike.
+"""The demo's questions: one maker per kind of question, used for training and test files.
 
 Each maker returns a QuestionAnswer: its text, its answer, and the choices if it offers any.
 """
@@ -16,7 +16,7 @@ KIND = "What kind of thing is this?"
 
 @dataclass(frozen=True)
 class QuestionAnswer:
-    """A question with its one right answer; `choices` when the text offers some."""
+    """A question with its only right answer; `choices` if the text offers some."""
 
     text: str
     answer: str
@@ -25,7 +25,7 @@ class QuestionAnswer:
 
     @property
     def turn(self) -> tuple[str, str]:
-        """(question, answer), as a conversation wants it."""
+        """(question, answer), for a conversation."""
         return self.text, self.answer
 
 
@@ -49,8 +49,8 @@ def name_of_four(concept: Concept, names: Sequence[str], rng: random.Random) -> 
 def kind_of_four(concept: Concept, sizes: Mapping[str, int], rng: random.Random) -> QuestionAnswer:
     """Which kind is it: food, animal, flag or vehicle? -> animal
 
-    Wrong kinds are drawn in proportion to their size. Drawn evenly, the biggest kind on offer would be the right one
-    far more often than one time in four, and a model could do well without looking.
+    Wrong kinds are drawn in proportion to their size. If drawn evenly, the biggest of the four would be right far more
+    often than one time in four, and a model could do well without looking.
     """
     others: list[str] = []
     weights = {other: size for other, size in sizes.items() if other != concept.kind}
@@ -67,7 +67,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def one(thing: str) -> str:
-    """A name as a sentence says it: a dog face, an owl, jeans."""
+    """A name with its article: a dog face, an owl, jeans."""
     head = re.split(r" with | of ", thing)[0]
     if head.endswith("s") and not head.endswith(("ss", "us", "os")):
         return thing

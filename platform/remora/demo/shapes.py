@@ -1,7 +1,7 @@
 """easy-VQA: 5,000 pictures of one coloured shape each, with published questions, answers and split.
 
-Training pictures are parted once more: HELD_OUT of them are for validation and appear in no training file. The
-published test split is kept whole, in its order and wording, so that figures compare with other people's.
+HELD_OUT of the training pictures are for validation and are in no training file. The published test split is kept
+complete, in its order and wording, so that scores are comparable with others'.
 """
 
 import random
@@ -22,7 +22,7 @@ COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 
 @dataclass
 class ShapePicture:
-    """One picture: its number, its file in the package, and its (question, answer) pairs in published order."""
+    """One picture: number, file in the package, and (question, answer) pairs in published order."""
 
     number: int
     file: Path
@@ -30,7 +30,7 @@ class ShapePicture:
 
     @property
     def caption(self) -> str | None:
-        """ "a blue rectangle", if the answers tell both; the package has no captions of its own."""
+        """ "a blue rectangle", if the answers give both; the package has no captions."""
         facts: dict[str, set[str]] = defaultdict(set)
         for question, answer in self.turns:
             words = re.findall(r"\w+", question)
@@ -44,12 +44,12 @@ class ShapePicture:
 
 
 def category(answer: str) -> str:
-    """What a question asks for, told from its answer: yes/no, shape or color."""
+    """The kind of a question, from its answer: yes/no, shape or color."""
     return "yes/no" if answer in ("yes", "no") else "shape" if answer in SHAPES else "color"
 
 
 def published(part: str) -> list[ShapePicture]:
-    """The pictures of `train` or `test`, ordered as their first questions are."""
+    """The pictures of `train` or `test`, in order of their first questions."""
     package = need("easy_vqa")
     files = getattr(package, f"get_{part}_image_paths")()
     pictures: dict[int, ShapePicture] = {}
@@ -59,7 +59,8 @@ def published(part: str) -> list[ShapePicture]:
 
 
 def parted(seed: int, *, limit: int | None = None) -> tuple[list[ShapePicture], list[ShapePicture]]:
-    """The training split as (training, validation); `limit` keeps that many, and half as many to validate."""
+    """Split the training pictures into (training, validation); `limit` keeps that many, and half as many to
+    validate."""
     pictures = published("train")
     held = HELD_OUT if limit is None else max(1, limit // 2)
     numbers = random.Random(f"{seed}/held-out").sample(range(len(pictures)), held)
@@ -69,7 +70,7 @@ def parted(seed: int, *, limit: int | None = None) -> tuple[list[ShapePicture], 
 
 
 def write(picture: ShapePicture, file: Path) -> None:
-    """Copy a picture as it is; one that is not RGB (none in version 1.0) is converted."""
+    """Copy a picture unchanged; convert it if it is not RGB (none in version 1.0)."""
     with Image.open(picture.file) as opened:
         if opened.mode != "RGB":
             opened.convert("RGB").save(file)

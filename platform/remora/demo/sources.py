@@ -1,6 +1,6 @@
-"""The four packages that the demo's data is made from: asking for them by name, their versions and licences.
+"""The four packages that the demo's data is made from: imports, versions and licences.
 
-All four come from PyPI as plain wheels with the pictures inside, so the demo needs no hub and no download of its own.
+All four are plain wheels on PyPI that include the pictures, so the demo needs neither a hub nor other downloads.
 """
 
 from importlib import import_module, metadata
@@ -37,7 +37,7 @@ https://github.com/carpedm20/emoji. The kinds follow the subgroups of Unicode's 
 
 
 def need(module: str) -> ModuleType:
-    """Import a package of the demo, or say in one line which one is missing and what to run."""
+    """Import a package of the demo, or raise a one-line error with the package and the command to run."""
     try:
         return import_module(module)
     except ImportError as error:
@@ -48,7 +48,7 @@ def need(module: str) -> ModuleType:
 
 
 def described() -> dict[str, dict[str, str]]:
-    """What the manifest says of each source: version, licence and what was taken."""
+    """The manifest's entry for each source: version, licence and what was used."""
     return {
         name: {"version": metadata.version(name), "licence": LICENCES[name], "gives": GIVES[name]} for name in LICENCES
     }

@@ -1,8 +1,8 @@
-"""The demo's question files: one JSON object a line, with the one right answer in it.
+"""The demo's question files: one JSON object per line, with the right answer.
 
-easy-vqa-val     all questions about 200 training pictures that no training file holds
-easy-vqa-test    the published test split, whole, in its order and wording
-openmoji-seen    known concepts, pictures not trained on
+easy-vqa-val     all questions about 200 training pictures that are in no training file
+easy-vqa-test    the published test split, complete, in its order and wording
+openmoji-seen    seen concepts, on pictures that are in no training file
 openmoji-unseen  concepts that no training file shows or names
 """
 
@@ -20,7 +20,7 @@ QuestionLine = dict[str, object]
 
 
 def easy_vqa(pictures: Iterable[ShapePicture], part: str) -> list[QuestionLine]:
-    """All questions about the pictures; `part` is the folder they lie in, train or test."""
+    """All questions about the pictures; `part` is their folder, train or test."""
     return _numbered(
         (f"easy-vqa/{part}/{picture.number}.png", QuestionAnswer(text, answer, category(answer)))
         for picture in pictures
@@ -29,7 +29,7 @@ def easy_vqa(pictures: Iterable[ShapePicture], part: str) -> list[QuestionLine]:
 
 
 def seen(concepts: Sequence[Concept], seed: int) -> list[QuestionLine]:
-    """Which of four names, and the kind, on a fresh picture of each known concept."""
+    """Which of four names, and the kind, on a new picture of each seen concept."""
     names = [concept.name for concept in concepts]
     return _numbered(
         (f"openmoji/{concept.code}-{RENDITIONS}.png", question)
@@ -42,7 +42,7 @@ def seen(concepts: Sequence[Concept], seed: int) -> list[QuestionLine]:
 
 
 def unseen(concepts: Sequence[Concept], seed: int) -> list[QuestionLine]:
-    """The kind, open and of four, on one picture of each concept that was held out."""
+    """The kind, open and of four, on one picture of each held-out concept."""
     sizes = Counter(concept.kind for concept in concepts)
     return _numbered(
         (f"openmoji/{concept.code}-0.png", question)

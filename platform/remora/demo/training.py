@@ -1,6 +1,6 @@
-"""The demo's training files: LLaVA's JSON for alignment, for the language model's own lessons, and for fine-tuning.
+"""The demo's training files in LLaVA's JSON: for alignment, for the language model, and for fine-tuning.
 
-They are built from seen concepts and training pictures only; `build` checks that afterwards.
+They contain only seen concepts and training pictures; `build` checks that afterwards.
 """
 
 import random
@@ -16,8 +16,8 @@ from remora.files.lines import JsonRecord
 
 CONVERSATIONS_A_PICTURE = 2
 TURNS = 2
-"""Only the first turn has to be answered by looking: later ones can lean on what was said. So conversations are short,
-and their first questions are drawn with these weights instead of evenly."""
+"""Only the first turn must be answered by looking at the picture: later ones can use what was said. So conversations
+are short, and their first questions are drawn with these weights."""
 FIRST_ABOUT_SHAPES = {"yes/no": 0.2, "color": 0.6, "shape": 0.2}
 FIRST_ABOUT_CONCEPTS = {"kind": 0.5, "kind of four": 0.2, "name": 0.1, "name of four": 0.2}
 
@@ -27,7 +27,7 @@ Round = tuple[str, str]
 
 
 def captions(seen: Sequence[Concept], training: Sequence[ShapePicture], phrases: Mapping[str, str]) -> list[JsonRecord]:
-    """One "What is this?" a picture; without the easy-VQA pictures whose answers do not tell both colour and shape."""
+    """One "What is this?" per picture, without easy-VQA pictures whose answers do not give both colour and shape."""
     records = [
         _record(
             f"caption-{code}",
@@ -45,7 +45,7 @@ def captions(seen: Sequence[Concept], training: Sequence[ShapePicture], phrases:
 
 
 def finetune(seen: Sequence[Concept], training: Sequence[ShapePicture], seed: int) -> list[JsonRecord]:
-    """One conversation a picture, of several turns in shuffled order."""
+    """One conversation per picture, of several turns in shuffled order."""
     names, sizes = [c.name for c in seen], Counter(c.kind for c in seen)
     records = []
     for concept in seen:
@@ -64,10 +64,10 @@ def finetune(seen: Sequence[Concept], training: Sequence[ShapePicture], seed: in
 def language(
     seen: Sequence[Concept], training: Sequence[ShapePicture], phrases: Mapping[str, str], seed: int
 ) -> list[JsonRecord]:
-    """Text only: captions, questions and answers as they will be, with the caption where the picture will be.
+    """Text only: the later captions, questions and answers, with the caption in place of the picture.
 
-    For a tiny language model that starts from nothing: it learns the words, and to answer from what stands before. A
-    connector that is aligned to it then only has to say what it sees in the model's own embeddings.
+    A tiny language model trained from scratch learns the words from it, and to answer from the context. A connector
+    that is aligned to the model then only has to express the picture in the model's embeddings.
     """
     names, sizes = [c.name for c in seen], Counter(c.kind for c in seen)
     records = []
@@ -89,7 +89,7 @@ def language(
 
 
 def texts(records: Iterable[JsonRecord]) -> Iterable[str]:
-    """Everything that is said in the records."""
+    """All text in the records."""
     return (turn["value"] for record in records for turn in record["conversations"])
 
 
@@ -107,7 +107,7 @@ def _about(concept: Concept, names: Sequence[str], sizes: Mapping[str, int], rng
 
 
 def _chosen(picture: ShapePicture, rng: random.Random) -> list[Round]:
-    """Three of the picture's questions; what the first is about is drawn by weight, the others are any."""
+    """Three of the picture's questions: the first's topic is drawn by weight, the others evenly."""
     about: dict[str, list[Round]] = {}
     for turn in picture.turns:
         about.setdefault(category(turn[1]), []).append(turn)
@@ -118,7 +118,7 @@ def _chosen(picture: ShapePicture, rng: random.Random) -> list[Round]:
 
 
 def _told(caption: str, turns: list[Round]) -> list[Round]:
-    """The conversation with the caption said first, where the picture would be."""
+    """The conversation with the caption first, in place of the picture."""
     (question, answer), *rest = turns
     return [(f"{caption}\n{question}", answer), *rest]
 
