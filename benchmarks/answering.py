@@ -175,8 +175,8 @@ def open_questions(asked: Conversations) -> Conversations:
 
 
 def logits_apart(answerer: Answerer, asked: Conversations, limit: int) -> tuple[float, int, int]:
-    """Rows read together and alone, with the tokens that they choose alone: the largest difference between logits in
-    parts of the row's largest, how many choices are near ties, of how many."""
+    """Rows decoded in a batch and one by one, with the tokens chosen one by one: the largest difference of logits in
+    units of the row's largest, the number of near ties, and the number of choices."""
     llm, edge = answerer.model.llm, NEAR[answerer.dtype]
     far, near, choices = 0.0, 0, 0
     prompts = sorted((answerer.prompt(c) for c in asked), key=lambda prompt: (prompt.body, len(prompt.ids)))
@@ -205,7 +205,7 @@ def logits_apart(answerer: Answerer, asked: Conversations, limit: int) -> tuple[
 
 
 def answers_apart(answerer: Answerer, asked: Conversations, limit: int) -> str:
-    """How many answers are others than alone, by how many are asked in a call."""
+    """How many answers differ from those at batch size 1, by number of questions per call."""
     alone = [answerer.answer_alone(Request(c, limit)) for c in asked]
     counts = []
     for call in (2, 7, 32, 300):

@@ -1,6 +1,6 @@
 """Indexes at the size of LLaVA-1.5's second stage: python benchmarks/index.py [FOLDER] writes results/index.md.
 
-665,298 records: 41,000 of words alone, the others with a picture file each. The picture files are hard links to 4,000
+665,298 records: 41,000 are text only, the others have a picture file each. The picture files are hard links to 4,000
 noise JPEGs of 256 x 192 in 1,000 folders: every path is looked up, read and digested, but the disk holds 4,000 files,
 all in the page cache. So reading costs what a warm disk costs, and looking up is cheaper than it is for 624,000 inodes.
 """

@@ -41,7 +41,7 @@ UNKEPT = (
 
 
 def under_torchrun(job: Path, ranks: int, kept: bool = True) -> Path:
-    """Where the stage run lies then."""
+    """The folder of the stage run."""
     torchrun = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
     program = ["-m", "remora.training"] if kept else ["--no-python", sys.executable, "-W", "ignore", "-c", UNKEPT]
     command = [*torchrun, "--nproc-per-node", str(ranks), *program, str(job)]
@@ -50,7 +50,7 @@ def under_torchrun(job: Path, ranks: int, kept: bool = True) -> Path:
 
 
 def under_ray(job: Path, ranks: int) -> Path:
-    """Where the stage run lies then: Ray's workers publish it."""
+    """The folder of the stage run, which Ray's workers publish."""
     from remora.cluster.train import train_stages
     from remora.pipeline.executor import Task
 

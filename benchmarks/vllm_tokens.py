@@ -103,7 +103,7 @@ def build(vision: str, llm: str, folder: Path) -> list[dict[str, Any]]:
     text = AutoModelForCausalLM.from_config(AutoConfig.for_model(llm, bos_token_id=None, **TEXT)).eval()
     connector = build_connector(catalog.connector("mlp2x_gelu"), 64, TEXT["hidden_size"])
     model = VisionLanguageModel(text, build_tower(entry, pretrained=False), connector, 32, 16).eval()
-    with torch.no_grad():  # larger than an initialisation gives: the picture decides what is said
+    with torch.no_grad():  # larger than the initial values, so that the picture decides the answer
         for name, p in model.named_parameters():
             if p.ndim > 1:
                 p.copy_(torch.randn(p.shape) * p[0].numel() ** -0.5 * 1.5)

@@ -1,4 +1,4 @@
-"""Files that only grow: whole lines are read, torn ones are counted, none is swallowed by half of another."""
+"""Append-only files: whole lines are read, torn ones are counted, and none is merged with half of another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def line(record):
     [
         (line(A) + b"\n" + line(B) + b"\n", [A, B], 0),
         (line(A) + b"\r\n\n  \n" + line(B) + b"\n", [A, B], 0),
-        (line(A)[:9] + b"\n" + line(B) + b"\n", [B], 1),  # ended by whoever wrote next
+        (line(A)[:9] + b"\n" + line(B) + b"\n", [B], 1),  # ended by the next writer
         (line(A)[:9] + line(B) + b"\n" + line(C) + b"\n", [C], 1),  # joined: which of the two it was is not known
         (line(A) + line(B) + b"\n", [], 1),  # a lost line break
         (bytes(4096) + line(A) + b"\n" + line(B) + b"\n", [B], 1),  # power was lost, a file's end is zeros
@@ -78,7 +78,7 @@ def test_no_file_is_empty_and_a_folder_is_refused_in_one_line(tmp_path):
 
 
 def test_a_line_that_does_not_fit_is_taken_back(tmp_path):
-    """A limit on the file's size stands for the full disk."""
+    """A limit on the file size simulates a full disk."""
     script = """
 import resource, signal, sys
 from pathlib import Path

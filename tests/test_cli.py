@@ -1,4 +1,4 @@
-"""What a person gets wrong is told in one line with exit code 1, without a traceback."""
+"""User errors give one line and exit code 1, without a traceback."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_what_is_known_is_shown(argv: list[str], capsys: pytest.CaptureFixture[s
 
 
 def test_a_pipe_shows_each_line_when_it_is_written() -> None:
-    """Python keeps back 8 kB where nobody looks at a terminal: a pipe showed nothing for minutes, then all at once."""
+    """Python buffers 8 kB if stdout is not a terminal: a pipe showed nothing for minutes, then everything at once."""
     code = (
         "import sys, remora.commands.show as show, remora.cli as cli\n"
         "def render(args):\n"
@@ -187,7 +187,7 @@ def test_paths_are_the_specs_own(tmp_path: Path, data: Path, monkeypatch, capsys
     words = [{"conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "black"}]}]
     (tmp_path / "words.json").write_text(json.dumps(words))
     spoken = file.read_text().replace("path: data.json", "path: words.json", 1).replace("steps: 1", "steps: 4")
-    file.write_text(spoken)  # the language model's own stage reads text alone
+    file.write_text(spoken)  # the language model's own stage reads only text
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     main(["plan", "../spec.yaml", "--runs", str(tmp_path / "runs")])

@@ -1,4 +1,4 @@
-"""`remora data show`: a variant's stages in their own order, or a dataset by itself; and what it refuses."""
+"""`remora data show`: a variant's stages in their order, or a dataset in file order; and its errors."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_record_that_is_none_is_shown_with_what_is_wrong(tmp_path, capsys):
     said = show(capsys, tmp_path / "bad.json")
     assert "a training run stops here: unknown-role" in said or "turn-order: turn 0 is from 'gpt'" in said
     assert "no-conversation" in said and "; the record is 'junk'" in said.replace("\n", " ")
-    assert said.count("a training run stops here: ") == 2  # a line for what is wrong, none for the record itself
+    assert said.count("a training run stops here: ") == 2  # a line for the problem, none for the record
 
 
 def test_a_dataset_rendered_by_a_choice(spec, tmp_path, capsys, tiny_tokenizer, monkeypatch):

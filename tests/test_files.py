@@ -55,7 +55,7 @@ def test_publishing_again_replaces(folder, monkeypatch):
     rmtree = files.shutil.rmtree
     monkeypatch.setattr(files.shutil, "rmtree", lambda p: (whole.append((folder / "c.txt").exists()), rmtree(p)))
     with files.publishing(folder) as tmp:
-        assert tmp.name.startswith(".")  # so that nobody who looks for `made*` finds a half one
+        assert tmp.name.startswith(".")  # so that `made*` never matches an unfinished one
         assert files.is_published(folder)
         (tmp / "c.txt").write_text("c")
     assert whole == [True]  # the old one stays until the new one is in its place
@@ -123,7 +123,7 @@ def test_a_disk_that_cannot_be_written_is_one_line_with_a_way_out(code, said, tm
 
 
 def copy_error(number):
-    """What `shutil.copytree` raises: a list of errors as text, no number of its own."""
+    """What `shutil.copytree` raises: a list of errors as text, without an errno."""
     return shutil.Error([("a", "b", str(OSError(number, os.strerror(number), "b")))])
 
 

@@ -80,7 +80,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def run(verbs: list[list[str]], *banned: str) -> dict[str, str]:
-    """Verbs in one process that may import none of `banned`: what each printed, by its words."""
+    """Run verbs in one process that must not import any of `banned`; returns each one's output."""
     root = Path(__file__).parent.parent
     done = subprocess.run(
         [sys.executable, "-c", BANNED, json.dumps(verbs), json.dumps(banned)],

@@ -149,7 +149,7 @@ def test_an_entry_that_gives_other_tokens_than_it_says_is_refused(kind, changes,
 
 
 def test_whoever_reads_the_spec_refuses_it_in_one_line(tmp_path, monkeypatch, capsys):
-    """An encoder of one's own at a size that nobody reads: `catalog check`, `plan` and `render` all say so."""
+    """A user's encoder entry at an unsupported size: `catalog check`, `plan` and `render` all refuse it."""
     own = tmp_path / "own"
     own.mkdir()
     facts = catalog.vision("clip-l-336").model_dump(mode="json", exclude_none=True) | {"short": "Mine"}

@@ -14,7 +14,7 @@ FIGURES = {figure for name, paper in PAPERS.items() for figure in (name, *paper.
 
 
 def table(columns: str, rows: str) -> dict[str, dict[str, float]]:
-    """A printed table: a name and its cells a line, - where there is none."""
+    """A printed table: a name and its cells per line, - for a missing cell."""
     found = {}
     for line in rows.strip().splitlines():
         name, *cells = line.split()

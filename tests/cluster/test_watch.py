@@ -1,4 +1,4 @@
-"""A command that Ray takes with it says so in one line, however it ends; none that ends by itself does. No Ray."""
+"""A command that Ray kills prints one line about it; one that ends by itself does not. No Ray."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_process_of_rays_that_died_ends_the_command_with_one_line(monkeypatch,
 
 
 def test_a_head_may_be_away_for_a_while(monkeypatch):
-    """One that is restarted, where somebody does that."""
+    """A process that a supervisor restarts."""
     monkeypatch.setattr(watch, "ASK_EVERY", 0.01)
     asked = threading.Semaphore(0)
     monkeypatch.setattr(watch, "alive", lambda address, slow: asked.release())

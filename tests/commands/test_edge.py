@@ -1,4 +1,4 @@
-"""Whatever a command raises is one line; a trace is printed where it is asked for, and what nobody foresaw is kept."""
+"""Every error of a command is one line; a traceback is printed on request, and saved for unexpected errors."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def test_a_folder_that_describes_it_wrongly_is_one_line_in_plain_words(tmp_path,
 
 
 def test_near_copies_are_near(job, tmp_path):
-    """What the whole idea stands on, even with random weights: a picture with a little noise keeps its direction."""
+    """The basis of deduplication, even with random weights: a little noise hardly changes a picture's direction."""
     write_pictures(tmp_path / "more", 6, {3: 0, 4: 1})
     entry = MixtureEntry(path=str(tmp_path / "more" / "train.json"), images=str(tmp_path / "more" / "images"))
     other = EmbeddingJob(open_whole(entry, tmp_path).folder, job.encoder, tmp_path / "more" / "out", 6)

@@ -34,7 +34,7 @@ LLMS = classes("llm", of_llm)
 
 
 def model_of(vision="siglip-so400m-384", connector="mlp2x_gelu", llm="demo-2m", head=16):
-    """Tiny stand-ins put together; the language model has four heads of `head` channels."""
+    """A model of tiny stand-ins; the language model has four heads of `head` channels."""
     torch.manual_seed(0)
     encoder, entry = small_vision(catalog.vision(vision)), small_connector(catalog.connector(connector))
     width = encoder.width if entry.kind == "identity" else 4 * head

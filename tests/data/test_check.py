@@ -107,7 +107,7 @@ def test_what_a_mixture_skips_is_counted_and_not_fatal(broken, tmp_path, capsys)
     said = capsys.readouterr().out
     assert said.count("missing-image: 1 (skipped)") == 1 and "nothing that would stop a training run" in said
     assert "stage align: 512 samples in 2 steps" in said
-    # Each stage is looked at, not its data alone.
+    # Each stage is checked, not only its data.
     stages["language"]["mixture"] = mixture
     (tmp_path / "variant.yaml").write_text(json.dumps(variant | {"overrides": stages}))
     with pytest.raises(SystemExit, match=r"^remora: stage 'language' reads only text .* shows a picture; give it"):

@@ -105,7 +105,7 @@ def test_only_what_changed_is_read_again(tiny_data, reads):
     records = json.loads(file.read_text())
     file.write_text(json.dumps(records[:3]))
     assert len(opened(file)) == 3 and not reads
-    assert len(first) == 4 and first[3].id == "s3"  # who had it open goes on reading what it was
+    assert len(first) == 4 and first[3].id == "s3"  # a process that had it open keeps reading the old one
 
 
 def test_a_picture_that_changes_under_a_run_is_told(tiny_data):

@@ -1,4 +1,4 @@
-"""Pictures are read from stores that fail, hang and lie; what passes is tried again, what stays is named."""
+"""Pictures from stores that fail, hang or send wrong bytes: transient errors are retried, permanent ones reported."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def test_too_many_pixels_are_refused_by_the_header(monkeypatch):
     assert examine(content, "p") == [
         ("too-large-image", "p: it has 203,000,000 pixels, more than 178,956,970; make it smaller")
     ]
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # whoever lifts Pillow's limit does not lift this one
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # lifting Pillow's limit does not lift this one
     with pytest.raises(BrokenRecord, match="203,000,000 pixels") as e:
         decode(content, "p")
     assert e.value.kind == "too-large-image"
@@ -295,7 +295,7 @@ def test_pixels_of_all_threads_together_are_limited():
     for thread in threads:
         thread.join()
     assert 0 < most <= 100
-    with budget.hold(1_000):  # alone, whatever it has
+    with budget.hold(1_000):  # admitted alone, whatever its size
         pass
     assert LIMIT > 0
 
@@ -329,7 +329,7 @@ IN_A_RECORD = {
 
 @pytest.fixture
 def dataset(tmp_path) -> Path:
-    """A record for each of NAMES, and what lies there."""
+    """A record for each of NAMES, and the files there."""
     image = Image.fromarray(noise(40, 40, 3).astype(np.uint8))
     image.save(tmp_path / "file.png")
     (tmp_path / "folder").mkdir()

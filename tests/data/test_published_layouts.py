@@ -123,7 +123,7 @@ def test_a_dataset_in_its_layout_is_checked_opened_and_batched(name, tmp_path, t
     entry, named = MixtureEntry(dataset=name), NAMED[name]
     file, *folders = layout(catalog.dataset(name), tmp_path)
     assert not any(p.found in ("missing", "empty") for p in (file, *folders))
-    # Each folder of the entry is one that a record of the set names, so none of them is misspelt.
+    # Every folder of the entry is used by a record, so none is misspelt.
     for folder in catalog.dataset(name).folders:
         assert folder.path == "." or any(p and p.startswith(folder.path + "/") for p in named), folder.path
 
@@ -222,7 +222,7 @@ def test_an_entry_prints_its_steps_ready_to_be_copied(name, tmp_path, capsys):
         assert figure is None or f"{figure:,}" in said
     assert entry.sha256 is None or entry.sha256 in said
     assert entry.licence or "licence was not at hand" in " ".join(entry.source.split())
-    # What nobody here has seen whole (`about`, or text without a picture) has no size of its files.
+    # Entries that were never fully downloaded (`about`, or text only) have no file sizes.
     assert (entry.download and entry.folders) or entry.about or entry.text_only == entry.records
 
 
@@ -234,7 +234,7 @@ def test_a_step_may_be_one_command_and_a_digest_is_one(tmp_path):
 
 
 def test_an_empty_answer_of_the_published_mixture_is_left_out_and_said(tmp_path, capsys):
-    """LLaVA-1.5's mixture is reported to hold one (catalog): its recipes run on it, and say so."""
+    """LLaVA-1.5's mixture is reported to have one (catalog): its recipes run on it and report it."""
     entry = catalog.dataset("llava-mix-665k")
     assert entry.skip == ("empty-answer",) and "245,723" in entry.known
     file = tmp_path / "data" / entry.path

@@ -1,4 +1,4 @@
-"""Parquet, Arrow, tar shards and tables: every layout as the LLaVA record that it stands for, wherever it lies."""
+"""Parquet, Arrow, tar shards and tables: every layout gives the expected LLaVA records, locally and at URLs."""
 
 from __future__ import annotations
 
@@ -378,7 +378,7 @@ def memory():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_format_is_read_from_a_store(tmp_path, memory, name):
-    """Files, folders and patterns: as from a disk, and indexed with the pictures that lie there."""
+    """Files, folders and patterns at URLs: read as from a disk, and indexed with their pictures."""
     here = write_all(tmp_path / "set", 3)
     memory.put(str(tmp_path / "set"), "/set", recursive=True)
     location = f"memory://set/{name}"
@@ -403,7 +403,7 @@ def test_patterns_and_snapshots_in_a_store(tmp_path, memory):
 
 
 def test_a_hub_id_is_listed_as_its_repository(monkeypatch, tmp_path):
-    """hf:// is huggingface_hub's; its listing is stood in for, by a folder of a repository's layout."""
+    """hf:// is huggingface_hub's; a folder in a repository's layout replaces its listing."""
     from huggingface_hub import HfFileSystem
 
     root = snapshot(tmp_path / "hub", ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"])

@@ -398,7 +398,7 @@ BASE64 = URI.partition(",")[2]
 
 @pytest.mark.parametrize("held", [BASE64, URI, png(1)])
 def test_bytes_win_over_the_path_beside_them_in_structs_and_parts(held):
-    """JSON has no bytes: base64 stands in their place, as `datasets` and ms-swift write it."""
+    """JSON has no bytes, so `datasets` and ms-swift write base64."""
     struct = {"bytes": held, "path": "gone.png"}
     for record in (
         {"messages": [ASKED, REPLY], "images": [struct]},

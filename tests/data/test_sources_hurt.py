@@ -46,7 +46,7 @@ def whole(tmp_path_factory) -> Path:
 
 
 def read(location: Path, folder: Path, index: bool = False) -> Counter | None:
-    """Problems by kind, or None for a dataset that is refused. What is said is one line that names the file."""
+    """Problems by kind, or None for a dataset that is refused. The message is one line with the file's name."""
     try:
         report = check_dataset(str(location), str(folder))
     except DataError as e:

@@ -1,4 +1,4 @@
-"""What makes a sample of a tar: the record's own names, else numbers as numbers. Other members are told."""
+"""Samples of a tar: pictures by the record's names, else by number. Other members are reported."""
 
 from __future__ import annotations
 

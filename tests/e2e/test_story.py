@@ -157,7 +157,7 @@ def test_mlflow_holds_one_run_a_stage_run_and_the_champion(runs: Path, env: dict
         steps = [m.step for m in client.get_metric_history(run.info.run_id, "loss")]
         assert steps == list(range(len(steps))), f"{run.info.run_name}: {steps}"
         assert run.info.status == "FINISHED", run.info.run_name
-        # Where the weights lie, and not the weights.
+        # A reference to the weights, not the weights.
         assert {a.path for a in client.list_artifacts(run.info.run_id)} == {"stage.json", "tuning.md", "parts.json"}
         assert run.data.params
     ids = {r.info.run_id for r in stages}

@@ -1,6 +1,6 @@
-"""Two nodes with a network between them: two network namespaces of this machine, joined by a cable that is none.
+"""Two nodes with a network between them: two network namespaces of this machine, joined by a virtual cable.
 
-A node is a raylet of one CPU, so each has one of the two workers, and what they tell each other crosses the cable.
+A node is a raylet of one CPU, so each has one of the two workers, and their messages cross the cable.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 REMORA_CATALOG=<folder with tiny-llama> python two_nodes.py <run folder> alone|<address of a cluster of two CPUs>
 
-The run folder holds, below data/, a few records of every dataset. Prints each stage run's losses and norms as JSON.
+The run folder has a few records of every dataset below data/. Prints each stage run's losses and norms as JSON.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def f1(gold: np.ndarray, said: np.ndarray) -> figures.Figure:
 
 
 def test_an_interval_holds_the_truth_as_often_as_it_says(monkeypatch):
-    """300 samples of a known population: the share of 95% intervals that hold it has a standard error of 1.3%."""
+    """300 samples of a known population: the fraction of 95% intervals that contain it has a standard error of 1.3%."""
     monkeypatch.setattr(figures, "RESAMPLES", 300)
     rng = np.random.default_rng(1)
     held = 0
@@ -108,6 +108,6 @@ def test_holm_by_hand():
 
 
 def test_a_term_over_some_items_that_are_counted_twice_is_no_mean():
-    """Wilson's formula is for proportions alone."""
+    """Wilson's formula is for proportions only."""
     low, high = interval((Term(np.array([2.0, 0.0, 2.0]), np.array([2.0, 1.0, 2.0]), 1.0),), ["a", "b", "c"])
     assert 0 <= low <= 0.8 <= high <= 1

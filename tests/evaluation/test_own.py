@@ -95,8 +95,8 @@ def test_an_answer_is_read_as_its_words(said, expected):
         ("exact-match", {"answer": "red", "answers": ("red", "crimson")}, "Crimson", "crimson", 1.0),
         ("yes-no", {"answer": "no"}, "No, there is none.", "no", 1.0),
         ("yes-no", {"answer": "no"}, "There is not.", "no", 1.0),
-        ("yes-no", {"answer": "no"}, "NO", "yes", 0.0),  # POPE knows No, no and not alone
-        ("yes-no", {"answer": "yes"}, "It is. Not that it matters", "yes", 1.0),  # and the first sentence alone
+        ("yes-no", {"answer": "no"}, "NO", "yes", 0.0),  # POPE only knows No, no and not
+        ("yes-no", {"answer": "yes"}, "It is. Not that it matters", "yes", 1.0),  # and only the first sentence
         ("multiple-choice", {"answer": "B", "choices": ("cat", "dog")}, "B", "B", 1.0),
         ("vqa-accuracy", {"answers": ("2", "two", "3", "4", "5", "6", "7", "8", "9", "10")}, "Two!", "2", 0.6),
         ("vqa-accuracy", {"answers": ("a red car",) * 10}, "The red car.", "red car", 1.0),

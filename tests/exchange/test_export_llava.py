@@ -115,7 +115,7 @@ def test_names_and_facts_that_other_engines_look_for(tmp_path):
 
 @torch.no_grad()
 def test_a_new_token_never_wins():
-    """Its logit is the mean of all: with a head that gives negative logits alone, a row of zeros would win."""
+    """Its logit is the mean of all: with a head that gives only negative logits, a row of zeros would win."""
     from remora.exchange.stock_llava import _language_state
 
     model, _ = tiny_vlm("clip", "llama")
@@ -197,7 +197,7 @@ def sentencepiece(scheme, bos=False):
 @pytest.mark.parametrize("template", ["chatml", "vicuna", "llama-2"])
 @pytest.mark.parametrize("scheme", ["first", "always", "never"])
 def test_sentencepiece_reads_a_whole_text_as_its_pieces(tmp_path, scheme, template):
-    """Which words get a space in front of them depends on what stands before, and a picture is nothing to ours."""
+    """Whether a word gets a leading space depends on what precedes it; our prompter ignores a picture there."""
     tokenizer = sentencepiece(scheme, bos=True)
     prompter = Prompter(catalog.template(template), tokenizer, 16)
     chat, reason = stock_chat(prompter)

@@ -50,7 +50,7 @@ def llava_lora(tmp_path, model, tokenizer, adapters, kind="llava_llama", vision=
     (source / "adapter_config.json").write_text(json.dumps(PEFT | {"base_model_name_or_path": "./base"} | peft))
     connector = {f"base_model.model.model.mm_projector.{k}": v for k, v in model.connector.state_dict().items()}
     torch.save(connector, source / "non_lora_trainables.bin")
-    model.vision.module.save_pretrained(tmp_path / "tiny" / vision)  # what stands for the hub
+    model.vision.module.save_pretrained(tmp_path / "tiny" / vision)  # replaces the hub
     return source
 
 
@@ -139,7 +139,7 @@ def test_factorys_folder_a_part(tmp_path, known):  # noqa: F811
 
 
 def test_factorys_lora_result(tmp_path, known):  # noqa: F811
-    """Its language model is saved with peft's `base_layer` in its names, and the adapter lies beside the folders."""
+    """Its language model is saved with peft's `base_layer` in its names, and the adapter is beside the folders."""
     model, tokenizer = tiny_vlm("clip", "llama")
     source = factory_folders(tmp_path, model, tokenizer)
     file = source / "language_model/pytorch_model.bin"

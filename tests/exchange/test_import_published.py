@@ -148,7 +148,7 @@ def test_bunny_and_llava_with_their_towers(tmp_path, known, vision, llm, kind, c
 def test_llava_without_its_towers_weights_refers_to_the_hub(tmp_path, known, monkeypatch):
     model, tokenizer = tiny_vlm("clip", "llama")
     source = original(tmp_path / "in", model, tokenizer, "clip", "llama", "llava", "bin", tower=False)
-    model.vision.module.save_pretrained(tmp_path / "tiny" / "clip")  # what stands for the hub
+    model.vision.module.save_pretrained(tmp_path / "tiny" / "clip")  # replaces the hub
     monkeypatch.chdir(tmp_path)
     made = import_checkpoint(source, tmp_path / "out")
     assert made.at_hub == ("vision",) and not (tmp_path / "out" / "vision").exists()
@@ -160,7 +160,7 @@ def test_what_is_exported_comes_back_the_same(tmp_path, known):
     import_checkpoint(llava_hf(tmp_path / "in", model, tokenizer, "siglip", "qwen2"), tmp_path / "out")
     assert export_bundle(tmp_path / "out", tmp_path / "stock", tmp_path).layout == "llava"
     assert str(tmp_path) not in (tmp_path / "stock/config.json").read_text(), "a folder of this machine"
-    known["llm"]["qwen2-chat"] = known["llm"]["qwen2"].model_copy(update={"hub": "tiny/qwen2-chat"})  # told by hub id
+    known["llm"]["qwen2-chat"] = known["llm"]["qwen2"].model_copy(update={"hub": "tiny/qwen2-chat"})  # by its hub id
     (tmp_path / "again").mkdir()
     made = import_checkpoint(tmp_path / "stock", tmp_path / "again/out")
     assert made.parts == {"vision": "siglip", "connector": "mlp2x_gelu", "llm": "qwen2"}

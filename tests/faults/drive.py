@@ -1,4 +1,4 @@
-"""What the fault tests do things to: a process that trains the jobs it is told, one JSON line each, and answers.
+"""The process under test in the fault tests: it trains jobs from stdin, one JSON line each, and answers.
 
 python drive.py RUNS [ADDRESS]
 """

@@ -29,7 +29,7 @@ def test_a_killed_worker(driver, root, calm, card):
 
 
 def test_sigterm_makes_a_checkpoint_at_once(driver, root, calm, card):
-    stage = Stage(root, "sigterm", checkpoint_every=STEPS)  # none but the one in time
+    stage = Stage(root, "sigterm", checkpoint_every=STEPS)  # only the one in time
     driver.trains(stage)
     stage.reaches(25)
     os.kill(stage.pid(1), signal.SIGTERM)

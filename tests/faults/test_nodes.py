@@ -19,7 +19,7 @@ from support.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 RAY = str(Path(sys.executable).with_name("ray"))
-STEPS = 20_000  # nobody waits for the last one: nodes come and go meanwhile
+STEPS = 20_000  # not waited for: nodes come and go meanwhile
 
 
 class Nodes:
@@ -124,7 +124,7 @@ def test_a_node_is_announced_lost_and_replaced(nodes, root, tmp_path, card):
 
 
 def node_id(driver: Driver, nodes: Nodes, other: subprocess.Popen[bytes]) -> str:
-    """Ray's name for a node: it stands in the command line of its raylet."""
+    """Ray's name for a node, from the command line of its raylet."""
     for process in psutil.Process(other.pid).children(recursive=True):
         for word in process.cmdline():
             if word.startswith("--node_id=") or word.startswith("--node-id="):

@@ -73,7 +73,7 @@ def test_a_dead_mlflow_server(driver, root, calm, card, server):
         began = time.time()
         server.kill()
         away = max(e["step"] for e in stage.events("step"))
-        stage.reaches(away + 20)  # nobody waits for it
+        stage.reaches(away + 20)  # not waited for
         server.start()
         assert driver.says() == "trained", driver.log.read_text()[-3000:]
     assert stage.losses() == calm  # the training did not notice

@@ -1,4 +1,4 @@
-"""Whatever lies in a folder to be imported: it is read, or refused in one line; no code runs, no memory is taken.
+"""Any content of a folder to import is read, or refused in one line; no code runs, and memory stays bounded.
 
 make fuzz ARGS=tests/fuzz/test_fuzz_checkpoints.py
 """
@@ -103,7 +103,7 @@ def spoil_config(rng, config):
 
 
 def spoil_tensors(rng, tensors):
-    """Some tensors are missing, misnamed, of another type or shape, or hold no numbers."""
+    """Some tensors are missing, misnamed, of another type or shape, or not numeric."""
     tensors = dict(tensors)
     for _ in range(rng.choice([0, 0, 1, 1, 2, 5])):
         name = rng.choice(sorted(tensors))
@@ -144,7 +144,7 @@ def torn(rng, data: bytes) -> bytes:
 
 
 def write_case(rng, folder, config, tensors, touched):
-    """A folder as somebody may have it."""
+    """A folder that a user may have."""
     folder.mkdir()
     text = json.dumps(config)
     if rng.random() < 0.1:

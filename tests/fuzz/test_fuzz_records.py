@@ -1,4 +1,4 @@
-"""Records of JSON in every form and none: read or refused in one line, by check, index and reader alike."""
+"""JSON records in every format, or none, are read or refused in one line, by check, index and reader alike."""
 
 from __future__ import annotations
 

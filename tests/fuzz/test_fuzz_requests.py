@@ -22,7 +22,7 @@ SERVED = ("remora", "share-Fake", "champion")
 
 
 def test_every_body_is_a_job_or_one_line() -> None:
-    """The reader alone: nothing else than a Refusal of 4xx, which repeats little of what was sent."""
+    """Only the reader: it raises nothing but a 4xx Refusal, which quotes little of the request."""
     draw, model, limits = random.Random(1), FakeAnswerer(), Limits()
     counts = {"job": 0, "refusal": 0}
     for _ in range(cases(4000)):

@@ -1,6 +1,6 @@
-"""Specs as people and editors break them: read as meant or refused in the words of the file, and never anything else.
+"""Broken specs are read as meant or refused with the file's own terms, and never anything else.
 
-Variants, spaces, recipes and entries of one's own, changed at random: values of other types, nesting, keys left out,
+Variants, spaces, recipes and users' catalog entries, changed at random: values of other types, nesting, keys left out,
 added or written twice, anchors and merges, tags, huge numbers, and letters of the file itself.
 """
 
@@ -116,7 +116,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def changed(value: Any, path: tuple[Any, ...], change: Any) -> Any:
-    """`value` with what stands at `path` replaced by `change` of it; left out if that is `...`."""
+    """`value` with the item at `path` replaced by `change` of it; removed if that is `...`."""
     if not path:
         return change(value)
     items = dict(value) if isinstance(value, dict) else dict(enumerate(value))

@@ -45,7 +45,7 @@ def answerer_of(name: str, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtyp
         said = [int(token) for token in answer.text.split()]
         first.add(said[0])
         later.update(set(said[1:]))
-    # What many answers say, but none begins with: half of them would be empty and tell nothing from anything.
+    # Common in answers but never at their start; else half of the answers would be empty and useless for comparison.
     answerer.stop_id = next(token for token, _ in later.most_common() if token not in first)
     return answerer
 

@@ -152,7 +152,8 @@ class Shown:
 
 
 def test_a_benchmarks_questions_are_one_batch_whatever_their_limits(model, monkeypatch):
-    """And are answered as alone about the whole picture, by the published limit or what there is room for."""
+    """Answers equal those at batch size 1 with the whole picture, up to the published limit or the room in the
+    context."""
     shown = [Shown(i, picture) for i, picture in enumerate(pictures(3))]
     words = ("What is this?", "What is this? Is it blue?", "Is it red or blue or neither of them?")
     questions = [Question(i, words[i % 3], (shown[i // 3],), (2, 5, 9)[i % 3], "") for i in range(9)]

@@ -1,4 +1,5 @@
-"""The average of two variants answers like a model whose every weight is the average, and refuses what has none."""
+"""The average of two variants answers like a model whose every weight is the average; other combinations are
+refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cache of slots holds what transformers' own holds, whoever joins, leaves or moves."""
+"""The slot cache equals transformers' cache, whichever requests join, leave or move."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_each_row_writes_behind_its_own_tokens():
 
 
 def test_rows_move_up_and_a_free_slot_is_zeros():
-    """A NaN that happened to lie in it would pass any mask of the next row there."""
+    """A stale NaN in it would pass through any mask of the next row there."""
     cache = SlotCache(1)
     cache.resize(4, 5)
     given = states(3, 4, 0)

@@ -1,4 +1,4 @@
-"""A row of a batch has the logits that it has alone, in every class of the catalog, whoever joins and leaves."""
+"""A row has the same logits in a batch as alone, in every class of the catalog, whichever rows join and leave."""
 
 from __future__ import annotations
 

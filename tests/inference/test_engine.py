@@ -1,4 +1,4 @@
-"""Every answer is that of batch size 1, token by token, in any class, whoever joins, leaves or is cancelled."""
+"""Every answer equals that of batch size 1, token by token, in any class, whichever requests join, leave or cancel."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_model_of_ties_only_is_answered_at_batch_size_1(made, tiny_tokenizer, 
 
 
 def test_most_choices_are_the_batchs_own(made):
-    """So the tests above see what batches do, not what batch size 1 mends."""
+    """So the tests above test batches, not the correction at batch size 1."""
     answerer, requests, _ = made("phi-2")
     engine = AnswerEngine(answerer)
     for request in requests:
@@ -148,7 +148,7 @@ def test_half_precision_is_that_of_batch_size_1_too(tiny_tokenizer, name):
 
 
 def test_a_row_that_ends_frees_its_place_at_once(made):
-    """Long answers do not hold up short ones: as many run as there are places, until nobody waits."""
+    """Long answers do not hold up short ones: as many run as there are places, until none is waiting."""
     answerer, requests, _ = made("phi-2")
     limits = [1, 9, 2, 3, 9, 1, 2, 2]
     engine = AnswerEngine(answerer, rows=3)
@@ -197,7 +197,7 @@ def test_a_long_request_makes_slots_longer_for_its_time_only(made):
 
 
 def test_a_picture_is_known_by_its_content(made, monkeypatch):
-    """It is encoded once, though each question opens it anew, and what the language model made of it is copied."""
+    """It is encoded once, although each question opens it again, and its keys and values are copied."""
     answerer, _, _ = made("phi-2")
     encoded: list[bytes] = []
     encode = Answerer.embeddings

@@ -41,7 +41,7 @@ def test_the_best_token_is_chosen_unless_another_is_near():
     rows = [Row(how()) for _ in range(4)]
     tokens, ties = chosen(logits, *rows)
     assert tokens[:2] == [3, 3] and ties == [True, False, True, True]
-    logits[0, 0] = -40.0  # what is near is told by the largest of either sign
+    logits[0, 0] = -40.0  # nearness is relative to the largest of either sign
     logits[1, 0] = -40.0
     assert chosen(logits, *rows)[1] == [True, True, True, True]
 

@@ -123,7 +123,7 @@ def test_weights_may_be_rounded_decimals():
         ({"extra": torch.zeros(1)}, "1 names are not in all of them, the first 'extra'"),
         ({"scale": torch.zeros(2, dtype=torch.bfloat16)}, r"scale has shape \(\) and \(2,\)"),
         ({"scale": torch.zeros(())}, r"scale has dtype torch\.bfloat16 and torch\.float32"),
-        ({"steps": torch.tensor([7, 9])}, "steps holds torch.int64 that differ"),
+        ({"steps": torch.tensor([7, 9])}, "steps has torch.int64 values that differ"),
     ],
 )
 def test_results_that_differ_in_more_than_values_are_refused(tmp_path, change, why):

@@ -1,4 +1,4 @@
-"""Compositions that the catalog calls legal train and answer, with small stand-ins of the same classes.
+"""Compositions that the catalog allows can train and answer, with small stand-ins of the same classes.
 
 Every encoder meets every language model, and every connector each of both; `make fuzz` tries all three-way choices.
 """
@@ -43,7 +43,7 @@ def _key(entry):
 
 @functools.cache
 def _classes(kind, small):
-    """Stand-in -> the entries that it stands for: two checkpoints of one architecture are one case."""
+    """Stand-in -> the entries that it represents: two checkpoints of one architecture are one case."""
     groups: dict[str, tuple[object, list[str]]] = {}
     for name in catalog.entries(kind):
         entry = small(catalog.entries(kind)[name])

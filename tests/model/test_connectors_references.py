@@ -21,7 +21,7 @@ EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
 
 def seeded(module: nn.Module) -> nn.Module:
-    """In float64, every parameter drawn anew, so that no gain is 1 and no bias 0."""
+    """In float64, with every parameter random, so that no gain is 1 and no bias 0."""
     torch.manual_seed(0)
     module = module.double()
     with torch.no_grad():

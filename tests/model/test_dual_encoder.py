@@ -1,4 +1,4 @@
-"""The dual encoder gives what transformers' own classes give, of length 1, whoever else is in the batch."""
+"""The dual encoder equals transformers' classes, with length 1, whatever else is in the batch."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_peft_reads_what_was_saved_and_merging_gives_the_same_logits(adapted):
     merged = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32).eval()
     assert not torch.allclose(merged(ids).logits, logits, atol=1e-3)
     merge_adapter(merged, folder / "adapter")
-    # B A is added once in fp32 instead of in every layer's output: rounding alone differs
+    # B A is added once in fp32 instead of in every layer's output: only rounding differs
     assert torch.allclose(merged(ids).logits, logits, atol=1e-5)
 
 

@@ -64,7 +64,7 @@ def slow_forward(state: dict[str, torch.Tensor], picture: torch.Tensor, read: in
     def turned(x, row, column):
         """A head's 8 channels: pairs 0 and 1 turn with the row, pairs 2 and 3 with the column.
 
-        A grid of 3 stands for the 16 patches of pretraining, so a step is 16/3 of theirs; half a head is 4 channels,
+        A grid of 3 represents the 16 patches of pretraining, so a step is 16/3 of theirs; half a head is 4 channels,
         whose two pairs turn by 1 and by 10000^(-2/4) = 1/100 radians a step.
         """
         out = list(x)

@@ -1,4 +1,4 @@
-"""S2 against a slow one: each tile of each scale alone, averages by hand, bicubic interpolation from its formula."""
+"""S2 against a slow reference: each tile of each scale separately, explicit averages, bicubic from its formula."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Records with pictures and without, and a benchmark of one's own."""
+    """Records with pictures and without, and a user's benchmark."""
     root = tmp_path_factory.mktemp("local")
     write_records(root, count=12, images=".")
     write_records(root, "words.json", count=12, pictures=False)

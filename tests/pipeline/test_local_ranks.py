@@ -1,6 +1,6 @@
-"""A group of ranks on this machine: who fails ends all, what a retry would meet again is raised, the rest is retried.
+"""A local group of ranks: one failure ends all; permanent errors are raised, others are retried.
 
-Shell scripts stand for the ranks.
+Shell scripts replace the ranks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from remora.spec import Cluster
 from remora.training.journal import read
 
 HANGS = "exec sleep 600"
-AGAIN = "[ -e $0/status.jsonl ]"  # a note stands there once a group has failed
+AGAIN = "[ -e $0/status.jsonl ]"  # this file exists once a group has failed
 BROKEN = DataError("picture 3 is broken; next: remora data check x")
 
 

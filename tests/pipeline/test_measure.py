@@ -16,7 +16,7 @@ YAML = "title: t\nquestions: q.jsonl\nimages: .\nmetric: multiple-choice\nmax_ne
 
 @pytest.fixture
 def own(tmp_path):
-    """A benchmark of one's own that asks about these pictures, of which none is there."""
+    """A user's benchmark about these pictures, none of which exists."""
 
     def make(*pictures):
         (tmp_path / "own.yaml").write_text(YAML)

@@ -1,4 +1,4 @@
-"""What MLflow holds of searches, variants and measurements: one run each through kills, its data, its links.
+"""MLflow's runs of searches, variants and measurements: one each even after kills, with data and links.
 
 Real sqlite, no Ray: a stage trains by writing its files.
 """
@@ -26,7 +26,7 @@ SPACE = Path(__file__).parents[1] / "e2e" / "tiny.yaml"
 
 
 class Killed(BaseException):
-    """As by kill -9: nobody writes anything more."""
+    """As by kill -9: nothing more is written."""
 
 
 class Work:

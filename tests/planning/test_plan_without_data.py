@@ -1,4 +1,4 @@
-"""A plan before anything is downloaded: sizes come from the catalog, and what they do not tell is said."""
+"""A plan before any download: sizes come from the catalog, and what is unknown is reported."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the published code does with a conversation: render it as one text, tokenise it, count tokens for the mask.
+"""The published code's way with a conversation: render it as one text, tokenise it, count tokens for the mask.
 
-Written from the sources that docs/prompts.md names, in two halves. `Published` holds their rendering and tokenising.
+Written from the sources in docs/prompts.md, in two parts. `Published` has their rendering and tokenisation.
 `mask_by_counting` is their mask, with its counted corrections, and gives None where they would throw the sample away;
 `mask_by_beginnings` is what it is meant to be: a token belongs to an answer if it comes after the tokens of everything
 up to the colon, and within the tokens of everything up to the end token.
@@ -59,7 +59,7 @@ def turns_of(rounds) -> list[Turn]:
 
 def slow(tokenizer: Any, names: Iterable[str]) -> Callable[..., Any]:
     """`encode` of what the published code reads a Llama's files with: the tokenizer written in Python, which puts its
-    space before a text that begins with one, too. Without `legacy` the text's first stretch alone gets it."""
+    space before a text that begins with one, too. Without `legacy`, only the text's first piece gets it."""
     encode = twin(tokenizer, names).encode
     if not isinstance(tokenizer, LlamaTokenizer):
         return encode
@@ -176,7 +176,7 @@ class Published:
     def mask_by_counting(self, ids: list[int], text: str, sep: str, end: str, hack: bool) -> list[int] | None:
         """LLaVA's v1 and llama_2, Factory's llama and gemma, Bunny's with_bos where there is a BOS, else its other.
 
-        A round is tokenised with a BOS of its own, which stands for the end token. The last token of what precedes the
+        Each round is tokenised with a BOS, which counts for the end token. The last token before the
         answer is the lone space that the answer's first word takes. `hack`: from the second round on, one token less.
         """
         bos = len(self.bos)

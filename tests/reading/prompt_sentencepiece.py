@@ -1,6 +1,6 @@
-"""Language models that ship `tokenizer.model` alone, and what sentencepiece itself makes of a text.
+"""Language models that ship only `tokenizer.model`, and sentencepiece's own tokenisation.
 
-`folder` writes what Vicuna's, MobileLLaMA's or TinyLlama's repository holds: a model of sentencepiece, trained here,
+`folder` writes the files of Vicuna's, MobileLLaMA's or TinyLlama's repository: a model of sentencepiece, trained here,
 and a tokenizer_config.json. `Slow` is what the published code read it with, transformers 4's LlamaTokenizer in Python:
 special tokens are cut out, and the stretches between them go to sentencepiece. With `legacy` each of them gets its
 space in front; without, the text's first one alone, and that space is dropped where a special token begins the text.

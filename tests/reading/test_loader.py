@@ -1,4 +1,4 @@
-"""Batches are the same whoever makes them; what goes wrong in a process that makes them arrives as itself."""
+"""Batches are the same from any dataloader worker; a worker's errors arrive as themselves."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_rows_of_many_samples_are_even():
     for capacity, ranks in (2048, 8), (8192, 8), (8192, 1):
         loads = [sum(lengths[i] for i in row) for row in pack(lengths, capacity, ranks)]
         mean = sum(loads) / len(loads)
-        # One sample of 2,048 tokens fills a row of 2,048 alone, however even the others are.
+        # One sample of 2,048 tokens fills a row by itself, however even the others are.
         assert mean / loads[0] > (0.98 if capacity == 2048 else 0.99)
     assert len(pack(lengths, 2048)) <= math.ceil(sum(lengths) / 2048) + 1
 

@@ -1,4 +1,4 @@
-"""Conversations that are too long: cut where a round ends, dropped by name where none fits, the same on every rank."""
+"""Conversations that are too long are cut at the end of a round, or dropped if none fits, the same on every rank."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_cut_and_dropped_samples_of_a_step_are_the_same_on_one_rank_and_on_two(s
     tokens, rows, pictures, dropped = one
     assert set(dropped) == {"s2", "s3"} and all("first question and answer" in why.reason for why in dropped.values())
     assert len(rows) == 5 and tokens == sum(len(r) for r in rows)
-    assert len(pictures) == 4  # of sample 0 the first alone, one of 4, two of 6
+    assert len(pictures) == 4  # only the first of sample 0, one of 4, two of 6
 
 
 def test_a_dropped_sample_is_a_row_of_one_token_without_a_label(stage_data):

@@ -144,7 +144,7 @@ def check(prompter, conversation, published, ids, labels):
 def test_v1_is_llavas_factorys_and_bunnys(made, name, template):
     prompter, published = made(name, template)
     eos = published.private(prompter.stop)
-    hack = not published.legacy  # LLaVA's and Factory's for Llama, whose slow tokenizer alone has `legacy`
+    hack = not published.legacy  # LLaVA's and Factory's for Llama, where only the slow tokenizer has `legacy`
     as_published = 0
     for conversation in CONVERSATIONS:
         spans, text = published.v1(conversation, "" if template == "brief" else VICUNA, eos)
@@ -214,7 +214,7 @@ def test_tokenizer_is_the_tokenizers_own_chat_template(made, name):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_the_twin_is_the_tokenizer_where_no_text_spells_a_special_token(made, name):
-    """So the comparisons above are with the published code itself, run as it stands."""
+    """So the comparisons above are with the published code, unchanged."""
     prompter, published = made(name, "vicuna")
     tokenizer = prompter.tokenizer
     for conversation, forges in zip(CONVERSATIONS, FORGES, strict=True):

@@ -1,4 +1,4 @@
-"""Ids and labels on tokenizers that ship `tokenizer.model` alone: sentencepiece's, and the published masks."""
+"""Ids and labels on tokenizers that ship only `tokenizer.model` equal sentencepiece's and the published masks."""
 
 from __future__ import annotations
 

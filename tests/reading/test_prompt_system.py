@@ -54,7 +54,7 @@ CHATML = (
 DEFAULT = "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}" + CHATML
 REFUSES = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
 DROPS = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
-LAST = (  # as Mistral's later templates: the system message stands before the last question
+LAST = (  # as Mistral's later templates: the system message is before the last question
     "{% for m in messages %}{% if m.role == 'user' %}[INST]"
     "{% if messages[0].role == 'system' and (loop.last or loop.nextitem is defined and loop.revindex <= 2) %}"
     "{{ messages[0].content }}\n\n{% endif %}{{ m.content }}[/INST]"

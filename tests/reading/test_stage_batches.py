@@ -22,7 +22,7 @@ SHARES = [(1, 1), (1, 3), (1, 99), (2, 1), (2, 2), (5, 1), (24, 1)]
 
 @pytest.fixture
 def stage_data(tmp_path, tiny_tokenizer):
-    """Twelve samples of unlike lengths in one step: with pictures (one, two or none of them each), or text alone."""
+    """Twelve samples of unlike lengths in one step: with pictures (one, two or none each), or text only."""
 
     def make(kind: str) -> StageData:
         records = []
@@ -66,7 +66,7 @@ def step(data: StageData, model, rows: str, world: int, size: int):
         samples += [(k, ids.tolist()) for k, ids in zip(batch.keys.tolist(), held, strict=True) if len(ids) > 1]
         assert (batch.ids == IMAGE).sum() == 2 * len(batch.pixels)
         assert batch.mask.sum() == batch.ids.numel() or rows == "padded"
-    gradients = {n: p.grad.clone() for n, p in model.named_parameters()}  # every one is there, on text alone as well
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters()}  # all exist, also for text only
     return loss, gradients, sorted(samples), max(b.ids.numel() for b in batches)
 
 

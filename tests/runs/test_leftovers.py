@@ -1,4 +1,5 @@
-"""What killed commands leave is told from what is at work, and swept by who owns the place, or by `remora runs gc`."""
+"""Leftovers of killed commands are distinguished from work in progress, and swept by the next user or `remora runs
+gc`."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_a_torn_run_is_set_aside_by_name(tmp_path: Path, harm: str, caplog: pyte
         victim.unlink()
     else:
         victim.with_name("extra").write_text("?")
-    assert not store.finished(run) and not list(store.root.glob("*.torn-*"))  # whoever only looks changes nothing
+    assert not store.finished(run) and not list(store.root.glob("*.torn-*"))  # reading changes nothing
     with store.lease(run) as mine:
         assert mine
     assert "will be trained again" in caplog.text

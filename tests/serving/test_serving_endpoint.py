@@ -116,7 +116,7 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         self.log = folder / "log"
         self.told: list[httpx.Response | None] = []
-        """What clients were told while it started and stopped."""
+        """Responses to clients while it started and stopped."""
         env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         with self.log.open("w") as out:
             self.process = subprocess.Popen(

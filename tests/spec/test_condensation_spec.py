@@ -1,4 +1,4 @@
-"""A condensation's YAML: Bunny's figures by default, and what does not fit is told."""
+"""A condensation's YAML: defaults are Bunny's, and misfits are reported."""
 
 from __future__ import annotations
 

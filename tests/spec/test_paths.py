@@ -59,7 +59,7 @@ def test_a_recipes_and_a_condensations_paths_are_their_own_files(folder: Path) -
     ("text", "right"),
     [
         ("data/a.json", "specs/data/a.json"),
-        ("here.json", "here.json"),  # in the working folder alone
+        ("here.json", "here.json"),  # only in the working folder
         ("../here.json", "specs/../here.json"),
         ("data/train-*.parquet", "specs/data/train-*.parquet"),
         ("data/train-{1..3}.parquet", "specs/data/train-{1..3}.parquet"),

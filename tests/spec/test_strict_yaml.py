@@ -49,7 +49,7 @@ def test_every_mistake_of_a_file_is_told_at_once(tmp_path):
     message = refused(Recipe, RECIPE.replace("lr", "rate").replace("name: mine", "nam: mine"), tmp_path)
     lines = message.splitlines()
     assert len(lines) == 4 and all(line.startswith("spec.yaml") for line in lines)
-    # The misspelt keys come first, as they stand in the file: they are why others are missing.
+    # Misspelt keys come first: they are why others are missing.
     assert lines[0].startswith("spec.yaml:1: unknown key 'nam'; did you mean 'name'?")
     assert lines[1].startswith("spec.yaml:5: unknown key 'stages.0.rate'")
     assert lines[2:] == ["spec.yaml: key 'name' is missing", "spec.yaml:3: key 'stages.0.lr' is missing"]

@@ -101,7 +101,7 @@ class Cut(Tower):
 
 
 def enlarge(module: nn.Module, generator: torch.Generator) -> None:
-    """Random weights that matter: biases and norms too, and large enough that the pictures decide what is said."""
+    """Random weights that matter: biases and norms too, and large enough that the pictures decide the answer."""
     with torch.no_grad():
         for name, p in module.named_parameters():
             noise = torch.randn(p.shape, generator=generator)

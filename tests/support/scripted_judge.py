@@ -1,4 +1,4 @@
-"""A judge of one's own on this machine: OpenAI's chat completions by a script, with the faults of real endpoints."""
+"""A local judge: OpenAI's chat completions from a script, with the faults of real endpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image store on this machine that misbehaves as it is told: a web server of http.server's."""
+"""A local image store that misbehaves on command, made with http.server."""
 
 from __future__ import annotations
 

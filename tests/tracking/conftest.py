@@ -29,7 +29,7 @@ def named(tracker):
 
 @pytest.fixture
 def runs_in():
-    """Every run that MLflow holds, by its key; none may have two."""
+    """Every run in MLflow, by its key, which must be unique."""
 
     def read(tracker):
         with tracker.client() as client:
@@ -43,7 +43,7 @@ def runs_in():
 
 @pytest.fixture
 def points(runs_in):
-    """The (step, value) pairs that MLflow holds of a metric, of the run with that key."""
+    """The (step, value) pairs of a metric in MLflow, for the run with that key."""
 
     def read(tracker, key, name="loss"):
         run = runs_in(tracker)[key].info.run_id

@@ -1,4 +1,4 @@
-"""Registered models: one version a content, files that never change under a version, one line when there is none."""
+"""Registered models: one version per content, files of a version never change, one line if there is none."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_champion_is_what_was_registered_last(tracker, folder, tmp_path, nam
     shutil.rmtree(folder)
     with publishing(folder) as f:
         (f / "weights").write_text("two")
-    # Other content of the same run is another version, and leaves the files of the first alone.
+    # Other content of the same run is another version, and does not change the files of the first.
     assert register(tracker, "remora", run, folder) == "2"
     second = served(tracker, tmp_path / "cache")
     assert sorted(p.name for p in second.iterdir()) == ["manifest.json", "weights"]

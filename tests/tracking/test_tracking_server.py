@@ -117,7 +117,7 @@ def test_a_server_that_fails_dies_and_forgets_costs_nothing(tmp_path, monkeypatc
         assert found["stage/one"].data.tags["mlflow.parentRunId"] == found["variant/v"].info.run_id
         assert Tracker(runs, tracker.uri).sync().written == 0
 
-        # The server's store is no path, so a version is an upload, and whoever reads it needs no run folder.
+        # The server's store is not a path, so a version is uploaded, and readers need no run folder.
         assert register(tracker, "remora", "variant/v", bundle(runs / "bundles" / "one")) == "1"
         assert register(tracker, "remora", "variant/v", runs / "bundles" / "one") == "1"
         elsewhere = tmp_path / "elsewhere"

@@ -1,9 +1,9 @@
-"""The first losses of the demo's stages, in one process: what test_golden compares, and how it is written anew.
+"""The first losses of the demo's stages, in one process: used by test_golden, and how to update them.
 
     python tests/training/golden.py tests/golden/demo.json
 
-Write it anew only where a change is meant to change results. One of the code raises NUMERICS (remora/runs/graph.py)
-with it; one of the demo's schedules gives its stages other names as it is.
+Update it only if a change is meant to change results. A change of code then raises NUMERICS (remora/runs/graph.py)
+too; a change of the demo's schedules changes its stages' names anyway.
 """
 
 from __future__ import annotations

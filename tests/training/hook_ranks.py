@@ -26,7 +26,7 @@ SCALE = 1024.0
 
 
 class Noted(MetaPathFinder):
-    """Notes who is asked for mlflow, and has none."""
+    """Records imports of mlflow and refuses them."""
 
     asked = 0
 

@@ -126,7 +126,7 @@ def test_steps_are_ordered_as_numbers(tmp_path):
     assert names(tmp_path) == ["step-1000001"]
 
 
-# Written while steps go on.
+# Written while training continues.
 
 
 class Slow:

@@ -59,7 +59,7 @@ def test_one_process_and_torchrun_train_the_same_stage(job, tmp_path):
 
     rc, out, err = python(*TORCHRUN, *MODULE, written(job, tmp_path / "two", workers=2, micro_batch=2))
     assert rc == 0, err
-    assert out.count("3 steps, ") == 1  # rank 0 alone
+    assert out.count("3 steps, ") == 1  # only rank 0
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 

@@ -25,7 +25,7 @@ RANKS = Path(__file__).with_name("bad_steps.py")
 STEPS = 24
 
 
-# The rule alone.
+# Only the rule.
 
 
 def test_a_leap_is_measured_by_the_median_of_recent_losses() -> None:

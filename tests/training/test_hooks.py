@@ -67,15 +67,15 @@ def test_link_states(seen, zero) -> None:
 
 @pytest.mark.parametrize("zero", ZERO)
 def test_tell_scale(seen, zero) -> None:
-    """Losses keep their size, so that fp16's gradients vanish below 6e-8; told, DeepSpeed scales them, and the norm is
-    that of gradients without the scale all the same."""
+    """Without the hook losses are not scaled, so fp16's gradients underflow below 6e-8; with it, they are, and the norm
+    is still that of unscaled gradients."""
     unscaled, scaled = seen[zero]["unscaled"], seen[zero]["scaled"]
     assert scaled["slope"] == 1024 * unscaled["slope"]
-    assert scaled["norm"] == pytest.approx(unscaled["norm"], rel=0.5)  # a step lies between them
+    assert scaled["norm"] == pytest.approx(unscaled["norm"], rel=0.5)  # there is a step between them
 
 
 def test_sum_nothing(seen) -> None:
-    """A rank without others copies its gradients into a bucket, sums them with nobody's, and copies them back."""
+    """A single rank would copy its gradients to a bucket, all-reduce them with itself, and copy them back."""
     assert seen["sums"] == 0 < seen["sums without"]
 
 

@@ -41,10 +41,10 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
-    """What the ranks say, and the folder of their runs.
+    """The ranks' output, and their run folder.
 
     The encoder comes from a folder of transformers' own, its last blocks from a stage before; the language model ties
-    its head to its table and has an adapter to merge; text-only records stand between pictures.
+    its head to its table and has an adapter to merge; text-only records are between those with pictures.
     """
     root = tmp_path_factory.mktemp("sharded")
     own = root / "catalog"
@@ -108,7 +108,7 @@ def test_a_split_model_is_the_whole_one_bit_by_bit(said) -> None:
     unlike = said[0]["unlike"]
     assert unlike["differs"] == []
     assert unlike["whole"] == [] and unlike["still whole"] == []  # every parameter is split, also after the trial
-    assert unlike["afterwards split"] == []  # what transformers was told is forgotten
+    assert unlike["afterwards split"] == []  # transformers' global is reset
 
 
 @pytest.mark.e2e

@@ -1,4 +1,5 @@
-"""A stage under loaders: the same figures for any number of them; waits are told, broken pictures dropped by rule."""
+"""A stage with dataloader workers: the same figures for any number; waits are reported, broken pictures dropped by
+rule."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def ranks(job: StageJob) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("zero", ZERO)
 @pytest.mark.parametrize("precision", ["zero", "bf16"])
 def test_adamw_has_taken_no_step_before_the_first(ranks, precision, zero) -> None:
-    """With bf16 weights at stage 0, DeepSpeed's optimiser took a phantom step at init: counters stood at 1, and weights
+    """With bf16 weights at stage 0, DeepSpeed's optimiser took a phantom step at init: counters were 1, and weights
     had decayed once."""
     seen = ranks[f"{precision}-{zero}"]
     assert seen["moved"] == 0.0
@@ -107,7 +107,7 @@ def test_every_part_has_its_own_rate_after_a_resume(job, ranks, zero) -> None:
         assert rates == [[part, pytest.approx(expected[part], rel=1e-12)] for part, _ in rates]
         assert {part for part, _ in rates} == set(expected)
     assert seen["counters"] == [[3.0], [4.0], [5.0], [6.0]]
-    # The same setting twice in one process differs in the last bit: memory lies elsewhere, and kernels look at that.
+    # The same setting twice in one process differs in the last bit: kernels depend on memory alignment.
     assert [e["loss"] for e in seen["steps"]] == pytest.approx([e["loss"] for e in whole["steps"]], rel=1e-6)
 
 

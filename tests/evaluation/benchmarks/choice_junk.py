@@ -1,4 +1,4 @@
-"""What answer files hold that nobody expects: records with values of other kinds, and files with other bytes."""
+"""Junk in answer files: records with values of other types, and files with other bytes."""
 
 from __future__ import annotations
 

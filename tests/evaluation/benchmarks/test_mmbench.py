@@ -26,7 +26,7 @@ def png(colour: str) -> bytes:
 
 
 def table(**changes: str) -> list[dict[str, str]]:
-    """One question with two rotations and one with three, of which the last option is none."""
+    """One question with two rotations and one with three, whose last option is `none`."""
     common = {"hint": "", "source": "s", "comment": "", "split": "dev", "category": "ocr", "D": ""} | changes
     first, second = {"question": "what?", "hint": "look"}, {"question": "who?", "hint": "nan"}
     texts = [
@@ -54,7 +54,7 @@ def test_prompts_are_llavas_from_every_layout(tmp_path):
     assert first.prompt == "look\nwhat?\nA. cat\nB. dog"
     assert (first.id, first.max_new_tokens) == (3, 1024)
     assert first.extra == {"round_id": 0, "options": ["cat", "dog"], "option_char": ["A", "B"]}
-    assert legacy[2].prompt == "who?\nA. x"  # LLaVA stops at the first option that is none
+    assert legacy[2].prompt == "who?\nA. x"  # LLaVA stops at the first option `none`
     assert [q.group for q in legacy] == ["3", "3", "4"]
 
     found[1] = found[1] | {"image": "3"}

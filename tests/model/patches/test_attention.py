@@ -1,4 +1,4 @@
-"""A packed row gives every token what it gets alone, in every class of the catalog: logits, gradients, loss, dropout.
+"""Packed rows equal single rows in every class of the catalog: logits, gradients, loss, dropout.
 
 The reference is transformers' own forward pass, one sample at a time, with its eager attention.
 """
@@ -39,7 +39,7 @@ OTHERS = {
     "granite": {"attention_multiplier": 0.3},
     "olmo2": {},
 }
-"""Classes and settings that no entry has, and that an entry of one's own could have."""
+"""Classes and settings that no shipped entry has, but a user's entry could have."""
 
 
 def _configs() -> dict[str, dict[str, object]]:

@@ -101,7 +101,7 @@ def test_blocks_that_are_computed_again_change_nothing():
 
 
 def test_without_a_loss_every_parameter_still_has_a_gradient():
-    """Ranks sum gradients in step; one that has none would wait for ever."""
+    """Ranks sum gradients in step; a rank without gradients would hang."""
     model = model_of()
     one = collate([(Tokens([2, 3, 4], [-100] * 3, 0), [])], 1, model.image_size, rows="packed")
     loss, gradients, _ = passed("demo-2m", "packed", True, batch=one)
