@@ -1,8 +1,8 @@
 """A variant as a path of stage runs, and a search as the union of its variants' paths.
 
 A stage run's identity is the digest of everything that decides its result: its parent's identity, the parts and their
-sources, the resolved stage and its template, the data, the seed, the precision, and NUMERICS. The rest of the `cluster:`
-block is left out on purpose: workers, ZeRO stage and micro batches do not change the result.
+sources, the resolved stage and its template, the data, the seed, the precision, and NUMERICS. The rest of the
+`cluster:` block is left out on purpose: workers, ZeRO stage and micro batches do not change the result.
 """
 
 from __future__ import annotations
