@@ -101,6 +101,21 @@ def test_a_size_is_part_of_an_encoders_name(name, tokens, short):
     assert variant_name(variant) == f"base-{short}-TL-mlp"
 
 
+@pytest.mark.parametrize(
+    ("name", "layer", "short", "pixels"),
+    [("clip-l-336@-1", -1, "C.L1", 336), ("siglip-so400m-384@224@-12", -12, "Sig.224.L12", 224)],
+)
+def test_so_is_the_layer_that_is_read(name, layer, short, pixels):
+    base, found = catalog.vision(name.rpartition("@")[0]), catalog.vision(name)
+    assert (found.layer, found.short, found.image_size) == (layer, short, pixels)
+    assert found.blocks_read == base.blocks + layer + 1
+    assert found.model_dump(exclude={"layer", "short", "source"}) == base.model_dump(
+        exclude={"layer", "short", "source"}
+    )
+    with torch.device("meta"):
+        assert build_tower(found, pretrained=False)(torch.zeros(1, 3, pixels, pixels)).shape[1] == base.tokens
+
+
 def test_dinov2_resizes_in_proportion_before_it_crops():
     assert catalog.vision("dinov2-l-224@448").resize == 512
     assert catalog.vision("dinov2-l-336").resize == 384
@@ -116,6 +131,9 @@ def test_dinov2_resizes_in_proportion_before_it_crops():
         ("clip-l-336@448@224", UnknownName, "unknown vision encoder 'clip-l-336@448'"),
         ("clip-l-336@10", SpecError, "a picture of 10 px has no patch of 14"),
         ("clip-l-336-s2@672", SpecError, "has scales of its own"),
+        ("clip-l-336@-25", SpecError, "layer -25 lies before the first of 24 blocks"),
+        ("clip-l-336@-1@448", UnknownName, "unknown vision encoder 'clip-l-336@-1'"),
+        ("efficientnet-lite0@-2", SpecError, "has no other layer to read"),
         (
             "eva02-clip-l-336@448",
             SpecError,

@@ -21,6 +21,13 @@ def test_the_shipped_spec_names_what_the_catalog_has():
     assert spec.encoder and compares_texts(catalog.vision(spec.encoder.model))
 
 
+def test_bunnys_own_coreset_is_its_defaults_on_embeddings():
+    spec = load(Condensation, SHIPPED.with_name("bunny-coreset.yaml"))
+    given = {"embeddings", "clusters", "sample"}
+    plain = {"name": "bunny-laion-coreset", **spec.model_dump(include=given)}
+    assert spec == validate(Condensation, plain, "x.yaml") and spec.sample == 2_000_000
+
+
 def test_the_defaults_are_bunnys():
     spec = validate(Condensation, LEAST, "x.yaml")
     assert (spec.duplicate, spec.text_rank, spec.centroid_rank, spec.sample) == (0.86, (0.4, 0.6), (0.15, 0.35), None)

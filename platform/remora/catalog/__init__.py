@@ -160,15 +160,18 @@ def check_benchmark(name: str) -> None:
 
 
 def vision(name: str) -> Vision:
-    """The vision encoder of that name. `clip-l-336@448` is clip-l-336 at 448 px, with interpolated positions.
+    """The vision encoder of that name. `clip-l-336@448` is clip-l-336 at 448 px, with interpolated positions;
+    `clip-l-336@-1` (and `clip-l-336@448@-1`) is read after its last block.
 
     Raises:
         UnknownName: there is no such encoder.
-        SpecError: it does not support that size.
+        SpecError: it does not support that size or layer.
     """
     base, at, size = name.rpartition("@")
     if not at or name in entries("vision"):
         return _listed_vision(name)
+    if re.fullmatch(r"-[1-9]\d{0,2}", size):
+        return _at_layer(name, base, int(size))
     entry = _listed_vision(base)
     if not re.fullmatch(r"[1-9]\d{0,4}", size):
         raise UnknownName(f"unknown vision encoder {name!r}: {size!r} is not a size; write {base}@PIXELS")
@@ -180,6 +183,16 @@ def vision(name: str) -> Vision:
         facts["resize"] = entry.resize * side // entry.image_size
     facts["tokens"] = tokens_at(entry.loader, entry.config, side, entry.prefix) or entry.tokens
     facts["source"] = f"{base} at {side} px, its positions interpolated by transformers. {entry.source}"
+    return validate(Vision, facts, f"vision encoder {name!r}")
+
+
+def _at_layer(name: str, base: str, layer: int) -> Vision:
+    """The encoder `base`, read after another of its blocks, counted from the end."""
+    entry = vision(base)
+    if entry.loader == "efficientnet-lite":
+        raise SpecError(f"vision encoder {name!r}: {base} is read after its last block, and has no other layer to read")
+    facts = entry.model_dump() | {"short": f"{entry.short}.L{-layer}", "layer": layer}
+    facts["source"] = f"{base} read at layer {layer}. {entry.source}"
     return validate(Vision, facts, f"vision encoder {name!r}")
 
 

@@ -55,6 +55,10 @@ def _judge_model() -> Any:
     return option("the judge (default: REMORA_JUDGE_MODEL, or the papers')", metavar="NAME")
 
 
+def _smoke() -> Any:
+    return option("a space's trial run of minutes: what its smoke block replaces", False)
+
+
 def _everything_as_json() -> Any:
     return option("print everything as JSON", False)
 
@@ -144,6 +148,7 @@ class SearchOptions(Options):
     address: str | None = _address()
     tracking_uri: str | None = _tracking_uri()
     plain: bool = option("lines instead of a live table, in this process", False)
+    smoke: bool = _smoke()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +220,7 @@ class PlanOptions(Options):
     """plan a space or a variant: which stage runs exist, which will be trained"""
 
     spec: Path = argument()
+    smoke: bool = _smoke()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +228,7 @@ class RenderOptions(Options):
     """print a space or a variant with everything resolved"""
 
     spec: Path = argument()
+    smoke: bool = _smoke()
 
 
 @dataclass(frozen=True, kw_only=True)

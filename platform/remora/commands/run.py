@@ -89,10 +89,11 @@ def search(options: SearchOptions) -> None:
     if options.plain or not sys.stdout.isatty():
         say(*search_lines(searched(options, aloud=True).as_json()))
         return
-    space = read_space(options.spec)
+    space = read_space(options.spec, options.smoke)
     variants = variants_of(space)
     prepare(entries_of(variants), options.place, literal())
-    live(options.place, "search", options.spec, space.name, [variant_name(v) for v in variants], literal())
+    more = ["--smoke"] if options.smoke else []
+    live(options.place, "search", options.spec, space.name, [variant_name(v) for v in variants], literal(), more)
     say(*search_lines(json.loads(result_file(options.runs, space.name).read_text())))
 
 
@@ -105,7 +106,7 @@ def searched(options: SearchOptions, aloud: bool = False) -> Result:
     from remora.cluster.search import check
     from remora.cluster.search import search as run_search
 
-    space, store, place = read_space(options.spec), Store(options.runs), options.place
+    space, store, place = read_space(options.spec, options.smoke), Store(options.runs), options.place
     variants = variants_of(space)
     names = [variant_name(v) for v in variants]
     tell = say if aloud else say_nothing
@@ -186,16 +187,24 @@ def queued(runs: Path, search_name: str, names: list[str]) -> None:
 
 
 def live(
-    place: Workplace, verb: str, spec: Path, search_name: str, names: list[str], console: Console
+    place: Workplace,
+    verb: str,
+    spec: Path,
+    search_name: str,
+    names: list[str],
+    console: Console,
+    more: Sequence[str] = (),
 ) -> SearchProgress:
     """Run the verb in a child and draw its progress until it ends; returns the final progress.
+
+    `more` are flags of the verb.
 
     Raises:
         RemoraError: the child's own.
     """
     log = place.runs / "logs" / f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}.log"
     since = time.time()
-    child = Child(remora_command(verb, str(spec), *flags(place), "--plain"), log)
+    child = Child(remora_command(verb, str(spec), *flags(place), *more, "--plain"), log)
     progress = SearchProgress(place.runs, search_name, names, since)
     title = f"{spec.name} (log: {log})"
     try:

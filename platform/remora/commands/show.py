@@ -16,14 +16,18 @@ from remora.planning import Plan, is_here, plan_of
 from remora.reporting.columns import console as wide_console
 from remora.reporting.columns import literal
 from remora.reporting.plans import print_plan
-from remora.runs import Store, checked_stages, read_variants, variant_name
+from remora.reporting.spaces import space_lines
+from remora.runs import Store, Survey, checked_stages, read_survey, variant_name
 from remora.spec import Stage, Variant
 
 
 def plan(options: PlanOptions) -> None:
     """Print every stage run of the spec: which variants use it, and whether it exists."""
-    found = planned(options, literal())
-    print_plan(found, str(options.spec), Store(options.runs).data, wide_console())
+    survey = read_survey(options.spec, options.smoke)
+    console = wide_console()
+    for line in space_lines(survey):
+        console.print(line, highlight=False, soft_wrap=True)
+    print_plan(_planned(survey, options, literal()), str(options.spec), Store(options.runs).data, console)
 
 
 def planned(options: PlanOptions, console: Console) -> Plan:
@@ -32,7 +36,11 @@ def planned(options: PlanOptions, console: Console) -> Plan:
     Raises:
         RemoraError: the spec could not run.
     """
-    variants, store = read_variants(options.spec), Store(options.runs)
+    return _planned(read_survey(options.spec, options.smoke), options, console)
+
+
+def _planned(survey: Survey, options: PlanOptions, console: Console) -> Plan:
+    variants, store = survey.variants, Store(options.runs)
     for variant in variants:
         checked_stages(variant)
     prepare([e for e in entries_of(variants) if is_here(e, store.data)], options.place, console)
@@ -40,8 +48,10 @@ def planned(options: PlanOptions, console: Console) -> Plan:
 
 
 def render(options: RenderOptions) -> None:
-    """Print every variant with its stages as they will run."""
-    for number, variant in enumerate(read_variants(options.spec)):
+    """Print every variant with its stages as they will run; of a space, its axes first."""
+    survey = read_survey(options.spec, options.smoke)
+    sys.stdout.writelines(f"# {line}\n" for line in space_lines(survey))
+    for number, variant in enumerate(survey.variants):
         sys.stdout.write("---\n" * bool(number) + rendered(variant, checked_stages(variant)))
 
 
