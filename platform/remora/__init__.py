@@ -85,6 +85,7 @@ def search(
     *,
     address: str | None = None,
     tracking_uri: str | None = None,
+    smoke: bool = False,
     runs: File | None = None,
     aloud: bool = False,
 ) -> Result:
@@ -93,6 +94,7 @@ def search(
     Args:
         spec: A space's YAML.
         address: Ray cluster to use; default: RAY_ADDRESS, or a new one on this machine.
+        smoke: Run the space's trial run of minutes.
         aloud: Print progress.
 
     Raises:
@@ -101,7 +103,7 @@ def search(
     from remora.commands.options import SearchOptions
     from remora.commands.run import searched
 
-    given = {"spec": spec, "address": address, "tracking_uri": tracking_uri, "runs": runs}
+    given = {"spec": spec, "address": address, "tracking_uri": tracking_uri, "smoke": smoke, "runs": runs}
     return searched(SearchOptions.of(given), aloud)
 
 
@@ -182,7 +184,7 @@ def score(
     return scored(ScoreOptions.of(given))
 
 
-def plan(spec: File, *, runs: File | None = None) -> Plan:
+def plan(spec: File, *, smoke: bool = False, runs: File | None = None) -> Plan:
     """Plan a space or a variant: which stage runs exist, which will be trained, what sharing saves.
 
     Raises:
@@ -192,7 +194,7 @@ def plan(spec: File, *, runs: File | None = None) -> Plan:
     from remora.commands.show import planned
     from remora.reporting.columns import silent
 
-    return planned(PlanOptions.of({"spec": spec, "runs": runs}), silent())
+    return planned(PlanOptions.of({"spec": spec, "smoke": smoke, "runs": runs}), silent())
 
 
 def serve(
