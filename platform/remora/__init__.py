@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from remora.commands.evaluate import Evaluation
     from remora.evaluation.report import Report
     from remora.inference.loaded import LoadedModel
+    from remora.pipeline.promotion import Promotion
     from remora.pipeline.variant import Outcome
     from remora.planning import Plan
 
     File = str | PathLike[str]
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "load", "plan", "score", "search", "serve", "train"]
+__all__ = ["evaluate", "load", "plan", "promote", "score", "search", "serve", "train"]
 
 
 def load(model: File, *, runs: File | None = None, tracking_uri: str | None = None) -> LoadedModel:
@@ -195,6 +196,39 @@ def plan(spec: File, *, smoke: bool = False, runs: File | None = None) -> Plan:
     from remora.reporting.columns import silent
 
     return planned(PlanOptions.of({"spec": spec, "smoke": smoke, "runs": runs}), silent())
+
+
+def promote(
+    model: File | None = None,
+    *,
+    benchmarks: str | Iterable[str] = (),
+    alpha: float = 0.05,
+    force: str | None = None,
+    name: str = "remora",
+    alias: str = "champion",
+    tracking_uri: str | None = None,
+    runs: File | None = None,
+) -> Promotion:
+    """Move a registered alias to a model, unless it is significantly worse than the one that has it.
+
+    Args:
+        model: A variant's name, the folder of a bundle, name@alias of the registry, or an MLflow run's id.
+        benchmarks: What the two are compared on; default: all that today's model was measured on.
+        alpha: The significance level of the gate.
+        force: A reason to promote it whatever the gate says; it is recorded.
+
+    Raises:
+        GateError: it is significantly worse, or was not measured on the same questions.
+        RemoraError: no such model, or MLflow is down.
+    """
+    from remora.commands.options import PromoteOptions
+    from remora.commands.promote import promoted
+
+    given = {
+        "model": model and str(model), "benchmarks": benchmarks, "alpha": alpha, "force": force, "name": name,
+        "alias": alias, "tracking_uri": tracking_uri, "runs": runs,
+    }  # fmt: skip
+    return promoted(PromoteOptions.of(given))
 
 
 def serve(

@@ -32,6 +32,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "evaluate": Verb(told_by.EvaluateOptions, "evaluate.evaluate"),
     "compare": Verb(told_by.CompareOptions, "compare.compare"),
     "register": Verb(told_by.RegisterOptions, "register.register"),
+    "promote": Verb(told_by.PromoteOptions, "promote.promote"),
     "serve": Verb(told_by.ServeOptions, "serve.serve"),
     "plan": Verb(told_by.PlanOptions, "show.plan"),
     "render": Verb(told_by.RenderOptions, "show.render"),

@@ -14,6 +14,7 @@
     ├── ClusterError      Ray: no cluster, no room
     ├── WorkerError       a process that crashed unexpectedly
     ├── TrackingError     MLflow: no server, no champion
+    ├── GateError         a model that may not take another's place
     └── ServingError      the endpoint: a port in use, a deployment that failed
 
 A message is one line: the rule, the offending value, what exists, the next command. `remora` prints it and exits 1.
@@ -93,6 +94,10 @@ class WorkerError(RemoraError):
 
 class TrackingError(RemoraError):
     """MLflow cannot be reached, or does not have what was asked for."""
+
+
+class GateError(RemoraError):
+    """A model may not take another's place: it is significantly worse, or was not measured as that one was."""
 
 
 class ServingError(RemoraError):

@@ -205,6 +205,20 @@ class RegisterOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PromoteOptions(Options):
+    """move an alias to a model, unless it is significantly worse than the one that has it"""
+
+    model: str | None = argument(f"{A_MODEL}, or an MLflow run's id", None)
+    benchmarks: tuple[str, ...] = option("benchmarks of the gate (default: all of today's model)", (), metavar="NAME")
+    alpha: float = option("significance level of the gate (default: 0.05)", 0.05, metavar="P")
+    force: str | None = option("promote it whatever the gate says; the reason is recorded", metavar="REASON")
+    name: str = option("registered name (default: remora)", "remora", "--as", metavar="NAME")
+    alias: str = option("alias to move to it (default: champion)", "champion", metavar="ALIAS")
+    history: bool = option("list what was promoted in this run folder", False)
+    tracking_uri: str | None = _tracking_uri()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeOptions(Options):
     """serve a model: OpenAI's chat completions with images"""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from remora.pipeline.promotion import Promotion
 
 SHOWN = 8
 """Variants that a line lists."""
@@ -89,3 +91,29 @@ def search_lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"bundle: {result['bundle']}"
     yield f"stage runs: {counts['planned']} planned, {counts['trained']} trained, {counts['reused']} reused"
     yield f"next: remora serve {name}@champion"
+
+
+def promotion_lines(made: Promotion) -> Iterator[str]:
+    """What the gate saw, and where the alias is now."""
+    named = f"{made.model}@{made.alias}"
+    if not made.moved:
+        yield f"{named} is version {made.version}, {made.variant}, already"
+        return
+    for figure in made.gate:
+        yield f"{figure.shown}: {'significantly worse' if figure.worse else 'not significantly worse'}"
+    yield f"{named}: {_moved(made)}"
+    yield f"next: remora serve {named}"
+
+
+def history_lines(promotions: Sequence[Promotion], runs: Path) -> Iterator[str]:
+    """Every promotion with the figures of its gate, the oldest first."""
+    if not promotions:
+        yield f"{runs}: nothing was promoted; next: remora promote MODEL"
+    for made in promotions:
+        yield f"{made.at} {made.model}@{made.alias}: {_moved(made)}"
+        yield from (f"  {figure.shown}" for figure in made.gate)
+
+
+def _moved(made: Promotion) -> str:
+    before = f" instead of version {made.from_version}, {made.from_variant}" if made.from_version else ", the first"
+    return f"version {made.version}, {made.variant}{before}" + (f"; forced: {made.forced}" if made.forced else "")

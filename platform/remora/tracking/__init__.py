@@ -7,7 +7,7 @@ imported inside functions of this room only, so that this import stays light.
 from remora.tracking.metric_names import Input, id_of, link
 from remora.tracking.models import Model, find_model
 from remora.tracking.record import Run
-from remora.tracking.registry import fetch, register, version_info
+from remora.tracking.registry import check_alias, fetch, register, standing, version_info
 from remora.tracking.tracker import Tracker
 
 __all__ = [
@@ -15,10 +15,12 @@ __all__ = [
     "Model",
     "Run",
     "Tracker",
+    "check_alias",
     "fetch",
     "find_model",
     "id_of",
     "link",
     "register",
+    "standing",
     "version_info",
 ]

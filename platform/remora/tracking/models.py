@@ -3,20 +3,26 @@
 base-Eff-2M-mlp                   a variant's name, exactly
 ~/remora/bundles/base-…-0f3a…     a bundle: its folder, or that folder's name below <run folder>/bundles
 remora@champion, remora@3         a registered model, by an alias or by a version
+9f2c… (32 digits)                 the id of a variant's run in MLflow
 """
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from remora.errors import DataError, nearest
 from remora.files import disk_errors
 from remora.inference.bundle import FILE, bundle_name
+from remora.tracking.connection import MlflowRefused
 from remora.tracking.registry import fetch, version_info
+from remora.tracking.server import KEY
 from remora.tracking.tracker import Tracker
 
+_RUN_ID = re.compile("[0-9a-f]{32}")
 SHOWN = 12
 """Names that an error lists."""
 
@@ -70,7 +76,26 @@ def find_model(given: str | Path, runs: Path, tracking_uri: str | None = None) -
         info = version_info(tracker, name, label)
         local = fetch(tracker, info, into=runs / "cache" / "champions")
         return Model(local, bundle_name(local), name, info["version"], info["run_id"])
+    if _RUN_ID.fullmatch(text):
+        only = _bundle_of_run(text, runs, tracking_uri, bundles)
+        return Model(only, bundle_name(only), run_id=text)
     raise DataError(_nothing(text, folder, runs, bundles))
+
+
+def _bundle_of_run(run: str, runs: Path, tracking_uri: str | None, bundles: Iterable[Path]) -> Path:
+    tracker = Tracker(runs, tracking_uri)
+    tracker.check_there()
+    try:
+        with tracker.client() as client:
+            kind, _, key = client.get_run(run).data.tags.get(KEY, "").partition("/")
+    except MlflowRefused:
+        raise DataError(f"MLflow at {tracker.server.shown} has no run {run}; its runs: remora ui") from None
+    if kind != "variant":
+        raise DataError(f"MLflow's run {run} is of a {kind or 'stranger'}; give a variant's run, or a variant's name")
+    stage_run = key.partition("/")[0][:12]  # the last one of the variant: a bundle is named by it
+    if made := [bundle for bundle in bundles if bundle.name.endswith(f"-{stage_run}")]:
+        return made[0]
+    raise DataError(f"the bundle of MLflow's run {run} is not in {runs / 'bundles'}; next: remora train SPEC")
 
 
 def _place(text: str) -> Path | None:

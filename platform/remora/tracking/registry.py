@@ -113,6 +113,30 @@ def version_info(tracker: Tracker, name: str, label: str = "champion") -> dict[s
     return {"name": name, "label": label, **facts}
 
 
+def standing(tracker: Tracker, name: str, alias: str) -> dict[str, Any] | None:
+    """`version_info` of the alias; None where MLflow holds no such model or alias yet.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    if (database := tracker.server.database) and not database.exists():
+        return None
+    with tracker.client() as client:
+        there = client.search_registered_models(f"name = '{name}'")
+    return version_info(tracker, name, alias) if any(alias in model.aliases for model in there) else None
+
+
+def check_alias(name: str, alias: str) -> None:
+    """Raises:
+    TrackingError: the alias is empty or reads as a version, so that it would never be found.
+    """
+    if not alias or alias.removeprefix("v").isdecimal():
+        raise TrackingError(
+            f"alias {alias!r} would never be found: {name}@{alias or 'N'} means a version; "
+            "give a word, as in --alias champion"
+        )
+
+
 def fetch(tracker: Tracker, info: Mapping[str, Any], *, into: Path) -> Path:
     """The files of a version (see `version_info`) in a local folder.
 

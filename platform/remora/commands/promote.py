@@ -1,0 +1,38 @@
+"""`remora promote`: move an alias to a model that is not significantly worse than the one it names."""
+
+from __future__ import annotations
+
+from remora.commands.options import PromoteOptions
+from remora.commands.run import say
+from remora.errors import SpecError
+from remora.pipeline.promotion import Promotion, history
+from remora.pipeline.promotion import promote as run
+from remora.reporting.results import history_lines, promotion_lines
+from remora.tracking import Tracker, check_alias, find_model
+
+
+def promote(options: PromoteOptions) -> None:
+    """Promote a model and print the figures of the gate, or print what was promoted before."""
+    if options.history:
+        say(*history_lines(history(options.runs), options.runs))
+        return
+    say(*promotion_lines(promoted(options)))
+
+
+def promoted(options: PromoteOptions) -> Promotion:
+    """Promote a model.
+
+    Raises:
+        GateError: it is significantly worse than the one that has the alias, or was not measured as that one was.
+        RemoraError: no such model, an alias that would never be found, MLflow is down.
+    """
+    if not options.model:
+        raise SpecError("name the model to promote, or ask for --history; next: remora promote MODEL")
+    check_alias(options.name, options.alias)
+    benchmarks = tuple(b for given in options.benchmarks for b in given.split(",") if b)
+    model = find_model(options.model, options.runs, options.tracking_uri)
+    tracker = Tracker(options.runs, options.tracking_uri)
+    return run(
+        model, str(options.model), options.runs, tracker, options.name, options.alias, benchmarks, options.alpha,
+        options.force,
+    )  # fmt: skip

@@ -1,0 +1,197 @@
+"""A registered alias moves to a model that is not significantly worse than the one it names; the history is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from remora import tracking
+from remora.errors import GateError, SpecError
+from remora.evaluation.gate import GateFigure, gate
+from remora.evaluation.kept import Kept, pairs, reports_of
+from remora.evaluation.report import Report
+from remora.files import MANIFEST, exclusive, lines, sha256_file, verify
+from remora.inference.bundle import bundle_name, weights_digest
+from remora.tracking import Model, Run, Tracker
+
+FILE = "promotions.jsonl"
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What moved an alias."""
+
+    at: str
+    """UTC, as 2026-11-30T04:20:11Z."""
+    model: str
+    """The registered model."""
+    alias: str
+    version: str
+    variant: str
+    from_version: str | None
+    """The version that had the alias; None where none had."""
+    from_variant: str | None
+    alpha: float
+    gate: tuple[GateFigure, ...]
+    """Empty where nothing was there to be held against, or nothing was measured."""
+    forced: str = ""
+    """Why it was promoted although the gate refused it."""
+    refused: str = ""
+    """What the gate said then."""
+    moved: bool = True
+    """False where the alias named this very model already."""
+
+
+_PROMOTION = TypeAdapter(Promotion)
+
+
+def promote(
+    candidate: Model,
+    given: str,
+    runs: Path,
+    tracker: Tracker,
+    name: str = "remora",
+    alias: str = "champion",
+    benchmarks: Sequence[str] = (),
+    alpha: float = 0.05,
+    force: str | None = None,
+) -> Promotion:
+    """Move the alias to the candidate if it is not significantly worse than the model that has it.
+
+    Both must have been measured on the same questions of each benchmark; nothing is measured here.
+
+    Args:
+        given: What the candidate was named by, for the next command.
+        benchmarks: Names; by default all that the incumbent was measured on.
+        force: A reason to promote whatever the gate says; it is recorded.
+
+    Raises:
+        GateError: the candidate is significantly worse, or one of them was not measured on the same questions.
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    if not 0 < alpha < 1:
+        raise SpecError(f"--alpha {alpha:g} is no probability between 0 and 1; the usual one is 0.05")
+    if force is not None and not force.strip():
+        raise SpecError("--force needs a reason, which is recorded: --force 'fixes the crash on PNGs'")
+    verify(candidate.folder)
+    with exclusive(runs / f".{FILE}.lock"):  # two promotions at once would each be held against the same incumbent
+        info = tracking.standing(tracker, name, alias)
+        incumbent = tracking.fetch(tracker, info, into=runs / "cache" / "champions") if info else None
+        version, variant = (info["version"], bundle_name(incumbent)) if info and incumbent else (None, None)
+        weights = weights_digest(candidate.folder)
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        if incumbent and version and weights_digest(incumbent) == weights:
+            return Promotion(now, name, alias, version, candidate.name, version, variant, alpha, (), moved=False)
+        figures: tuple[GateFigure, ...] = ()
+        refused = ""
+        if incumbent:
+            standing = f"{name}@{alias}"
+            try:
+                both = _reports(runs / "scores", (given, weights), (standing, weights_digest(incumbent)), benchmarks)
+                figures = gate(both, alpha)
+                _check(figures, given, standing, f"version {version}, {variant}")
+            except GateError as e:
+                if force is None:
+                    raise
+                refused = str(e).partition("; next: ")[0]
+        made = Promotion(
+            now, name, alias, "", candidate.name, version, variant, alpha, figures, (force or "") if refused else "",
+            refused,
+        )  # fmt: skip
+        number = add_version(candidate, runs, tracker, name, alias, "remora promote", _tags(made))
+        made = replace(made, version=number)
+        lines.append(runs / FILE, [asdict(made)], sync=True)
+        return made
+
+
+def add_version(
+    model: Model,
+    runs: Path,
+    tracker: Tracker,
+    name: str,
+    alias: str,
+    source: str,
+    tags: Mapping[str, str] | None = None,
+) -> str:
+    """A version of the registered model `name` that is this bundle, with the alias on it: its number.
+
+    Raises:
+        TornArtifact: the bundle's files are not what was published.
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    verify(model.folder)
+    identity = sha256_file(model.folder / MANIFEST)
+    # A version belongs to an MLflow run; an imported or copied bundle has none.
+    about = {"mlflow.source.name": source, "remora.bundle": identity, "remora.model": model.shown}
+    run = Run(runs, key=f"registration/{identity}", name=f"{model.name} registered", tags=about)
+    run.keep()
+    return tracking.register(tracker, name, run.key, model.folder, alias, tags={"variant": model.name, **(tags or {})})
+
+
+def history(runs: Path) -> list[Promotion]:
+    """Every promotion in a run folder, the oldest first; what a crash left half is left out."""
+    found = []
+    for record in lines.read(runs / FILE, "at").records:
+        try:
+            found.append(_PROMOTION.validate_python(record))
+        except ValidationError:
+            continue
+    return found
+
+
+def _reports(
+    scores: Path, candidate: tuple[str, str], incumbent: tuple[str, str], benchmarks: Sequence[str]
+) -> dict[str, tuple[Report, Report]]:
+    """Both models' reports by benchmark; each model is (what it is named by, the digest of its weights).
+
+    Raises:
+        GateError: one of them was not measured, or on fewer questions than the other.
+    """
+    kept = {named: reports_of(scores, weights) for named, weights in (candidate, incumbent)}
+    wanted = [Path(b).stem if b.endswith((".yaml", ".yml")) else b for b in benchmarks] or _measured(kept[incumbent[0]])
+    if not wanted:
+        shown = ",".join(_measured(kept[candidate[0]])) or "NAME"
+        raise GateError(
+            f"{incumbent[0]} has no report in {scores}, so nothing can be held against it; "
+            f"next: remora evaluate {incumbent[0]} --benchmarks {shown}"
+        )
+    for named, its in kept.items():
+        there = _measured(its)
+        if missing := [b for b in wanted if b not in there]:
+            raise GateError(
+                f"{named} was not measured on {', '.join(missing)} (measured: {', '.join(there) or 'nothing'}); "
+                f"next: remora evaluate {named} --benchmarks {','.join(missing)}"
+            )
+    both = pairs(kept[candidate[0]], kept[incumbent[0]])
+    for benchmark in wanted:
+        counts = dict(zip(kept, (report.n for report in both[benchmark]), strict=True))
+        if len(set(counts.values())) > 1:
+            fewer = min(counts, key=lambda named: counts[named])
+            raise GateError(
+                f"{benchmark}: {fewer} was asked {min(counts.values()):,} of {max(counts.values()):,} questions; "
+                f"next: remora evaluate {fewer} --benchmarks {benchmark}"
+            )
+    return {benchmark: both[benchmark] for benchmark in wanted}
+
+
+def _measured(kept: Sequence[Kept]) -> list[str]:
+    return sorted({k.report.benchmark for k in kept})
+
+
+def _check(figures: Sequence[GateFigure], candidate: str, standing: str, who: str) -> None:
+    if failed := [figure.shown for figure in figures if figure.worse]:
+        raise GateError(
+            f"{standing} stays {who}: {candidate} is significantly worse on {'; on '.join(failed)}; "
+            f"next: remora compare {candidate} {standing}, or promote it with --force REASON"
+        )
+
+
+def _tags(made: Promotion) -> dict[str, str]:
+    """Of the version, in MLflow. All of them every time: a version may be promoted again."""
+    before = f"version {made.from_version} ({made.from_variant})" if made.from_version else "none"
+    figures = "; ".join(figure.shown for figure in made.gate) or "nothing to be held against"
+    return {"promoted_at": made.at, "promoted_from": before, "gate": figures, "forced": made.forced}
