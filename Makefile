@@ -9,14 +9,14 @@ help:
 	@echo "make demo   everything end to end on this machine, about ten minutes on two CPU cores"
 	@echo "make test   every test but those of make faults and the long runs of make fuzz"
 	@echo "make check  lint, types"
-	@echo "make check-cuda what a GPU would be given, without one; installs torch for CUDA beside the rest, 5 GB"
-	@echo "make faults what a kill, a hang or a lost node costs a training, for real"
-	@echo "make fuzz   100,000 seeded cases for each thing that is read from outside (CASES=…)"
-	@echo "make upgrade the fast tests against the newest release of each dependency; it may fail, and says what does"
+	@echo "make check-cuda every code path of a GPU on fake CUDA tensors; installs torch for CUDA separately, 5 GB"
+	@echo "make faults real kills, hangs and lost nodes during training"
+	@echo "make fuzz   100,000 seeded cases for each kind of input (CASES=…)"
+	@echo "make upgrade the fast tests against the newest release of each dependency; lists what fails"
 	@echo "make setup  install only"
 
-# constraints.txt pins what was tested. torch first and by its exact version: a range would also admit builds that bring
-# gigabytes of CUDA libraries to a machine without a GPU, where a CPU build of that version is on offer.
+# constraints.txt pins what was tested. torch comes first, by exact version: a range would also admit builds with
+# gigabytes of CUDA libraries on a machine without a GPU, even if a CPU build of that version is available.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Remora needs Python 3.11 or newer; this is `$(PYTHON) --version`. Set PYTHON=…"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -40,8 +40,8 @@ endif
 faults: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/cluster/test_group.py -m 'e2e or faults' $(ARGS)
 
-# Seeded cases for every door: pictures, records, tables, specs, checkpoints, answer files, requests. Tests run a few
-# thousand of each; CASES says how many are tried here. And every composition of the catalog, not a quarter of them.
+# Seeded cases for every kind of input: pictures, records, tables, specs, checkpoints, answer files, requests. Tests run a few
+# thousand of each; here CASES sets the number. Also tests every composition of the catalog, not only a quarter.
 CASES ?= 100000
 fuzz: setup
 	OMP_NUM_THREADS=1 REMORA_FUZZ_CASES=$(CASES) $(BIN)/python -m pytest tests/fuzz tests/model/test_compositions.py $(ARGS)
@@ -51,8 +51,8 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Everything but torch comes from $(VENV). pip's settings are left out: they may offer a CPU build of the same version,
-# which it would take. CUDA_PIP is for settings of your own: CUDA_PIP='--index-url …'.
+# Everything but torch comes from $(VENV). pip's settings are ignored: they may offer a CPU build of the same version,
+# which pip would prefer. CUDA_PIP is for your own settings: CUDA_PIP='--index-url …'.
 CUDA_VENV ?= .venv-cuda
 CUDA_PYTHON := $(CUDA_VENV)/bin/python
 $(CUDA_VENV)/.installed: $(INSTALLED) constraints.txt tests/cuda/environment.py
@@ -66,7 +66,7 @@ check-cuda: $(CUDA_VENV)/.installed
 	PYTHONPATH=tests/cuda $(CUDA_PYTHON) -c 'import cuda_build'
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(CUDA_PYTHON) -m pytest tests/cuda $(ARGS)
 
-# One row a package: what pyproject.toml's bounds may be widened to. PACKAGES says which; torch only if it is named.
+# One row per package: how far pyproject.toml's bounds may be widened. PACKAGES selects them; torch only if named.
 upgrade: setup
 	-OMP_NUM_THREADS=1 $(BIN)/python tests/upgrade.py $(PACKAGES)
 

@@ -1,9 +1,9 @@
-"""Questions a second, batched against one at a time, and what a batch changes: writes results/answering.md.
+"""Questions per second, batched and one at a time, and what batching changes: writes results/answering.md.
 
     python benchmarks/answering.py BUNDLE DATA     # ~/remora/bundles/base-Eff-2M-mlp-… ~/remora/data, of `remora demo`
 
-One at a time is `Answerer.answer_alone`, which encodes the picture for each question, as harnesses do that ask at batch
-size 1. Both ways are timed in one process, in turns.
+One at a time is `Answerer.answer_alone`, which encodes the picture for each question, as harnesses with batch
+size 1 do. Both are timed in one process, alternating.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from remora.reading.prompt import Prompter
 
 RESULTS = Path(__file__).parent / "results" / "answering.md"
 WORDS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in "bdfgklmnprst"]
-"""720 words, a token each."""
+"""720 words of one token each."""
 LLM = "smollm2-135m"
 Conversations = list[list[Message]]
 
 
 @dataclass(frozen=True)
 class Work:
-    """Questions like a benchmark's: how many a picture, how many words with their suffix, tokens of an answer."""
+    """Questions like a benchmark's: questions per picture, words with their suffix, tokens of an answer."""
 
     name: str
     a_picture: int
     words: tuple[int, int]
     answer: int
     questions: int = 0
-    """What the benchmark has, its weight in the mix; 0 where it is no part of it."""
+    """Size of the benchmark, and its weight in the mix; 0 if it is not part of it."""
 
 
 WORK = (
@@ -63,7 +63,7 @@ WORK = (
     Work("like TextVQA with OCR tokens", 2, (50, 200), 4, 5_000),
     Work("like MMBench", 1, (50, 130), 2, 4_377),
 )
-"""Questions and how many a picture are the benchmarks' own; words and answers are what they look like, not measured."""
+"""Questions and questions per picture are the benchmarks'; words and answers are estimates, not measured."""
 
 
 WHY = (
@@ -76,7 +76,7 @@ WHY = (
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds a question, a figure for each turn."""
+    """Seconds per question, for each turn."""
 
     alone: list[float]
     together: list[float]
@@ -95,7 +95,7 @@ HEAD = [
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """CPU time, where one thread works: other work on the machine does not count. Else what the clock says."""
+    """CPU time if there is one thread, so that other work on the machine does not count; else wall-clock time."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     start = clock()
     run()
@@ -125,7 +125,7 @@ def conversations(work: Work, count: int) -> Conversations:
 
 
 def untrained(vision: str) -> Answerer:
-    """A model of these shapes with random weights; it never stops, so every answer is as long as it may be."""
+    """A model of these shapes with random weights. It never stops, so every answer has its maximum length."""
     torch.manual_seed(0)
     encoder, entry, connector = catalog.vision(vision), catalog.llm(LLM), catalog.connector("mlp2x_gelu")
     template = catalog.template("vicuna")
@@ -169,7 +169,7 @@ def demo_questions(data: Path, count: int) -> Conversations:
 
 
 def open_questions(asked: Conversations) -> Conversations:
-    """Of the same pictures, what the model was not trained to answer: words at random."""
+    """Questions about the same pictures that the model was not trained on: random words."""
     draw = random.Random(0)
     return [[Message("user", " ".join(draw.choices(WORDS, k=draw.randint(1, 20))), c[0].images)] for c in asked]
 

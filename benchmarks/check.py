@@ -1,4 +1,4 @@
-"""How fast a dataset is checked, every picture decoded: python benchmarks/check.py [FOLDER] writes results/check.md.
+"""Speed of checking a dataset with every picture decoded: python benchmarks/check.py [FOLDER] writes results/check.md.
 
 20,000 records of benchmarks/index.py, each with a 256 x 192 JPEG of its own name (hard links to 4,000 files, in the
 page cache), then the same records without pictures.
@@ -34,7 +34,7 @@ def main() -> None:
     lines += [f"{platform.machine()}, {os.cpu_count()} CPU cores, 24 GiB, 2026-11-21.", ""]
     lines += [" ".join((__doc__ or "").split("\n\n")[1].split()), ""]
     lines += ["| what | threads | seconds | core seconds | records/s | pictures/s |", "|---|---|---|---|---|---|"]
-    for what, location in (("with pictures", file), ("words alone", words)):
+    for what, location in (("with pictures", file), ("text only", words)):
         for threads in (1, 2):
             with mock.patch("os.cpu_count", return_value=threads):
                 wall, core = time.perf_counter(), time.process_time()

@@ -1,8 +1,8 @@
-"""What condensing costs: 10^4, 10^5 and 10^6 synthetic embeddings, each size in a process of its own.
+"""Cost of condensing: 10^4, 10^5 and 10^6 synthetic embeddings, each size in its own process.
 
     python benchmarks/condense.py                # a table, the slopes, an extrapolation to 2 * 10^9 rows
     python benchmarks/condense.py --quality      # k-means beside scikit-learn's, on 10^4 and 10^5 rows
-    python benchmarks/condense.py --encoder      # seconds a picture of a ViT-L/14 with random weights on this CPU
+    python benchmarks/condense.py --encoder      # seconds per picture of a ViT-L/14 with random weights on this CPU
 
 Embeddings are points about n / 500 centres of uneven sizes, float32 [n, 512] with texts of the same shape; three in ten
 pictures are near-copies of another one. There are as many clusters as the square root of n. Output: Markdown, kept in
@@ -60,7 +60,7 @@ def write_embeddings(folder: Path, n: int) -> None:
 
 
 def child(folder: Path, n: int, threads: int) -> None:
-    """Condense; the last line printed is what it took."""
+    """Condense; the last line printed is the cost."""
     from remora.condense.source import embedding_files
     from remora.condense.steps import Condenser, Embedded
     from remora.condense.vectors import Vectors
@@ -134,7 +134,7 @@ def extrapolate(n: int, found: dict[str, Any]) -> None:
 
     lloyd = found["points"] * steps["clusters"]["rounds"] + n
     flops("clusters", 2 * WIDTH * found["clusters"] * lloyd, 2 * width * clusters * (256 * clusters * rounds + rows))
-    uneven = found["pairs"] * found["clusters"] / n**2  # clusters there are taken to be as uneven as here
+    uneven = found["pairs"] * found["clusters"] / n**2  # assumes equally uneven clusters there
     flops("duplicates", 2 * WIDTH * found["pairs"], 2 * width * uneven * rows**2 / clusters)
     for name in ("text-rank", "centroid-rank"):
         each = steps[name]["cpu"] / steps[name]["from"] * width / WIDTH

@@ -1,4 +1,4 @@
-"""The first 50 steps of a stage under every split of it, and in float64: how far their losses are apart.
+"""How much the losses of a stage's first 50 steps differ between all splits of it, and from float64.
 
     python benchmarks/exactness.py            # an hour and a half on two cores; writes benchmarks/results/exactness.md
     python benchmarks/exactness.py --quick    # every pair of choices instead of all combinations; half an hour
@@ -6,7 +6,7 @@
 1. A small stage on pictures and text-only records, all parts training, with dropout, under 1 and 2 workers x
    accumulation 1, 2 and 4 x ZeRO 0 to 3 x packed and padded x with and without activation checkpointing.
 2. The demo's stages (jobs/demo-base.yaml) on their own data, under splits in which every two of those choices meet. A
-   stage starts from what the one before it left, which is trained whole first.
+   stage starts from the result of the previous one, which is fully trained first.
 
 Needs the `demo` extra.
 """
@@ -40,7 +40,7 @@ from support.machine import cpu_name  # noqa: E402
 RANKS = ROOT / "tests" / "training" / "ranks.py"
 STEPS, BOUND, NUDGE = 50, 1e-5, 1e-7
 TOKENS = {"test": 410, "language": 1_010, "align": 760, "finetune": 1_230}
-"""About how many tokens a step of a stage has."""
+"""Approximate tokens of a stage's step."""
 HEAD = f"""# Losses of {STEPS} steps under splits of a stage
 
 {{machine}}, {{date}}, fp32. Made by `{{command}}`.
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def jobs(runs: Path, names: list[str]) -> Iterator[tuple[str, StageJob]]:
-    """Each stage's job, in a folder of its own; the demo's stages are trained whole on the way."""
+    """Each stage's job, in its own folder; the demo's stages are fully trained on the way."""
     if "test" in names:
         with tempfile.TemporaryDirectory() as folder:
             yield "test", thorough(Path(folder), STEPS)

@@ -1,8 +1,8 @@
 """Indexes at the size of LLaVA-1.5's second stage: python benchmarks/index.py [FOLDER] writes results/index.md.
 
 665,298 records: 41,000 are text only, the others have a picture file each. The picture files are hard links to 4,000
-noise JPEGs of 256 x 192 in 1,000 folders: every path is looked up, read and digested, but the disk holds 4,000 files,
-all in the page cache. So reading costs what a warm disk costs, and looking up is cheaper than it is for 624,000 inodes.
+noise JPEGs of 256 x 192 in 1,000 folders: every path is looked up, read and digested, but the disk has 4,000 files,
+all in the page cache. So reading is as fast as from a warm disk, and look-ups are cheaper than for 624,000 inodes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ print(imported - start, opened - imported, len(numbers) / (read - opened), core,
 
 
 def make(folder: Path, records: int) -> tuple[Path, Path]:
-    """(file, image folder) of a synthetic dataset of so many records; what is there is used again."""
+    """(file, image folder) of a synthetic dataset with that many records; existing files are reused."""
     file, images = folder / f"mix{records}.json", folder / "images"
     rng = random.Random(0)
     stems = [images / "shared" / f"{i}.jpg" for i in range(FILES)]

@@ -1,12 +1,12 @@
-"""What loading costs a stage: pictures opened a second by one process, and the time that steps wait for batches.
+"""Cost of loading: pictures opened per second by one process, and the time that steps wait for batches.
 
     python benchmarks/loading.py pictures
-    python benchmarks/loading.py stage RUNS [LOADERS …]     # RUNS holds the demo's data: remora data demo --runs RUNS
+    python benchmarks/loading.py stage RUNS [LOADERS …]     # RUNS has the demo's data: remora data demo --runs RUNS
     python benchmarks/loading.py device [LOADERS …]
 
-`stage` trains the first steps of jobs/demo-base.yaml's alignment on two ranks, round by round, so that a busy minute of
-the machine meets every setting. `device` takes a batch of photographs every 0.3 s, as a training process does whose
-accelerator is at work. Loaders are the values of `cluster.loaders`.
+`stage` trains the first steps of jobs/demo-base.yaml's alignment on two ranks, in rounds, so that a busy minute of
+the machine affects every setting. `device` takes a batch of photographs every 0.3 s, as a training process with a busy
+accelerator does. LOADERS are values of `cluster.loaders`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def pictures() -> None:
 
 
 def rate(call, seconds: float = 1.0) -> float:
-    """Calls a second: the best of three times `seconds`."""
+    """Calls per second: the best of three runs of `seconds`."""
     best = 0.0
     for _ in range(3):
         began, n = time.perf_counter(), 0
@@ -111,7 +111,7 @@ def demo_job(runs: Path) -> StageJob:
 
 
 def trained(job: StageJob, loaders: str, folder: Path) -> dict[str, float]:
-    """Figures of one training. Loaders that are a path are another source tree, to compare with."""
+    """Figures of one training run. If `loaders` is a path, it is another source tree to compare with."""
     folder.mkdir()
     raw = json.loads(replace(job, folder=folder).to_json())
     env = dict(os.environ)
@@ -144,7 +144,7 @@ def trained(job: StageJob, loaders: str, folder: Path) -> dict[str, float]:
 
 
 def cpu_seconds() -> float:
-    """Of processes that ended: the ranks, not their loaders, which are another's children."""
+    """CPU time of ended child processes: the ranks, but not their dataloader workers, which have another parent."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -167,7 +167,7 @@ def device(loaders: list[str]) -> None:
 
 
 def photographs(folder: Path) -> StageData:
-    """A stage whose every sample shows a JPEG of 640 x 480, read for CLIP at 336 pixels."""
+    """A stage in which every sample has a JPEG of 640 x 480, preprocessed for CLIP at 336 pixels."""
     records = []
     for i in range(PHOTOGRAPHS):
         (folder / f"{i}.jpg").write_bytes(photograph("JPEG", i))

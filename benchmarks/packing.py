@@ -1,4 +1,4 @@
-"""Packed rows, padded rows of like length, and rows padded in the order of the step: what is real, and what it costs.
+"""Packed rows, padded rows of similar length, and rows padded in step order: fraction of real tokens, and cost.
 
     python benchmarks/packing.py            # four minutes on two cores; writes benchmarks/results/packing.md
 
@@ -27,7 +27,7 @@ from pathlib import Path
 from remora.reading.packing import deal, group, pack
 
 IMAGE, SYSTEM, MAX_LENGTH = 576, 45, 2048
-"""Tokens of a picture (CLIP at 336 px), of the vicuna template's system message, and of a sample at most."""
+"""Tokens of a picture (CLIP at 336 px), tokens of the vicuna template's system message, and maximum of a sample."""
 
 
 def rounds(mean: float, tokens: float, once: float = 0.0, most: int = 1_000) -> Callable[[random.Random], int]:
@@ -57,8 +57,8 @@ SOURCES: dict[str, tuple[int, int, Callable[[random.Random], int], str]] = {
     "RefCOCO": (48_447, IMAGE, rounds(4, 48, 0, 10), "142,000 phrases and boxes of four numbers, both ways"),
     "VG": (86_417, IMAGE, rounds(9, 42, 0, 10), "regions and boxes, about ten a record"),
 }
-"""Records, image tokens, tokens of text, and why. The counts are the released list's; the texts are assumptions from
-the sources' own questions a picture and from the templates, not measured: the list is not on this machine."""
+"""Records, image tokens, text tokens, and the source. Counts are those of the released list; texts are estimated from
+the sources' questions per picture and the templates, not measured."""
 
 
 def lengths(count: int, seed: int) -> list[int]:
@@ -68,7 +68,7 @@ def lengths(count: int, seed: int) -> list[int]:
 
 
 def in_order(tokens: list[int], size: int, ranks: int) -> list[list[list[int]]]:
-    """Each rank's passes when samples are padded as they come."""
+    """Each rank's passes if samples are padded in step order."""
     mine = [list(range(len(tokens)))[rank::ranks] for rank in range(ranks)]
     return [[m[i : i + size] for i in range(0, len(m), size)] for m in mine]
 
@@ -112,7 +112,7 @@ def shares_of_real_tokens(steps: int = 40) -> list[str]:
     return lines
 
 
-# Forward and backward passes of one layout, in a process of their own.
+# Forward and backward passes of one layout, in a separate process.
 
 
 def trained(layout: str, samples: int, size: int) -> None:
@@ -151,7 +151,7 @@ def trained(layout: str, samples: int, size: int) -> None:
     rows: Rows = "packed" if layout == "packed" else "padded"
     batches = [collate([read[i] for i in share], 1, 1, rows=rows) for share in work]
     tokens = sum(b.supervised for b in batches)
-    model(collate([(Tokens([2, 3], [2, 3]), [])], 1, 1, rows=rows)).backward()  # what is made once is not counted
+    model(collate([(Tokens([2, 3], [2, 3]), [])], 1, 1, rows=rows)).backward()  # one-time costs are not counted
     model.zero_grad()
     before, start = Process().memory_info().rss, time.process_time()
     loss = 0.0

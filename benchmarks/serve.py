@@ -1,10 +1,10 @@
-"""Requests a second of the endpoint: two replicas of a small model with random weights, over loopback.
+"""Requests per second of the endpoint: two replicas of a small model with random weights, over loopback.
 
     python benchmarks/serve.py [--clients 16] [--count 240] [--turns 3]
 
 The model never stops, so an answer is as long as its request allows. `equal`: 16 greedy tokens each; `limits`: 4 to
-28 tokens, 16 on average; `sampled`: 16 tokens at temperature 0.7, a seed each; `settings`: both. The kinds are asked in
-turns, because a machine's pace drifts. docs/serving.md keeps the results.
+28 tokens, 16 on average; `sampled`: 16 tokens at temperature 0.7, one seed each; `settings`: both. The kinds are
+requested in turns, because a machine's pace drifts. docs/serving.md keeps the results.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Training, against the usual loop: real tokens a second and peak memory, side by side.
+"""Training compared with the usual loop: real tokens per second and peak memory.
 
     python benchmarks/train.py               # writes benchmarks/results/train.md; half an hour of one core
     python benchmarks/train.py demo-2m       # one model, without writing
-    python benchmarks/train.py --ray RUNS    # Ray Train against torchrun; RUNS holds the demo's data
+    python benchmarks/train.py --ray RUNS    # Ray Train against torchrun; RUNS has the demo's data
     python benchmarks/train.py --gpu         # one GPU, without Ray: bf16, compiled or not, MFU
 
-The baseline is transformers' own LLaVA class in a plain loop: samples padded as they come, logits of every position,
-torch's AdamW as it is by default. It starts from our weights (our export, its stock llava layout) and reads our
-samples, so its losses have to be ours. Below it stand the levers, each switched off with all else as it is. Every
-measurement is a process of its own; processes take turns, so that a busy minute of the machine meets all of them.
+The baseline is transformers' LLaVA class in a plain loop: samples padded in step order, logits of every position,
+torch's default AdamW. It starts from our weights (exported to the stock llava layout) and reads our
+samples, so its losses must equal ours. Then each of our optimisations is switched off in turn. Every
+measurement is a separate process, and they alternate, so that a busy minute of the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from remora.spec import Rows
 from support.machine import cpu_name
 
 TURNS = 2
-"""Processes of each setting."""
+"""Processes per setting."""
 STEPS = {"demo-2m": (4, 8), "pythia-70m": (2, 3)}
-"""Of each model: steps that a process takes before it is timed, and while it is."""
+"""For each model: warm-up steps and timed steps of a process."""
 SAME = 1e-4
-"""How far losses may be apart, relative. Sums in another order change gradients by 1e-6 of themselves, but AdamW's
+"""Relative tolerance of losses. Summing in another order changes gradients by 1e-6, relative, but AdamW's
 first steps divide by them: an entry near zero may move the other way."""
 
 Step = Callable[[list[Any]], tuple[float, int]]
@@ -92,7 +92,7 @@ def usual_loop(shape: Shape, how: str, folder: Path, sort: bool) -> Step:
     return step
 
 
-# Ours: what a stage does in a step, with the engine that it has.
+# Ours: a step as in a stage, with its engine.
 
 
 def ours(shape: Shape, how: str, loop: Loop) -> Step:
@@ -166,12 +166,12 @@ def _status(key: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
-# The levers, each switched off.
+# Our optimisations, each switched off.
 
 
 @dataclass(frozen=True)
 class Loop:
-    """Our loop, and what in it is otherwise."""
+    """Our loop with one change."""
 
     rows: Rows = "packed"
     micro_batch: int = MICRO_BATCH // 2
@@ -181,7 +181,7 @@ class Loop:
 
 
 def all_logits(model: Any, engine: Any) -> None:
-    """Logits of every position, of which the loss takes the supervised ones."""
+    """Logits of every position; the loss uses the supervised ones."""
     from torch.nn import functional as F
 
     from remora.model.patches.attention import states
@@ -195,7 +195,7 @@ def all_logits(model: Any, engine: Any) -> None:
 
 
 def whole_block(model: Any, engine: Any) -> None:
-    """The last block for every position, as the others."""
+    """The last block for every position, like the others."""
     model.narrowed = []
 
 
@@ -213,13 +213,13 @@ def loss_apart(model: Any, engine: Any) -> None:
 
 
 def plain_adamw(model: Any, engine: Any) -> None:
-    """AdamW as torch runs it on this device if it is not asked for the fused kernel."""
+    """torch's default AdamW on this device, not the fused kernel."""
     for group in engine.optimizer.param_groups:
         group["fused"] = False
 
 
 def all_gradients(model: Any, engine: Any) -> None:
-    """Gradients of frozen parts too: what a loop computes that only leaves them out of its optimiser."""
+    """Gradients of frozen parts too, as in a loop that only leaves them out of its optimiser."""
     model.requires_grad_(True)
 
 
@@ -290,7 +290,7 @@ def table(name: str, shape: Shape, how: str) -> list[str]:
 
 
 def medians(runs: list[dict[str, Any]]) -> tuple[float, float]:
-    """Real tokens a second over all timed steps, and MiB."""
+    """Real tokens per second over all timed steps, and MiB."""
     return statistics.median(rate for r in runs for rate in r["rates"]), statistics.median(r["MiB"] for r in runs)
 
 

@@ -1,6 +1,6 @@
 """Training on one GPU, without Ray: step time, MFU, wait and memory with language models of 1 and 3 B.
 
-`--device cpu --tiny` runs the same program with a tiny model where there is no GPU; its figures say nothing.
+`--device cpu --tiny` runs the same program with a tiny model without a GPU; its figures are meaningless.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def gpu_shapes() -> dict[str, Shape]:
 
 
 def loaded(shape: Shape, steps: int) -> Iterator[list[Any]]:
-    """Micro batches of each step, made ahead by a thread as a stage's loader makes them."""
+    """Micro batches of each step, prefetched by a thread as in a stage."""
     from remora.reading.batches import collate
     from remora.reading.packing import deal, pack
 
@@ -62,7 +62,7 @@ def trained(shape: Shape, how: str, precision: str, compiled: bool) -> str:
     seconds, waits, operations, tokens = [], [], [], []
     batches = loaded(shape, WARM + STEPS)
     for step in range(WARM + STEPS):
-        if step == 1 and compiled:  # behind the pass in which operations are counted
+        if step == 1 and compiled:  # after the pass in which operations are counted
             model.llm.base_model.compile(dynamic=True)
         began = time.perf_counter()
         passes = next(batches)

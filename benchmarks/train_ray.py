@@ -1,10 +1,10 @@
-"""A stage under Ray Train against the same stage under torchrun, and under torchrun with an allocator left as it is.
+"""A stage under Ray Train, under torchrun, and under torchrun with the default allocator settings.
 
 All have the same job file and run the same loop.
 
-Taken turns with, because a machine's pace drifts by more than the two differ. What Ray costs before the first step and
-after the last is not in a step's time; it is given beside it. With as many ranks as the machine has cores, Ray's own
-dozen processes take their time from the ranks; with one rank fewer they have a core of their own, as they have beside
+Runs alternate, because a machine's speed drifts by more than they differ. Ray's cost before the first step and
+after the last is not part of the step time and is listed separately. With as many ranks as cores, Ray's own
+dozen processes compete with the ranks; with one rank fewer they have their own core, as they have beside
 ranks that wait for a GPU.
 """
 
@@ -37,7 +37,7 @@ UNKEPT = (
     "import runpy; from remora.training import stage; stage.keep_freed = lambda: False; "
     "runpy.run_module('remora.training', run_name='__main__')"
 )
-"""A stage whose process leaves glibc's malloc as it is."""
+"""A stage with glibc's default malloc settings."""
 
 
 def under_torchrun(job: Path, ranks: int, kept: bool = True) -> Path:
@@ -68,7 +68,7 @@ WAYS: dict[str, Callable[[Path, int], Path]] = {
 
 
 def against_torchrun(runs: Path) -> list[str]:
-    """`runs` holds the demo's data."""
+    """`runs` has the demo's data."""
     from remora.cluster.session import ray_session
 
     lines = [

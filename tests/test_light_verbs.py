@@ -1,4 +1,4 @@
-"""What only reads and counts loads no torch, no Ray and no MLflow: they cost 4 s before the first line."""
+"""Verbs that only read and count import no torch, Ray or MLflow, which would take 4 s before the first line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A child is stopped whole: with what it started, also when that has left its session or will not listen."""
+"""A child is stopped with all its descendants, even those that left its session or ignore signals."""
 
 from __future__ import annotations
 

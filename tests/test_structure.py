@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, what stays light, how long a file may be."""
+"""Rules of the code base: who may import whom, what stays light, how long a file may be."""
 
 from __future__ import annotations
 

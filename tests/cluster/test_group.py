@@ -1,4 +1,4 @@
-"""Which actors a group of workers brings with it, and who frees its CPUs; real Ray Train."""
+"""The actors of a worker group, and how its CPUs are freed; real Ray Train."""
 
 from __future__ import annotations
 

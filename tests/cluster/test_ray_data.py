@@ -1,4 +1,4 @@
-"""What a Ray worker does with a batch, without Ray: publish the part, or hand a person's error back as a row."""
+"""A Ray Data worker's handling of a batch, without Ray: publish the part, or return a user's error as a row."""
 
 from __future__ import annotations
 

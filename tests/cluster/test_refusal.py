@@ -1,4 +1,4 @@
-"""What a group of workers is not started again for: it would meet the same. No cluster is started."""
+"""Errors for which a worker group is not restarted, because they are permanent. No cluster is started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage asks for is compared with what the cluster has before anything starts; real Ray."""
+"""A stage's resources are compared with the cluster's before anything starts; real Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps a command from its cluster is one line, at once and before Ray is loaded."""
+"""Errors of connecting to a cluster are one line, at once and before Ray is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`remora data condense` from a spec to a dataset that trains, without Ray; and its errors, one line each."""
+"""`remora data condense` from a spec to a dataset ready for training, without Ray; and its errors, one line each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live view of a command in a child: whatever ends the child, its parent has a line for it."""
+"""The live view of a command in a child: however the child ends, its parent prints a line about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`remora serve` finds the model once, says which it is and what it waits for, and prints a request that works."""
+"""`remora serve` finds the model once, prints which it is, what it waits for, and a working request."""
 
 from __future__ import annotations
 

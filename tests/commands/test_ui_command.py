@@ -1,4 +1,4 @@
-"""`remora ui` prints a clean address of one small server, and what keeps it from starting is one line."""
+"""`remora ui` prints a clean address of one small server; start errors are one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embedding a dataset: the encoder's own numbers, parts that are made once, and pictures that cannot be read."""
+"""Embedding a dataset: the encoder's values, parts that are made only once, and unreadable pictures."""
 
 from __future__ import annotations
 

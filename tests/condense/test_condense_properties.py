@@ -1,4 +1,4 @@
-"""Properties of the filters: edges of ranks, chains of filters, and no trace of the order in which rows come."""
+"""Properties of the filters: edges of ranks, chains of filters, and independence of the order of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Can be imported where torch is a build for CUDA only. Torch itself is not loaded to find out."""
+"""Importing this fails unless torch is a CUDA build. torch itself is not imported to find out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Let a second environment see what this one has, behind its own packages.
+"""Make this environment's packages visible in a second one, after its own.
 
 .venv/bin/python tests/cuda/environment.py .venv-cuda
 """

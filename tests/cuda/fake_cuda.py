@@ -1,4 +1,4 @@
-"""A GPU that is not there: in the block of `on_cuda` tensors have shapes, dtypes and devices, but no memory.
+"""A fake GPU: in an `on_cuda` block, tensors have shapes, dtypes and devices, but no memory.
 
 Torch's fake tensors run every operation's own rules ("Expected all tensors to be on the same device"), not its kernel.
 So nothing has a value: what the product reads from a tensor (a count, a token) is given from here.

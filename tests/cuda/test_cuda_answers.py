@@ -1,4 +1,4 @@
-"""Prompts are read and tokens decoded on a GPU that is not there (docs/devices.md)."""
+"""Prefill and decoding on a fake GPU (docs/devices.md)."""
 
 from __future__ import annotations
 

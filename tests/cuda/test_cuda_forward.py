@@ -1,4 +1,4 @@
-"""Every class of the catalog reads a batch and makes its loss on a GPU that is not there (docs/devices.md)."""
+"""Forward pass and loss of every class of the catalog on a fake GPU (docs/devices.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights and AdamW's state come from a GPU that is not there and go back to it (docs/devices.md)."""
+"""Weights and AdamW's state are saved from a fake GPU and restored to it (docs/devices.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small datasets of every format, whole, that tests read and then hurt."""
+"""Small intact datasets of every format, for tests to read and then damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`remora data check` names everything that is wrong, never stops at the first, and never crashes."""
+"""`remora data check` reports every problem, never stops at the first, and never crashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LLaVA's JSON: what a record becomes, and that a bad one is a line that names its file and its number."""
+"""LLaVA's JSON: records become samples, and a bad one is a line with its file and number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Converting keeps every turn and every byte, between any two formats, and leaves nothing where it fails."""
+"""Converting keeps every turn and every byte, between any two formats, and leaves nothing behind if it fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An index gives every record as it was, knows what changed, and reads again only that."""
+"""An index returns every record unchanged, detects changes, and reads only those again."""
 
 from __future__ import annotations
 

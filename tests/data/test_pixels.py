@@ -1,4 +1,4 @@
-"""The one reader of pictures: what it reads, by which kind it refuses, and that check and index say the same."""
+"""The reader of pictures: what it accepts, how it refuses the rest, and that check and index agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every published layout of the catalog, a handful of records each, from the check to a stage's batch."""
+"""Every published layout of the catalog, a few records each, from the check to a stage's batch."""
 
 from __future__ import annotations
 

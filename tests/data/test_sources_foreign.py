@@ -1,4 +1,4 @@
-"""Files that are not what their name says, encodings, and JSON's own traps: named with the way out, or read."""
+"""Files that are not what their name says, encodings, and JSON's pitfalls: refused with advice, or read."""
 
 from __future__ import annotations
 

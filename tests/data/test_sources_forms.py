@@ -1,4 +1,4 @@
-"""The forms that people have: each becomes LLaVA's record, with its pictures and its system message, or is named."""
+"""Record formats: each becomes LLaVA's, with its pictures and its system message, or is reported."""
 
 from __future__ import annotations
 

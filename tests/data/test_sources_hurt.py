@@ -1,4 +1,4 @@
-"""Whatever is done to a dataset of any format, it is read or named in one line: never a crash, never a silence."""
+"""A dataset of any format, damaged in any way, is read or reported in one line: never a crash, never silently wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's data: the same twice, nothing held out in training, and whole or not there. No network, no GPU.
+"""The demo's data: reproducible, nothing held out in training files, and complete or absent. No network, no GPU.
 
 pytest tests/demo/test_demo_data.py
 """

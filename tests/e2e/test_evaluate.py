@@ -1,4 +1,4 @@
-"""`remora evaluate`, by workers of real Ray and by one process: what is killed, a broken picture, MLflow, compare."""
+"""`remora evaluate`, by workers of real Ray and by one process: kills, a broken picture, MLflow, compare."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index that Ray Data's tasks build is the one that this process builds, and their errors are the user's."""
+"""Ray Data's tasks build the same index as one process, and their errors reach the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main job with real Ray, DeepSpeed, MLflow and Serve; one run folder goes through this file, in its order."""
+"""The whole workflow with real Ray, DeepSpeed, MLflow and Serve; the tests share one run folder and run in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What test_two_nodes runs: the stages of a small variant, by one process, or by the workers of a Ray cluster.
+"""Run by test_two_nodes: the stages of a small variant, by one process, or by the workers of a Ray cluster.
 
 REMORA_CATALOG=<folder with tiny-llama> python two_nodes.py <run folder> alone|<address of a cluster of two CPUs>
 

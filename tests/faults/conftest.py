@@ -1,4 +1,4 @@
-"""The scorecard: what each fault cost, printed when the tests are through, and written where --scorecard says."""
+"""The scorecard: the cost of each fault, printed at the end and written to the --scorecard file."""
 
 from __future__ import annotations
 

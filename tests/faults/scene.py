@@ -1,4 +1,4 @@
-"""A small stage on two workers of real Ray, the process that drives it, and what its journal says of a fault."""
+"""A small stage on two workers of real Ray, the process that drives it, and how its journal records a fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults, for real: each is done to a stage on two workers, which must end with every step once and the same losses."""
+"""Real faults in a stage on two workers, which must end with every step once and the same losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes that come and go below an elastic group: two raylets of one CPU each on this machine."""
+"""Nodes that join and leave an elastic worker group: two local raylets of one CPU each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss: the sum over supervised tokens, for any mix of pictures and text, against all logits written out."""
+"""The loss: the sum over supervised tokens, for any mix of pictures and text, against explicit logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What trains is what the stage says: gradients, the table, the optimiser's groups."""
+"""A stage trains exactly what it says: gradients, the table, the optimiser's groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tuning sets free, in every family of encoders and language models, and that a gradient reaches all of it."""
+"""What a tuning trains, in every family of encoders and language models, and that gradients reach all of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: a picture's features do not depend on the pictures beside it."""
+"""EfficientNet-Lite0: a picture's features do not depend on its batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EVA02-CLIP's image encoder against a slow one written from the paper, and the published checkpoint's layout."""
+"""EVA02-CLIP's image encoder against a slow reference from the paper, and the published checkpoint's layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Towers of transformers' encoders: the published hidden states, from any layout, and nothing that is unread."""
+"""Towers of transformers' encoders: the published hidden states, from any layout, without unused modules."""
 
 from __future__ import annotations
 

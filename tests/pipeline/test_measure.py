@@ -1,4 +1,4 @@
-"""What is wrong with a benchmark's files is found before a model is loaded or a cluster started."""
+"""Problems of a benchmark's files are found before a model is loaded or a cluster started."""
 
 from __future__ import annotations
 

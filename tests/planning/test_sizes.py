@@ -1,4 +1,4 @@
-"""Sizes: published models come out as large as their papers say, and each stage trains what it should."""
+"""Sizes: published models have the sizes in their papers, and each stage trains what it should."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny tokenizers of the real classes and pipelines, each with every special token that a template writes.
+"""Tiny tokenizers of the real classes and pipelines, each with every special token of the templates.
 
 The vocabularies are trained here; pre-tokenizers, normalizers, prefixes, BOS and added tokens are those of the models.
 `twin` renames a tokenizer's special tokens to private characters: no text can spell them, ids stay what they were.

@@ -1,4 +1,4 @@
-"""Any picture file becomes the RGB that a person would see, and then the numbers that an encoder reads."""
+"""Any picture file becomes the RGB that a person would see, and then an encoder's pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches are the same with a table of lengths and without, and with one a rank tokenises only what it trains on."""
+"""Batches are the same with and without a table of lengths; with it, a rank tokenises only its own samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`aspect: pad` without the square: the bits are those of resizing it, and memory follows the picture."""
+"""`aspect: pad` without building the square: bit-equal to resizing it, with memory proportional to the picture."""
 
 from __future__ import annotations
 

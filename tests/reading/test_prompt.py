@@ -1,4 +1,4 @@
-"""Prompts and label masks: what is supervised is exactly what the model must say, and no text forges a token."""
+"""Prompts and label masks: supervised is exactly what the model must write, and no text forges a token."""
 
 from __future__ import annotations
 

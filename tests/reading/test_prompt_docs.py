@@ -1,4 +1,4 @@
-"""docs/prompts.md shows every template as it is rendered; `python tests/reading/test_prompt_docs.py` prints it."""
+"""docs/prompts.md shows every template rendered; `python tests/reading/test_prompt_docs.py` prints it."""
 
 from __future__ import annotations
 

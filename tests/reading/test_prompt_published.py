@@ -1,4 +1,4 @@
-"""Token for token what the published code trains on: every template on every kind of tokenizer, 300 conversations each.
+"""Equal to the published code token for token: every template on every kind of tokenizer, 300 conversations each.
 
 Where the published mask throws the sample away (it counts tokens of pieces, and the sums do not match) there is nothing
 to be equal to, and the mask is compared with what theirs is meant to be. docs/prompts.md lists the differences.

@@ -1,4 +1,4 @@
-"""A step's loss, gradients and samples are the same in packed rows and padded ones, whatever its samples show."""
+"""A step's loss, gradients and samples are the same in packed and padded rows, with any pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is shown of a sample is what a step is given: the ids, the labels, the order, the cut and the pixels."""
+"""A sample is shown exactly as a step gets it: ids, labels, order, cuts and pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Identity: equal work has equal names, and whatever decides a result changes them."""
+"""Identity: equal work has equal names, and everything that decides a result changes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be known before a run is refused, or said, before it: one line that names the stage."""
+"""Checks before a run: errors and notes in one line with the stage's name."""
 
 from __future__ import annotations
 

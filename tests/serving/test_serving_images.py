@@ -1,4 +1,4 @@
-"""Pictures from strangers: what is read, what is refused, and that refusing costs nothing."""
+"""Untrusted pictures: what is accepted, what is refused, and that refusing is cheap."""
 
 from __future__ import annotations
 

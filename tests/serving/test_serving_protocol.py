@@ -1,4 +1,4 @@
-"""Requests: what is understood, what is refused, and in which words. No Ray, no HTTP."""
+"""Requests: what is accepted, what is refused, and with which messages. No Ray, no HTTP."""
 
 from __future__ import annotations
 

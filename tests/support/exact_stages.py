@@ -1,4 +1,4 @@
-"""Jobs that several tests train: one small stage on pictures and text-only records of unlike lengths."""
+"""Jobs that several tests train: one small stage on pictures and text-only records of different lengths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers that the VQA scorers' oddities show in, and files that are broken in every way; both by a seed.
+"""Seeded answers that trigger the VQA scorers' oddities, and files that are broken in every way.
 
 The golden values of the tests that use this were got by running the official scripts over what is made here.
 """

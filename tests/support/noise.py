@@ -1,4 +1,4 @@
-"""A bundle with random weights: its answers are noise, which is what makes them sensitive to everything."""
+"""A bundle with random weights: its answers are noise and therefore sensitive to every change."""
 
 from __future__ import annotations
 

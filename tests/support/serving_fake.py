@@ -1,4 +1,4 @@
-"""An endpoint whose model only says what it was given. `python serving_fake.py PORT` serves it until SIGTERM."""
+"""An endpoint whose model only echoes its input. `python serving_fake.py PORT` serves it until SIGTERM."""
 
 from __future__ import annotations
 

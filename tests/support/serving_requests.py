@@ -1,4 +1,4 @@
-"""Bodies of requests at random: sound ones, and ones whose fields, shapes, values and bytes are not."""
+"""Random request bodies: valid ones, and ones with wrong fields, shapes, values or bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A vision-language model of a few thousand weights, for what holds for any."""
+"""A vision-language model of a few thousand weights, for tests that hold for any model."""
 
 from __future__ import annotations
 

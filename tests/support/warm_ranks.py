@@ -1,4 +1,4 @@
-"""What ranks find imported: `launch` forks them from a process that has loaded this and done nothing else."""
+"""Imports shared by ranks: `launch` forks them from a process that has only imported this."""
 
 from remora.training import stage
 from remora.training.engines import hooks

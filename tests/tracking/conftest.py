@@ -1,4 +1,4 @@
-"""A tracker on a real sqlite MLflow, and what it holds."""
+"""A tracker on a real sqlite MLflow, and its content."""
 
 from __future__ import annotations
 

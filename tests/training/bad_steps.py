@@ -1,4 +1,5 @@
-"""What the ranks of test_guard run: a stage again and again in one process, with other settings and a fault each time.
+"""Run by the ranks of test_guard: a stage several times in one process, with other settings and another fault each
+time.
 
 torchrun --nproc-per-node 2 bad_steps.py job.json out.json '{"name": {"cluster": {…}, "guard": {…}, "nan": 3}, …}'
 

@@ -1,4 +1,4 @@
-"""What the one rank of test_hooks runs: DeepSpeed with and without each hook. Writes what it saw as JSON.
+"""Run by the single rank of test_hooks: DeepSpeed with and without each hook. Writes its results as JSON.
 
 hook_ranks.py out.json
 

@@ -1,4 +1,4 @@
-"""What the ranks of test_sharded run to be weighed: a language model is loaded whole, then split.
+"""Run by the ranks of test_sharded to measure memory: a language model is loaded unsharded, then sharded.
 
 Rank 0 prints every rank's MiB as JSON.
 

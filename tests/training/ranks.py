@@ -1,4 +1,5 @@
-"""What the ranks of a test run: a few steps of a stage, then its losses; or one stage again and again, split otherwise.
+"""Run by the ranks of several tests: a few steps of a stage, then its losses; or one stage repeatedly, split
+differently.
 
 torchrun --nproc-per-node 2 ranks.py job.json out.json [--die-after STEP] [--die-in STEP] [--overtaken-in STEP]
     [--ledger NAME]

@@ -1,4 +1,4 @@
-"""Two steps of every stage of every shipped recipe, one process, the real engine. Prints one JSON line a stage run.
+"""Two steps of every stage of every shipped recipe, one process, the real engine. Prints one JSON line per stage run.
 
     REMORA_CATALOG=<folder with tiny-clip and tiny-llama> python recipes.py <run folder>
 

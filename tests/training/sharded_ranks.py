@@ -1,4 +1,4 @@
-"""What the ranks of test_sharded run: the model is composed whole and split, then the stage trains in several ways.
+"""Run by the ranks of test_sharded: the model is composed unsharded and sharded, then the stage trains in several ways.
 
 torchrun --nproc-per-node 2 sharded_ranks.py job.json out.json '{"whole": {"zero": 0}, "resumed": {"zero": 3,
 "from": "whole"}, …}'

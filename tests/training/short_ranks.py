@@ -1,4 +1,4 @@
-"""What the ranks of test_rehearsal run: a stage, where one rank may take no more than some memory once it is built.
+"""Run by the ranks of test_rehearsal: a stage in which one rank has a memory limit after the model is built.
 
 torchrun --nproc-per-node 2 short_ranks.py job.json <rank> <MiB>
 """

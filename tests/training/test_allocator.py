@@ -1,4 +1,4 @@
-"""A step's freed memory is there for the next one."""
+"""A step's freed memory is reused by the next one."""
 
 from __future__ import annotations
 

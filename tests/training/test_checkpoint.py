@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved comes back; a damaged one is refused by name and the one before it is used."""
+"""Checkpoints are restored as saved; a damaged one is refused by name and the one before it is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stage without Ray, as its user starts one: `python -m remora.training`, and the same under torchrun."""
+"""A stage without Ray, as users start it: `python -m remora.training`, and the same under torchrun."""
 
 from __future__ import annotations
 

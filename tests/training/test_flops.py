@@ -1,4 +1,4 @@
-"""Operations of a step against torch's own counter, for everything that trains or does not."""
+"""Operations of a step against torch's counter, for trained and frozen parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's stages lose what they lost when tests/golden/demo.json was written (`python tests/training/golden.py`)."""
+"""The demo's stages have the losses of tests/golden/demo.json (`python tests/training/golden.py`)."""
 
 from __future__ import annotations
 

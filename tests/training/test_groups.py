@@ -1,4 +1,4 @@
-"""The loss as a mean of groups' means: that of its definition, for any split; without it nothing changes."""
+"""The loss as a mean of groups' means: equal to its definition for any split; without it nothing changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad steps: named, and then what the recipe says. Real DeepSpeed at every ZeRO stage, one rank and two."""
+"""Bad steps are reported, then handled by the recipe's rule. Real DeepSpeed at every ZeRO stage, one rank and two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What breaks without each of training/engines/hooks.py: one that a release of DeepSpeed no longer needs fails here."""
+"""What breaks without each hook of training/engines/hooks.py; a test fails if a DeepSpeed release no longer needs
+it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal: whole lines in order, a torn last line left for later, and steps forgotten that will be repeated."""
+"""The journal: whole lines in order, a torn last line is left for later, and steps to be repeated are dropped."""
 
 from __future__ import annotations
 

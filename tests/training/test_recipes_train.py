@@ -1,4 +1,4 @@
-"""Every shipped recipe trains: two steps a stage, through the real engine, on small parts of the real classes."""
+"""Every shipped recipe trains: two steps per stage, with the real engine, on small parts of the real classes."""
 
 from __future__ import annotations
 

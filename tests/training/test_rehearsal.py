@@ -1,4 +1,5 @@
-"""The dry run before a stage: it bounds what the stage meets, leaves no trace, and says what fits where memory ends."""
+"""The dry run before a stage: it bounds the stage's memory, leaves no trace, and says what fits if it runs out of
+memory."""
 
 from __future__ import annotations
 

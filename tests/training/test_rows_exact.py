@@ -1,4 +1,4 @@
-"""A stage has the same losses for 24 steps however it is split, those of its formulas in float64.
+"""A stage has the same losses for 24 steps however it is split, equal to a float64 reference.
 
 Every two choices of a split meet in one of the runs. All combinations for 50 steps, and the demo's stages, are in
 benchmarks/exactness.py; docs/exactness.md has the figures.

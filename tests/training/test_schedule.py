@@ -1,4 +1,4 @@
-"""Rates at every step are those of transformers' schedulers, which the published runs used."""
+"""Rates at every step equal transformers' schedulers, which the published runs used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ZeRO 3 from the first byte, and offload: the same weights, losses and results as a model that is whole."""
+"""ZeRO 3 from loading on, and offload: the same weights, losses and results as an unsharded model."""
 
 from __future__ import annotations
 

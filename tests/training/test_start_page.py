@@ -1,4 +1,4 @@
-"""The example of docs/start.md, word for word, on pictures drawn here: nothing of it is refused, and it learns."""
+"""The example of docs/start.md, word for word, on generated pictures: nothing is refused, and it learns."""
 
 from __future__ import annotations
 

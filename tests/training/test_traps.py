@@ -1,4 +1,4 @@
-"""What DeepSpeed on torch once did to a stage without a word, each held by a test that fails when it comes back."""
+"""Silent errors that DeepSpeed once caused in a stage, each with a test that fails if it returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ranks of test_traps run: one stage under every setting, and what its engine held before and after each step.
+"""Run by the ranks of test_traps: one stage under every setting, with its engine's state before and after each step.
 
 torchrun --nproc-per-node 2 trap_ranks.py job.json out.json '{"zero-2": {"cluster": {"zero": 2}, "stop": 4}, …}'
 

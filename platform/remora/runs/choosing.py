@@ -1,4 +1,4 @@
-"""What an assignment of a space makes: a variant whose overrides alone say what its stages are."""
+"""Build the variant of a space's assignment, with all chosen values as overrides of its stages."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from remora.spec.space import FIXED
 from remora.spec.variant import Job
 
 LONGEST = 100
-"""Bytes of a variant's name, which folders get."""
+"""Maximum bytes of a variant's name, which is used for folders."""
 
 
 class Misfit(SpecError):
-    """A stage breaks a rule with the values of some axes, each of which may fit with other values of the others."""
+    """A stage is invalid with a combination of axis values, each of which may fit other values."""
 
     def __init__(self, message: str, name: str, values: Mapping[str, Any]) -> None:
         super().__init__(message)
         self.name = name
-        """Of the variant."""
+        """The variant's name."""
         self.values = values
-        """Axis to what the variant chose there."""
+        """Axis -> the variant's value."""
 
 
 def composed(space: Space, assignment: Mapping[str, Any], written: Written | None = None) -> Variant:
     """The variant of an assignment: the recipe's stages with the space's overrides, those of its cases, then its axes.
 
     Raises:
-        SpecError: it lacks an axis or has a value that is none of it, names a stage that the recipe has not, or breaks
-            a rule.
+        SpecError: it lacks an axis, has an unknown value, names a stage that is not in the recipe, or is invalid.
     """
     domain, active = space.domain(), space.active(assignment)
     try:
@@ -81,7 +80,7 @@ def _name(variant: Variant, labels: Mapping[str, str]) -> str:
 
 
 class _Stages:
-    """A variant's stages as they are written, and the overrides that have been gathered for them."""
+    """A variant's stages as written, and the overrides collected for them."""
 
     def __init__(self, variant: Variant) -> None:
         self.recipe = variant.recipe
@@ -92,14 +91,14 @@ class _Stages:
     def override(
         self, layer: Mapping[str, dict[str, Any]], written: Written | None, within: tuple[str | int, ...] = ()
     ) -> None:
-        """Take the overrides of the stages that there are."""
+        """Add the overrides of stages that exist."""
         for name, keys in layer.items():
             if name in self.stages:
                 self.overrides[name] = _joined(self.overrides.get(name, {}), keys)
                 overridden(self.stages[name], self.overrides[name], written, within)
 
     def set(self, dotted: str, value: Any, about: str) -> list[str]:
-        """Set one key of a stage, or of every stage of the recipe; the stages that it changes."""
+        """Set one key of a stage, or of every stage of the recipe; returns the changed stages."""
         key = stage_key(dotted)
         if key.stage is not None and key.stage not in self.stages:
             raise SpecError(
@@ -113,12 +112,12 @@ class _Stages:
         return names
 
     def check(self, name: str) -> None:
-        """Whether a stage keeps every rule with its overrides."""
+        """Check that a stage is valid with its overrides."""
         overridden(self.stages[name], self.overrides[name], None)
 
 
 def _joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two overrides of a stage; where both name a key, the second's."""
+    """Merge two overrides of a stage; if both have a key, the second wins."""
     length = {"epochs", "steps"} if {"epochs", "steps"} & above.keys() else set()
     found = {k: v for k, v in below.items() if k not in length} | dict(above)
     one, other = below.get("tune"), above.get("tune")
@@ -130,7 +129,7 @@ def _joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 def _change(
     stage: Stage, overrides: Mapping[str, Any], path: tuple[str, ...], value: Any, about: str
 ) -> dict[str, Any]:
-    """The override that sets one key of a stage, as far down as it may be, and leaves the rest as it is."""
+    """The override that sets one key of a stage, nested or not, and leaves the rest unchanged."""
     top, *below = path
     if not below:
         return {top: value}
@@ -151,22 +150,22 @@ def _change(
 
 
 def _whole(model: type[PartTuning] | type[MixtureEntry], written: Any, about: str) -> dict[str, Any]:
-    """What was written in short, with all of its keys."""
+    """A short form with all of its keys written out."""
     raw = model.model_validate(written) if isinstance(written, str) else validate(model, written, about)
     return raw.model_dump(mode="json", exclude_none=True)
 
 
 def _put(written: Any, path: list[str], value: Any) -> dict[str, Any]:
-    """`written` with the key at `path` set; what has no keys is replaced."""
+    """`written` with the key at `path` set; values without keys are replaced."""
     tree = written if isinstance(written, dict) else {}
     key, *below = path
-    taken = {"mode", "blocks"} if key in ("last", "from") else set()  # which stand in the place of a mode
+    taken = {"mode", "blocks"} if key in ("last", "from") else set()  # they replace a mode
     kept = {k: v for k, v in tree.items() if k not in taken}
     return kept | {key: _put(tree.get(key, {}), below, value) if below else value}
 
 
 def _mixed(entries: list[dict[str, Any]], name: str, key: str, value: Any, about: str) -> list[dict[str, Any]]:
-    """A mixture with one key of the entry `name` set; an entry of weight 0 is left out."""
+    """A mixture with one key of the entry `name` set; an entry of weight 0 is removed."""
     names = [entry.get("dataset") or Path(entry["path"]).stem for entry in entries]
     if name not in names:
         raise SpecError(f"{about}: no dataset {name!r} in the mixture{nearest(name, names)}; it has {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""A space's variants: what an assignment makes, which ones there are, and which make no model and why."""
+"""A space's variants: enumerate them, build the variant of an assignment, and say which make no model and why."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from remora.spec.space import MOST_VARIANTS
 
 @dataclass(frozen=True)
 class Survey:
-    """A spec looked through: its variants, and the combinations that make none."""
+    """The variants of a spec, and the combinations that do not make a model."""
 
     variants: tuple[Variant, ...]
     pruned: tuple[tuple[str, str], ...] = ()
-    """(name, why it makes no model)"""
+    """(name, why it does not make a model)"""
     space: Space | None = None
-    """None of a single variant."""
+    """None for a single variant."""
 
 
 def read_variant(file: Path | str) -> Variant:
     """The variant of a YAML file, with its overrides checked.
 
     Raises:
-        SpecError: the file is none, or breaks a rule.
+        SpecError: the file is not a variant, or is invalid.
     """
     variant, lines = load_job(file, "variant")
     assert isinstance(variant, Variant)
@@ -40,10 +40,10 @@ def read_variant(file: Path | str) -> Variant:
 
 
 def read_space(file: Path | str, smoke: bool = False) -> Space:
-    """The space of a YAML file, looked through for mistakes; with `smoke`, its trial run of minutes.
+    """The space of a YAML file, with all variants checked; with `smoke`, its trial run of minutes.
 
     Raises:
-        SpecError: the file is none, breaks a rule, or has no smoke block.
+        SpecError: the file is not a space, is invalid, or has no smoke block.
     """
     space, lines = load_job(file, "space", smoke=smoke)
     assert isinstance(space, Space)
@@ -52,10 +52,10 @@ def read_space(file: Path | str, smoke: bool = False) -> Space:
 
 
 def read_survey(file: Path | str, smoke: bool = False) -> Survey:
-    """The variants of a YAML file: a space has many, a variant is itself. A range is taken at both of its ends.
+    """The variants of a YAML file with a space or a single variant. Of a range, both ends are taken.
 
     Raises:
-        SpecError: the file is neither, or breaks a rule; with `smoke`, it has no smoke block.
+        SpecError: the file is neither, or is invalid; with `smoke`, it has no smoke block.
     """
     job, lines = load_job(file, *(("space",) if smoke else ("variant", "space")), smoke=smoke)
     written = Written(str(file), lines)
@@ -74,34 +74,35 @@ def variants_of(space: Space) -> list[Variant]:
     """Every variant of a space's grid that makes a model, the first axis slowest.
 
     Raises:
-        SpecError: a rule is broken, two variants would share a name, none makes a model, or an axis is a range.
+        SpecError: the space is invalid, two variants would have the same name, none makes a model, or an axis is a
+        range.
     """
     return list(_looked_through(space, space.grid(), None).variants)
 
 
 def pruned(space: Space) -> list[tuple[str, str]]:
-    """The variants of a space that make no model, with the reason: the catalog's parts or stages do not fit.
+    """The variants of a space that do not make a model, with the reason: parts or stages do not fit.
 
     Raises:
-        SpecError: as of `variants_of`.
+        SpecError: as in `variants_of`.
     """
     return list(survey(space).pruned)
 
 
 def survey(space: Space, written: Written | None = None) -> Survey:
-    """Look at every variant of a space, of a range at both of its ends. `written` knows the lines of its file.
+    """Check every variant of a space; of a range, both ends. `written` has the lines of its file.
 
     Raises:
-        SpecError: as of `variants_of`, but for ranges; the file's line is named where it is known.
+        SpecError: as in `variants_of`, except for ranges; the message has the file's line if known.
     """
     return _looked_through(space, islice(space.corners(), MOST_VARIANTS), written)
 
 
 def variant_at(space: Space, assignment: Mapping[str, Any], written: Written | None = None) -> Variant:
-    """The variant that an assignment makes: a value, or its label, for every axis that exists for it.
+    """The variant of an assignment, which has a value or its label for every axis that exists for it.
 
     Raises:
-        SpecError: the space leaves it out, or its parts and stages do not fit; the reason.
+        SpecError: the space excludes it, or its parts and stages do not fit.
     """
     if why := space.excluded(assignment):
         raise SpecError(f"the space leaves it out ({why})")
@@ -147,7 +148,7 @@ def _looked_through(space: Space, assignments: Iterable[Mapping[str, Any]], writ
 
 
 def _check_overridden(space: Space, written: Written | None) -> None:
-    """Whether overrides name stages that a recipe of the space has."""
+    """Check that overrides name stages of a recipe of the space."""
     any_variant = {k: getattr(space, k)[0] for k in ("vision", "connector")}
     stages = [recipe_stages(Variant(**any_variant, recipe=r, llm=m)) for r in space.recipe for m in space.llm]
     known = list(dict.fromkeys(stage.name for found in stages for stage in found))

@@ -1,4 +1,4 @@
-"""The axes of a space: any key of any stage by its dotted name, its values or its range, and when it exists."""
+"""Axes of a space: a stage's key by its dotted name, with values or a range, and a condition for its existence."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from remora.spec.recipe import MODES, PARTS, MixtureEntry, PartTuning, Stage
 
 LABEL = re.compile(r"[A-Za-z0-9_.+-]{1,40}")
 OWN = re.compile(r"[a-z][a-z0-9_-]{0,39}")
-"""The name of an axis whose values set several keys."""
+"""Names of axes whose values set several keys."""
 DIGITS = 4
-"""Significant digits that a number of a range keeps, so that a variant's name says all of it."""
+"""Significant digits of numbers of a range, so that a variant's name has the exact number."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An axis of listed values, each with the label that it has in variant names. Values are JSON."""
+    """An axis of listed values, each with its label for variant names. Values are JSON."""
 
     values: tuple[Any, ...]
     labels: tuple[str, ...]
@@ -32,10 +32,10 @@ class Choice:
         return self.labels[self._index(value)]
 
     def find(self, said: Any) -> Any:
-        """The value that `said` is, or is the label of.
+        """The value that equals `said`, or has it as its label.
 
         Raises:
-            ValueError: it is none of the axis.
+            ValueError: the axis has no such value.
         """
         return self.values[self._index(said)]
 
@@ -50,7 +50,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range:
-    """An axis of numbers from `low` to `high`, both included; `log`: drawn evenly in the logarithm."""
+    """An axis of numbers from `low` to `high` (inclusive); with `log`, sampled uniformly in the logarithm."""
 
     low: float
     high: float
@@ -58,10 +58,10 @@ class Range:
     integer: bool = False
 
     def find(self, said: Any) -> float | int:
-        """`said` as a number of the range: a whole one, or one of DIGITS significant digits.
+        """`said` as a number of the range: an integer, or a number with DIGITS significant digits.
 
         Raises:
-            ValueError: it is none, or outside of the range.
+            ValueError: it is not a number, or is outside the range.
         """
         if isinstance(said, bool) or not isinstance(said, int | float) or not self.low <= said <= self.high:
             raise ValueError(f"{said!r} is no number from {figure(self.low)} to {figure(self.high)}")
@@ -75,7 +75,7 @@ class Range:
 
     @property
     def ends(self) -> Choice:
-        """The axis of its two ends alone."""
+        """An axis of only its two ends."""
         values = (self.find(self.low), self.find(self.high))
         return Choice(values, tuple(map(self.label, values)))
 
@@ -84,7 +84,7 @@ Axis = Choice | Range
 
 
 def figure(number: float) -> str:
-    """A number in as few characters as say it: 1e-4, 0.03, 256."""
+    """A number in as few characters as possible: 1e-4, 0.03, 256."""
     plain = repr(int(number)) if float(number).is_integer() and abs(number) < 1e6 else repr(number)
     mantissa, _, exponent = f"{number:.15e}".partition("e")
     short = f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
@@ -92,7 +92,7 @@ def figure(number: float) -> str:
 
 
 def label_of(value: Any) -> str | None:
-    """What a value is called that has no label of its own; None if it needs one."""
+    """The default label of a value; None if it needs an explicit one."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "none"}[value]
     if isinstance(value, int | float):
@@ -115,24 +115,24 @@ def _condition(value: Any) -> Any:
 
 
 When = Annotated[dict[str, tuple[Any, ...]], Field(min_length=1), BeforeValidator(_condition)]
-"""A partial assignment: it holds where every axis that it names has that value, or one of those listed. A value with a
-label may be named by it."""
+"""A partial assignment: it holds if every axis in it has the given value, or one of those listed. A value may be given
+by its label."""
 
 
 class AxisSpec(Spec):
-    """An axis as it is written: a list of values, labels with their values, or a range."""
+    """An axis as written in YAML: a list of values, labels with their values, or a range."""
 
     values: dict[str, Any] | None = None
-    """Label to value; from a list, labels follow from the values."""
+    """Label -> value; for a list, labels follow from the values."""
     low: float | None = None
     high: float | None = None
     """The range's ends, both included."""
     log: bool = False
-    """Whether numbers of the range are drawn evenly in their logarithm."""
+    """Whether numbers of the range are sampled uniformly in their logarithm."""
     integer: bool = False
-    """Whether they are whole."""
+    """Whether they are integers."""
     when: When | None = None
-    """The axis exists only where this holds; it names axes that come before this one."""
+    """The axis exists only if this holds; it may only name earlier axes."""
 
     @model_validator(mode="before")
     @classmethod
@@ -188,18 +188,18 @@ def _labelled(values: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Key:
-    """A key of a stage by its dotted name. Of a mixture's entry: ("mixture", its dataset's name, the entry's key)."""
+    """A key of a stage by its dotted name; for a mixture entry, ("mixture", its dataset's name, the entry's key)."""
 
     stage: str | None
-    """None: of every stage of the recipe."""
+    """None means every stage of the recipe."""
     path: tuple[str, ...]
 
 
 def stage_key(name: str) -> Key:
-    """What `finetune.lr`, `template` or `finetune.mixture.llava-mix-665k.weight` names.
+    """Parse a name such as `finetune.lr`, `template` or `finetune.mixture.llava-mix-665k.weight`.
 
     Raises:
-        ValueError: no stage has such a key.
+        ValueError: stages have no such key.
     """
     first, *rest = name.split(".")
     every = first in Stage.model_fields
@@ -235,16 +235,16 @@ def _axis_name(name: str) -> str:
 
 
 AxisName = Annotated[str, AfterValidator(_axis_name)]
-"""A key of a stage, or a word of one's own for values that set several keys."""
+"""A key of a stage, or a name of your choice for values that set several keys."""
 
 
 def is_key(name: str) -> bool:
-    """Whether an axis of that name is one key of a stage, not several together."""
+    """Whether an axis of that name sets a single key of a stage."""
     return "." in name or name in Stage.model_fields
 
 
 def changes(name: str, value: Any) -> Mapping[str, Any]:
-    """Which keys of stages a value of the axis sets, by their dotted names."""
+    """The keys of stages that a value of the axis sets, by their dotted names."""
     if is_key(name):
         return {name: value}
     if not isinstance(value, dict):
@@ -258,7 +258,7 @@ def changes(name: str, value: Any) -> Mapping[str, Any]:
 
 
 def short_names(names: list[str]) -> dict[str, str]:
-    """Every axis by the shortest end of its name that no other has: `lr` for `finetune.lr`."""
+    """Every axis by the shortest unique end of its name: `lr` for `finetune.lr`."""
     ends = {n: [n] if not is_key(n) else [n.split(".", i)[-1] for i in range(n.count("."), -1, -1)] for n in names}
     taken = [end for options in ends.values() for end in options]
     return {n: next((end for end in options if taken.count(end) == 1), n) for n, options in ends.items()}

@@ -19,9 +19,9 @@ from remora.spec.variant import Job
 
 MOST_VARIANTS = 10_000
 MOST_COMBINATIONS = 1_000_000
-"""That are looked through for those that `when`, `only` and `exclude` leave."""
+"""Maximum combinations that are enumerated before `when`, `only` and `exclude`."""
 FIXED = ("recipe", "vision", "llm", "connector")
-"""The axes that every space has, slowest first: variants that share early stages stand next to each other."""
+"""The axes of every space, slowest first, so that variants that share early stages are adjacent."""
 
 
 class Champion(Spec):
@@ -30,8 +30,8 @@ class Champion(Spec):
     benchmark: str
     """The benchmark that decides. Use one that you do not report."""
     prefer: Literal["best", "cheapest"] = "best"
-    """best: the highest figure. cheapest: of the variants that cannot be told from it, the one with the fewest
-    parameters, then picture tokens."""
+    """best: the highest figure. cheapest: of the variants that do not differ significantly from it, the one with the
+    fewest parameters, then picture tokens."""
     register_as: str = "remora"
     """Model name in the registry. The chosen variant gets the alias `champion`."""
 
@@ -41,14 +41,14 @@ class Case(Spec):
 
     when: When
     overrides: dict[str, dict[str, Any]] = Field(min_length=1)
-    """As the space's own; where both name a key, these count."""
+    """Like the space's overrides; if both have a key, these win."""
 
 
 class Sampler(Spec):
     """Which variants a search tries, and in which order."""
 
     kind: Literal["grid", "random", "optuna"] = "grid"
-    """grid: all of them. random: `trials` of them. optuna: `trials`, each chosen by what is known then (TPE)."""
+    """grid: all. random: `trials` of them. optuna: `trials`, each chosen from the results so far (TPE)."""
     trials: int | None = Field(None, ge=1, le=MOST_VARIANTS)
     seed: int = Field(0, ge=0)
 
@@ -65,19 +65,20 @@ class Rule(Spec):
     """Which variants are stopped in their last stage, and when."""
 
     kind: Literal["none", "halving", "median"] = "none"
-    """halving: at each rung one of `eta` goes on. median: who is below the median of the others at a rung stops."""
+    """halving: at each rung one of `eta` continues. median: a variant below the median of the others at a rung
+    stops."""
     eta: int = Field(3, ge=2)
-    """A rung is this many times as far as the one before it, and keeps one variant of so many (halving)."""
+    """Each rung is this many times as far as the previous one, and keeps one of this many variants (halving)."""
     first: float = Field(0.1, gt=0, lt=1)
-    """Where the first rung is, as a share of the last stage's samples."""
+    """Position of the first rung, as a fraction of the last stage's samples."""
     least: int = Field(3, ge=2)
-    """Variants that a rung must have seen before one is stopped (median)."""
+    """Minimum variants at a rung before one is stopped (median)."""
     figure: str | None = None
-    """The logged figure that rungs compare; the validation loss if not given."""
+    """The logged figure that rungs compare; default: the validation loss."""
 
 
 class Objective(Spec):
-    """A figure that a search makes large or small. Written as a word, it is a benchmark's score."""
+    """A figure that a search maximises or minimises. A plain string is a benchmark's score."""
 
     figure: str
     """A benchmark, or a figure that is logged or counted (parameters, picture_tokens, answers_per_second)."""
@@ -90,20 +91,20 @@ class Objective(Spec):
 
 
 class Budget(Spec):
-    """What a search may spend; it starts nothing more once one of them is spent."""
+    """Limits of a search; it starts no new trial once one of them is reached."""
 
     trials: int | None = Field(None, ge=1)
     steps: int | None = Field(None, ge=1)
     """Optimiser steps of all stage runs together."""
     hours: float | None = Field(None, gt=0)
-    """By the clock."""
+    """Wall-clock hours."""
     gpu_hours: float | None = Field(None, gt=0)
     cost: float | None = Field(None, gt=0)
-    """Money, in the unit that prices are given in."""
+    """Money, in the unit of the prices."""
 
 
 class Expect(Spec):
-    """What a plan without any data says of the space. A test recomputes it for the shipped ones."""
+    """What a plan without any data gives for the space. A test recomputes it for shipped spaces."""
 
     variants: int = Field(ge=1)
     stage_runs: int = Field(ge=1)
@@ -120,28 +121,29 @@ class Space(Job):
     llm: tuple[str, ...] = Field(min_length=1)
     recipe: tuple[str, ...] = Field(min_length=1)
     axes: dict[AxisName, AxisSpec] = Field(default_factory=dict)
-    """Keys of stages by their dotted names, or a word of one's own for values that set several keys together."""
+    """Keys of stages by their dotted names, or names of your choice for values that set several keys."""
     seeds: int | tuple[int, ...] = ()
-    """Seeds that every variant is trained with: so many from `seed` on, or these."""
+    """Seeds for every variant: this many from `seed` on, or a list."""
     cases: tuple[Case, ...] = ()
     """Overrides for some variants, in this order."""
     exclude: tuple[When, ...] = ()
-    """Combinations that are left out."""
+    """Combinations to leave out."""
     only: tuple[When, ...] = ()
     """If given, only combinations of one of these are variants."""
     champion: Champion
     sampler: Sampler = Sampler()
     rule: Rule = Rule()
     objectives: tuple[Objective, ...] = ()
-    """The champion's benchmark if none are given; several give a Pareto set."""
+    """Default: the champion's benchmark; several give a Pareto set."""
     budget: Budget = Budget()
     concurrent: int | None = Field(None, ge=1)
     """Concurrent trials; default: as many as the cluster's CPUs and GPUs allow."""
     published: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """Variant to benchmark to the score that a paper gives it, which a report shows beside ours."""
+    """Variant -> benchmark -> published score, which a report shows beside ours."""
     expect: Expect | None = None
     smoke: dict[str, Any] = Field(default_factory=dict)
-    """What replaces keys of the space in a trial run of minutes (`remora search FILE --smoke`); null leaves one out."""
+    """Replacements of the space's keys for a trial run of minutes (`remora search FILE --smoke`); null removes a
+    key."""
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -237,18 +239,18 @@ class Space(Job):
         return tuple(found)
 
     def excluded(self, assignment: Mapping[str, Any]) -> str | None:
-        """Why an assignment is no variant of the space, by its `exclude` and `only`; None if it is one."""
+        """Why the space's `exclude` or `only` leaves out an assignment; None if it does not."""
         return self._left_out(assignment, self.domain())
 
     def holds(self, condition: When, assignment: Mapping[str, Any]) -> bool:
-        """Whether the assignment has one of the values that the condition lists, for each axis that it names."""
+        """Whether the assignment has one of the listed values for each axis of the condition."""
         return _holds(condition, assignment, self.domain())
 
     def grid(self) -> Iterator[dict[str, Any]]:
         """Every assignment of the space, the first axis slowest: a value for each axis that exists for it.
 
         Raises:
-            SpecError: an axis is a range, so that there is no end of them.
+            SpecError: an axis is a range, so there are infinitely many.
         """
         domain = self.domain()
         if ranges := [name for name, axis in domain.items() if isinstance(axis, Range)]:
@@ -256,7 +258,7 @@ class Space(Job):
         return self._combinations(list(domain.items()), {}, domain)
 
     def corners(self) -> Iterator[dict[str, Any]]:
-        """The grid, with the two ends of each range in its place: what a plan shows of a space that is sampled."""
+        """The grid with each range replaced by its two ends, which a plan shows for a sampled space."""
         domain = {name: axis.ends if isinstance(axis, Range) else axis for name, axis in self.domain().items()}
         return self._combinations(list(domain.items()), {}, domain)
 
@@ -289,10 +291,10 @@ class Space(Job):
 
 
 def smoked(raw: Any, lines: KeyLines, file: str) -> tuple[Any, KeyLines]:
-    """What a space's file holds with what its smoke block replaces, and the lines of its keys.
+    """The content of a space's file with its smoke block applied, and the lines of its keys.
 
     Raises:
-        SpecError: it has none.
+        SpecError: it has no smoke block.
     """
     smoke = raw.get("smoke") if isinstance(raw, dict) else None
     if not isinstance(smoke, dict) or not smoke:
@@ -330,6 +332,6 @@ def _endless(ranges: Sequence[str]) -> str:
 
 
 def _problem(at: tuple[str | int, ...], text: str) -> ValidationError:
-    """A broken rule that stands further down in what a validator was given."""
+    """A validation error at a nested position of a validator's input."""
     error = PydanticCustomError("value_error", "{error}", {"error": text})
     return ValidationError.from_exception_data("space", [InitErrorDetails(type=error, loc=at, input=None)])
