@@ -73,7 +73,7 @@ class BrokenRecord(DataError):
 
 
 class StoreError(RemoraError):
-    """The run folder cannot be used: full, read-only, or leased by somebody else."""
+    """The run folder cannot be used: full, read-only, or leased by another process."""
 
 
 class TornArtifact(StoreError):

@@ -256,7 +256,7 @@ def test_what_has_no_stock_layout_is_refused_with_a_reason():
     assert "reads 32 px, and llava does not interpolate" in reason_against(larger, MLP2, llama)
     linear = MLP2.model_copy(update={"depth": 1})
     assert "2-layer mlp" in reason_against(clip, linear, llama)
-    assert "no class of transformers" in reason_against(catalog.vision("efficientnet-lite0"), MLP2, llama)
+    assert "not a class of transformers" in reason_against(catalog.vision("efficientnet-lite0"), MLP2, llama)
     small = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
     capped = Gemma2ForCausalLM(
         Gemma2Config(**small, intermediate_size=32, num_key_value_heads=1, final_logit_softcapping=0.05)

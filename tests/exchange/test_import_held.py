@@ -340,7 +340,7 @@ def integers(t):
         (gptq, r"quantised \(GPTQ or AWQ\)"),
         (float8, r"quantised \(float8_e4m3fn\)"),
         (ungathered, "saved under ZeRO 3 without being gathered"),
-        (integers, r"is torch\.int64, and weights are floating"),
+        (integers, r"is torch\.int64, and weights must be floating"),
     ],
 )
 def test_weights_that_are_no_weights_are_named(tmp_path, known, change, what):  # noqa: F811

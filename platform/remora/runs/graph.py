@@ -88,7 +88,7 @@ class Written:
 def check_overrides(
     overrides: Iterable[str], known: Sequence[str], written: Written | None, within: tuple[str | int, ...] = ()
 ) -> None:
-    """Whether every override is of a stage that there is; `within` is where in the file they stand.
+    """Check that every override is for an existing stage; `within` is their path in the file.
 
     Raises:
         SpecError: one is not.
@@ -128,10 +128,10 @@ def check_names(variants: Iterable[Variant]) -> None:
 def overridden(
     stage: Stage, changes: dict[str, Any], written: Written | None, within: tuple[str | int, ...] = ()
 ) -> Stage:
-    """A recipe's stage with what a spec changes of it; `within` is where in the file its overrides stand.
+    """A recipe's stage with a spec's overrides; `within` is their path in the file.
 
     Raises:
-        SpecError: it breaks a rule.
+        SpecError: the result is invalid.
     """
     if not changes:
         return stage

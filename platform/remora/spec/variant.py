@@ -107,5 +107,5 @@ class Variant(Job):
     llm: str
     recipe: str
     choice: dict[str, Any] = Field(default_factory=dict, exclude_if=lambda choice: not choice)
-    """What a space's variant chose on each axis beside parts and recipe: for people to read. What is trained follows
-    from the other keys alone."""
+    """A space's choices on axes other than parts and recipe, for display only. Training depends only on the other
+    keys."""
