@@ -120,7 +120,7 @@ def test_what_cannot_be_opened_is_known_without_mlflows_patience(spoil, tmp_path
         (tmp_path / "mlflow.db").write_text("")
         monkeypatch.setattr(connection.sqlite3, "connect", unopened)
     monkeypatch.setattr(connection, "_connect", lambda uri: pytest.fail("MLflow was asked"))
-    with pytest.raises(TrackingError, match=r"MLflow at sqlite:.* mlflow\.db (is no file|cannot be opened)"):
+    with pytest.raises(TrackingError, match=r"MLflow at sqlite:.* mlflow\.db (is not a file|cannot be opened)"):
         Tracker(tmp_path).sync()
 
 

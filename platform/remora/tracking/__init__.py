@@ -1,7 +1,7 @@
 """MLflow: a run for each stage run, variant, search and measurement, their figures, and the registry of models.
 
-`Run` records in the run folder what MLflow shall hold; `Tracker` brings MLflow up to date from there. `mlflow` is
-imported inside functions of this room only, so that this import stays light.
+`Run` writes records into the run folder; `Tracker` brings MLflow up to date from them. `mlflow` is imported only inside
+functions of this room, so that importing it stays light.
 """
 
 from remora.tracking.metric_names import Input, id_of, link

@@ -20,22 +20,22 @@ _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 ARTIFACTS = "mlruns"
 KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
-"""Without its kind MLflow's page of an experiment guesses, and opens an empty view of traces."""
+"""Without this tag MLflow's page of an experiment guesses the kind, and opens an empty view of traces."""
 _OURS = re.compile(rf"/{ARTIFACTS}/([0-9a-f]{{32}}/artifacts(?:/.*)?)$")
 log = logging.getLogger(__name__)
 _SHORT, _LONG = "2", "120"  # seconds; the long one is MLflow's default
 
 
 class MlflowUnreachable(TrackingError):
-    """MLflow does not answer now, or may not be written by us: try the same call later."""
+    """MLflow does not answer, or we have no write access: try the same call later."""
 
 
 class MlflowRefused(TrackingError):
-    """MLflow answered no: the same call would be refused again."""
+    """MLflow refused the call, and would refuse it again."""
 
 
 class MlflowMissing(MlflowRefused):
-    """MLflow holds no such run, model or version."""
+    """MLflow has no such run, model or version."""
 
 
 class Connection:
@@ -53,13 +53,13 @@ class Connection:
 
     @contextlib.contextmanager
     def answers(self) -> Iterator[Any]:
-        """The `MlflowClient`; whatever goes wrong with it becomes `MlflowUnreachable` or `MlflowRefused`."""
+        """The `MlflowClient`; its errors become `MlflowUnreachable` or `MlflowRefused`."""
         if self.database:
             self._check_free(self.database)
         if self._client is None:
             try:
                 self._client = _connect(self.uri)
-            except Exception as e:  # a scheme that MLflow does not know, a package that is not there
+            except Exception as e:  # a scheme that MLflow does not know, a missing package
                 raise self._away(f"cannot be opened: {_reason(e)}") from e
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
@@ -69,9 +69,9 @@ class Connection:
         except TrackingError:
             raise
         except FileNotFoundError as e:
-            raise MlflowRefused(f"MLflow at {self.shown}: {e.filename} is not there") from e
+            raise MlflowRefused(f"MLflow at {self.shown}: {e.filename} is missing") from e
         except MlflowException as e:
-            # A missing right (401, 403) can be given back while a training runs: those calls wait too.
+            # A missing permission (401, 403) can be granted while training runs: those calls wait too.
             status = e.get_http_status_code()
             if status >= 500 or status in (401, 403, 408, 429):
                 raise self._away(_reason(e)) from e
@@ -80,17 +80,17 @@ class Connection:
         except (OSError, SQLAlchemyError) as e:
             raise self._away(_reason(e)) from e
         except Exception as e:
-            # What breaks MLflow's client would break it again: it must neither stop a training nor block other calls.
-            # Before the first answer it is the store that cannot be opened: that may be mended.
+            # An error inside MLflow's client would recur: it must neither stop training nor block other calls.
+            # Before the first answer it is the store that cannot be opened: that can be fixed.
             reason = f"{type(e).__name__}: {_reason(e)}"
             raise (MlflowRefused(f"MLflow at {self.shown}: {reason}") if self._opened else self._away(reason)) from e
         self._opened = True
-        if self._misread and self._misread.exists():  # again, once the registry is asked
+        if self._misread and self._misread.exists():  # made again when the registry is used
             with contextlib.suppress(OSError):
                 os.removedirs(self._misread)
 
     def _away(self, reason: str) -> MlflowUnreachable:
-        """With what to do about it."""
+        """The error, with what to do about it."""
         hint = (
             "start it with `mlflow server`, or unset"
             if self.uri.startswith("http")
@@ -99,17 +99,17 @@ class Connection:
         return MlflowUnreachable(f"MLflow at {self.shown}: {reason}; {hint} MLFLOW_TRACKING_URI")
 
     def _check_free(self, path: Path) -> None:
-        """Ask for the write lock that every call needs: MLflow would wait for it 20 s, and log a traceback each time.
+        """Take the write lock that every call needs: MLflow would wait 20 s for it, and log a traceback each time.
 
         Raises:
-            MlflowUnreachable: another process holds it for longer than a call may take.
+            MlflowUnreachable: another process held it until the timeout.
         """
         if not path.is_file():
-            # MLflow tries for minutes to open what it cannot, at each call.
+            # At each call MLflow would try for minutes to open the file.
             if path.exists():
-                raise self._away(f"{path.name} is no file; move it away and one is made")
+                raise self._away(f"{path.name} is not a file; move it away and one is made")
             if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
-                raise self._away(f"{path.parent} cannot be written")
+                raise self._away(f"{path.parent} is not writable")
             return
         try:
             with contextlib.closing(sqlite3.connect(path, timeout=float(_SHORT), isolation_level=None)) as asked:
@@ -120,16 +120,17 @@ class Connection:
                 raise self._away("another process holds the database locked") from e
             if "unable to open" in str(e):
                 raise self._away(f"{path.name} cannot be opened: {e}") from e
-        except sqlite3.DatabaseError as e:  # MLflow would say the same after a page of its own
+        except sqlite3.DatabaseError as e:  # MLflow would report the same after a page of output
             raise self._away(f"{e}; move {path.name} away and a new one is made") from e
 
     def local(self, uri: str) -> Path | None:
-        """Where the files of an address lie if it is a path; None for a store elsewhere.
+        """The folder of an address if it is a path; None for a remote store.
 
-        The rule of what is linked and what is uploaded: an address that is a path is on this machine, or on a disk
-        that all machines see, and takes hard links (copies, from another disk). Any other address (`mlflow-artifacts:`,
-        `s3:`, …) gets the files themselves, so who reads them from there needs no run folder.
-        Those of the run folder's own database lie below it, whatever the database says: it may have been moved.
+        This decides what is linked and what is uploaded. A path is on this machine, or on a disk that all machines see,
+        and gets hard links (copies, from another disk). Any other address (`mlflow-artifacts:`, `s3:`, …) gets the
+        files themselves, so its readers need no run folder.
+        Artifacts of the run folder's own database are below it, regardless of what the database says: it may have been
+        moved.
         """
         url = urlparse(uri)
         if url.scheme not in ("", "file"):
@@ -140,12 +141,12 @@ class Connection:
         return path
 
     def upload(self, run: str, folder: Path, path: str) -> None:
-        """Store the files of `folder` as the run's artifacts below `path`; on one disk a byte is stored once.
+        """Store the files of `folder` as the run's artifacts below `path`; on the same disk as hard links.
 
         Raises:
             MlflowRefused: `folder` is gone.
         """
-        if not folder.is_dir():  # MLflow would upload nothing and be content
+        if not folder.is_dir():  # MLflow would silently upload nothing
             raise MlflowRefused(f"{folder} is gone, it cannot be uploaded")
         with self.answers() as client:
             place = self.local(client.get_run(run).info.artifact_uri)  # fails fast; an upload waits long
@@ -168,7 +169,7 @@ class Connection:
 
     @contextlib.contextmanager
     def patient(self) -> Iterator[None]:
-        """Wait for files as long as MLflow would by itself: a server may store a gigabyte before it answers."""
+        """Use MLflow's own timeout for files: a server may store a gigabyte before it answers."""
         ours = os.environ.get(_TIMEOUT) == _SHORT
         if ours:
             os.environ[_TIMEOUT] = _LONG
@@ -179,14 +180,14 @@ class Connection:
                 os.environ[_TIMEOUT] = _SHORT
 
     def open(self) -> str:
-        """The experiment's id; makes the database and the experiment when they are not there.
+        """The experiment's id; creates the database and the experiment if needed.
 
         Raises:
             MlflowUnreachable, MlflowRefused: no answer; the experiment was deleted.
-            StoreError: the run folder cannot be made.
+            StoreError: the run folder cannot be created.
         """
         if self._experiment_id is None:
-            # Two processes that create one sqlite file at the same time die of "duplicate column name".
+            # Two processes that create one sqlite file at the same time fail with "duplicate column name".
             with disk_errors(self.runs), locked(self.runs / ".tracking-open.lock"):
                 self._experiment_id = self._experiment()
         return self._experiment_id
@@ -199,7 +200,7 @@ class Connection:
             except MlflowRefused as e:
                 raise MlflowUnreachable(str(e)) from e
             if found is None:
-                # A database has no place for files of its own; MLflow would put them under the current folder.
+                # A database has no folder for artifacts; MLflow would put them under the current folder.
                 local = (self.runs / ARTIFACTS).as_uri() if self.uri.startswith(_DATABASES) else None
                 with contextlib.suppress(MlflowRefused), self.answers():  # another job was faster
                     made = client.create_experiment(self.experiment, artifact_location=local)
@@ -220,18 +221,18 @@ class Connection:
         return str(found.experiment_id)
 
     def forget(self) -> None:
-        """Ask for the experiment anew: MLflow may hold another database than a moment ago."""
+        """Look up the experiment again: MLflow may have another database now."""
         self._experiment_id = None
 
 
 def database(uri: str) -> Path | None:
-    """The file that a sqlite URI means."""
+    """The file of a sqlite URI, or None."""
     found = re.fullmatch(r"sqlite:///(/[^?]*)(\?.*)?", uri)
     return Path(unquote(found[1])) if found else None
 
 
 def database_uri(path: Path) -> str:
-    """The URI of a sqlite file, whatever letters its path has: `?` begins a query there, `%20` is a blank."""
+    """The URI of a sqlite file, with any characters in its path: `?` begins a query in a URI, `%20` is a blank."""
     return "sqlite:///" + re.sub(r"\?|%(?=[0-9a-fA-F]{2})", lambda found: quote(found[0]), str(path))
 
 
@@ -241,13 +242,13 @@ _PLACES = {
     "model_versions": ("source", "storage_location"),
     "logged_models": ("artifact_location",),
 }
-"""Where MLflow's tables hold absolute addresses of files."""
+"""The columns of MLflow's tables that hold absolute addresses of files."""
 
 
 def moved(path: Path, old: str, new: str) -> None:
-    """Make the addresses in a run folder's database those of where it lies, for MLflow's pages; `local` needs none.
+    """Update the addresses in a moved run folder's database, for MLflow's pages; `local` does not need it.
 
-    MLflow has no call for it. A table or column that is not there is left out.
+    MLflow has no call for it. Missing tables and columns are skipped.
     """
     if old == new or not old.endswith(f"/{ARTIFACTS}"):
         return
@@ -263,38 +264,38 @@ def moved(path: Path, old: str, new: str) -> None:
                         (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
                     )
             asked.execute("COMMIT")
-        except sqlite3.OperationalError as e:  # read-only, or locked: `local` serves
+        except sqlite3.OperationalError as e:  # read-only or locked; `local` still works
             log.warning("tracking: MLflow's pages show the files of %s where they were: %s", path, e)
 
 
 def _connect(uri: str) -> Any:
-    # MLflow's own patience, seven retries of 120 s, held a training for four minutes when its server went away.
+    # MLflow's own default, seven retries of 120 s, blocked training for four minutes when its server went down.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault(_TIMEOUT, _SHORT)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no calls home from somebody's training
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no telemetry from a user's training
     from mlflow import MlflowClient
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # It logs each failure with its traceback; ours is one line.
+    # MLflow logs each failure with its traceback; ours is one line.
     logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=uri)
 
 
 def _misread(uri: str) -> Path | None:
-    """The folder that MLflow makes of a sqlite URI, letter by letter, where it means another one."""
+    """The folder that MLflow creates by taking a sqlite URI literally, if the URI means another one."""
     folder = Path(uri.removeprefix("sqlite:///")).parent
     return folder if (path := database(uri)) and folder != path.parent and not folder.exists() else None
 
 
 def _reason(error: BaseException) -> str:
-    """The part of a chained network error that a person wants to read."""
+    """The informative part of a chained network error."""
     text = str(error) or type(error).__name__
     known = re.search(r"\[Errno -?\d+\] ([^'\")\]]+)|(timed out|too many \d+ error responses)", text)
     return (known[1] or known[2]) if known else _first_sentence(text)
 
 
 def _first_sentence(text: str, most: int = 200) -> str:
-    """The cause: MLflow's advice behind it is about databases, and half a sentence of it is none."""
+    """The first sentence, which has the cause; MLflow's advice about databases after it is dropped."""
     line = text.strip().splitlines()[0]
     line = line.partition(". ")[0].rstrip(".")
     return line if len(line) <= most else line[: most - 1].rstrip() + "…"

@@ -1,7 +1,7 @@
-"""Locks of the operating system on files of the run folder: they end with their holder, however that dies.
+"""File locks in the run folder: the operating system releases them when their holder dies, in any way.
 
-A file system without locks (some object-store mounts) takes every lock at once, and holds every file: order may suffer
-there, training may not, and no run is taken for killed.
+On a file system without locks (some object-store mounts) every lock is granted at once and every file counts as held:
+order may suffer there, but training does not, and no run is taken for killed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def locked(path: Path, wait: float | None = None) -> Iterator[bool]:
-    """Hold `path` alone; yields False when somebody else held it for all of `wait` seconds."""
+    """Hold `path` exclusively; yields False on a timeout of `wait` seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as f:
         deadline = None if wait is None else time.monotonic() + wait
@@ -37,7 +37,7 @@ def locked(path: Path, wait: float | None = None) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold `path` together with whoever else does; the last one removes it."""
+    """Hold `path` as one of several holders; the last one removes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         f = path.open("a")
@@ -45,7 +45,7 @@ def held(path: Path) -> Iterator[None]:
             fcntl.flock(f, fcntl.LOCK_SH)
         if path.exists() and os.path.samestat(path.stat(), os.fstat(f.fileno())):
             break
-        f.close()  # whoever held it removed it between the two
+        f.close()  # its last holder removed it in between
     try:
         yield
     finally:

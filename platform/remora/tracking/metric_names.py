@@ -1,4 +1,4 @@
-"""What MLflow accepts as names and values, made from nested dicts: dotted names, safe characters, bounded lengths."""
+"""Names and values that MLflow accepts, from nested dicts: dotted names, safe characters, bounded lengths."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Input:
 
     name: str
     digest: str
-    """Of its content, not of where it lies."""
+    """A digest of its content, independent of its location."""
     source: str
     """Where it was read from, for people."""
     context: str
-    """What for: training, evaluation."""
+    """Its purpose: training, evaluation."""
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
 def shorten(text: str, limit: int) -> str:
-    """`text` within `limit` characters; a cut text ends in its digest, so that two long texts never look equal."""
+    """`text` within `limit` characters; a cut text ends in its digest, so that two long texts stay distinct."""
     if len(text) <= limit:
         return text
     mark = f"…{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -44,7 +44,7 @@ def shorten(text: str, limit: int) -> str:
 def name(text: str) -> str:
     """`text` as a name that MLflow takes: letters, digits, `_`, `-`, `.`, space and single inner slashes."""
     clean = re.sub(r"[^\w.\- /]", "_", text)
-    # MLflow refuses what would read as another path: "a//b", "/a", "a/../b".
+    # MLflow refuses names that read as a different path: "a//b", "/a", "a/../b".
     pieces = [p for p in clean.split("/") if p.strip(". ")]
     return shorten("/".join(pieces) or "_", NAME_LIMIT).replace("…", "_")
 
@@ -68,7 +68,7 @@ def params(tree: Mapping[str, Any]) -> dict[str, str]:
 
 
 def metrics(tree: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers in nested figures as MLflow metrics; text, null and true/false are left out."""
+    """The numbers in nested figures as MLflow metrics; text, null and booleans are left out."""
     return {
         name(key): float(value)
         for key, value in _leaves(tree)
@@ -81,17 +81,17 @@ _ID = re.compile(r"run:(\S+)")
 
 
 def link(text: str, key: str) -> str:
-    """Markdown that leads to the page of the run with that key, in a tag. Ids change with the server, keys do not."""
+    """A Markdown link, for a tag, to the page of the run with that key. Ids change with the server, keys do not."""
     return f"[{text}]({id_of(key)})"
 
 
 def id_of(key: str) -> str:
-    """A tag's text that stands for MLflow's id of the run with that key."""
+    """A placeholder, for a tag, for MLflow's id of the run with that key."""
     return f"run:{quote(key)}"
 
 
 def linked(text: str, find: Callable[[str], str | None], page: Callable[[str], str]) -> str:
-    """`text` with its links as addresses. `find` gives the id of a key's run, or None: then only the words are left;
+    """`text` with its links as addresses. `find` gives the id of a key's run; if None, only the link text is kept.
     `page` gives an id's address.
     """
     if whole := _ID.fullmatch(text):
@@ -109,7 +109,7 @@ def tags(flat: Mapping[str, Any]) -> dict[str, str]:
 
 
 def step_of(event: Mapping[str, Any]) -> LoggedStep | None:
-    """The step that an event of a journal records, or None for another event."""
+    """The step that a journal's event records, or None for other events."""
     if event["event"] != "step":
         return None
     at = event.get("time")

@@ -1,4 +1,4 @@
-"""Which model a name means. Every command that takes a model asks here, and so does the endpoint:
+"""Find the model of a name, for every command that takes one and for the endpoint:
 
 base-Eff-2M-mlp                   a variant's name, exactly
 ~/remora/bundles/base-…-0f3a…     a bundle: its folder, or that folder's name below <run folder>/bundles
@@ -24,37 +24,37 @@ from remora.tracking.tracker import Tracker
 
 _RUN_ID = re.compile("[0-9a-f]{32}")
 SHOWN = 12
-"""Names that an error lists."""
+"""Names listed in an error at most."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that was named, and where it is."""
+    """A model found by name, and its folder."""
 
     folder: Path
     """Its bundle."""
     name: str
-    """The variant's name, as its bundle has it."""
+    """The variant's name, from its bundle."""
     registered: str | None = None
-    """Its name in the registry, if it was named by that."""
+    """Its name in the registry, if it was found there."""
     version: str | None = None
     run_id: str | None = None
     """The MLflow run that the version was registered from."""
 
     @property
     def shown(self) -> str:
-        """As people are told of it: `share-Sig-Phi, remora version 3 (/…/bundle)`."""
+        """For messages: `share-Sig-Phi, remora version 3 (/…/bundle)`."""
         version = f", {self.registered} version {self.version}" if self.version else ""
         return f"{self.name}{version} ({self.folder})"
 
 
 def find_model(given: str | Path, runs: Path, tracking_uri: str | None = None) -> Model:
-    """The model that `given` names. Reads only: nothing is made in the run folder but the cache of what is downloaded.
+    """The model that `given` names. Read-only, except for the run folder's download cache.
 
     Raises:
-        DataError: nothing has that name, or several things have it; the line lists them.
-        TrackingError: `name@alias`, and the registry cannot be reached or does not hold it.
-        TornArtifact: a registered model whose files were changed on their way.
+        DataError: no model has that name, or several have it; the line lists them.
+        TrackingError: `name@alias`, and the registry cannot be reached or does not have it.
+        TornArtifact: a registered model's files were changed in transit.
     """
     text = str(given)
     folder = _place(text)
@@ -99,7 +99,7 @@ def _bundle_of_run(run: str, runs: Path, tracking_uri: str | None, bundles: Iter
 
 
 def _place(text: str) -> Path | None:
-    """The file or folder of that name, if it is one that can be."""
+    """The file or folder of that name, if the name is possible."""
     try:
         folder = Path(text).expanduser()
         return folder if text and folder.exists() else None
@@ -108,7 +108,7 @@ def _place(text: str) -> Path | None:
 
 
 def _bundles(runs: Path) -> dict[Path, str]:
-    """The run folder's bundles, with the variant that each is of; a broken one only by its folder's name."""
+    """The run folder's bundles, with their variants' names; a broken one with its folder's name."""
     found = {}
     with disk_errors(runs):
         for file in sorted((runs / "bundles").glob(f"[!.]*/{FILE}")):

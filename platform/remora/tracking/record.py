@@ -1,11 +1,11 @@
-"""What MLflow shall hold of each run, kept in the run folder: `tracking/<kind>-<digest of its key>.json`.
+"""Records of MLflow runs, stored in the run folder: `tracking/<kind>-<digest of its key>.json`.
 
     with Run(runs, key=f"variant/{identity}", name="share-Sig-Phi", parent="search/…", params={"lr": 1e-3}) as run:
         run.note(metrics={"gqa/accuracy": 0.62}, files={"benchmarks/gqa": folder})
 
-Whoever trains or measures writes these files, loads no MLflow and waits for no server; `sync` makes MLflow agree with
-them. A record says what is, not what was called, so it may be written to any MLflow any number of times. Steps are not
-repeated in it: they stand in the journal of the stage run that it names.
+Training and evaluation write these files, load no MLflow and wait for no server; `sync` brings MLflow up to date from
+them. A record is a state, not a log of calls, so it may be written to any MLflow any number of times. It does not
+repeat steps: they are in the journal of the stage run that it names.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 @dataclass
 class Claim:
-    """A folder that shall be a version of a registered model, and the alias that was to point at it from then on."""
+    """A request to make a folder a version of a registered model and to point an alias at it."""
 
     model: str
     folder: str
@@ -51,18 +51,18 @@ class Claim:
 
 @dataclass
 class Record:
-    """One run of MLflow's. Times are milliseconds since 1970; folders below the run folder are relative to it."""
+    """One MLflow run. Times are milliseconds since 1970; folders below the run folder are relative to it."""
 
     key: str
     """Its logical identity: one key, one run, through restarts of the training and of the server."""
     name: str
     parent: str | None
-    """The key of the run that it is shown under."""
+    """The key of its parent run."""
     began: int
     ended: int | None = None
     status: Status = "RUNNING"
     tags: dict[str, str] = field(default_factory=dict)
-    """Texts may hold links to runs by their keys (`figures.link`)."""
+    """Texts may hold links to runs by their keys (`metric_names.link`)."""
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, tuple[float, int]] = field(default_factory=dict)
     """Each with its time."""
@@ -71,7 +71,7 @@ class Record:
     files: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Artifact path -> the folder whose files it holds, and when they were written."""
     stage: str | None = None
-    """The folder of the stage run whose journal has this run's steps."""
+    """The folder of the stage run whose journal has its steps."""
     claims: list[Claim] = field(default_factory=list)
 
 
@@ -80,7 +80,7 @@ _RECORD = TypeAdapter(Record)
 
 def read_record(file: Path) -> Record:
     """Raises:
-    OSError, ValueError: the file is not there, or was spoilt.
+    OSError, ValueError: the file is missing or corrupted.
     """
     return _RECORD.validate_json(file.read_bytes())
 
@@ -90,7 +90,7 @@ def file_of(runs: Path, key: str) -> Path:
 
 
 def lives(runs: Path, key: str) -> bool:
-    """Whether the process that works at the run lives."""
+    """Whether the run's process is alive."""
     return is_held(_lock(file_of(runs, key)))
 
 
@@ -99,15 +99,15 @@ def _lock(file: Path) -> Path:
 
 
 class Run:
-    """A run that is worked at while the block lasts: FINISHED if it ends well, else FAILED, or KILLED by Ctrl-C.
+    """A run for the length of the block: then FINISHED, FAILED, or KILLED by Ctrl-C.
 
-    A key that was worked at before is taken up again: what is given anew replaces what was there. No method raises
-    for the record's sake: what cannot be written on a full disk is logged and left out.
+    A key that exists is resumed: new values replace old ones. No method raises because of the record: what cannot be
+    written, say on a full disk, is logged and left out.
 
     Args:
         runs: The run folder.
-        params: Settings, nested as they come.
-        stage: The name of the stage run that it is of, if it is one's.
+        params: Settings, may be nested.
+        stage: The stage run's name, for the run of a stage run.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Run:
 
     @classmethod
     def again(cls, runs: Path, key: str) -> Run:
-        """A run that is recorded already, to add to it."""
+        """A run that is already recorded, to add to it."""
         run = cls(runs, key=key, name=key)
         run._bare.status, run._bare.ended = "FINISHED", _now()
         return run
@@ -155,7 +155,7 @@ class Run:
         self._held.close()
 
     def keep(self) -> None:
-        """Record a run whose work is over; one that is recorded already is left alone."""
+        """Record a finished run; one that is already recorded is left alone."""
         if not self._file.exists():
             self._change(**self._given, status="FINISHED", ended=_now())
 
@@ -168,10 +168,10 @@ class Run:
         texts: Mapping[str, str] | None = None,
         files: Mapping[str, Path] | None = None,
     ) -> None:
-        """Add to the record; what has the same name is replaced.
+        """Add to the record; values with the same name are replaced.
 
         Args:
-            metrics: Nested dicts give dotted names; what is not a number is left out.
+            metrics: Nested dicts give dotted names; only numbers are kept.
             texts: Artifact path -> its text.
             files: Artifact path -> a folder whose files become artifacts below it.
         """
@@ -189,7 +189,7 @@ class Run:
         self._change(claims=lambda claims: [*(c for c in claims if not c.same(claim)), claim])
 
     def withdraw(self, claim: Claim) -> None:
-        """Take a claim back that MLflow refused."""
+        """Withdraw a claim that MLflow refused."""
         self._change(claims=lambda claims: [c for c in claims if not c.same(claim)])
 
     def _change(self, **changes: Any) -> None:
@@ -199,7 +199,7 @@ class Run:
     def _merged(self, changes: dict[str, Any]) -> Record:
         try:
             record = read_record(self._file)
-        except (OSError, ValueError):  # none yet, or one that was spoilt
+        except (OSError, ValueError):  # none yet, or a corrupted one
             record = self._bare
         for name, value in changes.items():
             old = getattr(record, name)
@@ -227,13 +227,13 @@ def _each_once(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def within(runs: Path, folder: Path) -> str:
-    """A folder's path, relative to the run folder if it lies in it: that may be moved."""
+    """A folder's path, relative to the run folder if it is inside: that may be moved."""
     folder = Path(folder).resolve()
     return str(folder.relative_to(runs) if folder.is_relative_to(runs) else folder)
 
 
 def _source() -> dict[str, str]:
-    """What MLflow's list of runs shows in its columns."""
+    """The tags that MLflow's list of runs shows in its columns."""
     said = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "remora"}
     with contextlib.suppress(OSError, KeyError):  # a container's user without a name
         said["mlflow.user"] = getpass.getuser()

@@ -1,6 +1,6 @@
 """The registry: versions of the model, and the alias `champion` that the endpoint follows.
 
-Whoever registers or serves a model wants to know that it failed, so these calls raise.
+Callers that register or serve a model need to know of failures, so these calls raise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from remora.tracking.tracker import Tracker
 
 DIGEST, CLAIMED = "remora.digest", "remora.claimed"
-"""Tags of a version: its content, and for each alias when it was put there by us."""
+"""Tags of a version: its content's digest, and when we pointed each alias at it."""
 
 
 def register(
@@ -34,14 +34,14 @@ def register(
 ) -> str:
     """Make `folder` a version of model `name`, of the run with that key, and point `alias` at it.
 
-    The same content is one version, whichever run it came from: a second call moves the alias and renews the tags.
-    While MLflow cannot be reached the record of the run keeps what was asked for, and the next sync does it.
+    The same content is one version, whichever run it came from: a second call moves the alias and updates the tags.
+    While MLflow cannot be reached the run's record keeps the claim, and the next sync executes it.
 
     Returns:
-        The version, as MLflow counts: "1", "2", …
+        The version, as in MLflow: "1", "2", …
 
     Raises:
-        TrackingError: MLflow cannot be reached or refuses; `folder` is not there.
+        TrackingError: MLflow cannot be reached or refuses; `folder` is missing.
     """
     if not folder.is_dir():
         raise TrackingError(f"there is no folder {folder} to register as {name!r}")
@@ -61,22 +61,22 @@ def register(
 
 
 def make_version(server: Server, run: str, claim: Claim) -> None:
-    """Make what a claim asks for, unless it was done before: an alias that somebody moved since stays there.
+    """Execute a claim, once: an alias that was moved since stays there.
 
     Raises:
-        MlflowUnreachable, MlflowRefused: MLflow does not do it now, or ever.
+        MlflowUnreachable, MlflowRefused: MLflow cannot do it now, or ever.
     """
     with server.answers() as client:
         there = _versions(client, claim)
         version = next((v for v in there if not (local := server.local(v.source)) or local.is_dir()), None)
         marks = claim.tags | {DIGEST: claim.digest}
         if version is None:
-            # A version's files must never change under it, so other content of the same run gets another folder.
+            # A version's files must never change, so other content of the same run gets another folder.
             path = f"model-{claim.digest[:8]}"
             server.upload(run, server.runs / claim.folder, path)
             if not client.search_registered_models(f"name = '{claim.model}'"):
                 client.create_registered_model(claim.model)
-            # `register_model("runs:/…")` wants a logged model in MLflow's own format; plain files need this call.
+            # `register_model("runs:/…")` needs a logged model in MLflow's own format; plain files need this call.
             source = f"{client.get_run(run).info.artifact_uri}/{path}"
             version = client.create_model_version(claim.model, source, run, tags=marks)
         done = f"{CLAIMED}.{claim.alias}"
@@ -90,16 +90,16 @@ def make_version(server: Server, run: str, claim: Claim) -> None:
 
 
 def _versions(client: Any, claim: Claim) -> list[Any]:
-    """The versions with a claim's content, the newest first."""
+    """The versions with a claim's content, newest first."""
     return list(client.search_model_versions(f"name = '{claim.model}' and tags.`{DIGEST}` = '{claim.digest}'"))
 
 
 def version_info(tracker: Tracker, name: str, label: str = "champion") -> dict[str, Any]:
-    """The version of model `name` that `label` means, an alias or a number: `name`, `label`, `version`, `run_id`,
-    `tags`, `source`. Asks only: where there is no database, none is made.
+    """The version of model `name` with `label`, an alias or a number: `name`, `label`, `version`, `run_id`, `tags`,
+    `source`. Read-only: creates no database.
 
     Raises:
-        TrackingError: MLflow cannot be reached, or holds no such model, alias or version; the line says what it holds.
+        TrackingError: MLflow cannot be reached, or has no such model, alias or version; the line lists what it has.
     """
     tracker.check_there()
     number = label.removeprefix("v")
@@ -140,7 +140,7 @@ def check_alias(name: str, alias: str) -> None:
 def fetch(tracker: Tracker, info: Mapping[str, Any], *, into: Path) -> Path:
     """The files of a version (see `version_info`) in a local folder.
 
-    Files that lie on this machine are used in place; others are downloaded to `into` once a version.
+    Files on this machine are used in place; others are downloaded to `into`, once per version.
 
     Raises:
         TrackingError: the files are gone.

@@ -1,4 +1,4 @@
-"""The calls that Remora makes to MLflow, each of which may be repeated without harm.
+"""Remora's calls to MLflow, all of them idempotent.
 
 A client that timed out cannot know whether its call arrived: runs are found by their key, metrics carry their own time
 (MLflow stores an equal point once), the rest overwrites.
@@ -16,7 +16,7 @@ from remora.tracking.connection import Connection
 from remora.tracking.metric_names import LoggedStep
 
 KEY, MARK = "remora.key", "remora.synced"
-"""Tags: a run's logical identity, and what of its record MLflow holds."""
+"""Tags: a run's key, and how much of its record MLflow has."""
 NO_STEP = -1
 _BATCH = 1000  # metrics a call, MLflow's limit
 _NAME, _DIGEST = 500, 36  # characters of a dataset's, MLflow's limits
@@ -26,12 +26,12 @@ _PARAMS = 20  # params a call: 20 × 6000 escaped characters stay below the serv
 
 @dataclass
 class Known:
-    """A run that MLflow holds."""
+    """A run in MLflow."""
 
     id: str
     mark: str = ""
     deleted: bool = False
-    """By a person, in MLflow's pages."""
+    """By a person, on MLflow's pages."""
     status: str = "RUNNING"
 
 
@@ -39,7 +39,7 @@ class Server(Connection):
     """The calls, on one connection."""
 
     def runs_by_key(self) -> dict[str, Known]:
-        """Every run of ours, the oldest where two have one key."""
+        """Every run of ours; if two have the same key, the older one."""
         from mlflow.entities import ViewType
 
         found: dict[str, Known] = {}
@@ -67,7 +67,7 @@ class Server(Connection):
         return Known(made.info.run_id)
 
     def revive(self, known: Known) -> None:
-        """Take up a run again that ended or was deleted."""
+        """Resume a run that ended or was deleted."""
         with self.answers() as client:
             if known.deleted:
                 client.restore_run(known.id)
@@ -80,7 +80,7 @@ class Server(Connection):
         known.status = status
 
     def params(self, run: str, params: Mapping[str, str]) -> None:
-        """MLflow never changes a param. A run that was resumed with another value keeps the first and is marked."""
+        """MLflow params are immutable. A run resumed with another value keeps the first and is marked."""
         with self.answers() as client:
             known = client.get_run(run).data.params
         new = [(k, v) for k, v in params.items() if k not in known]
@@ -110,7 +110,7 @@ class Server(Connection):
                 )
 
     def inputs(self, run: str, inputs: Iterable[Mapping[str, Any]]) -> None:
-        """Name the data that the run reads; what it has already is left alone."""
+        """Record the data that the run reads; existing entries are left alone."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         made = [

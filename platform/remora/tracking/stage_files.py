@@ -1,7 +1,7 @@
-"""What a stage run's own files say of it: nothing of this is recorded a second time.
+"""Facts about a stage run from its own files, which are not recorded a second time.
 
-Its journal has the steps, the notes for people, what trained at which rate and what was left out; its manifest has the
-digests of its weights.
+Its journal has the steps, the notes, the tuning table and what was skipped; its manifest has the digests of its
+weights.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from remora.training import journal
 from remora.training.job import PARTS_FOLDER
 
 WEIGHTS = "parts.json"
-"""The artifact that says where the weights lie. They are not copied: a store of gigabytes would double."""
+"""The artifact with the location of the weights. They are not copied: a store of gigabytes would double."""
 _TAIL = 256  # bytes that tell, with its size, whether a journal is still the one that was read
 
 
 @dataclass(frozen=True)
 class StageFiles:
-    """The folder of a stage run, published or still worked at."""
+    """The folder of a stage run, published or in progress."""
 
     folder: Path
     """Where it is, or will be, published."""
@@ -40,7 +40,7 @@ class StageFiles:
         return done if done.exists() else self.folder.with_name(f"{self.folder.name}.work") / journal.JOURNAL
 
     def mark(self) -> str:
-        """Changes whenever the journal does; empty where there is none."""
+        """A string that changes whenever the journal does; empty without a journal."""
         try:
             with self.journal.open("rb") as f:
                 size = f.seek(0, 2)
@@ -63,7 +63,7 @@ class StageFiles:
 
 
 def tuning(events: Iterable[Mapping[str, Any]]) -> str:
-    """What trained in a stage run, as a Markdown table."""
+    """A stage run's modes, parameters and rates by part, as a Markdown table."""
     rows = ["| part | mode | parameters | trained | rate |", "|---|---|---:|---:|---:|"]
     started = [e["table"] for e in events if e["event"] == "started" and "table" in e]
     for row in started[0] if started else []:  # a torn journal may have lost it

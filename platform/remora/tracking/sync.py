@@ -1,8 +1,8 @@
-"""Makes MLflow agree with the run folder, however often it is called and by however many processes.
+"""Brings MLflow up to date with the run folder; may be repeated, and called by several processes.
 
-What MLflow holds of a record stands in MLflow itself, as the tag `remora.synced`, which is written last. It is kept
-nowhere else: a server that lost its database lacks the tags and gets everything again, a sync that was killed is
-repeated, and one that finds nothing to do asks for the list of runs and ends.
+The tag `remora.synced`, written last, marks in MLflow how much of a record it has. It is stored nowhere else: a server
+that lost its database lacks the tags and gets everything again, a killed sync is repeated, and a sync with nothing to
+do only asks for the list of runs.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Synced:
-    """What a sync came to."""
+    """The result of a sync."""
 
     runs: int = 0
     """Records in the run folder."""
     written: int = 0
-    """Of them those that MLflow did not hold as they are."""
+    """Those that were missing or outdated in MLflow."""
     refused: list[str] = field(default_factory=list)
-    """A line for each that MLflow does not take. Every sync tries it again."""
+    """A line for each record that MLflow refuses. Every sync tries it again."""
 
 
 class Sync:
-    """One process's view of a run folder and of what MLflow holds of it. Not thread-safe; `Tracker` serialises."""
+    """One process's view of a run folder and of its copy in MLflow. Not thread-safe; `Tracker` serialises."""
 
     def __init__(self, server: Server) -> None:
         self.server, self.runs = server, server.runs
         self._known: dict[str, Known] | None = None
         self._last: dict[str, int] = {}
-        """Run id -> the last step that MLflow holds."""
+        """Run id -> the last step in MLflow."""
         self._uploaded: set[tuple[str, str, int]] = set()
         self._read: dict[Path, tuple[tuple[int, int], Record]] = {}
 
     def run(self, ask: bool, wait: float) -> Synced | None:
-        """Bring MLflow up to date; None if another process was at it for all of `wait` seconds.
+        """Bring MLflow up to date; None if another process was syncing for all of `wait` seconds.
 
         Args:
-            ask: Ask MLflow what it holds. Needed after a failure, since nobody knows which call arrived.
+            ask: Ask MLflow what it has. Needed after a failure, since it is unknown which calls arrived.
 
         Raises:
-            MlflowUnreachable, MlflowRefused: no answer, or none of use. The next call writes what was not written.
+            MlflowUnreachable, MlflowRefused: MLflow does not answer, or refuses. The next call writes the rest.
         """
         with locked(self.runs / FOLDER / ".sync.lock", wait) as mine:
             if not mine:
@@ -64,7 +64,7 @@ class Sync:
                 self._forget()
             try:
                 return self._round()
-            except MlflowMissing:  # MLflow was started again with an empty database
+            except MlflowMissing:  # MLflow was restarted with an empty database
                 self._forget()
                 return self._round()
 
@@ -78,7 +78,7 @@ class Sync:
         records = list(self._records(report))
         if self._known is None:
             self._known = self.server.runs_by_key()
-        for record in records:  # all of them first: records link to each other
+        for record in records:  # all runs first: records link to each other
             if record.key not in self._known:
                 made = self._known[record.key] = self.server.create(record.key, record.name, record.began)
                 self._last[made.id] = NO_STEP
@@ -105,11 +105,11 @@ class Sync:
                 report.refused.append(f"{file}: {reason}; delete it, the command that made it makes it again")
 
     def _updated(self, record: Record, known: Known, report: Synced) -> tuple[Record, Known, str] | None:
-        """Write what MLflow lacks of a record but its versions: the record, its run and its mark; None if nothing."""
+        """Write what MLflow lacks of a record, except versions: returns the record, its run and its mark, or None."""
         stage = StageFiles(self.runs / record.stage) if record.stage else None
         status = self._status(record, stage)
         if known.deleted and status != "RUNNING":
-            return None  # a person did not want it
+            return None  # deleted by a person
         tags = self._tags(record)
         head = digest([asdict(record), tags, status])[:16]
         mark = f"{head} {stage.mark() if stage else ''}"
@@ -141,12 +141,12 @@ class Sync:
         return "RUNNING" if lives(self.runs, record.key) else "KILLED"
 
     def _ended(self, record: Record, events: list[dict[str, Any]]) -> int:
-        """The last sign of life of a run whose process was killed, in milliseconds since 1970."""
+        """When a killed run last wrote something, in milliseconds since 1970."""
         told = file_of(self.runs, record.key).stat().st_mtime
         return int(1000 * max([told, *(e["time"] for e in events)]))
 
     def _tags(self, record: Record) -> dict[str, str]:
-        """With the links and the parent as MLflow's ids."""
+        """The record's tags, with links and parent as MLflow ids."""
         tags = {key: metric_names.linked(value, self._id, self._page) for key, value in record.tags.items()}
         parent = self._id(record.parent) if record.parent else None
         return tags | ({"mlflow.parentRunId": parent} if parent else {})
@@ -156,7 +156,7 @@ class Sync:
         return known.id if known else None
 
     def _page(self, run: str) -> str:
-        """The address of a run's page within MLflow's."""
+        """The address of a run's page in MLflow."""
         return f"#/experiments/{self.server.open()}/runs/{run}"
 
     def _write(self, record: Record, run: str, tags: dict[str, str]) -> None:
@@ -190,7 +190,7 @@ class Sync:
         if notes:
             self.server.log(run, tags={"remora.notes": "\n".join(dict.fromkeys(notes))})
         if steps:
-            # A training that resumes repeats steps: those that MLflow holds already are left out.
+            # A resumed training repeats steps: those already in MLflow are skipped.
             if run not in self._last:
                 self._last[run] = self.server.last_step(run)
             new = [step for step in steps if step[0] > self._last[run]]
@@ -198,10 +198,10 @@ class Sync:
             self._last[run] = max([self._last[run], *(step[0] for step in new)])
 
     def _registered(self, stale: list[tuple[Record, Known]], report: Synced) -> set[str]:
-        """Make the versions that are claimed, oldest first, so that an alias ends where it was put last.
+        """Make the claimed versions, oldest first, so that an alias ends at the newest claim.
 
         Returns:
-            The keys of the records whose claims all hold.
+            The keys of the records whose claims are all executed.
         """
         whole = {record.key for record, _ in stale}
         claims = [(claim, record, known) for record, known in stale for claim in record.claims]

@@ -1,11 +1,11 @@
-"""MLflow, kept up to date with a run folder while work goes on in it.
+"""Keeps MLflow up to date with a run folder during work.
 
-    with Tracker(runs, uri) as tracker:      # a thread syncs about once a second, the end of the block once more
+    with Tracker(runs, uri) as tracker:      # a thread syncs about once a second, and the end of the block once more
         train()                              # writes records and journals (`Run`), and never waits for MLflow
 
     Tracker(runs, uri).sync()                # once, by hand: `remora sync`
 
-Training never stops because the tracker did: while MLflow is away, slow or answers 500, the files wait.
+MLflow never stops training: while it is down, slow or answers 500, the files wait.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from remora.tracking.sync import Sync, Synced
 
 log = logging.getLogger(__name__)
 INTERVAL = 1.0
-"""Seconds between two looks at the run folder; ten times as long as a look took, if that is more."""
+"""Seconds between two syncs; or ten times the length of one, if that is more."""
 PATIENCE = 60.0
-"""Seconds that a sync waits for one of another process."""
+"""Seconds that a sync waits for another process's sync."""
 
 
 class Tracker:
@@ -40,7 +40,7 @@ class Tracker:
     `uri` is MLFLOW_TRACKING_URI, or else a sqlite file in `runs`.
 
     Args:
-        note: Is told in one line, once, that MLflow could not be brought up to date twice in a row, and why.
+        note: Gets one line, once, if MLflow could not be brought up to date twice in a row.
     """
 
     def __init__(
@@ -81,33 +81,33 @@ class Tracker:
         while not self._stop.wait(rest):
             began = time.monotonic()
             ask = not self._tried(ask, wait=0.0)
-            rest = max(INTERVAL, 10 * (time.monotonic() - began))  # an eleventh of the time, at most
+            rest = max(INTERVAL, 10 * (time.monotonic() - began))  # at most an eleventh of the time
 
     def _tried(self, ask: bool, wait: float) -> bool:
-        """Whether a sync went through. Nothing that goes wrong with it may end the work."""
+        """Whether a sync succeeded. Its errors must not end the work."""
         try:
             with self._lock:
                 report = self._sync.run(ask, wait)
         except (RemoraError, OSError) as e:
-            if self._failed or wait:  # a hiccup is worth no note
-                self._say(f"{e}; the work goes on, its record is kept in {self.runs}; later: remora sync")
+            if self._failed or wait:  # one failure alone gets no note
+                self._say(f"{e}; the work continues, its record is kept in {self.runs}; later: remora sync")
             self._failed = True
             return False
         self._failed = False
         if report is None and wait:
             self._say(f"another process is still syncing {self.runs}; later: remora sync")
         for line in report.refused if report else []:
-            self._say(f"MLflow does not take a record: {line}")
+            self._say(f"MLflow refuses a record: {line}")
         return report is not None
 
     def _say(self, line: str) -> None:
         if line not in self._told:
             self._told.add(line)
-            with contextlib.suppress(RemoraError, OSError):  # a full disk, where notes are kept in a file
+            with contextlib.suppress(RemoraError, OSError):  # notes go to a file, and the disk may be full
                 self._note(line)
 
     def sync(self) -> Synced:
-        """Bring MLflow up to date with the run folder; makes the database and the experiment if they are not there.
+        """Bring MLflow up to date with the run folder; creates the database and the experiment if needed.
 
         Raises:
             TrackingError: MLflow cannot be reached, or another process syncs this run folder for a minute.
@@ -121,10 +121,10 @@ class Tracker:
         return report
 
     def check_there(self) -> None:
-        """For who only asks: MLflow would make a database where there is none.
+        """For read-only callers: MLflow would create a missing database.
 
         Raises:
-            TrackingError: the run folder's database is not there.
+            TrackingError: the run folder has no database.
         """
         path = self.server.database
         if path and not path.exists():
@@ -136,12 +136,12 @@ class Tracker:
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Any]:
-        """The `MlflowClient`, for what is not training: its exceptions become a `TrackingError` of one line."""
+        """The `MlflowClient`, for use outside training: its exceptions become a one-line `TrackingError`."""
         with self._lock, self.server.answers() as client:
             yield client
 
 
 def _absolute(uri: str) -> str:
-    """A relative sqlite path means this process's folder, in other processes too."""
+    """Resolve a relative sqlite path against this process's folder, so that other processes use the same file."""
     found = re.fullmatch(r"sqlite:///([^/:?][^?]*)(\?.*)?", uri)
     return database_uri(Path(unquote(found[1])).resolve()) + (found[2] or "") if found else uri
