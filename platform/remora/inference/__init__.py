@@ -1,4 +1,4 @@
-"""Answers from a model, in batches; evaluation and serving both use this.
+"""Answers from a model, in batches, for evaluation and serving.
 
 answerer = Answerer.load(bundle)
 answers = answerer.answer([Request([Message("user", "What is this?", (picture,))], max_new_tokens=16)])
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The engine loads torch and transformers, 4 s on two cores that a command which only writes a bundle saves."""
+    """Load the engine on demand: its torch and transformers cost 4 s on two cores, which writing a bundle saves."""
     if name == "Answerer":
         from remora.inference.answerer import Answerer
 

@@ -1,4 +1,4 @@
-"""A model that answers: evaluation and serving both ask here, so what was measured is what is served."""
+"""A model that answers. Evaluation and serving share it, so what was measured is what is served."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from remora.reading.images import preprocess, shrunk
 from remora.reading.prompt import Prompter, token_id
 
 KEPT_TOKENS = 1 << 18
-"""Tokens of the prompts that are kept: about 10 MB of ids, and their text. Benchmarks ask the same few questions about
-many pictures, and tokenizing one costs as much as answering it."""
+"""Tokens of cached prompts: about 10 MB of ids, plus their text. Benchmarks ask the same few questions about many
+pictures, and tokenizing one costs as much as answering it."""
 
 
 class Answerer:
     """A trained variant, ready to answer.
 
-    `answer_alone` is how an answer is defined: batch size 1, pictures encoded one at a time, the prompt read whole.
-    `answer` gives the same answers sooner, by an AnswerEngine; one of your own lets requests come and go.
+    `answer_alone` defines an answer: batch size 1, pictures encoded one at a time, the prompt read whole. `answer`
+    gives the same answers faster, with an AnswerEngine. Make your own AnswerEngine if requests come and go.
     """
 
     def __init__(
@@ -55,19 +55,19 @@ class Answerer:
         llm = cast(Any, model.llm)
         self.max_length = int(llm.config.max_position_embeddings)
         self.vocabulary = int(llm.get_input_embeddings().weight.shape[0])
-        """Number of tokens that it can say."""
+        """Number of tokens that it can generate."""
         self.dtype: torch.dtype = llm.get_input_embeddings().weight.dtype
         self.joins = can_join(llm)
         """Whether prompts of different lengths go through the language model together."""
         self.token_bytes = token_bytes(llm)
-        """Memory for the keys and values of one token."""
+        """Bytes of one token's keys and values."""
         self._ids: Recent[tuple[int, ...]] = Recent(KEPT_TOKENS, len)
-        self._tokenizing = threading.Lock()  # tokenizers are not made for several threads
+        self._tokenizing = threading.Lock()  # tokenizers are not thread-safe
 
     @classmethod
     def load(cls, folder: Path, cache: Path | None = None, dtype: torch.dtype = torch.float32) -> Answerer:
-        """The variant of a bundle folder, on a GPU where this process was given one; `cache` is the run folder's cache
-        of pretrained parts. Another `dtype` gives other answers, each still that of batch size 1 (sampling.py)."""
+        """Load a bundle folder's variant, on a GPU if this process has one; `cache` is the run folder's cache of
+        pretrained parts. Another `dtype` gives other answers, each still that of batch size 1 (sampling.py)."""
         bundle = read_bundle(folder, cache or folder.parent / "cache")
         model, tokenizer = compose(bundle.parts, bundle.seed)
         prompter = Prompter(catalog.template(bundle.template), tokenizer, model.image_tokens)
@@ -100,23 +100,23 @@ class Answerer:
         return Prompt(ids, tuple(i if isinstance(i, FittedPicture) else self.picture(i) for i in shown))
 
     def fitted(self, image: Image.Image) -> Image.Image:
-        """An RGB picture as small as it may be to keep, about as the encoder sees it: answers are the same."""
+        """An RGB picture shrunk to about the encoder's size, to save memory: answers are the same."""
         return shrunk(image, self.encoder, self.aspect)
 
     def picture(self, image: Image.Image) -> FittedPicture:
-        """The same as what turns may hold in its place: its content is then hashed once, however many questions."""
+        """The same as an object for turns, whose content is hashed only once for any number of questions."""
         return FittedPicture(self.fitted(image))
 
     def room(self, prompt: Prompt) -> int:
-        """Tokens that the context has left for an answer, at least one."""
+        """Tokens left in the context for an answer, at least one."""
         return self.max_length - len(prompt.ids)
 
     def answer(self, requests: Sequence[Request], done: Callable[[int, Answer], None] | None = None) -> list[Answer]:
-        """The answer to each request; `done` is told of each, by its index, as soon as it is there.
+        """The answer to each request; `done` is called with each index and answer as soon as it is complete.
 
         Raises:
             DataError: as `prompt` does, for any of them and before the first is answered.
-            TooLong: a prompt and what may follow it are more than the context holds.
+            TooLong: a prompt and its answer may exceed the context.
         """
         read = [
             r if isinstance(r.conversation, Prompt) else replace(r, conversation=self.prompt(r.conversation))
@@ -134,7 +134,7 @@ class Answerer:
         return [found[i] for i in range(len(requests))]
 
     def answer_alone(self, request: Request) -> Answer:
-        """The answer by batch size 1, with nothing shared: what `answer` is held against.
+        """The answer at batch size 1, with nothing shared: the reference for `answer`.
 
         Raises:
             DataError: as `answer` does.
@@ -149,7 +149,7 @@ class Answerer:
 
     @torch.inference_mode()
     def embeddings(self, pictures: Sequence[FittedPicture], at_once: int = 1) -> list[Tensor]:
-        """Of each picture, [image_tokens, hidden]; `at_once` go through the encoder together."""
+        """Each picture's embeddings [image_tokens, hidden]; `at_once` pictures go through the encoder together."""
         out: list[Tensor] = []
         device = next(self.model.parameters()).device
         for start in range(0, len(pictures), at_once):
@@ -160,8 +160,8 @@ class Answerer:
 
 
 def _best_order(prompts: Sequence[Prompt]) -> list[int]:
-    """The order in which a list of prompts is answered soonest: those with bodies of one length together, those about
-    one picture side by side, the shortest first."""
+    """The order in which a list of prompts is answered fastest: bodies of equal length together, prompts about the same
+    picture side by side, shortest first."""
     longest: dict[object, tuple[int, int]] = {}
     for i, prompt in enumerate(prompts):
         length, first = longest.get(prompt.prefix(prompt.body), (0, i))

@@ -1,4 +1,4 @@
-"""A bundle: one folder from which a trained variant answers, wherever it is copied to.
+"""A bundle: one self-contained folder of a trained variant, ready to load; it can be copied anywhere.
 
 bundle.json            the variant's name, each part's catalog name and folder, template, seed
 connector/, llm/, …    the parts that training changed; a frozen part is a reference to the catalog
@@ -25,12 +25,12 @@ AGAIN = "copy it again whole, or make it again with the command that made it (re
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a bundle folder says, with its parts' folders resolved."""
+    """A bundle folder's contents, with its parts' folders resolved."""
 
     name: str
     parts: dict[str, PartRef]
     template: str
-    """The prompt template that questions are asked in, the last stage's."""
+    """The prompt template for questions, from the last stage."""
     aspect: Literal["square", "pad"]
     seed: int
 
@@ -38,7 +38,7 @@ class Bundle:
 def write_bundle(folder: Path, bundle: Bundle, about: Mapping[str, Any]) -> None:
     """Publish a bundle. Parts with a folder below a stage run are copied, pretrained ones stay references.
 
-    `about` is kept as it is, for people: the resolved spec and the stage runs it came from.
+    `about` is stored unchanged, as information: the resolved spec and the stage runs it came from.
     """
     with publishing(folder) as tmp:
         said: dict[str, Any] = {}
@@ -67,7 +67,7 @@ def write_bundle(folder: Path, bundle: Bundle, about: Mapping[str, Any]) -> None
 
 
 def _is_cached(ref: PartRef) -> bool:
-    """Whether a language model's folder is the catalog's conversion and not the work of a stage run."""
+    """Whether a language model's folder is a conversion of the catalog's, not a stage run's result."""
     assert ref.folder is not None
     entry = catalog.llm(ref.name)
     if entry.loader == "transformers":
@@ -77,10 +77,10 @@ def _is_cached(ref: PartRef) -> bool:
 
 
 def bundle_name(folder: Path) -> str:
-    """The variant that a bundle is of.
+    """The name of a bundle's variant.
 
     Raises:
-        DataError: no bundle there, or one whose bundle.json was edited.
+        DataError: not a bundle, or its bundle.json was edited.
     """
     return str(_said(folder)["name"])
 
@@ -95,9 +95,9 @@ def check_bundle(folder: Path) -> None:
 
 
 def weights_digest(folder: Path) -> str:
-    """Digest of all that decides what a bundle answers: its parts' files, the parts that it refers to, its template.
+    """Digest of everything that decides a bundle's answers: its parts' files, the parts it refers to, its template.
 
-    Its name and what `about` says are not part of it: the same weights under another name or spec are the same model.
+    Its name and `about` are not part of it: the same weights under another name or spec are the same model.
 
     Raises:
         DataError: no bundle there.
@@ -108,14 +108,14 @@ def weights_digest(folder: Path) -> str:
     parts = {}
     for part, ref in said["parts"].items():
         parts[part] = [ref["name"], ref["adapters"], None if ref["folder"] else source_digest(part, ref["name"])]
-    # A connector that nothing trained is made from the seed.
+    # An untrained connector is made from the seed.
     fresh = "connector" in parts and said["parts"]["connector"]["folder"] is None
     template = catalog.template(said["template"]).model_dump(mode="json", exclude={"source"})
     return digest([files, parts, template, said["aspect"], said["seed"] if fresh else None])
 
 
 def _said(folder: Path) -> dict[str, Any]:
-    """What bundle.json says, of the right shape: people edit it."""
+    """The validated contents of bundle.json, which people edit."""
     try:
         said = json.loads((folder / FILE).read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -132,7 +132,7 @@ def _said(folder: Path) -> dict[str, Any]:
 
 
 def _problem(said: Any) -> str | None:
-    """What keeps a bundle.json from being read, or None."""
+    """Why a bundle.json is invalid, or None."""
     shapes = {"name": str, "parts": dict, "template": str, "aspect": str, "seed": int, "about": dict}
     if not isinstance(said, dict):
         return f"holds {type(said).__name__}, not an object of {', '.join(shapes)}"

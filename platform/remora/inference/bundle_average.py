@@ -16,10 +16,10 @@ from remora.spec import PARTS
 
 
 def average_bundles(folders: Sequence[Path], weights: Sequence[float], out: Path, cache: Path) -> None:
-    """Write the bundle `out`: every part the average of the bundles' parts, adapters merged first.
+    """Write the bundle `out`, in which every part is the average of the bundles' parts, with adapters merged first.
 
     Raises:
-        SpecError: other parts, another template or aspect, or weights that are none of an average.
+        SpecError: different parts, template or aspect, or weights that do not sum to 1.
         DataError: no bundle there, or `out` holds files already.
     """
     refuse_full(out)
@@ -37,7 +37,7 @@ def average_bundles(folders: Sequence[Path], weights: Sequence[float], out: Path
         for part in PARTS:
             name = bundles[0].parts[part].name
             if all(b.parts[part] == bundles[0].parts[part] for b in bundles):
-                parts[part] = bundles[0].parts[part]  # nobody trained it: it stays a reference
+                parts[part] = bundles[0].parts[part]  # untrained: it stays a reference
                 continue
             average_folders([folder / part for folder in written], weights, tmp / part)
             parts[part] = PartRef(name, tmp / part)

@@ -1,6 +1,6 @@
-"""A key-value cache of slots, one a row: rows of unequal lengths, written in place, that join and leave at any step.
+"""A key-value cache with one slot per row: rows of unequal lengths, written in place, join and leave at any step.
 
-transformers' DynamicLayer copies all it holds for each new token (torch.cat) and has one length for all rows.
+transformers' DynamicLayer copies everything for each new token (torch.cat) and has one length for all rows.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 Prefix = list[tuple[Tensor, Tensor]]
-"""Each layer's keys and values [heads, tokens, D] of what several prompts begin with."""
+"""Each layer's keys and values [heads, tokens, D] of a shared prefix."""
 
 
 class SlotCache:
     """Each layer's keys and values [slots, heads, columns, D]; a row's tokens fill the first columns of its slot.
 
-    What lies behind a row's tokens is masked, but a NaN would pass any mask: so new memory and free slots are zeros.
+    Memory after a row's tokens is masked, but a NaN would pass any mask, so new memory and free slots are zeros.
     """
 
     def __init__(self, layers: int) -> None:
         self._layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
         self.slots = self.columns = 0
-        self._written = 0  # columns that were written in any slot
+        self._written = 0  # columns written in any slot
 
     def resize(self, slots: int, columns: int) -> None:
-        """Have so many slots of so many columns; rows keep their tokens, which must fit."""
+        """Change the number of slots and columns; rows keep their tokens, which must fit."""
         kept, self._written = min(slots, self.slots), min(self._written, columns)
         self.slots, self.columns = slots, columns
         for i, layer in enumerate(self._layers):  # one at a time: memory never holds the whole cache twice
@@ -37,7 +37,7 @@ class SlotCache:
                     new[:kept, :, : self._written] = old[:kept, :, : self._written]
 
     def clear(self) -> None:
-        """Give all memory back."""
+        """Free all memory."""
         self._layers = [None] * len(self._layers)
         self.slots = self.columns = self._written = 0
 
@@ -48,12 +48,12 @@ class SlotCache:
         return made[0], made[1]
 
     def layer(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """A layer's memory, reserved when its first states [..., heads, *, D] come."""
+        """A layer's memory, allocated with its first states [..., heads, *, D]."""
         return self._layers[layer] or self._new(layer, keys, values)
 
     def window(self, first: int, last: int, start: int, lengths: Tensor | None = None) -> Cache:
-        """What a pass over rows `first` to `last` reads and appends to: behind their first `start` tokens, or one token
-        for each behind its own number `lengths` [B], of which `start` is the largest."""
+        """A cache for a pass over rows `first` to `last`: it appends after their first `start` tokens, or one token
+        each after its own `lengths` [B], of which `start` is the largest."""
         places = None if lengths is None else (torch.arange(last - first, device=lengths.device), lengths)
         return Cache(layers=[_Window(self, i, slice(first, last), start, places) for i in range(len(self._layers))])
 
@@ -73,7 +73,7 @@ class SlotCache:
         return [(keys[slot, :, :tokens].clone(), values[slot, :, :tokens].clone()) for keys, values in layers]
 
     def free(self, slot: int, last: int) -> None:
-        """Let a row go; the last one takes its slot, so that rows stay side by side."""
+        """Remove a row; the last one takes its slot, so that rows stay contiguous."""
         for layer in self._layers:
             for held in layer or ():
                 if slot != last:
@@ -93,7 +93,7 @@ class _Window(DynamicLayer):
         self._used, self._places = start, places  # where each row's token goes, if not all at `start`
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append states [B, heads, t, D]; returns all that these rows have, [B, heads, tokens, D]."""
+        """Append states [B, heads, t, D]; returns all states of these rows, [B, heads, tokens, D]."""
         start, self._used = self._used, self._used + key_states.shape[2]
         self._cache.wrote(self._used)
         whole = self._cache.layer(self._layer, key_states, value_states)

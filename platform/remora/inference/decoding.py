@@ -1,4 +1,4 @@
-"""Rows that go through the language model together, a token each at a step."""
+"""Batches of rows that decode together, one token per row and step."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class DecodingBatch(Protocol):
         """Read one more token a row; returns the logits [B, V] after it."""
 
     def leave(self, rows: Collection[int]) -> list[int]:
-        """Let rows go; returns the old numbers of those that stay, in their new order."""
+        """Remove rows; returns the old numbers of the remaining ones, in their new order."""
 
 
 class WholeBatch:
-    """Prompts of one length, or a single one, read whole into the model's own cache: in any model, attention sees
-    exactly what it sees at batch size 1. Rows can only leave. `logits` [B, V] are those of the next tokens."""
+    """Prompts of equal length, or a single one, read whole into the model's own cache: in any model, attention sees
+    exactly what it sees at batch size 1. Rows can only leave. `logits` [B, V] are for the next tokens."""
 
     def __init__(self, llm: nn.Module, prompts: Sequence[Prompt], shown: PictureEmbeddings) -> None:
         self._llm = llm
@@ -64,8 +64,8 @@ class SlotBatch:
         self._lengths: list[int] = []
 
     def join(self, prompts: Sequence[Prompt], prefixes: Sequence[Prefix | None], shown: PictureEmbeddings) -> Tensor:
-        """Read prompts behind their bodies, which `prefixes` hold, into free slots; returns the logits [B, V] of their
-        first tokens. Prompts with bodies of one length, and of nearly one length, go best side by side."""
+        """Read the rest of prompts, after their bodies in `prefixes`, into free slots; returns the logits [B, V] of
+        their first tokens. Best for prompts with bodies of equal length and similar total length."""
         logits, joined = [], iter(prefixes)
         for body, alike in groupby(prompts, key=lambda prompt: prompt.body):
             for some in passes(list(alike), body, max(len(prompt.ids) for prompt in prompts)):
@@ -84,7 +84,7 @@ class SlotBatch:
         longest = max(self._lengths)
         told: dict[str, Tensor] = {}
         lengths = None
-        if min(self._lengths) < longest:  # else the model counts for itself, and needs no mask
+        if min(self._lengths) < longest:  # else the model counts positions itself, and needs no mask
             lengths = torch.tensor(self._lengths, device=table.device)
             column = torch.arange(longest + 1, device=table.device)
             told = {"attention_mask": (column <= lengths[:, None]).long(), "position_ids": lengths[:, None]}
@@ -113,18 +113,18 @@ class SlotBatch:
 
 
 class Prefixes:
-    """What prompts begin with, read once: heads and bodies by their content, the last used up to a limit in bytes."""
+    """A prefix cache: heads and bodies of prompts by their content, least recently used first out, limited in bytes."""
 
     def __init__(self, llm: nn.Module, limit: int) -> None:
         self._llm = llm
         self.kept: Recent[Prefix] = Recent(limit, lambda prefix: sum(k.nbytes + v.nbytes for k, v in prefix))
 
     def has(self, prompt: Prompt) -> bool:
-        """Whether a prompt's body is here, so that nobody needs its pictures."""
+        """Whether a prompt's body is cached, so that its pictures are not needed."""
         return prompt.prefix(prompt.body) in self.kept
 
     def of(self, prompts: Sequence[Prompt], shown: PictureEmbeddings) -> list[Prefix | None]:
-        """Each prompt's body, None where it has none. Bodies are read behind their heads."""
+        """Each prompt's body, or None. Bodies are read after their heads."""
         found: dict[object, Prefix] = {}
 
         def missing(prompts: Iterable[Prompt], end: Callable[[Prompt], int]) -> list[Prompt]:
@@ -165,9 +165,9 @@ class Prefixes:
 def can_join(llm: nn.Module) -> bool:
     """Whether `SlotBatch` gives every row the logits that it has at batch size 1.
 
-    Not where a layer's cache forgets or is no cache of tokens (sliding windows, convolutions, recurrence: padding would
-    count), nor where rotary frequencies follow the longest row of a batch. Positions that cannot be given, but are
-    counted from a batch's columns, show on a small trial.
+    False if a layer's cache drops tokens or is not a cache of tokens (sliding windows, convolutions, recurrence:
+    padding would count), or if rotary frequencies follow the longest row of a batch. Models that count positions from a
+    batch's columns and take none as input are found by a small trial.
     """
     if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=cast(Any, llm).config).layers):
         return False
@@ -176,12 +176,12 @@ def can_join(llm: nn.Module) -> bool:
     try:
         with torch.inference_mode():
             return _trial(llm)
-    except (AttributeError, RuntimeError, TypeError, ValueError):  # it takes no such cache, or no positions
+    except (AttributeError, RuntimeError, TypeError, ValueError):  # it does not take such a cache, or positions
         return False
 
 
 def _trial(llm: nn.Module) -> bool:
-    """Three rows about two pictures, of which one joins a step later, against each by itself."""
+    """Compare three rows about two pictures, one of which joins a step later, with each row alone."""
     table = cast(Any, llm).get_input_embeddings().weight
     pictures = [FittedPicture(Image.new("L", (1, 1), shade)) for shade in (0, 1)]
     shown = {picture.digest: table[10 + 2 * i : 12 + 2 * i] for i, picture in enumerate(pictures)}
@@ -206,7 +206,7 @@ def _trial(llm: nn.Module) -> bool:
 
 
 def token_bytes(llm: nn.Module) -> int:
-    """Memory for the keys and values of one token."""
+    """Bytes of one token's keys and values."""
     with torch.inference_mode():
         layers = WholeBatch(llm, [Prompt((3, 4, 5, 6))], {}).cache.layers
     held = [s for layer in layers for s in (getattr(layer, "keys", None), getattr(layer, "values", None))]

@@ -1,4 +1,4 @@
-"""Continuous batching: requests join, say a token a step, and leave, whatever the others do.
+"""Continuous batching: requests join, get one token per step, and leave, independent of each other.
 
     engine = AnswerEngine(answerer)
     number = engine.add(Request(conversation, max_new_tokens=64))
@@ -6,8 +6,8 @@
         for event in engine.step():
             ...  # event.request == number; event.answer with the last token
 
-One thread owns an engine. After an exception from `step` it is of no more use; its requests can be added to another,
-which says the same.
+One thread owns an engine. After an exception from `step` it is unusable; add its requests to a new one, which gives the
+same answers.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from remora.inference.answerer import Answerer
 
 ROWS = 64
-"""Requests that decode together, at most."""
+"""Maximum number of requests that decode together."""
 CACHE_BYTES = 2 << 30
-"""Memory for keys and values: those of running requests, with room for their longest answers, and kept prefixes. Beside
-it stands what a request with a near tie reads at batch size 1."""
+"""Bytes for keys and values: those of running requests, with room for their longest answers, and cached prefixes. The
+batch size 1 cache of a request with a near tie is extra."""
 SHARED = 4
-"""One part in so many of it is for prefixes."""
+"""The share of it for prefixes is one over this."""
 PICTURE_BYTES = 128 << 20
-"""Memory for the embeddings of pictures that were encoded lately."""
+"""Bytes for the embeddings of recently encoded pictures."""
 PICTURES = 16
-"""Pictures that go through the encoder at once; on a CPU its activations should fit the cache."""
+"""Pictures that go through the encoder at once; on a CPU its activations should fit the CPU cache."""
 COLUMNS = 64
-"""Slots grow by so many columns, since growing copies the cache."""
+"""Slots grow by this many columns, since growing copies the cache."""
 
 
 @dataclass
@@ -53,12 +53,12 @@ class _Group:
 
 
 class AnswerEngine:
-    """Answers requests by an Answerer's model, first come first served, each as at batch size 1.
+    """Answers requests with an Answerer's model, first come first served, each as at batch size 1.
 
-    At most `rows` decode together, and their keys and values have at most `cache_bytes` (one that needs more by itself
-    runs by itself). A request that ends or is cancelled frees its place at once. Where the model's cache takes rows of
-    unequal lengths, a request joins at the next step with a free place, and what its prompt begins with is copied from
-    an earlier one with the same template or pictures. Else prompts of one length start together.
+    At most `rows` decode together, and their keys and values have at most `cache_bytes` (a request that needs more runs
+    alone). A request that ends or is cancelled frees its slot at once. If the model's cache takes rows of unequal
+    lengths, a request joins at the next step with a free slot, and its prompt's prefix is copied from an earlier one
+    with the same template or pictures. Otherwise prompts of equal length start together.
     """
 
     def __init__(self, answerer: Answerer, rows: int = ROWS, cache_bytes: int = CACHE_BYTES) -> None:
@@ -82,7 +82,7 @@ class AnswerEngine:
 
         Raises:
             DataError: as `Answerer.prompt` does.
-            TooLong: the prompt and what may follow it are more than the context holds.
+            TooLong: the prompt and its answer may exceed the context.
         """
         self._waiting.append(Generation(self.answerer, request, self._added))
         self._added += 1
@@ -90,7 +90,7 @@ class AnswerEngine:
 
     @torch.inference_mode()
     def cancel(self, number: int) -> None:
-        """Forget a request: it gets no more events. One that has ended, or is unknown, is no error."""
+        """Drop a request: it gets no more events. A finished or unknown number is ignored."""
         self._waiting = deque(one for one in self._waiting if one.number != number)
         for group in self._groups:
             self._leave(group, {i for i, one in enumerate(group.rows) if one.number == number})
@@ -109,7 +109,7 @@ class AnswerEngine:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """One token for each running request, and the first one of those that join."""
+        """Generate one token for each running request, and the first token of those that join."""
         events: list[Event] = []
         for group in [group for group in self._groups if group.rows]:
             logits = group.batch.step([one.said[-1] for one in group.rows])
@@ -123,7 +123,7 @@ class AnswerEngine:
         return [one for group in self._groups for one in group.rows]
 
     def _say(self, group: _Group, first: int, logits: Tensor) -> list[Event]:
-        """The next tokens of a group's rows from `first` on, by their logits; those that end leave."""
+        """Choose the next tokens of a group's rows from `first` on, by their logits; finished rows leave."""
         rows = group.rows[first:]
         tokens, ties = choose(logits, rows, self._near)
         ended: set[int] = set()
@@ -145,7 +145,7 @@ class AnswerEngine:
                 self._groups.remove(group)
 
     def _join(self) -> Iterator[tuple[_Group, Tensor]]:
-        """Start those that have waited longest, as many as there is room for; their group and first logits."""
+        """Start the requests that have waited longest, as many as fit; yields their group and first logits."""
         llm = self.answerer.model.llm
         if self._slots is None:
             while new := self._of_one_length():
@@ -157,7 +157,7 @@ class AnswerEngine:
                 yield self._groups[-1], whole.logits
         elif new := self._that_fit():
             (group,) = self._groups
-            # Side by side, those whose bodies are as long, and those that need as little padding (SlotBatch.join).
+            # Side by side: bodies of equal length, and prompts that need little padding (SlotBatch.join).
             new.sort(key=lambda one: (one.prompt.body, len(one.prompt.ids)))
             prompts = [one.prompt for one in new]
             known = [self._prefixes.has(prompt) for prompt in prompts]
@@ -177,7 +177,7 @@ class AnswerEngine:
             yield group, logits
 
     def _that_fit(self) -> list[Generation]:
-        """The next ones that have a place and fit the cache, each beside the bodies that it is copied from."""
+        """The next requests that have a slot and fit the cache, beside the bodies they are copied from."""
         running = self._running
         longest = max((one.need for one in running), default=0)
         new: list[Generation] = []
@@ -197,7 +197,7 @@ class AnswerEngine:
         return new
 
     def _reserve(self, rows: int, columns: int) -> None:
-        """Slots for so many rows, and some more where there is room: growing copies the cache."""
+        """Reserve slots for this many rows, and some more if there is room: growing copies the cache."""
         assert self._slots is not None
         cache, most = self._slots.cache, self._most_tokens
         if rows > cache.slots or columns > cache.columns:
@@ -205,7 +205,7 @@ class AnswerEngine:
             cache.resize(max(rows, min(2 * rows, self._most_rows, most // columns)), columns)
 
     def _of_one_length(self) -> list[Generation]:
-        """The first in line and all behind it whose prompts are as long, together if they fit beside those that run."""
+        """The first queued request and all others with prompts of the same length, if they fit beside running ones."""
         if not self._waiting:
             return []
         length = len(self._waiting[0].prompt.ids)
@@ -227,7 +227,7 @@ class AnswerEngine:
         return sum(one.need for one in self._running)
 
     def _embeddings(self, pictures: list[FittedPicture]) -> dict[bytes, Tensor]:
-        """Each picture's embeddings, of those that were not encoded lately all together."""
+        """Each picture's embeddings; those not encoded recently are encoded together."""
         distinct = {picture.digest: picture for picture in pictures}
         shown = {digest: found for digest in distinct if (found := self._pictures.get(digest)) is not None}
         new = [picture for digest, picture in distinct.items() if digest not in shown]

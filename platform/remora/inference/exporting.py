@@ -1,4 +1,4 @@
-"""A trained variant out of Remora: a bundle in the stock llava layout, or whole in our own."""
+"""Export a bundle in the stock llava layout, or whole in Remora's own."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ PROBES = (
     [Turn("user", "", 1)],
     [Turn("user", "No picture."), Turn("assistant", "a cat"), Turn("user", "And\there: é, 日本?", 1)],
 )
-"""Conversations that must come out as the same tokens from the exported tokenizer and from our own prompter."""
+"""Conversations for which the exported tokenizer must give the same tokens as our own prompter."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: `llava` (the stock layout), or `remora` and the reason why."""
+    """The layout written: `llava` (the stock layout), or `remora` with the reason."""
 
     layout: str
     reason: str | None = None
 
 
 def export_bundle(folder: Path, out: Path, cache: Path) -> Exported:
-    """Write a bundle's model to `out`: in the stock llava layout if it has one, else whole in our own.
+    """Write a bundle's model to `out`: in the stock llava layout if it has one, else whole in Remora's own.
 
     Raises:
         DataError: no bundle there, or `out` holds files already.
@@ -81,9 +81,9 @@ def export_bundle(folder: Path, out: Path, cache: Path) -> Exported:
 
 
 def stock_chat(prompter: Prompter) -> tuple[str | None, str | None]:
-    """A chat template with which the stock processor makes our prompter's tokens, and why there is none.
+    """A chat template with which the stock processor gives our prompter's tokens, or None and the reason.
 
-    Proved on `PROBES`, not derived: a whole rendered text goes through the tokenizer at once, ours goes in pieces.
+    Checked on `PROBES`, not derived: the stock processor tokenizes the whole rendered text, ours tokenizes pieces.
     """
     tokenizer = with_image_token(prompter.tokenizer)
     reason = ""
@@ -99,7 +99,7 @@ def stock_chat(prompter: Prompter) -> tuple[str | None, str | None]:
 
 
 def _difference(prompter: Prompter, tokenizer: PreTrainedTokenizerBase, chat: str) -> str:
-    """Where the two read a probe as other tokens; an empty string if nowhere."""
+    """Where the two tokenize a probe differently; an empty string if nowhere."""
     picture = cast(int, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
     for turns in PROBES:
         text = str(
@@ -108,7 +108,7 @@ def _difference(prompter: Prompter, tokenizer: PreTrainedTokenizerBase, chat: st
             )
         )
         ours = _folded(prompter.encode(turns).ids, prompter.image_tokens, picture)
-        # Engines tokenise a chat without special tokens; transformers adds them where the text brings no BOS.
+        # Engines tokenise a chat without special tokens; transformers adds them if the text has no BOS.
         adds = not (tokenizer.bos_token and text.startswith(str(tokenizer.bos_token)))
         for special in {False, adds}:
             theirs = tokenizer(text, add_special_tokens=special)["input_ids"]
@@ -130,7 +130,7 @@ def messages_of(turns: Sequence[Turn]) -> list[dict[str, Any]]:
 
 
 def _folded(ids: list[int], image_tokens: int, picture: int) -> list[int]:
-    """ids with every `image_tokens` IMAGE as one `picture`."""
+    """ids with each run of `image_tokens` IMAGE replaced by one `picture`."""
     out: list[int] = []
     i = 0
     while i < len(ids):
@@ -142,7 +142,7 @@ def _folded(ids: list[int], image_tokens: int, picture: int) -> list[int]:
 def _write_whole(
     out: Path, bundle: Bundle, model: VisionLanguageModel, tokenizer: PreTrainedTokenizerBase, about: dict[str, Any]
 ) -> None:
-    """A bundle with every part in it: no hub and no cache is read when it is loaded."""
+    """Write a bundle with every part in it: loading it reads no hub and no cache."""
     with writing(out) as tmp:
         save_parts(model, tokenizer, tmp)
         parts = {part: PartRef(bundle.parts[part].name, tmp / part) for part in PARTS}

@@ -1,4 +1,4 @@
-"""One request on its way to its answer: what it has said, what its next token is at batch size 1, and when it ends."""
+"""The state of one request: its tokens so far, its next token at batch size 1, and when it ends."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Generation:
     """One request and its answer so far.
 
     Raises:
-        DataError: the conversation is no conversation, or the request wants no token.
-        TooLong: the prompt and what may follow it are more than the context holds.
+        DataError: an invalid conversation, or a request for no token.
+        TooLong: the prompt and its answer may exceed the context.
     """
 
     def __init__(self, answerer: Answerer, request: Request, number: int = 0) -> None:
@@ -38,19 +38,19 @@ class Generation:
         self._answerer = answerer
         self._alone: WholeBatch | None = None
         self._heard = 0  # tokens of the answer that were read at batch size 1
-        # Each token but a special one is at least one byte of UTF-8.
+        # Each token except special ones is at least one byte of UTF-8.
         self._stop_tokens = 8 + max((len(t.encode("utf-8", "surrogatepass")) for t in request.stop), default=0)
 
     @property
     def need(self) -> int:
-        """Tokens that a cache has to have room for."""
+        """Tokens that a cache needs room for."""
         return len(self.prompt.ids) + self.request.max_new_tokens
 
     @torch.inference_mode()
     def exact(self) -> int:
-        """The next token by what defines it: batch size 1, pictures encoded one at a time, the prompt read whole.
+        """The next token by definition: batch size 1, pictures encoded one at a time, the prompt read whole.
 
-        It reads what was said since it was last asked, so an answer costs at most one decoding by itself, however many
+        It reads the tokens since its last call, so an answer costs at most one decoding at batch size 1, however many
         near ties it has.
         """
         answerer = self._answerer
@@ -64,7 +64,7 @@ class Generation:
         return token
 
     def say(self, token: int) -> Answer | None:
-        """Add the next token; the whole answer if it was the last."""
+        """Add the next token; returns the whole answer if it was the last."""
         self.said.append(token)
         stopped = token == self._answerer.stop_id
         spoken = self.said[:-1] if stopped else self.said
@@ -78,8 +78,8 @@ class Generation:
         return Answer(text.strip(), len(self.prompt.ids), len(self.said), "stop" if stopped else "length")
 
     def _before_stop(self, spoken: Sequence[int]) -> str | None:
-        """The answer's text before the first of its stop texts; None if it holds none. Asked after every token, it
-        reads the last few first. The space that most tokenizers put before an answer is not part of it."""
+        """The answer's text before its first stop text; None if it has none. Called after every token, so it decodes
+        the last few first. The space that most tokenizers put before an answer is not part of it."""
         stop, text = self.request.stop, self._answerer.text
         if not stop or not any(each in text(spoken[-self._stop_tokens :]) for each in stop):
             return None
@@ -88,7 +88,7 @@ class Generation:
         return whole[: min(places)] if places else None
 
     def _seed(self) -> int:
-        """What a sampled answer draws from: the request's seed, the conversation's tokens, its pictures."""
+        """The seed of a sampled answer: from the request's seed, the conversation's tokens and its pictures."""
         content = hashlib.blake2b(repr((self.request.seed, self.prompt.ids)).encode(), digest_size=8)
         for digest in self.prompt.shown:
             content.update(digest)

@@ -1,4 +1,4 @@
-"""A published model into Remora: a checkpoint of another project's layout becomes a bundle."""
+"""Import a published model: a checkpoint in another project's layout becomes a bundle."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from remora.reading.prompt import Prompter
 
 @dataclass(frozen=True)
 class Imported:
-    """What was read: the layout, the catalog names of its parts, and how it wants its pictures."""
+    """What was imported: the layout, the catalog names of its parts, and its aspect mode."""
 
     layout: str
     parts: dict[str, str]
     template: str
     aspect: str
     at_hub: tuple[str, ...]
-    """Parts whose weights the checkpoint leaves at their hub; the bundle then refers to them."""
+    """Parts whose weights the checkpoint leaves on the hub; the bundle refers to them."""
     notes: tuple[str, ...] = ()
-    """What else the person who imports should know, a line each."""
+    """Notes for the user, one line each."""
 
 
 def import_checkpoint(
@@ -47,7 +47,7 @@ def import_checkpoint(
     base: str | None = None,
 ) -> Imported:
     """Write the bundle `out` from a published checkpoint. Names that are not given are matched by `catalog`; `base` is
-    the folder or hub id of what its adapters were made for, if that is not where they say.
+    the folder or hub id of its adapters' base, if it is not where they say.
 
     Raises:
         DataError: an unknown layout, a part that the catalog does not have (its note is the entry to add), tensors
@@ -69,7 +69,7 @@ def import_checkpoint(
     with writing(out) as tmp:
         parts = write_parts(folder, found, names, tmp)
         if where := parts["llm"].folder or cached(catalog.llm(names["llm"]).hub or ""):
-            # Refuses a template that the tokenizer cannot write.
+            # Refuses a template that the tokenizer does not support.
             Prompter(catalog.template(template), load_tokenizer(where), 1)
         about = {"imported": {"layout": found.layout, "from": folder.name, "notes": notes}}
         write_bundle(out, Bundle(out.name, parts, template, found.aspect, 0), about)
@@ -78,13 +78,13 @@ def import_checkpoint(
 
 
 def _named(name: str, kind: str, found: PublishedCheckpoint) -> str:
-    """A name that the user gave, if its architecture is the checkpoint's."""
+    """The name given by the user, if its architecture is the checkpoint's."""
     reasons = (
         reasons_against_vision(catalog.vision(name), found)
         if kind == "vision"
         else reasons_against_llm(catalog.llm(name), found)
     )
-    # What the user names stands for the hub id that the checkpoint does not tell.
+    # The user's name replaces the hub id that the checkpoint lacks.
     if reasons := [r for r in reasons if not r.startswith("hub ")]:
         raise DataError(f"--{kind} {name} is not what the checkpoint holds: {'; '.join(reasons[:3])}")
     return name

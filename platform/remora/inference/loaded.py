@@ -1,4 +1,4 @@
-"""A model to ask from Python: a picture and a question in, a text out.
+"""A model for use from Python: a picture and a question in, a text out.
 
 model = remora.load("share-Sig-Phi")
 model.answer("cat.png", "What is this?")
@@ -16,7 +16,7 @@ from remora.inference.requests import Message, Request
 
 
 class LoadedModel:
-    """A model in memory. Benchmarks and the endpoint answer by the same `answerer`, so the answers are theirs."""
+    """A model in memory. Benchmarks and the endpoint use the same `answerer`, so answers are the same."""
 
     def __init__(self, answerer: Answerer, folder: Path) -> None:
         self.answerer = answerer
@@ -38,12 +38,12 @@ class LoadedModel:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> str:
-        """What the model says to one question.
+        """Answer one question.
 
         Args:
             image: A file, a picture of any mode, or None for a question without one.
-            max_new_tokens: Tokens of the answer, at most.
-            temperature: 0 takes the best token each time; above it tokens are drawn, by `seed` and within `top_p`.
+            max_new_tokens: Maximum tokens of the answer.
+            temperature: 0 is greedy; above 0, tokens are sampled with `seed` and `top_p`.
 
         Raises:
             RemoraError: the picture cannot be read, or the question is too long for the model.

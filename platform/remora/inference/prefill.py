@@ -1,4 +1,4 @@
-"""Reading prompts into a key-value cache: in passes of many tokens, or whole, as batch size 1 does."""
+"""Read prompts into a key-value cache: in passes of many tokens, or whole, as at batch size 1."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from remora.model.vlm import place
 from remora.token_ids import IMAGE
 
 PictureEmbeddings = Mapping[bytes, Tensor]
-"""Of each picture by its digest, [image_tokens, hidden]."""
+"""Each picture's embeddings by its digest, [image_tokens, hidden]."""
 
 PASS = 512
-"""Tokens that go through the model at once while prompts are read. A CPU is busy with these; fewer rows at a time are
-of more equal length, and activations stay small."""
+"""Tokens per pass while prompts are read. This keeps a CPU busy; fewer rows at a time have more equal lengths, and
+activations stay small."""
 
 
 def prefill(
     llm: nn.Module, window: Cache, prompts: Sequence[Prompt], start: int, end: int, shown: PictureEmbeddings
 ) -> Tensor:
-    """Read tokens `start` to `end` of each prompt, or to its own end, into a window of a cache that holds `start`.
+    """Read tokens `start` to `end` of each prompt, or to its end, into a window of a cache that has the first `start`.
 
     Shorter ones are padded on the right: no token looks ahead at padding. Returns the logits [B, V] after each's last.
     """
@@ -36,7 +36,7 @@ def prefill(
 
 
 def passes(prompts: Sequence[Prompt], start: int, end: int) -> Iterator[Sequence[Prompt]]:
-    """Prompts that follow each other, with at most `PASS` tokens between `start` and `end`, counting padding."""
+    """Consecutive prompts with at most `PASS` tokens between `start` and `end`, counting padding."""
     first = widest = 0
     for i, prompt in enumerate(prompts):
         width = min(end, len(prompt.ids)) - start

@@ -1,4 +1,4 @@
-"""What was made lately, by key: the least recently used goes first."""
+"""A least-recently-used cache with a size limit."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Value]):
-    """Values of a `size` of at most `limit` together. Not for several threads at once."""
+    """Values with a total `size` of at most `limit`. Not thread-safe."""
 
     def __init__(self, limit: int, size: Callable[[Value], int]) -> None:
         self._limit, self._size = limit, size
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
         self.held = 0
-        """The size of all that is kept now."""
+        """The present total size."""
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._values

@@ -1,4 +1,4 @@
-"""What is asked of a model and what comes back. No torch here, so commands and request threads load it at once."""
+"""Requests to a model and its answers. No torch here, so that commands and request threads load it fast."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FittedPicture:
 
     @cached_property
     def digest(self) -> bytes:
-        """Of mode, size and pixels: the same bytes in another shape are another picture."""
+        """Covers mode, size and pixels: the same bytes in another shape are another picture."""
         content = hashlib.blake2b(repr((self.image.mode, self.image.size)).encode(), digest_size=16)
         content.update(self.image.tobytes())
         return content.digest()
@@ -29,7 +29,7 @@ class FittedPicture:
 
 @dataclass(frozen=True)
 class Message:
-    """One message with its pictures (RGB). A `FittedPicture` is one that `Answerer.picture` has made small already."""
+    """One message with its pictures (RGB). A `FittedPicture` was already shrunk by `Answerer.picture`."""
 
     role: Literal["system", "user", "assistant"]
     text: str
@@ -40,8 +40,8 @@ class Message:
 class Prompt:
     """A conversation as the model reads it: ids with IMAGE where pictures go, and the pictures in reading order.
 
-    Its head is the template's words before the first picture, its body ends with the last picture. Most prompts have
-    the same head, and all questions about a picture the same body, so each is read once (decoding.py).
+    Its head is the template's words before the first picture, its body ends with the last picture. Most prompts share
+    their head, and all questions about a picture share a body, so each is read once (decoding.py).
     """
 
     ids: tuple[int, ...]
@@ -54,13 +54,13 @@ class Prompt:
 
     @cached_property
     def body(self) -> int:
-        """Tokens to the end of the last picture; of a prompt that ends with its picture those of its head. The token
-        that predicts the answer's first one is never shared."""
+        """Tokens to the end of the last picture; for a prompt that ends with a picture, those of its head. The token
+        that predicts the answer's first token is never shared."""
         end = len(self.ids) - self.ids[::-1].index(IMAGE) if self.pictures else 0
         return end if end < len(self.ids) else self.head
 
     def prefix(self, end: int) -> Hashable:
-        """Equal for prompts whose first `end` tokens, the head's or the body's, are the same."""
+        """A key, equal for prompts with the same first `end` tokens (head or body)."""
         return self.ids[:end], self.shown if end > self.head else ()
 
     @cached_property
@@ -71,34 +71,34 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Request:
-    """A conversation to answer and how, by OpenAI's names (`top_k` is vLLM's). Nothing in it is shared with others.
+    """A conversation to answer, with its own settings, by OpenAI's names (`top_k` is vLLM's).
 
-    A token's score is its logit, plus its bias, less the penalties for what this answer has said already. Temperature 0
-    takes the best score. Above it a token is drawn from the softmax of score / temperature over the `top_k` best
-    tokens, of these over the fewest whose probabilities add up to `top_p`.
+    A token's score is its logit plus its bias minus the penalties for tokens already in the answer. Temperature 0 takes
+    the best score. Above 0, a token is sampled from the softmax of score / temperature over the `top_k` best tokens, of
+    these over the fewest whose probabilities add up to `top_p`.
     """
 
     conversation: Sequence[Message] | Prompt
-    """Turns, or what `Answerer.prompt` made of them: a thread of one's own can tokenize ahead of the model."""
+    """Turns, or a `Prompt` from `Answerer.prompt`, so that another thread can tokenize ahead of the model."""
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
     """0: all tokens."""
     seed: int = 0
-    """What is drawn follows from it, the conversation and the position in the answer only."""
+    """Sampling depends only on it, the conversation and the position in the answer."""
     stop: tuple[str, ...] = ()
-    """Texts that end the answer; it is what was said before the first of them."""
+    """Texts that end the answer, which stops before the first of them."""
     frequency_penalty: float = 0.0
-    """Taken off a token's score for each time the answer holds the token."""
+    """Subtracted from a token's score for each occurrence in the answer."""
     presence_penalty: float = 0.0
-    """Taken off a token's score once if the answer holds the token."""
+    """Subtracted from a token's score once if it occurs in the answer."""
     logit_bias: tuple[tuple[int, float], ...] = ()
-    """(token, what is added to its score)."""
+    """(token, added to its score)."""
 
     @property
     def narrows(self) -> bool:
-        """Whether only some tokens may be drawn."""
+        """Whether sampling is limited to some tokens."""
         return self.temperature > 0 and (self.top_p < 1 or self.top_k > 0)
 
     @property
@@ -109,7 +109,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said. `stop`: it ended by itself or at a stop text; `length`: max_new_tokens ended it."""
+    """A model's answer. `stop`: it ended by itself or at a stop text; `length`: it reached max_new_tokens."""
 
     text: str
     prompt_tokens: int

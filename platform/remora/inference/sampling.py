@@ -1,9 +1,9 @@
-"""From the logits of a batch to its rows' tokens. Each row chooses by its own request; none depends on the others.
+"""Choose the tokens of a batch's rows from its logits, each by its own request and independent of the others.
 
-A matrix product's last bits depend on how many rows it has, so the logits of a batch differ from those at batch size 1
-by 1e-6 to 1e-5 of the largest (fp32; benchmarks/results/answering.md). Where the two best scores are further apart than
-`NEAR`, both choose the same token. Where they are not, the batch does not decide: the token is chosen from the logits
-at batch size 1 (generation.py). So every token is that of batch size 1 before anybody sees it.
+A matrix product's last bits depend on its number of rows, so the logits of a batch differ from those at batch size 1 by
+1e-6 to 1e-5 of the largest (fp32; benchmarks/results/answering.md). If the two best scores are further apart than
+`NEAR`, both choose the same token. Otherwise the token is chosen from the logits at batch size 1 (generation.py). So
+every token is that of batch size 1 before it leaves the engine.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from remora.inference.generation import Generation
 
 NEAR = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Two best scores that differ by less than this, in parts of the row's largest logit, are not told apart. At least five
-times what a batch moved a logit in any class of the tests: half precision saves memory, but leaves many choices to
-batch size 1."""
+"""Two best scores that differ by less than this fraction of the row's largest logit are a near tie. It is at least
+five times the largest effect of a batch on a logit in the tests' model classes. Half precision saves memory, but leaves
+many choices to batch size 1."""
 
 
 def choose(logits: Tensor, rows: Sequence[Generation], near: float) -> tuple[list[int], list[bool]]:
-    """The rows' tokens from logits [B, V], and which of them are near ties: closer than `near`, or not a number.
+    """The rows' tokens from logits [B, V], and which of them are near ties: closer than `near`, or NaN.
 
-    With `near` 0, logits are exact. Above it a row whose choice could hang on which tokens `top_p` and `top_k` keep is
-    a near tie, too.
+    With `near` 0, logits are exact. Above 0, a row whose choice could depend on which tokens `top_p` and `top_k` keep
+    is a near tie, too.
     """
     scores = logits.float()
     low, high = scores.aminmax(dim=-1)
@@ -63,18 +63,18 @@ def choose(logits: Tensor, rows: Sequence[Generation], near: float) -> tuple[lis
 
 
 def gumbel(seed: int, position: int, size: int) -> Tensor:
-    """Noise [size] that depends on the seed and the position only: a token can be drawn again, in any batch.
+    """Noise [size] that depends only on the seed and the position: a token can be drawn again, in any batch.
 
-    Added to scores times the temperature it makes the best score a draw from the softmax, and that draw depends on the
-    last bits of the logits only where two scores are near. Philox is a counter: position 100 costs no 99 draws before.
-    In double precision, since a single's smallest exponentials are too coarse for the largest of 50,000 draws.
+    Times the temperature and added to scores, it makes the best score a sample from the softmax, which depends on the
+    last bits of the logits only if two scores are near. Philox is counter-based: position 100 needs no 99 draws before.
+    Double precision, since single precision's smallest exponentials are too coarse for the largest of 50,000 draws.
     """
     draws = np.random.Generator(np.random.Philox(key=seed, counter=position << 64))
     return torch.from_numpy(-np.log(draws.standard_exponential(size))).float()
 
 
 def _adjust(scores: Tensor, request: Request, said: Sequence[int]) -> None:
-    """Put a row's bias and penalties into its scores [V]."""
+    """Apply a row's bias and penalties to its scores [V]."""
     for token, bias in request.logit_bias:
         scores[token] += bias
     if request.frequency_penalty or request.presence_penalty:
@@ -83,10 +83,10 @@ def _adjust(scores: Tensor, request: Request, said: Sequence[int]) -> None:
 
 
 def _edge(scores: Tensor, request: Request, slack: float) -> tuple[float, float]:
-    """The lowest score that may be drawn and the highest that may not (minus infinity where all may).
+    """The lowest score that may be drawn and the highest that may not (minus infinity if all may).
 
-    Of scores that are off by as much as `slack`, a probability is off by as much as slack / temperature: with a
-    positive slack as many tokens are kept as could be, with a negative one as few.
+    If scores are off by up to `slack`, a probability is off by up to slack / temperature: with a positive slack the most
+    tokens that could be kept are kept, with a negative one the fewest.
     """
     best = scores.sort(descending=True).values
     kept = min(request.top_k, len(best)) if request.top_k else len(best)

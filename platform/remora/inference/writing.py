@@ -1,4 +1,4 @@
-"""A new folder for what is exported, imported or averaged: nobody's files are replaced, and a full disk is one line."""
+"""A new output folder for exports, imports and averages: existing files are never replaced, a full disk is one line."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from remora.files import scratch
 
 
 def refuse_full(out: Path) -> None:
-    """Publishing replaces a folder; nobody's files shall go that way.
+    """Refuse a folder with files, since publishing would replace it.
 
     Raises:
-        DataError: `out` holds something.
+        DataError: `out` is not empty.
     """
     with output_errors(out):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise DataError(f"{out} is there already and not empty; give a new folder with --out")
+            raise DataError(f"{out} exists and is not empty; give a new folder with --out")
 
 
 @contextlib.contextmanager
 def writing(out: Path) -> Iterator[Path]:
-    """A folder beside `out` for what is made on the way to it, gone when the block ends.
+    """A temporary folder beside `out`, removed when the block ends.
 
     Raises:
         StoreError: nothing can be written there.
@@ -37,7 +37,7 @@ def writing(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def output_errors(out: Path) -> Iterator[None]:
-    """Turn what a disk refuses into one line about `out`; safetensors has an error of its own for it."""
+    """Turn disk errors, including safetensors' own, into one line about `out`."""
     try:
         yield
     except OSError as e:

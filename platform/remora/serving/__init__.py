@@ -2,6 +2,6 @@
 
     remora serve                          # or: serve deploy serve/local.yaml, on a running cluster
 
-args.py says what may be set, app.py is the Serve application, deploy.py runs it until it is told to stop, client.py
-asks it. This module imports nothing: Ray, torch and FastAPI load when app.py or deploy.py need them.
+args.py has the settings, app.py is the Serve application, deploy.py runs it until it is stopped, client.py sends
+requests. This module imports nothing: Ray, torch and FastAPI load when app.py or deploy.py need them.
 """

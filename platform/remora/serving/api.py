@@ -41,7 +41,7 @@ KNOWN = "POST /v1/chat/completions, GET /v1/models, GET /v1/models/{name}, GET /
 
 
 def api(args: EndpointArgs, champion: ServedModel, answer: Answering) -> FastAPI:
-    """The routes for `champion`; `answer` is how a decoded request gets its turn on the model."""
+    """The routes for `champion`; `answer` queues a decoded request for the model and returns its answers."""
     # No /docs: the page would load scripts from a CDN, and the API is OpenAI's.
     app = FastAPI(title="Remora", openapi_url=None)
     app.add_exception_handler(Refusal, _refused)
@@ -53,8 +53,8 @@ def api(args: EndpointArgs, champion: ServedModel, answer: Answering) -> FastAPI
     app.add_middleware(_Marked, facts=Facts(args.limits.max_body_bytes, args.max_ongoing_requests))
     answerer, started = champion.answerer, int(time.time())
     names = tuple(dict.fromkeys((args.model, answerer.name, args.alias)))
-    # Two threads: pictures are decoded and texts tokenised off the event loop and off the model's thread, and few at a
-    # time, which bounds their memory.
+    # Two threads decode pictures and tokenise texts, apart from the event loop and the model's thread; only two, which
+    # bounds their memory.
     readers = ThreadPoolExecutor(2, thread_name_prefix="read")
 
     def read(body: bytes) -> tuple[ChatRequest, tuple[inference.Request, ...]]:
@@ -122,7 +122,7 @@ def api(args: EndpointArgs, champion: ServedModel, answer: Answering) -> FastAPI
 
 
 def _check_media_type(request: Request) -> None:
-    """JSON, or nothing said. A page elsewhere may make a browser send any other without asking."""
+    """Require JSON or no media type. Foreign pages may make a browser send other types without asking."""
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise Refusal(
@@ -148,7 +148,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 class _Marked:
-    """Marks every response as a replica's, and tells the front what it may let through."""
+    """Marks every response as a replica's, and tells the front the replica's limits."""
 
     def __init__(self, app: ASGIApp, facts: Facts) -> None:
         self.app, self.mark = app, facts.written()
@@ -175,6 +175,6 @@ async def _no_route(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _failed(_: Request, error: Exception) -> JSONResponse:
-    # The traceback goes to the replica's log; a stranger is told no more than the kind.
+    # The traceback goes to the replica's log; clients only get the exception's type.
     refusal = Refusal(f"the model failed with {type(error).__name__}; see the replica's log", status=500)
     return JSONResponse(refusal.body(), status_code=500)

@@ -1,4 +1,4 @@
-"""The Serve application: replicas that each hold the champion, behind OpenAI's API.
+"""The Serve application: replicas that each hold the model, behind OpenAI's API.
 
 serve deploy serve/local.yaml         # import_path: remora.serving.app:build
 """
@@ -20,13 +20,13 @@ from remora.serving.champion import ServedModel
 from remora.serving.line import Line
 
 REQUEST_TIMEOUT_S = 120.0
-"""The proxy gives a request up after this long."""
+"""The proxy's timeout for a request."""
 GRACE_S = REQUEST_TIMEOUT_S + 10
-"""A replica that is told to stop finishes its requests first, so this must exceed the longest of them."""
+"""A stopping replica finishes its requests first, so this must exceed the longest of them."""
 BATCH = 8
-"""Answers that go through the model together."""
+"""Answers decoded together."""
 RETRY_AFTER_S = 2
-"""What a client is told that finds the endpoint full."""
+"""The message of a 503 when the endpoint is full."""
 
 
 @serve.deployment
@@ -39,19 +39,19 @@ class Endpoint:
 
         torch.set_num_threads(max(1, int(args.num_cpus)))
         self.args = args
-        assert args.runs is not None, "who deploys resolves it"
+        assert args.runs is not None, "resolved at deployment"
         with carried(args.runs / "logs"):
             self.champion = load(args)
         self.line = Line(self.champion.answerer, BATCH)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Built in the replica. `serve.ingress(app)` would pickle a FastAPI object by value while this class is being
-        # defined: string annotations and whatever the module defines further down are lost on the way (Ray 2.60).
+        # defined: string annotations and later definitions of the module are lost (Ray 2.60).
         return api(self.args, self.champion, self.line.answer)
 
 
 def application(args: EndpointArgs, load: Callable[[EndpointArgs], ServedModel] = champion.load) -> serve.Application:
-    """The application for `args`; `load` is how a replica gets its model."""
+    """The application for `args`; a replica gets its model by `load`."""
     args = args.resolved()
     deployment = Endpoint.options(  # type: ignore[attr-defined]
         autoscaling_config={
@@ -62,10 +62,10 @@ def application(args: EndpointArgs, load: Callable[[EndpointArgs], ServedModel] 
         max_ongoing_requests=args.max_ongoing_requests,
         max_queued_requests=args.max_queued_requests,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
-        # Serve's 10 s: a replica that died would be missed that much later.
+        # With Serve's 10 s a dead replica would be noticed that much later.
         health_check_period_s=2,
         graceful_shutdown_timeout_s=GRACE_S,
-        # Serve's 3 tries a replica cost tens of seconds; a champion that cannot be loaded cannot be loaded.
+        # Serve's 3 tries per replica cost tens of seconds, and a model that fails to load fails again.
         max_constructor_retry_count=args.min_replicas + 1,
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
     )
@@ -73,10 +73,10 @@ def application(args: EndpointArgs, load: Callable[[EndpointArgs], ServedModel] 
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """What a Serve config names as its `import_path`; `args` are EndpointArgs.
+    """The application builder that a Serve config names as `import_path`; `args` are EndpointArgs.
 
     Raises:
         SpecError: an unknown argument, or a value that breaks a rule.
-        TrackingError: there is no such model, alias or version; what is deployed stays.
+        TrackingError: there is no such model, alias or version; the running deployment stays.
     """
     return application(champion.pinned(EndpointArgs.read(args)))

@@ -1,4 +1,4 @@
-"""What may be set about the endpoint: the same keys in a Serve config's `args:` and as options of `remora serve`."""
+"""The endpoint's settings: the keys of `args:` in a Serve config."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from remora.spec.base import Spec, validate
 
 
 class Limits(Spec):
-    """How much one request may ask for. All of it is checked before a picture is decoded."""
+    """Limits of one request. All are checked before a picture is decoded."""
 
     max_body_bytes: int = Field(default=20 * 2**20, ge=1024)
     """Bytes of a request's body; checked while it is read."""
     max_values: int = Field(default=2**17, ge=1024)
-    """JSON values in a request's body (objects, lists, and what stands in them); counted before it is parsed."""
+    """JSON values in a request's body (objects, lists and their elements); counted before it is parsed."""
     max_image_bytes: int = Field(default=10 * 2**20, ge=1024)
-    """Bytes of one picture as it was sent, after base64."""
+    """Bytes of one picture's file, after decoding base64."""
     max_images: int = Field(default=8, ge=1)
     """Pictures in one request."""
     max_messages: int = Field(default=1024, ge=1)
@@ -29,24 +29,24 @@ class Limits(Spec):
     max_answers: int = Field(default=8, ge=1)
     """Answers to one request (`n`)."""
     max_pixels: int = Field(default=40_000_000, ge=1)
-    """Pixels of all pictures of a request together: decoded, one pixel costs 3 to 7 bytes."""
+    """Pixels of all pictures of a request together: a decoded pixel costs 3 to 7 bytes."""
     min_side: int = Field(default=2, ge=1)
     """Shortest side: pictures of one pixel break image processors."""
     max_side: int = Field(default=10_000, ge=1)
-    """Longest side: recipes that pad to a square make max_side x max_side pixels of it."""
+    """Longest side: recipes that pad to a square turn it into max_side x max_side pixels."""
     max_aspect: int = Field(default=64, ge=1)
-    """Longest side over shortest: processors that resize the short side multiply the long one."""
+    """Longest side over shortest: processors that resize the short side enlarge the long one."""
 
 
 class EndpointArgs(Spec):
-    """Which model is served, by how many replicas, and what a request may cost."""
+    """The served model, the number of replicas, and the limits of a request."""
 
     model: str = "remora"
-    """Name in the model registry; also the name that clients may ask for."""
+    """Name in the model registry; clients may send it as `model`."""
     alias: str = "champion"
-    """Registry alias; the version that it points at when the endpoint is deployed is the one that is served."""
+    """Registry alias; the version that it names at deployment is served."""
     version: str | None = None
-    """Version of the registered model. Default: the alias's, found once by who deploys, for all replicas."""
+    """Version of the registered model. Default: the alias's, resolved once at deployment, for all replicas."""
     runs: Path | None = None
     """Runs folder. Default: $REMORA_RUNS, or ~/remora."""
     tracking_uri: str | None = None
@@ -59,9 +59,9 @@ class EndpointArgs(Spec):
     max_ongoing_requests: int = Field(default=16, ge=1)
     """Requests that one replica works on: 8 are answered as one batch while the next are decoded."""
     max_queued_requests: int = Field(default=256, ge=1)
-    """Requests that wait in a proxy before more are refused with 503: at least the burst you expect."""
+    """Requests queued in a proxy before more are refused with 503: at least the burst you expect."""
     cors_origins: tuple[str, ...] = ()
-    """Origins whose pages may ask from a browser: `https://chat.example.org`, or `*`."""
+    """Origins whose pages may send requests from a browser: `https://chat.example.org`, or `*`."""
     limits: Limits = Limits()
 
     @field_validator("version", mode="before")
@@ -85,7 +85,7 @@ class EndpointArgs(Spec):
         return validate(cls, raw, "endpoint args")
 
     def resolved(self) -> EndpointArgs:
-        """With the environment's defaults filled in, here: a replica may run where the environment differs."""
+        """With the environment's defaults filled in: a replica's environment may differ from this one."""
         runs = (self.runs or Path(os.environ.get("REMORA_RUNS") or "~/remora")).expanduser().resolve()
         uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
         return self.model_copy(update={"runs": runs, "tracking_uri": uri})

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model in memory and where it came from."""
+    """A model in memory, and its origin."""
 
     answerer: Answerer
     version: str
@@ -26,7 +26,7 @@ class ServedModel:
 
 
 def find(args: EndpointArgs) -> dict[str, Any]:
-    """The version that is served: `version`, `run_id`, … Cheap: ask before a cluster is started.
+    """The version to serve: `version`, `run_id`, … Cheap, so call it before a cluster is started.
 
     Raises:
         TrackingError: no registry, no such model or alias.
@@ -40,8 +40,8 @@ def find(args: EndpointArgs) -> dict[str, Any]:
 
 
 def pinned(args: EndpointArgs) -> EndpointArgs:
-    """With the version that the alias points at now. Who deploys asks, once: replicas that start later, by autoscaling
-    or after a death, load that version, wherever the alias has gone.
+    """With the version that the alias names now. Called once, at deployment: replicas that start later, by autoscaling
+    or after a crash, load that version even if the alias has moved.
 
     Raises:
         TrackingError: as `find`.
@@ -50,7 +50,7 @@ def pinned(args: EndpointArgs) -> EndpointArgs:
 
 
 def load(args: EndpointArgs) -> ServedModel:
-    """Load `args.version`, or what the alias points at.
+    """Load `args.version`, or the version of the alias.
 
     Raises:
         TrackingError: as `find`, or its files are gone.
@@ -68,7 +68,7 @@ def load(args: EndpointArgs) -> ServedModel:
 
 
 def loader(model: Model) -> Callable[[EndpointArgs], ServedModel]:
-    """How a replica loads `model`, which whoever deploys has found, once: replicas that start later serve the same."""
+    """A function with which replicas load `model`, resolved once at deployment: later replicas serve the same."""
     version = model.version or sha256_file(model.folder / MANIFEST)[:12]
     return partial(_load_bundle, folder=model.folder, version=version, run_id=model.run_id)
 

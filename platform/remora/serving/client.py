@@ -1,4 +1,4 @@
-"""Ask an endpoint about a picture, from Python or by a command that can be pasted into a shell."""
+"""Ask an endpoint about a picture, from Python or by a shell command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ask(
     timeout: float = 60,
     model: str = "remora",
 ) -> str:
-    """The answer of the endpoint at `url` (http://127.0.0.1:8000, with or without /v1) to `question` about a picture.
+    """Ask the endpoint at `url` (http://127.0.0.1:8000, with or without /v1) a `question` about a picture.
 
     Raises:
         DataError: the picture cannot be read.
@@ -35,7 +35,7 @@ def ask(
     except OSError as e:
         raise DataError(f"{path}: cannot read: {e.strerror}; give the path of a picture") from None
     try:
-        # trust_env: a proxy from the environment would be asked for 127.0.0.1
+        # trust_env: otherwise a proxy from the environment would get requests to 127.0.0.1
         response = httpx.post(
             _route(url), json=_body(path, encoded, question, max_tokens, model), timeout=timeout, trust_env=False
         )
@@ -56,7 +56,7 @@ def curl_command(url: str, image_path: Path | str, question: str, model: str = "
     path = Path(image_path)
     marker = "PICTURE-GOES-HERE"
     body = json.dumps(_body(path, marker, question, 64, model), ensure_ascii=False)
-    for character in "\\$`":  # what a shell would expand in the here-document
+    for character in "\\$`":  # a shell expands these in a here-document
         body = body.replace(character, "\\" + character)
     body = body.replace(marker, f"$(base64 < {shlex.quote(str(path))} | tr -d '\\n')", 1)
     # By standard input: as an argument, a picture above 96 KiB would exceed Linux's limit for one argument.

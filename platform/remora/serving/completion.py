@@ -1,4 +1,4 @@
-"""From a request to what the model is asked, and from its answers to a response. No Ray here."""
+"""From a chat request to model requests, and from answers to a response. No Ray here."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ if TYPE_CHECKING:
     from remora.inference import Answerer, Message, Request
 
 DEFAULT_TOKENS = 128
-"""Length of an answer when the request does not say; a quarter of the context where that is less."""
+"""Default length of an answer, in tokens; a quarter of the context if that is less."""
 CHARACTERS_PER_TOKEN = 64
-"""More than any tokenizer's average: text beyond it cannot fit."""
+"""Characters per token, above any tokenizer's average: longer text cannot fit."""
 
 
 def engine_requests(chat: ChatRequest, limits: Limits, answerer: Answerer) -> tuple[Request, ...]:
     """Decode and tokenise a request for a model: one `Request` for each of its `n` answers.
 
-    `max_new_tokens` is at most what the context has room for. What can be counted is
-    checked before anything that costs time is done.
+    `max_new_tokens` is at most what the context has room for. Cheap checks come before expensive work.
 
     Raises:
         Refusal: a picture, a message or a text that is not allowed, or more than the context holds.
@@ -36,7 +35,7 @@ def engine_requests(chat: ChatRequest, limits: Limits, answerer: Answerer) -> tu
     try:
         prompt = answerer.prompt(_turns(said, limits, answerer))
     except TooLong as e:
-        # In the words by which clients know it (litellm, LangChain).
+        # Clients recognise this wording (litellm, LangChain).
         raise Refusal(
             f"This model's maximum context length is {e.holds} tokens. However, your messages resulted in {e.prompt} "
             "tokens; shorten the conversation",
@@ -45,7 +44,7 @@ def engine_requests(chat: ChatRequest, limits: Limits, answerer: Answerer) -> tu
         ) from None
     except DataError as e:
         raise Refusal(str(e), code="invalid_conversation", param="messages") from None
-    # Clients send a limit for a whole benchmark, up to 4096, whatever model they ask.
+    # Clients send one limit for a whole benchmark, up to 4096, for any model.
     wanted = chat.tokens or min(DEFAULT_TOKENS, max(1, answerer.max_length // 4))
     first = secrets.randbelow(2**31) if chat.seed is None else chat.seed % 2**31
     return tuple(
@@ -68,7 +67,7 @@ def engine_requests(chat: ChatRequest, limits: Limits, answerer: Answerer) -> tu
 def _turns(said: list[ChatTurn], limits: Limits, answerer: Answerer) -> list[Message]:
     from remora.inference import Message
 
-    # Together, since limits are a request's. What waits for its turn is what the encoder sees, not what was sent.
+    # All pictures in one call, since limits are per request. Queued requests hold pictures at the encoder's size only.
     pictures = iter(decode([url for one in said for url in one.urls], limits, answerer.fitted))
     return [Message(one.role, one.text.strip(), tuple(next(pictures) for _ in one.urls)) for one in said]
 

@@ -1,4 +1,4 @@
-"""The bytes of a data: URL, in the forms that clients send: in lines, url-safe, without padding, percent-encoded."""
+"""The bytes of a data: URL, in all forms that clients send: with line breaks, url-safe, unpadded, percent-encoded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
 def payload(url: str, name: str, most: int) -> bytes:
-    """The file in `url`, of at most `most` bytes. `name` is what a refusal calls it. What kind of picture it is follows
-    from its bytes, whatever the URL says.
+    """The file in `url`, of at most `most` bytes. Refusals call it `name`. The picture's format follows from its bytes,
+    not from the URL.
 
     Raises:
         Refusal: 400, not a data: URL of a picture in base64, or too long.
@@ -30,7 +30,7 @@ def payload(url: str, name: str, most: int) -> bytes:
     try:
         found = text.encode("ascii")
     except UnicodeEncodeError:
-        raise _refuse(f"{name}: not valid base64: it holds other characters than ASCII's", "invalid_base64") from None
+        raise _refuse(f"{name}: not valid base64: it has non-ASCII characters", "invalid_base64") from None
     if b"%" in found:
         found = unquote_to_bytes(found)
     found = found.translate(_STANDARD, b" \t\r\n").rstrip(b"=")

@@ -1,4 +1,4 @@
-"""Run the endpoint until it is told to stop, on a cluster that is there or on one of its own."""
+"""Run the endpoint until it is stopped, on a running cluster or on one started for it."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def serve_forever(
 ) -> None:
     """Deploy the endpoint, call `ready` with its URL, and block until SIGINT or SIGTERM.
 
-    With `address` (or RAY_ADDRESS) that cluster is used and left as it was; otherwise one is started and stopped here.
+    With `address` (or RAY_ADDRESS) that cluster is used and left running; otherwise one is started and stopped here.
 
     Raises:
-        ServingError: the port is in use, an endpoint is there already, or the deployment failed.
+        ServingError: the port is in use, the cluster has an endpoint already, or the deployment failed.
         ClusterError: no cluster at `address`.
     """
     ours = not (address or os.environ.get("RAY_ADDRESS"))
@@ -46,7 +46,7 @@ def serve_forever(
 
     env = {
         VARIABLE: "remora.serving.front:middlewares",
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # one that died is started anew after 3 of these
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is restarted after 3 of these
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # after 5 s a busy machine's would be killed while it loads
     }
     with ray_session(address, env, dashboard=False), _sigterm_as_interrupt(), contextlib.suppress(KeyboardInterrupt):
@@ -59,16 +59,16 @@ def serve_forever(
                 ready(url)
             threading.Event().wait()
         finally:
-            # First: shutting down alone kills the proxy and drops the requests that are being answered.
+            # First: shutting down alone kills the proxy and drops requests in progress.
             _delete(NAME)
-            if owns_serve and not ours:  # the end of a cluster of our own ends Serve too
+            if owns_serve and not ours:  # our own cluster ends with Serve
                 from ray import serve
 
                 serve.shutdown()
 
 
 def _start(host: str, port: int) -> bool:
-    """Start Serve unless it runs already, as it may on a cluster that was joined; whether it was started here."""
+    """Start Serve unless it runs already, as on a joined cluster; returns whether it was started here."""
     from ray import serve
 
     from remora.serving.app import REQUEST_TIMEOUT_S
@@ -157,7 +157,7 @@ def _wait_until_healthy(url: str) -> None:
 
 @contextlib.contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """Enter it after ray.init, whose own SIGTERM handler would end the process under open requests."""
+    """Enter it after ray.init, whose own SIGTERM handler would end the process during open requests."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

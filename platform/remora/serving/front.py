@@ -1,12 +1,12 @@
-"""What stands in Serve's proxy before the replicas: bodies are read there, states of the server are told as such, and a
-replica that dies costs no request.
+"""Middleware in Serve's proxy, before the replicas: it reads request bodies, reports the server's state in OpenAI's
+error format, and resends the requests of a dead replica.
 
 Serve's proxy takes middleware from a function that an environment variable names:
 
     RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=remora.serving.front:middlewares ray start --head
 
-`remora serve` sets it for a cluster of its own. Without it the endpoint works, by the proxy's own rules: a slow upload
-holds a place in a replica's line, an error of the proxy is plain text, a death is the client's 500. No Ray here.
+`remora serve` sets it for the cluster that it starts. Without it the endpoint works by the proxy's own rules: a slow
+upload holds a place in a replica's queue, the proxy's errors are plain text, a dead replica is a 500. No Ray here.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from remora.serving.openai_api import Refusal, too_large
 
 VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 MARK = "x-remora"
-"""A header of every response that a replica made; what has none is the proxy's own."""
+"""A header of every replica's response; responses without it are the proxy's own."""
 BODY_S = 60.0
-"""A body that takes longer to come is refused with 408."""
+"""Timeout for receiving a body; then 408."""
 HEALTH_S = 2.0
-"""Replicas that are not full answer within that."""
+"""Timeout of a health check; replicas that are not full answer within it."""
 SILENCE_S = 60.0
-"""A request is given up when for so long no replica has answered anything, although none can be full."""
+"""A request is given up if no replica has answered anything for this long, although none can be full."""
 HELD = 512 * 2**20
-"""Bytes of bodies that are held at a time."""
+"""Bytes of bodies held at a time."""
 ATTEMPTS = 3
-"""A request that kills a replica may kill two more."""
+"""Tries per request: one that kills a replica may kill two more."""
 LATER = 2
 """Retry-After, in seconds."""
 OVERRIDDEN = (b"x-request-id", b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
-"""Headers that are set here, or by which a client could lift the proxy's limits."""
+"""Headers set here, or with which a client could lift the proxy's limits."""
 
 
 def middlewares() -> list[Middleware]:
     """For Serve's proxy, which calls this before it starts its server.
 
-    The server parses by h11. httptools, uvicorn's first choice, ends a request at an offer to upgrade, as HTTP/2
-    clients send it over plain http (every Java client, `curl --http2`), and its body is lost; h11 reads on, and the
-    answer is HTTP/1.1.
+    The server parses with h11. httptools, uvicorn's default, ends a request at an upgrade offer, which HTTP/2 clients
+    send over plain http (every Java client, `curl --http2`), and loses its body; h11 reads on, and the answer is
+    HTTP/1.1.
     """
     import uvicorn.config
 
@@ -60,7 +60,7 @@ def middlewares() -> list[Middleware]:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a replica says of itself in the mark."""
+    """A replica's facts about itself, from its mark."""
 
     max_body_bytes: int = EndpointArgs().limits.max_body_bytes
     places: int = EndpointArgs().max_ongoing_requests
@@ -76,7 +76,7 @@ class Facts:
 
 
 class Front:
-    """The middleware. One a proxy, on the proxy's event loop."""
+    """The middleware. One per proxy, on the proxy's event loop."""
 
     def __init__(self, app: ASGIApp, body_s: float = BODY_S, silence_s: float = SILENCE_S) -> None:
         self.app, self.body_s, self.silence_s = app, body_s, silence_s
@@ -85,7 +85,7 @@ class Front:
         """Requests that wait for a replica or for its answer."""
         self.held = 0
         self.health: dict[str, Any] | None = None
-        """What a replica last said of its health; None when none has answered yet, or one has died since."""
+        """A replica's last health response; None if none has answered yet, or one has died since."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith("/-/"):
@@ -115,7 +115,7 @@ class Front:
             self.held -= len(held)
 
     async def _read(self, scope: Scope, receive: Receive, held: bytearray) -> None:
-        """Read the body into `held`, before the request takes a place in any line."""
+        """Read the body into `held`, before the request joins any queue."""
         declared = Headers(scope=scope).get("content-length")
         if declared and declared.isdecimal():
             await self._check_length(int(declared), declared)
@@ -134,16 +134,16 @@ class Front:
 
     async def _check_length(self, length: int, declared: str | None) -> None:
         if length > self.facts.max_body_bytes and self.health is None:
-            await self._ask_health()  # no replica has told yet what is allowed
+            await self._ask_health()  # no replica has reported its limits yet
         if length > self.facts.max_body_bytes:
             raise too_large(self.facts.max_body_bytes, declared)
 
     async def _answered(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """Have a replica answer; if it dies, another one: an answer follows from its request alone.
+        """Have a replica answer; if it dies, another one: an answer depends only on its request.
 
         Raises:
             Refusal: none could.
-            ConnectionResetError: nobody waits for the answer any more.
+            ConnectionResetError: the client is gone.
         """
         for attempt in range(ATTEMPTS):
             upload, reply = _Upload(body, receive), _Reply(self, send)
@@ -153,7 +153,7 @@ class Front:
                     raise _later("no replica answers", "no_replica", 10)
                 await task
             finally:
-                upload.gone.set()  # Serve takes the request out of its line
+                upload.gone.set()  # Serve removes the request from its queue
                 if not task.done():
                     await asyncio.wait({task}, timeout=1)
             if reply.passed:
@@ -162,26 +162,26 @@ class Front:
                 raise ConnectionResetError
             if reply.status is not None:
                 return await reply.told()
-            self.health = None  # nothing was said: the replica died, or its node
+            self.health = None  # no response: the replica died, or its node
             await asyncio.sleep(0.1 * attempt)
         raise _later(f"{ATTEMPTS} replicas died of this request or beside it", "replica_died")
 
     async def _is_silent(self, task: asyncio.Future[None], reply: _Reply) -> bool:
-        """Wait for a request's end; true if it is to be given up, since no replica lives that could answer it."""
+        """Wait for a request's end; true if it must be given up, since no living replica could answer it."""
         loop = asyncio.get_running_loop()
         last = loop.time()
         while True:
             done, _ = await asyncio.wait({task}, timeout=min(5.0, self.silence_s / 4))
             if done or reply.passed:
                 return False
-            # With fewer requests than one replica has places, one that lives has a place for this question.
+            # With fewer requests than one replica has places, a living replica has a place for the health check.
             if self.going >= self.facts.places or (await self._ask_health()).marked:
                 last = loop.time()
             elif loop.time() - last > self.silence_s:
                 return True
 
     async def _ask_health(self) -> _Reply:
-        """Ask a replica for its health, for as long as one that is not full takes to answer."""
+        """Ask a replica for its health, with a timeout that one that is not full meets."""
         upload, reply = _Upload(b""), _Reply(self, None)
         scope: dict[str, Any] = {
             "type": "http",
@@ -207,10 +207,10 @@ class Front:
         return reply
 
     async def _healthz(self) -> dict[str, Any]:
-        """A replica's word; while all of them are full, the last one's.
+        """A replica's health response; while all are full, the last one.
 
         Raises:
-            Refusal: none lives, or none is there yet.
+            Refusal: no replica lives, or none has started yet.
         """
         reply = await self._ask_health()
         if reply.marked and self.health:
@@ -223,7 +223,7 @@ class Front:
 
 
 class _Upload:
-    """A body that is there as the messages of a client, who stays until `gone` is set or the client itself goes."""
+    """A received body, replayed as a client's messages; disconnects when `gone` is set or the real client leaves."""
 
     def __init__(self, body: bytes, receive: Receive | None = None) -> None:
         self.body: bytes | None = body
@@ -253,7 +253,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class _Reply:
-    """Sends on what a replica answers, and holds back what the proxy itself says: plain text, only for errors."""
+    """Forwards a replica's response, and holds back the proxy's own responses: plain text, only for errors."""
 
     def __init__(self, front: Front, send: Send | None) -> None:
         self.front, self.send = front, send
@@ -282,10 +282,10 @@ class _Reply:
         return b"".join(message.get("body", b"") for message in self.messages).decode(errors="replace")
 
     async def told(self) -> None:
-        """Tell the client what the proxy said, or what another application on this cluster did.
+        """Send the client the proxy's response, or another application's on this cluster.
 
         Raises:
-            Refusal: the proxy's words, in OpenAI's shape.
+            Refusal: the proxy's message, in OpenAI's format.
         """
         if self.status == 404 and not self.text.startswith("Path '"):
             assert self.send is not None
@@ -297,7 +297,7 @@ class _Reply:
     def refusal(self) -> Refusal:
         if self.status == 408:
             return _later("no answer within the endpoint's time limit", "timeout", status=504)
-        if self.status == 404:  # the proxy knows no route before the application is deployed and after it is deleted
+        if self.status == 404:  # the proxy has no route before the application is deployed and after it is deleted
             return _later("the endpoint is starting or stopping", "not_ready")
         after = self.headers.get("retry-after", "")
         wait = int(after) if after.isdecimal() else LATER

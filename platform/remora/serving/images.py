@@ -1,6 +1,6 @@
-"""Pictures from strangers: data: URLs only, measured by their header before a pixel is decoded.
+"""Untrusted pictures: data: URLs only, checked by their header before a pixel is decoded.
 
-No URL is fetched and no path is opened, so a request cannot make the server read somebody else's files or network.
+No URL is fetched and no path is opened, so a request cannot make the server read local files or the network.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _KNOWN = "PNG, JPEG, WebP or GIF"
 def decode(
     urls: Sequence[str], limits: Limits, shrink: Callable[[Image.Image], Image.Image] = lambda picture: picture
 ) -> list[Image.Image]:
-    """The pictures in `urls`, read as training reads them (docs/data.md) and shrunk, each before the next is decoded:
-    to what the model sees, so that a request that waits for its turn holds little.
+    """The pictures in `urls`, read as in training (docs/data.md). Each is shrunk to the encoder's size before the next
+    is decoded, so that a queued request holds little memory.
 
     Raises:
         Refusal: 400, one line that names the picture (from 1), the limit and the value.
@@ -50,7 +50,7 @@ def decode(
 
 @cache
 def _budget(pixels: int) -> PixelBudget:
-    """What all requests of a replica may have decoded at once: as much as one of them alone."""
+    """The pixels that all requests of a replica together may decode at once: the limit of a single request."""
     return PixelBudget(pixels)
 
 
@@ -59,7 +59,7 @@ def _refuse(message: str, code: str) -> Refusal:
 
 
 def _measured(data: bytes, name: str, limits: Limits) -> int:
-    """How many pixels a picture has, by its header alone."""
+    """A picture's pixel count, from its header."""
     try:
         with opened(data, FORMATS) as picture:
             width, height = picture.size

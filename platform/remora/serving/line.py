@@ -1,7 +1,7 @@
-"""The line before a model: requests wait for the one thread that runs it, which takes up to a batch of them.
+"""The queue in front of a model: requests wait for the one thread that runs it, which takes up to a batch of them.
 
-Nobody waits for others to come: a batch is what came while the one before it was answered. Every answer goes to its
-client as soon as it is there. No Ray here.
+It does not wait for a batch to fill: a batch is what arrived during the previous one. Every answer is returned as soon
+as it is complete. No Ray here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class _Waiting:
-    """A client's requests in the line, their answers so far, and who waits for them."""
+    """A client's queued requests, their answers so far, and the future that waits for them."""
 
     requests: tuple[Request, ...]
     loop: asyncio.AbstractEventLoop
@@ -34,7 +34,7 @@ class _Waiting:
         return len(self.answers) == len(self.requests)
 
     def tell(self, error: BaseException | None = None) -> None:
-        """Hand over the answers, or why there are none; from the model's thread. The client may be gone."""
+        """Hand over the answers or an error, from the model's thread. The client may be gone."""
 
         def told() -> None:
             if not self.future.done():
@@ -56,10 +56,10 @@ class Line:
         threading.Thread(target=self._run, name="model", daemon=True).start()
 
     async def answer(self, requests: tuple[Request, ...]) -> list[Answer]:
-        """One answer for each of a client's requests. A caller that is cancelled leaves the line.
+        """One answer for each of a client's requests. A cancelled caller leaves the queue.
 
         Raises:
-            Exception: what the model raised.
+            Exception: from the model.
         """
         loop = asyncio.get_running_loop()
         one = _Waiting(requests, loop, loop.create_future())
@@ -73,9 +73,9 @@ class Line:
             batch = self._next()
             try:
                 self._ask(batch)
-            except Exception:  # whatever the model raises is told to the client; this thread goes on
-                LOG.exception("the model failed on %d requests; each is asked by itself", len(batch))
-                for one in batch:  # one of them may be what it failed on
+            except Exception:  # the client gets any error of the model; this thread continues
+                LOG.exception("the model failed on %d requests; each is asked alone", len(batch))
+                for one in batch:  # one of them may be the cause
                     self._ask_by_itself(one)
 
     def _next(self) -> list[_Waiting]:
@@ -108,5 +108,5 @@ class Line:
             return
         try:
             self._ask([one])
-        except Exception as error:  # noqa: BLE001 told to who waits
+        except Exception as error:  # noqa: BLE001 (handed to the waiting client)
             one.tell(error)

@@ -1,8 +1,8 @@
-"""From the messages of a request to turns: every shape that OpenAI and vLLM take, counted before it is read.
+"""From the messages of a request to turns: every form that OpenAI and vLLM accept, counted before it is read.
 
-A template knows user and assistant in turns, behind one system message or none. So messages of one side that follow
-each other are one turn, what a tool answered is the user's, and a system message that comes later stands in the words
-of the turn that it comes before.
+A template has alternating user and assistant turns, after at most one system message. So consecutive messages of one
+side become one turn, a tool's answer belongs to the user, and a later system message joins the words of the turn after
+it.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class ChatTurn:
 
 
 def read_messages(messages: Sequence[Any], limits: Limits, characters: int) -> list[ChatTurn]:
-    """The turns of a conversation, the last of them the user's. They have at most `characters` together.
+    """The turns of a conversation, the last one the user's. They have at most `characters` together.
 
     Raises:
-        Refusal: more than the limits, or a message of no known shape; `param` is its place, `messages[0].content[1]`.
+        Refusal: above the limits, or a message of unknown form; `param` is where, `messages[0].content[1]`.
     """
     if len(messages) > limits.max_messages:
         raise _refuse(f"a request may have {limits.max_messages} messages; this one has {len(messages)}", "too_many")
@@ -77,7 +77,7 @@ def _in_turns(said: Sequence[ChatTurn]) -> list[ChatTurn]:
             turns[-1].urls += one.urls
         else:
             turns.append(ChatTurn(role, list(one.texts), list(one.urls)))
-    if len(turns) == 1 and turns[0].role == "system":  # nothing but instructions: they are the question
+    if len(turns) == 1 and turns[0].role == "system":  # only instructions: they are the question
         turns = [ChatTurn("user", turns[0].texts)]
     return [turn for turn in turns if turn.role != "system" or turn.text]
 
@@ -112,7 +112,7 @@ def _said(message: Any, where: str) -> ChatTurn:
 
 
 def _told(message: dict[str, Any]) -> list[str]:
-    """What an assistant's message holds beside its content: a refusal, and the tools that it called."""
+    """An assistant message's other texts: a refusal, and its tool calls."""
     refusal, calls = message.get("refusal"), message.get("tool_calls")
     told = [refusal] if isinstance(refusal, str) else []
     for call in calls if isinstance(calls, list) else []:

@@ -1,6 +1,6 @@
-"""OpenAI's chat completions, the part that is served: requests, responses, and refusals in their error shape.
+"""The served part of OpenAI's chat completions: requests, responses, and refusals in OpenAI's error format.
 
-A field that changes what an answer is does that or is refused by name; docs/serving.md has the list.
+A field that would change an answer is either implemented or refused by name; docs/serving.md has the list.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TYPES = {
     504: "GatewayTimeoutError",
 }
 SHOWN = 240
-"""Characters of a refusal; what a client sent may be repeated in it."""
+"""Maximum characters of a refusal; it may repeat the client's input."""
 
 LIMITS = Limits()
 
@@ -71,7 +71,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "verbosity": ("medium",),
     "web_search_options": NOTHING,
 }
-"""Fields of OpenAI's and vLLM's that are not built, with the values that ask for nothing. Others are refused."""
+"""Unsupported fields of OpenAI and vLLM, with their neutral values. Other values are refused."""
 IGNORED = {
     "cache_salt",
     "include_reasoning",
@@ -87,11 +87,11 @@ IGNORED = {
     "stream_options",
     "user",
 }
-"""Fields that say nothing about the answer."""
+"""Fields that do not affect the answer."""
 
 
 class Refusal(ServingError):
-    """A request that is not answered: an HTTP status, one line for people, a code for programs."""
+    """A refused request: an HTTP status, one line for people, a code for programs."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Refusal(ServingError):
         super().__init__(line if len(line) <= SHOWN else f"{line[:SHOWN]}…")
         self.status, self.code, self.param = status, code, param[:SHOWN] if param else param
         self.retry_after = retry_after
-        """Seconds after which the same request may be answered."""
+        """Seconds after which to retry."""
 
     def body(self) -> dict[str, Any]:
         kind = TYPES.get(self.status, TYPES[500 if self.status >= 500 else 400])
@@ -118,7 +118,7 @@ class Refusal(ServingError):
 
 
 def too_large(limit: int, declared: str | None) -> Refusal:
-    """The refusal of a body that is longer than `limit` bytes, or declared so."""
+    """The refusal of a body longer than `limit` bytes, by its declared or actual length."""
     found = f"has {declared[:20]}" if declared else "is longer"
     return Refusal(f"a request may have {limit} bytes; this one {found}", status=413, code="request_too_large")
 
@@ -128,19 +128,19 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """Body of POST /v1/chat/completions. A null is the same as a field that was not sent."""
+    """Body of POST /v1/chat/completions. null is the same as an omitted field."""
 
     model_config = ConfigDict(extra="allow")
 
     messages: list[Any] = Field(min_length=1)
-    """As they were sent; messages.py reads them."""
+    """As sent; messages.py reads them."""
     model: str | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     top_k: int | None = Field(None, ge=-1)
-    """vLLM's; -1 and 0 are all tokens."""
+    """As in vLLM; -1 and 0 mean all tokens."""
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: list[str] | None = Field(None, max_length=16)
     frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
@@ -171,7 +171,7 @@ class ChatRequest(BaseModel):
 
     @property
     def tokens(self) -> int | None:
-        """Length of the answer that the client asked for, under either of its names."""
+        """The requested length of the answer, under either of its names."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
@@ -183,24 +183,24 @@ MARKS = (b"[", b"{", b",")
 
 
 def holds_more(body: bytes, most: int) -> bool:
-    """Whether JSON that is not parsed yet holds more than `most` values: objects, lists, and what stands in them.
+    """Whether unparsed JSON has more than `most` values: objects, lists and their elements.
 
-    Commas and brackets in texts do not count. It takes 0.1 s for 20 MB at most, and two copies of them.
+    Commas and brackets in strings do not count. It takes at most 0.1 s for 20 MB, and two copies of them.
     """
-    if sum(map(body.count, MARKS)) <= most:  # those in texts included: true of nearly every request
+    if sum(map(body.count, MARKS)) <= most:  # including those in strings: true for nearly every request
         return False
-    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # now every quote begins or ends a text
-    if bare.count(b'"') > 4 * (most + 1):  # a value has two texts at most, its key and itself
+    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # now every quote begins or ends a string
+    if bare.count(b'"') > 4 * (most + 1):  # a value has at most two strings, its key and itself
         return True
     outside = b"".join(bare.split(b'"')[::2])
     return sum(map(outside.count, MARKS)) > most
 
 
 def read_request(body: bytes, served: tuple[str, ...], limits: Limits = LIMITS) -> ChatRequest:
-    """The request in `body`, for one of the models named in `served`; its messages are not looked at.
+    """The request in `body`, for one of the models named in `served`; its messages are not checked.
 
     Raises:
-        Refusal: not JSON, a field that breaks a rule, a model that is not served, something that is not supported.
+        Refusal: not JSON, a field that breaks a rule, a model that is not served, an unsupported field.
     """
     if holds_more(body, limits.max_values):  # parsed, 20 MB of empty lists would be 700 MB
         raise Refusal(f"body: a request may have {limits.max_values} JSON values; this one has more", code="too_many")
@@ -214,7 +214,7 @@ def read_request(body: bytes, served: tuple[str, ...], limits: Limits = LIMITS) 
         request = ChatRequest.model_validate(raw)
     except ValidationError as e:
         first = e.errors(include_url=False, include_context=False, include_input=False)[0]
-        # Behind a field's name stand kinds that were tried, and keys that the client made up.
+        # After the field's name come the types that were tried, and the client's own keys.
         param = ".".join(str(p) for p in first["loc"][: 1 if first["loc"][0] != "stream_options" else 2])
         message = first["msg"].removeprefix("Value error, ")
         raise Refusal(f"{param}: {message}", code=first["type"], param=param) from None
@@ -276,7 +276,7 @@ class ChatResponse(BaseModel):
     usage: Usage
 
     def events(self, include_usage: bool) -> str:
-        """The same as server-sent events: for each choice its role, its text and its end, then usage, then `[DONE]`."""
+        """The response as server-sent events: for each choice role, text and end, then usage, then `[DONE]`."""
         head = {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model}
         head |= {"system_fingerprint": self.system_fingerprint}
         usage = {"usage": None} if include_usage else {}

@@ -1,8 +1,7 @@
-"""`serve deploy` with the versions that aliases point at now.
+"""`serve deploy` with the versions that aliases name now.
 
-Ray builds an application anew only when its config changed, so deploying a file again after its alias moved changes
-nothing: the version belongs to what was deployed. With the version written into the config, Ray sees the change and
-replaces the replicas one by one.
+Ray rebuilds an application only if its config changed, so deploying a file again after its alias moved changes nothing.
+With the version written into the config, Ray sees the change and replaces the replicas one by one.
 
     python serve/deploy.py serve/local.yaml
 """
@@ -25,10 +24,10 @@ APPLICATIONS = ("remora.serving.app:build", "serve.app:build")
 
 
 def with_versions(config: Any) -> dict[str, Any]:
-    """A Serve config whose endpoints name the version that their alias points at now, unless they name one.
+    """A Serve config in which each endpoint names a version: its own, or the one its alias names now.
 
     Raises:
-        SpecError: no Serve config, or an argument that breaks a rule.
+        SpecError: not a Serve config, or an argument that breaks a rule.
         TrackingError: no such model, alias or version.
     """
     listed = config.get("applications") or [] if isinstance(config, dict) else None
@@ -62,7 +61,7 @@ def main(argv: list[str]) -> int:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as resolved:
         yaml.safe_dump(config, resolved)
         resolved.flush()
-        # The one of this Python: a virtual environment that is not activated has none on the PATH.
+        # This Python's `serve`: an unactivated virtual environment has none on the PATH.
         serve = Path(sys.executable).with_name("serve")
         return subprocess.run([str(serve), "deploy", resolved.name, *options], check=False).returncode
 
