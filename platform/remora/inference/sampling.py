@@ -85,8 +85,8 @@ def _adjust(scores: Tensor, request: Request, said: Sequence[int]) -> None:
 def _edge(scores: Tensor, request: Request, slack: float) -> tuple[float, float]:
     """The lowest score that may be drawn and the highest that may not (minus infinity if all may).
 
-    If scores are off by up to `slack`, a probability is off by up to slack / temperature: with a positive slack the most
-    tokens that could be kept are kept, with a negative one the fewest.
+    If scores are off by up to `slack`, a probability is off by up to slack / temperature: with a positive slack the
+    most tokens that could be kept are kept, with a negative one the fewest.
     """
     best = scores.sort(descending=True).values
     kept = min(request.top_k, len(best)) if request.top_k else len(best)
