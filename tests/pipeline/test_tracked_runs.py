@@ -14,8 +14,9 @@ import pytest
 from remora.cluster import search
 from remora.demo import build_demo
 from remora.evaluation.measured import Measured
+from remora.evaluation.report import Report, ScoredAnswer
 from remora.evaluation.score import Score
-from remora.files import is_published, publishing, sha256_file
+from remora.files import is_published, publishing, sha256_file, write_json
 from remora.pipeline import suite, variant
 from remora.runs import Store
 from remora.spec import Cluster, Space, load
@@ -23,6 +24,7 @@ from remora.tracking import Run, Tracker
 from remora.training import journal
 
 SPACE = Path(__file__).parents[1] / "e2e" / "tiny.yaml"
+OWN = {"title": "t", "questions": "q.jsonl", "images": ".", "metric": "exact-match", "max_new_tokens": 4}
 
 
 class Killed(BaseException):
@@ -53,6 +55,8 @@ class Work:
         self._call("measure")
         folder = store.runs / "scores" / name
         folder.mkdir(parents=True, exist_ok=True)
+        items = [ScoredAnswer(i, "x", "x", float(i < 2)) for i in range(4)]
+        write_json(folder / "report.json", Report(name, "own", {}, {}, items, [], own=OWN).as_json())
         return Measured(name, folder, None, Score(name, 4, "accuracy", 0.5, (0.2, 0.8)), questions="5" * 64)
 
 
