@@ -1,2 +1,2 @@
-"""Benchmarks: questions, answers, scores by the published rules, their intervals, baselines. No torch in here but in
-the model that `ask` is given."""
+"""Benchmarks: questions, answers, scores by the published rules, intervals, baselines. No torch here, except in the
+model passed to `ask`."""

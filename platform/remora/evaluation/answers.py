@@ -1,7 +1,7 @@
-"""Answer and question files as anything may have written them: every line is read or named, and none stops the rest.
+"""Read answer and question files from any source: every line is read or reported, and none stops the rest.
 
-`answer_lines` reads an answer file and `match` gives each question its answer: what is missing, repeated or to no
-question is counted and named there, for every benchmark.
+`answer_lines` reads an answer file and `match` gives each question its answer: missing, repeated and unknown answers
+are counted and reported there, for every benchmark.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Any
 from remora.errors import DataError
 
 MANY = 20
-"""Lines of one kind that are named one by one; of more, the number is given."""
+"""Warnings of one kind that are listed one by one; further ones are counted."""
 
 
 @dataclass
 class Warnings:
-    """What is worth knowing about a file, a sentence each; the first `MANY` of a kind by name, then their number."""
+    """Warnings about a file, one line each: the first `MANY` of a kind are listed, the rest counted."""
 
     lines: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, kind: str, line: str) -> None:
-        """`line` names one case of `kind`, a plural: `lines that are no JSON`."""
+        """`line` describes one case of `kind`, a plural: `lines that are not JSON`."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if self.counts[kind] <= MANY:
-            # An id may hold half a surrogate pair or a line's end, and a warning is printed as one line.
+            # An id may contain half a surrogate pair or a line end, and a warning is printed as one line.
             self.lines.append(line.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n"))
 
     def all(self) -> list[str]:
@@ -38,20 +38,20 @@ class Warnings:
 
 @dataclass(frozen=True)
 class Records:
-    """The objects of a JSON file. `numbers` are their lines, or in a JSON array their places counted from 1."""
+    """The objects of a JSON file. `numbers` are their lines, or their positions in a JSON array, from 1."""
 
     path: Path
     objects: list[dict[str, Any]]
     numbers: list[int]
     mapping: dict[str, Any] | None = None
-    """The file's one object, when it is a mapping from ids to something and no record."""
+    """The file's one object, if it is a mapping from ids to values and not a record."""
 
     def where(self, i: int) -> str:
         return f"{self.path.name}:{self.numbers[i]}"
 
 
 def read_text(path: Path) -> str:
-    """A file's text. Bytes that are no UTF-8 become U+FFFD, as they would never match an answer anyway.
+    """A file's text. Bytes that are not UTF-8 become U+FFFD, as they would never match an answer anyway.
 
     Raises:
         DataError: it is missing or a folder.
@@ -65,7 +65,7 @@ def read_text(path: Path) -> str:
 
 
 def parse(text: str) -> Any:
-    """JSON, or ValueError: also for numbers of thousands of digits and brackets nested by thousands."""
+    """JSON, or ValueError; also for numbers with thousands of digits and brackets nested thousands deep."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -75,7 +75,7 @@ def parse(text: str) -> Any:
 def read_records(path: Path, warnings: Warnings, unread: tuple[str, ...] = ()) -> Records:
     """JSON lines, a JSON array of objects, or one JSON object. A line that is not JSON is left out, with a warning.
 
-    Keys in `unread` are not kept; TinyLLaVA Factory's lines hold all questions in each.
+    Keys in `unread` are dropped: each line of TinyLLaVA Factory's files holds all questions.
 
     Raises:
         DataError: the file is missing, or nothing in it can be read.
@@ -98,7 +98,7 @@ def read_records(path: Path, warnings: Warnings, unread: tuple[str, ...] = ()) -
             try:
                 value = parse(line)
             except ValueError as e:
-                warnings.add("lines that are no JSON", f"{path.name}:{number}: not JSON ({e}): {line.strip()[:60]!r}")
+                warnings.add("lines that are not JSON", f"{path.name}:{number}: not JSON ({e}): {line.strip()[:60]!r}")
                 continue
             if isinstance(value, dict):
                 for key in unread:
@@ -110,20 +110,20 @@ def read_records(path: Path, warnings: Warnings, unread: tuple[str, ...] = ()) -
             objects.append(value)
             numbers.append(number)
         else:
-            warnings.add("entries that are no objects", f"{path.name}:{number}: not an object: {str(value)[:60]!r}")
+            warnings.add("entries that are not objects", f"{path.name}:{number}: not an object: {str(value)[:60]!r}")
     if not objects:
         raise DataError(f"{path}: no record in it; expected JSON lines, a JSON array of objects or one JSON object")
     return Records(path, objects, numbers)
 
 
 def _is_record(value: dict[str, Any]) -> bool:
-    """Whether a file that is one object is a file of one line."""
+    """Whether a file with one object is a file of one line."""
     return any(key in value for key in ("question_id", "questionId", "text", "answer", "prediction"))
 
 
 @dataclass(frozen=True)
 class AnswerLine:
-    """One line of an answer file. `id` is compared as text: 12 and "12" are one."""
+    """One line of an answer file. `id` is compared as text: 12 and "12" are equal."""
 
     id: str
     text: str
@@ -145,7 +145,7 @@ class AnswerLine:
 def answer_lines(
     source: Path | Records, keys: Sequence[str], fields: Sequence[str], warnings: Warnings
 ) -> list[AnswerLine]:
-    """Every line with an id under one of `keys` and a text under one of `fields`; the rest is named in `warnings`.
+    """Every line with an id under one of `keys` and a text under one of `fields`; `warnings` gets the rest.
 
     Raises:
         DataError: no line has both.
@@ -178,13 +178,13 @@ def match(
     missing: str = "it counts as wrong",
     repeated: str = "this one counts",
 ) -> dict[str, AnswerLine]:
-    """The answer to each of the questions, in the answers' order. Of several the last counts, as in published scripts.
+    """The answer to each question, in the answers' order. Of several the last counts, as in published scripts.
 
-    Questions without an answer, further answers to one question and answers to no question are named in `warnings`;
-    `missing` and `repeated` say what becomes of the first two.
+    `warnings` gets questions without an answer, repeated answers and answers to unknown questions; `missing` and
+    `repeated` say how the first two are scored.
 
     Raises:
-        DataError: none is to one of the questions: the files are of different versions or splits.
+        DataError: no answer matches a question: the files are of different versions or splits.
     """
     found: dict[str, AnswerLine] = {}
     for a in lines:

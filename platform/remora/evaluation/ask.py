@@ -1,4 +1,4 @@
-"""Asking a model some questions of a benchmark. A question that cannot be asked is named and costs no other."""
+"""Ask a model questions of a benchmark. A question that cannot be asked is reported and does not affect others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Condition = Literal["pictures", "blind"]
 
 @dataclass(frozen=True)
 class Ask:
-    """A question in its place: `index` counts the benchmark's questions from 0."""
+    """A question and its index in the benchmark, from 0."""
 
     index: int
     condition: Condition
@@ -27,11 +27,11 @@ class Ask:
 
 
 def ask(answerer: Answerer, asks: Sequence[Ask]) -> list[dict[str, Any]]:
-    """LLaVA's answer line of each ask, with its `index` and `condition`; `broken` says why instead of `text`.
+    """LLaVA's answer line for each ask, with its `index` and `condition`; if it failed, `broken` has the reason.
 
-    The limit of an answer is the published one, or what a small model has room for behind the prompt. A picture of
-    several questions is opened and hashed once; what is kept of it is what the encoder sees, since the pictures of a
-    call would not all fit at their own size.
+    An answer's limit is the published one, or the room that a small model has left after the prompt. A picture with
+    several questions is opened and hashed once, and held at the encoder's size, since all pictures of a call would not
+    fit at their own size.
     """
     from remora.inference import Message, Request
 

@@ -1,4 +1,4 @@
-"""Two models on the same questions: how much they differ, and which differences are real."""
+"""Compare two models on the same questions: how much they differ, and which differences are real."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from remora.evaluation.paired import paired
 from remora.evaluation.report import Report
 
 REAL = 0.05
-"""A difference is called real when its adjusted p is below."""
+"""A difference is called real if its adjusted p is below this."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One benchmark: each figure's difference, with p adjusted for all figures that are compared at once."""
+    """One benchmark: each figure's difference, with p adjusted for all figures compared together."""
 
     n: int
     differences: dict[str, Difference]

@@ -1,8 +1,8 @@
-"""Published figures, their intervals, and whether two of them differ.
+"""Published figures, their intervals, and tests of whether two of them differ.
 
 Every figure the benchmarks print is a sum of ratios of sums over items: an accuracy is one ratio, F1 is
-2 TP / (2 TP + FP + FN), MME's perception is twenty ratios. Written so, one resampling gives the interval of any of
-them, and one paired test compares two models on any of them.
+2 TP / (2 TP + FP + FN), MME's perception is twenty ratios. In this form, one resampling gives the interval of any
+figure, and one paired test compares two models on any of them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from remora.evaluation.statistics import accuracy_interval
 RESAMPLES = 1000
 SWAPS = 10_000
 TOGETHER = 1 << 18
-"""Numbers that swaps hold at once: 2 MiB of them."""
+"""Numbers held at once while swapping: 2 MiB."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """scale x sum(of) / sum(over); 0 where nothing is summed over. Both are [items]."""
+    """scale x sum(of) / sum(over); 0 if the divisor is 0. Both are [items]."""
 
     of: NDArray[np.float64]
     over: NDArray[np.float64]
@@ -54,7 +54,7 @@ def value(figure: Figure) -> float:
 
 
 def printed(figure: Figure, published: float) -> Figure:
-    """The figure, moved as little as it takes to print, with one digit, as `published` does.
+    """The figure, moved as little as needed to print like `published` with one digit.
 
     For scripts that round on the way, or round halves by binary noise: the figure is exact where its digit is theirs.
     """
@@ -84,7 +84,7 @@ def interval(figure: Figure, groups: Sequence[str]) -> tuple[float, float]:
     """A 95% interval; items of one group are about one picture.
 
     For the mean of scores in [0, 1], Wilson's with the variance over groups (statistics.py). For the rest, percentiles
-    of the figure over resampled groups (Efron 1979), which is too narrow where a ratio is at its end.
+    of the figure over resampled groups (Efron 1979), which is too narrow if a ratio is at its bound.
     """
     if len(figure) == 1:
         term = figure[0]
@@ -101,7 +101,7 @@ def interval(figure: Figure, groups: Sequence[str]) -> tuple[float, float]:
 
 
 def _resampled(sums: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
-    """Sums [..., 2, terms] over as many groups as there are, drawn with replacement; the same ones at every call."""
+    """Sums [..., 2, terms] over groups drawn with replacement (as many as there are); the same at every call."""
     rng = np.random.default_rng(0)
     count = len(sums)
     for _ in range(RESAMPLES):
@@ -116,7 +116,7 @@ def _middle(found: NDArray[np.float64]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Difference:
-    """What one figure of model A has more than that of model B, over the same items."""
+    """The difference of a figure between models A and B, over the same items."""
 
     a: float
     b: float
@@ -124,11 +124,11 @@ class Difference:
     high: float
     """95% interval of a - b: percentiles over resampled groups, the same groups of both."""
     p: float
-    """How often swapping the two models' answers, picture by picture, gives a difference as large (two-sided)."""
+    """How often swapping the two models' answers, picture by picture, gives at least this difference (two-sided)."""
 
 
 def difference(a: Figure, b: Figure, groups: Sequence[str]) -> Difference:
-    """A paired bootstrap and a paired randomisation test (Noreen 1989) over groups. Items are in one order in both."""
+    """A paired bootstrap and a paired randomisation test (Noreen 1989) over groups. Items are in the same order."""
     both = np.stack([group_sums(a, groups), group_sums(b, groups)], axis=1)  # [groups, model, 2, terms]
 
     def less(sums: NDArray[np.float64]) -> float:
@@ -136,12 +136,12 @@ def difference(a: Figure, b: Figure, groups: Sequence[str]) -> Difference:
 
     found = less(both.sum(axis=0))
     low, high = _middle(np.array([less(sums) for sums in _resampled(both)]))
-    # Groups in which the two do not differ cannot move the figure by being swapped.
+    # Swapping groups in which the two do not differ cannot move the figure.
     differ = (both[:, 0] != both[:, 1]).any(axis=(1, 2))
     fixed, apart = both[~differ].sum(axis=0), both[differ]
     summed = apart.sum(axis=(0, 1))
     rng = np.random.default_rng(0)
-    extreme = 1  # the labels as they are
+    extreme = 1  # the actual labels
     together = max(1, TOGETHER // max(1, apart.size))
     for done in range(0, SWAPS if len(apart) else 0, together):
         chosen = rng.integers(0, 2, (min(together, SWAPS - done), len(apart)))
@@ -154,7 +154,7 @@ def difference(a: Figure, b: Figure, groups: Sequence[str]) -> Difference:
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """p-values adjusted for being so many (Holm 1979)."""
+    """p-values adjusted for multiple comparisons (Holm 1979)."""
     ordered = sorted(p, key=lambda name: p[name])
     adjusted: dict[str, float] = {}
     highest = 0.0

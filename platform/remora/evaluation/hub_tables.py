@@ -1,4 +1,4 @@
-"""A hub data set's Parquet files: rows without their pictures, which stay in the file until a model is asked.
+"""Parquet files of hub datasets: rows without their pictures, which stay in the file until a model is asked.
 
 pyarrow and the decoders are loaded when the first file is read: most benchmarks are scored from JSON.
 """
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InParquet:
-    """A picture in a Parquet file: its row, counted inside a row group, and its column.
+    """A picture in a Parquet file: its row within a row group, and its column.
 
-    The column holds what `datasets` writes for an image: a struct {bytes, path}; or a list of them, of which `nth` is
-    meant (SEED-Bench's frames).
+    The column holds images as `datasets` writes them: a struct {bytes, path}; or a list of them, with `nth` as the
+    index (SEED-Bench's frames).
     """
 
     file: str
@@ -50,7 +50,7 @@ class InParquet:
 
 @lru_cache(maxsize=2)
 def _column(file: str, row_group: int, column: str) -> Any:
-    """Questions about one picture follow each other, and so do the pictures of a row group."""
+    """A column of one row group, cached: consecutive questions mostly share a picture or its row group."""
     import pyarrow.parquet
 
     return pyarrow.parquet.ParquetFile(file).read_row_group(row_group, columns=[column]).column(column)
@@ -58,7 +58,7 @@ def _column(file: str, row_group: int, column: str) -> Any:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[Any]:
-    """An open file; DataError where it is torn, or holds text that is not UTF-8."""
+    """An open file; DataError if it is truncated, or has text that is not UTF-8."""
     import pyarrow.parquet
 
     try:
@@ -87,7 +87,7 @@ def parquet_columns(path: Path) -> list[str]:
 def parquet_rows(
     files: list[Path], pictures: tuple[str, ...] = (), needed: Collection[str] = ()
 ) -> Iterator[dict[str, Any]]:
-    """Rows in order, without reading the columns named in `pictures`: in their places stand InParquet.
+    """Rows in order, without reading the columns in `pictures`, which become InParquet.
 
     Raises:
         DataError: a file is not Parquet, or lacks one of those columns or of `needed`.
@@ -107,7 +107,7 @@ def parquet_rows(
 
 
 def picture_counts(files: list[Path], column: str) -> Iterator[int]:
-    """How many pictures each row holds: 0 or 1, or a list's length. Reads only the pictures' names where it can."""
+    """The number of pictures of each row: 0 or 1, or a list's length. Reads only the pictures' names if possible."""
     for path in files:
         with _whole(path) as file:
             leaves = [file.schema.column(i).path for i in range(len(file.schema))]

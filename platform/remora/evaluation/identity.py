@@ -1,7 +1,7 @@
-"""What an ask is: its words, the bytes of its pictures and its limit, wherever its files lie.
+"""The identity of an ask: its words, its pictures' bytes and its limit, independent of file locations.
 
-Answers are kept by this, so a moved or copied run folder, a renamed model and another question beside it ask nothing
-again; another word or another pixel does.
+Answers are stored by it, so moving or copying a run folder, renaming a model or adding a question repeats nothing;
+changing a word or a pixel does.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from remora.files import digest, disk_errors, sha256_file, write_atomic
 ASKING = 3
 """Raise by hand when a change makes the same model answer differently."""
 THREADS = 4
-"""Files hashed at once: hashing waits for the disk."""
+"""Files hashed in parallel: hashing waits for the disk."""
 MISSING = "missing"
-"""Stands for the digest of a file that is not there: once it is, its questions are asked again."""
+"""The digest of a missing file: once it exists, its questions are asked again."""
 
 
 class PictureDigests:
-    """sha256 of pictures' files. Those of before are read from `kept`, by path, size and time of change."""
+    """sha256 of pictures' files. Earlier ones are read from `kept`, by path, size and time of change."""
 
     def __init__(self, kept: Path) -> None:
         self.kept = kept
         self._known: dict[str, list[str | int]] = {}
-        with contextlib.suppress(OSError, ValueError, TypeError):  # not there yet, or torn: files are hashed again
+        with contextlib.suppress(OSError, ValueError, TypeError):  # missing or torn: files are hashed again
             self._known = dict(json.loads(kept.read_text()))
         self._changed = False
 
@@ -65,7 +65,7 @@ class PictureDigests:
             if known and known[:2] == [stat.st_size, stat.st_mtime_ns]:
                 return str(known[2])
             content = sha256_file(Path(path))
-        except OSError:  # a file that cannot be read is named when its question is asked
+        except OSError:  # an unreadable file is reported when its question is asked
             return MISSING
         self._known[path] = [stat.st_size, stat.st_mtime_ns, content]
         self._changed = True
@@ -84,12 +84,12 @@ def shown(asks: Sequence[Ask]) -> list[Shown]:
 
 
 def missing(asks: Sequence[Ask], content: Mapping[str, str]) -> list[str]:
-    """Pictures of the asks that are not there, each once; `content` as `PictureDigests.of` gives it."""
+    """The asks' missing pictures, each once; `content` is from `PictureDigests.of`."""
     return [str(p) for p in shown(asks) if content[str(p)].startswith(MISSING)]
 
 
 def ask_digests(asks: Sequence[Ask], content: Mapping[str, str]) -> list[str]:
-    """What each ask is known by; `content` as `PictureDigests.of` gives it."""
+    """Each ask's digest; `content` is from `PictureDigests.of`."""
     return [
         digest([ASKING, a.condition, q.id, q.text, [content[str(p)] for p in q.pictures], q.max_new_tokens])
         for a in asks

@@ -1,9 +1,9 @@
-"""A judge: a chat model behind any endpoint that speaks OpenAI's chat completions, asked once for each thing.
+"""A judge: a chat model behind any endpoint with OpenAI's chat completions, asked each question once.
 
-The endpoint is OPENAI_BASE_URL, else OPENAI_API_BASE, else OpenAI's; its key is OPENAI_API_KEY, which an endpoint of
-one's own may do without. The model is `--judge-model`, else REMORA_JUDGE_MODEL, else the one that the benchmark's paper
-had. Replies are kept on disk by what was asked, so that scoring which was interrupted asks only for the rest, and
-scoring again gives the same figures.
+The endpoint is OPENAI_BASE_URL, else OPENAI_API_BASE, else OpenAI's; its key is OPENAI_API_KEY, which your own endpoint
+may not need. The model is `--judge-model`, else REMORA_JUDGE_MODEL, else that of the benchmark's paper. Replies are
+stored on disk by what was asked, so that an interrupted scoring asks only for the rest, and scoring again gives the
+same figures.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ if TYPE_CHECKING:
 
 OPENAI = "https://api.openai.com/v1"
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds before each repetition of a request that failed for a reason that may pass."""
+"""Seconds before each retry after a temporary failure."""
 LONGEST_WAIT = 600.0
-"""Seconds that Retry-After is obeyed for."""
+"""Maximum of Retry-After that is obeyed, in seconds."""
 PARALLEL = 4
-"""Requests under way at once."""
+"""Concurrent requests."""
 
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
 
 
 class Judge(Protocol):
-    """Whoever replies to a judge's prompt."""
+    """Replies to a judge's prompt."""
 
     model: str
 
     def ask(self, messages: list[dict[str, str]], *, temperature: float, max_tokens: int) -> str:
-        """The reply. The same question is asked of the endpoint once and then read from the cache.
+        """The reply. The endpoint gets the same question once; later replies come from the cache.
 
         Raises:
-            DataError: the endpoint cannot be reached, refuses, or replies with nothing readable.
+            DataError: the endpoint cannot be reached, refuses, or gives an unreadable reply.
         """
 
 
 def judge_from_environment(cache: Path, model: str | None, default: str) -> Judge:
-    """The judge that the environment names. Nothing is checked before it is asked: graded answers need none."""
+    """The judge that the environment names. Nothing is checked before it is used: graded answers need none."""
     own = os.environ.get("OPENAI_BASE_URL") or os.environ.get("OPENAI_API_BASE")
     chosen = model or os.environ.get("REMORA_JUDGE_MODEL") or default
     return JudgeEndpoint(chosen, own or OPENAI, os.environ.get("OPENAI_API_KEY", ""), cache)
@@ -66,13 +66,13 @@ def judge_from_environment(cache: Path, model: str | None, default: str) -> Judg
 
 @functools.cache
 def judge_texts(module: str) -> dict[str, str]:
-    """What a benchmark tells its judge, from the judge.yaml beside its module."""
+    """A benchmark's prompts to its judge, from the judge.yaml beside its module."""
     found: dict[str, str] = yaml.safe_load(Path(module).with_name("judge.yaml").read_text(encoding="utf-8"))
     return found
 
 
 def in_order(work: Callable[[Thing], Result], things: Sequence[Thing]) -> list[Result]:
-    """work(thing) of each, a few at a time; the first failure stops what has not begun."""
+    """work(thing) of each, a few at a time; the first failure stops those that have not begun."""
     with ThreadPoolExecutor(PARALLEL) as pool:
         running = [pool.submit(work, thing) for thing in things]
         try:
@@ -101,9 +101,9 @@ class JudgeEndpoint:
             "temperature": temperature,
             "max_tokens": max_tokens,
         }
-        # One name may mean another model at another endpoint.
+        # The same name may mean another model at another endpoint.
         path = self.cache / f"{digest(request | {'url': self.url})}.json"
-        # Of two threads with one question the second waits: two replies at a temperature would be two scores.
+        # Of two threads with the same question the second waits: two replies at a temperature would be two scores.
         with self._asking.setdefault(path, threading.Lock()):
             reply = _kept(path)
             if reply is None:
@@ -145,7 +145,7 @@ class JudgeEndpoint:
         headers = {"Content-Type": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
-        # A connection for each: a reply takes seconds, and none goes stale. A proxy is not asked for this machine.
+        # A connection per request: a reply takes seconds, and none goes stale. No proxy for this machine.
         try:
             return httpx.post(
                 self.url,
@@ -167,7 +167,7 @@ class JudgeEndpoint:
 
 @functools.cache
 def _certificates() -> ssl.SSLContext:
-    """Read once: it takes as long as a short reply."""
+    """The certificates, read once: it takes as long as a short reply."""
     import httpx
 
     return httpx.create_ssl_context()
@@ -182,7 +182,7 @@ def _kept(path: Path) -> str | None:
 
 
 def _reply(text: str) -> str | None:
-    """What the model said; a refusal's `null` is an empty reply. None if the endpoint sent something else."""
+    """The model's reply; a refusal's `null` is an empty reply. None if the endpoint sent something else."""
     try:
         content = parse(text)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError):
@@ -191,7 +191,7 @@ def _reply(text: str) -> str | None:
 
 
 def _reason(response: httpx.Response) -> str:
-    """The endpoint's own words, on one line."""
+    """The endpoint's error message, on one line."""
     try:
         said = str(parse(response.text)["error"]["message"])
     except (ValueError, LookupError, TypeError):
@@ -200,7 +200,7 @@ def _reason(response: httpx.Response) -> str:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds that Retry-After asks for, which it says as a number or as a date."""
+    """Seconds from Retry-After, which is a number or a date."""
     said = response.headers.get("retry-after", "")
     try:
         seconds = float(said)

@@ -1,4 +1,4 @@
-"""Reports that were kept: those of a model, found by its weights, and the pairs of two models that can be compared."""
+"""Stored reports: those of a model, found by its weights, and the pairs of two models that can be compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from remora.evaluation.sheet import ABOUT, REPORT, read_about
 
 @dataclass(frozen=True)
 class Kept:
-    """A report and where it is from. `questions` is the digest of all that was asked, where the file's folder says."""
+    """A report and its file. `questions` is the digest of all that was asked, if the file's folder has it."""
 
     report: Report
     file: Path
@@ -23,7 +23,7 @@ class Kept:
 
 def read_report(file: Path) -> Kept:
     """Raises:
-    DataError: the file is missing, or no report.
+    DataError: the file is missing, or not a report.
     """
     try:
         raw = parse(file.read_text())
@@ -38,14 +38,14 @@ def read_report(file: Path) -> Kept:
 
 
 def reports_of(scores: Path, weights: str) -> list[Kept]:
-    """Every report of the model of that digest below `scores`, the latest first; its name does not matter."""
+    """Every report below `scores` of the model with that digest, latest first; its name does not matter."""
     folders = [p.parent for p in scores.glob(f"*/{ABOUT}") if (p.parent / REPORT).is_file()]
     mine = [f / REPORT for f in folders if (about := read_about(f)) and about.weights == weights]
     return [read_report(f) for f in sorted(mine, key=lambda p: p.stat().st_mtime, reverse=True)]
 
 
 def pairs(first: Iterable[Kept], second: Iterable[Kept]) -> dict[str, tuple[Report, Report]]:
-    """The benchmarks that both were measured on: on the same questions where there is such a pair, else the latest."""
+    """The benchmarks that both were measured on: a pair on the same questions if there is one, else the latest."""
     first, second = list(first), list(second)
     found: dict[str, tuple[Report, Report]] = {}
     for same in (True, False):

@@ -1,4 +1,4 @@
-"""What came of asking a model a benchmark: its score, its report, and the files that a server takes."""
+"""Results of a model on a benchmark: its score, its report, and the submission files."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ SCORE = "score.json"
 
 @dataclass(frozen=True)
 class Measured:
-    """One benchmark of one model. `folder` holds its answers and all that follows from them."""
+    """One benchmark of one model. `folder` holds its answers and everything computed from them."""
 
     benchmark: str
     folder: Path
     report: Report | None
     score: Score | None
     uploads: tuple[Path, ...] = ()
-    """What the benchmark's server takes."""
+    """Files for the benchmark's server."""
     questions: str = ""
     """Digest of all that was asked."""
     unscored: str = ""
-    """Why there is no score here: a split whose answers its server keeps."""
+    """Why there is no score: the answers of this split are secret."""
 
 
 def tally(
@@ -41,7 +41,7 @@ def tally(
     judge: Judge | None = None,
     only: Collection[str] | None = None,
 ) -> Measured:
-    """Score a sheet that is complete, or the questions of these ids in it, and write what a server takes.
+    """Score a complete sheet, or the questions with these ids in it, and write the submission files.
 
     Raises:
         DataError: it can neither be scored here nor submitted.
@@ -68,7 +68,7 @@ def tally(
 def _baselines(
     chosen: Benchmark, data: Path, sheet: Sheet, judge: Judge | None, only: Collection[str] | None
 ) -> tuple[Report | None, float | None, list[str]]:
-    """An own benchmark's figures with other pictures and with none, and why one of them cannot be had."""
+    """The blind and question-only figures of your own benchmark, and why one of them is missing."""
     if chosen.own is None:
         return None, None, []
     others, without = sheet.folder / "blind.jsonl", []
@@ -84,7 +84,7 @@ def _baselines(
 
 
 def _uploads(chosen: Benchmark, data: Path, answers: Path, folder: Path) -> tuple[Sequence[Path], str]:
-    """The files for the benchmark's server, or why there are none: the list of a test split's questions may be away."""
+    """The files for the benchmark's server, or why there are none: a test split's list of questions may be missing."""
     try:
         return chosen.submission(data, answers, folder), ""
     except DataError as e:

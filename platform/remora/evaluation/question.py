@@ -1,4 +1,4 @@
-"""What a model is asked: a published prompt, the pictures that go with it, and the limit of its answer."""
+"""Questions to a model: a published prompt, its pictures, and the limit of the answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Shown(Protocol):
-    """A picture that is read when it is needed: data.pictures.Picture, parquet.InParquet, or an InlinePicture."""
+    """A picture that is read on demand: data.pictures.Picture, hub_tables.InParquet, or an InlinePicture."""
 
     def open(self) -> Image.Image:
         """The picture as RGB; BrokenRecord if it is missing or no decoder reads it."""
@@ -35,10 +35,10 @@ class InlinePicture:
 
 @dataclass(frozen=True)
 class Question:
-    """One question as a model is asked it.
+    """One question, ready to ask a model.
 
-    `text` is the whole published prompt with its suffix, without a place for the picture; pictures come first. `extra`
-    is what its answer line carries besides LLaVA's own keys (MMBench: round_id, options, option_char).
+    `text` is the whole published prompt with its suffix, without a placeholder for the picture; pictures come first.
+    `extra` has keys of its answer line besides LLaVA's own (MMBench: round_id, options, option_char).
     """
 
     id: str | int
@@ -48,5 +48,5 @@ class Question:
     group: str
     """Equal for questions about one picture: they are asked together and are not independent."""
     prompt: str | None = None
-    """What the answer line's `prompt` says if it is not `text` (ScienceQA begins with `<image>` and a newline)."""
+    """The answer line's `prompt` if it is not `text` (ScienceQA begins with `<image>` and a newline)."""
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What scoring gives: each question's outcome, and the figures with their intervals."""
+"""The results of scoring: each question's outcome, and the figures with their intervals."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class ScoredAnswer:
 
     id: str | int
     answer: str
-    """The answer as it was given; empty where there was none."""
+    """The answer as given; empty if there was none."""
     parsed: str
-    """What the parser read from it; empty where it read nothing."""
+    """The parsed answer; empty if nothing was read."""
     score: FiniteFloat
     group: str = ""
     """Equal for questions about one picture."""
@@ -29,7 +29,7 @@ class ScoredAnswer:
 
 @dataclass(frozen=True)
 class Graded:
-    """Items by a named protocol, and what is worth knowing about them. `judge` is the model that gave the scores."""
+    """Items scored by a named protocol, with warnings. `judge` is the model that gave the scores."""
 
     items: list[ScoredAnswer]
     protocol: str
@@ -39,18 +39,18 @@ class Graded:
 
 @dataclass(frozen=True)
 class Report:
-    """A benchmark's figures for one answer file, in the unit that the papers print, unrounded."""
+    """A benchmark's figures for one answer file, in the papers' units, unrounded."""
 
     benchmark: str
     protocol: str
     metrics: dict[str, FiniteFloat]
     intervals: dict[str, tuple[FiniteFloat, FiniteFloat]]
-    """95%; statistics.py and figures.py say how."""
+    """95% intervals; see statistics.py and figures.py."""
     items: list[ScoredAnswer]
     warnings: list[str]
     judge: str | None = None
     own: dict[str, Any] | None = None
-    """What an own benchmark's YAML says, by which these items are summed up; None for a published one."""
+    """The YAML of your own benchmark, needed to sum up the items; None for a published one."""
 
     @property
     def n(self) -> int:
@@ -74,7 +74,7 @@ class Report:
     @classmethod
     def from_json(cls, raw: Any) -> Report:
         """Raises:
-        ValueError: it is not what `as_json` gives; one line that names the first field that is not.
+        ValueError: it does not match `as_json`; one line that names the first wrong field.
         """
         try:
             return TypeAdapter(cls).validate_python(raw)

@@ -1,4 +1,4 @@
-"""A variant's figures on one benchmark, as the search, the tables and the tracker take them."""
+"""A variant's figures on one benchmark, for the search, the tables and the tracker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from remora.evaluation.report import Report
 
 @dataclass(frozen=True)
 class Score:
-    """A benchmark's headline figure and what belongs beside it.
+    """A benchmark's headline figure, with interval and baselines.
 
     Units are the benchmark's: an own one's accuracies are in [0, 1], a published one's figures are as the papers print
     them.

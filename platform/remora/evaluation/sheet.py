@@ -1,9 +1,9 @@
-"""The answers of one model to one benchmark, as they come in: a folder that an interrupted run goes on with.
+"""The answers of one model to one benchmark: a folder from which an interrupted run resumes.
 
 about.json       the model, its weights' digest, the benchmark and the digest of its questions
-asked.jsonl      every answer as it came, in any order; what is in it is not asked again
-answers.jsonl    the answers to the benchmark's questions in their order, LLaVA's lines: what is scored
-blind.jsonl      those to shuffled pictures, where they were asked
+asked.jsonl      every answer as it came, in any order; these questions are not asked again
+answers.jsonl    the answers in the questions' order, as LLaVA's lines: the file that is scored
+blind.jsonl      the answers about shuffled pictures, if any
 broken.jsonl     the questions that could not be asked, and why
 report.json      the figures, their intervals and every item
 """
@@ -25,22 +25,22 @@ from remora.files.lines import read as read_lines
 log = logging.getLogger(__name__)
 ASKED = "asked.jsonl"
 FIRST = "index"
-"""The key that every line begins with."""
+"""The first key of every line."""
 ABOUT = "about.json"
 REPORT = "report.json"
 
 
 @dataclass(frozen=True)
 class About:
-    """What a folder of answers is of."""
+    """The model and the questions of a folder of answers."""
 
     model: str
     """The variant's name; two models may share it."""
     weights: str
-    """Digest of all that decides the model's answers."""
+    """Digest of everything that decides the model's answers."""
     benchmark: str
     questions: str
-    """Digest of all that is asked."""
+    """Digest of all questions."""
 
     @property
     def folder(self) -> str:
@@ -49,7 +49,7 @@ class About:
 
 
 def read_about(folder: Path) -> About | None:
-    """What a folder of answers is of; None where it does not say."""
+    """A folder's `About`; None if it has none."""
     try:
         return About(**json.loads((folder / ABOUT).read_text()))
     except (OSError, ValueError, TypeError):
@@ -57,9 +57,9 @@ def read_about(folder: Path) -> About | None:
 
 
 class Sheet:
-    """What was answered so far to `asks`, whose digests `keys` are (evaluation/identity.py).
+    """The answers so far to `asks`, whose digests are `keys` (evaluation/identity.py).
 
-    Answers of the same model to the same ask, given when other questions stood beside it, are taken over.
+    Answers of the same model to the same ask from other sets of questions are reused.
     """
 
     def __init__(self, scores: Path, about: About, asks: Sequence[Ask], keys: Sequence[str]) -> None:
@@ -76,7 +76,7 @@ class Sheet:
         for a in asks:
             if line := known.get(self.keys[a.condition, a.index]):
                 self._keep(line | {"index": a.index})
-        # Written anew, so that the next line does not continue a torn one.
+        # Rewritten, so that the next line does not continue a torn one.
         with disk_errors(scores):
             write_atomic(self.folder / ASKED, "".join(json.dumps(line) + "\n" for line in self.lines.values()))
 
@@ -87,7 +87,7 @@ class Sheet:
         return [a for a in asks if (a.condition, a.index) not in self.lines]
 
     def add(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Keep answers: they are on disk when this returns."""
+        """Store answers: they are on disk when this returns."""
         lines = [line | {"key": self.keys[line["condition"], line["index"]]} for line in lines]
         append(self.folder / ASKED, lines, sync=True)
         for line in lines:
@@ -98,7 +98,7 @@ class Sheet:
         return [line for line in self._ordered(condition) if "broken" in line]
 
     def write(self) -> None:
-        """Write the files that are read by others, in the questions' order."""
+        """Write the result files, in the questions' order."""
         for condition, name in (("pictures", "answers.jsonl"), ("blind", "blind.jsonl")):
             answers = [
                 {k: v for k, v in line.items() if k not in ("index", "condition", "key")}
@@ -116,7 +116,7 @@ class Sheet:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a file of answers; questions whose lines a kill cut short are asked again."""
+    """Whole lines of a file of answers; questions whose lines were cut by a kill are asked again."""
     found = read_lines(path, FIRST, _whole)
     if words := said(found, path):
         log.warning("%s; those questions are asked again", words)
@@ -129,7 +129,7 @@ def _whole(line: dict[str, Any]) -> bool:
 
 
 def _others(scores: Path, about: About) -> Iterator[Path]:
-    """Folders with answers of the same weights to the same benchmark, when it had other questions."""
+    """Folders with answers of the same weights to other versions of the same benchmark."""
     for path in sorted(scores.glob(f"*/{ABOUT}")):
         other = read_about(path.parent)
         if other and other != about and (other.weights, other.benchmark) == (about.weights, about.benchmark):

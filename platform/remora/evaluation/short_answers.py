@@ -1,15 +1,15 @@
-"""Answers of one word or phrase as the VQA scorers compare them, and how far ten people agree with one.
+"""Short answers as the VQA scorers normalise them, and how far ten people agree with one.
 
-Three published variants, which differ on purpose here as they do there:
+Three published variants, with their differences kept:
 
-- `vqa`: vqaEval.py of GT-Vision-Lab/VQA (a013f00). It leaves the text alone where all people say the same.
+- `vqa`: vqaEval.py of GT-Vision-Lab/VQA (a013f00). It leaves the text alone if all people give the same answer.
 - `evalai`: EvalAIAnswerProcessor of LLaVA's m4c_evaluator.py (c121f04), which is mmf's: lower case first, possessives
-  apart, commas and question marks away.
+  split off, commas and question marks removed.
 - `vizwiz`: the VizWiz API's vqaEval.py: that of VQA, with typographic apostrophes in its contractions.
 
-Their oddities are kept. The look-behind of the full stop's pattern is misspelt and never holds a stop back; and a flag
-stands where `re.sub` takes a count, so only 32 stops go. vqaEval.py is Python 2, where `\\d` means 0 to 9; run by
-Python 3, as here, it means every digit.
+Their oddities are kept. The look-behind of the full stop's pattern is misspelt and never keeps a stop; and a flag is
+passed as `re.sub`'s count, so only 32 stops are removed. vqaEval.py is Python 2, where `\\d` means 0 to 9; in Python 3,
+as here, it means every digit.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def vizwiz(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Lines' ends and tabs as spaces, none at the ends: all that vqaEval.py does where people are of one mind."""
+    """Line ends and tabs as spaces, stripped: all that vqaEval.py does if people agree."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 def agreement(read: str, answers: Sequence[str], people: Sequence[object] | None = None) -> float:
-    """The mean, over leaving out one person each, of how many of the others say `read`, a third each and at most 1.
+    """The mean, leaving out one person at a time, of how many of the others say `read`, a third each and at most 1.
 
     `people` are the records that the answers are from: vqaEval.py leaves out every record equal to the one left out.
     """
@@ -66,7 +66,7 @@ def agreement(read: str, answers: Sequence[str], people: Sequence[object] | None
 
 
 def _without_marks(text: str) -> str:
-    """A mark goes if it stands next to a space anywhere, or if there is a comma in a number; else it is a space."""
+    """Remove a mark if it is next to a space anywhere, or if there is a comma in a number; else make it a space."""
     thousands = THOUSANDS.search(text) is not None
     found = text
     for mark in MARKS:

@@ -1,4 +1,4 @@
-"""Intervals for scores of questions that come in groups."""
+"""Intervals for scores of grouped questions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def accuracy_interval(scores: Sequence[float], groups: Sequence[Hashable]) -> tu
     """(mean, low, high): a 95% interval for a mean of 0/1 scores whose questions share pictures.
 
     Ten questions about one picture are not ten independent ones. The variance of the mean is taken over groups (the
-    linearised ratio estimator; Cochran, Sampling Techniques, 3rd ed., section 9A.2), turned into the number of
-    independent questions that would have it, and put into Wilson's interval, which stays inside [0, 1].
+    linearised ratio estimator; Cochran, Sampling Techniques, 3rd ed., section 9A.2), converted to the number of
+    independent questions with that variance, and put into Wilson's interval, which stays inside [0, 1].
     """
     n = len(scores)
     if n == 0:
@@ -23,11 +23,11 @@ def accuracy_interval(scores: Sequence[float], groups: Sequence[Hashable]) -> tu
     for score, group in zip(scores, groups, strict=True):
         residual[group] = residual.get(group, 0.0) + score - mean
     k = len(residual)
-    effective = float(k)  # one group, or all right, or all wrong: nothing shows how alike a group's questions are
+    effective = float(k)  # one group, or all right, or all wrong: the correlation within groups is unknown
     if k > 1 and 0 < mean < 1:
         variance = k / (k - 1) * sum(r * r for r in residual.values()) / n**2
         independent = mean * (1 - mean) / (n - 1)
-        # Groups that happen to vary less than independent questions would must not shrink the interval below theirs.
+        # Groups that happen to vary less than independent questions must not shrink the interval below theirs.
         effective = n / max(1.0, variance / independent)
     return mean, *wilson(mean, effective)
 

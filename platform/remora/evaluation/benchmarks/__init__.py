@@ -1,6 +1,6 @@
-"""The papers' benchmarks by name (catalog/papers.py), scored by the published rules; and everybody's own.
+"""The papers' benchmarks by name (catalog/papers.py), scored by the published rules; and your own.
 
-A benchmark's package is loaded when it is asked for.
+A benchmark's package is loaded on demand.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from remora.evaluation.report import Report
 
 
 def summary(chosen: Benchmark) -> str:
-    """What a benchmark asks, in a line: the first paragraph of its module."""
+    """A benchmark's one-line description: the first paragraph of its module."""
     return " ".join((sys.modules[type(chosen).__module__].__doc__ or "").partition("\n\n")[0].split())
 
 
 def benchmark(name: str) -> Benchmark:
-    """The published benchmark of that name, or the one in the YAML file that `name` is the path of, or the catalog's.
+    """The published benchmark of that name, the one in the YAML file at that path, or the catalog's.
 
     Raises:
-        UnknownName: there is none; it lists those there are.
+        UnknownName: there is none; the message lists the existing ones.
         SpecError: the YAML breaks a rule.
     """
     if name in PAPERS:
@@ -37,11 +37,11 @@ def benchmark(name: str) -> Benchmark:
 
 
 def benchmark_of(report: Report) -> Benchmark:
-    """The benchmark that a report is of. An own one's YAML need not be there any more.
+    """A report's benchmark. The YAML of one of your own is not needed any more.
 
     Raises:
-        UnknownName: a published benchmark that is not known here.
-        SpecError: what the report holds of its own benchmark breaks a rule.
+        UnknownName: an unknown published benchmark.
+        SpecError: the report's copy of the YAML breaks a rule.
     """
     if report.own is None:
         return benchmark(report.benchmark)
@@ -51,13 +51,13 @@ def benchmark_of(report: Report) -> Benchmark:
 
 
 def folders(name: str) -> tuple[str, ...]:
-    """The folders that a published benchmark's files may be in, the usual one first."""
+    """The possible folder names of a published benchmark's files, the usual one first."""
     return PAPERS[name].folders or (name,)
 
 
 def located(name: str, runs_data: Path, eval_data: Path | None = None) -> Path:
-    """The data of the benchmark of that name: `eval_data`, or <run folder>/data/eval, holds a folder for each published
-    one, as LLaVA's playground/data/eval does; a folder of one benchmark's files may be given as it is.
+    """The data of the benchmark of that name. `eval_data`, or <run folder>/data/eval, holds one folder per published
+    benchmark, like LLaVA's playground/data/eval; `eval_data` may also be a single benchmark's folder.
 
     Raises:
         DataError: there is no such folder.

@@ -1,6 +1,6 @@
-"""The files that benchmarks are distributed in, wherever they lie in a folder, and what a server takes.
+"""Find and read benchmarks' distributed files, anywhere in a folder, and write submission files.
 
-Whatever is wrong in a file ends in a DataError that names the place: a question that is lost would change the score.
+Any problem in a file is a DataError that names the place: a lost question would change the score.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def root(data: Path) -> Path:
 
 
 def first_file(data: Path, *patterns: str) -> Path | None:
-    """The file of the first pattern that any matches: the one least deep in the folder."""
+    """The file of the first pattern that matches any; of several the least deep."""
     return next((p for pattern in patterns for p in _sorted(data, pattern) if p.is_file()), None)
 
 
 def image_folder(data: Path, *names: str) -> Path:
-    """The first of these folders that is there, at any depth; the first name if none is, for what a message says."""
+    """The first of these folders that exists, at any depth; the first name if none does, for messages."""
     return next((p for name in names for p in _sorted(data, name) if p.is_dir()), root(data) / names[0])
 
 
@@ -37,10 +37,10 @@ def _sorted(data: Path, pattern: str) -> list[Path]:
 
 
 def find(data: Path, *patterns: str, what: str) -> Path:
-    """`data` if it is a file, or the first file in that folder, at any depth, of one of these names or patterns.
+    """`data` if it is a file, or the first file in that folder, at any depth, that matches one of the patterns.
 
     Raises:
-        DataError: none is there; it says which are looked for.
+        DataError: there is none; the message lists the patterns.
     """
     if data.is_file():
         return data
@@ -52,10 +52,10 @@ def find(data: Path, *patterns: str, what: str) -> Path:
 
 
 def read_json(path: Path, kind: type[T], hint: str = "download it again") -> T:
-    """A JSON file of that kind, or of any with `object`; `hint` is what to do if it is not JSON.
+    """A JSON file's value of type `kind` (`object`: any); `hint` is what to do if it is not JSON.
 
     Raises:
-        DataError: it is not JSON, or of another kind.
+        DataError: it is not JSON, or of another type.
     """
     try:
         value = parse(read_text(path))
@@ -67,7 +67,7 @@ def read_json(path: Path, kind: type[T], hint: str = "download it again") -> T:
 
 
 def field(record: Any, name: str, kind: type[T], where: str) -> T:
-    """One value of a question; DataError if it is not of that kind."""
+    """One value of a question; DataError if it is of another type."""
     value = record.get(name) if isinstance(record, dict) else None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise DataError(f"{where}: {name} is {str(value)[:60]!r}, expected {kind.__name__}; download the file again")
@@ -75,7 +75,7 @@ def field(record: Any, name: str, kind: type[T], where: str) -> T:
 
 
 def lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, object) of a question file of JSON lines, in which every line must be one."""
+    """(place, object) of each line of a question file in JSON lines; every line must be an object."""
     warnings = Warnings()
     records = read_records(path, warnings)
     if warnings.lines:
@@ -90,7 +90,7 @@ def rows(data: Path, names: Sequence[str], key: str, split: str, what: str) -> t
     """A file and its records: a JSON array, an array under `key`, or the hub's Parquet of that split.
 
     Raises:
-        DataError: no such file, or it holds no records.
+        DataError: no such file, or it has no records.
     """
     if tables := parquet_files(data, split):
         return tables[0], list(parquet_rows(tables, ("image",)))
@@ -107,7 +107,7 @@ def rows(data: Path, names: Sequence[str], key: str, split: str, what: str) -> t
 
 
 def unique(path: Path, held: Sequence[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
-    """Records by id; DataError if one has none or two have the same, as then the official scripts count one twice."""
+    """Records by id; DataError for a missing or repeated id, for which the official scripts count one record twice."""
     found: dict[str, dict[str, Any]] = {}
     for i, row in enumerate(held, 1):
         identity = row.get(key)
@@ -120,7 +120,7 @@ def unique(path: Path, held: Sequence[dict[str, Any]], key: str) -> dict[str, di
 
 
 def submission(path: Path, content: str | object) -> list[Path]:
-    """What a server takes: a text as it is, anything else as JSON, byte for byte as LLaVA's scripts write it."""
+    """Write a submission file: a text unchanged, anything else as JSON, byte for byte as LLaVA's scripts write it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return [path]

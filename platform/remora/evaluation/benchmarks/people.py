@@ -1,8 +1,8 @@
-"""What VQAv2, TextVQA and VizWiz have in common: questions that ten people answered, and two conventions of scoring.
+"""Common code of VQAv2, TextVQA and VizWiz: questions answered by ten people, and two conventions of scoring.
 
 LLaVA sends its answers through EvalAIAnswerProcessor before it submits them, and the official scorer normalises them
-again, otherwise; the figure differs by points from that of the text as it is. Which of the two is meant, the file's
-format says unless `--protocol` does: LLaVA's lines carry `text`, the official formats `answer`.
+again, differently; the figure differs by points from that of the original text. The file's format decides which
+convention is used, unless `--protocol` does: LLaVA's lines have `text`, the official formats `answer`.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ CONVERTED = {
 
 
 class PeoplesBenchmark(Benchmark):
-    """One of the three. Its questions may be in another file than what people said."""
+    """One of the three. Questions and people's answers may be in different files."""
 
     protocols = (AUTO, LLAVA, OFFICIAL)
     empty_is_scored = False
-    """Whether LLaVA's convention scores an empty answer where there is none."""
+    """Whether LLaVA's convention scores a missing answer as an empty one."""
 
     @abstractmethod
     def truths(self, data: Path) -> list[Truth]:
-        """The questions of a split with answers; what `people` said is in their `row`."""
+        """The questions of a split with answers; people's answers are in their `row`."""
 
     @abstractmethod
     def read(self, text: str, truth: Truth) -> tuple[str, float]:
@@ -56,12 +56,12 @@ class PeoplesBenchmark(Benchmark):
     def given(
         self, answers: Path, truths: Sequence[Truth], questions: Path | None, protocol: str, warnings: Warnings
     ) -> tuple[list[AnswerLine], str]:
-        """The lines of an answer file, and the convention that they are scored by."""
+        """The lines of an answer file, and the convention for scoring them."""
         records = read_records(answers, warnings)
         return self.lines(records, truths, questions, warnings), by_format(protocol, records)
 
     def labelled(self, truths: Sequence[Truth], said: Mapping[str, AnswerLine], warnings: Warnings) -> Sequence[Truth]:
-        """The questions with what their answers add to their breakdowns."""
+        """The questions with the breakdowns that depend on their answers."""
         return truths
 
     def grade(self, data: Path, answers: Path, protocol: str, questions: Path | None, judge: Judge | None) -> Graded:
@@ -83,20 +83,20 @@ class PeoplesBenchmark(Benchmark):
 
 
 def by_format(protocol: str, records: Records) -> str:
-    """The protocol meant: the one asked for, or that of the file's format."""
+    """The protocol: the requested one, or that of the file's format."""
     if protocol != AUTO:
         return protocol
     return LLAVA if any("text" in r for r in records.objects) else OFFICIAL
 
 
 def converted(records: Records, said: Mapping[str, AnswerLine]) -> dict[str, str]:
-    """What is submitted, by question: LLaVA's lines go through its conversion."""
+    """The submitted texts, by question: LLaVA's lines go through its conversion."""
     convert = evalai if by_format(AUTO, records) == LLAVA else str
     return {i: convert(a.text) for i, a in said.items()}
 
 
 def people(row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    """What each of them said, as a record with `answer`; some files have only the texts.
+    """Each person's answer, as a record with `answer`; some files have only the texts.
 
     Raises:
         DataError: there are none, as in a test split.

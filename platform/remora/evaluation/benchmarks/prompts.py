@@ -1,4 +1,4 @@
-"""What the published prompts have in common: LLaVA's question files, its suffixes, its lines of options."""
+"""Shared parts of published prompts: LLaVA's question files, its suffixes, its lines of options."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def options(texts: Sequence[str]) -> str:
-    """`A. first` and so on, a line each."""
+    """`A. first` and so on, one per line."""
     return "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False))
 
 
 def llava_list(data: Path, *patterns: str) -> Path | None:
-    """LLaVA's question file: `data` itself, or the first of these in its folder."""
+    """LLaVA's question file: `data` itself, or the first match in its folder."""
     return data if data.suffix == ".jsonl" else first_file(data, *patterns)
 
 

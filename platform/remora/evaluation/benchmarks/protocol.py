@@ -1,4 +1,5 @@
-"""What a benchmark is: a source of questions and truths, an answer parser with a metric, breakdowns, a submission.
+"""The base classes of benchmarks: a source of questions and truths, an answer parser with a metric, breakdowns, a
+submission.
 
 A benchmark is a package beside this file and a record in catalog/papers.py, which names its class. Most are a
 `RowBenchmark`: one that says how its source becomes `Truth`s and what is read from one answer. The rest shares the
@@ -28,12 +29,12 @@ from remora.evaluation.report import Graded, Report, ScoredAnswer
 
 @dataclass(frozen=True)
 class Truth:
-    """One question of a benchmark's source, and what an answer to it is scored by."""
+    """One question of a benchmark's source, with everything needed to score an answer."""
 
     id: str | int
-    """As reports and submissions write it."""
+    """As written in reports and submissions."""
     text: str
-    """The question, without what the prompt adds."""
+    """The question, without the prompt's additions."""
     gold: str = ""
     group: str = ""
     """Equal for questions about one picture."""
@@ -41,9 +42,9 @@ class Truth:
     """The breakdowns that it counts in."""
     picture: Shown | None = None
     named: str = ""
-    """What answers name it by, if that is not its id."""
+    """The id that answers use, if it is not `id`."""
     row: Mapping[str, Any] = field(default_factory=dict)
-    """What else the benchmark's rules need of the source."""
+    """Other fields of the source that the benchmark's rules need."""
 
     @property
     def key(self) -> str:
@@ -63,13 +64,13 @@ class Benchmark(ABC):
     judged: bool = False
     """Whether a judge gives the scores."""
     judge_model: str = ""
-    """The judge that the paper had."""
+    """The paper's judge."""
     lists: ClassVar[tuple[str, ...]] = ()
-    """LLaVA's question file, which is asked as it is where it is there."""
+    """LLaVA's question file; if it exists, it is asked unchanged."""
     pictures: ClassVar[tuple[str, ...]] = ("images",)
-    """The folder of the pictures of that file."""
+    """The folder of that file's pictures."""
     suffix: ClassVar[str] = SHORT
-    """What the prompt has behind the question."""
+    """The prompt's suffix after the question."""
     max_new_tokens: int = 128
 
     def __init__(self, name: str, title: str) -> None:
@@ -77,7 +78,7 @@ class Benchmark(ABC):
 
     @property
     def own(self) -> dict[str, Any] | None:
-        """What a report needs to be summed up again without this benchmark's YAML; None for a published one."""
+        """The YAML's content, for reports to be summed up without the file; None for a published benchmark."""
         return None
 
     @abstractmethod
@@ -85,11 +86,11 @@ class Benchmark(ABC):
         """The source: every question, in the files' order, from the distributed files or the hub's Parquet.
 
         Raises:
-            DataError: the files are not there, or lack something for one of the questions.
+            DataError: the files are missing, or lack something for a question.
         """
 
     def asked(self, truth: Truth) -> Question:
-        """The question as the published script asks it, where LLaVA's question file is not there."""
+        """The question as the published script asks it, used without LLaVA's question file."""
         pictures = (truth.picture,) if truth.picture else ()
         return Question(truth.id, truth.text + self.suffix, pictures, self.max_new_tokens, truth.group)
 
@@ -97,35 +98,35 @@ class Benchmark(ABC):
         """Every question with the published prompt, in the files' order.
 
         Raises:
-            DataError: the files are not there or cannot be read.
+            DataError: the files are missing or unreadable.
         """
         if self.lists and (path := llava_list(data, *self.lists)):
             return llava_questions(path, image_folder(data, *self.pictures), self.max_new_tokens)
         return [self.asked(truth) for truth in self.truths(data)]
 
     def blind(self, data: Path) -> list[Question]:
-        """The same questions about other pictures: own benchmarks have this baseline."""
+        """The same questions about other pictures: the blind baseline of your own benchmarks."""
         return []
 
     def question_only(self, data: Path) -> float | None:
-        """The score that a question's words are good for: own benchmarks have this baseline."""
+        """The score reachable from the questions' words: the question-only baseline of your own benchmarks."""
         return None
 
     @abstractmethod
     def grade(self, data: Path, answers: Path, protocol: str, questions: Path | None, judge: Judge | None) -> Graded:
         """Every question's outcome, in the order of the data. `questions` is LLaVA's question file, for answers that
-        carry only an index.
+        have only an index.
 
         Raises:
-            DataError: the files are not there, or are of another version than each other.
+            DataError: the files are missing, or of different versions.
         """
 
     def figures(self, items: Sequence[ScoredAnswer]) -> dict[str, Figure]:
-        """The published figures and breakdowns, from nothing but items."""
+        """The published figures and breakdowns, computed from the items only."""
         return breakdowns(items)
 
     def submission(self, data: Path, answers: Path, folder: Path) -> list[Path]:
-        """Write what the benchmark's server takes into `folder`; the files, or none where no server scores."""
+        """Write the files for the benchmark's server into `folder` and return them; none if no server scores."""
         return []
 
 
@@ -133,13 +134,13 @@ class RowBenchmark(Benchmark):
     """A benchmark whose answers are read one by one: `read` is its parser and metric."""
 
     keys: ClassVar[tuple[str, ...]] = ("question_id",)
-    """Where an answer line has its question's id."""
+    """Keys of an answer line's question id."""
     fields: ClassVar[tuple[str, ...]] = ("text", "answer")
-    """Where it has its text."""
+    """Keys of its text."""
 
     @abstractmethod
     def read(self, answer: AnswerLine, truth: Truth) -> tuple[str, float]:
-        """What the parser reads from an answer, and its score."""
+        """The parsed answer, and its score."""
 
     def said(self, answers: Path, truths: Sequence[Truth], warnings: Warnings) -> dict[str, AnswerLine]:
         """The answers of a file, by their questions' keys."""
@@ -147,7 +148,7 @@ class RowBenchmark(Benchmark):
         return match(lines, [t.key for t in truths], answers, warnings)
 
     def outcomes(self, truths: Sequence[Truth], said: Mapping[str, AnswerLine]) -> list[ScoredAnswer]:
-        """Of every question in order; one without an answer scores nothing."""
+        """The outcome of every question in order; one without an answer scores 0."""
         return [
             t.outcome(said[t.key].text, *self.read(said[t.key], t)) if t.key in said else t.outcome() for t in truths
         ]
@@ -168,10 +169,10 @@ def score(
     judge: Judge | None = None,
     only: Collection[str] | None = None,
 ) -> Report:
-    """Grade an answer file and sum it up; `only` the questions of these ids, which the report says.
+    """Grade an answer file and sum it up; `only` the questions with these ids, which the report says.
 
     Raises:
-        DataError: no such protocol, or files that are not there or do not belong together.
+        DataError: no such protocol, or files that are missing or do not belong together.
     """
     chosen = protocol or benchmark.protocols[0]
     if chosen not in benchmark.protocols:
@@ -182,7 +183,7 @@ def score(
     graded = benchmark.grade(data, answers, chosen, questions, judge)
     if only is not None:
         items = [i for i in graded.items if i.answer or str(i.id) in only]
-        # That the others have no answer is no news.
+        # Warnings about the other questions are not relevant.
         graded = replace(graded, items=items, warnings=[f"{len(items)} of {len(graded.items)} questions were asked"])
     figures = benchmark.figures(graded.items)
     groups = [i.group or str(i.id) for i in graded.items]
@@ -205,7 +206,7 @@ def breakdowns(
     prefix: str = "accuracy.",
     scale: float = 100.0,
 ) -> dict[str, Figure]:
-    """The mean score, and that of each of these labels that an item has (all of them by name, if none are given)."""
+    """The mean score, overall and by label: the given labels that occur, or all of them sorted."""
     scores = np.array([i.score for i in items])
     inside: dict[str, list[int]] = {}
     for n, item in enumerate(items):

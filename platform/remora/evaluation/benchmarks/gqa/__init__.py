@@ -2,8 +2,8 @@
 
 LLaVA's answers go through its conversion first (full stops off the end, lower case; convert_gqa_for_eval.py of
 haotian-liu/LLaVA c121f04), as its script does before GQA's eval.py; GQA's own result format
-`[{questionId, prediction}]` is taken as it is. Figures are those of eval.py in the copy that LLaVA's instructions
-describe, without what test-dev has no files for (BAAI-DCAI/Bunny 08273ac, eval/gqa/eval_gqa.py).
+`[{questionId, prediction}]` is used unchanged. Figures are those of eval.py in the copy that LLaVA's instructions
+describe, without those that test-dev has no files for (BAAI-DCAI/Bunny 08273ac, eval/gqa/eval_gqa.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from remora.evaluation.hub_tables import parquet_files, parquet_rows
 from remora.evaluation.report import ScoredAnswer
 
 WITHOUT_STEP = ("exist", "query: name", "choose name")
-"""Operations that only say the result, which eval.py does not count as a step of reasoning."""
+"""Operations that only output the result, which eval.py does not count as a step of reasoning."""
 
 
 class GQA(RowBenchmark):
@@ -59,7 +59,7 @@ def _by_number(label: str) -> tuple[str, int, str]:
 
 
 def _labels(question: dict[str, Any]) -> tuple[str, ...]:
-    """The breakdowns of eval.py, as far as the question says what they need (the hub's may be without)."""
+    """The breakdowns of eval.py, as far as the question has their fields (the hub's may lack some)."""
     found = [f"words.{len(question['question'].split())}"]
     types = question.get("types")
     if isinstance(types, dict):

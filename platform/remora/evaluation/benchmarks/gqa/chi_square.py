@@ -1,9 +1,9 @@
-"""GQA's distribution: how far a model's answers are from the true ones in number, by group of questions.
+"""GQA's distribution: how far the counts of a model's answers are from the true ones, by group of questions.
 
-eval.py of GQA sums chi-square over the groups, weighted by their questions, and divides by a hundred. That is no ratio
-of sums. But it is homogeneous in the questions' weights (twice of every question is twice the figure), so that it is
-the sum of its derivatives by them (Euler): the figure is exactly a mean of one number per question, and a resampling
-of these is its first-order interval.
+eval.py of GQA sums chi-square over the groups, weighted by their questions, and divides by a hundred. That is not a
+ratio of sums. But it is homogeneous in the questions' weights (doubling every question doubles the figure), so it is
+the sum of its derivatives by them (Euler): the figure is exactly a mean of one number per question, and resampling
+these gives its first-order interval.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""MMBench, English and Chinese (Liu et al., arXiv 2307.06281): a question counts if it is answered rightly under every
-rotation of its options.
+"""MMBench, English and Chinese (Liu et al., arXiv 2307.06281): a question counts if it is answered correctly under
+every rotation of its options.
 
 Prompts are those of LLaVA's model_vqa_mmbench.py (c121f04); letters and figures those of VLMEvalKit's
 mcq_circular_eval with exact matching (e8e78f0), which gives the published 67.7 of LLaVA-1.5-13B.
@@ -37,11 +37,11 @@ ABILITIES = {
 }
 DROPPED = ("hint", "category", "source", "image", "comment", "l2-category")
 PREDICTION_AT = 6
-"""LLaVA's convert_mmbench_for_submission.py drops the former and puts the prediction there, after D."""
+"""LLaVA's convert_mmbench_for_submission.py drops these columns and puts the prediction there, after D."""
 
 
 class MMBench(Benchmark):
-    """English or Chinese tables, which are two benchmarks in papers and among folders, by the same rules."""
+    """English or Chinese tables: two benchmarks in papers and among folders, with the same rules."""
 
     max_new_tokens = 1024
 
@@ -113,7 +113,7 @@ class MMBench(Benchmark):
 
 
 def _truths(table: Table) -> list[Truth]:
-    """Of each row; its picture stays in the table, which scoring does not decode."""
+    """One truth per row; its picture stays in the table, which scoring does not decode."""
     groups = table.groups()
     found = []
     for index, row in table.rows.items():
@@ -127,7 +127,7 @@ def _truths(table: Table) -> list[Truth]:
 
 
 def _shown(row: Rotation) -> list[str]:
-    """LLaVA's options: those before the first that is missing or is called none."""
+    """LLaVA's options: those before the first that is missing or called none."""
     texts = [row.cell(letter) for letter in "ABCD"]
     end = next((i for i, text in enumerate(texts) if not text or text.lower() in ("nan", "none")), len(texts))
     return texts[:end]
@@ -141,13 +141,13 @@ def _picture(table: Table, row: Rotation, known: dict[str, InlinePicture]) -> tu
         try:
             content = base64.b64decode(picture)
         except (binascii.Error, ValueError):
-            content = b""  # opening it says that no decoder knows it
+            content = b""  # opening it reports that no decoder reads it
         known[picture] = InlinePicture(content, f"{table.path.name}, index {row.index}")
     return (known[picture],)
 
 
 def _meant(reply: Reply, row: Rotation, judge: Judge | None, warnings: Warnings) -> str:
-    """The letter that a reply means, by the rules or, where they read nothing, by the judge.
+    """The letter that a reply means, by the rules or, if they read nothing, by the judge.
 
     VLMEvalKit asks three times and then draws a letter; here such an answer counts as wrong.
     """

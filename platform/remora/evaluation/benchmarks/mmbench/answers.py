@@ -1,7 +1,7 @@
-"""What was answered to MMBench's rows: LLaVA's lines, or a table of predictions (LLaVA's upload, VLMEvalKit's files).
+"""Read answers to MMBench's rows: LLaVA's lines, or a table of predictions (LLaVA's upload, VLMEvalKit's files).
 
-Lines are read as they come back from the workbook that LLaVA's script makes of them. Every row of the table stands in
-it, so an unanswered one counts as wrong; a row that a table of predictions does not hold is not scored.
+Lines are read as they come back from the workbook that LLaVA's script makes of them. That has every row of the table,
+so an unanswered one counts as wrong; a row missing from a table of predictions is not scored.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from remora.evaluation.benchmarks.mmbench.table import Rotation, Table, whole
 from remora.evaluation.benchmarks.prompts import LETTERS
 
 NOTHING = "nan"
-"""What an empty cell says once pandas has read it and VLMEvalKit has made a text of it."""
+"""The text of an empty cell once pandas has read it and VLMEvalKit has converted it."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer: `given` stands in the file, `text` is what the rules read."""
+    """One answer: `given` is the file's text, `text` is what the rules read."""
 
     given: str
     text: str
@@ -38,7 +38,7 @@ class Reply:
     """The table's letters in the order in which the options were shown."""
 
     def own(self, letter: str) -> str:
-        """The table's letter for the one that was shown; Z and nothing stay."""
+        """The table's letter for a shown letter; Z and an empty string stay."""
         place = LETTERS.find(letter) if letter else len(LETTERS)
         return self.letters[place] if place < len(self.letters) else letter
 
@@ -59,7 +59,7 @@ def read_replies(path: Path, table: Table, warnings: Warnings) -> dict[int, list
 
 
 def _kind(path: Path) -> str:
-    """By content: files are renamed, and a name says nothing of what is in them."""
+    """The file's kind, from its content: names are unreliable."""
     try:
         with path.open("rb") as file:
             start = file.readline(10_000)
@@ -91,7 +91,7 @@ def _lines(records: Records, table: Table, warnings: Warnings) -> dict[int, list
 
 
 def _shown(answer: AnswerLine, row: Rotation, warnings: Warnings) -> tuple[Mapping[str, str], str]:
-    """The options by the letters that were shown, and the table's letters in that order: `option_char` says it."""
+    """The options by the shown letters, and the table's letters in that order, from `option_char`."""
     record, where = answer.record, answer.where
     letters = record.get("option_char")
     known = isinstance(letters, list) and len(letters) > 0 and all(isinstance(c, str) for c in letters)
@@ -125,7 +125,7 @@ def _cells(records: Records, warnings: Warnings) -> list[SheetRow]:
 
 
 def _predictions(path: Path, rows: list[SheetRow], table: Table, warnings: Warnings) -> dict[int, list[Reply]]:
-    """A table with index and prediction. Its own options count where it has them, as for VLMEvalKit."""
+    """A table with index and prediction. Its own options count if it has any, as in VLMEvalKit."""
     columns = {column for row in rows for column in row.cells}
     if not columns >= {"index", "prediction"}:
         known = ", ".join(sorted(columns))[:200]
@@ -151,7 +151,7 @@ def _predictions(path: Path, rows: list[SheetRow], table: Table, warnings: Warni
 
 
 def _index(identity: object) -> str:
-    """A row's index as the table spells it; what is not an index stays, and is to no question."""
+    """A row's index as the table spells it; anything else stays, and matches no question."""
     index = whole(_text(identity))
     return str(identity) if index is None else str(index)
 

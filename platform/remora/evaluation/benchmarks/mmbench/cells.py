@@ -1,4 +1,4 @@
-"""Tables as MMBench's tools pass them on: tab separated or xlsx, with the cells that pandas takes for something else.
+"""Tables as MMBench's tools exchange them: tab separated or xlsx, with the cells that pandas changes.
 
 VLMEvalKit (e8e78f0) and LLaVA (c121f04) read tables with pandas, which makes an answer of `None` or `N/A` a missing
 cell and an option of `2` in a column of numbers and gaps `2.0`; both change scores.
@@ -24,14 +24,14 @@ MISSING = frozenset(
         *("nan", "NaN", "-nan", "-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
     }
 )
-"""What pandas reads as no value (`na_values` of read_csv and read_excel)."""
+"""Texts that pandas reads as missing (`na_values` of read_csv and read_excel)."""
 ERRORS = frozenset({"#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A"})
-"""What a sheet holds as an error and not as a text."""
+"""Texts that a sheet stores as errors."""
 BROKEN = (
     *(OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, NotImplementedError),
     *(SyntaxError, zipfile.BadZipFile, zlib.error, RuntimeError),
 )
-"""What openpyxl and what it stands on raise for a file that is no workbook (SyntaxError: XML that does not end)."""
+"""Exceptions of openpyxl and its dependencies for a file that is not a workbook (SyntaxError: truncated XML)."""
 
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*", re.ASCII)
@@ -40,14 +40,14 @@ NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*", 
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One row: its place in the file, counted from 1, and its cells by column. None is an empty cell."""
+    """One row: its position in the file, from 1, and its cells by column. None is an empty cell."""
 
     number: int
     cells: dict[str, str | None]
 
 
 def column_name(header: str) -> str:
-    """Columns are named in lower case, but for the options A, B, C and so on."""
+    """Column names are lower case, except the options A, B, C and so on."""
     return header if len(header) == 1 and "A" <= header <= "Z" else header.lower()
 
 
@@ -73,7 +73,7 @@ def read_xlsx(path: Path) -> Iterator[SheetRow]:
     """Rows of a workbook's first sheet.
 
     Raises:
-        DataError: it is no workbook.
+        DataError: it is not a workbook.
     """
     from openpyxl import load_workbook  # half a second, and most answers are JSON
     from openpyxl.utils.exceptions import InvalidFileException
@@ -107,7 +107,7 @@ def _text(value: object) -> str | None:
 
 
 def inferred(cells: Iterable[str | None]) -> list[str | None]:
-    """The texts that pandas makes of a column's cells: no value for `MISSING`, numbers in its own spelling."""
+    """A column's cells as pandas reads them: None for `MISSING`, numbers in its own spelling."""
     known = [None if cell is None or cell in MISSING else cell for cell in cells]
     given = [cell for cell in known if cell is not None]
     if given and len(given) == len(known) and all(WHOLE.fullmatch(cell) for cell in given):
@@ -125,9 +125,9 @@ def _short(number: str) -> str:
 
 
 def through_workbook(cells: Iterable[str | None]) -> list[str | None]:
-    """The texts that come back of a column from the workbook that LLaVA's script writes.
+    """A column's texts as read back from the workbook that LLaVA's script writes.
 
-    What looks like a formula or an error is lost, and a number that is whole comes back without its point.
+    Text that looks like a formula or an error is lost, and a whole number comes back without its decimal point.
     """
     known = list(cells)
     if all(cell is None or NUMBER.fullmatch(cell) for cell in known):
@@ -137,7 +137,7 @@ def through_workbook(cells: Iterable[str | None]) -> list[str | None]:
 
 
 def write_xlsx(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | int | None]]) -> None:
-    """A workbook of one sheet. Texts stay texts, also those that look like formulas; what xlsx cannot hold goes."""
+    """Write a workbook of one sheet. Texts that look like formulas stay texts; invalid characters are dropped."""
     from openpyxl import Workbook
     from openpyxl.cell import WriteOnlyCell
 

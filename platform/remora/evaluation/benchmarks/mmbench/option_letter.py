@@ -1,4 +1,4 @@
-"""Which option an answer means, by VLMEvalKit's rules (matching_util.py and multiple_choice.py at e8e78f0)."""
+"""Find the option that an answer means, by VLMEvalKit's rules (matching_util.py and multiple_choice.py at e8e78f0)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from remora.evaluation.judge import judge_texts
 
 NONE = "Z"
-"""The letter of no option."""
+"""The letter that means no option."""
 FAILED = "Failed to obtain answer via API"
 REFUSALS = (
     "Sorry, I can't help with images of people yet.",
@@ -18,7 +18,7 @@ REFUSALS = (
 )
 MARKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 SPOKEN = re.compile(r"answer\s+is\s+\**([ABCD])", re.IGNORECASE)
-"""Also the first letter of a word: of "the answer is blue" this reads B, as the published rule does."""
+"""Also the first letter of a word: it reads B from "the answer is blue", as the published rule does."""
 LAST = 4
 """A letter counts among this many words from the end."""
 CHINESE = re.compile("[一-鿿]")
@@ -53,7 +53,7 @@ def _quoted(answer: str, options: Mapping[str, str]) -> str:
 
 
 def judge_prompt(question: str, options: Mapping[str, str], answer: str) -> str:
-    """What VLMEvalKit asks a judge about an answer that the rules cannot read, in the question's language."""
+    """VLMEvalKit's prompt to a judge about an answer that the rules cannot read, in the question's language."""
     texts = judge_texts(__file__)
     listed = texts["options"] + "".join(f"{letter}. {text}\n" for letter, text in options.items())
     return texts["chinese" if CHINESE.search(question) else "english"].format(question, listed, answer)

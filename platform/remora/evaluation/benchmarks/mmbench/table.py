@@ -1,6 +1,6 @@
-"""MMBench's own table, as it is distributed: tab separated with pictures as base64, or the hub's Parquet.
+"""MMBench's table as distributed: tab separated with pictures as base64, or the hub's Parquet.
 
-In tables of before 2023-10 every row holds its picture; in later ones a row may hold the index of the row that does.
+In tables from before 2023-10 every row has its picture; in later ones a row may have the index of the row that does.
 A question is asked once with every rotation of its options, as index + k x 1,000,000.
 """
 
@@ -25,7 +25,7 @@ from remora.evaluation.hub_tables import InParquet, parquet_rows
 
 ROTATIONS = 1_000_000
 REFERENCE = 64
-"""An image cell of at most so many characters is the index of another row (VLMEvalKit, image_base.py)."""
+"""An image cell of at most this many characters is the index of another row (VLMEvalKit, image_base.py)."""
 NEEDED = ("index", "question", "A")
 
 
@@ -33,7 +33,7 @@ NEEDED = ("index", "question", "A")
 class Rotation:
     """One row: a question with one rotation of its options.
 
-    `options` are those that a scorer of LLaVA's upload sees, without the missing ones.
+    `options` are those that a scorer of LLaVA's upload sees, without missing ones.
     """
 
     index: int
@@ -43,7 +43,7 @@ class Rotation:
 
     @property
     def question(self) -> int:
-        """The index that the rotations of its options have in common."""
+        """The index shared by all rotations of its options."""
         return self.index % ROTATIONS
 
     def cell(self, column: str) -> str:
@@ -57,7 +57,7 @@ class Table:
     rows: dict[int, Rotation]
 
     def picture(self, row: Rotation) -> str | InParquet | None:
-        """A row's picture, wherever it stands; a text is base64."""
+        """A row's picture, wherever it is stored; a text is base64."""
         if isinstance(row.image, str) and len(row.image) <= REFERENCE:
             holder = self.rows.get(whole(row.image) or 0)
             return holder.image if holder else row.image
@@ -75,13 +75,13 @@ class Table:
 
 
 def whole(text: str | None) -> int | None:
-    """An index as tables and JSON spell it: 241, "241" or 241.0."""
+    """An index in any spelling of tables and JSON: 241, "241" or 241.0."""
     digits = (text or "").strip().removesuffix(".0")
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 19 else None
 
 
 def find_table(data: Path) -> list[Path]:
-    """The files of one table: `data` itself, or those in that folder, of dev rather than of test.
+    """The files of one table: `data` itself, or those in that folder; dev is preferred to test.
 
     Raises:
         DataError: there is none, or more than one.
@@ -107,7 +107,7 @@ def find_table(data: Path) -> list[Path]:
 
 
 def _is_table(path: Path) -> bool:
-    """Not a file of predictions, which has the same columns and one more."""
+    """Whether it is a table and not a file of predictions, which has the same columns and one more."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             header = {column_name(h.strip().strip('"')) for h in file.readline(10_000).split("\t")}
@@ -120,7 +120,7 @@ def read_table(data: Path, warnings: Warnings) -> Table:
     """MMBench's table from any of its layouts.
 
     Raises:
-        DataError: it is not there, or is no table of MMBench.
+        DataError: it is missing, or not a table of MMBench.
     """
     files = find_table(data)
     path = files[0]
@@ -154,7 +154,7 @@ def _known(cell: str | None) -> str | None:
 
 
 def _tsv(path: Path) -> Iterator[tuple[SheetRow, str | None]]:
-    """Rows with their picture's text, of which equal ones are held once: a table is 300 MB of them."""
+    """Rows with their picture's text; equal texts are held once: a table has 300 MB of them."""
     held: dict[str, str] = {}
     for line in read_tsv(path):
         image = _known(line.cells.pop("image", None))

@@ -1,10 +1,10 @@
-"""MME (Fu et al., arXiv 2306.13394): two yes/no questions to a picture, fourteen subtasks, two sums of scores.
+"""MME (Fu et al., arXiv 2306.13394): two yes/no questions per picture, fourteen subtasks, two sums of scores.
 
-A subtask's score is 100 x accuracy + 100 x accuracy over pictures, of which both answers must be right; perception
-sums ten of them, cognition four. Answers are read as in calculation.py of the official eval_tool (branch Evaluation of
-BradyFU/Awesome-Multimodal-Large-Language-Models, dd29509): lower case, and what the first four characters hold. Lines
-of LLaVA's find their questions as in its convert_answer_to_mme.py. The tool takes two lines that follow each other
-for one picture's; here answers belong together by their picture, which differs only where a file is out of order.
+A subtask's score is 100 x accuracy + 100 x accuracy over pictures, where both answers must be right; perception sums
+ten of them, cognition four. Answers are read as in calculation.py of the official eval_tool (branch Evaluation of
+BradyFU/Awesome-Multimodal-Large-Language-Models, dd29509): the first four characters in lower case. LLaVA's lines find
+their questions as in its convert_answer_to_mme.py. The tool takes two consecutive lines for one picture's; here answers
+are grouped by their picture, which differs only if a file is out of order.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class MME(RowBenchmark):
 
 
 def yes_or_no(text: str) -> str:
-    """What calculation.py reads: `yes` or `no` among the first four characters, else `other`."""
+    """calculation.py's rule: `yes` or `no` among the first four characters, else `other`."""
     start = text.lower()[:4]
     return "yes" if "yes" in start else "no" if "no" in start else "other"
 
 
 def _of_pictures(items: Sequence[ScoredAnswer], subtask: str) -> Figure:
-    """Accuracy over pictures, a picture counted at its first question."""
+    """Accuracy over pictures; a picture counts at its first question."""
     right: dict[str, bool] = {}
     for i in items:
         if subtask in i.labels:

@@ -26,21 +26,21 @@ INSTRUCTIONS = (
     "Answer the question using a single word or phrase.",
     "Answer the question directly with a short sentence or phrase.",
 )
-"""What asks for a short answer: MME itself, LLaVA, Bunny. Without them, and with one space for many, a prompt is the
-question: some of the released have two spaces before the instruction, for which LLaVA's script looks, too."""
+"""Instructions for a short answer: MME's own, LLaVA's, Bunny's. A prompt without them, with single spaces, is the
+question: some released ones have two spaces before the instruction, which LLaVA's script handles, too."""
 
 
 def key(subtask: str, stem: str, text: str) -> str:
-    """A question by its picture and its words."""
+    """A question's key: its picture and its words."""
     for instruction in INSTRUCTIONS:
         text = text.replace(instruction, "")
     return f"{subtask}/{stem}: {' '.join(text.split())}"
 
 
 def source(data: Path) -> list[Truth]:
-    """Every question, subtask after subtask in the published order; answers name it by its picture and its words.
+    """Every question, by subtask in the published order; answers refer to it by its picture and its words.
 
-    Its `id` is LLaVA's, which both questions to a picture have: the picture's path in the released folder.
+    Its `id` is LLaVA's, which both questions about a picture share: the picture's path in the released folder.
 
     Raises:
         DataError: there is none, or a line is not a question.
@@ -50,7 +50,7 @@ def source(data: Path) -> list[Truth]:
     else:
         folders = [p for s in SUBTASKS for p in root(data).rglob(s) if p.is_dir()]
         parents = [p.parent for p in folders]
-        # eval_tool and answers may lie in the same folder; the release is the one with the most subtasks.
+        # eval_tool and answers may be in the same folder; the release is the one with the most subtasks.
         base = max(sorted(set(parents), key=lambda p: (len(p.parts), p)), key=parents.count, default=None)
         found = [q for s in SUBTASKS if base for q in _of_folder(base / s)]
     if not found:
@@ -66,7 +66,7 @@ def _truth(subtask: str, stem: str, text: str, gold: str, image: str, picture: S
 
 
 def _of_folder(folder: Path) -> Iterator[Truth]:
-    """One subtask: pictures and texts in one folder, or in one each."""
+    """One subtask: pictures and texts in the same folder, or in one each."""
     split = (folder / "images").is_dir() or (folder / "questions_answers_YN").is_dir()
     images, texts = (folder / "images", folder / "questions_answers_YN") if split else (folder, folder)
     shown = {_stem(p.name): p for p in sorted(images.glob("*")) if p.suffix.lower() in (".jpg", ".jpeg", ".png")}
@@ -100,7 +100,7 @@ def _stem(name: str) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    """As Python reads a text file, and no str.splitlines, which would cut an answer at a U+2028."""
+    """Lines as Python reads a text file; str.splitlines would cut an answer at a U+2028."""
     return re.split("\r\n|\r|\n", read_text(path))
 
 
@@ -108,7 +108,7 @@ def read_lines(answers: Path, truths: Sequence[Truth], warnings: Warnings) -> li
     """The answers of a file, or of the tool's folder of files, by their questions' picture and words.
 
     Raises:
-        DataError: no answer is there.
+        DataError: there are no answers.
     """
     if answers.is_dir() or answers.suffix == ".txt":
         lines = list(_of_tool(answers, {t.key: t.gold for t in truths}, warnings))
@@ -131,7 +131,7 @@ def _of_llava(path: Path, warnings: Warnings) -> Iterator[AnswerLine]:
 
 
 def _of_tool(answers: Path, gold: dict[str, str], warnings: Warnings) -> Iterator[AnswerLine]:
-    """Lines of picture, question, truth and answer with tabs between them."""
+    """Tab separated lines of picture, question, truth and answer."""
     if answers.is_dir():
         files = {s: p for s in SUBTASKS if (p := first_file(answers, f"{s}.txt"))}
     elif answers.stem in SUBTASKS:
@@ -154,7 +154,7 @@ def _of_tool(answers: Path, gold: dict[str, str], warnings: Warnings) -> Iterato
 
 
 def _on_one_line(a: AnswerLine, warnings: Warnings) -> AnswerLine:
-    """A tab or a newline would break the tool's files."""
+    """Replace tabs and newlines, which would break the tool's files."""
     if not re.search("[\t\r\n]", a.text):
         return a
     warnings.add("answers of several lines", f"{a.where}: a tab or a newline in the answer; read as a space")
@@ -162,7 +162,7 @@ def _on_one_line(a: AnswerLine, warnings: Warnings) -> AnswerLine:
 
 
 def _out_of_order(lines: list[AnswerLine], warnings: Warnings) -> None:
-    """Say where calculation.py, which takes lines by twos, would pair answers of two pictures."""
+    """Warn where calculation.py, which pairs consecutive lines, would pair answers of two pictures."""
     by_subtask: dict[str, list[str]] = {}
     for line in lines:
         group = line.id.partition(": ")[0]

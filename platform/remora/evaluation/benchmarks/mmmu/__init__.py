@@ -33,14 +33,14 @@ from remora.evaluation.judge import Judge
 from remora.evaluation.report import Graded, ScoredAnswer
 
 SEED = 42
-"""Of the letters that are drawn for answers that choose none (eval_utils.py seeds when it is imported)."""
+"""The seed for random letters of answers that choose none (eval_utils.py seeds when it is imported)."""
 
 
 class MMMU(Benchmark):
     suffix = ""
 
     def truths(self, data: Path) -> list[Truth]:
-        """As LLaVA was asked: only the first picture is shown, and its marker `<image 1>` stays in the text."""
+        """The questions as LLaVA was asked: only the first picture is shown, and its `<image 1>` stays in the text."""
         prompts = ((q, _prompt(q)) for q in read_questions(data).values())
         known = [replace(_truth(q), text=text) for q, text in prompts if text is not None]
         if not known:
@@ -96,10 +96,10 @@ def _prompt(q: CollegeQuestion) -> str | None:
 def _answers(
     data: Path, answers: Path, questions: Path | None, warnings: Warnings
 ) -> tuple[dict[str, CollegeQuestion], dict[str, CollegeAnswer], dict[str, tuple[Read, ...]]]:
-    """The questions, what was said to those that are known, and how that is read, by id.
+    """The questions, the answers to known ones, and the parsed answers, by id.
 
     Raises:
-        DataError: the files are not there, or no answer is to one of the questions.
+        DataError: the files are missing, or no answer matches a question.
     """
     lines, ordered = read_lines(answers, warnings)
     known = read_questions(data, questions, split_of(a.id for a in lines))
@@ -114,7 +114,7 @@ def _answers(
 
 
 def _read(q: CollegeQuestion, said: CollegeAnswer, random: Random, warnings: Warnings) -> tuple[Read, ...]:
-    """The one letter that was chosen, or all that an answer in words may mean."""
+    """The chosen letter, or all possible readings of an open answer."""
     if said.read is not None:
         return said.read or ("",)
     if not q.choice:

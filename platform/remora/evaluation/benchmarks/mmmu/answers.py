@@ -1,7 +1,7 @@
-"""Answers to MMMU in the formats of its two scripts and of those who call them.
+"""Answers to MMMU in the formats of its two scripts and of their callers.
 
-`{id: answer}` is for main_eval_only.py: a choice is its letter and nothing else. Lists of records with a `response`,
-a file or a folder for each subject, are for main_parse_and_eval.py, and LLaVA's lines are parsed in the same way.
+`{id: answer}` is for main_eval_only.py: a choice is exactly its letter. Lists of records with a `response`, one file or
+one folder per subject, are for main_parse_and_eval.py; LLaVA's lines are parsed in the same way.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OUTPUTS = ("output.json", "parsed_output.json")
 
 @dataclass(frozen=True)
 class CollegeAnswer(AnswerLine):
-    """One answer. `final` is one that is not to be parsed as a choice; `read` is one that was parsed before."""
+    """One answer. `final`: do not parse it as a choice; `read`: it is parsed already."""
 
     final: bool = False
     read: tuple[Read, ...] | None = None
@@ -29,7 +29,7 @@ class CollegeAnswer(AnswerLine):
 
 
 def read_lines(path: Path, warnings: Warnings) -> tuple[list[CollegeAnswer], bool]:
-    """Answers in the order of the file, and whether that order is the one in which they are parsed.
+    """Answers in the order of the file, and whether they are parsed in that order.
 
     Raises:
         DataError: nothing in it can be read.
@@ -66,7 +66,7 @@ def _output(folder: Path) -> Path | None:
 
 
 def _said(identity: str, record: dict[str, Any], where: str) -> CollegeAnswer | None:
-    """A record of main_parse_and_eval.py, read already or not, or a line of LLaVA's."""
+    """A record of main_parse_and_eval.py, parsed or not, or a line of LLaVA's."""
     text = next(
         (record[k] for k in ("response", "text", "prediction") if isinstance(record.get(k), (str, int, float))), None
     )

@@ -30,7 +30,7 @@ DOMAINS = {
 }
 DOMAIN = {subject: domain for domain, subjects in DOMAINS.items() for subject in subjects}
 SUBJECTS = sorted(DOMAIN)
-"""In the order in which the official scripts go through them, which is alphabetical."""
+"""In the official scripts' order, which is alphabetical."""
 SPLITS = ("validation", "test", "dev")
 CHOICE = "multiple-choice"
 UNKNOWN = "?"
@@ -39,7 +39,7 @@ UNKNOWN = "?"
 
 @dataclass(frozen=True)
 class CollegeQuestion:
-    """One question; `options` is None where the file does not hold them, `gold` where it is unknown."""
+    """One question; `options` is None if the file lacks them, `gold` if it is unknown."""
 
     id: str
     choice: bool
@@ -56,26 +56,26 @@ class CollegeQuestion:
 
 
 def subject_of(identity: str) -> str:
-    """validation_Art_Theory_3 is of Art_Theory."""
+    """The subject in an id: Art_Theory in validation_Art_Theory_3."""
     return "_".join(identity.split("_")[1:-1])
 
 
 def in_official_order(ids: Iterable[str]) -> list[str]:
-    """By subject, and inside one as they come: the order in which letters are drawn at random."""
+    """By subject, keeping the order within each: the order in which random letters are drawn."""
     return sorted((i for i in ids if subject_of(i) in DOMAIN), key=lambda i: SUBJECTS.index(subject_of(i)))
 
 
 def split_of(ids: Iterable[str]) -> str:
-    """The split that the first id is of; validation if it says nothing."""
+    """The split in the first id; validation if it has none."""
     first = next(iter(ids), "").split("_")[0]
     return first if first in SPLITS else SPLITS[0]
 
 
 def read_questions(data: Path, questions: Path | None = None, split: str = SPLITS[0]) -> dict[str, CollegeQuestion]:
-    """Questions by id, in the order in which they are asked, with what all of MMMU's files in `data` say of them.
+    """Questions by id, in the order they are asked, merged from all of MMMU's files in `data`.
 
     Raises:
-        DataError: no such file is there, or one cannot be read.
+        DataError: there is no such file, or one cannot be read.
     """
     if not data.exists():
         raise DataError(f"missing MMMU: {data} does not exist; expected {_EXPECTED}, or a folder that holds one")
@@ -99,7 +99,7 @@ _EXPECTED = "<subject>/validation-*.parquet, answer_dict_val.json or anns_for_ev
 
 
 def _merged(one: CollegeQuestion, other: CollegeQuestion) -> CollegeQuestion:
-    """What the first says, and of the second what the first leaves open."""
+    """The first question, with its missing fields from the second."""
     return CollegeQuestion(
         one.id,
         one.choice,
@@ -133,7 +133,7 @@ def _json(path: Path) -> Iterator[CollegeQuestion]:
 
 
 def answer_options(record: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, str] | None]:
-    """`all_choices` and `index2ans` of a record; nothing and None where it has neither."""
+    """`all_choices` and `index2ans` of a record; empty and None if it has neither."""
     letters, options = record.get("all_choices"), record.get("index2ans")
     known = {str(k): str(v) for k, v in options.items()} if isinstance(options, dict) else None
     if isinstance(letters, list) and letters:
@@ -158,7 +158,7 @@ def _parquet(path: Path) -> Iterator[CollegeQuestion]:
 
 
 def _options(row: dict[str, Any], path: Path) -> list[str]:
-    """The hub holds the list of options as the text of a Python list."""
+    """The options, which the hub stores as the text of a Python list."""
     raw = row["options"]
     try:
         options = ast.literal_eval(raw) if isinstance(raw, str) else raw
@@ -170,7 +170,7 @@ def _options(row: dict[str, Any], path: Path) -> list[str]:
 
 
 def _gold(raw: Any) -> tuple[str, ...] | None:
-    """One right answer or several, which the hub holds as the text of a Python list."""
+    """One right answer or several, which the hub stores as the text of a Python list."""
     if isinstance(raw, str) and raw.startswith("[") and raw.endswith("]"):
         try:
             raw = ast.literal_eval(raw)

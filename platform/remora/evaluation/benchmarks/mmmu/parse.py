@@ -1,6 +1,6 @@
-"""What an answer to MMMU says and whether that is right, by the rules of its eval_utils.py (bb0b95a).
+"""Parse answers to MMMU and tell whether they are right, by the rules of its eval_utils.py (bb0b95a).
 
-Nothing is mended here: `A. text` is no letter, and "so" and "is" cut a sentence short also at the end of a word.
+Their oddities are kept: `A. text` is not a letter, and "so" and "is" cut a sentence even at the end of a word.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from collections.abc import Iterable, Mapping, Sequence
 MARKS = (",", ".", "!", "?", ";", ":", "'")
 SHAPES = ("({})", " {} ")
 FEW_WORDS = 5
-"""An answer of no more words is not searched for an option's text."""
+"""An answer with at most this many words is not searched for an option's text."""
 SIGNS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
-"""What stands before an answer; in the last line also an equals sign."""
+"""Words before an answer; in the last line also an equals sign."""
 NUMBERS = (
     re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b"),
     re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d+"),
     re.compile(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])"),
 )
-"""With commas, with an exponent, plain."""
+"""Numbers with commas, with an exponent, plain."""
 
 Read = str | float
 
 
 def choose(answer: str, letters: Sequence[str], options: Mapping[str, str]) -> str:
-    """The letter that an answer chooses: `(A)`, else a lone A, else an option's text; of several the last.
+    """The letter that an answer chooses: `(A)`, else a single A, else an option's text; of several the last.
 
     Without any it is empty; the official script then draws one of `letters`.
     """
@@ -44,14 +44,14 @@ def choose(answer: str, letters: Sequence[str], options: Mapping[str, str]) -> s
 
 
 def read_open(answer: str) -> list[Read]:
-    """The texts and numbers that an answer in words may mean."""
+    """The texts and numbers that an open answer may mean."""
     tails = _tails(answer.strip().strip(".").lower())
     numbers = [number for tail in tails for pattern in NUMBERS for number in pattern.findall(tail)]
     return list(dict.fromkeys(value for text in [*tails, *numbers] for value in normalised(text)))
 
 
 def _tails(answer: str) -> list[str]:
-    """What follows the signs of an answer, the shortest of each line; the whole answer where there are none."""
+    """The text after the signs of an answer, the shortest of each line; the whole answer if there are none."""
     lines = answer.split("\n")
     found = []
     for number, line in enumerate(lines, 1):
@@ -76,7 +76,7 @@ def normalised(text: str) -> list[Read]:
 
 
 def open_right(gold: Iterable[str], read: Iterable[Read]) -> bool:
-    """Whether one of the right texts stands in one that was read, or a number that was read is a right one."""
+    """Whether a right text is part of one that was read, or a number that was read is right."""
     right = [value for text in gold for value in normalised(text)]
     texts = [value for value in right if isinstance(value, str)]
     return any(any(t in value for t in texts) if isinstance(value, str) else value in right for value in read)

@@ -1,8 +1,8 @@
 """MM-Vet (Yu et al., arXiv 2308.02490): open questions, each answer scored from 0 to 1 by a judge.
 
 The rules are those of mm-vet_evaluator.py (github.com/yuweihao/MM-Vet at acde843): one user message with a table of
-examples and the row to complete, three tokens at temperature 0. A reply that is no number in [0, 1] is asked for again,
-hotter each time. Answers are LLaVA's lines, MM-Vet's results `{"v1_0": text}`, or the evaluator's grade file
+examples and the row to complete, three tokens at temperature 0. A reply that is not a number in [0, 1] is requested
+again, at a higher temperature. Answers are LLaVA's lines, MM-Vet's results `{"v1_0": text}`, or the evaluator's grades
 `{"v1_0": {"model": […], "content": […], "score": […]}}`, which needs no judge.
 """
 
@@ -32,7 +32,7 @@ from remora.evaluation.question import Question
 from remora.evaluation.report import Graded, ScoredAnswer
 
 AGAIN = (0.0, 0.5, 1.0, 1.5, 2.0)
-"""Temperatures of the repetitions: the first is as cold as the first request."""
+"""Temperatures of the retries; the first is the first request's."""
 UNGRADED = Grade((), "")
 
 
@@ -46,7 +46,7 @@ class MMVet(Benchmark):
         return files.source(data)
 
     def asked(self, truth: Truth) -> Question:
-        """LLaVA's files and lines have the number of `v1_0`."""
+        """The question with LLaVA's id, the number of `v1_0`."""
         number = re.fullmatch(r"v1_(0|[1-9][0-9]{0,9})", str(truth.id))
         return replace(super().asked(truth), id=int(number[1]) if number else truth.id)
 
@@ -82,7 +82,7 @@ class MMVet(Benchmark):
         return found
 
     def submission(self, data: Path, answers: Path, folder: Path) -> list[Path]:
-        """The evaluator looks for an answer to every question."""
+        """Write every question's answer, which the evaluator requires."""
         said = {a.id: a.text for a in files.answers(read_records(answers, Warnings()), Warnings())}
         texts = {t.key: said.get(t.key, "") for t in self.truths(data)}
         return submission(folder / "mm-vet.json", json.dumps(texts, indent=2))
@@ -91,7 +91,7 @@ class MMVet(Benchmark):
 def judged(
     judge: Judge, truths: Sequence[Truth], said: Mapping[str, AnswerLine], warnings: Warnings
 ) -> list[ScoredAnswer]:
-    """Every question's outcome by the judge; answers that got no score are named in `warnings`."""
+    """Every question's outcome by the judge; `warnings` gets answers without a score."""
     asked = [t for t in truths if t.key in said]
     replies = in_order(lambda t: _grade(judge, t, said[t.key].text), asked)
     grades = {t.key: grade for t, grade in zip(asked, replies, strict=True)}
@@ -105,7 +105,7 @@ def _outcome(truth: Truth, answer: str, grade: Grade) -> ScoredAnswer:
 
 
 def _grade(judge: Judge, truth: Truth, answer: str) -> Grade:
-    """The score that the judge gives, after as many requests as the evaluator makes; none if it gives no number."""
+    """The judge's score, with the evaluator's number of retries; none if it gives no number."""
     texts = judge_texts(__file__)
     gold = truth.gold.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
     prompt = f"{texts['table']}\n{truth.text} | {gold} | {answer} | "
@@ -115,7 +115,7 @@ def _grade(judge: Judge, truth: Truth, answer: str) -> Grade:
         said = reply.split(" ")[0].strip()
         with contextlib.suppress(ValueError):
             score = float(said)
-            if math.isnan(score):  # which the evaluator takes for a score, and has no total then
+            if math.isnan(score):  # the evaluator takes it for a score, and then has no total
                 return UNGRADED
             if 0 <= score <= 1:
                 return Grade((score,), said)
@@ -124,7 +124,7 @@ def _grade(judge: Judge, truth: Truth, answer: str) -> Grade:
 
 
 def _runs(items: Sequence[ScoredAnswer]) -> NDArray[np.float64]:
-    """Scores [items, runs]; nought where there was none."""
+    """Scores [items, runs]; 0 for missing ones."""
     read = [[float(s) for s in i.parsed.split()] for i in items]
     count = max(1, *(len(r) for r in read))
     return np.array([r or [0.0] * count for r in read], np.float64).reshape(len(items), count)

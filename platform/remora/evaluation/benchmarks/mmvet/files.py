@@ -21,17 +21,17 @@ CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 
 @dataclass(frozen=True)
 class Grade:
-    """An answer's scores, one a run; `parsed` is what they were read from."""
+    """An answer's scores, one per run; `parsed` is the text they were read from."""
 
     scores: tuple[float, ...]
     parsed: str
 
 
 def source(data: Path) -> list[Truth]:
-    """The questions in the file's order. A question's id is `v1_0`, its breakdowns are what it asks for.
+    """The questions in the file's order. A question's id is `v1_0`, its breakdowns are its capabilities.
 
     Raises:
-        DataError: no file of MM-Vet is there, or it holds something else.
+        DataError: MM-Vet's file is missing, or has other contents.
     """
     path = find(data, "mm-vet.json", "test-*.parquet", what="MM-Vet's questions")
     if path.suffix == ".parquet":
@@ -81,7 +81,7 @@ def is_graded(records: Records) -> bool:
 
 
 def grades(records: Records, warnings: Warnings) -> dict[str, Grade]:
-    """The scores in a grade file by id. All answers have as many runs as the one with the fewest."""
+    """The scores in a grade file by id; of each answer, as many runs as the answer with the fewest has."""
     found: dict[str, tuple[float, ...]] = {}
     for identity, graded in (records.mapping or {}).items():
         scores = _get(graded, "score")
@@ -96,11 +96,11 @@ def grades(records: Records, warnings: Warnings) -> dict[str, Grade]:
 
 
 def judges(records: Records) -> str | None:
-    """The models that a grade file says gave its scores."""
+    """The models that graded, according to a grade file."""
     named = (_get(graded, "model") for graded in (records.mapping or {}).values())
     models: Mapping[str, None] = {str(m): None for models in named if isinstance(models, list) for m in models}
     return ", ".join(models) or None
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and abs(value) < 1e9  # which neither inf nor nan is
+    return isinstance(value, (int, float)) and abs(value) < 1e9  # excludes inf and NaN

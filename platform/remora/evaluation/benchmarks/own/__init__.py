@@ -1,4 +1,4 @@
-"""An own benchmark: a YAML names a file of questions, the folder of its pictures and how an answer is scored."""
+"""Your own benchmark: a YAML file names the questions, the folder of pictures and the metric."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BLIND_SEED = 0
 
 
 class Own(RowBenchmark):
-    """A benchmark of a catalog entry or of a YAML of one's own. `data` is the folder that its paths are relative to.
+    """A benchmark of a catalog entry or of your own YAML. `data` is the folder that its paths are relative to.
 
     Accuracies are in [0, 1].
     """
@@ -58,7 +58,7 @@ class Own(RowBenchmark):
         return [q.asked(self.max_new_tokens) for q in self.listed(data)]
 
     def blind(self, data: Path) -> list[Question]:
-        """The same questions, each about another picture of the benchmark; none where it has one picture only."""
+        """The same questions, each about another picture of the benchmark; none if it has only one picture."""
         own = self.listed(data)
         if len({q.image for q in own}) < 2:
             return []
@@ -66,7 +66,7 @@ class Own(RowBenchmark):
         return [q.asked(self.max_new_tokens, others[q.image]) for q in own]
 
     def question_only(self, data: Path) -> float | None:
-        """The score of the question-only baseline, where the entry names a dataset that it can learn from.
+        """The score of the question-only baseline, if the entry names a dataset to learn from.
 
         Raises:
             DataError: that dataset is missing or unreadable.
@@ -99,7 +99,7 @@ class Own(RowBenchmark):
 
 
 def _yes_no(items: Sequence[ScoredAnswer]) -> dict[str, Figure]:
-    """Precision, recall, F1 and the share of yes, with yes as the positive answer, as POPE has them."""
+    """Precision, recall, F1 and the share of yes, with yes as the positive answer, as in POPE."""
     yes = [float(i.parsed == "yes") for i in items]
     gold = [float(i.gold.lower() == "yes") for i in items]
     both = [a * b for a, b in zip(yes, gold, strict=True)]
@@ -129,7 +129,7 @@ def _yes_or_no(question: OwnQuestion, answer: str) -> tuple[str, float]:
 
 
 def _multiple_choice(question: OwnQuestion, answer: str) -> tuple[str, float]:
-    """A letter alone or before a full stop, colon or bracket; else the one choice whose words the answer is.
+    """A single letter or one before a full stop, colon or bracket; else the one choice with the answer's words.
 
     The reference is a letter or a choice.
     """
@@ -142,7 +142,7 @@ def _multiple_choice(question: OwnQuestion, answer: str) -> tuple[str, float]:
 
 
 def _vqa_accuracy(question: OwnQuestion, answer: str) -> tuple[str, float]:
-    """How far several people agree with the answer, normalised as TextVQA's scorer does (short_answers.py)."""
+    """How many people agree with the answer, normalised as in TextVQA's scorer (short_answers.py)."""
     read = evalai(answer)
     return read, agreement(read, [evalai(a) for a in question.answers])
 
@@ -160,7 +160,7 @@ def own_benchmark(name: str) -> Own:
     """The benchmark in the YAML file that `name` is the path of, or the catalog's of that name.
 
     Raises:
-        UnknownName: there is none; it lists those there are.
+        UnknownName: there is none; the message lists the existing ones.
         SpecError: the YAML breaks a rule.
     """
     if name.endswith((".yaml", ".yml")):
@@ -170,5 +170,5 @@ def own_benchmark(name: str) -> Own:
 
 
 def kept_benchmark(name: str, own: dict[str, Any]) -> Own:
-    """The benchmark that a report holds; SpecError if that breaks a rule."""
+    """The benchmark stored in a report; SpecError if it breaks a rule."""
     return Own(name, validate(OwnBenchmark, own, f"the report of {name}"))

@@ -1,4 +1,4 @@
-"""What can be had without looking: the answer that training makes most likely for a question's words alone."""
+"""The question-only baseline: the most likely answer, by the training data, to a question's words."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from remora.evaluation.benchmarks.own.questions import OwnQuestion
 
 
 class QuestionOnly:
-    """Answers from training conversations, without a picture and without a model.
+    """Answers from training conversations, without a picture or a model.
 
-    For a question that training asked word for word: its most frequent answer. For one that offers choices: the choice
-    that was the answer most often. Otherwise the most frequent answer of all. Ties go to the alphabet.
+    For a question with the same words in training: its most frequent answer there. For one with choices: the choice
+    that was the answer most often. Otherwise the most frequent answer of all. Ties are broken alphabetically.
     """
 
     def __init__(self, samples: Sequence[Sample]) -> None:

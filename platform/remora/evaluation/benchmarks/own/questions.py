@@ -1,4 +1,4 @@
-"""Own benchmarks as question files: JSON lines `{question_id, image, text, answer, category, choices?}`."""
+"""Question files of your own benchmarks: JSON lines `{question_id, image, text, answer, category, choices?}`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from remora.evaluation.question import Question
 
 @dataclass(frozen=True)
 class OwnQuestion:
-    """A question about one picture with its reference answer. `choices` are the answers that it offers, if it does;
+    """A question about one picture with its reference answer. `choices` are the answers that it offers, if any;
     `answers` are those of several people, of which `answer` is the first."""
 
     id: int | str
@@ -27,7 +27,7 @@ class OwnQuestion:
     answers: tuple[str, ...] = ()
 
     def asked(self, max_new_tokens: int, image: Path | None = None) -> Question:
-        """As a model is asked it, about its own picture or another."""
+        """The question for a model, about its own picture or another."""
         shown = Picture(str(image or self.image))
         return Question(self.id, self.text, (shown,), max_new_tokens, self.image.name)
 
@@ -36,7 +36,7 @@ def read_questions(path: Path, images: Path, make: str = "") -> list[OwnQuestion
     """Every question of a file, in its order.
 
     Raises:
-        DataError: the file is missing, a line is not a question (named by number), or an id is there twice.
+        DataError: the file is missing, a line is not a question (named by number), or an id is repeated.
     """
     if not path.exists():
         raise DataError(
@@ -61,7 +61,7 @@ def read_questions(path: Path, images: Path, make: str = "") -> list[OwnQuestion
 
 
 def _question(q: dict[str, Any], images: Path) -> OwnQuestion | None:
-    """The question of a record, or None if it is none."""
+    """The question of a record, or None if the record is not one."""
     answers = q.get("answers", [q.get("answer")])
     choices = q.get("choices", [])
     said = [q.get("image"), q.get("text"), q.get("category", ""), *(answers if isinstance(answers, list) else [None])]
@@ -76,10 +76,10 @@ def _question(q: dict[str, Any], images: Path) -> OwnQuestion | None:
 
 
 def shuffled_pictures(questions: list[OwnQuestion], seed: int) -> dict[Path, Path]:
-    """Another picture of the same benchmark for each one: the blind baseline. No picture keeps its own.
+    """Another picture of the same benchmark for each one: the blind baseline. No picture is its own.
 
     The pictures are put in a seeded order, which the result keeps, and each takes its successor: all questions about
-    one picture are asked about the same other one, and a stretch of the order needs hardly more pictures than its own.
+    one picture are asked about the same other one, and a slice of the order needs few additional pictures.
     """
     pictures = sorted({q.image for q in questions})
     if len(pictures) < 2:

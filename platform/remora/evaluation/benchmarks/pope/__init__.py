@@ -1,9 +1,9 @@
-"""POPE, COCO (Li et al., arXiv 2305.10355): is there such a thing in the picture, yes or no, in three splits.
+"""POPE, COCO (Li et al., arXiv 2305.10355): is an object in the picture, yes or no, in three splits.
 
-Answers are read as in evaluate.py of AoiDragon/POPE 08d957b and LLaVA's eval_pope.py, which are one rule. Those join
-answers to labels by their place in the file, which is wrong without a word where the two are of different versions;
-here every answer is joined to its question (answers.py). Figures are in percent, as the papers print them, and
-`f1` is the mean over the splits. A question without an answer counts as answered wrongly.
+Answers are read as in evaluate.py of AoiDragon/POPE 08d957b and LLaVA's eval_pope.py, which have the same rule. These
+join answers to labels by position in the file, which is silently wrong if the two are of different versions; here every
+answer is joined to its question (answers.py). Figures are in percent, as the papers print them, and `f1` is the mean
+over the splits. A question without an answer counts as wrong.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class POPE(RowBenchmark):
 
 
 def yes_or_no(text: str) -> str:
-    """`no` if the text before the first full stop has one of three words in it, else `yes`, also for nothing at all."""
+    """`no` if the text before the first full stop contains one of three words, else `yes`, even for an empty answer."""
     words = text.split(".")[0].replace(",", "").split(" ")
     return "no" if "No" in words or "not" in words or "no" in words else "yes"
 
@@ -56,7 +56,7 @@ def _of_one(items: Sequence[ScoredAnswer | None]) -> dict[str, Figure]:
     """One split's figures; items of others are None. Yes is positive."""
     there = [i is not None for i in items]
     true = [i is not None and i.gold == "yes" for i in items]
-    # What was not answered counts as the wrong answer.
+    # A missing answer counts as the wrong answer.
     said = [i is not None and (i.score == 1) == (i.gold == "yes") for i in items]
     both = [t and s for t, s in zip(true, said, strict=True)]
     return {

@@ -1,10 +1,10 @@
-"""Which answer is to which of POPE's questions, whatever wrote the file.
+"""Join answers from any source to POPE's questions.
 
-POPE has versions: LLaVA's question file has 2,910 random questions, the repository of today 3,000, and the other splits
-differ in a few dozen. The official scripts pair answers and labels by their place, so that a mix of versions gives
-a low figure and no message. Here an answer belongs to a question by its id or its place, and then its prompt must be
-that question; otherwise nothing is scored and the message has both counts. LLaVA's question file (--questions) says
-which picture an id is about: with it, what both versions hold is scored.
+POPE has versions: LLaVA's question file has 2,910 random questions, today's repository 3,000, and the other splits
+differ in a few dozen. The official scripts pair answers and labels by position, so mixed versions give a low figure
+and no message. Here an answer belongs to a question by its id or position, and its prompt must be that question;
+otherwise nothing is scored and the message has both counts. LLaVA's question file (--questions) gives the picture of
+each id: with it, the questions in both versions are scored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ADVICE = (
 
 @dataclass(frozen=True)
 class SplitAnswer(AnswerLine):
-    """One answer, before its question is known: its prompt, its number and its split, as far as it says them."""
+    """One answer, before its question is known: its prompt, number and split, as far as it has them."""
 
     asked: str | None = None
     number: int | None = None
@@ -39,7 +39,7 @@ class SplitAnswer(AnswerLine):
 def joined(
     data: dict[str, list[Truth]], answers: Path, questions: Path | None, warnings: Warnings
 ) -> Iterator[tuple[Truth, AnswerLine | None]]:
-    """Each question that is scored with its answer, or None.
+    """Each scored question with its answer, or None.
 
     Raises:
         DataError: no answer can be read, or answers and questions are of different versions.
@@ -68,7 +68,7 @@ def joined(
 
 
 def _asked(path: Path) -> dict[str, list[Truth]]:
-    """LLaVA's question file; of its prompts the first line."""
+    """LLaVA's question file; only the first line of its prompts."""
     found: dict[str, list[Truth]] = {}
     for where, row in lines(path):
         text, image = field(row, "text", str, where).split("\n")[0], stem(field(row, "image", str, where))
@@ -99,7 +99,7 @@ def _of_file(path: Path, split: str | None, warnings: Warnings) -> Iterator[Spli
     read = 0
     for i, record in enumerate(records.objects):
         where = records.where(i)
-        # A line of POPE's questions to which an answer was added has its question in `text`.
+        # A line of POPE's question file with an added answer has its question in `text`.
         official = "answer" in record
         said: Any = record.get("answer", record.get("text", record.get("prediction")))
         if not isinstance(said, str):
@@ -125,7 +125,7 @@ def _number(record: dict[str, Any]) -> int | None:
 def _by_split(
     read: list[SplitAnswer], path: Path, asked: dict[str, list[Truth]], warnings: Warnings
 ) -> dict[str, list[SplitAnswer]]:
-    """Lines of one split: as they or their file say, by LLaVA's ids, or, of POPE's lines, by the questions in them."""
+    """Lines by split: from the lines or the file name, by LLaVA's ids, or, for POPE's lines, by their questions."""
     if not any(line.llava or line.split for line in read):
         return {_the_split(read, path, asked): read}
     of = {q.id: split for split, questions in asked.items() for q in questions}
@@ -144,7 +144,7 @@ def _by_split(
 
 
 def _the_split(read: list[SplitAnswer], path: Path, asked: dict[str, list[Truth]]) -> str:
-    """The split of which these are the questions; where several are, the one in the file's name."""
+    """The split with these questions; if several match, the one in the file's name."""
     counts = ", ".join(f"{len(questions)} {split}" for split, questions in asked.items())
     fitting = [
         split
@@ -163,7 +163,7 @@ def _the_split(read: list[SplitAnswer], path: Path, asked: dict[str, list[Truth]
 
 
 def _paired(read: list[SplitAnswer], asked: list[Truth]) -> Iterator[tuple[SplitAnswer, int | None]]:
-    """Each answer with the place of its question, by the number in its split or else by its own place."""
+    """Each answer with its question's position, by the number in its split, else by its own position."""
     places = {int(q.id) % STEP: place for place, q in enumerate(asked)}
     for i, line in enumerate(read):
         if line.number is not None:
@@ -173,17 +173,17 @@ def _paired(read: list[SplitAnswer], asked: list[Truth]) -> Iterator[tuple[Split
 
 
 def _asks(line: SplitAnswer, question: Truth) -> bool:
-    """Whether an answer's prompt is the question, with whatever was added to it."""
+    """Whether an answer's prompt is the question, possibly with additions."""
     return line.asked is not None and question.text.strip().lower() in line.asked.lower()
 
 
 def _named(
     read: list[SplitAnswer], asked: list[Truth], split: str, warnings: Warnings, *, sure: bool
 ) -> list[AnswerLine]:
-    """The answers of one split with their questions' ids; `sure` is that ids are known to be of these questions.
+    """The answers of one split with their questions' ids; `sure`: ids are known to be of these questions.
 
     Raises:
-        DataError: a prompt is another question, or there are no prompts and the last question is not the last answered.
+        DataError: a prompt is another question, or without prompts the last question is not the last answered.
     """
     found: list[AnswerLine] = []
     others, beyond, last = [], [], False
@@ -210,7 +210,7 @@ def _named(
 def _places(
     data: list[Truth], asked: list[Truth], split: str, questions: Path | None, warnings: Warnings
 ) -> Iterator[tuple[Truth, int]]:
-    """The data's questions that were asked, and their places there."""
+    """The data's questions that were asked, and their positions there."""
     there = {key: place for place, key in enumerate(_keys(asked))}
     both = [(q, there[key]) for q, key in zip(data, _keys(data), strict=True) if key in there]
     if not both:
@@ -222,7 +222,7 @@ def _places(
 
 
 def _keys(questions: list[Truth]) -> Iterator[tuple[str, str, int]]:
-    """A question by its picture, its text, and how often it was before."""
+    """A question's key: its picture, its text, and how many equal ones precede it."""
     seen: Counter[tuple[str, str]] = Counter()
     for q in questions:
         key = (q.group, q.text.strip().lower())

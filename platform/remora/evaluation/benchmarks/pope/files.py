@@ -17,7 +17,7 @@ from remora.evaluation.question import Shown
 SPLITS = ("random", "popular", "adversarial")
 STEP = 10_000_000
 FIRST = {"adversarial": 0, "random": STEP, "popular": 2 * STEP}
-"""LLaVA's ids are these and the number in the split, from 1; its file is in this order."""
+"""LLaVA's ids are one of these plus the number in the split, from 1; its file is in this order."""
 COLUMNS = ("question", "answer", "image_source", "category")
 
 
@@ -26,10 +26,10 @@ def stem(image: str) -> str:
 
 
 def labelled(data: Path) -> dict[str, list[Truth]]:
-    """The questions of every split that is there, in the order of LLaVA's file.
+    """The questions of every existing split, in the order of LLaVA's file.
 
     Raises:
-        DataError: none is there, or a line is not a question.
+        DataError: there is none, or a line is not a question.
     """
     found = {split: _numbered(list(_of_hub(data, split)) or list(_of_file(data, split)), split) for split in FIRST}
     if there := {split: questions for split, questions in found.items() if questions}:
@@ -39,7 +39,7 @@ def labelled(data: Path) -> dict[str, list[Truth]]:
 
 
 def _numbered(questions: list[Truth], split: str) -> list[Truth]:
-    """LLaVA's ids, by the questions' own numbers if each has another one, else by their places."""
+    """LLaVA's ids, by the questions' own numbers if these are unique, else by their positions."""
     numbers = [int(q.id) for q in questions]
     if len(set(numbers)) < len(questions) or not all(0 <= n < STEP for n in numbers):
         numbers = list(range(1, len(questions) + 1))
@@ -72,6 +72,6 @@ def _of_hub(data: Path, split: str) -> Iterator[Truth]:
 def _truth(
     row: dict[str, Any], text: str, label: str, split: str, number: int, image: str, picture: Shown, where: str
 ) -> Truth:
-    """Pictures are known by their name without an ending, which the hub's lacks."""
+    """Pictures are identified by name without extension, which the hub's lack."""
     gold = "no" if field(row, label, str, where) == "no" else "yes"
     return Truth(number, field(row, text, str, where), gold, stem(image), (split,), picture)

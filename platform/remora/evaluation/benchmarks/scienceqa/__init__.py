@@ -1,9 +1,9 @@
-"""ScienceQA, test (Lu et al., arXiv 2209.09513): multiple choice, of which the papers print the part with pictures.
+"""ScienceQA, test (Lu et al., arXiv 2209.09513): multiple choice; the papers print the part with pictures.
 
 Letters are read as in eval_science_qa.py of haotian-liu/LLaVA c121f04. As there, the image accuracy is over the answers
-whose prompt shows `<image>`: an answer that is missing is wrong among all, and is not counted among those. The
+whose prompt shows `<image>`: a missing answer is wrong in the overall accuracy, and not counted in this one. The
 breakdowns are those of evaluate_acc.py of lupantech/ScienceQA 2cbf831. Either's result file `{"results": {id: index}}`
-is taken as it is; it holds no prompts, and its image accuracy is over the questions with a picture.
+is used unchanged; it has no prompts, and its image accuracy is over the questions with a picture.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class ScienceQA(RowBenchmark):
         return Graded(self.outcomes(counted, said), protocol, warnings.all())
 
     def read(self, answer: AnswerLine, truth: Truth) -> tuple[str, float]:
-        """A letter that no choice has is not right."""
+        """The letter; one without a choice is wrong."""
         read = answer.record["letter"] if "letter" in answer.record else letter(answer.text)
         return read, float(read == truth.gold)
 
@@ -86,7 +86,7 @@ class ScienceQA(RowBenchmark):
 
 
 def letter(text: str) -> str:
-    """The letter that an answer gives: alone, before `. `, or after the one `The answer is`; else nothing."""
+    """The letter in an answer: alone, before `. `, or after a single `The answer is`; else an empty string."""
     if text in LETTERS:
         return text
     if len(text) >= 3 and text[0] in LETTERS and text[1:3] == ". ":
@@ -98,7 +98,7 @@ def letter(text: str) -> str:
 def _shown(
     truths: Sequence[Truth], said: Mapping[str, AnswerLine], pictured: Collection[str], warnings: Warnings
 ) -> Collection[str]:
-    """The questions that img_accuracy is over: those whose answer's prompt shows `<image>`."""
+    """The questions of img_accuracy: those whose answer's prompt shows `<image>`."""
     prompts = {i: a.prompt for i, a in said.items() if a.prompt is not None}
     for t in truths:
         if t.row["numbered"] and t.row["question"].strip() not in prompts.get(t.key, t.row["question"]):
@@ -173,7 +173,7 @@ def _of_files(data: Path) -> list[Truth]:
 
 
 def _truth(identity: str, row: dict[str, Any], shown: Shown | None, where: str) -> Truth:
-    """Its row says `numbered` if its id is its row's number: the hub's data set has no ids."""
+    """Its row has `numbered` if its id is its row's number: the hub's dataset has no ids."""
     choices = [str(c) for c in field(row, "choices", list, where)]
     answer, question = field(row, "answer", int, where), field(row, "question", str, where)
     if not 0 <= answer < min(len(choices), len(LETTERS)):

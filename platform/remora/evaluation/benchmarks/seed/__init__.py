@@ -1,8 +1,8 @@
 """SEED-Bench-1 (Li et al., arXiv 2307.16125): one letter of four, on pictures and on a video's middle frame.
 
-Scored as in convert_seed_for_submission.py of haotian-liu/LLaVA c121f04: an answer is right if it is the letter and
-nothing else, and an answer that is missing is wrong. `image` and `total` are two scales: Mipha's table is on the one,
-LLaVA-1.5's and Bunny's on the other. The leaderboard's own lines {question_id, prediction} are taken as they are.
+Scored as in convert_seed_for_submission.py of haotian-liu/LLaVA c121f04: an answer is right if it is exactly the
+letter, and a missing answer is wrong. `image` and `total` are two scales: Mipha's table uses the first, LLaVA-1.5's and
+Bunny's the second. The leaderboard's own lines {question_id, prediction} are used unchanged.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SEED(RowBenchmark):
         return super().questions(data)
 
     def asked(self, truth: Truth) -> Question:
-        # As in LLaVA's file, pictures' ids are numbers.
+        # As in LLaVA's file, ids of questions about pictures are numbers.
         number = truth.key.isdecimal() and len(truth.key) < 19
         return replace(super().asked(truth), id=int(truth.key) if number else truth.id)
 
@@ -66,7 +66,7 @@ class SEED(RowBenchmark):
         return breakdowns(items, ("image", "video", *named), "total", prefix="")
 
     def submission(self, data: Path, answers: Path, folder: Path) -> list[Path]:
-        """The leaderboard's JSON lines, one for each question in the data's order; empty where there is no answer."""
+        """The leaderboard's JSON lines, one per question in the data's order; empty for a missing answer."""
         truths = self.truths(data)
         said = self.said(answers, truths, Warnings())
         rows = [{"question_id": t.id, "prediction": said[t.key].text if t.key in said else ""} for t in truths]
@@ -74,7 +74,7 @@ class SEED(RowBenchmark):
 
 
 def _key(identity: str) -> str:
-    """Ids of pictures' questions are numbers in LLaVA's lines and their text in the leaderboard's."""
+    """Ids of questions about pictures are numbers in LLaVA's lines and text in the leaderboard's."""
     try:
         return str(int(identity))
     except ValueError:
@@ -103,7 +103,7 @@ def _of_file(data: Path) -> list[Truth]:
 
 
 def _of_hub(row: dict[str, Any], count: int) -> Truth:
-    """Of a video's frames the one in the middle, which LLaVA's extract_video_frames.py takes."""
+    """A truth of the hub's row; of a video, the middle frame, as in LLaVA's extract_video_frames.py."""
     shown: InParquet = row["image"]
     dimension = int(str(row.get("question_type_id"))) if str(row.get("question_type_id")).isdecimal() else 0
     name = DIMENSIONS[dimension - 1] if 1 <= dimension <= len(DIMENSIONS) else str(dimension)

@@ -1,10 +1,10 @@
 """TextVQA, validation (Singh et al., arXiv 1904.08920): one word or phrase read from a picture, ten people's answers.
 
-LLaVA's lines are joined and scored as its eval_textvqa.py does (LLaVA c121f04): by picture and the question recovered
-from the prompt, over the lines that there are. The official format [{question_id, answer}] is scored over all
-questions. Both normalise by EvalAIAnswerProcessor.
+LLaVA's lines are joined and scored as in its eval_textvqa.py (LLaVA c121f04): by picture and the question recovered
+from the prompt, over the existing lines. The official format [{question_id, answer}] is scored over all questions.
+Both normalise by EvalAIAnswerProcessor.
 
-The prompt is that of LLaVA's question file: the question with a capital and no other, then Rosetta's OCR tokens.
+The prompt is that of LLaVA's question file: the question, only its first letter a capital, then Rosetta's OCR tokens.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TextVQA(PeoplesBenchmark):
                 raise DataError(f"{where}: no OCR tokens of {image}, which the prompt shows; download their file again")
             text = field(q, "question", str, where).capitalize()
             prompt = f"{text}\nReference OCR token: {', '.join(map(str, seen))}{SHORT}"
-            # As in LLaVA's file the id is the picture's: with the prompt it is what answers are joined by.
+            # As in LLaVA's file the id is the picture's; answers are joined by it and the prompt.
             shown = picture(q, path, "train_images", f"{image}.jpg")
             asked.append(Question(image, prompt, (shown,), 128, image))
         return asked
@@ -67,7 +67,7 @@ class TextVQA(PeoplesBenchmark):
     def lines(
         self, records: Records, truths: Sequence[Truth], questions: Path | None, warnings: Warnings
     ) -> list[AnswerLine]:
-        """LLaVA's `question_id` is the picture's, so the prompt says the question."""
+        """LLaVA's `question_id` is the picture's, so the question comes from the prompt."""
         known = {t.key for t in truths}
         by_prompt = {(t.group, t.text.lower()): t.key for t in truths if t.text}
         found = []
@@ -105,7 +105,7 @@ class TextVQA(PeoplesBenchmark):
         return Graded(items, chosen, warnings.all())
 
     def submission(self, data: Path, answers: Path, folder: Path) -> list[Path]:
-        """Every question with its answer as it is, or an empty one (EvalAI 551)."""
+        """Every question with its unchanged answer, or an empty one (EvalAI 551)."""
         path, held = rows(data, ("TextVQA_0.5.1_test.json", *VAL), "data", "test", "TextVQA's questions")
         asked = [_asked(q) for q in unique(path, held, "question_id").values()]
         records = read_records(answers, Warnings())

@@ -1,8 +1,8 @@
 """VizWiz-VQA (Gurari et al., arXiv 1802.08218): questions of blind people, one word or phrase, ten people's answers.
 
-The rules are those of the VizWiz API's vqaEval.py: the answer is normalised, what people said is not. LLaVA converts
-its lines before (LLaVA c121f04, scripts/convert_vizwiz_for_submission.py). The papers print test-dev, which EvalAI's
-challenge 2185 scores; scored here is a split that has answers.
+The rules are those of the VizWiz API's vqaEval.py: the answer is normalised, people's answers are not. LLaVA converts
+its lines first (LLaVA c121f04, scripts/convert_vizwiz_for_submission.py). The papers print test-dev, which EvalAI's
+challenge 2185 scores; a split with answers is scored here.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class VizWiz(PeoplesBenchmark):
         return breakdowns(items, sorted(labels)) | answerability(items)
 
     def submission(self, data: Path, answers: Path, folder: Path) -> list[Path]:
-        """[{image, answer}] for every question, with an empty answer where there is none."""
+        """[{image, answer}] for every question, with an empty string for a missing answer."""
         if found := llava_list(data, "llava_test.jsonl"):
             images = dict.fromkeys(q.group for q in llava_questions(found, found.parent, 128))
             asked = [Truth(image, "") for image in images]
@@ -89,7 +89,7 @@ class VizWiz(PeoplesBenchmark):
 
 
 def _source(data: Path, names: Sequence[str], split: str, what: str) -> list[Truth]:
-    """Questions by the file name of their picture: of each there is one. The hub's id is that name."""
+    """Questions, identified by their picture's file name: each picture has one. The hub's id is that name."""
     path, held = rows(data, names, "data", split, what)
     key = "question_id" if held and isinstance(held[0].get("image"), InParquet) else "image"
     found = []

@@ -1,7 +1,7 @@
 """VizWiz's second task, whether a question can be answered at all: average precision and F1 of `unanswerable`.
 
-They are in the figures where every answer carries `answerable`, the confidence that there is an answer; no model of the
-papers says that. The formulas are scikit-learn's average_precision_score and f1_score, which the VizWiz API calls.
+They are computed if every answer has `answerable`, the confidence that there is an answer; no model of the papers gives
+it. The formulas are scikit-learn's average_precision_score and f1_score, which the VizWiz API calls.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from remora.evaluation.report import ScoredAnswer
 
 GOLD, SAID = "answerable=", "said answerable="
 LARGE = 1e9
-"""Confidences are of the order of 1; this keeps out infinity and whole numbers that no float holds."""
+"""Largest confidence: they are about 1; this excludes infinity and integers too large for a float."""
 
 
 def marks(truths: Sequence[Truth], said: Mapping[str, AnswerLine], warnings: Warnings) -> dict[str, tuple[str, ...]]:
-    """Labels of every question with what is so and what was said; none if that is not known of every question."""
+    """Labels of every question with the truth and the answer's confidence; none unless every question has both."""
     if not any("answerable" in a.record for a in said.values()):
         return {}
     found: dict[str, tuple[str, ...]] = {}

@@ -1,7 +1,7 @@
-"""Which picture each of VizWiz's answers is about: the official format names it, LLaVA's lines carry an index.
+"""Find the picture of each answer to VizWiz: the official format names it, LLaVA's lines have an index.
 
-An index is a question's id in LLaVA's question file where there is one; else its place in the data or the number in its
-picture's name, whichever fits the lines' prompts better.
+An index is a question's id in LLaVA's question file if there is one; else its position in the data or the number in its
+picture's name, whichever matches the lines' prompts better.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from remora.evaluation.benchmarks.protocol import Truth
 def by_image(
     lines: Sequence[AnswerLine], truths: Sequence[Truth], file: Path | None, answers: Path, warnings: Warnings
 ) -> list[AnswerLine]:
-    """The lines with the names of their pictures for ids.
+    """The lines with their pictures' names as ids.
 
     Raises:
-        DataError: the prompts are not those of the questions that the answers would be joined with.
+        DataError: the prompts do not match the questions that the answers would be joined with.
     """
     asked = {t.key: t.text.strip() for t in truths}
     named = {name: image for image in asked for name in (image.rpartition(".")[0], image)}
@@ -47,7 +47,7 @@ def _table(
         }
 
     def agreeing(table: Mapping[str, str]) -> list[tuple[AnswerLine, bool]]:
-        """Whether a line's prompt holds the question of its picture, for those of which both are known."""
+        """Whether a line's prompt contains its picture's question, for lines where both are known."""
         known = ((a, asked.get(table.get(a.id, ""), "")) for a in lines)
         return [(a, question in a.prompt) for a, question in known if question and a.prompt is not None]
 

@@ -1,8 +1,8 @@
 """VQAv2 (Goyal et al., arXiv 1612.00837): one word or phrase, scored by how many of ten people said it.
 
 The rules are vqaEval.py's (GT-Vision-Lab/VQA, a013f00), with LLaVA's conversion of its lines first (LLaVA c121f04,
-scripts/convert_vqav2_for_submission.py). The papers print test-dev, which EvalAI's challenge 830 scores; scored here is
-a split that has annotations.
+scripts/convert_vqav2_for_submission.py). The papers print test-dev, which EvalAI's challenge 830 scores; a split with
+annotations is scored here.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class VQAv2(PeoplesBenchmark):
         return outcome(text, truth.row["people"])
 
     def submission(self, data: Path, answers: Path, folder: Path) -> list[Path]:
-        """Every question of test2015, with an empty answer where there is none, as EvalAI takes no less."""
+        """Every question of test2015, with empty strings for missing answers; EvalAI requires all."""
         path = find(data, *ALL_OF_TEST, what="the list of all questions of test2015")
         if path.suffix == ".jsonl":
             held = [{"question_id": q.id} for q in llava_questions(path, path.parent, 128)]
@@ -75,7 +75,7 @@ def _truth(q: Mapping[str, Any], ten: list[dict[str, Any]]) -> Truth:
 
 
 def outcome(text: str, ten: Sequence[Mapping[str, Any]]) -> tuple[str, float]:
-    """What vqaEval.py compares and the score: it normalises only where people differ."""
+    """The text that vqaEval.py compares and the score: it normalises only if people differ."""
     answers = [plain(p["answer"]) for p in ten]
     read = plain(text)
     if len(set(answers)) > 1:
@@ -84,7 +84,7 @@ def outcome(text: str, ten: Sequence[Mapping[str, Any]]) -> tuple[str, float]:
 
 
 def _subset(questions: Path) -> str:
-    """COCO's folder of pictures by the split in a questions file's name; test-dev's are test's."""
+    """COCO's folder of pictures, from the split in a questions file's name; test-dev uses test's."""
     return next((s for s in ("val2014", "train2014") if s in questions.name), "test2015")
 
 
