@@ -23,7 +23,7 @@ def rays(text="", **fields):
 
 
 def left(error, logs):
-    """What leaves the process that met the error, and the trace that others see of it."""
+    """What leaves the process with the error, and the traceback that others get."""
     with pytest.raises(Carried) as e, carried(logs):
         raise error
     return e.value, "".join(traceback.format_exception(e.value))

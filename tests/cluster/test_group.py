@@ -102,7 +102,7 @@ def fit(work, folder):
 
 @contextlib.contextmanager
 def another_cluster(folder):
-    """`ray start --head` as the README has it, on ports of its own, up when its dashboard answers."""
+    """`ray start --head` as in the README, on separate ports; it is up when its dashboard answers."""
     port, dashboard, agent, client = (free_port() for _ in range(4))
     options = [f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
     options += [f"--ray-client-server-port={client}", "--num-cpus=1", "--object-store-memory=100000000", "--block"]

@@ -44,7 +44,7 @@ def test_what_does_not_fit_is_one_line(two_cpus, asked, says):
 
 
 def test_a_worker_that_asked_for_no_gpu_sees_none(two_cpus):
-    """On a machine with GPUs it would compute on the first of them, whoever else does."""
+    """On a machine with GPUs it would compute on the first one, even if that is in use."""
     import ray
 
     seen = ray.remote(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))

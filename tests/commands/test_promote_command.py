@@ -124,7 +124,7 @@ def test_what_is_worse_is_refused_with_the_figures_unless_there_is_a_reason(caps
     assert "remora@champion: version 2, worse instead of version 1, today; forced: the other crashes" in said
     assert champion(runs)["tags"]["forced"] == "the other crashes"
     assert history(runs)[0].refused.startswith("remora@champion stays version 1, today")
-    # A promotion that needed no force says so, also of a version that was forced once.
+    # The output says that no force was needed, also for a version that was forced once.
     promote(capsys, runs, "better", "--force", "no need")
     assert champion(runs)["tags"]["forced"] == "" and history(runs)[-1].forced == ""
 

@@ -319,7 +319,7 @@ def test_a_letter_image_tag_in_a_text_part_is_refused_and_in_an_answer_is_letter
 
 @pytest.fixture
 def mixed(tmp_path) -> Path:
-    """A dataset of every form that has a picture of its own name, in JSON; and the pictures."""
+    """A JSON dataset with a record of every format that names a picture, and the pictures."""
     (tmp_path / "a.png").write_bytes(png(1))
     (tmp_path / "train.json").write_text(json.dumps([record for record, _ in READ.values()]))
     return tmp_path / "train.json"

@@ -1,4 +1,4 @@
-"""Ranking models on the same questions: against every swap by hand, and simulations whose truth is known."""
+"""Ranking models on the same questions: against explicit swaps, and simulations with a known truth."""
 
 from __future__ import annotations
 

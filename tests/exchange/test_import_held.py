@@ -97,7 +97,7 @@ def test_a_base_with_a_heads_bias_loses_it_as_in_llavas_classes(tmp_path, known,
 
 @pytest.mark.parametrize("modern", [False, True])
 def test_an_adapter_of_peft_on_a_whole_checkpoint(tmp_path, known, modern):  # noqa: F811
-    """No config of its own: the base's, under its old names and its present ones; the connector was trained whole."""
+    """Without a config: the base's is used, by its old and present names; the connector was fully trained."""
     model, tokenizer = tiny_vlm("clip", "llama")
     base = llava_hf(tmp_path / "base", model, tokenizer, "clip", "llama", "shards", modern)
     adapters = adapted(model)

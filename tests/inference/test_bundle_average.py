@@ -24,7 +24,7 @@ WORDS = ["USER: What is this? ASSISTANT: a red circle"] * 3
 
 
 def variant(root, seed, lora=False):
-    """A bundle with a connector of its own and, with `lora`, an adapter on the language model that both start from."""
+    """A bundle with its own connector and, with `lora`, an adapter on the language model that both start from."""
     entry = llm("demo-2m").model_copy(update={"config": shrunk(llm("demo-2m").config, 48, 64)})
     if not (root / "llm").exists():
         create_from_scratch(entry, WORDS, 1, root / "llm")

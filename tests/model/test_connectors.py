@@ -60,7 +60,7 @@ def test_no_picture_sees_another(kind):
     connector, width = tiny(kind)
     tokens = torch.randn(2, TOKENS, width)
     for parameter in connector.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)  # so small a Q-Former hardly looks before it has learnt to
+        torch.nn.init.normal_(parameter, std=0.5)  # an untrained Q-Former this small hardly attends to the picture
     with torch.inference_mode():
         # another batch size adds up in another order: a few fp32 roundings
         assert torch.allclose(connector(tokens[1:]), connector(tokens)[1:], atol=1e-5)

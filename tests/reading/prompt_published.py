@@ -110,7 +110,8 @@ class Published:
         return text
 
     def ids(self, text: str, bos: bool = True) -> list[int]:
-        """tokenizer_image_token: every chunk between pictures is a text of its own, without its BOS but the first."""
+        """tokenizer_image_token: every chunk between pictures is tokenised separately; all but the first lose their
+        BOS."""
         first, *others = text.split(PICTURE)
         ids = list(self.chunk(first, bos))
         for other in others:

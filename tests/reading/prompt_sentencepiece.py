@@ -1,9 +1,9 @@
 """Language models that ship only `tokenizer.model`, and sentencepiece's own tokenisation.
 
 `folder` writes the files of Vicuna's, MobileLLaMA's or TinyLlama's repository: a model of sentencepiece, trained here,
-and a tokenizer_config.json. `Slow` is what the published code read it with, transformers 4's LlamaTokenizer in Python:
-special tokens are cut out, and the stretches between them go to sentencepiece. With `legacy` each of them gets its
-space in front; without, the text's first one alone, and that space is dropped where a special token begins the text.
+and a tokenizer_config.json. `Slow` is the published code's tokenizer, transformers 4's LlamaTokenizer in Python:
+special tokens are cut out, and the pieces between them go to sentencepiece. With `legacy` each piece gets a
+leading space; without, only the first, and that space is dropped if a special token begins the text.
 """
 
 from __future__ import annotations

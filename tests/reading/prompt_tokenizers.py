@@ -156,7 +156,7 @@ def llama3() -> PreTrainedTokenizerBase:
 
 
 def smollm2() -> PreTrainedTokenizerBase:
-    """Digits apart: the space before a number is a token of its own."""
+    """Separate digits: the space before a number is a separate token."""
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     digits = pre_tokenizers.Digits(individual_digits=True)
     vocabulary, merges = byte_level(specials, digits)

@@ -134,7 +134,7 @@ def test_a_process_reads_from_a_store_that_fails_at_first(stage_data, tmp_path, 
         shop.script["/a.png"] = ["503"]
         with Loader(data, SHARE, range(2), 1) as loader:
             assert all(map(same, loader, expected))
-        assert len({port for _, port in shop.asked} - ports) == 1  # a connection of its own, and kept
+        assert len({port for _, port in shop.asked} - ports) == 1  # its own connection, kept open
 
 
 def test_what_is_skipped_is_counted_with_what_was_and_limited(stage_data, tmp_path):

@@ -86,7 +86,7 @@ def test_ids_and_labels_are_the_published_codes(made, template, legacy):
 
 @pytest.mark.parametrize("legacy", [True, False, None])
 def test_a_folder_of_tokenizer_model_alone_loads_with_sentencepieces_own_ids(tmp_path, model, legacy):
-    """A text of its own, and one behind a special token: with `legacy` (and before the word was) both get a space."""
+    """A text at the start, and one after a special token: with `legacy` (and before that existed) both get a space."""
     tokenizer = load_tokenizer(folder(tmp_path / "llm", model, legacy))
     prompter = Prompter(catalog.template("llama-2"), tokenizer, 1)
     slow = Slow(model, legacy is not False, {}, {})

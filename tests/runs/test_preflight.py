@@ -40,7 +40,7 @@ def records(folder, count, answer="a cat", pictures=True, broken=0):
 
 @pytest.fixture
 def spec(tmp_path):
-    """Overrides that give each stage 40 records of its own kind, and steps enough; `more` changes one stage."""
+    """Overrides that give each stage 40 suitable records and enough steps; `more` changes one stage."""
     words, shown = records(tmp_path / "words", 40, pictures=False), records(tmp_path / "shown", 40)
 
     def make(stage="align", parts=None, **more):

@@ -107,7 +107,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(monkeypatch: pytest.Mon
 
 
 class Server:
-    """An endpoint in a process of its own."""
+    """An endpoint in a separate process."""
 
     def __init__(self, folder: Path, alias: str = "champion") -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -332,7 +332,7 @@ def test_the_clients_of_our_own(server: Server, tmp_path: Path) -> None:
 
 @pytest.mark.e2e
 def test_the_examples_of_the_docs(server: Server, tmp_path: Path) -> None:
-    """Each as it stands there, but for the port, in a folder with a picture.png."""
+    """Each command verbatim, except for the port, in a folder with a picture.png."""
     RED.save(tmp_path / "picture.png")
     found = []
     for language, example in examples():

@@ -27,9 +27,9 @@ WORDS = ["USER: What is number red circle? ASSISTANT: number 1"] * 4
 
 
 def mixed_records(root: Path, count: int, longest: int, every: int = 3) -> Path:
-    """LLaVA's JSON of `count` records of 1 to `longest` words, every `every`-th with a picture of its own.
+    """LLaVA's JSON of `count` records of 1 to `longest` words, every `every`-th with its own picture.
 
-    Number 5 is far too long, so that a record is dropped, too.
+    Record 5 is far too long, so that one is dropped.
     """
     root.mkdir(parents=True, exist_ok=True)
     records, draw = [], random.Random(0)

@@ -17,7 +17,7 @@ def plain(config):
 
 
 def parts_of(model):
-    """(backbone, head, tower, connector) tensors under the names of their own classes."""
+    """(backbone, head, tower, connector) tensors by the names of their classes."""
     llm = model.llm.state_dict()
     prefix = model.llm.base_model_prefix + "."
     backbone = {k.removeprefix(prefix): v for k, v in llm.items() if k.startswith(prefix)}

@@ -24,9 +24,9 @@ IMPORTED = "support.warm_ranks"
 def launch(
     script: Path, world: int, *args: object, rc: int = 0, env: Mapping[str, str] | None = None, fresh: bool = False
 ) -> str:
-    """Run `script` on `world` ranks of this machine, each of which is to end with `rc`; what rank 0 said.
+    """Run `script` on `world` local ranks, each of which must exit with `rc`; returns rank 0's output.
 
-    `fresh` ranks are processes of their own from the start: where imports are tested, or what a process takes.
+    `fresh` ranks are new processes instead of forks, to test imports or memory.
     """
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1", **(env or {})}
     each = [shared | {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(world)} for r in range(world)]

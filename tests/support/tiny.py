@@ -1,4 +1,4 @@
-"""Small stand-ins that several rooms' tests build."""
+"""Small stand-ins for the tests of several rooms."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A stage in float64, by its formulas: no DeepSpeed, no ranks, one padded pass a step. The reference for fp32 runs.
 
-AdamW is Loshchilov and Hutter's (arXiv 1711.05101, algorithm 2) as torch documents it: decay is taken off at the full
-rate, the moments are corrected for their start, eps stands outside the root.
+AdamW is Loshchilov and Hutter's (arXiv 1711.05101, algorithm 2) as torch documents it: decay is applied at the full
+rate, the moments are bias-corrected, and eps is outside the root.
 """
 
 from __future__ import annotations

@@ -36,9 +36,9 @@ def option(name: str) -> str | None:
 
 
 def keep_ledger(job: StageJob, file: Path, die_in: int | None) -> None:
-    """Write down the positions of the samples of every step that was taken, as this rank's passes met them.
+    """Record the positions of the samples of every step taken, in the order of this rank's passes.
 
-    In step `die_in` the process ends in the middle: its passes were made, its optimiser step was not.
+    In step `die_in` the process dies after the passes and before the optimiser step.
     """
     first = seed_for(job.seed, f"order/{job.stage.name}") >> 16  # the key of the sample at position 0
     forward, step = Engine.forward, Engine.step

@@ -105,7 +105,7 @@ for zero in STAGES:
         f"nan-zero-{zero}": {"cluster": {"zero": zero}, "guard": {"bad": "skip"}, "nan": 5},
         f"leap-zero-{zero}": {"cluster": {"zero": zero}, "guard": SKIP, "leap": 20},
     }
-# Last, since they are short: a CPU takes 50 times as long for them. Stage 3 puts a linear layer of its own into torch
+# Last, since they are short: a CPU takes 50 times as long for them. Stage 3 patches its own linear layer into torch
 # that stays, with other last bits.
 FP16_STEPS, FP16_SCALE = 6, 2.0**24
 for zero in STAGES:

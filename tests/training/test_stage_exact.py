@@ -163,7 +163,7 @@ def test_a_process_that_was_thought_dead_changes_nothing_any_more(job, reference
 
 @pytest.mark.e2e
 def test_every_sample_is_learnt_from_once_an_epoch_through_kills_and_other_numbers_of_workers(job, tmp_path) -> None:
-    """The ledger: which samples the backward passes of each step met, on 1, 2 and 1 workers, killed in between."""
+    """The samples of each step's backward passes, on 1, 2 and 1 workers, killed in between."""
     folder, cluster = tmp_path / "work", {"micro_batch": 2, "rows": "padded"}
     run(job, folder, 1, "--ledger", "a", "--die-in", "3", rc=9, **cluster)
     run(job, folder, 2, "--ledger", "b", "--die-in", "3", rc=9, **cluster)
@@ -230,7 +230,7 @@ def test_adapters_go_on_after_a_kill_and_into_the_next_stage(lora_job, lora_refe
         "connector": replace(lora_job.parts["connector"], folder=whole / "parts" / "connector"),
     }
     later = run(replace(lora_job, parts=parts), tmp_path / "later", 1)
-    assert later["losses"][0] < expected["losses"][0]  # it starts from what the adapter learnt
+    assert later["losses"][0] < expected["losses"][0]  # it starts from the trained adapter
     without = run(replace(lora_job, parts={**parts, "llm": base}), tmp_path / "without", 1)
     assert later["losses"][0] != pytest.approx(without["losses"][0], rel=1e-3)
 

@@ -73,7 +73,7 @@ def test_no_number_of_loaders_changes_a_bit_nor_does_a_change_of_it(job, tmp_pat
     resumed, _ = train(job, tmp_path / "1", 2, loaders=2)
     assert figures(resumed) == figures(expected)
 
-    # What a rank met is known to all, named once, and counted with what the index skipped.
+    # A rank's dropped samples are known to all, listed once, and counted with what the index skipped.
     for events in (expected, resumed):
         (dropped,) = [e for e in events if e["event"] == "dropped"]
         assert (dropped["sample"], dropped["entry"], dropped["kind"]) == ("s5", 0, "missing-image")

@@ -135,5 +135,5 @@ def test_the_gradient_norm_is_torchs_at_every_stage(alone, ranks, zero) -> None:
     norms = [e["grad_norm"] for e in alone["steps"]]
     assert norms == pytest.approx(alone["torch_norms"], rel=1e-6)
     assert min(norms) > 0.3  # so every step was clipped, and this is the norm before that
-    # The gradients are fp32 sums over ranks; the norm of their squares adds roundings of its own.
+    # The gradients are fp32 sums over ranks; the norm of their squares adds rounding errors.
     assert [e["grad_norm"] for e in ranks[f"zero-{zero}"]["steps"]] == pytest.approx(norms, rel=1e-5)

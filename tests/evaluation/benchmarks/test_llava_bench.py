@@ -1,4 +1,4 @@
-"""LLaVA-Bench: the requests, scores and figures of LLaVA's own scripts, and whatever files may hold."""
+"""LLaVA-Bench: the requests, scores and figures of LLaVA's scripts, and broken files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MM-Vet: the requests, scores and figures of its own evaluator, and whatever files may hold."""
+"""MM-Vet: the requests, scores and figures of its evaluator, and broken files."""
 
 from __future__ import annotations
 
