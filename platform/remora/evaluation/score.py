@@ -19,18 +19,18 @@ class Score:
     benchmark: str
     n: int
     metric: str
-    """What the headline figure is called: accuracy, f1, perception, …"""
+    """The headline figure's name: accuracy, f1, perception, …"""
     accuracy: float
     """The headline figure."""
     ci: tuple[float, float]
     """Its 95% interval."""
     blind: float | None = None
-    """The same model asked about shuffled pictures; only own benchmarks are asked so."""
+    """The same model's figure on shuffled pictures; only for your own benchmarks."""
     blind_ci: tuple[float, float] | None = None
     question_only: float | None = None
-    """The best answer from the question's words alone; see baselines.py."""
+    """The figure of the best answers from the questions' words only; see benchmarks/own/prior.py."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Every figure, the headline too."""
+    """Every figure, including the headline."""
     broken: int = 0
     """Questions that could not be asked and count as wrong."""
 

@@ -15,7 +15,7 @@ from remora.evaluation.figures import Figure, ratio
 
 
 def distribution(groups: Sequence[str | None], gold: Sequence[str], said: Sequence[str]) -> dict[str, Figure]:
-    """The figure, lower is better; none where no question has a group."""
+    """The figure, lower is better; empty if no question has a group."""
     expected: dict[str, Counter[str]] = defaultdict(Counter)
     observed: dict[str, Counter[str]] = defaultdict(Counter)
     for group, right, answer in zip(groups, gold, said, strict=True):

@@ -1,8 +1,8 @@
 """LLaVA-Bench (In-the-Wild; Liu et al., arXiv 2304.08485): a judge scores GPT-4's answer and the model's side by side.
 
-The rules are those of LLaVA's eval_gpt_review_bench.py, which asks, and summarize_gpt_review.py, which sums (at
-c121f04). The figure of the papers is the model's mean score as a percentage of GPT-4's. Answers are LLaVA's lines, or
-the lines of a review `{question_id, category, tuple}`, which need no judge.
+The rules are those of LLaVA's eval_gpt_review_bench.py (asking) and summarize_gpt_review.py (summing), at c121f04. The
+papers' figure is the model's mean score as a percentage of GPT-4's. Answers are LLaVA's lines, or the lines of a review
+`{question_id, category, tuple}`, which need no judge.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _reviewed(truths: list[Truth], records: Records, warnings: Warnings) -> list
 
 def _judged(truths: list[Truth], records: Records, judge: Judge, warnings: Warnings) -> list[ScoredAnswer]:
     lines = answer_lines(records, ("question_id",), ("text",), warnings)
-    # LLaVA's script goes on as far as there are answers, and the mean is over those.
+    # LLaVA's script stops at the last answer, and the mean is over those it read.
     said = match(lines, [t.key for t in truths], records.path, warnings, missing="it is left out")
     asked = [t for t in truths if t.key in said]
     replies = in_order(lambda t: _review(judge, t, said[t.key].text), asked)

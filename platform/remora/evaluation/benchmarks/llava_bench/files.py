@@ -17,12 +17,12 @@ from remora.evaluation.question import Shown
 
 CATEGORIES = ("conv", "detail", "complex")
 UNREAD = (-1.0, -1.0)
-"""The scores of a review that has none; they count in the means, as in LLaVA's scripts."""
+"""The scores of a review without scores; they count in the means, as in LLaVA's scripts."""
 
 
 @dataclass(frozen=True)
 class Review:
-    """What a judge made of one answer: GPT-4's score and the model's, from 1 to 10."""
+    """A judge's review of one answer: GPT-4's score and the model's, from 1 to 10."""
 
     id: str
     category: str
@@ -30,7 +30,7 @@ class Review:
 
 
 def source(data: Path, whole: bool) -> list[Truth]:
-    """The questions in the file's order. `whole` with what a judge is told: GPT-4's answer as `gold`, and in `row` a
+    """The questions in the file's order. `whole` adds the judge's input: GPT-4's answer as `gold`, and in `row` a
     description of the picture, the `context`.
 
     Raises:
@@ -81,17 +81,17 @@ def _truth(
 
 
 def number(identity: str) -> str | int:
-    """A question's id as LLaVA's files and lines write it; the hub has the numbers as text."""
+    """A question's id as in LLaVA's files and lines; the hub has the numbers as text."""
     return int(identity) if re.fullmatch("0|[1-9][0-9]{0,9}", identity) else identity
 
 
 def _records(path: Path, *keys: str) -> list[dict[str, Any]]:
-    """Every line of a file of the benchmark; one that is lost would change the score."""
+    """Every line of a file of the benchmark; a lost one would change the score."""
     warnings = Warnings()
     records = read_records(path, warnings)
     if warnings.lines:
         raise DataError(warnings.lines[0])
-    found = records.objects if records.mapping is None else [records.mapping]  # one line of no question's keys
+    found = records.objects if records.mapping is None else [records.mapping]  # one line without a question's keys
     for i, r in enumerate(found, 1):
         if missing := [k for k in keys if k not in r]:
             raise DataError(f"{path}: no {missing[0]} in record {i}; expected {', '.join(keys)}")
@@ -106,12 +106,12 @@ def _joined(path: Path, caption: Any) -> str:
 
 
 def is_reviewed(records: Records) -> bool:
-    """Whether these are LLaVA's reviews and no answers."""
+    """Whether these are LLaVA's reviews, not answers."""
     return any("tuple" in r or isinstance(r.get("score"), list) for r in records.objects)
 
 
 def reviews(records: Records, warnings: Warnings) -> list[Review]:
-    """Every review of the file, which LLaVA's summary counts whether its question is known or not."""
+    """Every review of the file; LLaVA's summary also counts those of unknown questions."""
     found: list[Review] = []
     seen: set[str] = set()
     for i, r in enumerate(records.objects):
@@ -130,13 +130,13 @@ def reviews(records: Records, warnings: Warnings) -> list[Review]:
 def _pair(value: Any) -> tuple[float, float] | None:
     if not isinstance(value, list) or len(value) != 2:
         return None
-    if not all(isinstance(v, (int, float)) and abs(v) < 1e9 for v in value):  # neither inf nor nan
+    if not all(isinstance(v, (int, float)) and abs(v) < 1e9 for v in value):  # excludes inf and NaN
         return None
     return float(value[0]), float(value[1])
 
 
 def read_review(reply: str) -> tuple[float, float] | None:
-    """The two scores of a review's first line. Two spaces between them, or a comma and a space, are one too many."""
+    """The two scores of a review's first line, or None; two spaces, or a comma and a space, between them fail."""
     said = reply.split("\n")[0].replace(",", " ").split(" ")
     try:
         return _pair([float(s) for s in said])
