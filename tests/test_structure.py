@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"errors"},
     {"carrier"},
-    {"files", "processes"},
+    {"extras", "files", "processes"},
     {"spec"},
     {"catalog", "token_ids"},
     {"batch", "data"},

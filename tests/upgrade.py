@@ -27,9 +27,11 @@ FAST = ["-m", "not e2e and not faults", "--ignore=tests/fuzz", "-x", "-q", "-p",
 
 
 def dependencies() -> list[str]:
-    """The names that pyproject.toml depends on, with their extras: `ray[data,train]`."""
+    """What the core and the extras of `all` depend on, with its own extras: `ray[data,train]`."""
     about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [re.match(r"[\w.-]+(\[[^]]*\])?", d)[0] for d in about["dependencies"]]  # type: ignore[index]
+    extras = [about["optional-dependencies"][name] for name in ("model", "track", "ui", "serve", "train")]
+    found = [re.match(r"[\w.-]+(\[[^]]*\])?", d)[0] for d in sum(extras, about["dependencies"])]  # type: ignore[index]
+    return [d for d in found if not d.startswith("remora[")]
 
 
 def newest(name: str) -> str:

@@ -44,14 +44,17 @@ def load(model: File, *, runs: File | None = None, tracking_uri: str | None = No
     Raises:
         RemoraError: no model with that name, several, or one with damaged files.
     """
-    from remora.commands.options import run_folder
-    from remora.inference import Answerer
-    from remora.inference.loaded import LoadedModel
-    from remora.tracking import find_model
+    from remora.extras import needs
 
-    place = run_folder(runs)
-    folder = find_model(str(model), place, tracking_uri).folder
-    return LoadedModel(Answerer.load(folder, place / "cache"), folder)
+    with needs("model", "torch"):
+        from remora.commands.options import run_folder
+        from remora.inference import Answerer
+        from remora.inference.loaded import LoadedModel
+        from remora.tracking import find_model
+
+        place = run_folder(runs)
+        folder = find_model(str(model), place, tracking_uri).folder
+        return LoadedModel(Answerer.load(folder, place / "cache"), folder)
 
 
 def train(
@@ -74,11 +77,14 @@ def train(
     Raises:
         RemoraError: what stopped it; finished stage runs are kept.
     """
-    from remora.commands.options import TrainOptions
-    from remora.commands.run import trained
+    from remora.extras import needs
 
-    given = {"spec": spec, "local": local, "address": address, "tracking_uri": tracking_uri, "runs": runs}
-    return trained(TrainOptions.of(given), aloud)
+    with needs("train", "deepspeed"):
+        from remora.commands.options import TrainOptions
+        from remora.commands.run import trained
+
+        given = {"spec": spec, "local": local, "address": address, "tracking_uri": tracking_uri, "runs": runs}
+        return trained(TrainOptions.of(given), aloud)
 
 
 def search(
@@ -101,11 +107,14 @@ def search(
     Raises:
         RemoraError: what stopped it; finished stage runs are kept.
     """
-    from remora.commands.options import SearchOptions
-    from remora.commands.run import searched
+    from remora.extras import needs
 
-    given = {"spec": spec, "address": address, "tracking_uri": tracking_uri, "smoke": smoke, "runs": runs}
-    return searched(SearchOptions.of(given), aloud)
+    with needs("train", "deepspeed", "ray"):
+        from remora.commands.options import SearchOptions
+        from remora.commands.run import searched
+
+        given = {"spec": spec, "address": address, "tracking_uri": tracking_uri, "smoke": smoke, "runs": runs}
+        return searched(SearchOptions.of(given), aloud)
 
 
 def evaluate(
@@ -141,17 +150,20 @@ def evaluate(
     Raises:
         RemoraError: what stopped it; finished benchmarks are kept.
     """
-    from remora.commands.evaluate import evaluated
-    from remora.commands.options import EvaluateOptions
-    from remora.commands.run import say, say_nothing
-    from remora.reporting.columns import literal, silent
+    from remora.extras import needs
 
-    given = {
-        "model": str(model), "benchmarks": benchmarks, "data": data, "limit": limit, "protocol": protocol,
-        "judge_model": judge_model, "out": out, "workers": workers, "gpus_per_worker": gpus_per_worker,
-        "local": local, "address": address, "tracking_uri": tracking_uri, "runs": runs,
-    }  # fmt: skip
-    return evaluated(EvaluateOptions.of(given), literal() if aloud else silent(), say if aloud else say_nothing)
+    with needs("model", "torch"):
+        from remora.commands.evaluate import evaluated
+        from remora.commands.options import EvaluateOptions
+        from remora.commands.run import say, say_nothing
+        from remora.reporting.columns import literal, silent
+
+        given = {
+            "model": str(model), "benchmarks": benchmarks, "data": data, "limit": limit, "protocol": protocol,
+            "judge_model": judge_model, "out": out, "workers": workers, "gpus_per_worker": gpus_per_worker,
+            "local": local, "address": address, "tracking_uri": tracking_uri, "runs": runs,
+        }  # fmt: skip
+        return evaluated(EvaluateOptions.of(given), literal() if aloud else silent(), say if aloud else say_nothing)
 
 
 def score(
@@ -250,10 +262,14 @@ def serve(
     Raises:
         RemoraError: no such model, a port in use, a cluster that does not answer.
     """
-    from remora.commands.options import ServeOptions
-    from remora.commands.serve import served
+    from remora.extras import needs
 
-    given = {
-        "model": str(model), "host": host, "port": port, "address": address, "tracking_uri": tracking_uri, "runs": runs
-    }  # fmt: skip
-    served(ServeOptions.of(given), ready or (lambda url, name: None))
+    with needs("serve", "ray", "uvicorn"):
+        from remora.commands.options import ServeOptions
+        from remora.commands.serve import served
+
+        given = {
+            "model": str(model), "host": host, "port": port, "address": address, "tracking_uri": tracking_uri,
+            "runs": runs,
+        }  # fmt: skip
+        served(ServeOptions.of(given), ready or (lambda url, name: None))

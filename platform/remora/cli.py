@@ -14,6 +14,7 @@ from pathlib import Path
 from remora import __version__
 from remora.commands import options as told_by
 from remora.commands.options import Options, kind_of
+from remora.extras import needs
 
 
 @dataclass(frozen=True)
@@ -22,34 +23,38 @@ class Verb:
 
     options: type[Options]
     function: str
+    extra: str = "model"
+    """The extra of pyproject.toml that has all it may need (extras.py)."""
+    first: tuple[str, ...] = ()
+    """Packages without which it begins nothing."""
 
 
 VERBS: dict[str, Verb | dict[str, Verb]] = {
-    "demo": Verb(told_by.DemoOptions, "demo.demo"),
-    "train": Verb(told_by.TrainOptions, "run.train"),
-    "search": Verb(told_by.SearchOptions, "run.search"),
+    "demo": Verb(told_by.DemoOptions, "demo.demo", "demo", ("deepspeed", "ray")),
+    "train": Verb(told_by.TrainOptions, "run.train", "train", ("deepspeed",)),
+    "search": Verb(told_by.SearchOptions, "run.search", "train", ("deepspeed", "ray")),
     "score": Verb(told_by.ScoreOptions, "score.score"),
-    "evaluate": Verb(told_by.EvaluateOptions, "evaluate.evaluate"),
+    "evaluate": Verb(told_by.EvaluateOptions, "evaluate.evaluate", first=("torch",)),
     "compare": Verb(told_by.CompareOptions, "compare.compare"),
-    "register": Verb(told_by.RegisterOptions, "register.register"),
-    "promote": Verb(told_by.PromoteOptions, "promote.promote"),
-    "serve": Verb(told_by.ServeOptions, "serve.serve"),
+    "register": Verb(told_by.RegisterOptions, "register.register", "track", ("mlflow",)),
+    "promote": Verb(told_by.PromoteOptions, "promote.promote", "track", ("mlflow",)),
+    "serve": Verb(told_by.ServeOptions, "serve.serve", "serve", ("ray", "uvicorn")),
     "plan": Verb(told_by.PlanOptions, "show.plan"),
     "render": Verb(told_by.RenderOptions, "show.render"),
     "catalog": Verb(told_by.CatalogOptions, "catalog.catalog"),
-    "export": Verb(told_by.ExportOptions, "exchange.export"),
-    "import": Verb(told_by.ImportOptions, "exchange.import_"),  # `import` is Python's own word
-    "average": Verb(told_by.AverageOptions, "exchange.average"),
+    "export": Verb(told_by.ExportOptions, "exchange.export", first=("torch",)),
+    "import": Verb(told_by.ImportOptions, "exchange.import_", first=("torch",)),  # `import` is Python's own word
+    "average": Verb(told_by.AverageOptions, "exchange.average", first=("torch",)),
     "data": {
         "demo": Verb(told_by.DataDemoOptions, "data.demo"),
         "check": Verb(told_by.DataCheckOptions, "data.check"),
         "index": Verb(told_by.DataIndexOptions, "data.index"),
         "convert": Verb(told_by.DataConvertOptions, "data.convert"),
-        "condense": Verb(told_by.DataCondenseOptions, "data.condense"),
+        "condense": Verb(told_by.DataCondenseOptions, "data.condense", "train", ("torch",)),
         "show": Verb(told_by.DataShowOptions, "data.show"),
     },
     "runs": Verb(told_by.RunsOptions, "runs.runs"),
-    "sync": Verb(told_by.SyncOptions, "sync.sync"),
+    "sync": Verb(told_by.SyncOptions, "sync.sync", "track", ("mlflow",)),
     "ui": Verb(told_by.UiOptions, "ui.ui"),
 }
 """By name; `data` has subcommands."""
@@ -126,7 +131,8 @@ def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     module, _, function = verb.function.partition(".")
     try:
-        getattr(importlib.import_module(f"remora.commands.{module}"), function)(options)
+        with needs(verb.extra, *verb.first):
+            getattr(importlib.import_module(f"remora.commands.{module}"), function)(options)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

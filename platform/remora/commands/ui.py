@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -25,8 +26,11 @@ def ui(options: UiOptions) -> None:
     """Run MLflow's server in a child with one worker process; returns when it is stopped.
 
     Raises:
-        TrackingError: nothing was recorded in the run folder, the port is in use, or MLflow does not start.
+        TrackingError: nothing was recorded in the run folder, the pages are not installed, the port is in use, or
+            MLflow does not start.
     """
+    if find_spec("flask") is None:  # mlflow-skinny has none of MLflow's pages
+        raise TrackingError("MLflow's pages are not installed; next: pip install 'remora[ui]'")
     tracker = Tracker(options.runs)
     tracker.check_there()
     if problem := free_or_refused("127.0.0.1", options.port):

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlparse
 
 from remora.errors import TrackingError
+from remora.extras import missing
 from remora.files import copy, disk_errors, write_atomic
 from remora.tracking.locks import locked
 
@@ -59,7 +60,10 @@ class Connection:
         if self._client is None:
             try:
                 self._client = _connect(self.uri)
-            except Exception as e:  # a scheme that MLflow does not know, a missing package
+            except ModuleNotFoundError as e:
+                line = missing(e, "track")
+                raise (MlflowUnreachable(line) if line else self._away(f"cannot be opened: {e}")) from e
+            except Exception as e:  # a scheme that MLflow does not know
                 raise self._away(f"cannot be opened: {_reason(e)}") from e
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
