@@ -121,14 +121,20 @@ def _shorts(found: dict[str, Spec]) -> dict[str, str]:
     return {short: name for name, entry in found.items() if (short := getattr(entry, "short", None))}
 
 
+def listed(model: type[E]) -> dict[str, E]:
+    """All entries of the kind whose class is `model`, by name."""
+    kind = next(kind for kind, of in KINDS.items() if of is model)
+    return {name: entry for name, entry in entries(kind).items() if isinstance(entry, model)}
+
+
 def _getter(kind: str, label: str, model: type[E]) -> Callable[[str], E]:
     def get(name: str) -> E:
-        known = entries(kind)
+        known = listed(model)
         if name not in known:
             raise UnknownName(
                 f"unknown {label} {name!r}{nearest(name, known)}; known: {', '.join(known)}; see: remora catalog {kind}"
             )
-        return known[name]  # type: ignore[return-value]
+        return known[name]
 
     get.__doc__ = f"The {label} of that name. Raises UnknownName, which lists the known ones."
     return get
@@ -207,8 +213,7 @@ def connector(name: str) -> Connector:
 
 def scores(name: str) -> Scores:
     """The reported scores of a model, by any of its names."""
-    known: dict[str, Scores] = entries("scores")  # type: ignore[assignment]
-    return _listed_scores(next((n for n, e in known.items() if name in e.also), name))
+    return _listed_scores(next((n for n, e in listed(Scores).items() if name in e.also), name))
 
 
 def recipe(name: str) -> Recipe:
@@ -247,6 +252,7 @@ __all__ = [
     "connector",
     "dataset",
     "entries",
+    "listed",
     "llm",
     "published",
     "recipe",

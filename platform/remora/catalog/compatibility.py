@@ -108,5 +108,5 @@ def _grid_problem(entry: Connector, tokens: int) -> str | None:
 
 
 def _refusal(problem: str, fits: Callable[[Connector], bool]) -> SpecError:
-    those = ", ".join(name for name, entry in catalog.entries("connectors").items() if fits(entry))  # type: ignore[arg-type]
+    those = ", ".join(name for name, entry in catalog.listed(Connector).items() if fits(entry))
     return SpecError(f"{problem}; these fit: {those}; see: remora catalog connectors")

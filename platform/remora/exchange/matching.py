@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 import yaml
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
 from remora import catalog
-from remora.catalog import LLM, Vision
+from remora.catalog import LLM, Connector, Vision
 from remora.errors import DataError
 from remora.exchange.layouts import PublishedCheckpoint
 
@@ -57,8 +57,8 @@ def match_vision(found: PublishedCheckpoint) -> str:
         DataError: there is none; the error's note is the entry to add.
     """
     fitting: dict[str, str] = {}
-    for name, entry in _entries("vision"):
-        if not reasons_against_vision(cast(Vision, entry), found):
+    for name, entry in catalog.listed(Vision).items():
+        if not reasons_against_vision(entry, found):
             # If an encoder has several sizes, the first is its publisher's; the checkpoint's config does not tell.
             fitting.setdefault(repr((entry.hub, entry.config, entry.layer, entry.prefix)), name)
     return _one("vision", [*fitting.values()], found.vision_hub, lambda: _vision_entry(found))
@@ -95,9 +95,9 @@ def match_llm(found: PublishedCheckpoint) -> str:
     Raises:
         DataError: there is none, or several of that architecture.
     """
-    fitting = [name for name, entry in _entries("llm") if not reasons_against_llm(cast(LLM, entry), found)]
+    fitting = [name for name, entry in catalog.listed(LLM).items() if not reasons_against_llm(entry, found)]
     # Of two that differ only in the head's bias, prefer the layout's; the other is equivalent with a bias of zeros.
-    same = [name for name in fitting if catalog.entries("llm")[name].head_bias is (None if found.head_bias else False)]  # type: ignore[attr-defined]
+    same = [name for name in fitting if catalog.llm(name).head_bias is (None if found.head_bias else False)]
     fitting = same or fitting
     if not found.llm:
         # Equal shapes are not equal weights, and these are the hub's, so the checkpoint must name them.
@@ -126,8 +126,8 @@ def match_connector(depth: int) -> str:
     Raises:
         DataError: the catalog has none.
     """
-    for name, entry in catalog.entries("connectors").items():
-        if (entry.kind, entry.depth) == ("mlp", depth):  # type: ignore[attr-defined]
+    for name, entry in catalog.listed(Connector).items():
+        if (entry.kind, entry.depth) == ("mlp", depth):
             return name
     facts = {
         "short": f"mlp{depth}",
@@ -138,12 +138,8 @@ def match_connector(depth: int) -> str:
     raise _missing("connectors", {f"mlp{depth}x_gelu": facts})
 
 
-def _entries(kind: str) -> list[tuple[str, Any]]:
-    return list(catalog.entries(kind).items())
-
-
 def _one(kind: str, fitting: list[str], hub: str | None, entry: Any) -> str:
-    named = [name for name in fitting if hub and catalog.entries(kind)[name].hub == hub]  # type: ignore[attr-defined]
+    named = [name for name in fitting if hub and getattr(catalog.entries(kind)[name], "hub", None) == hub]
     best = named or fitting
     if len(best) == 1:
         return best[0]
@@ -169,7 +165,7 @@ def _facts(config: PretrainedConfig) -> dict[str, Any]:
     """The config of a catalog entry, as plain YAML values."""
     also = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
     facts = {"model_type": config.model_type} | {k: v for k in also if (v := getattr(config, k, None)) is not None}
-    return cast("dict[str, Any]", yaml.safe_load(yaml.safe_dump(facts | architecture(config), sort_keys=False)))
+    return yaml.safe_load(yaml.safe_dump(facts | architecture(config), sort_keys=False))
 
 
 def _parameters(auto: Any, config: PretrainedConfig) -> int:

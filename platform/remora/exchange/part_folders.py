@@ -16,6 +16,7 @@ from remora.errors import DataError
 from remora.exchange.held import floating_type
 from remora.exchange.layouts import PublishedCheckpoint
 from remora.exchange.tower import cut_config, cut_state, load_strictly, module_of, outline_of
+from remora.model.blocks import token_table
 from remora.model.connectors import build_connector
 from remora.model.llm import load_tokenizer
 from remora.model.parts import WEIGHTS
@@ -67,7 +68,7 @@ def _write_llm(source: Path, found: PublishedCheckpoint, folder: Path) -> None:
         tokenizer = load_tokenizer(folder)
     except DataError as e:
         raise DataError(str(e).replace(str(folder), str(tokenizer_folder))) from e
-    rows = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+    rows = len(token_table(model))
     if len(tokenizer) > rows:
         raise DataError(
             f"{source}: the tokenizer has {len(tokenizer)} tokens, the model {rows}; they are of two models"

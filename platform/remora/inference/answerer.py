@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from PIL import Image
@@ -21,6 +21,7 @@ from remora.inference.engine import AnswerEngine
 from remora.inference.generation import Generation
 from remora.inference.recent import Recent
 from remora.inference.requests import Answer, FittedPicture, Message, Prompt, Request
+from remora.model.blocks import token_table
 from remora.model.parts import compose
 from remora.model.vlm import VisionLanguageModel
 from remora.reading.images import preprocess, shrunk
@@ -52,11 +53,11 @@ class Answerer:
         self.encoder = catalog.vision(vision)
         self.aspect = aspect
         self.stop_id = token_id(prompter.tokenizer, prompter.stop)
-        llm = cast(Any, model.llm)
+        llm = model.llm
         self.max_length = int(llm.config.max_position_embeddings)
-        self.vocabulary = int(llm.get_input_embeddings().weight.shape[0])
+        self.vocabulary = int(token_table(llm).shape[0])
         """Number of tokens that it can generate."""
-        self.dtype: torch.dtype = llm.get_input_embeddings().weight.dtype
+        self.dtype: torch.dtype = token_table(llm).dtype
         self.joins = can_join(llm)
         """Whether prompts of different lengths go through the language model together."""
         self.token_bytes = token_bytes(llm)

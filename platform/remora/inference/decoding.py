@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import groupby
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from transformers import Cache, DynamicCache
+from torch import Tensor
+from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from remora.inference.cache import Prefix, SlotCache
@@ -17,6 +17,7 @@ from remora.inference.prefill import PictureEmbeddings, embed, passes, prefill
 from remora.inference.recent import Recent
 from remora.inference.requests import FittedPicture, Prompt
 from remora.inference.sampling import NEAR
+from remora.model.blocks import token_table
 from remora.token_ids import IMAGE
 
 
@@ -34,7 +35,7 @@ class WholeBatch:
     """Prompts of equal length, or a single one, read whole into the model's own cache: in any model, attention sees
     exactly what it sees at batch size 1. Rows can only leave. `logits` [B, V] are for the next tokens."""
 
-    def __init__(self, llm: nn.Module, prompts: Sequence[Prompt], shown: PictureEmbeddings) -> None:
+    def __init__(self, llm: PreTrainedModel, prompts: Sequence[Prompt], shown: PictureEmbeddings) -> None:
         self._llm = llm
         out = llm(inputs_embeds=embed(llm, prompts, 0, None, shown), use_cache=True, logits_to_keep=1)
         self.logits: Tensor = out.logits[:, -1]
@@ -58,9 +59,9 @@ class WholeBatch:
 class SlotBatch:
     """Rows of any lengths, which join and leave at any step, in a cache of slots; for models that `can_join`."""
 
-    def __init__(self, llm: nn.Module) -> None:
+    def __init__(self, llm: PreTrainedModel) -> None:
         self._llm = llm
-        self.cache = SlotCache(cast(Any, llm).config.num_hidden_layers)
+        self.cache = SlotCache(llm.config.num_hidden_layers)
         self._lengths: list[int] = []
 
     def join(self, prompts: Sequence[Prompt], prefixes: Sequence[Prefix | None], shown: PictureEmbeddings) -> Tensor:
@@ -80,7 +81,7 @@ class SlotBatch:
         return torch.cat(logits)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
-        table = cast(Any, self._llm).get_input_embeddings().weight
+        table = token_table(self._llm)
         longest = max(self._lengths)
         told: dict[str, Tensor] = {}
         lengths = None
@@ -95,7 +96,7 @@ class SlotBatch:
             **told,
         )
         self._lengths = [length + 1 for length in self._lengths]
-        return cast(Tensor, out.logits[:, -1])
+        return out.logits[:, -1]
 
     def leave(self, rows: Collection[int]) -> list[int]:
         stay = list(range(len(self._lengths)))
@@ -115,7 +116,7 @@ class SlotBatch:
 class Prefixes:
     """A prefix cache: heads and bodies of prompts by their content, least recently used first out, limited in bytes."""
 
-    def __init__(self, llm: nn.Module, limit: int) -> None:
+    def __init__(self, llm: PreTrainedModel, limit: int) -> None:
         self._llm = llm
         self.kept: Recent[Prefix] = Recent(limit, lambda prefix: sum(k.nbytes + v.nbytes for k, v in prefix))
 
@@ -150,7 +151,7 @@ class Prefixes:
     ) -> None:
         for (start, end), alike in groupby(sorted(prompts, key=span), key=span):
             for some in passes(list(alike), start, end):
-                cache = SlotCache(cast(Any, self._llm).config.num_hidden_layers)
+                cache = SlotCache(self._llm.config.num_hidden_layers)
                 cache.resize(len(some), end)
                 if start:
                     for slot, prompt in enumerate(some):
@@ -162,14 +163,14 @@ class Prefixes:
                     self.kept.put(key, found[key])
 
 
-def can_join(llm: nn.Module) -> bool:
+def can_join(llm: PreTrainedModel) -> bool:
     """Whether `SlotBatch` gives every row the logits that it has at batch size 1.
 
     False if a layer's cache drops tokens or is not a cache of tokens (sliding windows, convolutions, recurrence:
     padding would count), or if rotary frequencies follow the longest row of a batch. Models that count positions from a
     batch's columns and take none as input are found by a small trial.
     """
-    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=cast(Any, llm).config).layers):
+    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=llm.config).layers):
         return False
     if any("dynamic" in kind or kind == "longrope" for kind in _rotary_kinds(llm)):
         return False
@@ -180,9 +181,9 @@ def can_join(llm: nn.Module) -> bool:
         return False
 
 
-def _trial(llm: nn.Module) -> bool:
+def _trial(llm: PreTrainedModel) -> bool:
     """Compare three rows about two pictures, one of which joins a step later, with each row alone."""
-    table = cast(Any, llm).get_input_embeddings().weight
+    table = token_table(llm)
     pictures = [FittedPicture(Image.new("L", (1, 1), shade)) for shade in (0, 1)]
     shown = {picture.digest: table[10 + 2 * i : 12 + 2 * i] for i, picture in enumerate(pictures)}
     tails = ((0, (5,)), (1, (6, 7, 8, 9)), (0, (8, 6)))
@@ -205,7 +206,7 @@ def _trial(llm: nn.Module) -> bool:
     return True
 
 
-def token_bytes(llm: nn.Module) -> int:
+def token_bytes(llm: PreTrainedModel) -> int:
     """Bytes of one token's keys and values."""
     with torch.inference_mode():
         layers = WholeBatch(llm, [Prompt((3, 4, 5, 6))], {}).cache.layers
@@ -213,7 +214,7 @@ def token_bytes(llm: nn.Module) -> int:
     return max(1, sum(s.nbytes for s in held if s is not None) // 4)
 
 
-def _rotary_kinds(llm: nn.Module) -> list[str]:
+def _rotary_kinds(llm: PreTrainedModel) -> list[str]:
     kinds: list[str] = []
     for module in llm.modules():
         kind = getattr(module, "rope_type", None)

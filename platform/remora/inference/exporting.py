@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from jinja2 import TemplateError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from remora import catalog
 from remora.data.conversation import Turn
@@ -54,7 +54,7 @@ def export_bundle(folder: Path, out: Path, cache: Path) -> Exported:
     model, tokenizer = compose(bundle.parts, bundle.seed)
     encoder = catalog.vision(bundle.parts["vision"].name)
     connector = catalog.connector(bundle.parts["connector"].name)
-    llm = cast(PreTrainedModel, model.llm)
+    llm = model.llm
     prompter = Prompter(catalog.template(bundle.template), tokenizer, model.image_tokens)
     chat, reason = stock_chat(prompter)
     reason = reason_against(encoder, connector, llm) or reason

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from transformers import Cache
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
 
 from remora.inference.requests import Prompt
+from remora.model.blocks import token_table
 from remora.model.vlm import place
 from remora.token_ids import IMAGE
 
@@ -22,7 +22,7 @@ activations stay small."""
 
 
 def prefill(
-    llm: nn.Module, window: Cache, prompts: Sequence[Prompt], start: int, end: int, shown: PictureEmbeddings
+    llm: PreTrainedModel, window: Cache, prompts: Sequence[Prompt], start: int, end: int, shown: PictureEmbeddings
 ) -> Tensor:
     """Read tokens `start` to `end` of each prompt, or to its end, into a window of a cache that has the first `start`.
 
@@ -32,7 +32,7 @@ def prefill(
     ends = [min(end, len(prompt.ids)) for prompt in prompts]
     last = torch.tensor(ends, device=inputs.device)[:, None] - start - 1
     out = llm(inputs_embeds=inputs, past_key_values=window, use_cache=True, logits_to_keep=last)
-    return cast(Tensor, out.logits[:, 0])
+    return out.logits[:, 0]
 
 
 def passes(prompts: Sequence[Prompt], start: int, end: int) -> Iterator[Sequence[Prompt]]:
@@ -47,13 +47,15 @@ def passes(prompts: Sequence[Prompt], start: int, end: int) -> Iterator[Sequence
     yield prompts[first:]
 
 
-def embed(llm: nn.Module, prompts: Sequence[Prompt], start: int, end: int | None, shown: PictureEmbeddings) -> Tensor:
+def embed(
+    llm: PreTrainedModel, prompts: Sequence[Prompt], start: int, end: int | None, shown: PictureEmbeddings
+) -> Tensor:
     """Input embeddings [B, T, hidden] of the tokens from `start` to `end`, padded on the right with token 0."""
     parts = [prompt.ids[start:end] for prompt in prompts]
     width = max(map(len, parts))
-    table = cast(Any, llm).get_input_embeddings()
-    ids = torch.tensor([[*part, *[0] * (width - len(part))] for part in parts], device=table.weight.device)
-    embeddings = cast(Tensor, table(ids.clamp(min=0)))
+    table = llm.get_input_embeddings()
+    ids = torch.tensor([[*part, *[0] * (width - len(part))] for part in parts], device=token_table(llm).device)
+    embeddings = table(ids.clamp(min=0))
     pictures = [
         shown[digest] for prompt, part in zip(prompts, parts, strict=True) if IMAGE in part for digest in prompt.shown
     ]

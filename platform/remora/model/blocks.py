@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from remora.model.vision import Tower
 
@@ -19,3 +20,10 @@ def blocks_of(module: nn.Module) -> tuple[nn.ModuleList, list[nn.Module]]:
     blocks, embeddings = backbone.layers, module.get_input_embeddings()  # type: ignore[operator,union-attr]
     others = [m for m in backbone.children() if m is not blocks and m is not embeddings]  # type: ignore[union-attr]
     return blocks, [m for m in others if any(True for _ in m.parameters())]  # type: ignore[return-value]
+
+
+def token_table(llm: PreTrainedModel) -> Tensor:
+    """The input embeddings of every token, [vocabulary, hidden]."""
+    weight = llm.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return weight

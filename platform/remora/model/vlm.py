@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from remora.batch import Batch
 from remora.model.patches.attention import positions_of, states
@@ -29,13 +28,18 @@ class VisionLanguageModel(nn.Module):
     """
 
     def __init__(
-        self, llm: nn.Module, vision: Tower | None, connector: nn.Module | None, image_size: int, image_tokens: int
+        self,
+        llm: PreTrainedModel,
+        vision: Tower | None,
+        connector: nn.Module | None,
+        image_size: int,
+        image_tokens: int,
     ) -> None:
         super().__init__()
         self.vision = vision
         self.connector = connector
         self.llm = llm
-        llm.set_output_embeddings(LossHead(llm.get_output_embeddings()))  # type: ignore[operator]
+        llm.set_output_embeddings(LossHead(llm.get_output_embeddings()))
         self.image_size = image_size
         self.image_tokens = image_tokens
         self.dropouts: dict[str, list[KeyedDropout]] = {}
@@ -44,7 +48,7 @@ class VisionLanguageModel(nn.Module):
         """Modules of the language model's last block that run only for supervised positions; from `narrow`."""
 
     def part(self, name: str) -> nn.Module | None:
-        return cast("nn.Module | None", getattr(self, name))
+        return getattr(self, name)
 
     def image_embeddings(self, pixels: Tensor) -> Tensor:
         """pixels [I, 3, H, W] -> embeddings [I, image_tokens, hidden]."""
@@ -52,7 +56,7 @@ class VisionLanguageModel(nn.Module):
         frozen = not any(p.requires_grad for p in self.vision.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             tokens = self.vision(pixels)
-        return cast(Tensor, self.connector(tokens))
+        return self.connector(tokens)
 
     def embed(self, ids: Tensor, pixels: Tensor) -> Tensor:
         """Input embeddings [B, T, hidden]: token embeddings, with pictures in their places.
@@ -61,15 +65,15 @@ class VisionLanguageModel(nn.Module):
         the language model: every rank must use the same parameters in the same order. Adding the blank picture to the
         loss instead would crash ZeRO 1 and 3, and silently sum unrelated gradients under ZeRO 2.
         """
-        embeddings = self.llm.get_input_embeddings()(ids.clamp(min=0))  # type: ignore[operator]
+        embeddings = self.llm.get_input_embeddings()(ids.clamp(min=0))
         if self.vision is None:
-            return cast(Tensor, embeddings)
+            return embeddings
         if len(pixels):
             return place(embeddings, ids, self.image_embeddings(pixels))
         if torch.is_grad_enabled():
             blank = pixels.new_zeros(1, 3, self.image_size, self.image_size)
             embeddings = embeddings + 0.0 * self.image_embeddings(blank).sum()
-        return cast(Tensor, embeddings)
+        return embeddings
 
     def forward(self, batch: Batch) -> Tensor:
         """The loss: a scalar, the sum of cross entropies (nats) over supervised tokens, each times its sample's weight
@@ -84,7 +88,7 @@ class VisionLanguageModel(nn.Module):
         with only(self.narrowed, rows, batch.ids.shape):
             hidden = states(self.llm, self.embed(batch.ids, batch.pixels), batch.lengths)
         weights = batch.token_weights
-        return self.llm.get_output_embeddings()(  # type: ignore[operator]
+        return self.llm.get_output_embeddings()(
             hidden.flatten(0, 1).index_select(0, rows),
             targets=targets[rows],
             weights=None if weights is None else weights[rows],

@@ -115,7 +115,7 @@ def stages_table(variants: Sequence[dict[str, Any]]) -> Table:
 
 def published_table(model: str, figures: Mapping[str, float]) -> Blocks:
     """A model's headline figures on published benchmarks, beside those that papers report of others."""
-    known: dict[str, Mapping[str, float]] = {name: e.merged for name, e in catalog.entries("scores").items()}  # type: ignore[attr-defined]
+    known: dict[str, Mapping[str, float]] = {name: e.merged for name, e in catalog.listed(catalog.Scores).items()}
     rows = [(model, figures), *known.items()]
 
     def draw(shown: Sequence[str]) -> Table:

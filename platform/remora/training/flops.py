@@ -20,6 +20,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from remora.batch import Batch
 from remora.model.blocks import blocks_of
@@ -118,7 +119,7 @@ class StepFlops:
         (batch,) = inputs
         _check_countable(self.model.llm)
         rows = batch.ids.numel()  # what the language model's layers process
-        head = self.model.llm.get_output_embeddings()  # type: ignore[operator]
+        head = self.model.llm.get_output_embeddings()
         narrowed = {m for module in self.model.narrowed for m in module.modules()}
         for part in ("vision", "connector", "llm"):
             module = self.model.part(part)
@@ -175,7 +176,7 @@ class StepFlops:
         self.squared += 4 * attention_width(self.model.llm.config) * _both_ways(_first(out)) / 2
 
 
-def _check_countable(llm: nn.Module) -> None:
+def _check_countable(llm: PreTrainedModel) -> None:
     """Raises:
     ValueError: it has matrices outside linear layers, such as fused experts, which would not be counted.
     """
@@ -199,7 +200,7 @@ def attention_width(config: Any) -> int:
 
 
 def _first(out: Any) -> Tensor:
-    return cast(Tensor, out[0] if isinstance(out, tuple) else out)
+    return out[0] if isinstance(out, tuple) else out
 
 
 def _both_ways(out: Tensor) -> int:

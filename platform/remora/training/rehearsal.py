@@ -52,7 +52,7 @@ class Pass:
     def batch(self, model: VisionLanguageModel, packed: bool) -> Batch:
         """Blank pictures first, then text; every position is supervised."""
         shape = (1, self.tokens) if packed else (self.samples, self.length)
-        labels = torch.arange(self.tokens) % model.llm.config.vocab_size  # type: ignore[operator,union-attr]
+        labels = torch.arange(self.tokens) % model.llm.config.vocab_size
         ids = labels.clone()
         # Padded rows have the same number of pictures each, at the start of the row.
         shown = ids.view(1 if packed else self.samples, -1)[:, : self.pictures * model.image_tokens // shape[0]]

@@ -95,6 +95,13 @@ def decoded(content: bytes) -> Any:
         raise BrokenRecord(f"its .json is not valid JSON ({_said(e)})", "no-conversation") from None
 
 
+def _behind_space(text: str, at: int) -> int:
+    """Where the next character stands that is not white."""
+    found = _SPACE.match(text, at)
+    assert found, "the pattern matches everywhere"
+    return found.end()
+
+
 _skip = json.JSONDecoder(strict=False, parse_int=_integer).raw_decode
 
 
@@ -166,8 +173,8 @@ class LlavaJson:
                 raw = Raw(None, problems=(("no-conversation", "the record is nested too deeply"),))
                 at = _skip(text, at)[1]
             yield raw
-            at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
-            at = _SPACE.match(text, at + 1).end()  # type: ignore[union-attr]  # over the comma
+            at = _behind_space(text, at)
+            at = _behind_space(text, at + 1)  # over the comma
 
     def _lines(self, content: bytes) -> Iterator[Raw]:
         decoder = _Decoder(strict=False)
@@ -240,7 +247,7 @@ def _spans(f: BinaryIO, name: str) -> Iterator[tuple[int, int]]:
         """The next character that is not white space; empty at the end."""
         nonlocal at
         while True:
-            at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+            at = _behind_space(text, at)
             if at < len(text):
                 return text[at]
             if not more():

@@ -5,8 +5,6 @@ Inside, tokens are a picture [B, hidden, side, side]: N = side^2 tokens, row by 
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -68,7 +66,7 @@ class DepthwiseBlock(nn.Module):
     def forward(self, picture: Tensor) -> Tensor:
         out = self.squeeze_excite(F.hardswish(self.norm_depthwise(self.depthwise(picture))))
         out = self.norm_pointwise(self.pointwise(out))
-        return cast(Tensor, out + picture if self.residual else out)
+        return out + picture if self.residual else out
 
 
 class LDP(nn.Module):

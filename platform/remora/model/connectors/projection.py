@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import Tensor, nn
 
 from remora.catalog.compatibility import grid_side
@@ -44,4 +42,4 @@ class PixelShuffle(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         side = grid_side(tokens.shape[1]) // self.factor
         squares = tokens.unflatten(1, (side, self.factor, side, self.factor)).transpose(2, 3)
-        return cast(Tensor, self.project(squares.flatten(3).flatten(1, 2)))
+        return self.project(squares.flatten(3).flatten(1, 2))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -55,4 +53,4 @@ class QFormer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         queries = self.queries.expand(len(tokens), -1, -1)
         read = self.bert(query_embeds=queries, encoder_hidden_states=tokens).last_hidden_state
-        return cast(Tensor, self.project(read))
+        return self.project(read)

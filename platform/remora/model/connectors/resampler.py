@@ -6,8 +6,6 @@ TinyLLaVA paper, whose queries do not attend to each other.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,7 +38,7 @@ class PerceiverLayer(nn.Module):
             for x in (self.query(normed), *self.key_value(context).chunk(2, dim=-1))
         )  # each [B, heads, length, head_width]
         latents = latents + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return cast(Tensor, latents + self.feed_forward(latents))
+        return latents + self.feed_forward(latents)
 
 
 class Resampler(nn.Module):
@@ -67,7 +65,7 @@ class Resampler(nn.Module):
         latents = self.latents.expand(len(tokens), -1, -1)
         for layer in self.layers:
             latents = layer(latents, tokens)
-        return cast(Tensor, self.norm(latents))
+        return self.norm(latents)
 
 
 class CrossLayer(nn.Module):
@@ -98,7 +96,7 @@ class CrossLayer(nn.Module):
             for x in (self.query(self.norm_queries(queries)), self.key(normed), self.value(normed))
         )  # each [B, heads, length, head_width]
         queries = queries + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return cast(Tensor, queries + self.feed_forward(queries))
+        return queries + self.feed_forward(queries)
 
 
 class CrossResampler(nn.Module):
@@ -125,4 +123,4 @@ class CrossResampler(nn.Module):
         queries = self.queries.expand(len(tokens), -1, -1)
         for layer in self.layers:
             queries = layer(queries, tokens)
-        return cast(Tensor, self.project(self.norm(queries)))
+        return self.project(self.norm(queries))

@@ -14,17 +14,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from remora.errors import SpecError
+from remora.model.blocks import token_table
 from remora.model.split import shape_of, whole_as_they_run
 
 PER_SAMPLE = "per_sample"
@@ -103,7 +104,8 @@ def _varlen(
     left = -1 if window is None else window - 1
     grouped = query.shape[1] != key.shape[1]
     out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(left, 0), enable_gqa=grouped)
-    return cast(Tensor, out)[None]
+    assert isinstance(out, Tensor)
+    return out[None]
 
 
 @lru_cache(maxsize=8)
@@ -127,7 +129,7 @@ AttentionInterface.register(PER_SAMPLE, per_sample_attention)
 AttentionMaskInterface.register(PER_SAMPLE, sdpa_mask)
 
 
-def attend_per_sample(llm: nn.Module) -> None:
+def attend_per_sample(llm: PreTrainedModel) -> None:
     """Enable packed rows; the model's behaviour for other rows does not change.
 
     It is first tried on a row of two samples: a model that mixes them (recurrence, its own positions) would silently
@@ -140,7 +142,7 @@ def attend_per_sample(llm: nn.Module) -> None:
     kind = type(llm).__name__
     if mixing := set(getattr(llm.config, "layer_types", None) or ()) - LAYERS:
         raise SpecError(f"packed rows: {kind} has layers of type {', '.join(sorted(mixing))}{OTHERWISE}")
-    llm.set_attn_implementation(PER_SAMPLE)  # type: ignore[operator]
+    llm.set_attn_implementation(PER_SAMPLE)
     lengths = (3, 5)
     row = probe(llm, sum(lengths))
     try:
@@ -154,7 +156,7 @@ def attend_per_sample(llm: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def trying(llm: nn.Module) -> Iterator[None]:
+def trying(llm: PreTrainedModel) -> Iterator[None]:
     """During the block the model can run on a `probe`, also if ZeRO 3 has sharded it. Afterwards every module has its
     old mode back: in a frozen model, only the dropouts may be in training mode."""
     training = [module for module in llm.modules() if module.training]
@@ -172,13 +174,13 @@ def alike(found: Tensor, expected: Tensor) -> bool:
     return torch.allclose(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
-def probe(llm: nn.Module, tokens: int) -> Tensor:
+def probe(llm: PreTrainedModel, tokens: int) -> Tensor:
     """Embeddings [1, tokens, hidden] to try a model on, all different."""
-    table = llm.get_input_embeddings().weight  # type: ignore[operator]
+    table = token_table(llm)
     return torch.sin(torch.arange(tokens * shape_of(table)[1]) + 1.0).view(1, tokens, -1).to(table)
 
 
-def states(llm: nn.Module, embeddings: Tensor, lengths: Sequence[int] = ()) -> Tensor:
+def states(llm: PreTrainedModel, embeddings: Tensor, lengths: Sequence[int] = ()) -> Tensor:
     """Last hidden states [B, T, hidden] of embeddings [B, T, hidden]: a packed row with `lengths`, or one sample per
     row.
 
@@ -188,5 +190,5 @@ def states(llm: nn.Module, embeddings: Tensor, lengths: Sequence[int] = ()) -> T
     if lengths:
         mask, positions = lengths_mask(lengths), positions_of(lengths).to(embeddings.device)
     backbone = llm.base_model
-    out = backbone(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False)  # type: ignore[operator]
-    return cast(Tensor, out.last_hidden_state)
+    out = backbone(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False)
+    return out.last_hidden_state

@@ -113,4 +113,4 @@ class LossHead(nn.Linear):
             if weights is None:
                 return F.cross_entropy(scores, targets, reduction="sum")
             return (F.cross_entropy(scores, targets, reduction="none") * weights).sum()
-        return cast(Tensor, _SummedCrossEntropy.apply(input, self.weight, self.bias, targets, weights))
+        return _SummedCrossEntropy.apply(input, self.weight, self.bias, targets, weights)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from remora.model.blocks import blocks_of
 from remora.model.patches.attention import alike, probe, states, trying
@@ -25,7 +26,7 @@ IN_BLOCK = {"mlp", "post_attention_layernorm", "pre_feedforward_layernorm", "pos
 keys and values runs for all positions."""
 
 
-def narrow(llm: nn.Module) -> list[nn.Module]:
+def narrow(llm: PreTrainedModel) -> list[nn.Module]:
     """Modules of the model that may run for some positions only, inside `only`.
 
     All are tried together. If that changes a selected state, each is tried alone, and those that change one are left
