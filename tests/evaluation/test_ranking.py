@@ -119,6 +119,17 @@ def test_a_figure_that_is_no_mean() -> None:
     )
 
 
+def test_models_that_answer_alike_are_told_apart_by_few_questions() -> None:
+    """The second lost twelve of the first one's questions and won none; what is between them and a third, which answers
+    otherwise altogether, is much more, and by chance."""
+    first = np.array([1.0] * 110 + [0.0] * 90)
+    second, third = first.copy(), first[::-1].copy()
+    second[:12] = 0.0
+    found = rank(of(np.stack([first, second, third], axis=1)), each(200))
+    p = {m.name: m.p for m in found.models}
+    assert p["1"] < 0.01 and p["2"] > 0.05
+
+
 def test_the_cheapest_of_the_equals() -> None:
     scores = answered(np.random.default_rng(7), [0.9, 0.89, 0.3], 100)
     found = rank(of(scores), each(100))

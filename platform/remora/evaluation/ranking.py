@@ -7,8 +7,9 @@ The best model is chosen by the same answers that it is then tested on. A test o
 for the number of those (Holm), forgets that: of ten equal models one was called worse than the best in 13% of simulated
 sets, of 24 in 19%. So every pair is tested at once. Answers are swapped picture by picture, for all pairs by the same
 swaps, and a difference counts if, in its own standard error, it is larger than the largest of any pair in 95% of the
-swaps: the randomised form of Tukey's test (Westfall and Young 1993; Carterette, ACM TOIS 30:1, 2012), with an error for
-each pair, because models that share stage runs answer alike. For two models it is the test of `figures.difference`.
+swaps: Tukey's idea with the maximum statistic of Westfall and Young (1993), kept to pairs. To shuffle the answers among
+all models (Carterette, ACM TOIS 30:1, 2012) gives every pair the same error, and models that share stage runs answer
+alike. For two models it is the test of `figures.difference`.
 """
 
 from __future__ import annotations
