@@ -17,6 +17,7 @@ import torch.distributed as dist
 from remora.model.llm import load_llm
 from remora.spec import Cluster
 from remora.training.engines import loading
+from remora.training.torchrun import leave
 
 
 def private() -> float:
@@ -62,3 +63,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave()

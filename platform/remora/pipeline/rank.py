@@ -14,7 +14,7 @@ from pathlib import Path
 from remora.carrier import carried
 from remora.pipeline import worker
 from remora.pipeline.executor import Task
-from remora.training.torchrun import ALONE, join
+from remora.training.torchrun import ALONE, join, leave
 
 
 def main() -> None:
@@ -29,3 +29,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave()

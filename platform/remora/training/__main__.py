@@ -19,7 +19,7 @@ from remora.errors import RemoraError, SpecError
 from remora.training import preemption
 from remora.training.job import StageJob
 from remora.training.stage import run
-from remora.training.torchrun import ALONE, join
+from remora.training.torchrun import ALONE, join, leave
 
 
 def main() -> None:
@@ -68,3 +68,4 @@ def _train(job: StageJob) -> dict[str, float]:
 
 if __name__ == "__main__":
     main()
+    leave()
