@@ -13,7 +13,10 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
+from unittest import mock
 
 from support.ports import free_port
 
@@ -52,8 +55,8 @@ def _fresh(command: list[str], each: list[dict[str, str]]) -> tuple[list[int], l
 
 
 def _forked(command: list[str], each: list[dict[str, str]]) -> tuple[list[int], list[str]]:
+    _warm()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([IMPORTED])
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / env["RANK"] for env in each]
         ranks = [
@@ -65,6 +68,15 @@ def _forked(command: list[str], each: list[dict[str, str]]) -> tuple[list[int], 
         for rank in ranks:
             rank.join()
         return [rank.exitcode or 0 for rank in ranks], [file.read_text() for file in files]
+
+
+@cache
+def _warm() -> None:
+    """Start the process that ranks are forked from. Python 3.11 tells it nothing of sys.path, and it keeps quiet about
+    what it could not import."""
+    forkserver.set_forkserver_preload([IMPORTED])
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)), OMP_NUM_THREADS="1"):
+        forkserver.ensure_running()
 
 
 def _rank(command: list[str], env: dict[str, str], said: Path) -> None:
