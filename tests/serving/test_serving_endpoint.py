@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,12 +21,14 @@ from serving_docs import examples
 
 from remora.errors import ServingError
 from remora.inference import Request
+from remora.serving import deploy
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.client import ask, curl_command
 from remora.serving.deploy import serve_forever
 from support import serving_fake
-from support.serving_fake import CHAT, call, data_url
+from support.serving_fake import CHAT, HELD, call, data_url
 from support.serving_requests import request
+from support.waiting import until
 
 FAKE = Path(serving_fake.__file__)
 RED = Image.new("RGB", (30, 20), (255, 0, 0))
@@ -96,12 +97,11 @@ def test_other_routes_answer_in_openais_shape(method: str, path: str, status: in
 
 def test_a_port_in_use_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(deploy, "ray_session", None)  # whoever starts one fails
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        began = time.monotonic()
         with pytest.raises(ServingError, match=rf"127.0.0.1:{port} .*in use.*; next: --port {port + 1}"):
             serve_forever(EndpointArgs(), port=port)
-        assert time.monotonic() - began < 1
     with pytest.raises(ServingError, match="found 80000"):
         serve_forever(EndpointArgs(), port=80_000)
 
@@ -117,18 +117,19 @@ class Server:
         self.log = folder / "log"
         self.told: list[httpx.Response | None] = []
         """Responses to clients while it started and stopped."""
-        env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"PYTHONPATH": str(FAKE.parents[1])}
         with self.log.open("w") as out:
             self.process = subprocess.Popen(
                 [sys.executable, str(FAKE), str(port), alias], stdout=out, stderr=subprocess.STDOUT, env=env
             )
 
     def wait_until_ready(self) -> None:
-        end = time.monotonic() + 180
-        while "READY" not in self.log.read_text():
-            assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()
+        def ready() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
             self.told.append(self.state())
-            time.sleep(0.2)
+            return "READY" in self.log.read_text()
+
+        until("the endpoint", ready, 0.2)
 
     def state(self) -> httpx.Response | None:
         """What it says to a question now; None if nothing listens, or no more."""
@@ -138,16 +139,19 @@ class Server:
             return None
 
     def stop(self) -> str:
+        """Returns its log."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            end = time.monotonic() + 60
-            while self.process.poll() is None and time.monotonic() < end:
-                self.told.append(self.state())
-                time.sleep(0.1)
-            if self.process.poll() is None:
+            try:
+                until("the endpoint's end", self.ended, 0.1)
+            finally:
                 self.process.kill()
                 self.process.wait()
         return self.log.read_text()
+
+    def ended(self) -> bool:
+        self.told.append(self.state())
+        return self.process.poll() is not None
 
 
 @pytest.fixture(scope="module")
@@ -298,21 +302,19 @@ def test_a_burst_is_answered_by_two_replicas(client: Any) -> None:
 
 
 @pytest.mark.e2e
-def test_a_killed_replica_is_replaced(server: Server, client: Any) -> None:
+def test_a_killed_replica_is_replaced(server: Server, client: Any, tmp_path: Path) -> None:
     """And no request fails, although it may have been on its way to the one that died, or in its model."""
-    killed = pids(client, ["hi"])[0]
-    end = time.monotonic() + 90
-    found: set[str] = set()
     with ThreadPoolExecutor(16) as pool:
-        waiting = [pool.submit(chat, client, f"sleep {i}") for i in range(16)]
-        time.sleep(1)
+        waiting = [pool.submit(chat, client, f"{HELD}{tmp_path}") for _ in range(16)]
+        holds = until("a question in the model", lambda: list(tmp_path.iterdir()))[0]
+        killed = holds.name.partition("-")[0]
         os.kill(int(killed), signal.SIGKILL)
+        (tmp_path / "go").touch()
         for each in waiting:
             answered_by = each.result().choices[0].message.content.rsplit(" | ", 1)[1]
-            assert answered_by.isdecimal()
-    while len(found) < 2 and time.monotonic() < end:
-        found = set(pids(client, [f"question {i}" for i in range(16)])) - {killed}
-    assert len(found) == 2
+            assert answered_by.isdecimal() and answered_by != killed
+    questions = [f"question {i}" for i in range(16)]
+    until("two replicas", lambda: len(set(pids(client, questions)) - {killed}) == 2)
 
 
 @pytest.mark.e2e
@@ -350,13 +352,15 @@ def test_the_examples_of_the_docs(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_sigterm_lets_requests_in_flight_finish(server: Server, client: Any) -> None:
+def test_sigterm_lets_requests_in_flight_finish(server: Server, client: Any, tmp_path: Path) -> None:
     """The last test of this server."""
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(chat, client, "sleep")
-        time.sleep(0.5)
+        answer = pool.submit(chat, client, f"{HELD}{tmp_path}")
+        until("the question in the model", lambda: list(tmp_path.iterdir()))
+        server.process.send_signal(signal.SIGTERM)
+        (tmp_path / "go").touch()
         assert server.stop().endswith("STOPPED\n")
-        assert answer.result().choices[0].message.content.startswith("user | [] | sleep | ")
+        assert answer.result().choices[0].message.content.startswith(f"user | [] | {HELD}{tmp_path} | ")
     assert server.process.returncode == 0
     for told in filter(None, server.told):
         if told.status_code != 200:

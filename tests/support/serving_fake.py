@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,13 +22,21 @@ from remora.serving.api import api
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import ServedModel
 from remora.serving.line import Line
+from support.waiting import until
 
 CHAT = "/v1/chat/completions"
+HELD = "held "
+"""`held <folder>` is answered once there is a file `go` in the folder; <pid>-<a number> says there who holds it."""
 
 
 @dataclass(frozen=True, eq=False)
 class FakePrompt(Prompt):
     conversation: tuple[Message, ...] = ()
+
+
+def hold(folder: Path) -> None:
+    (folder / f"{os.getpid()}-{time.monotonic_ns()}").touch()
+    until("the word to go on", (folder / "go").exists)
 
 
 class FakeAnswerer:
@@ -64,8 +73,8 @@ class FakeAnswerer:
         question = conversation[-1].text
         if "explode" in question:
             raise KeyError("weights")
-        if "sleep" in question:
-            time.sleep(1.5)
+        if question.startswith(HELD):
+            hold(Path(question.removeprefix(HELD)))
         if "settings" in question:
             return Answer(str(replace(how, conversation=())), 7, 3, "stop")
         seen = [f"{i.width}x{i.height} {i.mode} {i.getpixel((0, 0))}" for turn in conversation for i in turn.images]
