@@ -15,6 +15,7 @@ from remora import processes
 from remora.carrier import pack
 from remora.errors import DataError, WorkerError
 from remora.processes import MARK, Child, marked, remora_command
+from support.waiting import until
 
 
 @pytest.fixture
@@ -26,9 +27,7 @@ def start(tmp_path, monkeypatch):
     def start(script: str, **env: str) -> Child:
         child = Child(["sh", "-c", script], tmp_path / "logs" / "child.log", env)
         children.append(child)
-        deadline = time.monotonic() + 20
-        while "ready" not in child.log.read_text(errors="replace") and child.running and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until("`ready`", lambda: "ready" in child.log.read_text(errors="replace") or not child.running, 0.01)
         return child
 
     yield start
@@ -46,10 +45,8 @@ def test_a_child_ends_at_a_polite_word(start):
 
 def test_a_grandchild_that_left_its_session_is_stopped_too(start):
     child = start("setsid sh -c 'setsid sleep 600 & echo ready; wait' & wait")
-    deadline = time.monotonic() + 20
-    while len({os.getsid(pid) for pid in marked(child.mark)}) < 3:  # its own, and two that leave it
-        assert child.running and time.monotonic() < deadline
-        time.sleep(0.01)
+    # Its own session, and two that leave it.
+    until("three sessions", lambda: len({os.getsid(pid) for pid in marked(child.mark)}) == 3, 0.01)
     child.stop()
     assert marked(child.mark) == [] and not child.running
 

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import httpx
@@ -20,9 +19,9 @@ from remora.cluster.session import _processes, ray_session
 from remora.cluster.watch import alive
 from remora.processes import Child
 from support.ports import free_port
+from support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.e2e
-PATIENCE = 120.0
 CURRENT = Path("/tmp/ray/ray_current_cluster")
 """Where `ray start` writes which cluster is this machine's."""
 
@@ -126,10 +125,3 @@ def answers(port):
         return httpx.get(f"http://127.0.0.1:{port}/api/version", trust_env=False, timeout=2).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def until(what, found):
-    end = time.monotonic() + PATIENCE
-    while not found():
-        assert time.monotonic() < end, f"waited {PATIENCE:.0f} s for {what}"
-        time.sleep(0.1)

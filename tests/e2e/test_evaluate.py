@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from PIL import Image
 
 from support.noise import write_noise
+from support.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -124,15 +124,12 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same(place, whole):
     first = subprocess.Popen(
         command(place, "killed", *asked), env=environment(place), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    end = time.monotonic() + 300
 
     def lines() -> list[bytes]:
         found = list((place / "killed" / "scores").glob("one-gqa-*/asked.jsonl"))
         return found[0].read_bytes().splitlines() if found else []
 
-    while not lines():
-        assert first.poll() is None and time.monotonic() < end
-        time.sleep(0.005)
+    until("an answer", lambda: lines() or first.poll() is not None, 0.005)
     first.kill()
     first.wait()
     before = lines()
@@ -148,13 +145,12 @@ def test_what_a_dead_worker_was_asked_is_asked_of_another(place, whole):
     run = subprocess.Popen(
         command(place, "worker", *asked), env=environment(place), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    end = time.monotonic() + 300
-    asked_of: list[psutil.Process] = []
-    while not asked_of:
-        assert run.poll() is None and time.monotonic() < end
-        asked_of = [p for p in psutil.Process(run.pid).children(recursive=True) if _title(p).startswith("ray::_answer")]
-        time.sleep(0.005)
-    asked_of[0].kill()
+
+    def asked_of() -> list[psutil.Process]:
+        assert run.poll() is None
+        return [p for p in psutil.Process(run.pid).children(recursive=True) if _title(p).startswith("ray::_answer")]
+
+    until("a worker that answers", asked_of, 0.005)[0].kill()
     out, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
     assert out.startswith(b"{"), out[:2000]

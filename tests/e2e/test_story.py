@@ -8,8 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,12 @@ import yaml
 
 from remora.training.journal import read, steps_of
 from support.ports import free_port
+from support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.e2e
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 STORY = "REMORA_TEST_STORY"
-PATIENCE = 600.0  # how long a wait may take on a loaded machine before it counts as hung
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +37,6 @@ def env(runs: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "REMORA_"))}
     mine = {STORY: str(runs), "HOME": str(home), "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "COLUMNS": "140"}
     return {**kept, **mine}
-
-
-def until(what: str, found: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not found():
-        assert time.monotonic() < end, f"waited {PATIENCE:.0f} s for {what}"
-        time.sleep(0.2)
 
 
 def in_fine_tuning(runs: Path, at_least: int) -> Path | None:

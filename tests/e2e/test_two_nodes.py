@@ -24,11 +24,11 @@ from remora import catalog
 from remora.model.llm import create_from_scratch
 from support.standins import small_llm
 from support.tiny import write_records
+from support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.e2e
 DRIVER = Path(__file__).with_name("two_nodes.py")
 HEAD, OTHER, PORT = "10.77.0.1", "10.77.0.2", 6379
-PATIENCE = 600.0  # how long a wait may take on a loaded machine before it counts as hung
 
 
 def ip(*args: str) -> str:
@@ -134,9 +134,12 @@ def test_two_nodes_learn_what_one_process_does(nodes, tmp_path) -> None:
     try:
         raylet = head.start([*first, f"--node-ip-address={HEAD}"], env, tmp_path / "head.log")
         ask = ["ip", "netns", "exec", head.name, "bash", "-c", f"exec 3<>/dev/tcp/{HEAD}/{PORT}"]
-        while subprocess.run(ask, capture_output=True, check=False).returncode:
+
+        def answers() -> bool:
             assert raylet.poll() is None, (tmp_path / "head.log").read_text()
-            time.sleep(0.2)
+            return subprocess.run(ask, capture_output=True, check=False).returncode == 0
+
+        until("the head", answers)
         address = f"{HEAD}:{PORT}"
         other.start(
             [*ray, f"--address={address}", f"--node-ip-address={OTHER}", "--block"], env, tmp_path / "other.log"

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import count
 
 import pytest
 
 from remora.errors import DataError
-from remora.evaluation.judge import LONGEST_WAIT, OPENAI, WAITS, JudgeEndpoint, in_order, judge_from_environment
+from remora.evaluation import judge as judge_module
+from remora.evaluation.judge import (
+    LONGEST_WAIT,
+    OPENAI,
+    PARALLEL,
+    WAITS,
+    JudgeEndpoint,
+    in_order,
+    judge_from_environment,
+)
 from support.scripted_judge import Fault, scripted
 
 MESSAGES = [{"role": "system", "content": "Judge. "}, {"role": "user", "content": "é\u2028 \n\ud800"}]
@@ -165,35 +175,54 @@ def test_a_kept_reply_that_cannot_be_read_is_asked_for_again(client, tmp_path):
 
 
 def test_one_question_from_many_threads_is_asked_once(client):
-    with scripted(lambda body: time.sleep(0.05) or str(time.monotonic_ns())) as server:
+    arrived, replies = threading.Semaphore(0), count()
+
+    def script(body):
+        assert all(arrived.acquire(timeout=30) for _ in range(2))  # a second thread asks while the first waits
+        return str(next(replies))
+
+    def work(_):
+        arrived.release()
+        return ask(judge)
+
+    with scripted(script) as server:
         judge = client(server.url)
-        assert len(set(in_order(lambda _: ask(judge), range(8)))) == 1
+        assert len(set(in_order(work, range(8)))) == 1
     assert len(server.seen) == 1
 
 
 def test_replies_come_in_order_and_several_at_once():
-    together = threading.Barrier(2, timeout=10)
+    second = threading.Event()
 
     def work(i):
-        if i < 2:
-            together.wait()  # breaks unless two are under way
-        time.sleep(0.02 if i % 3 == 0 else 0)
+        if i == 0:
+            assert second.wait(30)  # only where two are under way
+        elif i == 1:
+            second.set()
         return i * i
 
     assert in_order(work, range(12)) == [i * i for i in range(12)]
 
 
-def test_the_first_failure_stops_what_has_not_begun():
-    begun = []
+def test_the_first_failure_stops_what_has_not_begun(monkeypatch):
+    begun, told = [], threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            told.set()
+            super().shutdown(wait)
 
     def work(i):
         begun.append(i)
-        time.sleep(0.01)
-        raise DataError(f"failed at {i}")
+        if i == 0:
+            raise DataError("failed at 0")
+        assert told.wait(30)
 
+    monkeypatch.setattr(judge_module, "ThreadPoolExecutor", Pool)
     with pytest.raises(DataError, match="failed at 0"):
         in_order(work, range(1000))
-    assert len(begun) < 100
+    assert len(begun) <= PARALLEL + 1  # who failed takes one more
 
 
 def test_an_interrupted_scoring_asks_only_for_the_rest(client):

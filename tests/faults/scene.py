@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,11 @@ from remora.spec import Cluster
 from remora.training.job import StageJob
 from remora.training.journal import read
 from support.exact_stages import mixed_job
+from support.waiting import until
 
 HERE = Path(__file__).parent
 STEPS, EVERY = 100, 10
-PATIENCE = 300.0  # how long a wait may take on a loaded machine before it counts as hung
 TWO = {"workers": 2, "zero": 2, "micro_batch": 2, "checkpoint_every": EVERY}
-
-
-def until(what: str, found: Callable[[], Any]) -> Any:
-    end = time.monotonic() + PATIENCE
-    while not (value := found()):
-        assert time.monotonic() < end, f"waited {PATIENCE:.0f} s for {what}"
-        time.sleep(0.05)
-    return value
 
 
 class Stage:

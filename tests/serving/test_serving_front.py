@@ -6,7 +6,6 @@ import asyncio
 import json
 import socket
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from remora.serving import front
 from remora.serving.front import MARK, Front
+from support.waiting import until
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 BODY = b'{"messages": []}'
@@ -258,8 +258,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Any:
     sock = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([sock],))
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    until("the server", lambda: server.started, 0.01)
     yield sock.getsockname()
     server.should_exit = True
     thread.join()

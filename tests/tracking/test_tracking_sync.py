@@ -23,6 +23,7 @@ from remora.tracking import tracker as tracker_module
 from remora.tracking.connection import MlflowRefused, MlflowUnreachable
 from remora.training import journal
 from support.ports import free_port
+from support.waiting import PATIENCE, until
 
 
 def work(runs, name="one"):
@@ -254,20 +255,17 @@ def test_many_steps_go_in_few_calls_of_whole_steps(tracker, points, monkeypatch)
 def test_figures_arrive_while_the_training_runs(tracker, points, monkeypatch):
     monkeypatch.setattr(tracker_module, "INTERVAL", 0.02)
 
-    def until(there):
-        for _ in range(6000):
-            with tracker._lock:
-                if points(tracker, "stage/one") == there:
-                    return
-        raise AssertionError(there)
+    def is_there(expected):
+        with tracker._lock:
+            return points(tracker, "stage/one") == expected
 
     tracker.sync()
     with tracker, stage(tracker.runs):
         tracker.sync()
         step(work(tracker.runs), 0)
-        until([(0, 1.0)])
+        until("the first step", lambda: is_there([(0, 1.0)]))
         step(work(tracker.runs), 1)
-        until([(0, 1.0), (1, 0.5)])
+        until("the second step", lambda: is_there([(0, 1.0), (1, 0.5)]))
 
 
 SLEEPER = """
@@ -495,7 +493,7 @@ def test_processes_that_sync_together_make_each_run_once(tmp_path, monkeypatch, 
         w.start()
     gate.set()
     for w in workers:
-        w.join(120)
+        w.join(PATIENCE)
         assert w.exitcode == 0
     tracker = Tracker(tmp_path)
     assert tracker.sync().written == 0
