@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 
-.PHONY: help setup demo test faults fuzz check check-cuda upgrade clean
+.PHONY: help setup demo test test-fast faults fuzz check check-cuda upgrade clean
 help:
 	@echo "make demo   everything end to end on this machine, about ten minutes on two CPU cores"
 	@echo "make test   every test but those of make faults and the long runs of make fuzz"
+	@echo "make test-fast the tests that need neither Ray nor minutes"
 	@echo "make check  lint, types"
 	@echo "make check-cuda every code path of a GPU on fake CUDA tensors; installs torch for CUDA separately, 5 GB"
 	@echo "make faults real kills, hangs and lost nodes during training"
@@ -37,8 +38,11 @@ else
 	OMP_NUM_THREADS=1 tests/all $(BIN)/python
 endif
 
+test-fast: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow and not ray and not faults' $(ARGS)
+
 faults: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/cluster/test_group.py -m 'e2e or faults' $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/cluster/test_group.py -m 'ray or faults' $(ARGS)
 
 # Seeded cases for every kind of input: pictures, records, tables, specs, checkpoints, answer files, requests. Tests run a few
 # thousand of each; here CASES sets the number. Also tests every composition of the catalog, not only a quarter.

@@ -62,7 +62,7 @@ def test_options_take_what_people_write(tmp_path: Path, monkeypatch: pytest.Monk
     assert evaluate.of({"model": "m", "benchmarks": ["pope", "gqa"]}).benchmarks == ("pope", "gqa")
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_the_example_of_the_page_runs_without_ray_and_prints_what_it_asks_for_only(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     said = run(code + "\nimport sys\nassert 'ray' not in sys.modules\n", tmp_path).splitlines()

@@ -21,7 +21,7 @@ from remora.processes import Child
 from support.ports import free_port
 from support.waiting import PATIENCE, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.ray
 CURRENT = Path("/tmp/ray/ray_current_cluster")
 """Where `ray start` writes which cluster is this machine's."""
 

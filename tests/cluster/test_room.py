@@ -11,7 +11,7 @@ from remora.cluster.train import _check_room
 from remora.errors import ClusterError
 from remora.spec import Cluster
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import yaml
 from support.dual_encoders import write_encoder, write_pictures
 from support.waiting import until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from PIL import Image
 from support.noise import write_noise
 from support.waiting import until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.ray
 
 PICTURES, EACH = 60, 8
 OWN = """\

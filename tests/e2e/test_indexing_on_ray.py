@@ -9,7 +9,7 @@ from remora.data.sources import find_source, llava
 from remora.errors import DataError, WorkerError
 from support.tiny import write_records
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.ray
 
 
 def test_a_cluster_builds_the_index_that_one_process_builds(tmp_path, monkeypatch):

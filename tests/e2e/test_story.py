@@ -18,7 +18,7 @@ from remora.training.journal import read, steps_of
 from support.ports import free_port
 from support.waiting import PATIENCE, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.ray
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 STORY = "REMORA_TEST_STORY"

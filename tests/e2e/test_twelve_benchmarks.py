@@ -18,7 +18,7 @@ from support.eval_folder import COUNTS, write_eval_folder
 from support.noise import write_noise
 from support.scripted_judge import scripted
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.ray
 
 
 def judged(body: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ from support.standins import small_llm
 from support.tiny import write_records
 from support.waiting import PATIENCE, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.ray
 DRIVER = Path(__file__).with_name("two_nodes.py")
 HEAD, OTHER, PORT = "10.77.0.1", "10.77.0.2", 6379
 

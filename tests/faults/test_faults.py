@@ -12,7 +12,7 @@ import psutil
 import pytest
 from scene import STEPS, Driver, Stage, actors, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.ray
 
 
 def test_a_killed_worker(driver, root, calm, card):

@@ -17,7 +17,7 @@ from scene import Driver, Stage, until
 
 from support.ports import free_port
 
-pytestmark = [pytest.mark.e2e, pytest.mark.faults]
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
 RAY = str(Path(sys.executable).with_name("ray"))
 STEPS = 20_000  # not waited for: nodes come and go meanwhile
 

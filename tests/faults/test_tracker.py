@@ -18,7 +18,7 @@ from scene import Stage, until
 from remora.tracking import Run, Tracker
 from support.ports import free_port
 
-pytestmark = [pytest.mark.e2e, pytest.mark.faults]
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
 
 class Server:

@@ -77,7 +77,7 @@ def _tokenizer():
     return train_tokenizer(["USER: What is in the picture? ASSISTANT: a red circle"], VOCABULARY)
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize("llm", range(len(LLMS)), ids=[names[0] for _, names in LLMS])
 @pytest.mark.parametrize("vision", range(len(VISION)), ids=[names[0] for _, names in VISION])
 def test_every_legal_composition_trains_and_answers(vision, llm, monkeypatch):

@@ -23,7 +23,7 @@ assert "ray" not in sys.modules
 QUESTIONS = "title: colours\nquestions: colours.jsonl\nimages: .\nmetric: multiple-choice\nmax_new_tokens: 8\n"
 STEPS = 8
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

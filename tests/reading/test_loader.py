@@ -105,7 +105,7 @@ def test_a_killed_process_is_replaced_and_said_until_too_many_were(stage_data, c
             kill_all()
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_no_process_outlives_a_killed_training(stage_data, tmp_path):
     """They hold its standard output, so it ends when the last of them has."""
     (tmp_path / "data").write_bytes(pickle.dumps(stage_data()))

@@ -181,7 +181,7 @@ def chat(client: Any, question: str, image: str | None = None, **options: Any) -
     )
 
 
-@pytest.mark.e2e
+@pytest.mark.ray
 def test_openais_client_asks_about_a_picture(client: Any) -> None:
     response = chat(client, "what is it?", data_url(RED), max_tokens=5, temperature=0)
     said = response.choices[0].message.content
@@ -191,7 +191,7 @@ def test_openais_client_asks_about_a_picture(client: Any) -> None:
     assert (response.usage.prompt_tokens, response.usage.completion_tokens, response.usage.total_tokens) == (7, 3, 10)
 
 
-@pytest.mark.e2e
+@pytest.mark.ray
 def test_models_and_health(server: Server, client: Any) -> None:
     models = client.models.list().data
     assert [model.id for model in models] == ["remora", "share-Fake", "champion"]
@@ -200,7 +200,7 @@ def test_models_and_health(server: Server, client: Any) -> None:
     assert httpx.get(f"{server.url}/healthz").json() == {"status": "ok", "model": "share-Fake", "version": "3"}
 
 
-@pytest.mark.e2e
+@pytest.mark.ray
 def test_refusals_reach_the_client_as_its_own_errors(client: Any) -> None:
     import openai
 
@@ -225,7 +225,7 @@ def test_refusals_reach_the_client_as_its_own_errors(client: Any) -> None:
         chat(client, "explode")
 
 
-@pytest.mark.e2e
+@pytest.mark.ray
 def test_answers_come_as_a_stream(client: Any) -> None:
     for include_usage in (False, True):
         options = {"stream_options": {"include_usage": True}} if include_usage else {}
@@ -236,7 +236,7 @@ def test_answers_come_as_a_stream(client: Any) -> None:
         assert [c.usage.total_tokens for c in chunks if c.usage] == ([10] if include_usage else [])
 
 
-@pytest.mark.e2e
+@pytest.mark.ray
 def test_chat_clients_as_they_come(client: Any) -> None:
     """System and developer messages, every setting, several answers."""
     messages = [{"role": "system", "content": "be brief"}, {"role": "developer", "content": ""}]
@@ -248,7 +248,7 @@ def test_chat_clients_as_they_come(client: Any) -> None:
     assert said.choices[0].message.content == str(Request((), 9, 0.5, 0.9, seed=3, stop=(".",), presence_penalty=1.0))
 
 
-@pytest.mark.e2e
+@pytest.mark.ray
 def test_an_offer_of_http_2_is_answered_over_http_1(server: Server) -> None:
     body = json.dumps(HI).encode()
     head = (
@@ -261,7 +261,7 @@ def test_an_offer_of_http_2_is_answered_over_http_1(server: Server) -> None:
         assert raw.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.e2e
+@pytest.mark.ray
 def test_slow_uploads_stop_nobody(server: Server, client: Any) -> None:
     """More of them than the replicas and the line have places."""
     head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{"
@@ -276,7 +276,7 @@ def test_slow_uploads_stop_nobody(server: Server, client: Any) -> None:
             each.close()
 
 
-@pytest.mark.e2e
+@pytest.mark.ray
 def test_requests_of_any_shape_get_no_5xx(server: Server) -> None:
     """A few of the thousands that tests/fuzz/test_fuzz_requests.py tries without Ray."""
     draw = random.Random(5)
@@ -296,12 +296,12 @@ def pids(client: Any, questions: list[str]) -> list[str]:
         return [a.rsplit(" | ", 1)[1] for a in answers]
 
 
-@pytest.mark.e2e
+@pytest.mark.ray
 def test_a_burst_is_answered_by_two_replicas(client: Any) -> None:
     assert len(set(pids(client, [f"question {i}" for i in range(40)]))) == 2
 
 
-@pytest.mark.e2e
+@pytest.mark.ray
 def test_a_killed_replica_is_replaced(server: Server, client: Any, tmp_path: Path) -> None:
     """And no request fails, although it may have been on its way to the one that died, or in its model."""
     with ThreadPoolExecutor(16) as pool:
@@ -317,7 +317,7 @@ def test_a_killed_replica_is_replaced(server: Server, client: Any, tmp_path: Pat
     until("two replicas", lambda: len(set(pids(client, questions)) - {killed}) == 2)
 
 
-@pytest.mark.e2e
+@pytest.mark.ray
 def test_the_clients_of_our_own(server: Server, tmp_path: Path) -> None:
     picture = tmp_path / "a picture.png"
     RED.save(picture)
@@ -332,7 +332,7 @@ def test_the_clients_of_our_own(server: Server, tmp_path: Path) -> None:
         ask("http://127.0.0.1:9", picture, "hi")
 
 
-@pytest.mark.e2e
+@pytest.mark.ray
 def test_the_examples_of_the_docs(server: Server, tmp_path: Path) -> None:
     """Each command verbatim, except for the port, in a folder with a picture.png."""
     RED.save(tmp_path / "picture.png")
@@ -351,7 +351,7 @@ def test_the_examples_of_the_docs(server: Server, tmp_path: Path) -> None:
         assert said.startswith("user | ['30x20 RGB (255, 0, 0)'] | What is in the picture? | ")
 
 
-@pytest.mark.e2e
+@pytest.mark.ray
 def test_sigterm_lets_requests_in_flight_finish(server: Server, client: Any, tmp_path: Path) -> None:
     """The last test of this server."""
     with ThreadPoolExecutor(1) as pool:
@@ -370,7 +370,7 @@ def test_sigterm_lets_requests_in_flight_finish(server: Server, client: Any, tmp
         httpx.get(f"{server.url}/healthz")
 
 
-@pytest.mark.e2e
+@pytest.mark.ray
 def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
     server = Server(tmp_path, alias="broken")
     try:

@@ -20,7 +20,7 @@ from remora.tracking import Run, Tracker, find_model, register
 from remora.training import journal
 from support.ports import free_port
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.ray
 PARTS = {part: {"name": "x", "folder": None, "adapters": []} for part in ("vision", "connector", "llm")}
 
 

@@ -48,7 +48,7 @@ def losses(folder):
     return [e["loss"] for e in steps_of(folder / JOURNAL)]
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_one_process_and_torchrun_train_the_same_stage(job, tmp_path):
     rc, out, err = python(*MODULE, written(job, tmp_path / "one", micro_batch=4))
     assert rc == 0, err
@@ -92,7 +92,7 @@ def test_a_job_file_means_the_run_folder_that_it_lies_in(moved, monkeypatch):
         assert pictures and all(picture.open() for picture in pictures)
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_moved_run_folder_trains_its_own_stage(moved, job, tmp_path):
     moved.write_text(moved.read_text().replace('"adapters": ["a"]', '"adapters": []'))
     rc, _, err = python(*MODULE, str(moved))

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).with_name("golden.py")
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "demo.json"
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_the_demos_stages_lose_what_they_did(tmp_path) -> None:
     out = tmp_path / "demo.json"
     env = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -126,7 +126,7 @@ def named(run: dict[str, Any], event: str) -> list[dict[str, Any]]:
     return [e for e in run["events"] if e["event"] == event]
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", STAGES)
 @pytest.mark.parametrize(("fault", "bad"), [("nan", 5), ("leap", 20)])
 def test_a_step_that_is_left_out_moves_nothing(runs, fault: str, bad: int, zero: int) -> None:
@@ -143,7 +143,7 @@ def test_a_step_that_is_left_out_moves_nothing(runs, fault: str, bad: int, zero:
     assert [steps(run)[s] for s in after] == pytest.approx([steps(same)[s] for s in after], rel=1e-5)
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_stage_stops_at_a_bad_step_and_names_its_samples(runs) -> None:
     stop = runs["stop"]
     bad = [e["samples"] for e in named(runs["nan-zero-2"], "left_out")]
@@ -153,7 +153,7 @@ def test_a_stage_stops_at_a_bad_step_and_names_its_samples(runs) -> None:
     assert [e["at"] for e in named(stop, "checkpoint")] == [10]
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_roll_back_forgets_the_steps_since_the_checkpoint(runs) -> None:
     whole, back, killed = runs["whole"], runs["back"], runs["back-and-killed"]
     (event,) = named(back, "rolled_back")
@@ -167,14 +167,14 @@ def test_a_roll_back_forgets_the_steps_since_the_checkpoint(runs) -> None:
     assert [m for m in killed["moved"] if m[0] == 14] == [[14, True]] * 2  # it was taken again
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_bad_steps_are_counted_for_the_tracker(runs, job) -> None:
     figures = {name: left_out(read(job.folder / name / JOURNAL)) for name in ("whole", "nan-zero-0", "back")}
     assert [figures[name].get("steps/left_out", 0) for name in figures] == [0, 1, 0]
     assert [figures[name].get("steps/rolled_back", 0) for name in figures] == [0, 0, 1]
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_step_says_what_it_cost(runs) -> None:
     for event in named(runs["whole"], "step"):
         seconds = event["samples"] / event["samples_per_second"]
@@ -184,7 +184,7 @@ def test_a_step_says_what_it_cost(runs) -> None:
         assert set(event["lr"]) == {"connector", "llm"}
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", STAGES)
 def test_fp16_halves_its_scale_and_loses_no_step(runs, zero: int) -> None:
     run = runs[f"fp16-zero-{zero}"]

@@ -58,7 +58,7 @@ def said(tmp_path_factory):
     return stages, {r["recipe"] for r in lines if "tokens" in r}
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_trains_two_steps_a_stage_and_answers(said, recipe):
     journals, answered = said

@@ -138,7 +138,7 @@ def run(script: Path, job: StageJob, *args: object, rc: int = 0) -> None:
     launch(script, 2, job.folder / "job.json", *args, rc=rc)
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_rehearsal_leaves_no_trace(job, tmp_path) -> None:
     kinds = {f"{rows}-{zero}": {"rows": rows, "zero": zero} for zero in (0, 1, 2, 3) for rows in ("packed", "padded")}
     kinds["offload"] = {"zero": 2, "offload": "optimizer"}
@@ -173,7 +173,7 @@ def wide(records: Path, tmp_path_factory: pytest.TempPathFactory) -> StageJob:
     return StageJob(stage, parts, root / "work", datasets, 0, cluster)
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize(("zero", "poor"), [(2, 1), (3, 1), (3, 0)])
 def test_all_ranks_say_what_fits_when_one_runs_out_of_memory(wide, tmp_path, zero, poor) -> None:
     cluster, room = wide.cluster.model_copy(update={"zero": zero}), 400  # of which ZeRO 2's buckets take 200

@@ -103,7 +103,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
     return json.loads((root / "out.json").read_text()), job.folder
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_split_model_is_the_whole_one_bit_by_bit(said) -> None:
     unlike = said[0]["unlike"]
     assert unlike["differs"] == []
@@ -111,7 +111,7 @@ def test_a_split_model_is_the_whole_one_bit_by_bit(said) -> None:
     assert unlike["afterwards split"] == []  # transformers' global is reset
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(RUNS)[1:])
 def test_a_split_or_offloaded_model_learns_what_a_whole_one_does(said, name) -> None:
     runs, folder = said
@@ -128,7 +128,7 @@ def test_a_split_or_offloaded_model_learns_what_a_whole_one_does(said, name) -> 
             torch.testing.assert_close(b[key], a[key], rtol=1e-3, atol=2e-4, msg=lambda m, k=key: f"{k}: {m}")
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_no_rank_ever_holds_more_than_its_share_and_a_parameter(tmp_path) -> None:
     small = small_llm(catalog.llm("tinyllama-1.1b-chat"))
     wide = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 8}

@@ -102,7 +102,7 @@ SPLITS = [
 ]
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "cluster"), SPLITS)
 def test_a_split_changes_no_loss_and_no_weight(job, reference, tmp_path, world, cluster) -> None:
     expected, whole = reference
@@ -119,7 +119,7 @@ def test_a_split_changes_no_loss_and_no_weight(job, reference, tmp_path, world, 
             )
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after", "exact"),
     [
@@ -147,7 +147,7 @@ def test_a_killed_run_goes_on_where_it_was(job, reference, tmp_path, before, aft
             assert all(torch.equal(a[n], b[n]) for n in a)
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_process_that_was_thought_dead_changes_nothing_any_more(job, reference, tmp_path) -> None:
     folder = tmp_path / "work"
     with pytest.raises(AssertionError, match="another attempt at this stage has taken over"):
@@ -161,7 +161,7 @@ def test_a_process_that_was_thought_dead_changes_nothing_any_more(job, reference
     assert sum(e["event"] == "trained" for e in events) == 1
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_every_sample_is_learnt_from_once_an_epoch_through_kills_and_other_numbers_of_workers(job, tmp_path) -> None:
     """The samples of each step's backward passes, on 1, 2 and 1 workers, killed in between."""
     folder, cluster = tmp_path / "work", {"micro_batch": 2, "rows": "padded"}
@@ -195,7 +195,7 @@ def lora_reference(lora_job: StageJob, tmp_path_factory: pytest.TempPathFactory)
     return run(lora_job, folder, 1), folder
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "cluster"),
     [
@@ -216,7 +216,7 @@ def test_adapters_and_their_dropout_are_the_same_in_any_split(
         torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_adapters_go_on_after_a_kill_and_into_the_next_stage(lora_job, lora_reference, tmp_path) -> None:
     expected, whole = lora_reference
     folder = tmp_path / "work"
@@ -235,7 +235,7 @@ def test_adapters_go_on_after_a_kill_and_into_the_next_stage(lora_job, lora_refe
     assert later["losses"][0] != pytest.approx(without["losses"][0], rel=1e-3)
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_base_of_4_bits_trains_under_zero_2_and_is_refused_under_zero_3(lora_job, lora_reference, tmp_path) -> None:
     tune = lora_job.stage.tune.model_dump()
     tune["llm"]["lora"]["bits"] = 4

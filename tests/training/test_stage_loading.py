@@ -65,7 +65,7 @@ def figures(events: list) -> list:
     return [(e["step"], e["loss"], e["grad_norm"], e["tokens"]) for e in events if e["event"] == "step"]
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_no_number_of_loaders_changes_a_bit_nor_does_a_change_of_it(job, tmp_path) -> None:
     expected, _ = train(job, tmp_path / "0", 2)
     assert len(figures(expected)) == STEPS
@@ -87,7 +87,7 @@ def test_no_number_of_loaders_changes_a_bit_nor_does_a_change_of_it(job, tmp_pat
     assert left_out(read(tmp_path / "1" / JOURNAL)) == counts
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_picture_that_no_rule_skips_stops_the_run_and_so_do_too_many(job, tmp_path) -> None:
     entry = job.stage.mixture[0]
 
