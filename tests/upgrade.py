@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FAST = ["-m", "not slow and not ray and not faults", "--ignore=tests/fuzz", "-x", "-q", "-p", "no:cacheprovider"]
+FAST = ["-m", "not slow and not ray and not faults", "-x", "-q", "-p", "no:cacheprovider"]
 """What of the suite is run: no Ray, no servers."""
 
 

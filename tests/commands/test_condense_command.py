@@ -17,6 +17,7 @@ from remora.spec import MixtureEntry
 from support.condense_reference import coreset, unit
 from support.dual_encoders import write_encoder, write_pictures
 
+pytestmark = pytest.mark.slow
 COPIES = {i: i - 20 for i in range(30, 40)}
 RANKS = {"text_rank": [0.2, 0.8], "centroid_rank": [0.1, 0.7], "duplicate": 0.993}
 

@@ -39,6 +39,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     assert "from 1 to 65535; found 70000" in refused("--runs", str(tmp_path), "--port", "70000")
 
 
+@pytest.mark.slow
 def test_its_page_answers_from_one_worker(tmp_path: Path) -> None:
     Tracker(tmp_path).sync()
     port = free_port()

@@ -29,6 +29,7 @@ from remora.reading.prompt import Prompter
 from remora.spec import Tuning
 from support.standins import VOCABULARY, small_connector, small_llm, small_vision
 
+pytestmark = pytest.mark.slow
 EVERY = 1 if "REMORA_FUZZ_CASES" in os.environ else 4
 """One in so many connectors of a pair is tried, other ones with each neighbour."""
 LEGAL = {names: embeddings for names, (embeddings, _) in compositions().items() if embeddings}
@@ -77,7 +78,6 @@ def _tokenizer():
     return train_tokenizer(["USER: What is in the picture? ASSISTANT: a red circle"], VOCABULARY)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("llm", range(len(LLMS)), ids=[names[0] for _, names in LLMS])
 @pytest.mark.parametrize("vision", range(len(VISION)), ids=[names[0] for _, names in VISION])
 def test_every_legal_composition_trains_and_answers(vision, llm, monkeypatch):

@@ -10,6 +10,7 @@ from remora.model.vision import build_tower
 from remora.model.vision.efficientnet import Pointwise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_kernel_does_not_depend_on_the_number_of_pictures(threads: int) -> None:
     """On one thread torch's own 1 x 1 convolutions change from 15 pictures to 16, and the features by 3e-6."""

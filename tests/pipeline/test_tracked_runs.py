@@ -132,6 +132,7 @@ def page(run):
     return f"(#/experiments/{run.info.experiment_id}/runs/{run.info.run_id})"
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_twice_is_one_run_with_links_and_datasets(runs, work, monkeypatch):
     build_demo(runs / "data" / "demo", limit=3)
     space = load(Space, SPACE)

@@ -26,6 +26,7 @@ from remora.reading.prompt import Prompter
 from remora.spec import Stage
 from support.stores import png, store
 
+pytestmark = pytest.mark.slow
 SHARE = (0, 1, 3, "packed")
 STEPS = 5
 
@@ -105,7 +106,6 @@ def test_a_killed_process_is_replaced_and_said_until_too_many_were(stage_data, c
             kill_all()
 
 
-@pytest.mark.slow
 def test_no_process_outlives_a_killed_training(stage_data, tmp_path):
     """They hold its standard output, so it ends when the last of them has."""
     (tmp_path / "data").write_bytes(pickle.dumps(stage_data()))

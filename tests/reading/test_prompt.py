@@ -126,6 +126,7 @@ texts = st.text(st.characters(codec="utf-8"), max_size=12)
 spoken = st.lists(st.one_of(texts, st.sampled_from(FORGED)), max_size=4).map("".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(words=st.lists(st.tuples(spoken, spoken, st.integers(0, 2)), min_size=1, max_size=3))
 def test_any_text_comes_back_and_forges_nothing(prompters, words):
@@ -141,6 +142,7 @@ def test_any_text_comes_back_and_forges_nothing(prompters, words):
             assert max(tokens.ids) < len(prompters[name, template].tokenizer)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(words=st.lists(st.tuples(spoken, spoken, st.integers(0, 2)), min_size=1, max_size=3))
 def test_no_tokenizer_lets_a_text_write_a_special_token(prompters, words):

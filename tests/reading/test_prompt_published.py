@@ -18,6 +18,7 @@ from remora import catalog
 from remora.reading.prompt import Prompter
 from remora.token_ids import IGNORE, IMAGE
 
+pytestmark = pytest.mark.slow
 N = 3
 """Image tokens."""
 COUNT = 300

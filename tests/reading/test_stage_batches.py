@@ -16,6 +16,7 @@ from remora.reading.prompt import Prompter
 from remora.spec import Stage
 from remora.token_ids import IGNORE, IMAGE
 
+pytestmark = pytest.mark.slow
 SHARES = [(1, 1), (1, 3), (1, 99), (2, 1), (2, 2), (5, 1), (24, 1)]
 """(ranks, micro batch); 24 ranks are more than there are samples."""
 

@@ -147,6 +147,7 @@ class Outage:
         return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arrives", [False, True])
 def test_a_sync_that_fails_at_any_call_is_completed_by_the_next(arrives, empty_database, tmp_path, runs_in):
     """Nothing is lost and nothing doubled, wherever the server went away."""
@@ -482,6 +483,7 @@ def _sync(runs, gate):
     Tracker(runs).sync()
 
 
+@pytest.mark.slow
 def test_processes_that_sync_together_make_each_run_once(tmp_path, monkeypatch, runs_in, points):
     """On a folder without a database, too: two that create one at the same moment break each other."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
 PROGRAM = """
 import resource, sys, threading
 import torch

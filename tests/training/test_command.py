@@ -17,6 +17,7 @@ from remora.training.__main__ import _job
 from remora.training.journal import JOURNAL, steps_of
 from support.exact_stages import mixed_job
 
+pytestmark = pytest.mark.slow
 MODULE = ("-m", "remora.training")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 WRITES = "`remora train` writes one into the folder of each stage run that it trains"
@@ -48,7 +49,6 @@ def losses(folder):
     return [e["loss"] for e in steps_of(folder / JOURNAL)]
 
 
-@pytest.mark.slow
 def test_one_process_and_torchrun_train_the_same_stage(job, tmp_path):
     rc, out, err = python(*MODULE, written(job, tmp_path / "one", micro_batch=4))
     assert rc == 0, err
@@ -92,7 +92,6 @@ def test_a_job_file_means_the_run_folder_that_it_lies_in(moved, monkeypatch):
         assert pictures and all(picture.open() for picture in pictures)
 
 
-@pytest.mark.slow
 def test_a_moved_run_folder_trains_its_own_stage(moved, job, tmp_path):
     moved.write_text(moved.read_text().replace('"adapters": ["a"]', '"adapters": []'))
     rc, _, err = python(*MODULE, str(moved))

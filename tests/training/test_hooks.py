@@ -12,6 +12,7 @@ import pytest
 from remora.training.engines import hooks
 from support.launch import launch
 
+pytestmark = pytest.mark.slow
 RANKS = Path(__file__).with_name("hook_ranks.py")
 ZERO = ("1", "2", "3")
 

@@ -19,6 +19,7 @@ from remora.spec import Variant
 from support.standins import small_llm, small_vision
 from support.tiny import write_records
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parent / "recipes.py"
 WORDS = ["USER: What is number 1? ASSISTANT: thing 1, too", "A chat between a curious user and an assistant."] * 3
 RECIPES = sorted(catalog.entries("recipes"))
@@ -58,7 +59,6 @@ def said(tmp_path_factory):
     return stages, {r["recipe"] for r in lines if "tokens" in r}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_trains_two_steps_a_stage_and_answers(said, recipe):
     journals, answered = said

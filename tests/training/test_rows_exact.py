@@ -15,6 +15,7 @@ import pytest
 from support.exact_stages import FACTORS, pairwise, splits, thorough
 from support.launch import launch
 
+pytestmark = pytest.mark.slow
 RANKS = Path(__file__).with_name("ranks.py")
 STEPS, TOKENS = 24, 410
 Runs = dict[str, list[dict[str, Any]]]
@@ -39,7 +40,6 @@ def steps(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [e for e in events if e["event"] == "step"]
 
 
-@pytest.mark.slow
 def test_no_split_changes_a_loss(runs) -> None:
     exact = steps(runs["float64"])
     assert len(exact) == STEPS and exact[-1]["loss"] < 0.8 * exact[0]["loss"]  # it learns, so that errors could grow
@@ -50,7 +50,6 @@ def test_no_split_changes_a_loss(runs) -> None:
         assert [e["grad_norm"] for e in taken] == pytest.approx([e["grad_norm"] for e in exact], rel=1e-4), name
 
 
-@pytest.mark.slow
 def test_a_split_has_the_passes_that_it_names(runs) -> None:
     for name, events in runs.items():
         if name != "float64":
@@ -60,7 +59,6 @@ def test_a_split_has_the_passes_that_it_names(runs) -> None:
             assert all(asked == p if "padded" in name else asked - 1 < p < asked + 1.5 for p in passes), (name, passes)
 
 
-@pytest.mark.slow
 def test_a_dropped_sample_is_counted_once_in_any_split(runs) -> None:
     for name, events in runs.items():
         if name != "float64":
@@ -71,7 +69,6 @@ def test_a_dropped_sample_is_counted_once_in_any_split(runs) -> None:
             assert {e["samples"] for e in steps(events)} == {16}, name
 
 
-@pytest.mark.slow
 def test_packed_rows_are_real_tokens_alone(runs) -> None:
     for name, events in runs.items():
         if name != "float64":

@@ -20,6 +20,7 @@ from remora.training.journal import JOURNAL, read
 from support.launch import launch
 from support.tiny import shrunk, write_records
 
+pytestmark = pytest.mark.slow
 RANKS = Path(__file__).with_name("ranks.py")
 STEPS = 4
 
@@ -65,7 +66,6 @@ def figures(events: list) -> list:
     return [(e["step"], e["loss"], e["grad_norm"], e["tokens"]) for e in events if e["event"] == "step"]
 
 
-@pytest.mark.slow
 def test_no_number_of_loaders_changes_a_bit_nor_does_a_change_of_it(job, tmp_path) -> None:
     expected, _ = train(job, tmp_path / "0", 2)
     assert len(figures(expected)) == STEPS
@@ -87,7 +87,6 @@ def test_no_number_of_loaders_changes_a_bit_nor_does_a_change_of_it(job, tmp_pat
     assert left_out(read(tmp_path / "1" / JOURNAL)) == counts
 
 
-@pytest.mark.slow
 def test_a_picture_that_no_rule_skips_stops_the_run_and_so_do_too_many(job, tmp_path) -> None:
     entry = job.stage.mixture[0]
 

@@ -18,6 +18,7 @@ from remora.runs import Store, path, preflight, read_variants
 from remora.training.journal import read
 from support.launch import launch
 
+pytestmark = pytest.mark.slow
 PAGE = Path(__file__).parents[2] / "docs" / "start.md"
 RANKS = Path(__file__).with_name("start_ranks.py")
 COLOURS = {"red": (210, 30, 30), "green": (30, 160, 60), "blue": (40, 70, 210), "yellow": (240, 210, 40)}

@@ -17,6 +17,7 @@ from remora.training.schedule import rate_factor
 from support.exact_stages import mixed_job
 from support.launch import launch
 
+pytestmark = pytest.mark.slow
 RANKS = Path(__file__).with_name("trap_ranks.py")
 STEPS, STOP = 6, 4
 ZERO = (0, 1, 2, 3)
@@ -56,7 +57,6 @@ def ranks(job: StageJob) -> dict[str, dict[str, Any]]:
     return trained(job, 2, whole | stopped | half)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zero", ZERO)
 @pytest.mark.parametrize("precision", ["zero", "bf16"])
 def test_adamw_has_taken_no_step_before_the_first(ranks, precision, zero) -> None:
@@ -67,7 +67,6 @@ def test_adamw_has_taken_no_step_before_the_first(ranks, precision, zero) -> Non
     assert seen["counters"] == [[float(step)] for step in range(STEPS + 1)]
 
 
-@pytest.mark.slow
 def test_bf16_is_the_same_at_every_stage(alone, ranks) -> None:
     """The phantom step gave bf16 at stage 0 other losses than at 1 to 3."""
     losses = {zero: [e["loss"] for e in ranks[f"bf16-{zero}"]["steps"]] for zero in ZERO}
@@ -80,7 +79,6 @@ def test_bf16_is_the_same_at_every_stage(alone, ranks) -> None:
         assert losses[zero] == pytest.approx(losses[0], rel=1e-3), zero
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zero", ZERO)
 def test_a_rank_of_text_beside_a_rank_of_pictures(alone, ranks, zero) -> None:
     """A rank that held no picture did not use the connector. ZeRO 1 and 3 crashed on collectives of unlike lengths;
@@ -92,7 +90,6 @@ def test_a_rank_of_text_beside_a_rank_of_pictures(alone, ranks, zero) -> None:
         assert [e[key] for e in seen["steps"]] == pytest.approx([e[key] for e in alone["steps"]], rel=bound)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zero", ZERO)
 def test_every_part_has_its_own_rate_after_a_resume(job, ranks, zero) -> None:
     """DeepSpeed's universal checkpoints gave all groups the first one's rate at stage 3."""
@@ -111,7 +108,6 @@ def test_every_part_has_its_own_rate_after_a_resume(job, ranks, zero) -> None:
     assert [e["loss"] for e in seen["steps"]] == pytest.approx([e["loss"] for e in whole["steps"]], rel=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zero", ZERO)
 def test_a_saved_part_holds_the_weights_that_were_frozen_in_it(job, ranks, zero) -> None:
     """DeepSpeed's zero_to_fp32 dropped frozen weights at stage 1: 25 of 73 were left of a part trained in part."""
@@ -128,7 +124,6 @@ def test_a_saved_part_holds_the_weights_that_were_frozen_in_it(job, ranks, zero)
         assert not any(torch.equal(saved[n], module.state_dict()[n]) for n in free)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zero", ZERO)
 def test_the_gradient_norm_is_torchs_at_every_stage(alone, ranks, zero) -> None:
     """At stage 0 DeepSpeed has no norm (None), not even when it clips."""
