@@ -152,6 +152,15 @@ def test_every_file_of_the_tests_says_what_it_holds():
         assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
+LIGHT = ("tests/catalog", "tests/data", "tests/spec")
+"""Whose tests start without torch: a room's that needs none."""
+
+
+def test_tests_of_a_room_without_torch_are_collected_without_it():
+    ban = "import sys, pytest; sys.modules['torch'] = None; sys.exit(pytest.main(sys.argv[1:]))"
+    assert "tests collected" in python("-c", ban, "--collect-only", "-q", *LIGHT).stdout
+
+
 def python(*args: str) -> subprocess.CompletedProcess[str]:
     """Another Python in the repository's root, as a person there would start it."""
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}

@@ -10,7 +10,6 @@ import yaml
 
 from remora import catalog
 from remora.errors import SpecError, UnknownName
-from remora.planning.sizes import sizes
 from remora.runs import variant_name
 from remora.spec import Variant
 
@@ -32,6 +31,8 @@ def documented() -> dict[str, str]:
 
 
 def test_the_documented_entries_are_added_and_can_be_planned(own):
+    from remora.planning.sizes import sizes
+
     for name, text in documented().items():
         (own / name).write_text(text)
     variant = Variant(

@@ -11,7 +11,6 @@ from PIL import Image
 from remora.data.conversation import Sample, Turn
 from remora.data.mixture import fingerprint, locate, open_entry, read_mixture
 from remora.errors import DataError
-from remora.reading.batches import StageData
 from remora.spec import MixtureEntry, Stage
 
 FOLDER = Path("/pictures")
@@ -146,6 +145,7 @@ def test_a_fingerprint_finds_a_missing_and_a_broken_picture(tiny_data, tmp_path)
 )
 def test_a_sample_that_does_not_fit_its_stage_is_named(changes, why, tiny_data, tiny_tokenizer, tmp_path):
     from remora import catalog
+    from remora.reading.batches import StageData
     from remora.reading.prompt import Prompter
 
     file = tiny_data(pictures=not changes)
