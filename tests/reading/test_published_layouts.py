@@ -228,9 +228,9 @@ def test_an_entry_prints_its_steps_ready_to_be_copied(name, tmp_path, capsys):
 
 def test_a_step_may_be_one_command_and_a_digest_is_one(tmp_path):
     plain = {"path": "a.json", "images": "a", "make": "copy it", "source": "x"}
-    assert catalog.Dataset.model_validate(plain).steps(tmp_path) == ("copy it",)
+    assert catalog.DatasetEntry.model_validate(plain).steps(tmp_path) == ("copy it",)
     with pytest.raises(ValueError, match="sha256"):
-        catalog.Dataset.model_validate(plain | {"sha256": "abc"})
+        catalog.DatasetEntry.model_validate(plain | {"sha256": "abc"})
 
 
 def test_an_empty_answer_of_the_published_mixture_is_left_out_and_said(tmp_path, capsys):

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from remora.reporting import following
-from remora.reporting.progress import Progress
+from remora.reporting.progress import SearchProgress
 from remora.training import journal
 
 NAMES = ["base", "share"]
@@ -48,7 +48,7 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
 def drawn(runs: Path, search: Iterator[bool], terminal: bool) -> str:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=100)
-    following.draw(Progress(runs, "demo", NAMES, 0.0), "a search", console, search.__next__)
+    following.draw(SearchProgress(runs, "demo", NAMES, 0.0), "a search", console, search.__next__)
     return out.getvalue()
 
 

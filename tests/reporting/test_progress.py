@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from remora.reporting.progress import Progress
+from remora.reporting.progress import SearchProgress
 from remora.training import journal
 
 RUN = "align-0123"
@@ -26,7 +26,7 @@ def tell(tmp_path: Path):
 
 
 def read(runs: Path, since: float = 0.0):
-    (variant,) = Progress(runs, "demo", ["base"], since).read()
+    (variant,) = SearchProgress(runs, "demo", ["base"], since).read()
     return variant
 
 
@@ -69,7 +69,7 @@ def test_notes_are_those_of_this_command_each_once_while_it_trains_and_after(tmp
     assert read(tmp_path, since).notes == expected
     tell("stage", run=RUN, stage="align", state="trained")
     (tmp_path / "stages" / f"{RUN}.work").rename(tmp_path / "stages" / RUN)
-    progress = Progress(tmp_path, "demo", ["base"], since)
+    progress = SearchProgress(tmp_path, "demo", ["base"], since)
     assert [v.notes for v in progress.read()] == [expected]
     (tmp_path / "stages" / RUN / "journal.jsonl").unlink()  # a finished stage run is read once
     assert [v.notes for v in progress.read()] == [expected]
