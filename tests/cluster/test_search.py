@@ -20,7 +20,7 @@ NAMES = ["base", "share"]
 
 
 def outcome(name: str) -> Outcome:
-    return Outcome(name, Path("/b"), name, {}, {})
+    return Outcome(name, Path("/b"), name, {}, {}, {})
 
 
 def said(error: BaseException | None = None, **metrics: Any) -> Any:
