@@ -172,6 +172,14 @@ def test_the_first_one_has_nothing_to_be_held_against(capsys, tmp_path: Path, ru
     assert not (tmp_path / "new").exists(), "asking makes no database"
 
 
+def test_a_champion_whose_files_are_gone_is_replaced_by_force_only(capsys, runs: Path) -> None:
+    shutil.rmtree(find_model("remora@champion", runs).folder)
+    assert "version 1: its files are not at" in refused(runs, "better")
+    said = promote(capsys, runs, "better", "--force", "the disk was lost")
+    assert "remora@champion: version 2, better instead of version 1; forced: the disk was lost" in said
+    assert champion(runs)["tags"]["promoted_from"] == "version 1 (its files are gone)"
+
+
 def test_the_same_model_again_moves_nothing(capsys, runs: Path) -> None:
     assert promote(capsys, runs, "today") == "remora@champion is version 1, today, already\n"
     assert not history(runs)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from remora import tracking
-from remora.errors import GateError, SpecError
+from remora.errors import GateError, RemoraError, SpecError
 from remora.evaluation.gate import GateFigure, gate
 from remora.evaluation.kept import Kept, pairs, reports_of
 from remora.evaluation.report import Report
@@ -35,6 +35,7 @@ class Promotion:
     from_version: str | None
     """The version that had the alias; None where none had."""
     from_variant: str | None
+    """None where its files are gone, too."""
     alpha: float
     gate: tuple[GateFigure, ...]
     """Empty where nothing was there to be held against, or nothing was measured."""
@@ -71,7 +72,7 @@ def promote(
 
     Raises:
         GateError: the candidate is significantly worse, or one of them was not measured on the same questions.
-        TrackingError: MLflow cannot be reached or refuses.
+        TrackingError: MLflow cannot be reached or refuses, or the incumbent's files are gone.
     """
     if not 0 < alpha < 1:
         raise SpecError(f"--alpha {alpha:g} is no probability between 0 and 1; the usual one is 0.05")
@@ -80,28 +81,24 @@ def promote(
     verify(candidate.folder)
     with exclusive(runs / f".{FILE}.lock"):  # two promotions at once would each be held against the same incumbent
         info = tracking.standing(tracker, name, alias)
-        incumbent = tracking.fetch(tracker, info, into=runs / "cache" / "champions") if info else None
-        version, variant = (info["version"], bundle_name(incumbent)) if info and incumbent else (None, None)
         weights = weights_digest(candidate.folder)
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        if incumbent and version and weights_digest(incumbent) == weights:
-            return Promotion(now, name, alias, version, candidate.name, version, variant, alpha, (), moved=False)
-        figures: tuple[GateFigure, ...] = ()
-        refused = ""
-        if incumbent:
-            standing = f"{name}@{alias}"
+        at, before = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), info["version"] if info else None
+        made = Promotion(at, name, alias, "", candidate.name, before, None, alpha, ())
+        if info:
+            named = f"{name}@{alias}"
             try:
-                both = _reports(runs / "scores", (given, weights), (standing, weights_digest(incumbent)), benchmarks)
-                figures = gate(both, alpha)
-                _check(figures, given, standing, f"version {version}, {variant}")
-            except GateError as e:
+                incumbent = tracking.fetch(tracker, info, into=runs / "cache" / "champions")
+                made = replace(made, from_variant=bundle_name(incumbent))
+                its_weights = weights_digest(incumbent)
+                if its_weights == weights:
+                    return replace(made, version=info["version"], moved=False)
+                both = _reports(runs / "scores", (given, weights), (named, its_weights), benchmarks)
+                made = replace(made, gate=gate(both, alpha))
+                _check(made, given)
+            except RemoraError as e:
                 if force is None:
                     raise
-                refused = str(e).partition("; next: ")[0]
-        made = Promotion(
-            now, name, alias, "", candidate.name, version, variant, alpha, figures, (force or "") if refused else "",
-            refused,
-        )  # fmt: skip
+                made = replace(made, forced=force, refused=str(e).partition("; next: ")[0])
         number = add_version(candidate, runs, tracker, name, alias, "remora promote", _tags(made))
         made = replace(made, version=number)
         lines.append(runs / FILE, [asdict(made)], sync=True)
@@ -182,16 +179,19 @@ def _measured(kept: Sequence[Kept]) -> list[str]:
     return sorted({k.report.benchmark for k in kept})
 
 
-def _check(figures: Sequence[GateFigure], candidate: str, standing: str, who: str) -> None:
-    if failed := [figure.shown for figure in figures if figure.worse]:
+def _check(made: Promotion, given: str) -> None:
+    if failed := [figure.shown for figure in made.gate if figure.worse]:
+        named = f"{made.model}@{made.alias}"
         raise GateError(
-            f"{standing} stays {who}: {candidate} is significantly worse on {'; on '.join(failed)}; "
-            f"next: remora compare {candidate} {standing}, or promote it with --force REASON"
+            f"{named} stays version {made.from_version}, {made.from_variant}: {given} is significantly worse on "
+            f"{'; on '.join(failed)}; next: remora compare {given} {named}, or promote it with --force REASON"
         )
 
 
 def _tags(made: Promotion) -> dict[str, str]:
     """Of the version, in MLflow. All of them every time: a version may be promoted again."""
-    before = f"version {made.from_version} ({made.from_variant})" if made.from_version else "none"
+    before = (
+        f"version {made.from_version} ({made.from_variant or 'its files are gone'})" if made.from_version else "none"
+    )
     figures = "; ".join(figure.shown for figure in made.gate) or "nothing to be held against"
     return {"promoted_at": made.at, "promoted_from": before, "gate": figures, "forced": made.forced}

@@ -115,5 +115,6 @@ def history_lines(promotions: Sequence[Promotion], runs: Path) -> Iterator[str]:
 
 
 def _moved(made: Promotion) -> str:
-    before = f" instead of version {made.from_version}, {made.from_variant}" if made.from_version else ", the first"
+    incumbent = f"version {made.from_version}" + (f", {made.from_variant}" if made.from_variant else "")
+    before = f" instead of {incumbent}" if made.from_version else ", the first"
     return f"version {made.version}, {made.variant}{before}" + (f"; forced: {made.forced}" if made.forced else "")
