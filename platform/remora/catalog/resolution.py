@@ -50,7 +50,7 @@ STRIDE = 32
 """Stride of EfficientNet-Lite: side in pixels of the square behind one token."""
 
 
-def trained_size(loader: str, config: Mapping[str, Any]) -> int | None:
+def trained_size(loader: str, config: Mapping[str, object]) -> int | None:
     """Side in pixels that an encoder's positions were trained for; None if it has none, or the config does not give
     it."""
     family = _family(loader, config)
@@ -58,20 +58,20 @@ def trained_size(loader: str, config: Mapping[str, Any]) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def asks_for_interpolation(loader: str, config: Mapping[str, Any], size: int) -> bool:
+def asks_for_interpolation(loader: str, config: Mapping[str, object], size: int) -> bool:
     """Whether forward needs interpolate_pos_encoding, because `size` is not the training size."""
     family = _family(loader, config)
     trained = trained_size(loader, config)
     return family is not None and family.other == "asked" and trained not in (None, size)
 
 
-def tokens_at(loader: str, config: Mapping[str, Any], size: int, prefix: int) -> int | None:
+def tokens_at(loader: str, config: Mapping[str, object], size: int, prefix: int) -> int | None:
     """Tokens of a picture with a side of `size` pixels, without the first `prefix`; None if unknown."""
     grid = _grid(loader, config, size)
     return grid.side**2 + grid.lead - prefix if grid else None
 
 
-def size_problem(loader: str, config: Mapping[str, Any], size: int, tokens: int, prefix: int) -> str | None:
+def size_problem(loader: str, config: Mapping[str, object], size: int, tokens: int, prefix: int) -> str | None:
     """Why an encoder does not make `tokens` of a picture with a side of `size` pixels; None if it does."""
     trained = trained_size(loader, config)
     if loader != "efficientnet-lite" and _family(loader, config) is None and trained not in (None, size):
@@ -100,14 +100,14 @@ class _Grid:
     """Tokens before the grid."""
 
 
-def _family(loader: str, config: Mapping[str, Any]) -> Family | None:
+def _family(loader: str, config: Mapping[str, object]) -> Family | None:
     return FAMILIES.get(str(config.get("model_type"))) if loader == "transformers" else None
 
 
-def _grid(loader: str, config: Mapping[str, Any], size: int) -> _Grid | None:
+def _grid(loader: str, config: Mapping[str, object], size: int) -> _Grid | None:
     """The patch grid of a picture, if the loader or the config's family defines one."""
     family = _family(loader, config)
-    patch: Any
+    patch: object
     if loader == "efficientnet-lite":
         patch, lead = STRIDE, 0
     elif loader == "eva-clip":

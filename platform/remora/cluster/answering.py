@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from remora.carrier import carried, ours
 from remora.errors import ClusterError
@@ -16,13 +15,13 @@ TRIES = 3
 """How often a piece is tried; without a limit a piece that kills its worker would be retried forever."""
 
 
-def _answer(job: AskJob) -> Iterator[list[dict[str, Any]]]:
+def _answer(job: AskJob) -> Iterator[list[dict[str, object]]]:
     """The task that a worker runs. Ray shows its name as the process title."""
     with carried(job.runs / "logs"):
         yield from worker.answer(job)
 
 
-def answer(job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, Any]]]:
+def answer(job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, object]]]:
     """Answer lines of each piece, as they come. A dead worker's remaining questions go to another worker."""
     if not job.pieces:
         return
@@ -39,7 +38,7 @@ def answer(job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, Any]]]:
     workers, n = min(cluster.most_workers, len(job.pieces)), len(job.pieces)
     shares: list[tuple[Sequence[Sequence[int]], int]]
     shares = [(job.pieces[n * i // workers : n * (i + 1) // workers], 0) for i in range(workers)]
-    running: dict[Any, tuple[Sequence[Sequence[int]], int]] = {}
+    running: dict[object, tuple[Sequence[Sequence[int]], int]] = {}
     while shares or running:
         for share, tries in shares:
             running[remote.remote(replace(job, pieces=share))] = (share, tries)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from remora.cluster.answering import answer
 from remora.cluster.train import train_stages
@@ -18,5 +17,5 @@ class OnRay:
     def train(self, tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
         train_stages(tasks, cluster, runs, status)
 
-    def answer(self, job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, Any]]]:
+    def answer(self, job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, object]]]:
         return answer(job, cluster)

@@ -34,7 +34,7 @@ def over_ray(work: Callable[[Shard], Indexed], shards: Iterable[Shard], logs: Pa
     context.enable_progress_bars = False
     context.print_on_execution_start = False
 
-    def indexed(row: dict[str, Any]) -> dict[str, Any]:
+    def indexed(row: dict[str, Any]) -> dict[str, object]:
         try:
             return {"out": pickle.dumps(work(pickle.loads(row["shard"]))), "error": ""}
         except Exception as e:  # noqa: BLE001 (as a row: for an exception Ray logs a page, and retries)

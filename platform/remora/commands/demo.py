@@ -137,7 +137,7 @@ def _wait_ready(endpoint: Child, console: Console) -> str:
     raise ServingError(f"the endpoint was not ready after {READY_S:.0f} s (log: {endpoint.log})")
 
 
-def _summary(result: dict[str, Any], seconds: float, answer: dict[str, str]) -> dict[str, Any]:
+def _summary(result: dict[str, Any], seconds: float, answer: dict[str, str]) -> dict[str, object]:
     """What --json writes; the headline figures are those of easy-VQA's published test split."""
     keys = ("accuracy", "ci", "blind", "question_only", "n")
     variants = [

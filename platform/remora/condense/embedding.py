@@ -48,7 +48,7 @@ class Loaded:
 
     folder: Path
     preprocessing: Vision
-    identity: dict[str, Any]
+    identity: dict[str, object]
 
 
 def load_encoder(encoder: Encoder) -> Loaded:
@@ -152,7 +152,7 @@ class EmbeddingJob:
     def files(self, name: str) -> list[Path]:
         return [self.part(start) / f"{name}.npy" for start in self.starts]
 
-    def left_out(self) -> Iterator[dict[str, Any]]:
+    def left_out(self) -> Iterator[dict[str, object]]:
         """{row, id, kind, reason} of every sample without an embedding."""
         for start in self.starts:
             for line in (self.part(start) / LEFT_OUT).read_text().splitlines():
@@ -182,7 +182,7 @@ class PartEmbedder:
         samples = [row_of(self.dataset, row) for row in rows]
         images = np.zeros((len(samples), self.embedder.width), np.float32)
         texts = np.zeros_like(images)
-        left_out: list[dict[str, Any]] = []
+        left_out: list[dict[str, object]] = []
         with ThreadPoolExecutor(self.threads) as pool:
             for first, pixels in self._batches(samples, pool):
                 batch = samples[first : first + len(pixels)]

@@ -100,7 +100,7 @@ class Condenser:
         return steps
 
     def _step(
-        self, name: str, parameters: Any, before: Sequence[Step], make: Callable[[Path, Sequence[Step]], Counts]
+        self, name: str, parameters: object, before: Sequence[Step], make: Callable[[Path, Sequence[Step]], Counts]
     ) -> Step:
         key = digest([RULES, name, before[-1].digest if before else self.embeddings, parameters])
         folder = self.folder / f"{name}-{key[:16]}"

@@ -103,7 +103,7 @@ def problems(record: Any) -> Iterator[Problem]:
         yield kind, f"{tags} {TAG} tags but {len(paths)} images; every picture has its tag in a human turn"
 
 
-def _turn_problems(said: list[Any]) -> Iterator[Problem]:
+def _turn_problems(said: list[object]) -> Iterator[Problem]:
     before = 1 if said and isinstance(said[0], dict) and said[0].get("from") == "system" else 0
     for i, message in enumerate(said):
         speaker = message.get("from") if isinstance(message, dict) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from remora.data.index import Dataset
 from remora.data.locations import absolute
@@ -63,7 +62,7 @@ class Skipped:
         location = absolute(one.path)
         return check_command(location, absolute(one.images) if one.images else picture_folder(location))
 
-    def as_json(self) -> list[dict[str, Any]]:
+    def as_json(self) -> list[dict[str, object]]:
         """What the indexes skip: each entry's dataset, number of records, and number of records of each skipped
         kind."""
         return [

@@ -87,7 +87,7 @@ def read_records(path: Path, warnings: Warnings, unread: tuple[str, ...] = ()) -
         whole = None
     if isinstance(whole, dict) and not _is_record(whole):
         return Records(path, [], [], whole)
-    entries: list[tuple[int, Any]] = []
+    entries: list[tuple[int, object]] = []
     if isinstance(whole, list):
         entries = list(enumerate(whole, 1))
     else:

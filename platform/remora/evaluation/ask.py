@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from remora.errors import BrokenRecord, DataError
 from remora.evaluation.question import Question
@@ -26,7 +26,7 @@ class Ask:
     question: Question
 
 
-def ask(answerer: Answerer, asks: Sequence[Ask]) -> list[dict[str, Any]]:
+def ask(answerer: Answerer, asks: Sequence[Ask]) -> list[dict[str, object]]:
     """LLaVA's answer line for each ask, with its `index` and `condition`; if it failed, `broken` has the reason.
 
     An answer's limit is the published one, or the room that a small model has left after the prompt. A picture with
@@ -36,7 +36,7 @@ def ask(answerer: Answerer, asks: Sequence[Ask]) -> list[dict[str, Any]]:
     from remora.inference import Message, Request
 
     opened: dict[str, FittedPicture] = {}
-    lines: list[dict[str, Any]] = []
+    lines: list[dict[str, object]] = []
     places: list[int] = []
     requests: list[Request] = []
     for place, a in enumerate(asks):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from remora.evaluation.figures import Difference, difference, holm
 from remora.evaluation.paired import paired
@@ -27,7 +26,7 @@ class Compared:
     def real(self, figure: str) -> bool:
         return self.adjusted[figure] < REAL
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "n": self.n,
             "figures": {

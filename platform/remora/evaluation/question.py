@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,4 +49,4 @@ class Question:
     """Equal for questions about one picture: they are asked together and are not independent."""
     prompt: str | None = None
     """The answer line's `prompt` if it is not `text` (ScienceQA begins with `<image>` and a newline)."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from remora.evaluation.report import Report
 
@@ -59,6 +58,6 @@ def summarise(
     )
 
 
-def as_json(value: Score) -> dict[str, Any]:
+def as_json(value: Score) -> dict[str, object]:
     lists = {k: list(v) for k in ("ci", "blind_ci") if (v := getattr(value, k))}
     return asdict(value) | lists | {"by_category": value.by_category}

@@ -65,7 +65,7 @@ class Sheet:
     def __init__(self, scores: Path, about: About, asks: Sequence[Ask], keys: Sequence[str]) -> None:
         self.folder = scores / about.folder
         self.keys = {(a.condition, a.index): key for a, key in zip(asks, keys, strict=True)}
-        self.lines: dict[tuple[str, int], dict[str, Any]] = {}
+        self.lines: dict[tuple[str, int], dict[str, object]] = {}
         with disk_errors(scores):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / ABOUT, asdict(about))
@@ -93,7 +93,7 @@ class Sheet:
         for line in lines:
             self._keep(line)
 
-    def broken(self, condition: Condition = "pictures") -> list[dict[str, Any]]:
+    def broken(self, condition: Condition = "pictures") -> list[dict[str, object]]:
         """The lines of questions that could not be asked, in order."""
         return [line for line in self._ordered(condition) if "broken" in line]
 
@@ -111,7 +111,7 @@ class Sheet:
         if broken:
             write_atomic(self.folder / "broken.jsonl", "".join(json.dumps(b) + "\n" for b in broken))
 
-    def _ordered(self, condition: str) -> list[dict[str, Any]]:
+    def _ordered(self, condition: str) -> list[dict[str, object]]:
         return [line for (c, _), line in sorted(self.lines.items()) if c == condition]
 
 
@@ -123,7 +123,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return found.records
 
 
-def _whole(line: dict[str, Any]) -> bool:
+def _whole(line: dict[str, object]) -> bool:
     condition = line.get("condition") in ("pictures", "blind")
     return condition and isinstance(line["index"], int) and isinstance(line.get("key"), str) and "question_id" in line
 

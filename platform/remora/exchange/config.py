@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
@@ -56,7 +56,7 @@ class PublishedConfig:
         DataError: a key affects prompts or features in an unsupported way.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, config: dict[str, object]) -> None:
         self.folder, self.config = folder, config
         for key, (known, why) in RULES.items():
             value = config.get(key)
@@ -122,7 +122,7 @@ class PublishedConfig:
         return next((key for key in TRAINED_TOWER if self.config.get(key) is True), None)
 
 
-def build_config(where: Path, what: str, kind: str, values: dict[str, Any]) -> PretrainedConfig:
+def build_config(where: Path, what: str, kind: str, values: dict[str, object]) -> PretrainedConfig:
     """A transformers config of model type `kind`, with its sizes checked.
 
     Raises:

@@ -96,7 +96,7 @@ def _merged(base: Path) -> str:
     return f"its adapters are merged into {base.name}"
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, object]:
     """The checkpoint's config.json.
 
     Raises:

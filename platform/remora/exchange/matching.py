@@ -150,7 +150,7 @@ def _one(kind: str, fitting: list[str], hub: str | None, entry: Any) -> str:
     raise _missing(kind, entry())
 
 
-def _missing(kind: str, entry: Mapping[str, Any]) -> DataError:
+def _missing(kind: str, entry: Mapping[str, object]) -> DataError:
     (name,) = entry
     error = DataError(
         f"the catalog has no {kind} of the checkpoint's architecture ({name}); "
@@ -177,11 +177,11 @@ def _name(hub: str | None, config: PretrainedConfig) -> str:
     return hub.rpartition("/")[2].lower() if hub else f"{config.model_type.replace('_', '-')}-{config.hidden_size}"
 
 
-def _vision_entry(found: PublishedCheckpoint) -> dict[str, Any]:
+def _vision_entry(found: PublishedCheckpoint) -> dict[str, object]:
     config = found.vision_config
     if config is None:
         hub = found.vision_hub or "?"
-        facts: dict[str, Any] = {"short": hub.rpartition("/")[2], "loader": "transformers", "hub": hub}
+        facts: dict[str, object] = {"short": hub.rpartition("/")[2], "loader": "transformers", "hub": hub}
         facts["config"] = {"model_type": f"see huggingface.co/{hub}/blob/main/config.json"}
         return {hub.rpartition("/")[2].lower(): facts | {"layer": found.layer, "prefix": found.prefix}}
     name = _name(found.vision_hub, config)
@@ -212,7 +212,7 @@ def _vision_entry(found: PublishedCheckpoint) -> dict[str, Any]:
     }
 
 
-def _llm_entry(found: PublishedCheckpoint) -> dict[str, Any]:
+def _llm_entry(found: PublishedCheckpoint) -> dict[str, object]:
     name = _name(found.llm_hub, found.llm_config)
     return {
         name: {

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -34,7 +33,7 @@ WRAPPERS = (
 """Prefixes that wrappers add to tensor names during training."""
 
 
-def read_object(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, object]:
     """The JSON object of a file.
 
     Raises:
@@ -151,7 +150,7 @@ def read_file(file: Path) -> dict[str, Tensor]:
     return dict(held)
 
 
-def _load_torch(file: Path) -> Any:
+def _load_torch(file: Path) -> object:
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError as e:

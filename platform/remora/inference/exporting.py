@@ -140,7 +140,7 @@ def _folded(ids: list[int], image_tokens: int, picture: int) -> list[int]:
 
 
 def _write_whole(
-    out: Path, bundle: Bundle, model: VisionLanguageModel, tokenizer: PreTrainedTokenizerBase, about: dict[str, Any]
+    out: Path, bundle: Bundle, model: VisionLanguageModel, tokenizer: PreTrainedTokenizerBase, about: dict[str, object]
 ) -> None:
     """Write a bundle with every part in it: loading it reads no hub and no cache."""
     with writing(out) as tmp:

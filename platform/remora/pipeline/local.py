@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from remora.errors import RemoraError, WorkerError
 from remora.files import write_json
@@ -40,7 +39,7 @@ class Local:
         else:
             _train_ranks(tasks, cluster, runs, status)
 
-    def answer(self, job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, Any]]]:
+    def answer(self, job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, object]]]:
         _be_quiet()
         return worker.answer(job)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from remora import catalog, tracking
 from remora.data.index import Dataset
@@ -39,9 +38,9 @@ def variant_run(variant: Variant, lineage: Sequence[StageRun], runs: Path, withi
     )
 
 
-def _variant_params(variant: Variant, lineage: Sequence[StageRun]) -> dict[str, Any]:
+def _variant_params(variant: Variant, lineage: Sequence[StageRun]) -> dict[str, object]:
     """Where variants differ: the parts, and each stage's rates, length and data."""
-    said: dict[str, Any] = {p: getattr(variant, p) for p in ("vision", "connector", "llm", "recipe", "seed")}
+    said: dict[str, object] = {p: getattr(variant, p) for p in ("vision", "connector", "llm", "recipe", "seed")}
     for run in lineage:
         stage = run.stage.model_dump(mode="json", exclude_none=True)
         kept = {k: stage[k] for k in ("lr", "epochs", "steps", "batch", "schedule", "warmup") if k in stage}
@@ -121,7 +120,7 @@ def variant_key(lineage: Sequence[StageRun], within: str) -> str:
     return f"variant/{lineage[-1].id}/{within}"
 
 
-def published_record(run: StageRun, variant: Variant) -> dict[str, Any]:
+def published_record(run: StageRun, variant: Variant) -> dict[str, object]:
     return {
         "identity": run.id,
         "stage": run.stage.name,
@@ -133,7 +132,7 @@ def published_record(run: StageRun, variant: Variant) -> dict[str, Any]:
     }
 
 
-def _params(run: StageRun, variant: Variant) -> Mapping[str, Any]:
+def _params(run: StageRun, variant: Variant) -> Mapping[str, object]:
     stage = run.stage.model_dump(mode="json", exclude={"name", "mixture"})
     cluster = variant.cluster.model_dump(mode="json")
     return {"stage": stage, "mixture": _mixture(run), "parts": dict(run.parts), "cluster": cluster}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from remora.evaluation.ask import Ask
 from remora.evaluation.benchmarks import Benchmark, benchmark
@@ -48,7 +48,7 @@ def train(tasks: Sequence[Task], runs: Path, status: Path, preempted: Callable[[
         dist.barrier()  # the next stage run starts from what was just published
 
 
-def answer(job: AskJob) -> Iterator[list[dict[str, Any]]]:
+def answer(job: AskJob) -> Iterator[list[dict[str, object]]]:
     """The answer lines of each piece. Questions are read here, so no pictures are sent between processes."""
     from remora.evaluation.ask import ask
 

@@ -15,7 +15,6 @@ import logging
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -40,7 +39,7 @@ class Lengths:
         self._folder, self._dataset, self._image_tokens = folder, dataset, image_tokens
         self._table = np.memmap(folder / FILE, np.uint32, mode="r").reshape(-1, 3)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return Lengths, (self._folder, self._dataset, self._image_tokens)  # the other process maps the file itself
 
     def __getitem__(self, i: int) -> Size:

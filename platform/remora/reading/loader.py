@@ -128,7 +128,7 @@ def _processes(count: int, start: bytes) -> ProcessPoolExecutor:
 
 # In a dataloader worker.
 
-_data: tuple[StageData, tuple[Any, ...]] | None = None
+_data: tuple[StageData, tuple[object, ...]] | None = None
 _pickled = b""
 
 

@@ -6,7 +6,6 @@ serve deploy serve/local.yaml         # import_path: remora.serving.app:build
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
@@ -72,7 +71,7 @@ def application(args: EndpointArgs, load: Callable[[EndpointArgs], ServedModel] 
     return deployment.bind(args, load)
 
 
-def build(args: dict[str, Any]) -> serve.Application:
+def build(args: dict[str, object]) -> serve.Application:
     """The application builder that a Serve config names as `import_path`; `args` are EndpointArgs.
 
     Raises:

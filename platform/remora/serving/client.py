@@ -7,7 +7,6 @@ import json
 import mimetypes
 import shlex
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -67,7 +66,7 @@ def _route(url: str) -> str:
     return f"{url.rstrip('/').removesuffix('/v1')}/v1/chat/completions"
 
 
-def _body(path: Path, encoded: str, question: str, max_tokens: int, model: str) -> dict[str, Any]:
+def _body(path: Path, encoded: str, question: str, max_tokens: int, model: str) -> dict[str, object]:
     kind = mimetypes.guess_type(path.name)[0] or "image/png"
     picture = {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{encoded}"}}
     content = [picture, {"type": "text", "text": question}]

@@ -16,7 +16,6 @@ import contextlib
 import json
 import uuid
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
@@ -84,7 +83,7 @@ class Front:
         self.going = 0
         """Requests that wait for a replica or for its answer."""
         self.held = 0
-        self.health: dict[str, Any] | None = None
+        self.health: dict[str, object] | None = None
         """A replica's last health response; None if none has answered yet, or one has died since."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -183,7 +182,7 @@ class Front:
     async def _ask_health(self) -> _Reply:
         """Ask a replica for its health, with a timeout that one that is not full meets."""
         upload, reply = _Upload(b""), _Reply(self, None)
-        scope: dict[str, Any] = {
+        scope: dict[str, object] = {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
@@ -206,7 +205,7 @@ class Front:
                 self.health = json.loads(reply.text)
         return reply
 
-    async def _healthz(self) -> dict[str, Any]:
+    async def _healthz(self) -> dict[str, object]:
         """A replica's health response; while all are full, the last one.
 
         Raises:
@@ -235,7 +234,7 @@ class _Upload:
         if self.body is not None:
             body, self.body = self.body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self.gone.wait())]
+        waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self.gone.wait())]
         if self.receive is not None:
             waits.append(asyncio.ensure_future(_disconnected(self.receive)))
         try:
@@ -310,7 +309,7 @@ def _later(message: str, code: str, after: int = LATER, status: int = 503) -> Re
     return Refusal(f"{message}; try again in {after} s", status=status, code=code, retry_after=after)
 
 
-async def _send(send: Send, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
+async def _send(send: Send, status: int, body: dict[str, object], headers: dict[str, str]) -> None:
     response = JSONResponse(body, status_code=status, headers=headers)
     await send({"type": "http.response.start", "status": status, "headers": response.raw_headers})
     await send({"type": "http.response.body", "body": response.body})

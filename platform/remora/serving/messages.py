@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from remora.serving.args import Limits
 from remora.serving.openai_api import Refusal
@@ -40,7 +40,7 @@ class ChatTurn:
         return "\n".join(text for text in self.texts if text)
 
 
-def read_messages(messages: Sequence[Any], limits: Limits, characters: int) -> list[ChatTurn]:
+def read_messages(messages: Sequence[object], limits: Limits, characters: int) -> list[ChatTurn]:
     """The turns of a conversation, the last one the user's. They have at most `characters` together.
 
     Raises:
@@ -82,7 +82,7 @@ def _in_turns(said: Sequence[ChatTurn]) -> list[ChatTurn]:
     return [turn for turn in turns if turn.role != "system" or turn.text]
 
 
-def _said(message: Any, where: str) -> ChatTurn:
+def _said(message: object, where: str) -> ChatTurn:
     if not isinstance(message, dict):
         raise _refuse(f"{where}: expected an object with role and content", "invalid_message", where)
     role = message.get("role")
@@ -111,7 +111,7 @@ def _said(message: Any, where: str) -> ChatTurn:
     return one
 
 
-def _told(message: dict[str, Any]) -> list[str]:
+def _told(message: dict[str, object]) -> list[str]:
     """An assistant message's other texts: a refusal, and its tool calls."""
     refusal, calls = message.get("refusal"), message.get("tool_calls")
     told = [refusal] if isinstance(refusal, str) else []
@@ -122,7 +122,7 @@ def _told(message: dict[str, Any]) -> list[str]:
     return told
 
 
-def _read_part(part: Any, one: ChatTurn, where: str) -> None:
+def _read_part(part: object, one: ChatTurn, where: str) -> None:
     if isinstance(part, str):
         one.texts.append(part)
         return

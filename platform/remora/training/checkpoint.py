@@ -50,7 +50,7 @@ def save(
     trained: dict[str, Tensor],
     moments: dict[str, Tensor],
     keep: int,
-    state: Mapping[str, Any] | None = None,
+    state: Mapping[str, object] | None = None,
 ) -> Path:
     """Publish a checkpoint and delete all but the newest `keep`. Only one rank calls this."""
     folder = root / f"step-{step:06d}"
@@ -91,7 +91,9 @@ class Writer:
             self._writing.result()
             self._writing = None
 
-    def _write(self, step: int, trained: dict[str, Tensor], moments: dict[str, Tensor], state: dict[str, Any]) -> None:
+    def _write(
+        self, step: int, trained: dict[str, Tensor], moments: dict[str, Tensor], state: dict[str, object]
+    ) -> None:
         began, error = time.monotonic(), None
         try:
             save(self.root, step, trained, moments, self.keep, state)

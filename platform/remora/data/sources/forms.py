@@ -33,7 +33,7 @@ FORMS = (
     "conversations or messages (lists of turns); texts and images; question and answer, query and response, "
     "instruction and output, or prompt and completion; image and caption or text"
 )
-Turns = list[dict[str, Any]]
+Turns = list[dict[str, object]]
 
 
 def words_of(keys: Collection[str]) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def as_llava(record: Any, unread: tuple[str, ...] = ()) -> Raw:
     return Raw(raw.record, raw.pictures, unread=raw.unread + unread)
 
 
-def _as_llava(record: dict[str, Any]) -> Raw:
+def _as_llava(record: dict[str, object]) -> Raw:
     if record.keys() <= _PLAIN and is_plain(record.get("conversations")):  # most records: a third of the time
         name = record.get("image")
         if name is None or (isinstance(name, str) and picture_in(name) is name):
@@ -166,7 +166,7 @@ def _turns(record: Mapping[str, Any], words: tuple[str, ...], pool: Pool) -> tup
     return turns, False
 
 
-def _pairs(record: Mapping[str, Any], question: Any, answer: Any) -> Iterator[tuple[Any, Any]]:
+def _pairs(record: Mapping[str, object], question: object, answer: object) -> Iterator[tuple[object, object]]:
     history = record.get("history") or []
     if not isinstance(history, list) or not all(isinstance(h, list) and len(h) == 2 for h in history):
         raise BrokenRecord(f"'history' is {short(history)}; it is a list of [question, answer]", "no-conversation")
@@ -199,7 +199,7 @@ def _with_system(turns: Any, record: Mapping[str, Any]) -> Any:
     return turns if own is not None else [{"from": "system", "value": text}, *turns]
 
 
-def rounds(pairs: Iterable[tuple[Any, Any]]) -> Turns:
+def rounds(pairs: Iterable[tuple[object, object]]) -> Turns:
     """Questions and answers as LLaVA's turns."""
     return [{"from": who, "value": value} for both in pairs for who, value in zip(("human", "gpt"), both, strict=True)]
 
@@ -218,7 +218,7 @@ def with_tags(said: Any, pictures: int) -> None:
         said[at] = {**asked[0], "value": f"{TAG * pictures}\n{asked[0]['value']}"}
 
 
-def _rounds(texts: Any) -> Any:
+def _rounds(texts: object) -> Any:
     if not isinstance(texts, list):
         raise BrokenRecord(f"'texts' is {short(texts)}; it is a list of user and assistant", "no-conversation")
     return rounds((t.get("user"), t.get("assistant")) if isinstance(t, dict) else (None, None) for t in texts)

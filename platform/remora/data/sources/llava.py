@@ -67,7 +67,7 @@ class _Decoder:
     def _twice(self) -> str:
         return f"the key {self._repeated} is in one mapping twice; keep one"
 
-    def _mapping(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def _mapping(self, pairs: list[tuple[str, object]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) != len(pairs):
             keys = [key for key, _ in pairs]

@@ -30,7 +30,7 @@ RawTurn = dict[str, Any]
 class Pool:
     """The pictures that a record names outside its turns, and those in its turns, in reading order."""
 
-    def __init__(self, named: list[Any]) -> None:
+    def __init__(self, named: list[object]) -> None:
         self.named = named
         self.shown: list[Any] | None = None
         """Pictures of parts; None until a part has one."""
@@ -69,7 +69,7 @@ class Pool:
         self._pass_by(part, {"type", "index", "text"})
         return str(part["text"])
 
-    def _pass_by(self, part: dict[str, Any], read: set[str]) -> None:
+    def _pass_by(self, part: dict[str, object], read: set[str]) -> None:
         if len(part) > 2 or not part.keys() <= read:
             given = (k for k, v in part.items() if k not in read and v not in (None, "", [], {}))
             self.unread |= dict.fromkeys(f"content.{k}" for k in given)
@@ -120,7 +120,7 @@ def unread_keys(said: list[Any], name: str) -> Iterator[str]:
             )
 
 
-def _turn(message: Any, pool: Pool, where: str) -> Any:
+def _turn(message: object, pool: Pool, where: str) -> object:
     if not isinstance(message, dict):
         return message
     speaker = message.get("from") if message.get("from") is not None else message.get("role")
@@ -136,7 +136,7 @@ def _turn(message: Any, pool: Pool, where: str) -> Any:
     return {"from": called, "value": value, **rest}
 
 
-def _refuse_two(message: RawTurn, speaker: Any, called: Any, value: Any, where: str) -> None:
+def _refuse_two(message: RawTurn, speaker: object, called: object, value: object, where: str) -> None:
     """
     Raises:
         BrokenRecord: `from` and `role`, or `value` and `content`, differ.

@@ -95,7 +95,7 @@ def rows(data: Path, names: Sequence[str], key: str, split: str, what: str) -> t
     if tables := parquet_files(data, split):
         return tables[0], list(parquet_rows(tables, ("image",)))
     path = find(data, *names, what=what)
-    raw: Any = read_json(path, object, f"expected {what}")
+    raw: object = read_json(path, object, f"expected {what}")
     held = raw.get(key) if isinstance(raw, dict) else raw
     if not isinstance(held, list) or not held:
         has = f"keys {', '.join(list(raw)[:8])}" if isinstance(raw, dict) else type(raw).__name__

@@ -117,7 +117,7 @@ def commonest(answers: Sequence[str]) -> str:
     return Counter(answers).most_common(1)[0][0]
 
 
-def picture(row: Mapping[str, Any], path: Path, folder: str, name: str) -> Shown:
+def picture(row: Mapping[str, object], path: Path, folder: str, name: str) -> Shown:
     """The hub's picture, or the file of that name in a folder next to the distributed file, or next to its own folder
     (`Annotations/val.json`)."""
     if isinstance(shown := row.get("image"), InParquet):

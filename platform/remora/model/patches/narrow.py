@@ -64,12 +64,12 @@ def only(modules: Sequence[nn.Module], rows: Tensor, shape: torch.Size) -> Itera
         at = rows % tokens if positions is None else positions.flatten()[rows]
         dropout.keys, dropout.positions = of[None], at[None]
 
-    def chosen(module: nn.Module, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> Any:
+    def chosen(module: nn.Module, inputs: tuple[Tensor, ...], options: dict[str, object]) -> Any:
         if options or len(inputs) != 1:
             raise TypeError(f"{type(module).__name__} takes more than states")
         return (inputs[0].flatten(0, 1).index_select(0, rows)[None],), {}
 
-    def filled(module: nn.Module, inputs: Any, out: Tensor) -> Tensor:
+    def filled(module: nn.Module, inputs: object, out: Tensor) -> Tensor:
         full = out.new_zeros(batch * tokens, *out.shape[2:])
         return full.index_copy(0, rows, out[0]).view(batch, tokens, *out.shape[2:])
 

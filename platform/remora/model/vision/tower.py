@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from remora.catalog import Vision
@@ -31,7 +29,7 @@ class Tower(nn.Module):
 class Unread(nn.Module):
     """Placeholder for a block whose output is not used: it has no weights and is never run."""
 
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, hidden: Tensor, *args: object, **kwargs: object) -> Tensor:
         return hidden
 
 

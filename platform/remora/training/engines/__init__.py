@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from remora.model.vlm import VisionLanguageModel
 from remora.spec import Cluster, Stage
@@ -17,7 +16,7 @@ __all__ = ["Engine", "create", "loading"]
 
 
 def create(
-    model: VisionLanguageModel, groups: Sequence[dict[str, Any]], stage: Stage, cluster: Cluster, step: int = 0
+    model: VisionLanguageModel, groups: Sequence[dict[str, object]], stage: Stage, cluster: Cluster, step: int = 0
 ) -> Engine:
     """Create an engine for a model, `step` optimiser steps after the first.
 

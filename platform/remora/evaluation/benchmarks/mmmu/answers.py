@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from remora.errors import DataError
 from remora.evaluation.answers import AnswerLine, Warnings, read_records
@@ -65,7 +64,7 @@ def _output(folder: Path) -> Path | None:
     return next((folder / name for name in OUTPUTS if (folder / name).is_file()), None)
 
 
-def _said(identity: str, record: dict[str, Any], where: str) -> CollegeAnswer | None:
+def _said(identity: str, record: dict[str, object], where: str) -> CollegeAnswer | None:
     """A record of main_parse_and_eval.py, parsed or not, or a line of LLaVA's."""
     text = next(
         (record[k] for k in ("response", "text", "prediction") if isinstance(record.get(k), (str, int, float))), None

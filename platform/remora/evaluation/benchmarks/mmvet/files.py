@@ -37,14 +37,14 @@ def source(data: Path) -> list[Truth]:
     if path.suffix == ".parquet":
         rows = parquet_rows(parquet_files(path if data.is_file() else data, "test"), ("image",))
         return [_truth(path, str(r.get("question_id")), r, r["image"]) for r in rows]
-    raw: Any = read_json(path, object, "give mm-vet.json, which holds the answers too")
+    raw: object = read_json(path, object, "give mm-vet.json, which holds the answers too")
     if not isinstance(raw, dict) or not raw:
         raise DataError(f"{path}: not MM-Vet's questions; expected mm-vet.json, an object of v1_0, v1_1, …")
     folder = path.parent / "images"
     return [_truth(path, i, r, Picture(str(folder / str(_get(r, "imagename"))))) for i, r in raw.items()]
 
 
-def _get(row: object, key: str) -> Any:
+def _get(row: object, key: str) -> object:
     return row.get(key) if isinstance(row, dict) else None
 
 

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from remora.errors import DataError
 from remora.evaluation.answers import AnswerLine, Warnings, match, read_records
@@ -101,7 +100,7 @@ def _of_file(path: Path, split: str | None, warnings: Warnings) -> Iterator[Spli
         where = records.where(i)
         # A line of POPE's question file with an added answer has its question in `text`.
         official = "answer" in record
-        said: Any = record.get("answer", record.get("text", record.get("prediction")))
+        said: object = record.get("answer", record.get("text", record.get("prediction")))
         if not isinstance(said, str):
             warnings.add("answers that are no text", f"{where}: {str(said)[:60]!r} is no answer; left out")
             continue
@@ -115,7 +114,7 @@ def _of_file(path: Path, split: str | None, warnings: Warnings) -> Iterator[Spli
         raise DataError(f"{path}: no answer in it; expected LLaVA's lines or POPE's, {{question, answer}}")
 
 
-def _number(record: dict[str, Any]) -> int | None:
+def _number(record: dict[str, object]) -> int | None:
     value = record.get("question_id")
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 19:
         return int(value)
