@@ -91,12 +91,38 @@ TEXTS += [
 ]
 
 
+AXES = """
+name: axes
+vision: [efficientnet-lite0]
+connector: [mlp2x_gelu]
+llm: [demo-2m]
+recipe: [base, share]
+overrides: {finetune: {mixture: [demo-finetune, demo-captions]}}
+axes:
+  finetune.lr: {low: 1.0e-5, high: 1.0e-3, log: true}
+  align.tune.vision: [{last: 6}]
+  finetune.mixture.demo-captions.weight: [0.5]
+  pretrain.tune.vision.lr: {values: [1.0e-5], when: {recipe: share}}
+  data: {a: {align.mixture: [demo-captions], align.batch: 8}, b: {max_length: 64}}
+seeds: [3]
+cases: [{when: {recipe: base, data: [a]}, overrides: {align: {lr: 1.0e-3}}}]
+exclude: [{recipe: share, data: a}]
+only: [{recipe: [base, share]}]
+champion: {benchmark: easy-vqa-val}
+sampler: {kind: random, trials: 3}
+objectives: [easy-vqa, {figure: parameters, direction: min}]
+smoke: {recipe: [base], axes: {align.lr: [0.1]}}
+"""
+"""A space with everything that the demo's does without."""
+
+
 def documents() -> dict[str, Any]:
     """What is changed: every kind of spec that is shipped."""
     recipe = yaml.safe_load((ROOT / "platform/remora/catalog/recipes/bunny-lora.yaml").read_text())
     return {
         "variant": yaml.safe_load((ROOT / "jobs/demo-base.yaml").read_text()),
         "space": yaml.safe_load((ROOT / "tune/demo.yaml").read_text()),
+        "axes": yaml.safe_load(AXES),
         "recipe": recipe,
         "condensation": yaml.safe_load((ROOT / "jobs/condense.yaml").read_text()),
         **{
@@ -174,7 +200,7 @@ def read(kind: str, file: Path) -> Any:
     if kind == "variant":
         found = read_variant(file)
         return found.model_dump(mode="json"), [s.model_dump(mode="json") for s in resolve_stages(found)]
-    if kind == "space":
+    if kind in ("space", "axes"):
         found = read_space(file)
         assert read_variants(file)
         return found.model_dump(mode="json")

@@ -11,6 +11,7 @@ from remora.runs import (
     path,
     pruned,
     read_space,
+    read_variant,
     read_variants,
     resolve_stages,
     survey,
@@ -148,6 +149,17 @@ def test_values_that_fit_with_some_others_are_pruned_and_those_that_never_fit_ar
     assert len(variants_of(space(axes=freeze))) == 7
     with pytest.raises(SpecError, match=r"^axes: align.lr=-1: align: lr: must be above 0 \(found -1\)$"):
         variants_of(space(axes={"align.lr": [1, -1]}))
+
+
+def test_a_published_model_is_a_spec_by_its_name():
+    found = read_variant("Bunny-phi-1.5-eva")
+    assert variant_name(found) == "Bunny-phi-1.5-eva" and stages(found)["align"].lr == 1e-3
+    assert read_variants("Bunny-phi-1.5-eva") == [found]
+    assert [variant_name(v) for v in read_variants("Bunny-v1.0-4B")] == ["Bunny-v1.0-4B", "Bunny-v1.0-4B-1"]
+    with pytest.raises(SpecError, match=r"is an average of 2 models.* next: remora render Bunny-v1.0-4B$"):
+        read_variant("Bunny-v1.0-4B")
+    with pytest.raises(SpecError, match=r"Bunny-v9: cannot read"):
+        read_variants("Bunny-v9")
 
 
 HEAD = "name: s\nvision: [efficientnet-lite0]\nconnector: [linear]\nllm: [demo-2m]\nrecipe: [base, share]\n"

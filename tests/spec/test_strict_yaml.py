@@ -322,6 +322,11 @@ def test_a_space_that_nobody_could_list_is_refused(tmp_path):
     assert "40,000 variants, and a space has 10,000 at most" in refused(Space, text, tmp_path)
 
 
+def test_an_unknown_key_may_hold_any_character(tmp_path):
+    message = refused(Variant, PARTS + "'re[cipe': x\n", tmp_path)
+    assert message.startswith("spec.yaml:5: unknown key 're[cipe'; did you mean 'recipe'?")
+
+
 def test_a_file_full_of_mistakes_tells_the_first_ones(tmp_path):
     lines = refused(Variant, PARTS + "".join(f"k{i}: 1\n" for i in range(50)), tmp_path).splitlines()
     assert len(lines) == 11 and lines[-1] == "spec.yaml: and 40 mistakes more"

@@ -19,6 +19,7 @@ from remora.catalog.published import PublishedModel, Scores
 from remora.catalog.resolution import tokens_at
 from remora.errors import SpecError, UnknownName, nearest
 from remora.spec import Recipe, Spec, load, read_yaml, validate
+from remora.spec.messages import found
 
 HERE = Path(__file__).parent
 OWN = "REMORA_CATALOG"
@@ -132,7 +133,8 @@ def _getter(kind: str, label: str, model: type[E]) -> Callable[[str], E]:
         known = listed(model)
         if name not in known:
             raise UnknownName(
-                f"unknown {label} {name!r}{nearest(name, known)}; known: {', '.join(known)}; see: remora catalog {kind}"
+                f"unknown {label} {found(name)}{nearest(name, known)}; known: {', '.join(known)}; "
+                f"see: remora catalog {kind}"
             )
         return known[name]
 

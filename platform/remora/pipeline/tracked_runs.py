@@ -39,13 +39,13 @@ def variant_run(variant: Variant, lineage: Sequence[StageRun], runs: Path, withi
 
 
 def _variant_params(variant: Variant, lineage: Sequence[StageRun]) -> dict[str, object]:
-    """Where variants differ: the parts, and each stage's rates, length and data."""
+    """Where variants differ: the parts, what was chosen on a space's axes, and each stage's rates, length and data."""
     said: dict[str, object] = {p: getattr(variant, p) for p in ("vision", "connector", "llm", "recipe", "seed")}
     for run in lineage:
         stage = run.stage.model_dump(mode="json", exclude_none=True)
         kept = {k: stage[k] for k in ("lr", "epochs", "steps", "batch", "schedule", "warmup") if k in stage}
         said[run.stage.name] = kept | {"data": _mixture(run)}
-    return said
+    return said | variant.choice
 
 
 def _variant_note(variant: Variant, lineage: Sequence[StageRun]) -> str:

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from remora import catalog
 from remora.errors import SpecError, UnknownName
 from remora.runs.choosing import Misfit, composed
 from remora.runs.graph import Written, check_names, check_overrides, recipe_stages, resolve_stages, variant_name
@@ -28,11 +29,17 @@ class Survey:
 
 
 def read_variant(file: Path | str) -> Variant:
-    """The variant of a YAML file, with its overrides checked.
+    """The variant of a YAML file, or the published model of that name, with its overrides checked.
 
     Raises:
-        SpecError: the file is not a variant, or is invalid.
+        SpecError: the file is not a variant, or is invalid; the model is an average of several.
     """
+    if models := _published(file):
+        if len(models) > 1:
+            raise SpecError(
+                f"{file} is an average of {len(models)} models, each trained on its own; next: remora render {file}"
+            )
+        return models[0]
     variant, lines = load_job(file, "variant")
     assert isinstance(variant, Variant)
     resolve_stages(variant, Written(str(file), lines))
@@ -54,9 +61,13 @@ def read_space(file: Path | str, smoke: bool = False) -> Space:
 def read_survey(file: Path | str, smoke: bool = False) -> Survey:
     """The variants of a YAML file with a space or a single variant. Of a range, both ends are taken.
 
+    The name of a published model (`remora catalog published`) is taken as well.
+
     Raises:
         SpecError: the file is neither, or is invalid; with `smoke`, it has no smoke block.
     """
+    if not smoke and (models := _published(file)):
+        return Survey(tuple(models))
     job, lines = load_job(file, *(("space",) if smoke else ("variant", "space")), smoke=smoke)
     written = Written(str(file), lines)
     if isinstance(job, Space):
@@ -68,6 +79,13 @@ def read_survey(file: Path | str, smoke: bool = False) -> Survey:
 def read_variants(file: Path | str) -> list[Variant]:
     """The variants of `read_survey`."""
     return list(read_survey(file).variants)
+
+
+def _published(name: Path | str) -> list[Variant]:
+    """What to train for the published model of that name; none if there is no such model, or a file is there."""
+    if Path(name).exists() or str(name) not in catalog.entries("published"):
+        return []
+    return [variant for variant, _ in catalog.published(str(name)).variants(str(name)).values()]
 
 
 def variants_of(space: Space) -> list[Variant]:

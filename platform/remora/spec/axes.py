@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from remora.errors import nearest
 from remora.spec.base import Spec, models_in
+from remora.spec.messages import found
 from remora.spec.recipe import MODES, PARTS, MixtureEntry, PartTuning, Stage
 
 LABEL = re.compile(r"[A-Za-z0-9_.+-]{1,40}")
@@ -45,7 +46,7 @@ class Choice:
                 return i
         if isinstance(said, str) and said in self.labels:
             return self.labels.index(said)
-        raise ValueError(f"{said!r} is none of its values: {', '.join(self.labels)}")
+        raise ValueError(f"{found(said)} is none of its values: {_listed(self.labels)}")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Range:
             ValueError: it is not a number, or is outside the range.
         """
         if isinstance(said, bool) or not isinstance(said, int | float) or not self.low <= said <= self.high:
-            raise ValueError(f"{said!r} is no number from {figure(self.low)} to {figure(self.high)}")
+            raise ValueError(f"{found(said)} is no number from {figure(self.low)} to {figure(self.high)}")
         if self.integer:
             return round(said)
         rounded = round(said, DIGITS - 1 - floor(log10(abs(said)))) if said else 0.0
@@ -81,6 +82,11 @@ class Range:
 
 
 Axis = Choice | Range
+
+
+def _listed(labels: tuple[str, ...], most: int = 12) -> str:
+    shown = ", ".join(label if len(label) <= 40 else f"{label[:37]}..." for label in labels[:most])
+    return shown if len(labels) <= most else f"{shown} and {len(labels) - most} more"
 
 
 def figure(number: float) -> str:
@@ -175,15 +181,15 @@ class AxisSpec(Spec):
 
 
 def _labelled(values: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    labelled: dict[str, Any] = {}
     for value in values:
         label = label_of(value)
         if label is None:
             raise ValueError(f"{str(value)[:60]} has no short name; write labels: {{label: value, …}}")
-        if label in found:
+        if label in labelled:
             raise ValueError(f"{label} is listed twice")
-        found[label] = value
-    return found
+        labelled[label] = value
+    return labelled
 
 
 @dataclass(frozen=True)

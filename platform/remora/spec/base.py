@@ -68,6 +68,8 @@ def _order(err: Any, lines: KeyLines, at: tuple[str | int, ...]) -> tuple[bool, 
 def _explain(model: type[BaseModel], err: Any, name: str, lines: KeyLines, at: tuple[str | int, ...]) -> str:
     # pydantic adds names of union branches and validators to `loc`; the file has only keys and positions.
     loc = tuple(part for part in err["loc"] if not (isinstance(part, str) and "[" in part))
+    if err["type"] == "extra_forbidden" and loc[-1:] != err["loc"][-1:]:
+        loc = (*loc, err["loc"][-1])  # a key that was written with one
     known = (*at, *loc)
     while known and known not in lines:
         known = known[:-1]

@@ -14,10 +14,12 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 from remora.errors import SpecError, nearest
 from remora.spec.axes import Axis, AxisName, AxisSpec, Choice, Range, When, changes
 from remora.spec.base import FileName, Spec
+from remora.spec.messages import found
 from remora.spec.strict_yaml import KeyLines
 from remora.spec.variant import Job
 
 MOST_VARIANTS = 10_000
+MOST_SEEDS = 1_000
 MOST_COMBINATIONS = 1_000_000
 """Maximum combinations that are enumerated before `when`, `only` and `exclude`."""
 FIXED = ("recipe", "vision", "llm", "connector")
@@ -149,8 +151,11 @@ class Space(Job):
     @classmethod
     def _count_or_list(cls, said: Any) -> Any:
         listed = said if isinstance(said, list | tuple) else (said,)
-        if not all(type(n) is int and n >= 0 for n in listed) or said == 0 or len(set(listed)) < len(listed):
-            raise ValueError(f"{said!r} is neither a number of seeds from 1 on nor a list of different ones")
+        whole = all(type(n) is int and n >= 0 for n in listed) and len(set(listed)) == len(listed) <= MOST_SEEDS
+        if not whole or (listed is not said and not 1 <= said <= MOST_SEEDS):
+            raise ValueError(
+                f"{found(said)} is neither a number of seeds from 1 to {MOST_SEEDS:,} nor a list of different ones"
+            )
         return tuple(said) if isinstance(said, list) else said
 
     @field_validator("axes")
@@ -219,24 +224,24 @@ class Space(Job):
 
     def domain(self) -> dict[str, Axis]:
         """Every axis by name: recipe, vision, llm and connector, then `axes` in the order of the file, then seed."""
-        found: dict[str, Axis] = {}
+        domain: dict[str, Axis] = {}
         for name in FIXED:
             values = getattr(self, name)
-            found[name] = Choice(values, tuple(Path(v).stem if v.endswith((".yaml", ".yml")) else v for v in values))
-        found |= {name: spec.axis for name, spec in self.axes.items()}
+            domain[name] = Choice(values, tuple(Path(v).stem if v.endswith((".yaml", ".yml")) else v for v in values))
+        domain |= {name: spec.axis for name, spec in self.axes.items()}
         if self.seeds:
             seeds = tuple(range(self.seed, self.seed + self.seeds)) if isinstance(self.seeds, int) else self.seeds
-            found["seed"] = Choice(seeds, tuple(map(str, seeds)))
-        return found
+            domain["seed"] = Choice(seeds, tuple(map(str, seeds)))
+        return domain
 
     def active(self, assignment: Mapping[str, Any]) -> tuple[str, ...]:
         """The axes that exist for an assignment, in the domain's order: those whose `when` holds."""
         domain = self.domain()
-        found: list[str] = []
+        active: list[str] = []
         for name in domain:
-            if self._exists(name, {k: assignment[k] for k in found if k in assignment}, domain):
-                found.append(name)
-        return tuple(found)
+            if self._exists(name, {k: assignment[k] for k in active if k in assignment}, domain):
+                active.append(name)
+        return tuple(active)
 
     def excluded(self, assignment: Mapping[str, Any]) -> str | None:
         """Why the space's `exclude` or `only` leaves out an assignment; None if it does not."""
@@ -302,9 +307,9 @@ def smoked(raw: Any, lines: KeyLines, file: str) -> tuple[Any, KeyLines]:
             f"{file} has no smoke: block, which says what a trial run of minutes replaces; leave --smoke out"
         )
     kept = {k: v for k, v in raw.items() if k not in ("smoke", "published", "expect")} | smoke
-    found = {k: v for k, v in kept.items() if v is not None} | {"name": f"{raw.get('name')}-smoke"}
+    changed = {k: v for k, v in kept.items() if v is not None} | {"name": f"{raw.get('name')}-smoke"}
     own = {k: n for k, n in lines.items() if k[0] not in smoke}
-    return found, own | {k[1:]: n for k, n in lines.items() if k[0] == "smoke" and len(k) > 1}
+    return changed, own | {k[1:]: n for k, n in lines.items() if k[0] == "smoke" and len(k) > 1}
 
 
 def _holds(condition: When, chosen: Mapping[str, Any], domain: Mapping[str, Axis]) -> bool:
