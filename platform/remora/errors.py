@@ -11,6 +11,7 @@
     ├── StoreError        the run folder: full, read-only, a lease
     │   └── TornArtifact  files that do not match their manifest
     ├── TrainingError     a stage that cannot run or whose loss is NaN
+    ├── Paused            a stage that stopped at a validation, as it was asked to
     ├── ClusterError      Ray: no cluster, no room
     ├── WorkerError       a process that crashed unexpectedly
     ├── TrackingError     MLflow: no server, no champion
@@ -82,6 +83,17 @@ class TornArtifact(StoreError):
 
 class TrainingError(RemoraError):
     """A stage that cannot run, or whose loss is NaN."""
+
+
+class Paused(RemoraError):
+    """A stage that was asked to stop and did, with a checkpoint: `step` is the next one that it takes."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+    def __reduce__(self) -> tuple[type[Paused], tuple[str, int]]:
+        return type(self), (str(self), self.step)
 
 
 class ClusterError(RemoraError):

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from remora.training.journal import steps_of
+from remora.training.journal import steps_of, validations_of
 from support.tiny import write_records
 
 WITHOUT_RAY = """
@@ -19,6 +19,15 @@ import sys
 from remora.cli import main
 main(sys.argv[1:])
 assert "ray" not in sys.modules
+"""
+ASKED_TO_STOP = """
+from remora.pipeline.local import Local
+from remora.training import pausing
+train = Local.train
+def asked(self, tasks, *where):
+    pausing.ask(tasks[-1].job.folder)
+    train(self, tasks, *where)
+Local.train = asked
 """
 QUESTIONS = "title: colours\nquestions: colours.jsonl\nimages: .\nmetric: multiple-choice\nmax_new_tokens: 8\n"
 STEPS = 8
@@ -32,6 +41,7 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("local")
     write_records(root, count=12, images=".")
     write_records(root, "words.json", count=12, pictures=False)
+    write_records(root, "more.json", count=20, images=".")  # 12 of them are trained on
     (root / "colours.yaml").write_text(QUESTIONS)
     lines = []
     for i, colour in enumerate(("red", "green", "blue", "white")):
@@ -42,24 +52,25 @@ def place(tmp_path_factory):
     return root
 
 
-def spec(place, name, benchmark="colours.yaml", **cluster):
-    """A variant of `base` with a few steps a stage."""
+def spec(place, name, benchmark="colours.yaml", limit=5, **cluster):
+    """A variant of `base` with a few steps a stage, the last of them validated."""
     stage = {"steps": 3, "batch": 4, "lr": 1e-3, "mixture": [{"path": str(place / "train.json")}]}
     overrides = {
         "language": stage | {"mixture": [{"path": str(place / "words.json")}]},
         "align": stage,
-        "finetune": stage | {"steps": STEPS},
+        "finetune": stage | {"steps": STEPS, "validate": {"mixture": [{"path": "more.json"}], "limit": limit}},
     }
+    overrides["finetune"]["validate"] |= {"every": 4, "benchmark": {"name": "colours.yaml", "limit": 3}}
     parts = {"vision": "efficientnet-lite0", "connector": "mlp2x_gelu", "llm": "demo-2m", "recipe": "base"}
     rest = {"overrides": overrides, "cluster": cluster, "benchmarks": [str(place / benchmark)]}
     (place / name).write_text(yaml.safe_dump(parts | rest))
     return str(place / name)
 
 
-def said(place, runs, *argv):
+def said(place, runs, *argv, before=""):
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "REMORA_"))}
     env = kept | {"HOME": str(place), "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "127.0.0.1:1"}  # which --local ignores
-    command = [sys.executable, "-c", WITHOUT_RAY, *argv, "--local", "--runs", str(place / runs)]
+    command = [sys.executable, "-c", before + WITHOUT_RAY, *argv, "--local", "--runs", str(place / runs)]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 
@@ -72,8 +83,13 @@ def losses(place, runs):
 
 @pytest.fixture(scope="module")
 def one(place):
-    """What one rank in the command's own process prints."""
-    code, out, err = said(place, "one", "train", spec(place, "one.yaml", micro_batch=4))
+    """What one rank in the command's own process prints, once it was asked to stop and went on."""
+    train = ("train", spec(place, "one.yaml", micro_batch=4))
+    code, _, err = said(place, "one", *train, before=ASKED_TO_STOP)
+    assert code == 1 and err.splitlines()[-1].startswith(
+        "remora: stage 'finetune' was asked to stop and did after 4 of 8 steps, kept at a checkpoint; next: run"
+    ), err
+    code, out, err = said(place, "one", *train)
     assert code == 0, err
     return out
 
@@ -91,6 +107,39 @@ def test_it_trains_measures_and_records(place, one):
     assert stages.keys() == taken.keys()
     for name, run in stages.items():
         assert [m.value for m in client.get_metric_history(run.info.run_id, "loss")] == taken[name]
+
+
+def finetuned(place):
+    (folder,) = (f for f in (place / "one" / "stages").glob("finetune-*") if f.is_dir())
+    return folder
+
+
+def validations(folder):
+    return [(v.step, v.share, v.loss, v.score) for v in validations_of(folder)]
+
+
+def test_a_stage_is_validated_and_asked_a_benchmark_while_it_trains(place, one):
+    folder = finetuned(place)
+    found = validations(folder / "journal.jsonl")
+    assert [(step, share) for step, share, _, _ in found] == [(3, 0.5), (7, 1.0)]
+    assert all(score in (0.0, 1 / 3, 2 / 3, 1.0) for *_, score in found)
+    assert f"held-out loss {found[-1][2]:.4f} after the last step" in one
+    assert "12 samples of validate.mixture are left out of it" in one and "held out are 5" in one
+
+
+def test_a_stage_run_that_was_validated_otherwise_is_measured_once_and_not_trained(place, one):
+    folder = finetuned(place)
+    before = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    first = validations(folder / "journal.jsonl")
+    for limit, times in ((5, 0), (8, 1), (8, 1)):
+        code, _, err = said(place, "one", "train", spec(place, "two.yaml", limit=limit, micro_batch=2))
+        assert code == 0, err
+        later = validations(folder.with_name(f"{folder.name}.validations.jsonl"))
+        assert len(later) == times, limit
+    assert {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == before
+    ((step, share, loss, score),) = later
+    assert (step, share, score) == (7, 1.0, first[-1][3])
+    assert loss != first[-1][2] and loss == pytest.approx(first[-1][2], rel=0.5)  # of 8 samples, not of 5
 
 
 def test_evaluate_answers_as_the_training_did(place, one):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -96,6 +97,16 @@ def test_the_live_table_keeps_step_loss_and_time(width):
     assert ("12,345" in said) == (width > 120)
     assert "0.866" in said and "0.721" in said
     assert "starting" in said
+
+
+@pytest.mark.parametrize("width", [70, 80, 160])
+def test_the_live_table_shows_the_last_validation_where_there_is_one(width):
+    assert "held-out\nloss" not in shown(live_table(LIVE, "x")) and "1.234" not in shown(live_table(LIVE, "x"))
+    said = shown(live_table([replace(LIVE[0], validation=1.234), *LIVE[1:]], "tune/demo.yaml"), width)
+    assert max(map(len, said.splitlines())) <= width and "…" not in said
+    training = next(line for line in said.splitlines() if "training" in line)
+    assert all(cell in training for cell in ("120/480", "2.345", "2:10"))
+    assert ("1.234" in training) == (width == 160)
 
 
 @pytest.mark.parametrize("width", [80, 120])

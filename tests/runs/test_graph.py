@@ -76,6 +76,8 @@ def test_equal_specs_have_equal_identities(catalog_data):
         ({"overrides": {"align": {"tune": {"vision": {"last": 2}}}}}, [False, True, True]),
         ({"overrides": {"align": {"mixture": [{"dataset": "llava-mix-665k", "cap": 2}]}}}, [False, True, True]),
         ({"overrides": {"align": {"lr": 1e-3, "epochs": 1}}}, [False, False, False]),  # what it is anyway
+        ({"overrides": {"align": {"validate": {"mixture": ["llava-mix-665k"], "every": 7}}}}, [False, False, False]),
+        ({"overrides": {"align": {"validate": {"share": 0.5}}}}, [False, True, True]),
         ({"connector": "linear"}, [False, True, True]),
         ({"cluster": {"workers": 4, "zero": 3, "micro_batch": 2, "rows": "padded"}}, [False, False, False]),
         ({"name": "mine", "benchmarks": ["easy-vqa"]}, [False, False, False]),
@@ -84,6 +86,34 @@ def test_equal_specs_have_equal_identities(catalog_data):
 )
 def test_what_decides_the_result_decides_the_identity_from_there_on(more, expected, catalog_data):
     assert changed(ids(variant(), catalog_data), ids(variant(**more), catalog_data)) == expected
+
+
+def test_of_a_share_that_is_held_out_nothing_but_the_share_decides(catalog_data):
+    def of(**said):
+        return ids(variant(overrides={"align": {"validate": said}}), catalog_data)
+
+    benchmark = {"name": "easy-vqa", "limit": 3}
+    assert of(share=0.25) == of(share=0.25, every=3, limit=1, benchmark=benchmark)
+    assert of(share=0.25) != of(share=0.5)
+    whole = {"recipe": "base", **PARTS}
+    assert ids(Variant.model_validate(whole), catalog_data) == of(mixture=["demo-captions"], every=1, limit=7)
+
+
+def test_an_override_changes_how_a_stage_is_validated_key_by_key(tmp_path):
+    recipe = tmp_path / "own.yaml"
+    stage = {"name": "align", "mixture": ["demo-captions"], "lr": 1e-3, "epochs": 1, "validate": {"share": 0.1}}
+    recipe.write_text(json.dumps({"name": "own", "stages": [stage]}))
+
+    def said(changes):
+        resolved = resolve_stages(variant(str(recipe), overrides={"align": {"validate": changes}}))[-1]
+        return resolved.validation and resolved.validation.model_dump(exclude_defaults=True)
+
+    assert said({"every": 5}) == {"share": 0.1, "every": 5}
+    assert said({"mixture": ["llava-mix-665k"]})["mixture"][0]["dataset"] == "llava-mix-665k"
+    assert said({"mixture": ["demo-finetune"], "limit": 9}).keys() == {"mixture", "limit"}
+    assert said(None) is None
+    with pytest.raises(SpecError, match=r"unknown key 'validate.shar'; did you mean 'share'"):
+        said({"shar": 0.1})
 
 
 def permuted(value):

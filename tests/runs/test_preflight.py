@@ -234,3 +234,26 @@ def test_the_rotary_models_are_those_of_the_catalog_and_of_transformers():
     for kind in ROTARY:
         assert hasattr(AutoConfig.for_model(kind), "rope_parameters"), kind
     assert not hasattr(AutoConfig.for_model("gpt2"), "rope_parameters")
+
+
+def test_what_a_stage_is_validated_by_is_looked_at_before_it_runs(spec, tmp_path):
+    other = records(tmp_path / "other", 3, answer="a dog")
+    beside = {"mixture": [other, records(tmp_path / "same", 5)]}
+    known = look(spec(validate=beside), tmp_path)
+    (said,) = known.notes
+    assert said.startswith("stage 'align': 5 samples of validate.mixture are left out of it, because the stage trains")
+    assert said.endswith("on them as well; held out are 1")
+    (lineage,) = known.paths.values()
+    assert [known.lengths[r.id] for r in lineage] == [(2, 60), (10, 40), (10, 40)]
+    refused = {
+        "stage 'align': validate.share 1e-09 holds out none of 40 samples; raise it": spec(validate={"share": 1e-9}),
+        "stage 'language' reads only text": spec("language", validate={"mixture": [other]}),
+        "cannot be asked validate.benchmark 'easy-vqa'": spec(
+            "language", validate={"share": 0.5, "benchmark": {"name": "easy-vqa"}}
+        ),
+        "unknown benchmark 'easy-vqq'": spec(validate={"share": 0.5, "benchmark": {"name": "easy-vqq"}}),
+    }
+    for message, variant in refused.items():
+        with pytest.raises(SpecError) as caught:
+            look(variant, tmp_path)
+        assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,8 @@ from remora.errors import StoreError, TrainingError
 from remora.files import digest
 from remora.runs import StageRun, Store
 from remora.runs import store as store_module
-from remora.spec import Cluster, Stage, Tuning
-from remora.training import journal
+from remora.spec import Cluster, Stage, Tuning, Validation
+from remora.training import journal, pausing
 from remora.training.journal import JOURNAL
 
 STAGE = Stage(name="one", mixture=["demo-captions"], lr=1e-3, steps=1)
@@ -215,3 +217,36 @@ def test_preparing_again_keeps_the_start(tmp_path: Path) -> None:
     make_start(store.prepare(run, Cluster()))
     assert store.prepare(run, Cluster()).parts == job.parts
     assert (job.parts["llm"].folder / "model.safetensors").stat().st_mtime_ns == start
+
+
+def test_a_wish_to_stop_is_for_a_run_that_trains_and_is_taken_back_by_who_wants_it_again(tmp_path: Path) -> None:
+    store, run = Store(tmp_path), a_run()
+    assert not store.stop(run)  # nobody trains it
+    store.prepare(run, Cluster())
+    assert store.stop(run) and pausing.is_asked(store.work(run))
+    store.prepare(run, Cluster())
+    assert not pausing.is_asked(store.work(run))
+    shutil.rmtree(store.work(run))
+    finish(store, run)
+    assert not store.stop(run)
+
+
+def test_validations_are_those_that_the_stage_asks_for_the_latest_of_each_step(tmp_path, monkeypatch) -> None:
+    stage = STAGE.model_copy(update={"validation": Validation(share=0.5)})
+    store, run = Store(tmp_path), replace(a_run(), stage=stage)
+    monkeypatch.setattr(store_module, "held_out_digest", lambda *_: "ours")
+    finish(store, run)
+    assert store.lacks_validation(run) and not store.lacks_validation(a_run())
+    said = [(0, 0.5, 3.0, "ours"), (0, 0.5, 2.0, "theirs"), (1, 1.0, 1.0, "theirs")]
+    for step, share, loss, of in said:
+        fields = {"step": step, "share": share, "loss": loss, "of": of, "samples_seen": 8 * step}
+        journal.append(store.folder(run) / JOURNAL, "validation", **fields)
+    assert [(v.step, v.loss) for v in store.validations(run)] == [(0, 3.0)] and store.lacks_validation(run)
+    for loss in (2.5, 2.25):
+        fields = {"step": 1, "share": 1.0, "loss": loss, "of": "ours", "samples_seen": 16, "score": 0.5}
+        journal.append(store.validated_later(run.name), "validation", **fields)
+    assert [(v.step, v.samples, v.share, v.loss, v.score) for v in store.validations(run)] == [
+        (0, 0, 0.5, 3.0, None),
+        (1, 16, 1.0, 2.25, 0.5),
+    ]
+    assert not store.lacks_validation(run)

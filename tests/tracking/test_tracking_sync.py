@@ -53,6 +53,32 @@ TRAINED = {"part": "llm", "mode": "full", "parameters": 9, "trained": 9, "lr": 0
 READ = {"dataset": "demo", "records": 5, "skipped": {"torn": 1}}
 
 
+def test_a_validation_stands_beside_the_loss_of_its_step(tracker, points):
+    def validated(path, number, loss):
+        said = {"step": number, "loss": loss, "samples_seen": 4, "share": 0.5, "of": "x", "seconds": 0.5}
+        journal.append(path, "validation", **said)
+
+    runs = tracker.runs
+    with stage(runs):
+        step(work(runs), 0, 1)
+        tracker.sync()  # the step is there before its validation is
+        validated(work(runs), 1, 2.5)
+        step(work(runs), 2, 3)
+        tracker.sync()
+        validated(work(runs), 3, 1.5)
+        publish(runs)
+    for _ in range(2):
+        tracker.sync()
+        assert points(tracker, "stage/one", "val_loss") == [(1, 2.5), (3, 1.5)]
+    Tracker(runs).sync()  # who knows nothing of what MLflow was told
+    assert points(tracker, "stage/one", "val_loss") == [(1, 2.5), (3, 1.5)]
+    assert points(tracker, "stage/one", "val_seconds") == [(1, 0.5), (3, 0.5)]
+    validated(runs / "stages" / "one.validations.jsonl", 3, 1.25)  # of other samples, made later
+    tracker.sync()
+    assert points(tracker, "stage/one", "val_loss") == [(1, 2.5), (3, 1.25), (3, 1.5)]
+    assert len(points(tracker, "stage/one")) == 4
+
+
 def story(runs):
     """A search, a variant in it, a trained stage run and a measurement, as commands record them."""
     with Run(runs, key="search/x", name="x", tags={"note": link("v", "variant/v")}, params={"n": 2}) as search:

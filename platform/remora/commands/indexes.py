@@ -42,7 +42,9 @@ def say_skipped(entry: MixtureEntry, dataset: Dataset, console: Console) -> None
 
 def entries_of(variants: Iterable[Variant]) -> list[MixtureEntry]:
     """Every mixture entry that the variants' stages read, once."""
-    return list(dict.fromkeys(e for v in variants for stage in resolve_stages(v) for e in stage.mixture))
+    stages = [stage for v in variants for stage in resolve_stages(v)]
+    others = [e for stage in stages if stage.validation for e in stage.validation.mixture]
+    return list(dict.fromkeys([*(e for stage in stages for e in stage.mixture), *others]))
 
 
 def prepare(

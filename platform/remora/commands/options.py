@@ -298,6 +298,7 @@ class SyncOptions(Options):
     """bring MLflow up to date with the run folder, as every command does while it works"""
 
     tracking_uri: str | None = _tracking_uri()
+    tensorboard: bool = option("write TensorBoard's event files, too; from now on every command does", False)
 
 
 @dataclass(frozen=True, kw_only=True)

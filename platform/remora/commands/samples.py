@@ -13,6 +13,7 @@ from remora import catalog
 from remora.catalog.compatibility import check_composition
 from remora.commands.options import DataShowOptions
 from remora.data.conversation import Sample, image_field, name_of, parse_turns, short
+from remora.data.held_out import trained_on
 from remora.data.index_builder import size_of
 from remora.data.locations import absolute, join
 from remora.data.mixture import locate, open_entry
@@ -94,7 +95,9 @@ def _stages(options: DataShowOptions, console: Console, progress: Hear) -> Itera
         prompter = Prompter(catalog.template(stage.template), tokenizer, embeddings)
         encoder = variant.vision if "vision" in stage.tune.present else None
         seed = seed_for(variant.seed, f"order/{stage.name}")
-        data = StageData(stage, [datasets[e] for e in stage.mixture], prompter, encoder, seed, llm.context)
+        data = StageData(
+            stage, trained_on(stage, [datasets[e] for e in stage.mixture]), prompter, encoder, seed, llm.context
+        )
         entries = [_name(entry) for entry in stage.mixture]
         last = min(options.first + options.samples, data.total)
         if options.first >= last:

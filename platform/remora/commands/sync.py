@@ -5,11 +5,14 @@ from __future__ import annotations
 from remora.commands.options import SyncOptions
 from remora.commands.run import say
 from remora.errors import TrackingError
+from remora.files import disk_errors
 from remora.tracking import Tracker
+from remora.tracking.board import Board
+from remora.tracking.tracker import PATIENCE
 
 
 def sync(options: SyncOptions) -> None:
-    """Write what MLflow lacks, and end the runs of killed commands.
+    """Write what MLflow lacks, and end the runs of killed commands; TensorBoard's files too, if asked for.
 
     Raises:
         TrackingError: nothing was recorded in the run folder; MLflow cannot be reached, or refuses a run.
@@ -18,6 +21,13 @@ def sync(options: SyncOptions) -> None:
         raise TrackingError(
             f"{options.runs}: no command recorded a run there; give the right run folder with --runs DIR"
         )
+    if options.tensorboard:
+        board = Board(options.runs)
+        with disk_errors(options.runs):
+            board.folder.mkdir(exist_ok=True)
+            added = board.write(PATIENCE)
+        board.close()
+        say(f"TensorBoard: {added} stage runs brought up to date; next: tensorboard --logdir {board.folder}")
     tracker = Tracker(options.runs, options.tracking_uri)
     report = tracker.sync()
     say(f"MLflow at {tracker.server.shown}: {report.runs} runs, {report.written} brought up to date")

@@ -21,6 +21,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -133,7 +134,7 @@ class Dataset(Sequence[Sample]):
         self._kept = np.setdiff1d(np.arange(self.records), np.fromiter(skipped, int)) if skipped else None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Dataset, (self.folder, self._without)  # the other process maps the files itself
+        return _opened, (self.folder, self._without, self._kept)  # the other process maps the files itself
 
     def __len__(self) -> int:
         return self.records if self._kept is None else len(self._kept)
@@ -153,10 +154,7 @@ class Dataset(Sequence[Sample]):
         if not -len(self) <= i < len(self):
             raise IndexError(i)
         number = self.number(i)
-        start, end = self._offsets[number : number + 2].tolist()
-        record = self._records[start:end].tobytes() if start <= end else b""
-        if record_sum(record) != self._sums[SUM * number : SUM * number + SUM].tobytes():
-            raise _torn(self.folder, f"records.bin: record {number} does not match its digest")
+        record = self.record(number)
         if not record:
             flaw = next(f for f in self.flaws() if f.record == number)
             raise BrokenRecord(f"{self.where(number)}: {flaw.problem}", flaw.kind)
@@ -167,9 +165,28 @@ class Dataset(Sequence[Sample]):
         images = tuple(self._picture(*place) for place in shown)
         return Sample(name if name is not None else self.where(number), turns, images)
 
+    def record(self, number: int) -> bytes:
+        """The record of that number in the source, as `encode_record` made it; empty if nothing of it can be read."""
+        start, end = self._offsets[number : number + 2].tolist()
+        record = self._records[start:end].tobytes() if start <= end else b""
+        if record_sum(record) != self._sums[SUM * number : SUM * number + SUM].tobytes():
+            raise _torn(self.folder, f"records.bin: record {number} does not match its digest")
+        return record
+
     def number(self, i: int) -> int:
         """The number of a sample's record in the source."""
         return i % len(self) if self._kept is None else int(self._kept[i])
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """Of every sample, the number of its record in the source."""
+        return np.arange(self.records) if self._kept is None else self._kept
+
+    def only(self, numbers: np.ndarray) -> Dataset:
+        """The same dataset with no samples but those, by the numbers of their records."""
+        some = copy(self)
+        some._kept = numbers
+        return some
 
     def where(self, number: int) -> str:
         """A record's place in the source, for messages."""
@@ -197,6 +214,11 @@ class Dataset(Sequence[Sample]):
         if location.startswith("/") or is_url(location):
             return Picture(location, offset, length, sha256, size)
         return KeptPicture(str(self.folder / location), offset, length, sha256, size)
+
+
+def _opened(folder: Path, without: Sequence[str], kept: np.ndarray | None) -> Dataset:
+    whole = Dataset(folder, without)
+    return whole if kept is None else whole.only(kept)
 
 
 def _moved(root: str | None, folder: Path) -> tuple[str, str] | None:

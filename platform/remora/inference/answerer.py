@@ -15,7 +15,7 @@ from torch import Tensor
 from remora import catalog
 from remora.data.conversation import Turn
 from remora.errors import DataError, TooLong
-from remora.inference.bundle import read_bundle
+from remora.inference.bundle import Bundle, read_bundle
 from remora.inference.decoding import can_join, token_bytes
 from remora.inference.engine import AnswerEngine
 from remora.inference.generation import Generation
@@ -69,7 +69,11 @@ class Answerer:
     def load(cls, folder: Path, cache: Path | None = None, dtype: torch.dtype = torch.float32) -> Answerer:
         """Load a bundle folder's variant, on a GPU if this process has one; `cache` is the run folder's cache of
         pretrained parts. Another `dtype` gives other answers, each still that of batch size 1 (sampling.py)."""
-        bundle = read_bundle(folder, cache or folder.parent / "cache")
+        return cls.of(read_bundle(folder, cache or folder.parent / "cache"), dtype)
+
+    @classmethod
+    def of(cls, bundle: Bundle, dtype: torch.dtype = torch.float32) -> Answerer:
+        """Load a variant from the folders of its parts; see `load`."""
         model, tokenizer = compose(bundle.parts, bundle.seed)
         prompter = Prompter(catalog.template(bundle.template), tokenizer, model.image_tokens)
         model = model.to("cuda" if torch.cuda.is_available() else "cpu", dtype)

@@ -12,6 +12,7 @@ from remora.model.patches.attention import positions_of, states
 from remora.model.patches.dropout import KeyedDropout
 from remora.model.patches.head import LossHead
 from remora.model.patches.narrow import only
+from remora.model.split import is_split
 from remora.model.vision import Tower
 from remora.token_ids import IGNORE, IMAGE
 
@@ -61,16 +62,16 @@ class VisionLanguageModel(nn.Module):
     def embed(self, ids: Tensor, pixels: Tensor) -> Tensor:
         """Input embeddings [B, T, hidden]: token embeddings, with pictures in their places.
 
-        If gradients are needed, a batch without a picture still runs the encoder and connector on a blank one, before
-        the language model: every rank must use the same parameters in the same order. Adding the blank picture to the
-        loss instead would crash ZeRO 1 and 3, and silently sum unrelated gradients under ZeRO 2.
+        If gradients are needed or weights are split, a batch without a picture still runs the encoder and connector on
+        a blank one, before the language model: every rank must use the same parameters in the same order. Adding the
+        blank picture to the loss instead would crash ZeRO 1 and 3, and silently sum unrelated gradients under ZeRO 2.
         """
         embeddings = self.llm.get_input_embeddings()(ids.clamp(min=0))
         if self.vision is None:
             return embeddings
         if len(pixels):
             return place(embeddings, ids, self.image_embeddings(pixels))
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or any(is_split(p) for p in self.vision.parameters()):
             blank = pixels.new_zeros(1, 3, self.image_size, self.image_size)
             embeddings = embeddings + 0.0 * self.image_embeddings(blank).sum()
         return embeddings

@@ -36,17 +36,19 @@ class Task:
     name: str
     job: StageJob
     record: dict[str, Any]
+    trained: bool = False
+    """It is published, and only its last validation is to be made; the job's parts are as the stage left them."""
 
-    def plain(self) -> tuple[str, str, dict[str, Any]]:
+    def plain(self) -> tuple[str, str, dict[str, Any], bool]:
         """As JSON values, for another process, which calls `read`."""
-        return self.name, self.job.to_json(), self.record
+        return self.name, self.job.to_json(), self.record, self.trained
 
     @classmethod
     def read(cls, plain: Sequence[Any]) -> Task:
         from remora.training.job import StageJob
 
-        name, job, record = plain
-        return cls(name, StageJob.from_json(job), record)
+        name, job, record, trained = plain
+        return cls(name, StageJob.from_json(job), record, trained)
 
 
 def given_up(tasks: Sequence[Task], cluster: Cluster, error: RemoraError) -> ClusterError:
@@ -75,6 +77,7 @@ class Executor(Protocol):
         """Train stage runs in order; returns when all are published. The file `status` names the one being trained.
 
         Raises:
+            Paused: a stage was asked to stop (`Store.stop`); those before it are published.
             RemoraError: a worker's error that a retry would repeat (a broken picture, a NaN loss).
             ClusterError: the workers cannot be placed, or failed more often than `max_failures`.
         """

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from remora import tracking
+from remora.errors import Paused
 from remora.evaluation.measured import Measured
 from remora.evaluation.score import Score, as_json
 from remora.inference import Bundle, write_bundle
@@ -54,6 +56,7 @@ def run_variant(
         within: The key of the search that it belongs to.
 
     Raises:
+        Paused: the stage that it was training was asked to stop.
         RemoraError: what stopped it; finished stage runs are kept.
     """
     store = Store(runs)
@@ -68,6 +71,9 @@ def run_variant(
             bundle = _bundled(variant, lineage, store)
             journal.append(status, "evaluating")
             measured = _measured(variant, benchmarks, bundle, store, executor, tracked, status)
+    except Paused as e:
+        journal.append(status, "paused", step=e.step)
+        raise
     except BaseException as e:
         journal.append(status, "failed", error=str(e))
         raise
@@ -126,7 +132,7 @@ def _train_missing(
         log.warning(text)
         journal.append(status, "noted", text=text)
 
-    missing = []
+    missing, unvalidated = [], []
     with contextlib.ExitStack() as leases:
         for run in lineage:
 
@@ -142,13 +148,16 @@ def _train_missing(
             else:
                 say("reused")
                 tracked_runs.stage_run(run, variant, store.runs).keep()
-        if missing:
-            _train(missing, store, executor, variant, parent, status)
+                if store.lacks_validation(run):
+                    unvalidated.append(Task(run.name, store.job_of_trained(run, variant.cluster), {}, trained=True))
+        if missing or unvalidated:
+            _train(missing, unvalidated, store, executor, variant, parent, status)
     return {run.name: "trained" if run in missing else "reused" for run in lineage}
 
 
 def _train(
     missing: Sequence[StageRun],
+    unvalidated: Sequence[Task],
     store: Store,
     executor: Executor,
     variant: Variant,
@@ -156,9 +165,11 @@ def _train(
     status: Path,
 ) -> None:
     with contextlib.ExitStack() as tracked:
-        tasks = []
+        tasks = list(unvalidated)
         for run in missing:
             job = store.prepare(run, variant.cluster)
             tracked.enter_context(tracked_runs.stage_run(run, variant, store.runs, parent))
             tasks.append(Task(run.name, job, tracked_runs.published_record(run, variant)))
         executor.train(tasks, variant.cluster, store.runs, status)
+        for task in unvalidated:  # what its ranks were told
+            shutil.rmtree(task.job.folder, ignore_errors=True)

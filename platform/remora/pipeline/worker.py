@@ -18,6 +18,7 @@ from remora.training import journal
 
 if TYPE_CHECKING:
     from remora.inference import Answerer
+    from remora.pipeline.scoring import SampleScorer
 
 
 def train(tasks: Sequence[Task], runs: Path, status: Path, preempted: Callable[[], bool]) -> None:
@@ -32,20 +33,41 @@ def train(tasks: Sequence[Task], runs: Path, status: Path, preempted: Callable[[
 
     store, rank = Store(runs), dist.get_rank()
     for task in tasks:
-        if is_published(store.root / task.name):
+        if is_published(store.root / task.name) and not task.trained:
             continue
         torch.set_num_threads(max(1, int(task.job.cluster.cpus_per_worker)))
+        if task.trained:
+            _validate(task, store, rank)
+            continue
         write_atomic(task.job.folder / f"worker-{rank}.pid", f"{os.getpid()}\n")
         began = time.time()
         told = {"run": task.name, "stage": task.job.stage.name}
         if rank == 0:
             journal.append(status, "stage", **told, state="training")
-        figures = run(task.job, preempted)
+        figures = run(task.job, preempted, _scorer(task, store))
         if rank == 0:
             record = {**task.record, "began": began, "seconds": time.time() - began}
             store.publish(task.name, record, int(figures["attempt"]))
             journal.append(status, "stage", **told, state="trained")
         dist.barrier()  # the next stage run starts from what was just published
+
+
+def _scorer(task: Task, store: Store) -> SampleScorer | None:
+    """Who asks the benchmark that the stage is validated by, if it is by one."""
+    said = task.job.stage.validation
+    if said is None or said.benchmark is None:
+        return None
+    from remora.pipeline.scoring import SampleScorer
+
+    return SampleScorer(task.job, said.benchmark, store)
+
+
+def _validate(task: Task, store: Store, rank: int) -> None:
+    from remora.training.validation import validate_trained
+
+    found = validate_trained(task.job, _scorer(task, store))
+    if rank == 0:
+        journal.append(store.validated_later(task.name), journal.VALIDATION, **found)
 
 
 def answer(job: AskJob) -> Iterator[list[dict[str, object]]]:

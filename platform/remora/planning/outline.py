@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from remora import catalog
+from remora.data.held_out import held_out, trained_on
+from remora.data.index import Dataset
 from remora.data.mixture import Readable, open_entry
 from remora.errors import DataError
-from remora.spec import MixtureEntry
+from remora.spec import MixtureEntry, Stage
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,28 @@ def read_or_outline(mixture: Sequence[MixtureEntry], data: Path) -> list[Readabl
     return [
         open_entry(entry, data) if is_here(entry, data) else _outline(str(entry.dataset), data) for entry in mixture
     ]
+
+
+def trained_or_outlined(stage: Stage, datasets: Sequence[Readable], others: Sequence[Readable]) -> list[Readable]:
+    """What a stage trains on of the datasets of its mixture; `others` are those that it is validated by, if it is.
+
+    Raises:
+        SpecError: it would have nothing to train on, or to be validated by.
+    """
+    said = stage.validation
+    here, there = ([d for d in some if isinstance(d, Dataset)] for some in (datasets, others))
+    if said and (len(here), len(there)) == (len(datasets), len(others)):
+        held_out(stage, here, there)
+    if said is None or said.share is None:
+        return list(datasets)
+    found: list[Readable] = []
+    for entry, dataset in zip(stage.mixture, datasets, strict=True):
+        if isinstance(dataset, Dataset):
+            found += trained_on(stage.model_copy(update={"mixture": (entry,)}), [dataset])
+        elif isinstance(dataset, Outline):
+            left = round(dataset.records * (1 - said.share))
+            found.append(replace(dataset, records=left, exact=False))
+    return found
 
 
 def _outline(name: str, data: Path) -> Outline:

@@ -10,7 +10,7 @@ from typing import Literal
 from remora import catalog
 from remora.catalog.compatibility import check_composition
 from remora.data.mixture import Readable
-from remora.planning.outline import Outline, read_or_outline
+from remora.planning.outline import Outline, read_or_outline, trained_or_outlined
 from remora.runs import StageRun, Store, outlook, paths, union, variant_name
 from remora.spec import MixtureEntry, Variant
 
@@ -107,7 +107,8 @@ def _row(
     store: Store,
     notes: list[str],
 ) -> PlanRow:
-    stage, datasets = run.stage, opened[run.stage.mixture]
+    stage, others = run.stage, run.stage.validation.mixture if run.stage.validation else ()
+    datasets = trained_or_outlined(stage, opened[stage.mixture], opened[others])
     outlined = any(isinstance(d, Outline) for before in run.lineage for d in opened[before.stage.mixture])
     exact = all(d.exact for d in datasets if isinstance(d, Outline)) or stage.steps is not None
     finished = not outlined and store.finished(run)

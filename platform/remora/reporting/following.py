@@ -85,6 +85,7 @@ def _printing(progress: SearchProgress, write: Callable[[str], object], every: f
                 if v.accuracy:
                     state += "".join(f"; {name} {value:.3f}" for name, value in v.accuracy.items())
                 step = f", step {v.step}/{v.steps}, loss {v.loss:.3f}" if v.loss is not None else ""
+                step += f", validation {v.validation:.3f}" if step and v.validation is not None else ""
                 if v.state in UNTOLD:
                     continue
                 if told.get(v.name) != state or (step and due):

@@ -35,6 +35,8 @@ class VariantProgress:
     """The bundle's folder, once the variant is finished."""
     asked: str = ""
     """The benchmark being asked, and its progress."""
+    validation: float | None = None
+    """The stage's last loss over held-out samples, if it is validated."""
     error: str | None = None
     notes: list[str] = field(default_factory=list)
     """Notes of its stage runs, such as a refused checkpoint."""
@@ -88,6 +90,7 @@ class SearchProgress:
             return
         progress.steps = started[-1].get("steps", 0)
         progress.step = steps[-1]["step"] + 1
+        progress.validation = next((e["loss"] for e in reversed(events) if e["event"] == "validation"), None)
         progress.loss = steps[-1].get("loss")
         recent = [e for e in steps[-RECENT:] if e.get("samples_per_second") and e.get("tokens_per_second")]
         if not recent:
@@ -102,7 +105,7 @@ def _apply(progress: VariantProgress, event: dict[str, Any]) -> None:
     if kind == "stage":
         progress.stages[event["run"]] = event["state"]
         progress.stage, progress.run, progress.state = event["stage"], event["run"], event["state"]
-        progress.loss = progress.seconds_left = progress.tokens_per_second = None
+        progress.loss = progress.validation = progress.seconds_left = progress.tokens_per_second = None
         progress.step = progress.steps = 0
     elif kind == "scored":
         progress.accuracy[event["benchmark"]] = event["accuracy"]

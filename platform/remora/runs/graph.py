@@ -26,6 +26,10 @@ PLACE = {"dataset", "path", "images", "max_skipped"}
 """Fields of a mixture entry that locate its data; in an identity, the data's digest replaces them."""
 
 
+WATCHED = {"mixture", "every", "limit", "benchmark"}
+"""What of a validation changes no result of its stage."""
+
+
 @dataclass(frozen=True)
 class StageRun:
     """One stage of one variant: a node of the graph."""
@@ -38,6 +42,8 @@ class StageRun:
     seed: int
     datasets: tuple[Path, ...] = field(default=(), compare=False)
     """The indexes that it reads; their content is part of the identity."""
+    others: tuple[Path, ...] = field(default=(), compare=False)
+    """The indexes of its validation mixture, if it has one."""
 
     @property
     def name(self) -> str:
@@ -108,7 +114,15 @@ def resolve_stages(variant: Variant, written: Written | None = None) -> tuple[St
     stages = recipe_stages(variant)
     check_overrides(variant.overrides, [s.name for s in stages], written)
     found = (overridden(s, variant.overrides.get(s.name, {}), written) for s in stages)
-    return tuple(s.model_copy(update={"mixture": tuple(map(with_known, s.mixture))}) for s in found)
+    return tuple(map(_with_known, found))
+
+
+def _with_known(stage: Stage) -> Stage:
+    known = stage.model_copy(update={"mixture": tuple(map(with_known, stage.mixture))})
+    if stage.validation is None:
+        return known
+    others = tuple(map(with_known, stage.validation.mixture))
+    return known.model_copy(update={"validation": stage.validation.model_copy(update={"mixture": others})})
 
 
 def check_names(variants: Iterable[Variant]) -> None:
@@ -141,12 +155,24 @@ def overridden(
         merged.pop("epochs", None)
     if "epochs" in changes:
         merged.pop("steps", None)
-    merged |= {k: v for k, v in changes.items() if k != "tune"}
+    merged |= {k: v for k, v in changes.items() if k not in ("tune", "validate")}
     tune = changes.get("tune", {})
     merged["tune"] = merged["tune"] | tune if isinstance(tune, dict) else tune
+    if "validate" in changes:
+        merged["validate"] = _validated_by(merged.get("validate") or {}, changes["validate"])
     if written is None:
         return validate(Stage, merged, f"overrides: {stage.name}")
     return validate(Stage, merged, written.file, written.lines, (*within, "overrides", stage.name))
+
+
+def _validated_by(before: dict[str, Any], changes: Any) -> Any:
+    """As with epochs and steps, a mixture takes the place of a share and the other way round."""
+    if not isinstance(changes, dict):
+        return changes
+    kept = dict(before)
+    if {"share", "mixture"} & changes.keys():
+        kept = {k: v for k, v in before.items() if k not in ("share", "mixture")}
+    return kept | changes
 
 
 def checked_stages(variant: Variant) -> tuple[Stage, ...]:
@@ -196,12 +222,15 @@ def path(
     run: StageRun | None = None
     opened = {} if opened is None else opened
     for stage in stages:
-        if stage.mixture not in opened:
-            opened[stage.mixture] = read(stage.mixture, data)
+        other = stage.validation.mixture if stage.validation else ()
+        for mixture in (stage.mixture, other):
+            if mixture not in opened:
+                opened[mixture] = read(mixture, data)
         datasets = opened[stage.mixture]
         present = stage.tune.present
-        # This key was added later, so it is part of the identity only if set: existing identities stay the same.
+        # These keys were added later, so they are part of the identity only if they act: existing identities stay.
         place: dict[str, Any] = {"mixture": {"__all__": PLACE}} | ({} if stage.past_context else {"past_context": True})
+        place["validation"] = True if stage.validation is None or other else WATCHED
         identity = {
             "numerics": NUMERICS,
             "parent": run.id if run else None,
@@ -213,7 +242,8 @@ def path(
             "precision": variant.cluster.precision,
         }
         parts = tuple((p, names[p]) for p in present)
-        run = StageRun(digest(identity), stage, run, parts, variant.seed, tuple(d.folder for d in datasets))
+        folders, others = (tuple(d.folder for d in opened[mixture]) for mixture in (stage.mixture, other))
+        run = StageRun(digest(identity), stage, run, parts, variant.seed, folders, others)
     assert run is not None
     return run.lineage
 

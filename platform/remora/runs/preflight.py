@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from remora import catalog
 from remora.catalog.compatibility import check_composition
+from remora.data.held_out import opened, opened_held_out
 from remora.data.index import Dataset
 from remora.data.mixture import Readable
 from remora.data.order import mixture_order, stage_length
@@ -61,10 +62,17 @@ def preflight(variants: Sequence[Variant], store: Store, tokenizers: bool = True
     notes: list[str] = []
     loaded: dict[Path, PreTrainedTokenizerBase] = {}
     for run in union(found.values()).values():
-        datasets = [Dataset(d, e.skip) for d, e in zip(run.datasets, run.stage.mixture, strict=True)]
+        datasets, held = opened(run.stage, run.datasets), opened_held_out(run.stage, run.datasets, run.others)
         there = is_published(store.folder(run))  # trained stages were checked then
         lengths[run.id], more = outlook(run.stage, datasets, there)
         notes += more
+        if held and "vision" not in run.stage.tune.present:
+            _check_text(run.stage, held.mixture, held.datasets)
+        if held and held.seen:
+            notes.append(
+                f"stage {run.stage.name!r}: {held.seen:,} samples of validate.mixture are left out of it, because the "
+                f"stage trains on them as well; held out are {held.samples:,}"
+            )
         if there:
             continue
         if tokenizers:
@@ -93,14 +101,7 @@ def _check_pictures(stage: Stage, datasets: Sequence[Dataset]) -> list[str]:
     SpecError: a text-only stage gets pictures, or a stage that trains only on pictures gets none.
     """
     if "vision" not in stage.tune.present:
-        for entry, dataset in zip(stage.mixture, datasets, strict=True):
-            for i, sample in enumerate(dataset):
-                if sample.images:
-                    where = f"{dataset.where(dataset.number(i))} of {_name(entry)}"
-                    raise SpecError(
-                        f"stage {stage.name!r} reads only text (vision: absent), and {where} shows a picture; give it "
-                        f"a mixture of text (overrides: {{{stage.name}: {{mixture: […]}}}}), or keep the recipe's own"
-                    )
+        _check_text(stage, stage.mixture, datasets)
         return []
     if any(sample.images for dataset in datasets for sample in dataset):
         return []
@@ -111,6 +112,17 @@ def _check_pictures(stage: Stage, datasets: Sequence[Dataset]) -> list[str]:
             f"record of {names} shows one; give it a mixture with pictures"
         )
     return [f"stage {stage.name!r}: no record of {names} shows a picture, so it trains only the language model"]
+
+
+def _check_text(stage: Stage, mixture: Sequence[MixtureEntry], datasets: Sequence[Dataset]) -> None:
+    for entry, dataset in zip(mixture, datasets, strict=True):
+        for i, sample in enumerate(dataset):
+            if sample.images:
+                where = f"{dataset.where(dataset.number(i))} of {_name(entry)}"
+                raise SpecError(
+                    f"stage {stage.name!r} reads only text (vision: absent), and {where} shows a picture; give it "
+                    f"a mixture of text (overrides: {{{stage.name}: {{mixture: […]}}}}), or keep the recipe's own"
+                )
 
 
 def _check_lengths(

@@ -3,6 +3,7 @@
     <runs>/stages/<stage>-<identity>/         published: parts/, journal.jsonl, job.json, record.json, manifest.json
     <runs>/stages/<stage>-<identity>.work/    being trained: journal, checkpoints, parts
     <runs>/stages/<stage>-<identity>.lease    locked by the process that trains it
+    <runs>/stages/<stage>-<identity>.validations.jsonl    made after it was published
 
 The lease is an operating system lock on an open file, so it ends with its holder in any case. The run folder must be on
 a disk or a network file system that supports flock (NFS 4, Lustre with -o flock).
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from remora import catalog
+from remora.data.held_out import held_out_digest
 from remora.errors import StoreError, TornArtifact
 from remora.files import (
     MANIFEST,
@@ -38,9 +40,9 @@ from remora.files import (
 from remora.model.refs import PartRef
 from remora.runs.graph import StageRun
 from remora.spec import Cluster
-from remora.training import journal
+from remora.training import journal, pausing
 from remora.training.job import PARTS_FOLDER, START_FOLDER, StageJob
-from remora.training.journal import JOURNAL
+from remora.training.journal import JOURNAL, Validated, validations_of
 
 log = logging.getLogger(__name__)
 
@@ -176,9 +178,42 @@ class Store:
             for part, name in run.parts:
                 if part not in refs:
                     refs[part] = PartRef(name, self._start(part, name, run))
-            job = StageJob(run.stage, {p: refs[p] for p, _ in run.parts}, work, run.datasets, run.seed, cluster)
+            job = StageJob(
+                run.stage, {p: refs[p] for p, _ in run.parts}, work, run.datasets, run.seed, cluster, run.others
+            )
             write_atomic(work / "job.json", job.to_json(self.runs))
+            pausing.forget(work)  # it is wanted again
         return job
+
+    def stop(self, run: StageRun) -> bool:
+        """Ask whoever trains `run` to stop at its next validation, with a checkpoint (`errors.Paused`); whether there
+        is a stage run to stop. Preparing it again takes the wish back."""
+        work = self.work(run)
+        if not work.is_dir() or is_published(self.folder(run)):
+            return False
+        with disk_errors(self.runs):
+            pausing.ask(work)
+        return True
+
+    def validations(self, run: StageRun) -> list[Validated]:
+        """The validations of a stage run that are what its stage asks for, in order, while it trains or afterwards."""
+        of = held_out_digest(run.stage, run.datasets, run.others)
+        found = [*validations_of(self.journal(run)), *validations_of(self.validated_later(run.name))]
+        return [v for _, v in sorted({v.step: v for v in found if v.of == of}.items())]
+
+    def validated_later(self, name: str) -> Path:
+        """The validations that were made of a stage run after it was published: `<name>.validations.jsonl`."""
+        return self.root / f"{name}.validations.jsonl"
+
+    def lacks_validation(self, run: StageRun) -> bool:
+        """Whether a published run was trained by who asked for no validation, or for another one."""
+        return run.stage.validation is not None and not any(v.share == 1 for v in self.validations(run))
+
+    def job_of_trained(self, run: StageRun, cluster: Cluster) -> StageJob:
+        """The job of a published run, with its parts as it left them; it has no working folder."""
+        parts = self.parts(run.lineage)
+        own = {part: parts[part] for part, _ in run.parts}
+        return StageJob(run.stage, own, self.work(run), run.datasets, run.seed, cluster, run.others)
 
     def _start(self, part: str, name: str, run: StageRun) -> Path | None:
         if part != "llm" or catalog.llm(name).loader != "scratch":

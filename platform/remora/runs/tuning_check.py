@@ -48,12 +48,18 @@ def check_stages(variant: Variant, stages: Sequence[Stage]) -> None:
     """
     model = catalog.llm(variant.llm)
     embeddings = check_composition(catalog.vision(variant.vision), catalog.connector(variant.connector), model)
-    for name in variant.benchmarks:
+    watched = [s.validation.benchmark.name for s in stages if s.validation and s.validation.benchmark]
+    for name in (*variant.benchmarks, *watched):
         catalog.check_benchmark(name)
     for stage in stages:
         _check_template(stage, variant.llm, model)
         _check_trains(stage, variant)
         _check_length(stage, model, embeddings)
+        if stage.validation and stage.validation.benchmark and "vision" not in stage.tune.present:
+            raise SpecError(
+                f"stage {stage.name!r} reads only text (vision: absent), so it cannot be asked validate.benchmark "
+                f"{stage.validation.benchmark.name!r}; leave that out of this stage"
+            )
     for stage in stages:  # last, because it may build the model
         _check_adapters(stage, variant)
 

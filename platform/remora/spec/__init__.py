@@ -7,6 +7,7 @@ from remora.spec.kinds import load, load_job
 from remora.spec.recipe import (
     ALL_LINEAR,
     PARTS,
+    BenchmarkSample,
     Guard,
     Lora,
     MixtureEntry,
@@ -15,6 +16,7 @@ from remora.spec.recipe import (
     Skippable,
     Stage,
     Tuning,
+    Validation,
 )
 from remora.spec.space import Budget, Champion, Objective, Rule, Sampler, Space
 from remora.spec.strict_yaml import KeyLines, parse_yaml, read_yaml
@@ -25,6 +27,7 @@ __all__ = [
     "PARTS",
     "Axis",
     "AxisSpec",
+    "BenchmarkSample",
     "Budget",
     "Champion",
     "Choice",
@@ -48,6 +51,7 @@ __all__ = [
     "Spec",
     "Stage",
     "Tuning",
+    "Validation",
     "Variant",
     "When",
     "load",

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from remora.errors import nearest
-from remora.spec.base import Spec, models_in
+from remora.spec.base import Spec, keys_of, models_in
 from remora.spec.messages import found
 from remora.spec.recipe import MODES, PARTS, MixtureEntry, PartTuning, Stage
 
@@ -208,7 +208,7 @@ def stage_key(name: str) -> Key:
         ValueError: stages have no such key.
     """
     first, *rest = name.split(".")
-    every = first in Stage.model_fields
+    every = first in keys_of(Stage)
     path = (first, *rest) if every else tuple(rest)
     if path[:1] == ("mixture",) and len(path) > 1:
         entry, _, key = ".".join(path[1:]).rpartition(".")
@@ -218,22 +218,22 @@ def stage_key(name: str) -> Key:
         return Key(None if every else first, ("mixture", entry, key))
     model: Any = Stage
     for i, part in enumerate(path):
-        known = [k for k in (model.model_fields if model else ()) if (model, k) != (Stage, "name")]
+        fields = keys_of(model) if model else {}
+        known = [k for k in fields if (model, k) != (Stage, "name")]
         known += MODES[:2] if model is PartTuning else ()
         if part not in known:
             there = f"known: {', '.join(known)}" if known else f"{path[i - 1]} has none"
             raise ValueError(f"unknown key {part!r}{nearest(part, known)} ({there})")
-        field = model.model_fields.get(part)
-        model = next(iter(models_in(field.annotation)), None) if field else None
+        model = next(iter(models_in(fields[part])), None) if part in fields else None
     if not path:
-        raise ValueError(f"{name!r} is no key of a stage{nearest(name, Stage.model_fields)}")
+        raise ValueError(f"{name!r} is no key of a stage{nearest(name, keys_of(Stage))}")
     return Key(None if every else first, path)
 
 
 def _axis_name(name: str) -> str:
     if name in (*PARTS, "recipe", "seed"):
         raise ValueError(f"write it beside axes: {'seeds' if name == 'seed' else name}: […]")
-    if "." in name or name in Stage.model_fields:
+    if "." in name or name in keys_of(Stage):
         stage_key(name)
     elif not OWN.fullmatch(name):
         raise ValueError(f"{name[:50]!r} is no name of an axis: a stage's key, or small letters, digits, _ and -")

@@ -17,7 +17,7 @@ MISTAKES = 10
 class Spec(BaseModel):
     """Base class of all specs: frozen; an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True)
 
 
 def _file_name(name: str) -> str:
@@ -40,7 +40,7 @@ def validate(model: type[S], raw: Any, name: str, lines: KeyLines | None = None,
     """
     if not isinstance(raw, dict):
         where = f"{name}:{lines[at]}: {_key(at)}" if lines and at in lines else name
-        raise SpecError(f"{where}: expected keys and values ({', '.join(model.model_fields)}), found {found(raw)}")
+        raise SpecError(f"{where}: expected keys and values ({', '.join(keys_of(model))}), found {found(raw)}")
     try:
         return model.model_validate(raw)
     except ValidationError as e:
@@ -91,9 +91,14 @@ def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
     """Field names of the model at `loc`, found by following annotations."""
     current: Any = model
     for part in loc:
-        models = models_in(current.model_fields[part].annotation) if part in current.model_fields else [current]
+        models = models_in(keys_of(current)[part]) if part in keys_of(current) else [current]
         current = models[0] if models else current
-    return list(current.model_fields)
+    return list(keys_of(current))
+
+
+def keys_of(model: type[BaseModel]) -> dict[Any, Any]:
+    """A model's keys as they are written in a file, with their annotations."""
+    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:

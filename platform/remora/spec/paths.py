@@ -74,9 +74,17 @@ def _yaml(value: Any, folder: Path) -> Any:
 
 
 def _stage(stage: Any, folder: Path) -> Any:
-    if not isinstance(stage, dict) or "mixture" not in stage:
+    """A stage, or how one is validated, which reads a mixture and a benchmark too."""
+    if not isinstance(stage, dict):
         return stage
-    return stage | {"mixture": _each(stage["mixture"], lambda entry: _entry(entry, folder))}
+    found = dict(stage)
+    if "mixture" in stage:
+        found["mixture"] = _each(stage["mixture"], lambda entry: _entry(entry, folder))
+    if "validate" in stage:
+        found["validate"] = _stage(stage["validate"], folder)
+    if isinstance(asked := stage.get("benchmark"), dict) and "name" in asked:
+        found["benchmark"] = asked | {"name": _yaml(asked["name"], folder)}
+    return found
 
 
 def _axis(name: str, axis: Any, folder: Path) -> Any:

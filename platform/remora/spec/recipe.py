@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -214,6 +215,56 @@ class Guard(Spec):
     """Maximum bad steps in a stage."""
 
 
+class BenchmarkSample(Spec):
+    """A few questions of a benchmark, always the same ones, that the model is asked while it trains."""
+
+    name: str
+    """A name from `remora catalog benchmarks`, or the path of a YAML."""
+    limit: int = Field(64, ge=1, le=10**6)
+    """Questions that are asked."""
+
+
+class Validation(Spec):
+    """How a stage is validated while it trains: the loss over held-out samples (docs/training.md)."""
+
+    mixture: tuple[MixtureEntry, ...] = ()
+    """Other datasets, whose samples are held out. A record that the stage trains on as well is left out of them."""
+    share: float | None = Field(None, gt=0, lt=1)
+    """In place of a mixture: the share of the stage's own records that it does not train on. A record is held out for
+    what it says and shows, so it is in every stage, mixture and variant with that share, or a larger one."""
+    every: int | float = 0.25
+    """Steps from one validation to the next, or a share of the stage (0.25). The last step is always validated."""
+    limit: int = Field(256, ge=1, le=10**9)
+    """Held-out samples that are read, at most; always the same ones."""
+    benchmark: BenchmarkSample | None = None
+    """Questions that are answered at each validation, besides."""
+
+    @field_validator("every", mode="before")
+    @classmethod
+    def _steps_or_share(cls, said: Any) -> Any:
+        if not ((type(said) is int and said >= 1) or (type(said) is float and 0 < said <= 1)):
+            raise ValueError(f"{said!r} is neither steps (1, 2, …) nor a share of the stage (above 0.0, up to 1.0)")
+        return said
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.mixture) == (self.share is not None):
+            raise ValueError("give either share (of the stage's own records) or mixture (other datasets)")
+        if any(entry.weight != 1 or entry.cap for entry in self.mixture):
+            raise ValueError("each held-out sample is read once: leave out weight and cap; limit bounds them all")
+        return self
+
+    def due(self, steps: int) -> list[int]:
+        """After which of a stage's steps, counted from 0, it is validated."""
+        if isinstance(self.every, int):
+            ends = list(range(self.every, steps, self.every))
+        elif self.every * steps <= 1:
+            ends = list(range(1, steps))
+        else:
+            ends = [round(k * self.every * steps) for k in range(1, math.ceil(1 / self.every))]
+        return [end - 1 for end in sorted({*ends, steps})]
+
+
 class Stage(Spec):
     """One stage of a recipe. Rates are peak rates; batch sizes are global (all workers and gradient accumulation)."""
 
@@ -260,6 +311,8 @@ class Stage(Spec):
     """Group size in samples if the loss is the mean of the groups' means, as in the published runs, where a group is
     one device's micro batch. Default: every supervised token of a batch has the same weight."""
     guard: Guard = Guard()
+    validation: Validation | None = Field(None, alias="validate")  # pydantic has a method of that name
+    """The loss over held-out samples while the stage trains."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

@@ -112,6 +112,18 @@ def step_of(event: Mapping[str, Any]) -> LoggedStep | None:
     """The step that a journal's event records, or None for other events."""
     if event["event"] != "step":
         return None
-    at = event.get("time")
     values = metrics({k: v for k, v in event.items() if k not in ("event", "step", "time", "attempt")})
-    return event["step"], int((at if isinstance(at, int | float) else time.time()) * 1000), values
+    return event["step"], _at(event), values
+
+
+def validation_of(event: Mapping[str, Any]) -> LoggedStep | None:
+    """What a validation came to, at the step of the training loss beside it, or None for another event."""
+    if event["event"] != "validation":
+        return None
+    said = {"val_loss": event["loss"], "val_score": event.get("score"), "val_seconds": event.get("seconds")}
+    return event["step"], _at(event), metrics(said)
+
+
+def _at(event: Mapping[str, Any]) -> int:
+    at = event.get("time")
+    return int((at if isinstance(at, int | float) else time.time()) * 1000)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from remora.errors import StoreError
+from remora.errors import Paused, StoreError
 from remora.files import digest, disk_errors, is_held, write_json
 from remora.tracking import metric_names
 from remora.tracking.locks import held, locked
@@ -99,7 +99,7 @@ def _lock(file: Path) -> Path:
 
 
 class Run:
-    """A run for the length of the block: then FINISHED, FAILED, or KILLED by Ctrl-C.
+    """A run for the length of the block: then FINISHED, FAILED, or KILLED by Ctrl-C or because it was asked to stop.
 
     A key that exists is resumed: new values replace old ones. No method raises because of the record: what cannot be
     written, say on a full disk, is logged and left out.
@@ -150,7 +150,8 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        ended = "FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED"
+        failed = isinstance(error, Exception) and not isinstance(error, Paused)
+        ended = "FINISHED" if error is None else "FAILED" if failed else "KILLED"
         self._change(status=ended, ended=_now())
         self._held.close()
 

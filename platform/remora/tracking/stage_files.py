@@ -39,18 +39,17 @@ class StageFiles:
         done = self.folder / journal.JOURNAL
         return done if done.exists() else self.folder.with_name(f"{self.folder.name}.work") / journal.JOURNAL
 
+    @property
+    def later(self) -> Path:
+        """Where validations are that were made once it was published."""
+        return self.folder.with_name(f"{self.folder.name}.validations.jsonl")
+
     def mark(self) -> str:
         """A string that changes whenever the journal does; empty without a journal."""
-        try:
-            with self.journal.open("rb") as f:
-                size = f.seek(0, 2)
-                f.seek(max(0, size - _TAIL))
-                return f"{size}-{hashlib.sha256(f.read()).hexdigest()[:8]}"
-        except OSError:
-            return ""
+        return "".join(map(_mark, (self.journal, self.later)))
 
     def events(self) -> list[dict[str, Any]]:
-        return list(journal.read(self.journal))
+        return [*journal.read(self.journal), *journal.read(self.later)]
 
     def weights(self, runs: Path) -> str:
         """A reference to the trained weights: the folder, and each file's sha256 and bytes."""
@@ -60,6 +59,16 @@ class StageFiles:
             if name.startswith(f"{PARTS_FOLDER}/")
         }
         return json.dumps({"folder": str(self.folder.relative_to(runs)), "files": files}, indent=1) + "\n"
+
+
+def _mark(file: Path) -> str:
+    try:
+        with file.open("rb") as f:
+            size = f.seek(0, 2)
+            f.seek(max(0, size - _TAIL))
+            return f"{size}-{hashlib.sha256(f.read()).hexdigest()[:8]}"
+    except OSError:
+        return ""
 
 
 def tuning(events: Iterable[Mapping[str, Any]]) -> str:

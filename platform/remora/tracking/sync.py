@@ -45,6 +45,8 @@ class Sync:
         self._known: dict[str, Known] | None = None
         self._last: dict[str, int] = {}
         """Run id -> the last step in MLflow."""
+        self._validated: set[tuple[str, tuple[int, int]]] = set()
+        """(run id, (step, time)) of validations that were sent."""
         self._uploaded: set[tuple[str, str, int]] = set()
         self._read: dict[Path, tuple[tuple[int, int], Record]] = {}
 
@@ -72,6 +74,7 @@ class Sync:
         self.server.forget()
         self._known = None
         self._last.clear()
+        self._validated.clear()
 
     def _round(self) -> Synced:
         report = Synced()
@@ -182,9 +185,12 @@ class Sync:
 
     def _write_events(self, events: Iterable[dict[str, Any]], run: str) -> None:
         steps, notes = [], []
+        validations: list[metric_names.LoggedStep] = []
         for event in events:
             if step := metric_names.step_of(event):
                 steps.append(step)
+            elif validation := metric_names.validation_of(event):
+                validations.append(validation)
             elif event["event"] == "noted":
                 notes.append(event["text"])
         if notes:
@@ -196,6 +202,9 @@ class Sync:
             new = [step for step in steps if step[0] > self._last[run]]
             self.server.steps(run, new)
             self._last[run] = max([self._last[run], *(step[0] for step in new)])
+        # MLflow keeps an equal point once; a stage has few of these.
+        self.server.steps(run, [v for v in validations if (run, v[:2]) not in self._validated])
+        self._validated.update((run, v[:2]) for v in validations)
 
     def _registered(self, stale: list[tuple[Record, Known]], report: Synced) -> set[str]:
         """Make the claimed versions, oldest first, so that an alias ends at the newest claim.

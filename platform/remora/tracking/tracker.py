@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from remora.errors import RemoraError, TrackingError
+from remora.tracking.board import Board
 from remora.tracking.connection import database_uri
 from remora.tracking.server import Server
 from remora.tracking.sync import Sync, Synced
@@ -54,7 +55,7 @@ class Tracker:
         self.uri = _absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or database_uri(self.runs / "mlflow.db"))
         self.experiment = experiment
         self.server = Server(self.runs, self.uri, experiment)
-        self._sync = Sync(self.server)
+        self._sync, self._board = Sync(self.server), Board(self.runs)
         self._lock = threading.RLock()
         self._note = note
         self._told: set[str] = set()
@@ -75,6 +76,7 @@ class Tracker:
         assert self._thread
         self._thread.join()
         self._tried(ask=True, wait=PATIENCE)
+        self._board.close()
 
     def _follow(self) -> None:
         ask, rest = True, 0.0
@@ -85,6 +87,11 @@ class Tracker:
 
     def _tried(self, ask: bool, wait: float) -> bool:
         """Whether a sync succeeded. Its errors must not end the work."""
+        try:
+            with self._lock:
+                self._board.write(wait)
+        except (RemoraError, OSError) as e:
+            self._say(f"{e}; the work goes on, TensorBoard's files are written when there is room")
         try:
             with self._lock:
                 report = self._sync.run(ask, wait)

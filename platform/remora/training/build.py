@@ -9,6 +9,7 @@ import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
 from remora import catalog
+from remora.data.held_out import HeldOut, opened, opened_held_out
 from remora.data.index import Dataset
 from remora.errors import SpecError
 from remora.files import is_published, verify
@@ -80,11 +81,7 @@ def make_start(job: StageJob) -> None:
 def first_words(stage: Stage, datasets: Sequence[Path]) -> list[str]:
     """Texts to train the tokenizer of a model from scratch on: all conversations of the first stage that trains it."""
     template = catalog.template(stage.template)
-    return [rendered_words(template, sample.turns) for d in _opened(stage, datasets) for sample in d]
-
-
-def _opened(stage: Stage, datasets: Sequence[Path]) -> list[Dataset]:
-    return [Dataset(d, entry.skip) for d, entry in zip(datasets, stage.mixture, strict=True)]
+    return [rendered_words(template, sample.turns) for d in opened(stage, datasets) for sample in d]
 
 
 def check_samples(data: StageData) -> list[str]:
@@ -101,13 +98,32 @@ def check_samples(data: StageData) -> list[str]:
 
 def open_data(job: StageJob, model: VisionLanguageModel, tokenizer: PreTrainedTokenizerBase) -> StageData:
     """The stage's batches, as a function of the step."""
-    stage = job.stage
+    data = _batches(job, job.stage, opened(job.stage, job.datasets), model, tokenizer)
+    # Measuring pays where the ranks would otherwise tokenise more, all together, than the datasets hold.
+    if data.total * (dist.get_world_size() - 1) >= sum(d.records for d in data.samples):
+        data.lengths = [open_lengths(d, data.prompter) for d in data.samples]
+    return data
+
+
+def open_held_out(
+    job: StageJob, model: VisionLanguageModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[HeldOut, StageData] | None:
+    """What the stage is validated by, if it is, and its batches: every sample once."""
+    held = opened_held_out(job.stage, job.datasets, job.others)
+    if held is None:
+        return None
+    once = {"mixture": held.mixture, "epochs": 1.0, "steps": None, "batch": min(job.stage.batch, held.samples)}
+    return held, _batches(job, job.stage.model_copy(update=once), held.datasets, model, tokenizer)
+
+
+def _batches(
+    job: StageJob,
+    stage: Stage,
+    datasets: Sequence[Dataset],
+    model: VisionLanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> StageData:
     prompter = Prompter(catalog.template(stage.template), tokenizer, model.image_tokens)
     vision = job.parts["vision"].name if "vision" in stage.tune.present else None
     context = getattr(model.llm.config, "max_position_embeddings", None)
-    seed = seed_for(job.seed, f"order/{stage.name}")
-    data = StageData(stage, _opened(stage, job.datasets), prompter, vision, seed, context)
-    # Measuring pays if all ranks together would otherwise tokenise more records than the datasets have.
-    if data.total * (dist.get_world_size() - 1) >= sum(d.records for d in data.samples):
-        data.lengths = [open_lengths(d, prompter) for d in data.samples]
-    return data
+    return StageData(stage, datasets, prompter, vision, seed_for(job.seed, f"order/{stage.name}"), context)

@@ -28,6 +28,8 @@ class StageJob:
     """The index folder of each dataset of the stage's mixture, in order. Their content never changes."""
     seed: int
     cluster: Cluster
+    others: Sequence[Path] = ()
+    """The index of each dataset of the mixture that the stage is validated by, if it is by one."""
 
     def to_json(self, runs: Path | None = None) -> str:
         """As JSON. If `runs` is given, paths below it are written relative to it, so that it can be moved."""
@@ -43,6 +45,7 @@ class StageJob:
                 "datasets": [say(folder) for folder in self.datasets],
                 "seed": self.seed,
                 "cluster": self.cluster.model_dump(mode="json"),
+                "others": [say(folder) for folder in self.others],
             }
         )
 
@@ -57,4 +60,5 @@ class StageJob:
             datasets=tuple(runs / folder for folder in raw["datasets"]),
             seed=raw["seed"],
             cluster=Cluster.model_validate(raw["cluster"]),
+            others=tuple(runs / folder for folder in raw["others"]),
         )

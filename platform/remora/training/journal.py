@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from remora.files.lines import Lines
 JOURNAL = "journal.jsonl"
 BEGUN = b'{"event": "attempt"'
 """Start of the first line of an attempt."""
+VALIDATION = "validation"
+"""The event of a loss over held-out samples."""
 FIRST = "event"
 """The key that every line begins with."""
 NEEDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "attempt": {"attempt": int},
     "step": {"step": int},
     "rolled_back": {"step": int, "to": int},
+    VALIDATION: {"step": int, "samples_seen": int, "share": (int, float), "loss": (int, float), "of": str},
     "stage": {"run": str, "stage": str, "state": str},
     "asked": {"benchmark": str, "done": int, "of": int},
     "scored": {"benchmark": str, "accuracy": (int, float)},
@@ -35,8 +39,8 @@ NEEDS: dict[str, dict[str, type | tuple[type, ...]]] = {
 
 
 def append(path: Path, event: str, **fields: Any) -> None:
-    """Write one event."""
-    lines.append(path, [{FIRST: event, "time": time.time(), **fields}])
+    """Write one event. A validation is on disk when this returns: whether a stage goes on is decided by it."""
+    lines.append(path, [{FIRST: event, "time": time.time(), **fields}], sync=event == VALIDATION)
 
 
 def whole(event: dict[str, Any]) -> bool:
@@ -84,6 +88,33 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 def steps_of(path: Path) -> list[dict[str, Any]]:
     """The events of steps only."""
     return [e for e in read(path) if e[FIRST] == "step"]
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What a validation came to."""
+
+    step: int
+    """The step after which it was made, counted from 0."""
+    samples: int
+    """Samples that were trained on by then."""
+    share: float
+    """Of all samples that the stage trains on."""
+    loss: float
+    """Nats a supervised token of the held-out samples."""
+    score: float | None
+    """The benchmark's headline figure, where one was asked."""
+    of: str
+    """Digest of what was held out: figures of one digest are of the same samples."""
+
+
+def validations_of(path: Path) -> list[Validated]:
+    """The validations of a stage run, in order, also while it trains."""
+    return [
+        Validated(e["step"], e["samples_seen"], e["share"], e["loss"], e.get("score"), e["of"])
+        for e in read(path)
+        if e[FIRST] == VALIDATION
+    ]
 
 
 def notes_of(path: Path) -> list[str]:

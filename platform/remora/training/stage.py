@@ -16,21 +16,22 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch.distributed as dist
 from torch import Tensor
 
 from remora.batch import Batch
 from remora.data.skipped import Skipped
-from remora.errors import TrainingError
+from remora.errors import Paused, TrainingError
 from remora.files import disk_errors
 from remora.model import split
 from remora.model.parts import save_part
 from remora.model.tuning import parameter_groups, tuning_table
 from remora.reading.loader import Loader
-from remora.training import engines
+from remora.training import engines, pausing
 from remora.training.allocator import keep_freed
-from remora.training.build import build_model, check_samples, open_data
+from remora.training.build import build_model, check_samples, open_data, open_held_out
 from remora.training.checkpoint import Writer
 from remora.training.flops import StepFlops, peak_flops
 from remora.training.groups import count_groups, weigh_groups
@@ -41,17 +42,19 @@ from remora.training.meter import Meter
 from remora.training.notes import CHECKPOINTS, Notes, Past
 from remora.training.rehearsal import rehearse
 from remora.training.schedule import rate_factor
+from remora.training.validation import Scorer, Validator, check_held_out
 
 log = logging.getLogger(__name__)
 STARVED = 0.02
 """Fraction of a stage's time above which waiting for batches is logged as a warning."""
 
 
-def run(job: StageJob, preempted: Callable[[], bool] = lambda: False) -> dict[str, float]:
+def run(job: StageJob, preempted: Callable[[], bool] = lambda: False, scorer: Scorer | None = None) -> dict[str, float]:
     """Train the stage, resuming from its newest checkpoint, and leave the trained parts in `folder/parts`.
 
     A process group must exist, and all ranks must see the same folder. `preempted` is called at every step on every
-    rank: when any returns True, a checkpoint is on disk before the next step.
+    rank: when any returns True, a checkpoint is on disk before the next step. `scorer` asks the stage's validation
+    benchmark, if it has one.
 
     Returns:
         steps, final loss (nats per supervised token), seconds of this attempt, and the fraction of step time that rank
@@ -60,13 +63,14 @@ def run(job: StageJob, preempted: Callable[[], bool] = lambda: False) -> dict[st
     Raises:
         DataError: a sample cannot be read or does not fit, or too many are skipped.
         TrainingError: a step was bad and the rule is stop; the message has the step and its samples.
+        Paused: it was asked to stop at a validation (pausing.py); its checkpoint is kept.
     """
     began = time.monotonic()
     keep_freed()
     with disk_errors(job.folder):
         while True:
             with contextlib.ExitStack() as closing, contextlib.suppress(RolledBack):
-                training = Training(job, closing)
+                training = Training(job, closing, scorer)
                 training.train(preempted)
                 training.finish()
                 seconds, waited = time.monotonic() - began, training.meter.share
@@ -77,7 +81,7 @@ def run(job: StageJob, preempted: Callable[[], bool] = lambda: False) -> dict[st
 class Training:
     """The training of a stage on one rank."""
 
-    def __init__(self, job: StageJob, closing: contextlib.ExitStack) -> None:
+    def __init__(self, job: StageJob, closing: contextlib.ExitStack, scorer: Scorer | None = None) -> None:
         stage, cluster = job.stage, job.cluster
         self.job, self.stage = job, stage
         rank, world = dist.get_rank(), dist.get_world_size()
@@ -86,9 +90,14 @@ class Training:
         # Data is a function of the step, so only the step needs to be restored.
         self.data = open_data(job, self.model, self.tokenizer)
         past = Past.read(job.folder)
+        self.validator: Validator | None = None
+        if found := open_held_out(job, self.model, self.tokenizer):
+            self.validator = Validator(job, *found, self.data, past.events, scorer)
         if not past.start:
             for note in check_samples(self.data):
                 log.warning(note)
+            if found:
+                check_held_out(found[1])
         self.start, self.taken = past.start, past.taken
         self.notes = Notes(job.folder, self.data, Skipped(stage.mixture, self.data.samples), past)
         share = (rank, world, cluster.micro_batch, cluster.rows)
@@ -121,6 +130,7 @@ class Training:
     def train(self, preempted: Callable[[], bool]) -> None:
         """Take all remaining steps."""
         warned = False
+        self._validate(self.start - 1)  # its checkpoint may be older than its validation would have been
         for step in range(self.start, self.data.steps):
             self.meter.begin()
             loaded = next(self.loader)
@@ -149,8 +159,12 @@ class Training:
 
             # A checkpoint at regular intervals, and before a machine is preempted.
             notice, warned = bool(notices) and not warned, bool(notices)
-            if (notice or (step + 1) % self.job.cluster.checkpoint_every == 0) and step + 1 < self.data.steps:
-                self._checkpoint(step + 1, at_once=notice)
+            last = step + 1 == self.data.steps
+            if notice and not last:
+                self._checkpoint(step + 1, at_once="preempted")
+            self._validate(step)
+            if (step + 1) % self.job.cluster.checkpoint_every == 0 and not (notice or last):
+                self._checkpoint(step + 1)
 
     def _passes(self, batches: Sequence[Batch], tokens: float) -> list[Tensor]:
         """Accumulate gradients of all micro batches; returns their summed losses. A spike is detected before the last
@@ -209,14 +223,35 @@ class Training:
             "tokens_per_second": sum(reals) / seconds,
             "mfu": sum(flops) / seconds / self.could if self.could and math.isfinite(sum(flops)) else None,
             "memory": self.engine.memory(),
-            "eta": self.meter.left(step),
+            "eta": self.meter.left(step) + (self.validator.left(step) if self.validator else 0.0),
         }
         if self.engine.loss_scale != 1.0:
             event["loss_scale"] = self.engine.loss_scale
         self.notes.step(event)
 
-    def _checkpoint(self, step: int, at_once: bool = False) -> None:
-        """All ranks gather, one writes. Training continues meanwhile, unless it must be on disk `at_once`."""
+    def _validate(self, step: int) -> None:
+        """Validate the stage if that is due after `step`, and stop there if somebody asked for it meanwhile.
+
+        Raises:
+            Paused: somebody did.
+        """
+        if self.validator is None or not self.validator.is_due(step):
+            return
+        self.validator.validate(step, self.engine, self.notes, self._save_parts)
+        (asked,) = self.engine.tell(self.notes.lead and pausing.is_asked(self.job.folder))
+        if any(asked) and step + 1 < self.data.steps:
+            self._checkpoint(step + 1, at_once="paused")
+            if self.notes.lead:
+                pausing.forget(self.job.folder)
+            raise Paused(
+                f"stage {self.stage.name!r} was asked to stop and did after {step + 1:,} of {self.data.steps:,} steps, "
+                "kept at a checkpoint; next: run the same command again, which goes on from there",
+                step + 1,
+            )
+
+    def _checkpoint(self, step: int, at_once: str = "") -> None:
+        """All ranks gather; one writes, while steps go on; or it is on disk when this returns, for a reason that the
+        journal is told."""
         self.notes.still_ours()
         trained, moments = self.engine.weights(self.model, trained_only=True), self.engine.moments()
         if self.writer:
@@ -226,7 +261,7 @@ class Training:
             if self.writer:
                 self.writer.wait()
             dist.barrier()
-            self.notes.write("preempted", step=step - 1)
+            self.notes.write(at_once, step=step - 1)
 
     def _written(self, step: int, seconds: float, error: str | None) -> None:
         self.notes.write("checkpoint", at=step, seconds=seconds, error=error)
@@ -238,6 +273,19 @@ class Training:
         if self.writer:
             self.writer.wait()
             shutil.rmtree(folder, ignore_errors=True)
+        self._save_parts(folder)
+        for line in self.notes.skipped.lines():
+            self.notes.note(line)
+        if self.validator:
+            self.notes.write("noted", text=self.validator.summary())
+        self.notes.write("trained", steps=self.data.steps, loss=self.loss, waited=self.meter.share)
+        if self.writer:
+            level = logging.WARNING if self.meter.share > STARVED else logging.INFO
+            waited = 100 * self.meter.share
+            log.log(level, "%.2f %% of %.0f s of steps waited for batches (docs/loading.md)", waited, self.meter.spent)
+
+    def _save_parts(self, folder: Path) -> None:
+        """Write the parts that train, on all ranks together."""
         for part in self.stage.tune.trained:
             module = self.model.part(part)
             assert module is not None
@@ -245,10 +293,3 @@ class Training:
             state = self.engine.weights(module, trained_only=lora is not None)
             if self.writer:
                 save_part(part, self.model, state, self.tokenizer, folder / part, lora)
-        for line in self.notes.skipped.lines():
-            self.notes.note(line)
-        self.notes.write("trained", steps=self.data.steps, loss=self.loss, waited=self.meter.share)
-        if self.writer:
-            level = logging.WARNING if self.meter.share > STARVED else logging.INFO
-            waited = 100 * self.meter.share
-            log.log(level, "%.2f %% of %.0f s of steps waited for batches (docs/loading.md)", waited, self.meter.spent)

@@ -116,6 +116,17 @@ class DeepSpeedEngine:
         dist.all_gather_object(told, dict(named))
         return {k: v for one in told for k, v in one.items()}
 
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        training = [module for module in self.engine.modules() if module.training]
+        self.engine.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module in training:  # not `train()`: frozen parts stay as they are
+                module.training = True
+
     def forward(self, batch: Batch) -> Tensor:
         half = self.dtype is not None
         with torch.autocast(self.device.type, self.dtype, enabled=half, cache_enabled=self.zero < 3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -35,6 +36,10 @@ class Engine(Protocol):
 
     def gather(self, named: Mapping[str, Told]) -> dict[str, Told]:
         """The entries of all ranks, on every rank, in order of ranks."""
+        ...
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """In the block `forward` has no dropout and no gradient, as for answers; behind it the model is as it was."""
         ...
 
     def forward(self, batch: Batch) -> Tensor:
