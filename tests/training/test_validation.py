@@ -20,6 +20,8 @@ from support.launch import launch
 RANKS = Path(__file__).with_name("validation_ranks.py")
 STEPS, DUE = 6, [1, 3, 5]
 
+pytestmark = pytest.mark.slow
+
 
 def other_records(root: Path, count: int) -> Path:
     """Records of unlike lengths that the stage does not train on; every third with a picture, one far too long."""
@@ -100,7 +102,6 @@ def said(job: StageJob) -> dict[str, Any]:
     return {name: said for world, runs in RUNS.items() for name, said in run(job, world, *runs).items()}
 
 
-@pytest.mark.e2e
 def test_the_loss_is_that_of_each_sample_alone_in_float64(said):
     plain = events(said["plain"], "validation")
     assert plain[-1]["loss"] == pytest.approx(said["plain"]["double"], rel=1e-6)
@@ -108,7 +109,6 @@ def test_the_loss_is_that_of_each_sample_alone_in_float64(said):
     assert {e["samples"] for e in plain} == {12}  # of 13: one is too long to be read
 
 
-@pytest.mark.e2e
 def test_no_split_changes_it(said):
     exact = said["plain"]
     for name, run in said.items():
@@ -118,7 +118,6 @@ def test_no_split_changes_it(said):
             assert {e["ranks"] for e in events(run, "validation")} == {int(name[0]) if name[0].isdigit() else 1}, name
 
 
-@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["plain", "2 ranks, split"])
 def test_it_changes_no_bit_of_training(said, name):
     without = said["without" if name == "plain" else f"{name}, without"]
@@ -129,7 +128,6 @@ def test_it_changes_no_bit_of_training(said, name):
         assert same == [True] * len(DUE), what
 
 
-@pytest.mark.e2e
 def test_it_is_told_when_it_is_due_with_what_was_trained_by_then(said, job):
     for e, step in zip(events(said["plain"], "validation"), DUE, strict=True):
         assert (e["step"], e["samples_seen"], e["share"]) == (step, 16 * (step + 1), (step + 1) / STEPS)
@@ -141,7 +139,6 @@ def test_it_is_told_when_it_is_due_with_what_was_trained_by_then(said, job):
     assert isinstance(read[0], Validated) and read[0].score is None and read[-1].share == 1.0
 
 
-@pytest.mark.e2e
 def test_a_kill_neither_repeats_nor_skips_one(said, job):
     """Between a validation and the checkpoint of its step; and between that and a validation that comes behind it."""
     ways = {"before": ({"die": "after 3"}, [1, 3]), "behind": ({"die": "before 3", "preempt": 3}, [1])}
@@ -154,7 +151,6 @@ def test_a_kill_neither_repeats_nor_skips_one(said, job):
         assert losses(again, "step") == losses(said["plain"], "step") and again["parts"] == said["plain"]["parts"]
 
 
-@pytest.mark.e2e
 def test_a_stage_that_was_asked_to_stop_goes_on_as_if_it_had_not(said, job):
     name = "2 ranks, padded"
     how = {"folder": "paused", "cluster": next(r["cluster"] for r in RUNS[2] if r["name"] == name)}
@@ -168,7 +164,6 @@ def test_a_stage_that_was_asked_to_stop_goes_on_as_if_it_had_not(said, job):
     assert losses(end, "validation") == losses(said[name], "validation")
 
 
-@pytest.mark.e2e
 def test_a_share_is_held_out_of_training(job, tmp_path):
     root = job.folder.parent
     share = replace(validated(job, root, share=0.3, mixture=()), folder=tmp_path / "work")
