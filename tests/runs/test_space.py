@@ -139,6 +139,8 @@ def test_what_makes_no_model_is_pruned_with_its_reason():
         variants_of(space(connector=["ldp"], axes={"align.lr": [1, 2, 3]}))
     with pytest.raises(UnknownName, match="unknown connector 'mlp2x'"):
         pruned(space(connector=["mlp2x", "linear"]))
+    with pytest.raises(UnknownName, match="unknown template 'v1'"):
+        pruned(space(axes={"align.template": ["v1", "brief"]}))
 
 
 def test_values_that_fit_with_some_others_are_pruned_and_those_that_never_fit_are_mistakes():
