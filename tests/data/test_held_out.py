@@ -7,6 +7,7 @@ import pickle
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -15,9 +16,9 @@ from remora.data.held_out import FILE, HeldOut, contents, held_out, trained_on
 from remora.data.index import Dataset
 from remora.data.mixture import read_mixture
 from remora.errors import SpecError
-from remora.spec import Stage
+from remora.spec import MixtureEntry, Stage
 
-Record = dict[str, object]
+Record = dict[str, Any]
 
 
 def records(count: int, first: int = 0) -> list[Record]:
@@ -157,7 +158,16 @@ def test_digests_are_kept_beside_the_index_and_made_anew_when_torn(tmp_path):
     assert contents(Dataset(moved / dataset.folder.name)).tolist() == made
 
 
-def test_a_part_of_a_dataset_travels_to_another_process(tmp_path):
-    kept, held = sides(tmp_path, stage(write(tmp_path / "a", "a.json", records(100)), share=0.2, limit=999))
+def test_what_a_mixture_skips_is_on_neither_side_here_or_in_another_process(tmp_path):
+    listed = records(100)
+    for i in (3, 50, 99):
+        listed[i]["conversations"][1]["value"] = ""
+    file = write(tmp_path / "a", "a.json", listed)
+    entry = {"path": str(file), "skip": ["empty-answer"], "max_skipped": 0.1}
+    whole = stage(file, share=0.2, limit=999).model_copy(
+        update={"mixture": (MixtureEntry.model_validate(entry),)},
+    )
+    kept, held = sides(tmp_path, whole)
+    assert len(asked(kept)) + held.samples == 97
     for dataset in (*kept, *held.datasets):
         assert [s.id for s in pickle.loads(pickle.dumps(dataset))] == [s.id for s in dataset]
