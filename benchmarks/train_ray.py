@@ -53,10 +53,13 @@ def under_ray(job: Path, ranks: int) -> Path:
     """The folder of the stage run, which Ray's workers publish."""
     from remora.cluster.train import train_stages
     from remora.pipeline.executor import Task
+    from remora.pipeline.feed import Feed
 
     told = StageJob.from_json(job.read_text())
     name = job.parent.name.removesuffix(".work")
-    train_stages([Task(name, told, {})], told.cluster, job.parents[2], job.parents[2] / "status.jsonl")
+    task, runs = Task(name, told, {}, job.parents[2] / "status.jsonl"), job.parents[2]
+    with Feed.fresh(runs, [task], closed=True) as feed:
+        train_stages(feed, told.cluster, runs)
     return job.parent.with_name(name)
 
 

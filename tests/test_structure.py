@@ -214,10 +214,8 @@ def test_who_starts_workers_loads_no_torch():
         "import sys, cloudpickle\n"
         "from pathlib import Path\n"
         "from remora.cluster.train import _trainer\n"
-        "from remora.pipeline.executor import Task\n"
         "from remora.spec import Cluster\n"
-        "task = Task('it', type('Job', (), {'to_json': lambda self: '{}'})(), {})\n"
-        "trainer = _trainer([task], Cluster(), Path('/r'), Path('/s'), 'it', Path('/r/ray'))\n"
+        "trainer = _trainer(Path('/feed'), Cluster(), Path('/r'), 'it', Path('/r/ray'))\n"
         "cloudpickle.loads(cloudpickle.dumps((trainer.train_loop_per_worker, trainer.backend_config.backend_cls)))\n"
         "assert not {'torch', 'transformers', 'mlflow'} & sys.modules.keys()"
     )

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from os import PathLike
 
-    from remora.cluster.search import Result
     from remora.commands.evaluate import Evaluation
     from remora.evaluation.report import Report
     from remora.inference.loaded import LoadedModel
     from remora.pipeline.promotion import Promotion
+    from remora.pipeline.search.search import Result
     from remora.pipeline.variant import Outcome
     from remora.planning import Plan
 
@@ -90,6 +90,7 @@ def train(
 def search(
     spec: File,
     *,
+    local: bool = False,
     address: str | None = None,
     tracking_uri: str | None = None,
     smoke: bool = False,
@@ -100,6 +101,7 @@ def search(
 
     Args:
         spec: A space's YAML.
+        local: Run in this process, without Ray.
         address: Ray cluster to use; default: RAY_ADDRESS, or a new one on this machine.
         smoke: Run the space's trial run of minutes.
         aloud: Print progress.
@@ -113,7 +115,8 @@ def search(
         from remora.commands.options import SearchOptions
         from remora.commands.run import searched
 
-        given = {"spec": spec, "address": address, "tracking_uri": tracking_uri, "smoke": smoke, "runs": runs}
+        where = {"address": address, "local": local, "tracking_uri": tracking_uri, "runs": runs}
+        given = {"spec": spec, "smoke": smoke, **where}
         return searched(SearchOptions.of(given), aloud)
 
 

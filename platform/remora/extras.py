@@ -19,7 +19,7 @@ _TRACK = {"mlflow", "sqlalchemy", "alembic"}
 EXTRAS = {
     "model": _MODEL,
     "track": _TRACK,
-    "train": {*_MODEL, *_TRACK, "deepspeed", "ray", "tensorboardX"},
+    "train": {*_MODEL, *_TRACK, "deepspeed", "ray", "tensorboardX", "optuna"},
     "serve": {*_MODEL, *_TRACK, "ray", "fastapi", "starlette", "uvicorn"},
 }
 """Extra -> the modules that it brings, by the name they are imported by."""

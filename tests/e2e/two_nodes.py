@@ -18,6 +18,7 @@ import torch.distributed as dist
 from remora.cluster.session import cpus_and_gpus, ray_session
 from remora.cluster.train import train_stages
 from remora.pipeline.executor import Task
+from remora.pipeline.feed import Feed
 from remora.runs import Store, path, resolve_stages
 from remora.spec import Cluster, Variant
 from remora.training import stage
@@ -43,8 +44,9 @@ def main() -> None:
             while cpus_and_gpus()[0] < 2:  # the second node is on its way
                 time.sleep(0.2)
             for run in lineage:
-                task = Task(run.name, store.prepare(run, CLUSTER), {})
-                train_stages([task], CLUSTER, runs, runs / "status.jsonl")
+                task = Task(run.name, store.prepare(run, CLUSTER), {}, runs / "status.jsonl")
+                with Feed.fresh(runs, [task], closed=True) as feed:
+                    train_stages(feed, CLUSTER, runs)
     for run in lineage:
         taken = steps_of(store.journal(run))
         print(json.dumps([[e["loss"], e["grad_norm"]] for e in taken]), flush=True)

@@ -13,6 +13,7 @@ from remora.cluster.session import ray_session
 from remora.cluster.train import train_stages
 from remora.errors import RemoraError
 from remora.pipeline.executor import Task
+from remora.pipeline.feed import Feed
 from remora.training.job import StageJob
 
 
@@ -28,7 +29,9 @@ def main() -> None:
             said = json.loads(line)
             job = StageJob.from_json(said["job"])
             try:
-                train_stages([Task(said["name"], job, {})], job.cluster, runs, runs / "status.jsonl")
+                task = Task(said["name"], job, {}, runs / "status.jsonl")
+                with Feed.fresh(runs, [task], closed=True) as feed:
+                    train_stages(feed, job.cluster, runs)
                 say("trained")
             except RemoraError as e:
                 say(f"{type(e).__name__}: {e}")

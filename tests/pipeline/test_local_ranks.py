@@ -11,6 +11,7 @@ from remora.carrier import pack
 from remora.errors import ClusterError, DataError, WorkerError
 from remora.pipeline import local
 from remora.pipeline.executor import Task
+from remora.pipeline.feed import Feed
 from remora.processes import marked
 from remora.spec import Cluster
 from remora.training.journal import read
@@ -45,10 +46,12 @@ def train(tmp_path, monkeypatch):
 
     def train(first, second, max_failures=0):
         script = f"case $RANK in 0) {first};; 1) {second};; esac"
-        monkeypatch.setattr(local, "rank_command", lambda file: ["sh", "-c", script, str(tmp_path)])
+        monkeypatch.setattr(local, "rank_command", lambda *given: ["sh", "-c", script, str(tmp_path)])
         cluster = Cluster(workers=2, max_failures=max_failures)
         try:
-            local.Local().train([Task("it", Job(tmp_path), {})], cluster, tmp_path, tmp_path / "status.jsonl")
+            task = Task("it", Job(tmp_path), {}, tmp_path / "status.jsonl")
+            with Feed.fresh(tmp_path, [task], closed=True) as feed:
+                local.Local().train(feed, cluster, tmp_path)
         finally:
             assert marks and not [pid for mark in marks for pid in marked(mark)]
         return [e["text"] for e in read(tmp_path / "status.jsonl")] if (tmp_path / "status.jsonl").exists() else []

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from remora.cluster import search
 from remora.demo import build_demo
 from remora.evaluation.measured import Measured
 from remora.evaluation.report import Report, ScoredAnswer
 from remora.evaluation.score import Score
 from remora.files import is_published, publishing, sha256_file, write_json
 from remora.pipeline import suite, variant
+from remora.pipeline.search import perform, search
 from remora.runs import Store
 from remora.spec import Cluster, Space, load
 from remora.tracking import Run, Tracker
@@ -42,14 +42,15 @@ class Work:
         if self.left[what] == 0:
             raise Killed
 
-    def train(self, tasks, cluster, runs, status):
-        for task in tasks:
+    def train(self, feed, cluster, runs):
+        for task in feed.left():
             self._call("train")
             for part in task.record["trained"]:
                 (task.job.folder / "parts" / part).mkdir(parents=True)
                 (task.job.folder / "parts" / part / "model.safetensors").write_text(part)
             journal.append(task.job.folder / journal.JOURNAL, "step", step=0, loss=1.0)
             Store(runs).publish(task.name, task.record)
+            feed.end("trained")
 
     def measure(self, name, bundle, store, executor, cluster, **_):
         self._call("measure")
@@ -65,24 +66,13 @@ def bundled(folder, bundle, about):
         (tmp / "name").write_text(bundle.name)
 
 
-class Told:
-    """What Tune says of a trial."""
-
-    error = None
-
-    def __init__(self, metrics):
-        self.metrics = metrics
-
-
 @pytest.fixture
 def work(monkeypatch):
     made = Work()
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(search, "OnRay", lambda: made)
     monkeypatch.setattr(variant, "write_bundle", bundled)
-    monkeypatch.setattr(variant, "prepare", lambda name, store: name)
+    monkeypatch.setattr(perform, "prepare", lambda name, store: name)
     monkeypatch.setattr(variant, "measure", made.measure)
-    monkeypatch.setattr(search, "_tuned", lambda space, trial, names, *_: [Told(trial(name)) for name in names])
     return made
 
 
@@ -107,12 +97,12 @@ def killed(space, runs, work, monkeypatch, **left):
     work.left |= left
     with monkeypatch.context() as then, pytest.raises(Killed):
         then.setattr(Run, "__exit__", lambda run, *_: run._held.close())  # the lock ends, nothing more is written
-        searched(space, runs)
+        searched(space, runs, work)
 
 
-def searched(space, runs):
+def searched(space, runs, work):
     with Tracker(runs) as tracker:
-        return search.search(space, runs, tracker)
+        return search.search(space, runs, tracker, search.Here(work))
 
 
 def published(runs, run):
@@ -142,7 +132,7 @@ def test_a_search_that_was_killed_twice_is_one_run_with_links_and_datasets(runs,
     assert {r.info.status for r in first.values() if published(runs, r)} == {"FINISHED"}
     assert len(of_kind(first, "search")) == 1 and len(of_kind(first, "variant")) == 2
     killed(space, runs, work, monkeypatch, measure=4)
-    searched(space, runs)
+    searched(space, runs, work)
     found = recorded(runs)
     assert {r.info.status for r in found.values()} == {"FINISHED"}
     assert all(found[key].info.run_id == run.info.run_id for key, run in first.items())

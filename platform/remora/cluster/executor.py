@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from remora.cluster.answering import answer
 from remora.cluster.train import train_stages
-from remora.pipeline.executor import AskJob, Task
+from remora.pipeline.executor import AskJob
+from remora.pipeline.feed import Feed
 from remora.spec import Cluster
 
 
 class OnRay:
     """Trains on Ray Train and answers in Ray tasks. Needs a Ray session, and a run folder that every node sees."""
 
-    def train(self, tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
-        train_stages(tasks, cluster, runs, status)
+    def train(self, feed: Feed, cluster: Cluster, runs: Path) -> None:
+        train_stages(feed, cluster, runs)
 
     def answer(self, job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, object]]]:
         return answer(job, cluster)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from remora.errors import ClusterError, RemoraError, WorkerError
 if TYPE_CHECKING:
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    from remora.pipeline.executor import Task
+    from remora.pipeline.feed import Feed
     from remora.spec import Cluster
 
 log = logging.getLogger(__name__)
@@ -33,57 +33,50 @@ def _worker(config: dict[str, Any]) -> None:
 
     from remora.cluster.group import Notices
     from remora.pipeline import worker
-    from remora.pipeline.executor import Task
+    from remora.pipeline.feed import Feed
 
     runs, notices = Path(config["runs"]), Notices()
     if torch.cuda.is_available():
         torch.cuda.set_device(ray.train.torch.get_device())  # per thread, so not where the group is joined
     with carried(runs / "logs"):
-        tasks = [Task.read(task) for task in config["tasks"]]
-        worker.train(tasks, runs, Path(config["status"]), notices)
+        worker.train(Feed(Path(config["feed"])), runs, notices)
 
 
-def train_stages(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
-    """Train stage runs in order; returns when all are published. The file `status` names the one being trained.
+def train_stages(feed: Feed, cluster: Cluster, runs: Path) -> None:
+    """Train stage runs in the order in which they are given; returns when the feed is closed and all have ended.
 
     One group of workers trains them all: starting one costs 15 s on two cores, more than a short stage.
 
     Raises:
-        RemoraError: a worker's error that a retry would repeat (a broken picture, a NaN loss).
-        ClusterError: the workers failed more often than `max_failures`, or cannot be placed.
+        RemoraError: what a worker met and a retry would meet again (a broken picture, a NaN loss).
+        ClusterError: the workers failed more often than `max_failures` at one stage run, or cannot be placed.
     """
     import ray.train
 
-    from remora.pipeline.executor import given_up
+    from remora.pipeline.executor import Tries
     from remora.runs.leftovers import attempt
 
     _check_room(cluster)
-    for left in reversed(range(cluster.max_failures + 1)):
-        # A reused name would silently resume that run; our own checkpoints decide that instead.
-        name = f"{tasks[-1].name}-{uuid.uuid4().hex[:8]}"
+    tries = Tries(cluster)
+    while True:
+        # A name that was used before would silently resume that run; our own checkpoints decide that instead.
+        name = f"{feed.at}-{uuid.uuid4().hex[:8]}"
         try:
             with attempt(runs, name) as folder:
-                _trainer(tasks, cluster, runs, status, name, folder.parent).fit()
-            break
-        except ray.train.TrainingFailedError as e:  # Ray itself would retry any error
+                _trainer(feed.file, cluster, runs, name, folder.parent).fit()
+            return
+        except ray.train.TrainingFailedError as e:  # Ray would try again whatever the workers met
             if refused := refusal(e):
                 raise refused from None
-            if not left:
-                raise given_up(tasks, cluster, ours(e, runs / "logs")) from e
-            log.warning("%s: its workers failed; restarting them from the last checkpoint", tasks[-1].name)
-        except ray.exceptions.RayActorError as e:
-            # Ray Train's controller is not restarted by Ray. Its workers end with it.
-            if not left:
-                raise ClusterError(
-                    f"{tasks[-1].name}: Ray Train's controller died {cluster.max_failures + 1} times; look at the "
-                    "memory of its node, then run the same command again: it resumes from the last checkpoint"
-                ) from e
-            log.warning("%s: Ray Train's controller died; starting another one", tasks[-1].name)
+            tries.again(feed.at, ours(e, runs / "logs"))
+            log.warning("%s: its workers failed; restarting them from the last checkpoint", feed.at)
+        except ray.exceptions.RayActorError:
+            # Nobody starts Ray Train's controller again. Its workers end with it.
+            tries.again(feed.at, ClusterError("Ray Train's controller died; look at the memory of its node"))
+            log.warning("%s: Ray Train's controller died; starting another one", feed.at)
 
 
-def _trainer(
-    tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path, attempt: str, storage: Path
-) -> DataParallelTrainer:
+def _trainer(feed: Path, cluster: Cluster, runs: Path, attempt: str, storage: Path) -> DataParallelTrainer:
     import ray.train
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer without its import of torch
 
@@ -98,11 +91,7 @@ def _trainer(
     }
     return DataParallelTrainer(
         _worker,
-        train_loop_config={
-            "runs": str(runs),
-            "status": str(status),
-            "tasks": [t.plain() for t in tasks],
-        },
+        train_loop_config={"runs": str(runs), "feed": str(feed)},
         backend_config=Group(cluster.gpus_per_worker > 0, cluster.hang_timeout),
         scaling_config=ray.train.ScalingConfig(**scaling),
         run_config=ray.train.RunConfig(

@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 
 from remora import catalog
-from remora.cluster.search import result_file
 from remora.commands.data import build
 from remora.commands.options import DemoOptions
 from remora.commands.run import flags, live
@@ -19,6 +18,7 @@ from remora.data.outputs import writes
 from remora.errors import ClusterError, ServingError
 from remora.evaluation.benchmarks.own import own_benchmark
 from remora.files import write_json
+from remora.pipeline.search.search import result_file
 from remora.processes import Child, remora_command
 from remora.reporting.columns import literal
 from remora.reporting.story import print_answer, print_champion, print_heading

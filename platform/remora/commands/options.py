@@ -146,6 +146,7 @@ class SearchOptions(Options):
 
     spec: Path = argument("a space, e.g. tune/demo.yaml")
     address: str | None = _address()
+    local: bool = _local()
     tracking_uri: str | None = _tracking_uri()
     plain: bool = option("lines instead of a live table, in this process", False)
     smoke: bool = _smoke()
@@ -291,6 +292,18 @@ class RunsOptions(Options):
 
     what: str = argument("gc: delete leftovers", choices=["gc"])
     dry_run: bool = option("only name them", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchesOptions(Options):
+    """the searches of the run folder: list them, show or stop one, or replay it under another rule"""
+
+    what: str = argument("ls | show | replay | stop", choices=["ls", "show", "replay", "stop"])
+    name: str | None = argument("the search's name, as its space has it", None)
+    rule: str = option("replay: none, halving or median", "halving", choices=["none", "halving", "median"])
+    eta: int = option("replay: one of so many goes on (default: 3)", 3)
+    first: float = option("replay: the first rung, as a share of the last stage (default: 0.1)", 0.1)
+    json: bool = option("print it as JSON", False)
 
 
 @dataclass(frozen=True, kw_only=True)

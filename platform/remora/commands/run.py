@@ -16,20 +16,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from remora.cluster.search import Result, result_file
 from remora.commands.indexes import entries_of, prepare
 from remora.commands.options import SearchOptions, TrainOptions, Workplace
 from remora.evaluation.score import as_json
 from remora.pipeline import measure
 from remora.pipeline.executor import Executor
+from remora.pipeline.search.search import Here, Result, Room, check, result_file
+from remora.pipeline.search.search import search as run_search
 from remora.pipeline.variant import Outcome, run_variant, status_file
 from remora.processes import Child, remora_command
 from remora.reporting.columns import literal, silent
 from remora.reporting.following import draw, plain_progress
 from remora.reporting.progress import SearchProgress
 from remora.reporting.results import search_lines, variant_lines
-from remora.runs import Store, preflight, read_space, read_variant, variant_name, variants_of
-from remora.spec import Variant
+from remora.runs import Store, preflight, read_space, read_variant, survey, variant_name, variants_of
+from remora.spec import Space, Variant
 from remora.tracking import Tracker
 from remora.training import journal
 from remora.training.meter import duration
@@ -90,36 +91,52 @@ def search(options: SearchOptions) -> None:
         say(*search_lines(searched(options, aloud=True).as_json()))
         return
     space = read_space(options.spec, options.smoke)
-    variants = variants_of(space)
-    prepare(entries_of(variants), options.place, literal())
+    prepare(entries_of(survey(space).variants), options.place, literal())
     more = ["--smoke"] if options.smoke else []
-    live(options.place, "search", options.spec, space.name, [variant_name(v) for v in variants], literal(), more)
+    live(options.place, "search", options.spec, space.name, known(space), literal(), more)
     say(*search_lines(json.loads(result_file(options.runs, space.name).read_text())))
 
 
 def searched(options: SearchOptions, aloud: bool = False) -> Result:
-    """Search a space in this process, on Ray; `aloud` prints progress.
+    """Search a space in this process, on Ray or with --local without it; `aloud` prints progress.
 
     Raises:
         RemoraError: what stopped it; finished stage runs are kept.
     """
-    from remora.cluster.search import check
-    from remora.cluster.search import search as run_search
-
     space, store, place = read_space(options.spec, options.smoke), Store(options.runs), options.place
-    variants = variants_of(space)
-    names = [variant_name(v) for v in variants]
+    looked, names = survey(space), known(space)
     tell = say if aloud else say_nothing
-    prepare(entries_of(variants), place, literal() if aloud else silent())
+    for name, why in looked.pruned:
+        tell(f"left out: {name}: {why}")
+    prepare(entries_of(looked.variants), place, literal() if aloud else silent())
     check(space, store)
-    look(variants, store, tell)
+    look(looked.variants, store, tell)
     with (
         _shown(aloud, place, space.name, names),
-        _tracker(place, space.name, names[0]) as tracker,
-        session(place, tell),
+        _tracker(place, space.name, names[0] if names else "") as tracker,
+        _room(place, tell) as room,
     ):
         queued(place.runs, space.name, names)
-        return run_search(space, place.runs, tracker)
+        return run_search(space, place.runs, tracker, room)
+
+
+def known(space: Space) -> list[str]:
+    """The variants that a search will try, as far as they are known before it."""
+    return [variant_name(v) for v in variants_of(space)] if space.sampler.kind == "grid" else []
+
+
+@contextmanager
+def _room(place: Workplace, tell: Callable[..., None]) -> Iterator[Room]:
+    """Who performs a search's orders: this process with --local, else Ray Tune."""
+    if place.local:
+        from remora.pipeline.local import Local
+
+        yield Here(Local())
+        return
+    from remora.cluster.search import OnTune
+
+    with session(place, tell):
+        yield OnTune()
 
 
 def _shown(aloud: bool, place: Workplace, search_name: str, names: list[str]) -> AbstractContextManager[None]:
@@ -128,7 +145,7 @@ def _shown(aloud: bool, place: Workplace, search_name: str, names: list[str]) ->
 
 def _tracker(place: Workplace, search_name: str, name: str) -> Tracker:
     """A tracker whose problems with MLflow become notes of that variant."""
-    status = status_file(place.runs, search_name, name)
+    status = status_file(place.runs, search_name, name or search_name)
 
     def note(text: str) -> None:
         status.parent.mkdir(parents=True, exist_ok=True)

@@ -6,15 +6,18 @@ Both run the same functions (worker.py), so their results are equal.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from remora.errors import ClusterError, RemoraError
 
 # Ray's controller unpickles references to this module, so it imports nothing that loads torch.
 if TYPE_CHECKING:
+    from remora.pipeline.feed import Feed
+    from remora.pipeline.search.verdict import RungWatch
     from remora.spec import Cluster
     from remora.training.job import StageJob
 
@@ -36,25 +39,49 @@ class Task:
     name: str
     job: StageJob
     record: dict[str, Any]
+    status: Path
+    """The journal that hears when it begins and ends (`variant.status_file`)."""
     trained: bool = False
     """It is published, and only its last validation is to be made; the job's parts are as the stage left them."""
+    watch: RungWatch | None = None
+    """Who decides at a search's rungs whether it goes on."""
 
-    def plain(self) -> tuple[str, str, dict[str, Any], bool]:
-        """As JSON values, for another process, which calls `read`."""
-        return self.name, self.job.to_json(), self.record, self.trained
+    def plain(self) -> list[Any]:
+        """As JSON takes it, for another process; `read` there."""
+        watch = self.watch.plain() if self.watch else None
+        return [self.name, self.job.to_json(), self.record, self.trained, watch, str(self.status)]
 
     @classmethod
     def read(cls, plain: Sequence[Any]) -> Task:
+        from remora.pipeline.search.verdict import RungWatch
         from remora.training.job import StageJob
 
-        name, job, record, trained = plain
-        return cls(name, StageJob.from_json(job), record, trained)
+        name, job, record, trained, watch, status = plain
+        return cls(name, StageJob.from_json(job), record, Path(status), trained, watch and RungWatch(**watch))
 
 
-def given_up(tasks: Sequence[Task], cluster: Cluster, error: RemoraError) -> ClusterError:
-    """The error of a group of workers that failed more than `max_failures` times; `error` is the last failure."""
-    tries = cluster.max_failures + 1
-    return ClusterError(f"{tasks[-1].name}: given up after {tries} tries, kept at its last checkpoint; {error}")
+Ended = Literal["trained", "paused"]
+"""How a task ended: its stage run is published, or was left at a rung of a search."""
+
+
+class Tries:
+    """Counts how often a group of workers failed at each task."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._most = cluster.max_failures + 1
+        self._failed: Counter[str] = Counter()
+
+    def again(self, name: str, error: RemoraError) -> None:
+        """It failed of `error`.
+
+        Raises:
+            ClusterError: for once more than `max_failures` of the spec.
+        """
+        self._failed[name] += 1
+        if self._failed[name] >= self._most:
+            raise ClusterError(
+                f"{name}: given up after {self._most} tries, kept at its last checkpoint; {error}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -73,8 +100,8 @@ class AskJob:
 class Executor(Protocol):
     """Runs stage runs and answers questions."""
 
-    def train(self, tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
-        """Train stage runs in order; returns when all are published. The file `status` names the one being trained.
+    def train(self, feed: Feed, cluster: Cluster, runs: Path) -> None:
+        """Train stage runs in the order in which they are given; returns when the feed is closed and all have ended.
 
         Raises:
             Paused: a stage was asked to stop (`Store.stop`); those before it are published.

@@ -12,13 +12,13 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from remora.errors import RemoraError, WorkerError
-from remora.files import write_json
 from remora.pipeline import worker
-from remora.pipeline.executor import ENVIRONMENT, AskJob, Task, given_up
+from remora.pipeline.executor import ENVIRONMENT, AskJob, Tries
+from remora.pipeline.feed import Feed
 from remora.processes import Child
 from remora.spec import Cluster
 from remora.training import journal
@@ -33,11 +33,11 @@ LEAVE_WITHIN = 3.0
 class Local:
     """Trains with `cluster.workers` ranks on this machine and answers in this process."""
 
-    def train(self, tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
+    def train(self, feed: Feed, cluster: Cluster, runs: Path) -> None:
         if cluster.most_workers == 1:
-            _train_here(tasks, runs, status)
+            _train_here(feed, runs)
         else:
-            _train_ranks(tasks, cluster, runs, status)
+            _train_ranks(feed, cluster, runs)
 
     def answer(self, job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, object]]]:
         _be_quiet()
@@ -49,8 +49,8 @@ def _be_quiet() -> None:
         os.environ.setdefault(name, value)
 
 
-def _train_here(tasks: Sequence[Task], runs: Path, status: Path) -> None:
-    """Train as the only rank. The process group stays until this process ends: DeepSpeed keeps its groups."""
+def _train_here(feed: Feed, runs: Path) -> None:
+    """As the only rank. Its process group stays until this process ends: DeepSpeed keeps groups that it has made."""
     _be_quiet()
     import torch.distributed as dist
 
@@ -61,32 +61,28 @@ def _train_here(tasks: Sequence[Task], runs: Path, status: Path) -> None:
         atexit.register(dist.destroy_process_group)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # as in ENVIRONMENT
-        worker.train(tasks, runs, status, lambda: False)
+        worker.train(feed, runs, lambda: False)
 
 
-def _train_ranks(tasks: Sequence[Task], cluster: Cluster, runs: Path, status: Path) -> None:
-    """Run a group of ranks and restart it when one dies, up to `max_failures` times."""
-    file = tasks[-1].job.folder / "tasks.json"  # there until all are published
-    write_json(file, {"runs": str(runs), "status": str(status), "tasks": [t.plain() for t in tasks]})
-    for left in reversed(range(cluster.max_failures + 1)):
-        error = _group(file, tasks[-1].name, cluster.most_workers, runs / "logs")
-        if error is None:
-            return
+def _train_ranks(feed: Feed, cluster: Cluster, runs: Path) -> None:
+    """A group of ranks, started again when one dies, up to `max_failures` times at each stage run."""
+    tries = Tries(cluster)
+    command = rank_command(runs, feed.file, cluster.hang_timeout)
+    while error := _group(command, feed, cluster.most_workers, runs / "logs"):
         if not isinstance(error, WorkerError):
             raise error
-        if not left:
-            raise given_up(tasks, cluster, error)
-        again = f"{tasks[-1].name}: a rank failed, all restart from the last checkpoint: {error}"
+        tries.again(feed.at, error)
+        again = f"{feed.at}: a rank failed, all restart from the last checkpoint: {error}"
         log.warning(again)
-        journal.append(status, "noted", text=again)
+        journal.append(feed.status, "noted", text=again)
 
 
-def rank_command(file: Path) -> list[str]:
-    return [sys.executable, "-m", "remora.pipeline.rank", str(file)]
+def rank_command(runs: Path, feed: Path, hang_timeout: float) -> list[str]:
+    return [sys.executable, "-m", "remora.pipeline.rank", str(runs), str(feed), str(hang_timeout)]
 
 
-def _group(file: Path, name: str, world: int, logs: Path) -> RemoraError | None:
-    """Run one group of ranks to its end; returns its error, if any."""
+def _group(command: list[str], feed: Feed, world: int, logs: Path) -> RemoraError | None:
+    """Run one group of ranks to its end; what it failed of, if it did."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     shared = ENVIRONMENT | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
@@ -95,7 +91,7 @@ def _group(file: Path, name: str, world: int, logs: Path) -> RemoraError | None:
     try:
         for rank in range(world):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            ranks.append(Child(rank_command(file), logs / f"{name}-{began}-rank-{rank}.log", shared | own))
+            ranks.append(Child(command, logs / f"{feed.at}-{began}-rank-{rank}.log", shared | own))
         while None in (codes := [r.process.poll() for r in ranks]) and not any(codes):
             time.sleep(LOOK_EVERY)
         end = time.monotonic() + LEAVE_WITHIN

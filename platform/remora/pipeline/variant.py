@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from remora.evaluation.score import Score, as_json
 from remora.inference import Bundle, write_bundle
 from remora.pipeline import tracked_runs
 from remora.pipeline.executor import Executor, Task
+from remora.pipeline.feed import Feed
 from remora.pipeline.measure import Prepared, measure, prepare
 from remora.runs import StageRun, Store, path, variant_name
 from remora.spec import Variant
@@ -68,9 +69,9 @@ def run_variant(
     try:
         with tracked_runs.variant_run(variant, lineage, runs, within) as tracked:
             stages = _train_missing(lineage, store, executor, variant, tracked.key, status)
-            bundle = _bundled(variant, lineage, store)
+            bundle = bundled(variant, lineage, store)
             journal.append(status, "evaluating")
-            measured = _measured(variant, benchmarks, bundle, store, executor, tracked, status)
+            found = measured(variant, benchmarks, bundle, store, executor, tracked, status)
     except Paused as e:
         journal.append(status, "paused", step=e.step)
         raise
@@ -78,11 +79,16 @@ def run_variant(
         journal.append(status, "failed", error=str(e))
         raise
     journal.append(status, "finished", bundle=str(bundle))
-    scores = {benchmark: m.score for benchmark, m in measured.items() if m.score}
-    return Outcome(name, bundle, tracked.key, scores, {b: m.folder for b, m in measured.items()}, stages)
+    return outcome(name, bundle, tracked.key, found, stages)
 
 
-def _bundled(variant: Variant, lineage: tuple[StageRun, ...], store: Store) -> Path:
+def outcome(name: str, bundle: Path, key: str, found: Mapping[str, Measured], stages: dict[str, str]) -> Outcome:
+    scores = {benchmark: m.score for benchmark, m in found.items() if m.score}
+    return Outcome(name, bundle, key, scores, {b: m.folder for b, m in found.items()}, stages)
+
+
+def bundled(variant: Variant, lineage: tuple[StageRun, ...], store: Store) -> Path:
+    """The model that a lineage makes, as a folder that can be asked and served."""
     last, name = lineage[-1], variant_name(variant)
     bundle = store.runs / "bundles" / f"{name}-{last.id[:12]}"
     about = {"variant": variant.model_dump(mode="json"), "stages": [r.name for r in lineage]}
@@ -91,7 +97,7 @@ def _bundled(variant: Variant, lineage: tuple[StageRun, ...], store: Store) -> P
     return bundle
 
 
-def _measured(
+def measured(
     variant: Variant,
     benchmarks: Sequence[Prepared],
     bundle: Path,
@@ -100,17 +106,19 @@ def _measured(
     tracked: tracking.Run,
     status: Path,
 ) -> dict[str, Measured]:
+    """Ask it every benchmark; MLflow's run `tracked` gets the figures."""
+
     def asked(benchmark: str, done: int, of: int) -> None:
         journal.append(status, "asked", benchmark=benchmark, done=done, of=of)
 
     found = {}
     for benchmark, prepared in zip(variant.benchmarks, benchmarks, strict=True):
-        measured = found[benchmark] = measure(prepared, bundle, store, executor, variant.cluster, hear=asked)
-        if score := measured.score:
+        one = found[benchmark] = measure(prepared, bundle, store, executor, variant.cluster, hear=asked)
+        if score := one.score:
             journal.append(status, "scored", **as_json(score))
         tracked.note(
             metrics=tracked_runs.metrics_of(score) if score else None,
-            files={f"benchmarks/{Path(benchmark).stem}": measured.folder},
+            files={f"benchmarks/{Path(benchmark).stem}": one.folder},
         )
     return found
 
@@ -149,7 +157,9 @@ def _train_missing(
                 say("reused")
                 tracked_runs.stage_run(run, variant, store.runs).keep()
                 if store.lacks_validation(run):
-                    unvalidated.append(Task(run.name, store.job_of_trained(run, variant.cluster), {}, trained=True))
+                    unvalidated.append(
+                        Task(run.name, store.job_of_trained(run, variant.cluster), {}, status, trained=True)
+                    )
         if missing or unvalidated:
             _train(missing, unvalidated, store, executor, variant, parent, status)
     return {run.name: "trained" if run in missing else "reused" for run in lineage}
@@ -169,7 +179,8 @@ def _train(
         for run in missing:
             job = store.prepare(run, variant.cluster)
             tracked.enter_context(tracked_runs.stage_run(run, variant, store.runs, parent))
-            tasks.append(Task(run.name, job, tracked_runs.published_record(run, variant)))
-        executor.train(tasks, variant.cluster, store.runs, status)
+            tasks.append(Task(run.name, job, tracked_runs.published_record(run, variant), status))
+        feed = tracked.enter_context(Feed.fresh(store.runs, tasks, closed=True))
+        executor.train(feed, variant.cluster, store.runs)
         for task in unvalidated:  # what its ranks were told
             shutil.rmtree(task.job.folder, ignore_errors=True)

@@ -4,52 +4,67 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from remora.errors import Paused
 from remora.evaluation.ask import Ask
 from remora.evaluation.benchmarks import Benchmark, benchmark
 from remora.files import is_published, write_atomic
 from remora.pipeline.executor import AskJob, Task
+from remora.pipeline.feed import Feed
 from remora.runs import Store
 from remora.training import journal
+from remora.training.journal import Validated
 
 if TYPE_CHECKING:
     from remora.inference import Answerer
     from remora.pipeline.scoring import SampleScorer
 
 
-def train(tasks: Sequence[Task], runs: Path, status: Path, preempted: Callable[[], bool]) -> None:
-    """Train stage runs in order, as one rank of an existing process group; rank 0 publishes each.
+def train(feed: Feed, runs: Path, preempted: Callable[[], bool]) -> None:
+    """Train stage runs as they are given, as one rank of a process group that exists; rank 0 publishes each.
 
-    Stage runs that an earlier attempt published are skipped; the one it was stopped in is resumed.
+    What an earlier group published is passed over, the stage run that it was stopped in is resumed.
     """
     import torch
     import torch.distributed as dist
 
     from remora.training.stage import run
 
-    store, rank = Store(runs), dist.get_rank()
-    for task in tasks:
-        if is_published(store.root / task.name) and not task.trained:
-            continue
+    store, lead = Store(runs), dist.get_rank() == 0
+    for task in feed.left():
         torch.set_num_threads(max(1, int(task.job.cluster.cpus_per_worker)))
         if task.trained:
-            _validate(task, store, rank)
-            continue
-        write_atomic(task.job.folder / f"worker-{rank}.pid", f"{os.getpid()}\n")
-        began = time.time()
-        told = {"run": task.name, "stage": task.job.stage.name}
-        if rank == 0:
-            journal.append(status, "stage", **told, state="training")
-        figures = run(task.job, preempted, _scorer(task, store))
-        if rank == 0:
-            record = {**task.record, "began": began, "seconds": time.time() - began}
-            store.publish(task.name, record, int(figures["attempt"]))
-            journal.append(status, "stage", **told, state="trained")
+            _validate(task, store, lead)
+        elif not is_published(store.root / task.name):
+            write_atomic(task.job.folder / f"worker-{dist.get_rank()}.pid", f"{os.getpid()}\n")
+            began = time.time()
+            told = {"run": task.name, "stage": task.job.stage.name}
+            if lead:
+                journal.append(task.status, "stage", **told, state="training")
+            try:
+                figures = run(task.job, preempted, _scorer(task, store), task.watch.heard if task.watch else _go_on)
+            except Paused:
+                if task.watch is None:
+                    raise
+                if lead:
+                    feed.end("paused")
+                dist.barrier()
+                continue
+            if lead:
+                record = {**task.record, "began": began, "seconds": time.time() - began}
+                store.publish(task.name, record, int(figures["attempt"]))
+                journal.append(task.status, "stage", **told, state="trained")
+        if lead:
+            feed.end("trained")
         dist.barrier()  # the next stage run starts from what was just published
+
+
+def _go_on(found: Validated, steps: int) -> bool:
+    return True
 
 
 def _scorer(task: Task, store: Store) -> SampleScorer | None:
@@ -62,11 +77,11 @@ def _scorer(task: Task, store: Store) -> SampleScorer | None:
     return SampleScorer(task.job, said.benchmark, store)
 
 
-def _validate(task: Task, store: Store, rank: int) -> None:
+def _validate(task: Task, store: Store, lead: bool) -> None:
     from remora.training.validation import validate_trained
 
     found = validate_trained(task.job, _scorer(task, store))
-    if rank == 0:
+    if lead:
         journal.append(store.validated_later(task.name), journal.VALIDATION, **found)
 
 

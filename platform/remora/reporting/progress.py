@@ -54,7 +54,10 @@ class SearchProgress:
         """Stage run -> its notes, once it is trained."""
 
     def read(self) -> list[VariantProgress]:
-        """Every variant as it is now."""
+        """Every variant as it is now: those that were known beforehand, then those that were asked for since."""
+        known = set(self.variants)
+        found = (f for f in self.folder.glob("*.jsonl") if f.stem not in known and f.stat().st_mtime >= self.since)
+        self.variants += [f.stem for f in sorted(found, key=lambda f: f.stat().st_mtime)]
         return [self._variant(name) for name in self.variants]
 
     def _variant(self, name: str) -> VariantProgress:

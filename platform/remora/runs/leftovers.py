@@ -5,6 +5,7 @@ The next command that uses a place sweeps it; `remora runs gc` sweeps all of the
     stages/.*, bundles/.*, …     half-written folders
     stages/<run>.work            working folder of a published run (an unpublished run can still be resumed)
     stages/<run>.torn-*          a published run that did not match its manifest, kept for inspection
+    feeds/<feed>.*               what a group of workers was given
     ray/<attempt>                Ray's own files of a group of workers or a search
 """
 
@@ -49,6 +50,9 @@ def leftovers(runs: Path) -> Iterator[Leftover]:
             yield Leftover(path, "its run is published")
     for path in sorted((runs / "stages").glob("*.torn-*")):
         yield Leftover(path, "did not match its manifest")
+    for path in sorted((runs / "feeds").glob("*")):
+        if not is_held(path.with_name(f"{path.name.partition('.')[0]}.lease")):
+            yield Leftover(path, "of a group of workers that ended")
     yield from _attempts(runs)
 
 

@@ -17,6 +17,7 @@ from remora.spec.recipe import (
     Stage,
     Tuning,
     Validation,
+    step_at,
 )
 from remora.spec.space import Budget, Champion, Objective, Rule, Sampler, Space
 from remora.spec.strict_yaml import KeyLines, parse_yaml, read_yaml
@@ -58,5 +59,6 @@ __all__ = [
     "load_job",
     "parse_yaml",
     "read_yaml",
+    "step_at",
     "validate",
 ]

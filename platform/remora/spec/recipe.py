@@ -224,6 +224,11 @@ class BenchmarkSample(Spec):
     """Questions that are asked."""
 
 
+def step_at(share: float, steps: int) -> int:
+    """The step, counted from 1, after which a stage of so many steps has come to a share of them."""
+    return max(1, round(share * steps))
+
+
 class Validation(Spec):
     """How a stage is validated while it trains: the loss over held-out samples (docs/training.md)."""
 

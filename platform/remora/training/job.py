@@ -30,6 +30,8 @@ class StageJob:
     cluster: Cluster
     others: Sequence[Path] = ()
     """The index of each dataset of the mixture that the stage is validated by, if it is by one."""
+    rungs: Sequence[float] = ()
+    """Shares of the stage after which it is validated besides, for a search that decides there."""
 
     def to_json(self, runs: Path | None = None) -> str:
         """As JSON. If `runs` is given, paths below it are written relative to it, so that it can be moved."""
@@ -45,6 +47,7 @@ class StageJob:
                 "datasets": [say(folder) for folder in self.datasets],
                 "seed": self.seed,
                 "cluster": self.cluster.model_dump(mode="json"),
+                "rungs": list(self.rungs),
                 "others": [say(folder) for folder in self.others],
             }
         )
@@ -60,5 +63,6 @@ class StageJob:
             datasets=tuple(runs / folder for folder in raw["datasets"]),
             seed=raw["seed"],
             cluster=Cluster.model_validate(raw["cluster"]),
+            rungs=tuple(raw.get("rungs", ())),
             others=tuple(runs / folder for folder in raw["others"]),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,14 +107,14 @@ class Validated:
     of: str
     """Digest of what was held out: figures of one digest are of the same samples."""
 
+    @classmethod
+    def of_event(cls, e: Mapping[str, Any]) -> Validated:
+        return cls(e["step"], e["samples_seen"], e["share"], e["loss"], e.get("score"), e["of"])
+
 
 def validations_of(path: Path) -> list[Validated]:
     """The validations of a stage run, in order, also while it trains."""
-    return [
-        Validated(e["step"], e["samples_seen"], e["share"], e["loss"], e.get("score"), e["of"])
-        for e in read(path)
-        if e[FIRST] == VALIDATION
-    ]
+    return [Validated.of_event(e) for e in read(path) if e[FIRST] == VALIDATION]
 
 
 def notes_of(path: Path) -> list[str]:

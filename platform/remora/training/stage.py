@@ -37,7 +37,7 @@ from remora.training.flops import StepFlops, peak_flops
 from remora.training.groups import count_groups, weigh_groups
 from remora.training.guard import RolledBack
 from remora.training.job import PARTS_FOLDER, StageJob
-from remora.training.journal import JOURNAL
+from remora.training.journal import JOURNAL, Validated
 from remora.training.meter import Meter
 from remora.training.notes import CHECKPOINTS, Notes, Past
 from remora.training.rehearsal import rehearse
@@ -49,12 +49,19 @@ STARVED = 0.02
 """Fraction of a stage's time above which waiting for batches is logged as a warning."""
 
 
-def run(job: StageJob, preempted: Callable[[], bool] = lambda: False, scorer: Scorer | None = None) -> dict[str, float]:
+def run(
+    job: StageJob,
+    preempted: Callable[[], bool] = lambda: False,
+    scorer: Scorer | None = None,
+    go_on: Callable[[Validated, int], bool] = lambda validated, steps: True,
+) -> dict[str, float]:
     """Train the stage, resuming from its newest checkpoint, and leave the trained parts in `folder/parts`.
 
     A process group must exist, and all ranks must see the same folder. `preempted` is called at every step on every
     rank: when any returns True, a checkpoint is on disk before the next step. `scorer` asks the stage's validation
     benchmark, if it has one.
+
+    `go_on` hears each validation and the number of steps, on rank 0; if it returns False, the stage pauses there.
 
     Returns:
         steps, final loss (nats per supervised token), seconds of this attempt, and the fraction of step time that rank
@@ -70,7 +77,7 @@ def run(job: StageJob, preempted: Callable[[], bool] = lambda: False, scorer: Sc
     with disk_errors(job.folder):
         while True:
             with contextlib.ExitStack() as closing, contextlib.suppress(RolledBack):
-                training = Training(job, closing, scorer)
+                training = Training(job, closing, scorer, go_on)
                 training.train(preempted)
                 training.finish()
                 seconds, waited = time.monotonic() - began, training.meter.share
@@ -81,9 +88,15 @@ def run(job: StageJob, preempted: Callable[[], bool] = lambda: False, scorer: Sc
 class Training:
     """The training of a stage on one rank."""
 
-    def __init__(self, job: StageJob, closing: contextlib.ExitStack, scorer: Scorer | None = None) -> None:
+    def __init__(
+        self,
+        job: StageJob,
+        closing: contextlib.ExitStack,
+        scorer: Scorer | None = None,
+        go_on: Callable[[Validated, int], bool] = lambda validated, steps: True,
+    ) -> None:
         stage, cluster = job.stage, job.cluster
-        self.job, self.stage = job, stage
+        self.job, self.stage, self.go_on = job, stage, go_on
         rank, world = dist.get_rank(), dist.get_world_size()
         self.model, self.tokenizer = build_model(job)
 
@@ -237,8 +250,9 @@ class Training:
         """
         if self.validator is None or not self.validator.is_due(step):
             return
-        self.validator.validate(step, self.engine, self.notes, self._save_parts)
-        (asked,) = self.engine.tell(self.notes.lead and pausing.is_asked(self.job.folder))
+        found = self.validator.validate(step, self.engine, self.notes, self._save_parts)
+        ends = self.notes.lead and not self.go_on(found, self.data.steps)
+        (asked,) = self.engine.tell(ends or (self.notes.lead and pausing.is_asked(self.job.folder)))
         if any(asked) and step + 1 < self.data.steps:
             self._checkpoint(step + 1, at_once="paused")
             if self.notes.lead:

@@ -27,13 +27,13 @@ from remora.model.tuning import parameter_groups
 from remora.reading.batches import StageData
 from remora.reading.loader import Loader
 from remora.reading.truncation import look
-from remora.spec import Validation
+from remora.spec import Validation, step_at
 from remora.training import engines
 from remora.training.allocator import keep_freed
 from remora.training.build import build_model, open_data, open_held_out
 from remora.training.engines import Engine
 from remora.training.job import StageJob
-from remora.training.journal import VALIDATION
+from remora.training.journal import VALIDATION, Validated
 from remora.training.meter import duration
 from remora.training.notes import Notes
 
@@ -88,7 +88,8 @@ class Validator:
     ) -> None:
         self.job, self.of, self._held_data, self._data, self._scorer = job, held.digest, held_data, data, scorer
         measured = [e for e in past if e["event"] == VALIDATION and e.get("of") == self.of]
-        self._due = set(_said(job).due(data.steps)) - {e["step"] for e in measured}
+        rungs = {step_at(share, data.steps) - 1 for share in job.rungs}
+        self._due = {*_said(job).due(data.steps), *rungs} - {e["step"] for e in measured}
         self.losses = {int(e["step"]): float(e["loss"]) for e in measured}
         """Step -> nats a supervised token."""
         self._seconds = 0.0
@@ -101,7 +102,7 @@ class Validator:
         """Seconds that validations after `step` will take, as long as the last one each."""
         return self._seconds * sum(due > step for due in self._due)
 
-    def validate(self, step: int, engine: Engine, notes: Notes, save: Callable[[Path], None]) -> None:
+    def validate(self, step: int, engine: Engine, notes: Notes, save: Callable[[Path], None]) -> Validated:
         """Measure the model as it is after `step`, and write it down; all ranks together. `save` writes the parts that
         train into a folder."""
         found = self.measure(step, engine, lambda: self._saved(engine, save))
@@ -116,6 +117,7 @@ class Validator:
                 self.job.stage.name, step + 1, self._data.steps, found["loss"], score,
                 f"{found['tokens']:,}", f"{found['samples']:,}", duration(found["seconds"]),
             )  # fmt: skip
+        return Validated.of_event(found)
 
     def measure(self, step: int, engine: Engine, parts: Callable[[], Mapping[str, PartRef]]) -> dict[str, Any]:
         """What the journal says of a validation; `parts` gives the model's as files, for those who ask it questions."""

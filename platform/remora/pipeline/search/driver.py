@@ -1,0 +1,227 @@
+"""A search as the process sees it that runs it: its orders, its files, its runs in MLflow.
+
+<runs>/searches/<name>/rungs.jsonl     who reached which rung, and what was decided (board.py)
+<runs>/searches/<name>/ledger.jsonl    every item: when it began and ended, what it cost (ledger.py)
+<runs>/searches/<name>/optuna.db       the sampler's study, where Optuna samples
+<runs>/searches/<name>.json            the result
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from remora import catalog, tracking
+from remora.data.mixture import Readable, read_mixture
+from remora.errors import RemoraError
+from remora.files import is_held, is_published
+from remora.pipeline import tracked_runs
+from remora.pipeline.search.board import RUNGS
+from remora.pipeline.search.ledger import Ledger
+from remora.pipeline.search.perform import Order, Performed
+from remora.pipeline.search.samplers import ByOptuna, Listed, drawn
+from remora.pipeline.search.verdict import RungWatch, rule_of
+from remora.pipeline.search.work import Measure, Train, Trial, TrialSource, Work, WorkItem
+from remora.pipeline.variant import Outcome, status_file
+from remora.runs import StageRun, Store, path, variant_at, variant_name, variants_of
+from remora.runs.preflight import outlook
+from remora.spec import PARTS, MixtureEntry, Space, Variant
+from remora.training import journal
+
+log = logging.getLogger(__name__)
+LEDGER = "ledger.jsonl"
+
+
+def folder_of(runs: Path, search: str) -> Path:
+    return runs / "searches" / search
+
+
+def stop_file(runs: Path, search: str) -> Path:
+    """Whose presence asks the search to stop."""
+    return folder_of(runs, search) / "stop"
+
+
+class Driver:
+    """Hands out a search's orders and hears what came of them. For one thread.
+
+    Args:
+        key: Of the search's run in MLflow.
+    """
+
+    def __init__(self, space: Space, runs: Path, key: str) -> None:
+        self.space, self.runs, self.key = space, runs, key
+        self.store = Store(runs)
+        self.folder = folder_of(runs, space.name)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stop_file(runs, space.name).unlink(missing_ok=True)
+        self.ledger = Ledger(self.folder / LEDGER)
+        self.outcomes: dict[str, Outcome] = {}
+        """Variant -> what it came to, of those that were measured."""
+        self._opened: dict[tuple[MixtureEntry, ...], Sequence[Readable]] = {}
+        self._going: dict[int, WorkItem] = {}
+        self._tracked: dict[str, tracking.Run] = {}
+        """Variant -> its run in MLflow, while it is worked at."""
+        self.work = Work(self._sampler(), rule_of(space.rule), self, self.folder / RUNGS)
+
+    @property
+    def over(self) -> bool:
+        return self.work.over
+
+    def look(self) -> None:
+        """Raises:
+        KeyboardInterrupt: somebody asked the search to stop, which ends it as Ctrl-C does.
+        """
+        if (asked := stop_file(self.runs, self.space.name)).exists():
+            asked.unlink()
+            raise KeyboardInterrupt
+
+    def next(self) -> Order | None:
+        """What is to be done now; None if nothing is until something else has ended."""
+        self.look()
+        self.work.stop = self.work.stop or self._spent()
+        item = self.work.next()
+        if item is None:
+            return None
+        trial = item.trial
+        run = item.run if isinstance(item, Train) else trial.last
+        kind = "train" if isinstance(item, Train) else "measure"
+        self._track(trial)
+        watch = None
+        if isinstance(item, Train) and item.last and self.work.rule.rungs:
+            rule = self.space.rule.model_dump(mode="json")
+            watch = RungWatch(str(self.folder / RUNGS), trial.name, run.name, run.stage.name, rule)
+        number = self.ledger.begin(kind, run.name, trial.name)
+        self._going[number] = item
+        for other in self.work.trials.values():
+            if isinstance(item, Train) and other is not trial and run in other.lineage and other.state == "waiting":
+                self._say(other, "stage", run=run.name, stage=run.stage.name, state="waiting")
+        return Order(number, "train" if kind == "train" else "measure", self.space.name, self.key, trial.variant,
+                     run.name, watch)  # fmt: skip
+
+    def done(self, number: int, performed: Performed) -> None:
+        """An order was performed."""
+        item = self._going.pop(number)
+        self.ledger.end(number, performed.ended, performed.steps)
+        trial = item.trial
+        if isinstance(item, Measure):
+            assert performed.outcome
+            trial.figures = {name: score.accuracy for name, score in performed.outcome.scores.items()}
+            self.outcomes[trial.name] = replace(performed.outcome, stages=dict(trial.stages))
+            self.work.done(item)
+        else:
+            assert performed.ended != "measured"
+            self.work.done(item, performed.ended)
+            for other in self.work.trials.values():
+                if item.run in other.lineage and performed.ended != "paused":
+                    if other is not trial and other.state == "waiting":
+                        self._say(other, "stage", run=item.run.name, stage=item.run.stage.name, state="reused")
+                    tracked_runs.stage_run(item.run, other.variant, self.runs).keep()
+        if trial.state in ("paused", "stopped"):
+            self._say(trial, trial.state)
+        if trial.state not in ("waiting", "trained"):
+            self._untrack(trial, None)
+
+    def lost(self, number: int) -> None:
+        """Whoever performed an order died: it is given to another."""
+        item = self._going.pop(number)
+        self.ledger.end(number, "lost")
+        self.work.lost(item)
+
+    def failed(self, number: int, error: RemoraError) -> None:
+        """An order cannot be performed: what needs it fails, the rest goes on."""
+        item = self._going.pop(number)
+        self.ledger.end(number, "failed")
+        self.work.failed(item, str(error))
+        for trial in self.work.trials.values():
+            if trial.state == "failed" and trial.name in self._tracked:
+                self._untrack(trial, error)
+            if trial.state == "failed" and trial is not item.trial and trial.error == str(error):
+                self._say(trial, "failed", error=str(error))
+
+    def close(self, error: BaseException | None) -> None:
+        """The search ends, or is ended by `error`: nobody works at its variants any more."""
+        for trial in self.work.trials.values():
+            self._untrack(trial, error)
+
+    def steps(self) -> int:
+        """Of all stage runs that its variants name, each trained once to its end."""
+        union = {run.id: run for trial in self.work.trials.values() for run in trial.lineage}
+        return sum(outlook(r.stage, self._opened[r.stage.mixture], there=True)[0][0] for r in union.values())
+
+    # World
+
+    def finished(self, run: StageRun) -> bool:
+        return is_published(self.store.folder(run)) and self.store.finished(run)
+
+    def elsewhere(self, run: StageRun) -> bool:
+        return is_held(self.store.root / f"{run.name}.lease")
+
+    def cost(self, run: StageRun) -> float:
+        """Operations of the stage run, but for the tokens of a sample: 2 N forward, 2 N for the gradients of what is
+        below, 2 N for those of weights."""
+        (_, samples), _ = outlook(run.stage, self._opened[run.stage.mixture], there=True)
+        parts = dict(run.parts)
+        found, backward = 0.0, False
+        for part in PARTS:
+            if part not in parts:
+                continue
+            trains = run.stage.tune[part].trains
+            found += _parameters(part, parts[part]) * (2 + 2 * backward + 2 * trains)
+            backward = backward or trains
+        return samples * max(found, 1.0)
+
+    # its parts
+
+    def _sampler(self) -> TrialSource:
+        sampler = self.space.sampler
+        if sampler.kind == "grid":
+            return Listed(self._trial(v) for v in variants_of(self.space))
+        if sampler.kind == "random":
+            assert sampler.trials
+            return Listed(drawn(self.space, self._made, sampler.trials, sampler.seed))
+        return ByOptuna(self.space, self._made, self.folder)
+
+    def _made(self, assignment: Mapping[str, Any]) -> Trial:
+        return self._trial(variant_at(self.space, assignment))
+
+    def _trial(self, variant: Variant) -> Trial:
+        lineage = path(variant, self.store.data, self._opened, read_mixture)
+        return Trial(variant_name(variant), variant, lineage, variant.choice)
+
+    def _spent(self) -> str:
+        """Which budget is spent; empty if none is."""
+        budget = self.space.budget
+        spent = {
+            "steps": self.ledger.steps,
+            "hours": self.ledger.hours,
+            "gpu_hours": self.ledger.gpu_hours(self.space.cluster),
+        }
+        for name, amount in spent.items():
+            limit = getattr(budget, name)
+            if limit is not None and amount >= limit:
+                return f"{name}: {amount:,.4g} of {limit:,g} are spent"
+        return ""
+
+    def _say(self, trial: Trial, event: str, **fields: Any) -> None:
+        status = status_file(self.runs, self.space.name, trial.name)
+        status.parent.mkdir(parents=True, exist_ok=True)
+        journal.append(status, event, **fields)
+
+    def _track(self, trial: Trial) -> None:
+        if trial.name not in self._tracked:
+            run = tracked_runs.variant_run(trial.variant, trial.lineage, self.runs, self.key)
+            self._tracked[trial.name] = run.__enter__()
+
+    def _untrack(self, trial: Trial, error: BaseException | None) -> None:
+        if run := self._tracked.pop(trial.name, None):
+            run.note(tags={"remora.state": trial.state})
+            run.__exit__(type(error) if error else None, error, None)
+
+
+def _parameters(part: str, name: str) -> float:
+    if part == "connector":
+        return 0.0
+    return float(catalog.vision(name).parameters if part == "vision" else catalog.llm(name).parameters)

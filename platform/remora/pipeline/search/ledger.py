@@ -1,0 +1,110 @@
+"""What a search did and what it cost: `<runs>/searches/<name>/ledger.jsonl`.
+
+One line when an item begins, one when it ends. An item that has no second line was lost with whoever performed it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remora.files import lines
+from remora.spec import Cluster
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An item that was begun."""
+
+    number: int
+    kind: str
+    """train | measure"""
+    run: str
+    """The stage run; of a measurement the one that was measured."""
+    variant: str
+    began: float
+    """Seconds since 1970."""
+    ended: float | None = None
+    how: str = "lost"
+    """trained | reused | paused | measured | failed; lost, while it has not ended."""
+    steps: int = 0
+    """Optimiser steps that were taken."""
+
+
+class Ledger:
+    """The ledger of one search, through all the commands that worked at it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._began = time.time()
+        self._open: dict[int, float] = {}
+        self._past = self.entries(path)
+        self._next = max((e.number for e in self._past), default=-1) + 1
+        self._done = [e for e in self._past if e.ended is not None]
+
+    @staticmethod
+    def entries(path: Path) -> list[Entry]:
+        """Every item that was begun, in order.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        found: dict[int, Entry] = {}
+        for line in lines.read(path, "event", _whole).records:
+            said = {k: v for k, v in line.items() if k not in ("event", "time")}
+            number = said.pop("number")
+            if line["event"] == "began":
+                found[number] = Entry(number, began=line["time"], **said)
+            elif number in found:
+                found[number] = Entry(**{**vars(found[number]), "ended": line["time"], **said})
+        return list(found.values())
+
+    def begin(self, kind: str, run: str, variant: str) -> int:
+        """The number of an item that begins."""
+        number, self._next = self._next, self._next + 1
+        self._open[number] = time.time()
+        self._add("began", number, kind=kind, run=run, variant=variant)
+        return number
+
+    def end(self, number: int, how: str, steps: int = 0) -> None:
+        self._add("ended", number, how=how, steps=steps)
+        began = self._open.pop(number)
+        self._done.append(Entry(number, "", "", "", began, time.time(), how, steps))
+
+    @property
+    def steps(self) -> int:
+        return sum(e.steps for e in self._done)
+
+    def gpu_hours(self, cluster: Cluster) -> float:
+        """Of all items that ended, and of those that are going on."""
+        busy = sum(e.ended - e.began for e in self._done if e.ended) + sum(time.time() - b for b in self._open.values())
+        return busy / 3600 * cluster.least_workers * cluster.gpus_per_worker
+
+    @property
+    def hours(self) -> float:
+        """By the clock, of this command and of those before it."""
+        before = [(e.began, e.ended or e.began) for e in self._past]
+        return (sum(_united(before)) + time.time() - self._began) / 3600
+
+    def _add(self, event: str, number: int, **fields: Any) -> None:
+        lines.append(self.path, [{"event": event, "time": time.time(), "number": number, **fields}])
+
+
+def _united(spans: list[tuple[float, float]]) -> list[float]:
+    """Lengths of the times that spans cover together."""
+    found: list[float] = []
+    until = float("-inf")
+    for began, ended in sorted(spans):
+        found.append(max(0.0, ended - max(began, until)))
+        until = max(until, ended)
+    return found
+
+
+_NEEDS = {"began": {"number", "kind", "run", "variant"}, "ended": {"number", "how", "steps"}}
+
+
+def _whole(line: Mapping[str, Any]) -> bool:
+    return line.keys() - {"event", "time"} == _NEEDS.get(str(line.get("event"))) and isinstance(line.get("time"), float)

@@ -1,0 +1,263 @@
+"""A space searched: every item performed by whoever has room, the best variant registered, the result written down.
+
+Ray Tune gives the room (`remora.cluster.search.OnTune`); without Ray this process does, one item after the other.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from remora import tracking
+from remora.errors import ClusterError, RemoraError, SpecError, StoreError, TrackingError
+from remora.evaluation.choice import ChampionChoice
+from remora.evaluation.score import as_json
+from remora.files import digest, exclusive, is_held, write_json
+from remora.pipeline import tracked_runs
+from remora.pipeline.choice import choice
+from remora.pipeline.executor import Executor
+from remora.pipeline.search.crew import OneByOne
+from remora.pipeline.search.driver import Driver, folder_of
+from remora.pipeline.search.perform import perform
+from remora.pipeline.search.work import Trial
+from remora.pipeline.variant import Outcome
+from remora.runs import StageRun, Store, paths, survey, union, variant_name
+from remora.spec import Space, Variant
+
+log = logging.getLogger(__name__)
+
+
+class Room(Protocol):
+    """Performs a search's orders until none is left."""
+
+    def work(self, driver: Driver) -> None:
+        """Raises:
+        RemoraError: the cluster cannot be used any more. What a variant met the driver hears.
+        """
+
+
+class Here:
+    """One order after the other, in this process."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+
+    def work(self, driver: Driver) -> None:
+        trainer = OneByOne(self.executor, driver.space.cluster, driver.runs)
+        while not driver.over:
+            if order := driver.next():
+                try:
+                    driver.done(order.number, perform(order, driver.runs, trainer))
+                except RemoraError as e:
+                    driver.failed(order.number, e)
+            elif not driver.over:
+                time.sleep(1.0)  # another search trains what is left
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found. `stage_runs` counts those that its variants name, that were trained, and that were there."""
+
+    name: str
+    outcomes: tuple[Outcome, ...]
+    """Of the variants that were trained to their end and measured, in the space's order."""
+    others: tuple[Trial, ...]
+    """Those that were stopped or paused at a rung."""
+    champion: Outcome
+    choice: ChampionChoice
+    """How far the champion can be told from the others."""
+    register_as: str
+    """The champion's name in the model registry."""
+    version: str | None
+    """Its version there; None if MLflow could not be reached."""
+    stage_runs: dict[str, int]
+    steps: dict[str, int]
+    """Optimiser steps: those that were taken for this search, and those of all its stage runs to their ends."""
+    stopped: str
+    """The budget that ended it, if one did."""
+    seconds: float
+    ended: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "search": self.name,
+            "champion": self.champion.name,
+            "choice": self.choice.as_json(),
+            "bundle": str(self.champion.bundle),
+            "register_as": self.register_as,
+            "version": self.version,
+            "stage_runs": self.stage_runs,
+            "steps": self.steps,
+            "stopped": self.stopped,
+            "seconds": self.seconds,
+            "ended": self.ended,
+            "variants": [
+                {"name": o.name, "stages": o.stages, "benchmarks": {k: as_json(s) for k, s in o.scores.items()}}
+                for o in self.outcomes
+            ],
+            "others": [{"name": t.name, "state": t.state, "stages": t.stages} for t in self.others],
+        }
+
+
+def search_key(space: Space) -> str:
+    """The logical identity of a search's MLflow run: what is searched, not where and on how many machines."""
+    beside = dict.fromkeys(("cluster", "concurrent", "published", "expect", "smoke"), True)
+    ways: dict[str, Any] = {**beside, "champion": {"prefer"}}
+    said = space.model_dump(mode="json", exclude=ways, exclude_defaults=True)
+    return f"search/{space.name}/{digest(said)[:24]}"
+
+
+def lease_of(runs: Path, search: str) -> Path:
+    """Held by whoever runs the search."""
+    return folder_of(runs, search) / ".lease"
+
+
+def result_file(runs: Path, search: str) -> Path:
+    return runs / "searches" / f"{search}.json"
+
+
+def check(space: Space, store: Store) -> dict[str, tuple[Variant, tuple[StageRun, ...]]]:
+    """Every variant by name with its stage runs: finds what is wrong with a space before anything starts.
+
+    Raises:
+        RemoraError: an unknown name, a broken dataset, a run folder that cannot be written.
+    """
+    if space.champion.benchmark not in space.benchmarks:
+        raise SpecError(
+            f"champion.benchmark {space.champion.benchmark!r} is not measured; "
+            f"benchmarks are: {', '.join(space.benchmarks)}"
+        )
+    if space.budget.cost is not None:
+        raise SpecError("budget.cost: no prices are known here; limit gpu_hours or hours instead")
+    store.check_writable()
+    variants = survey(space).variants
+    found = paths(variants, store.data)
+    return {variant_name(v): (v, found[variant_name(v)]) for v in variants}
+
+
+def search(space: Space, runs: Path, tracker: tracking.Tracker, room: Room) -> Result:
+    """Train and measure the variants of a space as its sampler and rule have it; register the best.
+
+    The same command, run again, goes on where it was: nothing that was finished is repeated. While MLflow is away the
+    champion's version is None: the next sync registers it.
+
+    Raises:
+        RemoraError: a spec, dataset or cluster that cannot be used, or a variant that failed.
+    """
+    lease = lease_of(runs, space.name)
+    if is_held(lease):
+        holder = lease.read_text(errors="replace").strip()
+        raise StoreError(f"search {space.name} runs already ({holder}); wait for it, or give the space another name")
+    with exclusive(lease):
+        return _searched(space, runs, tracker, room)
+
+
+def _searched(space: Space, runs: Path, tracker: tracking.Tracker, room: Room) -> Result:
+    began, key = time.time(), search_key(space)
+    driver = Driver(space, runs, key)
+    there = {run.id for t in driver.work.trials.values() for run in t.lineage if driver.finished(run)}
+    tracked = tracking.Run(
+        runs,
+        key=key,
+        name=space.name,
+        tags={tracked_runs.NOTE: _note(space, driver), "mlflow.source.name": "remora search"},
+        params=_params(space),
+        texts={"space.json": space.model_dump_json(indent=1)},
+    )
+    with tracked:
+        try:
+            room.work(driver)
+        except BaseException as e:
+            driver.close(e)
+            raise
+        driver.close(None)
+        _check(driver)
+        outcomes = tuple(driver.outcomes[n] for n in driver.work.trials if n in driver.outcomes)
+        variants = {t.name: (t.variant, t.lineage) for t in driver.work.trials.values()}
+        chosen = choice(outcomes, variants, space.champion.benchmark, space.champion.prefer, driver.store)
+        (best,) = (o for o in outcomes if o.name == chosen.chosen)
+        version = _registered(best, space, tracker)
+        tracked.note(
+            tags={"remora.champion": best.name}
+            | ({"remora.version": f"{space.champion.register_as} version {version}"} if version else {}),
+            # The search's own run has every variant's headline figures, for MLflow's charts.
+            metrics={f"{o.name}/{name}": score.accuracy for o in outcomes for name, score in o.scores.items()},
+            texts={"choice.json": json.dumps(chosen.as_json(), indent=1)},
+        )
+    trials = driver.work.trials.values()
+    lineages = [t.lineage for t in trials]
+    planned, distinct = sum(map(len, lineages)), union(lineages)
+    trained = sum(state == "trained" for t in trials for state in t.stages.values())
+    counts = {
+        "planned": planned,
+        "distinct": len(distinct),
+        "trained": trained,
+        "reused": sum(len(t.stages) for t in trials) - trained,
+        "there_before": len(there & distinct.keys()),
+    }
+    result = Result(
+        name=space.name,
+        outcomes=outcomes,
+        others=tuple(t for t in trials if t.name not in driver.outcomes),
+        champion=best,
+        choice=chosen,
+        register_as=space.champion.register_as,
+        version=version,
+        stage_runs=counts,
+        steps={"taken": driver.ledger.steps, "of_all": driver.steps()},
+        stopped=driver.work.stop,
+        seconds=time.time() - began,
+        ended=time.time(),
+    )
+    write_json(result_file(runs, space.name), result.as_json())
+    return result
+
+
+def _check(driver: Driver) -> None:
+    """Raises:
+    ClusterError: a variant failed, or none was measured.
+    """
+    trials, benchmark = driver.work.trials, driver.space.champion.benchmark
+    problems = [f"{t.name}: {t.error}" for t in trials.values() if t.state == "failed"]
+    problems += [
+        f"{o.name}: {benchmark} has no score here: its server keeps the answers; choose by another"
+        for o in driver.outcomes.values()
+        if benchmark not in o.scores
+    ]
+    if problems:
+        raise ClusterError(
+            f"{len(problems)} of {len(trials)} variants failed: {problems[0]}; "
+            "the others are kept, run the same command again"
+        )
+    if not driver.outcomes:
+        raise ClusterError(f"no variant was trained to its end: {driver.work.stop or 'there is none'}")
+
+
+def _params(space: Space) -> dict[str, Any]:
+    said = space.model_dump(mode="json", exclude={"name", "overrides", "cluster"}, exclude_defaults=True)
+    return {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in said.items()}
+
+
+def _note(space: Space, driver: Driver) -> str:
+    """What MLflow's page of the run says first: with a link to each variant."""
+    trials = driver.work.trials.values()
+    which = "the best" if space.champion.prefer == "best" else "the cheapest that cannot be told from the best"
+    chosen = f"{which} on {space.champion.benchmark} is registered as {space.champion.register_as}"
+    links = [tracking.link(t.name, tracked_runs.variant_key(t.lineage, driver.key)) for t in trials]
+    many = f"A search of {len(links)} variants" if links else f"A search by {space.sampler.kind}"
+    return "\n".join([f"{many}; {chosen}.", "", *(f"- {link}" for link in links)])
+
+
+def _registered(best: Outcome, space: Space, tracker: tracking.Tracker) -> str | None:
+    """The version that the best variant is; None while MLflow is away, which `tracker` tells people of."""
+    score = best.scores[space.champion.benchmark]
+    tags = {"benchmark": score.benchmark, "accuracy": f"{score.accuracy:.4f}"}
+    try:
+        return tracking.register(tracker, space.champion.register_as, best.key, best.bundle, tags=tags)
+    except TrackingError as e:
+        log.warning("%s is not registered yet: %s", best.name, e)
+        return None

@@ -1,0 +1,66 @@
+"""What a worker does at a rung of a search: write what it measured, have the rule decide, write that down too."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from remora.files import exclusive
+from remora.pipeline.search.board import Decided, Reached, Rungs, write
+from remora.pipeline.search.rules import Everyone, Halving, Median, StoppingRule
+from remora.spec import Rule, step_at
+from remora.training.journal import Validated
+
+
+def rule_of(spec: Rule) -> StoppingRule:
+    """The rule that a space names."""
+    if spec.kind == "halving":
+        return Halving.of(spec.eta, spec.first)
+    if spec.kind == "median":
+        return Median(Halving.of(spec.eta, spec.first).rungs, spec.least)
+    return Everyone()
+
+
+@dataclass(frozen=True)
+class RungWatch:
+    """How the last stage run of a variant is watched, as plain values that any process can read."""
+
+    board: str
+    """The path of `rungs.jsonl`."""
+    variant: str
+    run: str
+    stage: str
+    rule: dict[str, Any]
+    """As the space has it."""
+    benchmark: str | None = None
+    """The benchmark that the stage is validated by, if rungs compare its score and not the loss."""
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def heard(self, found: Validated, steps: int) -> bool:
+        """Whether the stage goes on after a validation; `steps` is its length. Asked again, it answers as before."""
+        rule, path = rule_of(Rule.model_validate(self.rule)), Path(self.board)
+        shares = {step_at(share, steps): share for share in rule.rungs}
+        last = found.step + 1 == steps
+        share = 1.0 if last else shares.get(found.step + 1, round((found.step + 1) / steps, 6))
+        value, higher = (found.loss, False) if self.benchmark is None else (found.score, True)
+        assert value is not None
+        figure = self.benchmark or "loss"
+        said = (self.variant, self.run, self.stage, share)
+        with exclusive(path.with_suffix(".lock")):  # the places of two that arrive together are those of the file
+            board = Rungs.read(path)
+            reached = Reached(*said, found.step + 1, found.samples, figure, value, higher)
+            if self.run not in board.reached.get((self.stage, share), {}):
+                write(path, [reached])
+                board.follow(path)
+            if last or share not in rule.rungs:
+                return True
+            before = board.state(self.run)
+            if before is None or before.share < share:
+                decision = rule.at(board, reached)
+                places = [r.run for r in board.ranking(self.stage, share)]
+                before = Decided(*said, decision, rule.words, places.index(self.run) + 1, len(places))
+                write(path, [before])
+            return before.decision in ("go on", "promote")

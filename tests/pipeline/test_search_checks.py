@@ -1,0 +1,67 @@
+"""What a search refuses, before and after; and what makes two searches one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from remora.errors import ClusterError, SpecError, StoreError
+from remora.files import exclusive
+from remora.pipeline.search import search
+from remora.pipeline.search.search import Here, lease_of
+from remora.runs import Store
+from remora.spec import Budget, Cluster, Space, load
+
+SPACE = Path(__file__).parents[1] / "e2e" / "tiny.yaml"
+
+
+def driver(**states: str) -> SimpleNamespace:
+    """A search that is over, its variants in these states; of those that failed, why."""
+    trials = {
+        name: SimpleNamespace(name=name, state="failed" if why else "finished", error=why)
+        for name, why in states.items()
+    }
+    outcomes = {n: SimpleNamespace(name=n, scores={"gqa": 1}) for n, t in trials.items() if t.state == "finished"}
+    space = SimpleNamespace(champion=SimpleNamespace(benchmark="gqa"))
+    return SimpleNamespace(work=SimpleNamespace(trials=trials, stop=""), outcomes=outcomes, space=space)
+
+
+@pytest.mark.parametrize("why", ["train.json is not there", "ValueError: nobody foresaw this"])
+def test_a_variant_that_failed_is_named_with_its_reason_and_the_others_are_kept(why) -> None:
+    with pytest.raises(ClusterError, match=r"1 of 2 variants failed: share: .*; the others are kept") as failed:
+        search._check(driver(base="", share=why))
+    assert why in str(failed.value) and "\n" not in str(failed.value)
+
+
+def test_a_search_without_a_measured_variant_has_no_champion() -> None:
+    search._check(driver(base=""))
+    with pytest.raises(ClusterError, match="no variant was trained to its end"):
+        search._check(driver())
+
+
+def test_a_champion_that_is_not_measured_is_refused_before_anything_starts(tmp_path) -> None:
+    space = load(Space, SPACE).model_copy(update={"benchmarks": ("pope", "gqa")})
+    with pytest.raises(SpecError, match="'easy-vqa-val' is not measured; benchmarks are: pope, gqa"):
+        search.check(space, Store(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_money_without_prices_is_refused(tmp_path) -> None:
+    space = load(Space, SPACE).model_copy(update={"budget": Budget(cost=10)})
+    with pytest.raises(SpecError, match=r"budget\.cost: no prices are known here"):
+        search.check(space, Store(tmp_path))
+
+
+def test_a_search_runs_once_at_a_time(tmp_path) -> None:
+    space = load(Space, SPACE)
+    with exclusive(lease_of(tmp_path, space.name)), pytest.raises(StoreError, match="search tiny runs already"):
+        search.search(space, tmp_path, None, Here(None))  # type: ignore[arg-type]
+
+
+def test_a_search_is_the_same_on_any_cluster() -> None:
+    space = load(Space, SPACE)
+    wider = space.model_copy(update={"cluster": Cluster(workers=8), "concurrent": 3, "published": {"a": {"gqa": 1.0}}})
+    other = space.model_copy(update={"benchmarks": ("easy-vqa-val",)})
+    assert search.search_key(space) == search.search_key(wider) != search.search_key(other)
