@@ -4,7 +4,7 @@ Which records a share holds out follows from what each of them says and shows: a
 bytes of its pictures, as a number in [0, 1), is below the share. Its id, its place and its dataset do not matter, so a
 record and its copies are on one side in every stage and mixture, and a share holds out all that a smaller one does.
 
-Digests take 10 s for a million records, so they are kept beside an index, in `<name>-<place>/contents/<index>/`.
+Digests take 18 s for a million records of 1.3 kB, so they are kept beside an index: `<name>-<place>/contents/<index>/`.
 """
 
 from __future__ import annotations

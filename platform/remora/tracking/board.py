@@ -3,7 +3,7 @@
     mkdir ~/remora/tensorboard                       # from now on each sync adds to it; or remora sync --tensorboard
     tensorboard --logdir ~/remora/tensorboard
 
-They are written only where that folder is, since the library that writes them loads torch: 4 s and 300 MB of a command.
+They are written only where that folder is: the library that writes them loads torch, 1.3 s and 185 MB of a command.
 """
 
 from __future__ import annotations
