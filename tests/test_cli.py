@@ -121,8 +121,9 @@ def test_an_output_that_takes_nothing(tmp_path: Path, where: str) -> None:
     assert done.stderr.count("\n") == (0 if closed else 1)
 
 
-def test_a_plan_of_data_that_is_not_here(tmp_path: Path, capsys) -> None:
+def test_a_plan_of_data_that_is_not_here(tmp_path: Path, capsys, monkeypatch) -> None:
     """Totals of round figures were printed as exact, and the command to copy was broken into lines."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     main(["plan", "jobs/tinyllava-3b.yaml", "--runs", str(tmp_path / ("a-long-name" * 9))])
     shown = capsys.readouterr().out
     assert "3 to train (~2,469,128 samples). Without sharing: 3 stage runs, ~2,469,128 samples." in shown

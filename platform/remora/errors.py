@@ -88,7 +88,7 @@ class TrainingError(RemoraError):
 class Paused(RemoraError):
     """A stage that was asked to stop and did, with a checkpoint: `step` is the next one that it takes."""
 
-    def __init__(self, message: str, step: int) -> None:
+    def __init__(self, message: str, step: int = 0) -> None:
         super().__init__(message)
         self.step = step
 

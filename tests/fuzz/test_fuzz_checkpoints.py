@@ -17,7 +17,7 @@ from cases import cases
 from safetensors.torch import save
 
 from remora.errors import RemoraError
-from remora.exchange.layouts import Published, read_published
+from remora.exchange.layouts import PublishedCheckpoint, read_published
 from remora.inference.importing import import_checkpoint
 from support.exchange_fake import tiny_vlm
 from support.exchange_layouts import factory, llava_hf, original
@@ -222,7 +222,7 @@ def test_any_folder_is_read_or_refused_in_one_line(sources, tmp_path):
         on_disk = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
         found = allowed(folder, lambda folder=folder: read_published(folder))
         assert not touched.exists(), f"case {case} ran code"
-        if isinstance(found, Published):
+        if isinstance(found, PublishedCheckpoint):
             read += 1
             parts = [t for part in (found.llm, found.vision, found.connector) for t in part.values()]
             stored = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in parts}

@@ -12,7 +12,7 @@ from cases import cases
 from remora import files
 from remora.errors import RemoraError
 from remora.files import lines
-from remora.reporting.progress import Progress
+from remora.reporting.progress import SearchProgress
 from remora.runs import StageRun, Store
 from remora.spec import Stage, Tuning
 from remora.training import checkpoint, journal
@@ -71,7 +71,7 @@ def test_a_journal_is_read_whatever_was_done_to_it(tmp_path):
         assert journal.attempt(path) == number, seed
         assert not lines.read(path, journal.FIRST, journal.whole).torn, seed
         shutil.copy(path, tmp_path / "status" / "search" / "v.jsonl")
-        Progress(tmp_path, "search", ["v"], 0.0).read()
+        SearchProgress(tmp_path, "search", ["v"], 0.0).read()
 
 
 @pytest.mark.parametrize("what", ["manifest.json", "state.json"])

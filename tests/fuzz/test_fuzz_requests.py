@@ -12,7 +12,7 @@ from cases import cases
 
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs, Limits
-from remora.serving.completion import job
+from remora.serving.completion import engine_requests
 from remora.serving.line import Line
 from remora.serving.openai_api import Refusal, read_request
 from support.serving_fake import CHAT, FakeAnswerer, load
@@ -28,7 +28,7 @@ def test_every_body_is_a_job_or_one_line() -> None:
     for _ in range(cases(4000)):
         body = request(draw)
         try:
-            found = job(read_request(body, SERVED), limits, model)  # type: ignore[arg-type]
+            found = engine_requests(read_request(body, SERVED), limits, model)  # type: ignore[arg-type]
         except Refusal as refusal:
             counts["refusal"] += 1
             told = str(refusal)
@@ -38,8 +38,8 @@ def test_every_body_is_a_job_or_one_line() -> None:
             json.dumps(refusal.body()).encode()
         else:
             counts["job"] += 1
-            assert found.requests and all(1 <= how.max_new_tokens <= model.max_length for how in found.requests)
-            roles = [turn.role for turn in found.requests[0].conversation.conversation]  # type: ignore[attr-defined]
+            assert found and all(1 <= how.max_new_tokens <= model.max_length for how in found)
+            roles = [turn.role for turn in found[0].conversation.conversation]  # type: ignore[attr-defined]
             asked = roles[1:] if roles[0] == "system" else roles
             assert asked == [("user", "assistant")[i % 2] for i in range(len(asked))] and len(asked) % 2
     assert min(counts.values()) > cases(4000) / 5, counts

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from remora import catalog
-from remora.cluster.search import search_key
 from remora.errors import DataError
 from remora.evaluation.report import Report, ScoredAnswer
 from remora.evaluation.score import Score
 from remora.files import write_json
 from remora.pipeline.choice import choice, cost
+from remora.pipeline.search.search import search_key
 from remora.pipeline.variant import Outcome
 from remora.runs import StageRun, Store, resolve_stages, variants_of
 from remora.spec import Space
