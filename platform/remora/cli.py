@@ -34,6 +34,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "train": Verb(told_by.TrainOptions, "run.train", "train", ("deepspeed",)),
     "search": Verb(told_by.SearchOptions, "run.search", "train", ("deepspeed", "ray")),
     "searches": Verb(told_by.SearchesOptions, "searches.searches"),
+    "report": Verb(told_by.ReportOptions, "report.report"),
     "score": Verb(told_by.ScoreOptions, "score.score"),
     "evaluate": Verb(told_by.EvaluateOptions, "evaluate.evaluate", first=("torch",)),
     "compare": Verb(told_by.CompareOptions, "compare.compare"),

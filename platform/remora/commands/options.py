@@ -153,6 +153,15 @@ class SearchOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportOptions(Options):
+    """a search as one page: who won and by how much, what each axis does, what it cost"""
+
+    search: str = argument("its name, as the space has it")
+    out: Path | None = option("the page (default: <run folder>/searches/NAME/report.html)", metavar="FILE")
+    json: bool = _everything_as_json()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreOptions(Options):
     """score an answer file by a benchmark's published rules; needs no model"""
 

@@ -1,0 +1,93 @@
+"""Learning curves by samples, and the rungs: what was seen of each variant before it was decided on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from remora.reporting.search_report.leaderboard import Leaderboard
+from remora.reporting.search_report.record import SearchRecord
+from remora.reporting.search_report.training import Trained
+
+RANKS = ("champion", "tied", "other", "stopped")
+"""Whose line it is, the most telling first."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One stage run's losses."""
+
+    run: Trained
+    rank: str
+    """One of RANKS: the best of the variants that have the stage run."""
+    variants: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StageCurves:
+    """All stage runs of one stage."""
+
+    stage: str
+    curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True)
+class RungPoint:
+    """A variant at a rung."""
+
+    variant: str
+    share: float
+    """Of the stage."""
+    value: float
+    rank: str
+    decision: str
+
+
+@dataclass(frozen=True)
+class Rungs:
+    """One stage's rungs, by one figure."""
+
+    stage: str
+    figure: str
+    points: tuple[RungPoint, ...]
+
+
+def ranks(board: Leaderboard) -> dict[str, str]:
+    """Variant -> one of RANKS."""
+    return {
+        line.variant.name: "champion"
+        if line.champion
+        else "tied"
+        if line.tied
+        else "other"
+        if line.variant.state in ("finished", "trained")
+        else "stopped"
+        for line in board.lines
+    }
+
+
+def curves(record: SearchRecord, board: Leaderboard) -> tuple[StageCurves, ...]:
+    """Of every stage, in the order in which stages follow each other; stage runs that never began are left out."""
+    rank, found = ranks(board), dict[str, list[Curve]]()
+    users: dict[str, list[str]] = {}
+    for v in record.variants:
+        for run in v.lineage:
+            users.setdefault(run, []).append(v.name)
+    depth = {run: i for v in record.variants for i, run in enumerate(v.lineage)}
+    for name, run in sorted(record.stages.items(), key=lambda item: depth.get(item[0], 0)):
+        if run.curve:
+            best = min((rank[v] for v in users[name]), key=RANKS.index)
+            found.setdefault(run.stage, []).append(Curve(run, best, tuple(users[name])))
+    return tuple(StageCurves(stage, tuple(several)) for stage, several in found.items())
+
+
+def rungs(record: SearchRecord, board: Leaderboard) -> tuple[Rungs, ...]:
+    """Every stage that has rungs; a stage that was compared by two figures is there twice."""
+    rank = ranks(board)
+    decided = {(d.run, d.share): d.decision for d in record.board.decided}
+    found: dict[tuple[str, str], list[RungPoint]] = {}
+    for at in record.board.arrivals:
+        point = RungPoint(
+            at.variant, at.share, at.value, rank.get(at.variant, "other"), decided.get((at.run, at.share), "")
+        )
+        found.setdefault((at.stage, at.figure), []).append(point)
+    return tuple(Rungs(*of, tuple(points)) for of, points in found.items())

@@ -1,0 +1,118 @@
+"""The stage graph: which stage runs variants share, and what sharing and stopping saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from remora.reporting.search_report.record import SearchRecord
+from remora.reporting.search_report.training import Trained
+
+
+@dataclass(frozen=True)
+class Node:
+    """A stage run."""
+
+    run: Trained
+    depth: int
+    """Stages before it."""
+    height: float
+    """Its place across; the leaves stand at 0, 1, 2, …"""
+    variants: tuple[str, ...]
+    state: str
+    """trained (by this search) | reused (it was there) | paused | failed | not begun"""
+
+
+@dataclass(frozen=True)
+class StageGraph:
+    """All stage runs of the search. Steps are optimiser steps."""
+
+    nodes: tuple[Node, ...]
+    leaves: int
+    planned_runs: int
+    """Of all variants, each on its own."""
+    planned_steps: int
+    """Of all variants, each on its own and to its end."""
+    union_steps: int
+    """The same, each shared stage run once."""
+    taken_steps: int
+    """By this search, in all its commands, with those that a kill made it take again."""
+    there_steps: int
+    """Of stage runs that were there before."""
+
+    @property
+    def shared(self) -> int:
+        """Steps that sharing saved."""
+        return self.planned_steps - self.union_steps
+
+    @property
+    def stopped(self) -> int:
+        """Steps that stopping saved: they belong to stage runs that are not at their end."""
+        return sum(max(0, n.run.steps - n.run.taken) for n in self.nodes)
+
+
+def graph(record: SearchRecord) -> StageGraph | None:
+    """None where no variant's stage runs are known."""
+    users: dict[str, list[str]] = {}
+    for v in record.variants:
+        for run in v.lineage:
+            users.setdefault(run, []).append(v.name)
+    if not users:
+        return None
+    depths = {run: i for v in record.variants for i, run in enumerate(v.lineage)}
+    heights, leaves = _heights(record)
+    taken: dict[str, int] = {}
+    how: dict[str, str] = {}
+    for e in record.entries:
+        if e.kind == "train":
+            taken[e.run] = taken.get(e.run, 0) + e.steps
+            how[e.run] = e.how if how.get(e.run) != "trained" else "trained"
+    steps = _steps(record)
+    nodes = [
+        Node(run, depths[name], heights[name], tuple(users[name]), _state(run, how.get(name)))
+        for name, run in record.stages.items()
+    ]
+    return StageGraph(
+        tuple(nodes),
+        leaves,
+        sum(len(v.lineage) for v in record.variants),
+        sum(steps[run] for v in record.variants for run in v.lineage),
+        sum(steps.values()),
+        sum(e.steps for e in record.entries),
+        sum(run.taken for name, run in record.stages.items() if name not in how and run.published),
+    )
+
+
+def _steps(record: SearchRecord) -> dict[str, int]:
+    """Steps of each stage run to its end; of one that never began those of another of its stage."""
+    known = {run.stage: run.steps for run in record.stages.values() if run.steps}
+    return {name: run.steps or known.get(run.stage, 0) for name, run in record.stages.items()}
+
+
+def _state(run: Trained, how: str | None) -> str:
+    if run.published:
+        return "trained" if how == "trained" else "reused"
+    if how == "failed":
+        return "failed"
+    return "paused" if run.taken else "not begun"
+
+
+def _heights(record: SearchRecord) -> tuple[dict[str, float], int]:
+    """Leaves at 0, 1, 2, … with siblings beside each other; a parent in the middle of its children."""
+    children: dict[str | None, list[str]] = {}
+    for name, run in record.stages.items():
+        children.setdefault(run.parent if run.parent in record.stages else None, []).append(name)
+    found: dict[str, float] = {}
+    leaves = 0
+
+    def place(name: str) -> float:
+        nonlocal leaves
+        below = [place(child) for child in children.get(name, [])]
+        if below:
+            found[name] = (below[0] + below[-1]) / 2
+        else:
+            found[name], leaves = float(leaves), leaves + 1
+        return found[name]
+
+    for root in children.get(None, []):
+        place(root)
+    return found, leaves

@@ -1,0 +1,141 @@
+"""Who won, who cannot be told from the winner, and how far everybody came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remora.errors import DataError
+from remora.evaluation.kept import read_report
+from remora.evaluation.measured import SCORE
+from remora.evaluation.paired import paired
+from remora.evaluation.ranking import Ranking, cheapest, rank
+from remora.evaluation.report import Report
+from remora.evaluation.sheet import ABOUT, REPORT, read_about
+from remora.reporting.search_report.record import SearchedVariant, SearchRecord, json_of
+
+FAR = float("inf")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The measured variants ranked on the questions of the deciding benchmark."""
+
+    metric: str
+    ranking: Ranking
+    cheapest: str
+    """Of the best and its equals: fewest parameters, then picture tokens, then steps."""
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A variant's line of the leaderboard."""
+
+    variant: SearchedVariant
+    place: int | None
+    """By the deciding benchmark, from 1; None if it was not measured."""
+    champion: bool
+    tied: bool
+    """The best, or not distinguishable from it."""
+    p: float | None
+    """That a difference from the best as large as this is chance, adjusted for all pairs."""
+    behind: tuple[float, float, float] | None
+    """What the best has more, and its interval, which holds for all pairs at once."""
+    rung: str
+    """How far it came, if it did not come to its end."""
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Every variant, the measured ones first and the best first."""
+
+    champion: str | None
+    benchmark: str | None
+    lines: tuple[Line, ...]
+    verdict: Verdict | None
+    why_none: str
+    """Why there is no verdict."""
+
+
+def leaderboard(record: SearchRecord) -> Leaderboard:
+    """The figures come from the search's result; the verdict is made anew from per-question results."""
+    verdict, why = None, ""
+    try:
+        verdict = _verdict(record)
+    except DataError as e:
+        why = str(e)
+    champion = record.result.get("champion") or (verdict.ranking.best if verdict else None)
+    ranked = {m.name: m for m in verdict.ranking.models} if verdict else {}
+    top = {verdict.ranking.best, *verdict.ranking.equals} if verdict else set()
+    order = sorted(record.measured, key=lambda v: -v.scores[record.benchmark or ""]["accuracy"])
+    places = {v.name: i for i, v in enumerate(order, 1)}
+    rest = sorted((v for v in record.variants if v.name not in places), key=_far)
+    lines = [
+        Line(
+            v,
+            places.get(v.name),
+            v.name == champion,
+            v.name in top,
+            m.p if (m := ranked.get(v.name)) else None,
+            (m.behind, m.behind_low, m.behind_high) if m else None,
+            _rung(v, record),
+        )
+        for v in (*order, *rest)
+    ]
+    return Leaderboard(champion, record.benchmark, tuple(lines), verdict, why)
+
+
+def _far(v: SearchedVariant) -> tuple[float, float]:
+    """Who came further is above; of those the better."""
+    return (-v.reached.share, -v.reached.merit) if v.reached else (0.0, 0.0)
+
+
+def _rung(v: SearchedVariant, record: SearchRecord) -> str:
+    if v.state == "finished" or not v.reached:
+        return v.error
+    decided = record.board.state(v.reached.run)
+    place = f", place {decided.place} of {decided.among}" if decided and decided.share == v.reached.share else ""
+    return f"{v.reached.share:.0%} of {v.reached.stage}: {v.reached.figure} {v.reached.value:.4g}{place}"
+
+
+def _verdict(record: SearchRecord) -> Verdict | None:
+    """Raises:
+    DataError: a report is gone, or reports cannot be compared.
+    """
+    name, several = record.benchmark, record.measured
+    if not name or len(several) < 2:
+        return None
+    folders = _folders(record.runs / "scores", name)
+    reports = {v.name: _report(v, name, folders.get(v.name, [])) for v in several}
+    both = paired(name, list(reports.values()))
+    metric = both.benchmark.headline
+    figures = {n: both.benchmark.figures(items)[metric] for n, items in zip(reports, both.items, strict=True)}
+    ranking = rank(figures, both.groups)
+    costs = {v.name: (v.parameters or FAR, v.picture_tokens or FAR, v.steps) for v in several}
+    return Verdict(metric, ranking, cheapest(ranking, costs), tuple(both.warnings))
+
+
+def _folders(scores: Path, benchmark: str) -> Mapping[str, list[Path]]:
+    """Folders with answers to a benchmark, by the model's name, the latest first."""
+    found: dict[str, list[Path]] = {}
+    for file in sorted(scores.glob(f"*/{ABOUT}"), key=lambda p: -p.stat().st_mtime):
+        about = read_about(file.parent)
+        if about and about.benchmark == benchmark:
+            found.setdefault(about.model, []).append(file.parent)
+    return found
+
+
+def _report(variant: SearchedVariant, benchmark: str, folders: list[Path]) -> Report:
+    """What the variant's score was made from: other models may have had its name, with other figures."""
+    score = variant.scores[benchmark]
+    for folder in folders:
+        if _same(json_of(folder / SCORE), score):
+            return read_report(folder / REPORT).report
+    raise DataError(f"{variant.name}: its answers to {benchmark} are gone from the run folder's scores/")
+
+
+def _same(kept: Mapping[str, Any], score: Mapping[str, Any]) -> bool:
+    return bool(kept) and kept.get("n") == score["n"] and kept.get("metrics") == score["metrics"]

@@ -1,0 +1,66 @@
+"""What a better score costs: parameters, picture tokens, steps and seconds, with the Pareto front of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from remora.reporting.search_report.record import SearchRecord
+
+COSTS = {
+    "parameters": "parameters",
+    "picture_tokens": "tokens a picture",
+    "steps": "optimiser steps",
+    "seconds": "seconds of training",
+}
+"""A variant's cost -> what its axis says."""
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A measured variant, by one cost."""
+
+    variant: str
+    cost: float
+    figure: float
+    low: float
+    high: float
+    front: bool
+    """No other variant is better and no dearer, or as good and cheaper."""
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """The deciding benchmark's figure by one cost."""
+
+    cost: str
+    """One of COSTS."""
+    benchmark: str
+    points: tuple[Priced, ...]
+
+
+def tradeoffs(record: SearchRecord) -> tuple[Tradeoff, ...]:
+    """One for each cost in which measured variants differ."""
+    found = []
+    for cost in COSTS:
+        points = [(v.name, getattr(v, cost), v.scores[record.benchmark or ""]) for v in record.measured]
+        known = [(name, float(price), score) for name, price, score in points if price]
+        if len({price for _, price, _ in known}) < 2:
+            continue
+        best = front((price, score["accuracy"]) for _, price, score in known)
+        priced = [
+            Priced(name, price, s["accuracy"], *s["ci"], front=(price, s["accuracy"]) in best)
+            for name, price, s in known
+        ]
+        found.append(Tradeoff(cost, record.benchmark or "", tuple(sorted(priced, key=lambda p: (p.cost, -p.figure)))))
+    return tuple(found)
+
+
+def front(points: Iterable[tuple[float, float]]) -> set[tuple[float, float]]:
+    """The points (cost, figure) that no other beats: the cheaper come first, and each must be better than all before."""
+    found, best = set(), float("-inf")
+    for cost, figure in sorted(points, key=lambda p: (p[0], -p[1])):
+        if figure > best:
+            found.add((cost, figure))
+            best = figure
+    return found

@@ -1,0 +1,64 @@
+"""Figures as the report prints them."""
+
+from __future__ import annotations
+
+from remora.reporting.search_report.graph import StageGraph
+from remora.training.meter import duration
+
+
+def decimals(figure: float) -> int:
+    """Own benchmarks' figures lie in [0, 1], published ones' are as papers print them."""
+    return 3 if 0 <= figure <= 1 else 1
+
+
+def figure(value: float) -> str:
+    return f"{value:.{decimals(value)}f}"
+
+
+def span(value: float, low: float, high: float) -> str:
+    """`0.865 (0.858 to 0.871)`."""
+    n = decimals(max(value, high))
+    return f"{value:.{n}f} ({low:.{n}f} to {high:.{n}f})"
+
+
+def count(number: float | None) -> str:
+    """`2.7 B`, `317 M`, `5,160 k`, `640`."""
+    if number is None:
+        return "unknown"
+    for unit, size in (("B", 1e9), ("M", 1e6)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}" if number < 1000 * size else f"{number / size:,.0f} {unit}"
+    return f"{number:,.0f}"
+
+
+def priced(cost: str, value: float) -> str:
+    """A cost with its unit."""
+    return {
+        "parameters": f"{count(value)} parameters",
+        "picture_tokens": f"{value:,.0f} tokens a picture",
+        "steps": f"{value:,.0f} steps",
+        "seconds": f"{duration(value)} of training",
+    }[cost]
+
+
+def apart(behind: tuple[float, float, float]) -> str:
+    """What a variant lacks to the best: `-0.021 (-0.035 to -0.007)`."""
+    value, low, high = (-b + 0.0 for b in behind)
+    n = decimals(max(abs(b) for b in behind))
+    return f"{value:+.{n}f} ({high:+.{n}f} to {low:+.{n}f})"
+
+
+def drop(expected: float, of: float) -> str:
+    """What the figure `of` is expected to fall by, in its digits: `-0.4`; `under 0.1`."""
+    n = decimals(of)
+    return f"-{expected:.{n}f}" if round(expected, n) else f"under {10**-n:.{n}f}"
+
+
+def saved(found: StageGraph) -> str:
+    """What sharing and stopping saved."""
+    each, whole = f"{found.planned_steps:,}", found.planned_steps or 1
+    return (
+        f"Each variant on its own: {found.planned_runs} stage runs, {each} steps. "
+        f"Sharing saved {found.shared:,} steps ({found.shared / whole:.0%}), stopping {found.stopped:,} "
+        f"({found.stopped / whole:.0%}); {found.taken_steps:,} were taken."
+    )
