@@ -107,7 +107,7 @@ def test_json_needs_nothing_to_draw_with(
 
 def test_marks_have_tooltips_and_names_are_no_markup() -> None:
     svg = (
-        '<svg class="marks" width="300" height="100" viewBox="0 0 300 100"><defs><clipPath id="clip0"></clipPath></defs>'
+        '<svg class="marks" width="300" height="100" viewBox="0 0 300 100"><clipPath id="clip0"></clipPath>'
         '<path aria-label="a &lt;b&gt;: 3" fill="#1c2126" clip-path="url(#clip0)" d="M0,0"/></svg>'
     )
     found = themed(svg, "one")

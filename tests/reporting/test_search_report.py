@@ -264,7 +264,7 @@ def test_a_space_is_kept_with_its_variants(folder: SearchFolder, tmp_path: Path)
     found = space_file.read(tmp_path)
     assert found and found.space == folder.space
     assert found.variants == {t.name: t.variant for t in trials}
-    assert found.lineages == {t.name: ("pretrain-" + "a" * 12, "finetune-" + "b" * 12) for t in trials}
+    assert found.lineages == {t.name: ("align-" + "a" * 12, "finetune-" + "b" * 12) for t in trials}
     assert space_file.read(tmp_path / "none") is None
     (tmp_path / space_file.SPACE).write_text('{"space": {}, "variants": {}}')
     with pytest.raises(SpecError, match=r"space\.json"):
@@ -283,7 +283,7 @@ def test_without_a_space_there_is_a_leaderboard(tmp_path: Path) -> None:
 
 
 def test_an_unknown_search_names_those_there_are(folder: SearchFolder, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no search 'paper' \(did you mean 'papers'\?\); there are: papers"):
+    with pytest.raises(StoreError, match=r"no search 'paper'; did you mean 'papers'\?; there are: papers"):
         read_search(folder.runs, "paper")
     with pytest.raises(StoreError, match="has none; next: remora search"):
         read_search(tmp_path, "paper")

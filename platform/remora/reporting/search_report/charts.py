@@ -1,9 +1,9 @@
-"""The report's charts, in altair. Each takes plain data of its family and gives a chart; what is drawn is decided there."""
+"""The report's charts, in altair: each draws the plain data of its family, where what is shown was decided."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 
@@ -36,7 +36,7 @@ def bars(found: Ablation, metrics: Mapping[str, str]) -> Any:
         }
         for b in found.bars
     ]
-    panels = list(dict.fromkeys(row["panel"] for row in rows))
+    panels = list(dict.fromkeys(str(row["panel"]) for row in rows))
     colours = [VALUES[i % len(VALUES)] for i in range(len(found.values))]
     x = alt.X("value:N", sort=list(found.values), title=None, axis=None)
     colour = alt.Color("value:N", scale=alt.Scale(domain=list(found.values), range=colours))
@@ -68,13 +68,13 @@ def scatter(found: Tradeoff, ranks: Mapping[str, str]) -> Any:
         for p in found.points
     ]
     least, most = found.points[0].cost, found.points[-1].cost
-    kind = "log" if most > 10 * least else "linear"
+    kind: Literal["log", "linear"] = "log" if most > 10 * least else "linear"
     x = alt.X("cost:Q", title=COSTS[found.cost], scale=alt.Scale(type=kind, zero=False, nice=True, padding=16))
     x = x.axis(format="~s", tickCount=5, labelExpr="replace(datum.label, 'G', 'B')")
     y = alt.Y("figure:Q", title=found.benchmark, scale=alt.Scale(zero=False))
     best = [row for row, p in zip(rows, found.points, strict=True) if p.front]
     stair = [*best, {**best[-1], "cost": most}]
-    base = alt.Chart(_data(rows)).encode(x=x, color=_ranks(row["rank"] for row in rows), description="tip:N")
+    base = alt.Chart(_data(rows)).encode(x=x, color=_ranks(ranks[p.variant] for p in found.points), description="tip:N")
     return alt.layer(
         alt.Chart(_data(stair)).mark_line(interpolate="step-after", color=FAINT, strokeDash=[4, 3]).encode(x=x, y=y),
         base.mark_rule(opacity=0.45).encode(
@@ -158,8 +158,8 @@ def threads(found: Parallel) -> Any:
     y = alt.Y("height:Q", axis=None, scale=alt.Scale(domain=[0, 1]))
     scored, without = ([r for r in rows if (r["figure"] is None) is none] for none in (False, True))
     colour = alt.Color("figure:Q", scale=alt.Scale(range=[WORST, BEST], domain=[found.low, found.high]), legend=None)
-    line = {"strokeWidth": 1.8, "opacity": 0.8}
-    order = {"detail": "variant:N", "description": "tip:N"}
+    line: dict[str, Any] = {"strokeWidth": 1.8, "opacity": 0.8}
+    order: dict[str, Any] = {"detail": "variant:N", "description": "tip:N"}
     text = alt.Chart(_data(spots)).encode(x=x, y=y, text="value:N")
     layers = [
         alt.Chart(_data([{"axis": c} for c in columns])).mark_rule(color=RULE, strokeWidth=2).encode(x=x),

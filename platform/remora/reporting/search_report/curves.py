@@ -73,10 +73,10 @@ def curves(record: SearchRecord, board: Leaderboard) -> tuple[StageCurves, ...]:
         for run in v.lineage:
             users.setdefault(run, []).append(v.name)
     depth = {run: i for v in record.variants for i, run in enumerate(v.lineage)}
-    for name, run in sorted(record.stages.items(), key=lambda item: depth.get(item[0], 0)):
-        if run.curve:
+    for name, trained in sorted(record.stages.items(), key=lambda item: depth.get(item[0], 0)):
+        if trained.curve:
             best = min((rank[v] for v in users[name]), key=RANKS.index)
-            found.setdefault(run.stage, []).append(Curve(run, best, tuple(users[name])))
+            found.setdefault(trained.stage, []).append(Curve(trained, best, tuple(users[name])))
     return tuple(StageCurves(stage, tuple(several)) for stage, several in found.items())
 
 

@@ -94,7 +94,7 @@ def _far(v: SearchedVariant) -> tuple[float, float]:
 
 
 def _rung(v: SearchedVariant, record: SearchRecord) -> str:
-    if v.state == "finished" or not v.reached:
+    if v.error or v.state == "finished" or not v.reached:
         return v.error
     decided = record.board.state(v.reached.run)
     place = f", place {decided.place} of {decided.among}" if decided and decided.share == v.reached.share else ""

@@ -214,7 +214,7 @@ def _timeline(found: Findings) -> Iterator[Plate]:
         )
         if t.cuts:
             caption += f" Dashed: {duration(sum(s for _, s in t.cuts))} in which nothing ran, cut out."
-        yield plate("timeline", charts.lanes(t), caption, f"{len(t.spans)} items in {t.lanes} rows")
+        yield plate("items", charts.lanes(t), caption, f"{len(t.spans)} items in {t.lanes} rows")
 
 
 def _published(found: Findings) -> Iterator[Plate]:

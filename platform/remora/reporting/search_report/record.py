@@ -114,15 +114,16 @@ def read_search(runs: Path, name: str) -> SearchRecord:
     """
     folder, file = folder_of(runs, name), result_file(runs, name)
     if not (folder / LEDGER).exists() and not file.exists():
-        known = _names(runs)
-        there = f"there are: {', '.join(known)}" if known else f"{runs} has none; next: remora search SPACE.yaml"
-        raise StoreError(f"no search {name!r}{nearest(name, known)}; {there}")
+        searches = _names(runs)
+        there = f"there are: {', '.join(searches)}" if searches else f"{runs} has none; next: remora search SPACE.yaml"
+        raise StoreError(f"no search {name!r}{nearest(name, searches)}; {there}")
     found = space_file.read(folder)
     board, entries = Board.read(folder / RUNGS), Ledger.entries(folder / LEDGER)
     result = json_of(file)
     now = {p.name: p for p in SearchProgress(runs, name, [], 0.0).read()}
     specs, lineages = (found.variants, found.lineages) if found else ({}, {})
-    known = specs or dict.fromkeys([*(v["name"] for v in result.get("variants", ())), *(e.variant for e in entries)])
+    names = list(specs) or [*(v["name"] for v in result.get("variants", ())), *(e.variant for e in entries)]
+    known = list(dict.fromkeys(names))
     told = {v["name"]: v for v in (*result.get("variants", ()), *result.get("others", ()))}
     lineages = {n: lineages.get(n) or tuple(told.get(n, {}).get("stages", ())) for n in known}
     stages = _stages(runs, lineages)
@@ -181,7 +182,7 @@ def _variant(
         _picture_tokens(spec),
         sum(s.taken for s in known),
         sum(s.seconds for s in known),
-        (now.error or "") if now else "",
+        (now.error or "") if now and now.state == "failed" else "",
     )
 
 

@@ -9,7 +9,7 @@ from remora.pipeline.search.ledger import Entry
 from remora.reporting.search_report.record import SearchRecord
 
 PAUSE = 0.1
-"""A time in which nothing ran is cut out of the picture if it is longer than this share of the time in which some did."""
+"""Times in which nothing ran are cut out if they are longer than this share of the time in which something did."""
 
 
 @dataclass(frozen=True)

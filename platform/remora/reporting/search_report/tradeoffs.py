@@ -49,7 +49,7 @@ def tradeoffs(record: SearchRecord) -> tuple[Tradeoff, ...]:
             continue
         best = front((price, score["accuracy"]) for _, price, score in known)
         priced = [
-            Priced(name, price, s["accuracy"], *s["ci"], front=(price, s["accuracy"]) in best)
+            Priced(name, price, s["accuracy"], s["ci"][0], s["ci"][1], (price, s["accuracy"]) in best)
             for name, price, s in known
         ]
         found.append(Tradeoff(cost, record.benchmark or "", tuple(sorted(priced, key=lambda p: (p.cost, -p.figure)))))
@@ -57,7 +57,7 @@ def tradeoffs(record: SearchRecord) -> tuple[Tradeoff, ...]:
 
 
 def front(points: Iterable[tuple[float, float]]) -> set[tuple[float, float]]:
-    """The points (cost, figure) that no other beats: the cheaper come first, and each must be better than all before."""
+    """The points (cost, figure) that no other beats: from the cheapest on, those that are better than all before."""
     found, best = set(), float("-inf")
     for cost, figure in sorted(points, key=lambda p: (p[0], -p[1])):
         if figure > best:
