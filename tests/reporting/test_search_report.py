@@ -206,6 +206,20 @@ def test_the_graph_counts_what_was_shared_and_stopped(folder: SearchFolder, reco
     assert {n.state for n in found.nodes} == {"trained", "paused"}
 
 
+def test_a_stage_of_one_name_is_a_column(record: SearchRecord) -> None:
+    """A variant with a stage before the others' first one."""
+    longer, *others = record.variants
+    first, last = longer.lineage
+    start = replace(record.stages[first], name="language-1", stage="language", parent=None)
+    stages = {"language-1": start, **record.stages, first: replace(record.stages[first], parent="language-1")}
+    several = (replace(longer, lineage=("language-1", first, last)), *others)
+    found = graph(replace(record, variants=several, stages=stages))
+    assert found and {n.run.stage: n.depth for n in found.nodes} == {"language": 0, "pretrain": 1, "finetune": 2}
+    backwards = (longer, replace(others[0], lineage=others[0].lineage[::-1]), *others[1:])
+    found = graph(replace(record, variants=backwards))
+    assert found and {n.depth for n in found.nodes} == {0, 1}
+
+
 def test_a_timeline_packs_items_and_cuts_what_was_idle(record: SearchRecord) -> None:
     def item(n: int, began: float, ended: float | None, how: str = "trained") -> Entry:
         return Entry(n, "train", f"r{n}", "v", began, ended, how, 1)

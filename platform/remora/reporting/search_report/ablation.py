@@ -59,8 +59,7 @@ def _ablation(record: SearchRecord, axis: str, values: tuple[str, ...]) -> Ablat
     bars = [
         bar
         for benchmark in record.benchmarks
-        for value in kept
-        if (bar := _bar(benchmark, value, [there[value] for there in equal]))
+        for bar in _bars(benchmark, {value: [there[value] for there in equal] for value in kept})
     ]
     seeds = min(len(there[value]) for there in equal for value in kept)
     return Ablation(axis, kept, tuple(bars), len(equal), seeds, tuple(v for v in values if v not in shown))
@@ -70,6 +69,12 @@ def _most(sets: Iterable[frozenset[str]]) -> frozenset[str]:
     """The values that most settings share: as many values as can be had, then as many settings."""
     sets = list(sets)
     return max(sets, key=lambda s: (len(s), sum(s <= other for other in sets)), default=frozenset())
+
+
+def _bars(benchmark: str, settings: Mapping[str, list[list[SearchedVariant]]]) -> list[Bar]:
+    """A benchmark's bar for each value; none if one of them has no figure."""
+    found = [bar for value, several in settings.items() if (bar := _bar(benchmark, value, several))]
+    return found if len(found) == len(settings) else []
 
 
 def _bar(benchmark: str, value: str, settings: list[list[SearchedVariant]]) -> Bar | None:

@@ -152,7 +152,11 @@ def threads(found: Parallel) -> Any:
         for axis, several in found.axes.items()
         for spot in several[:: -(-len(several) // MOST_TICKS)]
     ]
-    spots += [{"axis": last, "height": h, "value": figure(v)} for h, v in ((0, found.low), (1, found.high)) if rows]
+    spots += [
+        {"axis": last, "height": h, "value": figure(v)}
+        for h, v in ((0, found.low), (1, found.high))
+        if h or width == found.high - found.low
+    ]
     x = alt.X("axis:N", sort=columns, title=None, scale=alt.Scale(type="point", padding=0.5))
     x = x.axis(orient="top", labelAngle=0, domain=False, ticks=False, labelFontWeight="bold", labelPadding=12)
     y = alt.Y("height:Q", axis=None, scale=alt.Scale(domain=[0, 1]))
@@ -185,9 +189,9 @@ def shares(found: Importances) -> Any:
     ).properties(width=320, height={"step": 26})
 
 
-def stages(found: StageGraph, ranks: Mapping[str, str]) -> Any:
+def stages(found: StageGraph) -> Any:
     """Stage runs in columns by depth, sized by steps; a line to each from the one that it goes on from."""
-    places = {n.run.name: n for n in found.nodes}
+    places, parents = {n.run.name: n for n in found.nodes}, {n.run.parent for n in found.nodes}
     deepest = max(n.depth for n in found.nodes)
     rows, edges, labels = [], [], []
     for n in found.nodes:
@@ -196,9 +200,9 @@ def stages(found: StageGraph, ranks: Mapping[str, str]) -> Any:
         rows.append({"x": n.depth, "y": n.height, "steps": n.run.steps, "state": n.state, "tip": tip})
         if parent := places.get(n.run.parent or ""):
             edges.append({"x": parent.depth, "y": parent.height, "x2": n.depth, "y2": n.height, "tip": tip})
-        if n.depth == deepest or len(n.variants) == 1:
+        if n.run.name not in parents:
             own = n.variants[0] + (f" and {len(n.variants) - 1} more" if len(n.variants) > 1 else "")
-            labels.append({"x": n.depth, "y": n.height, "said": own, "rank": ranks[n.variants[0]]})
+            labels.append({"x": n.depth, "y": n.height, "said": own})
     heads = {n.depth: n.run.stage for n in found.nodes}
     x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-0.15, deepest + 0.9]))
     y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[found.leaves - 0.5, -1.3]))
@@ -221,9 +225,7 @@ def stages(found: StageGraph, ranks: Mapping[str, str]) -> Any:
     ]
     if found.leaves <= MOST_LABELS:
         layers.append(
-            alt.Chart(_data([row for row in labels if row["x"] == deepest]))
-            .mark_text(align="left", dx=12, limit=260)
-            .encode(x=x, y=y, text="said:N")
+            alt.Chart(_data(labels)).mark_text(align="left", dx=12, limit=260).encode(x=x, y=y, text="said:N")
         )
     return alt.layer(*(layers if edges else layers[1:])).properties(
         width=WIDE, height=max(90, min(900, 20 * (found.leaves + 2)))

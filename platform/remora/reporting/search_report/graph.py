@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from remora.reporting.search_report.record import SearchRecord
 from remora.reporting.search_report.training import Trained
@@ -14,7 +15,7 @@ class Node:
 
     run: Trained
     depth: int
-    """Stages before it."""
+    """Its column: stages of one name stand in one, behind all that come before them."""
     height: float
     """Its place across; the leaves stand at 0, 1, 2, …"""
     variants: tuple[str, ...]
@@ -58,7 +59,7 @@ def graph(record: SearchRecord) -> StageGraph | None:
             users.setdefault(run, []).append(v.name)
     if not users:
         return None
-    depths = {run: i for v in record.variants for i, run in enumerate(v.lineage)}
+    depths = _depths(record)
     heights, leaves = _heights(record)
     taken: dict[str, int] = {}
     how: dict[str, str] = {}
@@ -80,6 +81,18 @@ def graph(record: SearchRecord) -> StageGraph | None:
         sum(e.steps for e in record.entries),
         sum(run.taken for name, run in record.stages.items() if name not in how and run.published),
     )
+
+
+def _depths(record: SearchRecord) -> dict[str, int]:
+    """By stage name; by the stages before each where recipes have them in different orders."""
+    depths = {run: i for v in record.variants for i, run in enumerate(v.lineage)}
+    columns: dict[str, int] = {}
+    for run, depth in depths.items():
+        stage = record.stages[run].stage
+        columns[stage] = max(depth, columns.get(stage, 0))
+    found = {run: columns[record.stages[run].stage] for run in depths}
+    ordered = all(found[a] < found[b] for v in record.variants for a, b in pairwise(v.lineage))
+    return found if ordered else depths
 
 
 def _steps(record: SearchRecord) -> dict[str, int]:

@@ -8,26 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from remora.errors import DataError
+from remora.evaluation.choice import ChampionChoice, choose
 from remora.evaluation.kept import read_report
 from remora.evaluation.measured import SCORE
-from remora.evaluation.paired import paired
-from remora.evaluation.ranking import Ranking, cheapest, rank
 from remora.evaluation.report import Report
 from remora.evaluation.sheet import ABOUT, REPORT, read_about
 from remora.reporting.search_report.record import SearchedVariant, SearchRecord, json_of
 
 FAR = float("inf")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The measured variants ranked on the questions of the deciding benchmark."""
-
-    metric: str
-    ranking: Ranking
-    cheapest: str
-    """Of the best and its equals: fewest parameters, then picture tokens, then steps."""
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -55,7 +43,7 @@ class Leaderboard:
     champion: str | None
     benchmark: str | None
     lines: tuple[Line, ...]
-    verdict: Verdict | None
+    verdict: ChampionChoice | None
     why_none: str
     """Why there is no verdict."""
 
@@ -67,7 +55,7 @@ def leaderboard(record: SearchRecord) -> Leaderboard:
         verdict = _verdict(record)
     except DataError as e:
         why = str(e)
-    champion = record.result.get("champion") or (verdict.ranking.best if verdict else None)
+    champion = record.result.get("champion") or (verdict.chosen if verdict else None)
     ranked = {m.name: m for m in verdict.ranking.models} if verdict else {}
     top = {verdict.ranking.best, *verdict.ranking.equals} if verdict else set()
     order = sorted(record.measured, key=lambda v: -v.scores[record.benchmark or ""]["accuracy"])
@@ -101,7 +89,7 @@ def _rung(v: SearchedVariant, record: SearchRecord) -> str:
     return f"{v.reached.share:.0%} of {v.reached.stage}: {v.reached.figure} {v.reached.value:.4g}{place}"
 
 
-def _verdict(record: SearchRecord) -> Verdict | None:
+def _verdict(record: SearchRecord) -> ChampionChoice | None:
     """Raises:
     DataError: a report is gone, or reports cannot be compared.
     """
@@ -110,12 +98,8 @@ def _verdict(record: SearchRecord) -> Verdict | None:
         return None
     folders = _folders(record.runs / "scores", name)
     reports = {v.name: _report(v, name, folders.get(v.name, [])) for v in several}
-    both = paired(name, list(reports.values()))
-    metric = both.benchmark.headline
-    figures = {n: both.benchmark.figures(items)[metric] for n, items in zip(reports, both.items, strict=True)}
-    ranking = rank(figures, both.groups)
-    costs = {v.name: (v.parameters or FAR, v.picture_tokens or FAR, v.steps) for v in several}
-    return Verdict(metric, ranking, cheapest(ranking, costs), tuple(both.warnings))
+    costs = {v.name: {"parameters": v.parameters or FAR, "picture_tokens": v.picture_tokens or FAR} for v in several}
+    return choose(name, reports, costs, record.space.champion.prefer if record.space else "best")
 
 
 def _folders(scores: Path, benchmark: str) -> Mapping[str, list[Path]]:

@@ -203,7 +203,7 @@ def _stages(found: Findings) -> Iterator[Plate]:
             f"stage runs that go on from one. {wording.saved(g)}"
         )
         said = f"A tree of {len(g.nodes)} stage runs; {wording.saved(g)}"
-        yield plate("stage-graph", charts.stages(g, ranks(found.leaderboard)), caption, said)
+        yield plate("stage-graph", charts.stages(g), caption, said)
 
 
 def _timeline(found: Findings) -> Iterator[Plate]:
@@ -212,6 +212,8 @@ def _timeline(found: Findings) -> Iterator[Plate]:
             f"{len(t.spans)} items of the ledger, in as many rows as were at work at once ({t.lanes}); rows were busy "
             f"for {t.busy:.0%} of {duration(t.seconds)}."
         )
+        if any(s.how == "lost" for s in t.spans):
+            caption += " Lost: its worker or the search was killed; drawn up to the next item."
         if t.cuts:
             caption += f" Dashed: {duration(sum(s for _, s in t.cuts))} in which nothing ran, cut out."
         yield plate("items", charts.lanes(t), caption, f"{len(t.spans)} items in {t.lanes} rows")
