@@ -87,9 +87,10 @@ def _depths(record: SearchRecord) -> dict[str, int]:
     """By stage name; by the stages before each where recipes have them in different orders."""
     depths = {run: i for v in record.variants for i, run in enumerate(v.lineage)}
     columns: dict[str, int] = {}
-    for run, depth in depths.items():
-        stage = record.stages[run].stage
-        columns[stage] = max(depth, columns.get(stage, 0))
+    for v in record.variants:
+        for depth, run in enumerate(v.lineage):
+            stage = record.stages[run].stage
+            columns[stage] = max(depth, columns.get(stage, 0))
     found = {run: columns[record.stages[run].stage] for run in depths}
     ordered = all(found[a] < found[b] for v in record.variants for a, b in pairwise(v.lineage))
     return found if ordered else depths
