@@ -259,6 +259,12 @@ def test_importances_of_few_variants_are_not_given(tmp_path: Path) -> None:
     assert not found.shares and found.why_none.startswith("7 variants were measured")
 
 
+def test_equal_figures_have_no_importances(record: SearchRecord) -> None:
+    same = {"gqa": record.measured[0].scores["gqa"]}
+    found = importances(replace(record, variants=tuple(replace(v, scores=same) for v in record.variants)))
+    assert (found.shares, found.why_none) == ((), "all figures are equal")
+
+
 def test_published_figures_stand_beside_ours(tmp_path: Path) -> None:
     best = "base-Sig-Phi2-mlp-lr=2e-5"
     write_search(tmp_path, {**SPACE, "published": {best: {"gqa": 64.0, "pope": 86.0}, "other": {"gqa": 1.0}}})

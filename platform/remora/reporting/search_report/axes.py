@@ -87,6 +87,8 @@ def importances(record: SearchRecord) -> Importances:
     if len(measured) < FEWEST:
         few = f"{len(measured)} variants were measured: of fewer than {FEWEST} importances say nothing"
         return Importances("", len(measured), why_none=few)
+    if len({v.scores[record.benchmark or ""]["accuracy"] for v in measured}) == 1:
+        return Importances("", len(measured), why_none="all figures are equal")
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -102,6 +104,6 @@ def importances(record: SearchRecord) -> Importances:
         found = optuna.importance.get_param_importances(
             study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
         )
-    except (ValueError, RuntimeError) as e:  # all figures are equal, or no axis is had by all
+    except (ValueError, RuntimeError) as e:  # no axis is had by all
         return Importances("fANOVA", len(measured), why_none=str(e).rstrip("."))
     return Importances("fANOVA", len(measured), tuple((axis, float(share)) for axis, share in found.items()))
