@@ -183,6 +183,10 @@ def test_curves_know_whose_they_are(folder: SearchFolder, record: SearchRecord) 
     assert (first.stage, len(first.curves), second.stage, len(second.curves)) == ("pretrain", 6, "finetune", 12)
     ranked = ranks(board)
     assert {c.variants[0]: c.rank for c in second.curves} == ranked
+    assert {name for name, rank in ranked.items() if rank == "stopped"} == set(folder.paused)
+    tied = {line.variant.name for line in board.lines if line.tied} - {board.champion}
+    assert {name for name, rank in ranked.items() if rank == "tied"} == tied
+    assert [name for name, rank in ranked.items() if rank == "champion"] == [board.champion]
     champion = next(c for c in first.curves if board.champion in c.variants)
     assert champion.rank == "champion" and len(champion.variants) == 2
     assert champion.run.curve[-1].samples == STEPS["pretrain"] * BATCH == champion.run.validations[-1].samples

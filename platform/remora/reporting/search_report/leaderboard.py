@@ -19,7 +19,7 @@ FAR = float("inf")
 
 
 @dataclass(frozen=True)
-class Line:
+class Standing:
     """A variant's line of the leaderboard."""
 
     variant: SearchedVariant
@@ -42,7 +42,7 @@ class Leaderboard:
 
     champion: str | None
     benchmark: str | None
-    lines: tuple[Line, ...]
+    lines: tuple[Standing, ...]
     verdict: ChampionChoice | None
     why_none: str
     """Why there is no verdict."""
@@ -62,7 +62,7 @@ def leaderboard(record: SearchRecord) -> Leaderboard:
     places = {v.name: i for i, v in enumerate(order, 1)}
     rest = sorted((v for v in record.variants if v.name not in places), key=_far)
     lines = [
-        Line(
+        Standing(
             v,
             places.get(v.name),
             v.name == champion,

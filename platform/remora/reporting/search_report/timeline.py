@@ -13,7 +13,7 @@ PAUSE = 0.1
 
 
 @dataclass(frozen=True)
-class Span:
+class TimelineItem:
     """An item of the ledger."""
 
     lane: int
@@ -34,7 +34,7 @@ class Span:
 class Timeline:
     """All items that took time."""
 
-    spans: tuple[Span, ...]
+    spans: tuple[TimelineItem, ...]
     lanes: int
     seconds: float
     """Of the whole picture."""
@@ -62,7 +62,7 @@ def timeline(record: SearchRecord) -> Timeline | None:
         lane = next((i for i, until in enumerate(free) if until <= e.began + 1e-6), len(free))
         free[lane : lane + 1] = [ends[e.number]]
         begin, end = at(e.began), at(ends[e.number])
-        spans.append(Span(lane, e.variant, e.run, e.kind, e.how, begin, end, ends[e.number] - e.began, e.steps))
+        spans.append(TimelineItem(lane, e.variant, e.run, e.kind, e.how, begin, end, ends[e.number] - e.began, e.steps))
     seconds = max(s.end for s in spans)
     busy = sum(s.end - s.begin for s in spans) / (len(free) * seconds) if seconds else 0.0
     return Timeline(tuple(spans), len(free), seconds, tuple((at(a), b - a) for a, b in cuts), busy)
