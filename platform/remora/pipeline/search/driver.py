@@ -19,6 +19,7 @@ from remora.data.mixture import Readable, read_mixture
 from remora.errors import RemoraError
 from remora.files import is_held, is_published
 from remora.pipeline import tracked_runs
+from remora.pipeline.search import space_file
 from remora.pipeline.search.board import RUNGS
 from remora.pipeline.search.ledger import Ledger
 from remora.pipeline.search.perform import Order, Performed
@@ -61,6 +62,8 @@ class Driver:
         self.outcomes: dict[str, Outcome] = {}
         """Variant -> what it came to, of those that were measured."""
         self._opened: dict[tuple[MixtureEntry, ...], Sequence[Readable]] = {}
+        self._written = 0
+        """Trials that `space.json` has."""
         self._going: dict[int, WorkItem] = {}
         self._tracked: dict[str, tracking.Run] = {}
         """Variant -> its run in MLflow, while it is worked at."""
@@ -83,6 +86,9 @@ class Driver:
         self.look()
         self.work.stop = self.work.stop or self._spent()
         item = self.work.next()
+        if len(self.work.trials) > self._written:
+            self._written = len(self.work.trials)
+            space_file.write(self.folder, self.space, self.work.trials.values())
         if item is None:
             return None
         trial = item.trial

@@ -10,7 +10,7 @@ import altair as alt
 from remora.reporting.search_report.ablation import Ablation
 from remora.reporting.search_report.axes import MOST_TICKS, Importances, Parallel
 from remora.reporting.search_report.beside import Beside
-from remora.reporting.search_report.curves import RANKS, Rungs, StageCurves
+from remora.reporting.search_report.curves import RANKS, RungCurves, StageCurves
 from remora.reporting.search_report.drawing import BEST, CARD, FAINT, RANK, RULE, STATE, VALUES, WORST
 from remora.reporting.search_report.graph import StageGraph
 from remora.reporting.search_report.timeline import Timeline
@@ -110,7 +110,7 @@ def learning(found: StageCurves) -> Any:
     return alt.layer(*layers).properties(width=320, height=220)
 
 
-def rungs(found: Rungs) -> Any:
+def rungs(found: RungCurves) -> Any:
     """Values at the rungs, a line a variant."""
     rows = [
         {

@@ -43,7 +43,7 @@ class RungPoint:
 
 
 @dataclass(frozen=True)
-class Rungs:
+class RungCurves:
     """One stage's rungs, by one figure."""
 
     stage: str
@@ -80,7 +80,7 @@ def curves(record: SearchRecord, board: Leaderboard) -> tuple[StageCurves, ...]:
     return tuple(StageCurves(stage, tuple(several)) for stage, several in found.items())
 
 
-def rungs(record: SearchRecord, board: Leaderboard) -> tuple[Rungs, ...]:
+def rungs(record: SearchRecord, board: Leaderboard) -> tuple[RungCurves, ...]:
     """Every stage that has rungs; a stage that was compared by two figures is there twice."""
     rank = ranks(board)
     decided = {(d.run, d.share): d.decision for d in record.board.decided}
@@ -90,4 +90,4 @@ def rungs(record: SearchRecord, board: Leaderboard) -> tuple[Rungs, ...]:
             at.variant, at.share, at.value, rank.get(at.variant, "other"), decided.get((at.run, at.share), "")
         )
         found.setdefault((at.stage, at.figure), []).append(point)
-    return tuple(Rungs(*of, tuple(points)) for of, points in found.items())
+    return tuple(RungCurves(*of, tuple(points)) for of, points in found.items())

@@ -9,7 +9,7 @@ from typing import Any
 from remora.reporting.search_report.ablation import Ablation, ablations
 from remora.reporting.search_report.axes import Importances, Parallel, importances, parallel
 from remora.reporting.search_report.beside import Beside, beside
-from remora.reporting.search_report.curves import Rungs, StageCurves, curves, rungs
+from remora.reporting.search_report.curves import RungCurves, StageCurves, curves, rungs
 from remora.reporting.search_report.graph import StageGraph, graph
 from remora.reporting.search_report.leaderboard import Leaderboard, leaderboard
 from remora.reporting.search_report.record import SearchRecord, read_search
@@ -26,7 +26,7 @@ class Findings:
     ablations: tuple[Ablation, ...]
     tradeoffs: tuple[Tradeoff, ...]
     curves: tuple[StageCurves, ...]
-    rungs: tuple[Rungs, ...]
+    rungs: tuple[RungCurves, ...]
     parallel: Parallel | None
     importances: Importances
     graph: StageGraph | None

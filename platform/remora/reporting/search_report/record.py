@@ -13,7 +13,7 @@ from remora.catalog.compatibility import check_composition
 from remora.errors import RemoraError, StoreError, nearest
 from remora.files import disk_errors
 from remora.pipeline.search import space_file
-from remora.pipeline.search.board import RUNGS, Board, Reached
+from remora.pipeline.search.board import RUNGS, Reached, Rungs
 from remora.pipeline.search.driver import LEDGER, folder_of
 from remora.pipeline.search.ledger import Entry, Ledger
 from remora.pipeline.search.search import result_file
@@ -63,7 +63,7 @@ class SearchRecord:
     """Stage runs by name, parents before children."""
     entries: tuple[Entry, ...]
     """Its ledger."""
-    board: Board
+    board: Rungs
     space: Space | None
     result: Mapping[str, Any]
     """`Result.as_json`; {} while the search has none."""
@@ -118,7 +118,7 @@ def read_search(runs: Path, name: str) -> SearchRecord:
         there = f"there are: {', '.join(searches)}" if searches else f"{runs} has none; next: remora search SPACE.yaml"
         raise StoreError(f"no search {name!r}{nearest(name, searches)}; {there}")
     found = space_file.read(folder)
-    board, entries = Board.read(folder / RUNGS), Ledger.entries(folder / LEDGER)
+    board, entries = Rungs.read(folder / RUNGS), Ledger.entries(folder / LEDGER)
     result = json_of(file)
     now = {p.name: p for p in SearchProgress(runs, name, [], 0.0).read()}
     specs, lineages = (found.variants, found.lineages) if found else ({}, {})
@@ -163,7 +163,7 @@ def _variant(
     lineage: tuple[str, ...],
     told: Mapping[str, Any],
     now: VariantProgress | None,
-    board: Board,
+    board: Rungs,
     entries: list[Entry],
     stages: Mapping[str, Trained],
 ) -> SearchedVariant:
@@ -187,7 +187,7 @@ def _variant(
 
 
 def _state(
-    name: str, lineage: tuple[str, ...], scored: bool, published: bool, board: Board, entries: list[Entry]
+    name: str, lineage: tuple[str, ...], scored: bool, published: bool, board: Rungs, entries: list[Entry]
 ) -> str:
     if scored:
         return "finished"
