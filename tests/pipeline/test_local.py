@@ -9,9 +9,9 @@ import sys
 
 import pytest
 import yaml
-from PIL import Image
 
 from remora.training.journal import steps_of, validations_of
+from support.colours import QUESTIONS, write_colours
 from support.tiny import write_records
 
 WITHOUT_RAY = """
@@ -24,12 +24,12 @@ ASKED_TO_STOP = """
 from remora.pipeline.local import Local
 from remora.training import pausing
 train = Local.train
-def asked(self, tasks, *where):
-    pausing.ask(tasks[-1].job.folder)
-    train(self, tasks, *where)
+def asked(self, feed, *where):
+    *_, last = feed.left()
+    pausing.ask(last.job.folder)
+    train(self, feed, *where)
 Local.train = asked
 """
-QUESTIONS = "title: colours\nquestions: colours.jsonl\nimages: .\nmetric: multiple-choice\nmax_new_tokens: 8\n"
 STEPS = 8
 
 pytestmark = pytest.mark.slow
@@ -42,13 +42,7 @@ def place(tmp_path_factory):
     write_records(root, count=12, images=".")
     write_records(root, "words.json", count=12, pictures=False)
     write_records(root, "more.json", count=20, images=".")  # 12 of them are trained on
-    (root / "colours.yaml").write_text(QUESTIONS)
-    lines = []
-    for i, colour in enumerate(("red", "green", "blue", "white")):
-        Image.new("RGB", (32, 32), colour).save(root / f"{colour}.png")
-        record = {"question_id": i, "image": f"{colour}.png", "text": "Which?", "answer": colour, "category": "c"}
-        lines.append(json.dumps(record | {"choices": ["red", "green", "blue", "white"]}))
-    (root / "colours.jsonl").write_text("\n".join(lines) + "\n")
+    write_colours(root)
     return root
 
 

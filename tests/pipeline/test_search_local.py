@@ -12,11 +12,11 @@ from collections import Counter
 
 import pytest
 import yaml
-from PIL import Image
 
 from remora.pipeline.search.board import RUNGS, Rungs
 from remora.pipeline.search.ledger import Ledger
 from remora.training.journal import steps_of, validations_of
+from support.colours import write_colours
 from support.tiny import write_records
 
 pytestmark = pytest.mark.slow
@@ -30,14 +30,7 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("rungs")
     write_records(root, count=24, images=".")
     write_records(root, "words.json", count=12, pictures=False)
-    questions = "title: colours\nquestions: colours.jsonl\nimages: .\nmetric: multiple-choice\nmax_new_tokens: 8\n"
-    (root / "colours.yaml").write_text(questions)
-    lines = []
-    for i, colour in enumerate(("red", "green", "blue", "white")):
-        Image.new("RGB", (32, 32), colour).save(root / f"{colour}.png")
-        record = {"question_id": i, "image": f"{colour}.png", "text": "Which?", "answer": colour, "category": "c"}
-        lines.append(json.dumps(record | {"choices": ["red", "green", "blue", "white"]}))
-    (root / "colours.jsonl").write_text("\n".join(lines) + "\n")
+    colours = str(write_colours(root))
     stage = {"steps": 2, "batch": 4, "lr": 1e-3, "mixture": [{"path": str(root / "train.json")}]}
     space = {
         "name": "rates",
@@ -52,8 +45,8 @@ def place(tmp_path_factory):
         "axes": {"finetune.lr": RATES},
         "rule": {"kind": "halving", "eta": 3, "first": 0.3333},
         "cluster": {"workers": 1, "micro_batch": 4, "checkpoint_every": 2},
-        "benchmarks": [str(root / "colours.yaml")],
-        "champion": {"benchmark": str(root / "colours.yaml")},
+        "benchmarks": [colours],
+        "champion": {"benchmark": colours},
     }
     (root / "space.yaml").write_text(yaml.safe_dump(space))
     return root

@@ -29,7 +29,7 @@ from remora.reporting.columns import literal, silent
 from remora.reporting.following import draw, plain_progress
 from remora.reporting.progress import SearchProgress
 from remora.reporting.results import search_lines, variant_lines
-from remora.runs import Store, preflight, read_space, read_variant, survey, variant_name, variants_of
+from remora.runs import Store, Survey, preflight, read_space, read_variant, survey, variant_name
 from remora.spec import Space, Variant
 from remora.tracking import Tracker
 from remora.training import journal
@@ -91,9 +91,10 @@ def search(options: SearchOptions) -> None:
         say(*search_lines(searched(options, aloud=True).as_json()))
         return
     space = read_space(options.spec, options.smoke)
-    prepare(entries_of(survey(space).variants), options.place, literal())
+    looked = survey(space)
+    prepare(entries_of(looked.variants), options.place, literal())
     more = ["--smoke"] if options.smoke else []
-    live(options.place, "search", options.spec, space.name, known(space), literal(), more)
+    live(options.place, "search", options.spec, space.name, known(space, looked), literal(), more)
     say(*search_lines(json.loads(result_file(options.runs, space.name).read_text())))
 
 
@@ -104,7 +105,8 @@ def searched(options: SearchOptions, aloud: bool = False) -> Result:
         RemoraError: what stopped it; finished stage runs are kept.
     """
     space, store, place = read_space(options.spec, options.smoke), Store(options.runs), options.place
-    looked, names = survey(space), known(space)
+    looked = survey(space)
+    names = known(space, looked)
     tell = say if aloud else say_nothing
     for name, why in looked.pruned:
         tell(f"left out: {name}: {why}")
@@ -120,9 +122,9 @@ def searched(options: SearchOptions, aloud: bool = False) -> Result:
         return run_search(space, place.runs, tracker, room)
 
 
-def known(space: Space) -> list[str]:
+def known(space: Space, looked: Survey) -> list[str]:
     """The variants that a search will try, as far as they are known before it."""
-    return [variant_name(v) for v in variants_of(space)] if space.sampler.kind == "grid" else []
+    return [variant_name(v) for v in looked.variants] if space.sampler.kind == "grid" else []
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def _summary(runs: Path, name: str) -> dict[str, Any]:
 
 
 def _stop(runs: Path, name: str) -> None:
-    """Ask whoever runs it to stop, and wait until it has."""
+    """Ask a running search to stop, and wait until it has."""
     if not is_held(lease_of(runs, name)):
         say(f"search {name} does not run")
         return

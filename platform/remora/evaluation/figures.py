@@ -101,7 +101,7 @@ def interval(figure: Figure, groups: Sequence[str]) -> tuple[float, float]:
 
 
 def _resampled(sums: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
-    """Sums [..., 2, terms] over groups drawn with replacement (as many as there are); the same at every call."""
+    """Sums [..., 2, terms] over as many groups as there are, drawn with replacement; every call draws the same."""
     rng = np.random.default_rng(0)
     count = len(sums)
     for _ in range(RESAMPLES):

@@ -85,21 +85,18 @@ class Feed:
         """Each task that has not ended, waited for as long as the feed is open. All ranks of a group read the same."""
         number = len(self.ended())
         while True:
-            given = self._given()
-            if number < len(given):
-                yield Task.read(given[number])
+            rest = self._lines()[number:]
+            if rest and rest[0] is not None:
+                yield Task.read(rest[0])
                 number += 1
-            elif self._closed():
+            elif rest or not self.file.with_suffix(".lease").exists():  # closed, or its writer has ended
                 return
             else:
                 time.sleep(LOOK_EVERY)
 
     def _lines(self) -> list[Any]:
+        """Tasks as they were given; None closes the feed."""
         return [line["task"] for line in lines.read(self.file, "task").records]
 
     def _given(self) -> list[Any]:
         return [task for task in self._lines() if task is not None]
-
-    def _closed(self) -> bool:
-        """Closed, or gone with whoever filled it."""
-        return None in self._lines() or not self.file.with_suffix(".lease").exists()

@@ -17,7 +17,6 @@ from remora.pipeline.executor import AskJob, Task
 from remora.pipeline.feed import Feed
 from remora.runs import Store
 from remora.training import journal
-from remora.training.journal import Validated
 
 if TYPE_CHECKING:
     from remora.inference import Answerer
@@ -32,7 +31,7 @@ def train(feed: Feed, runs: Path, preempted: Callable[[], bool]) -> None:
     import torch
     import torch.distributed as dist
 
-    from remora.training.stage import run
+    from remora.training.stage import run, to_the_end
 
     store, lead = Store(runs), dist.get_rank() == 0
     for task in feed.left():
@@ -46,7 +45,7 @@ def train(feed: Feed, runs: Path, preempted: Callable[[], bool]) -> None:
             if lead:
                 journal.append(task.status, "stage", **told, state="training")
             try:
-                figures = run(task.job, preempted, _scorer(task, store), task.watch.heard if task.watch else _go_on)
+                figures = run(task.job, preempted, _scorer(task, store), task.watch.heard if task.watch else to_the_end)
             except Paused:
                 if task.watch is None:
                     raise
@@ -61,10 +60,6 @@ def train(feed: Feed, runs: Path, preempted: Callable[[], bool]) -> None:
         if lead:
             feed.end("trained")
         dist.barrier()  # the next stage run starts from what was just published
-
-
-def _go_on(found: Validated, steps: int) -> bool:
-    return True
 
 
 def _scorer(task: Task, store: Store) -> SampleScorer | None:

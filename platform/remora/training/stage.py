@@ -49,11 +49,16 @@ STARVED = 0.02
 """Fraction of a stage's time above which waiting for batches is logged as a warning."""
 
 
+def to_the_end(validated: Validated, steps: int) -> bool:
+    """Pause at no validation."""
+    return True
+
+
 def run(
     job: StageJob,
     preempted: Callable[[], bool] = lambda: False,
     scorer: Scorer | None = None,
-    go_on: Callable[[Validated, int], bool] = lambda validated, steps: True,
+    go_on: Callable[[Validated, int], bool] = to_the_end,
 ) -> dict[str, float]:
     """Train the stage, resuming from its newest checkpoint, and leave the trained parts in `folder/parts`.
 
@@ -92,8 +97,8 @@ class Training:
         self,
         job: StageJob,
         closing: contextlib.ExitStack,
-        scorer: Scorer | None = None,
-        go_on: Callable[[Validated, int], bool] = lambda validated, steps: True,
+        scorer: Scorer | None,
+        go_on: Callable[[Validated, int], bool],
     ) -> None:
         stage, cluster = job.stage, job.cluster
         self.job, self.stage, self.go_on = job, stage, go_on

@@ -8,16 +8,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from remora import catalog, tracking
 from remora.data.mixture import Readable, read_mixture
 from remora.errors import RemoraError
-from remora.files import is_held, is_published
+from remora.files import is_held
 from remora.pipeline import tracked_runs
 from remora.pipeline.search import space_file
 from remora.pipeline.search.board import RUNGS
@@ -32,7 +31,6 @@ from remora.runs.preflight import outlook
 from remora.spec import PARTS, MixtureEntry, Space, Variant
 from remora.training import journal
 
-log = logging.getLogger(__name__)
 LEDGER = "ledger.jsonl"
 
 
@@ -93,19 +91,17 @@ class Driver:
             return None
         trial = item.trial
         run = item.run if isinstance(item, Train) else trial.last
-        kind = "train" if isinstance(item, Train) else "measure"
+        kind: Literal["train", "measure"] = "train" if isinstance(item, Train) else "measure"
         self._track(trial)
         watch = None
-        if isinstance(item, Train) and item.last and self.work.rule.rungs:
-            rule = self.space.rule.model_dump(mode="json")
-            watch = RungWatch(str(self.folder / RUNGS), trial.name, run.name, run.stage.name, rule)
+        if isinstance(item, Train):
+            self._say_of(run, trial, "waiting")
+            if item.last and self.work.rule.rungs:
+                rule = self.space.rule.model_dump(mode="json")
+                watch = RungWatch(str(self.folder / RUNGS), trial.name, run.name, run.stage.name, rule)
         number = self.ledger.begin(kind, run.name, trial.name)
         self._going[number] = item
-        for other in self.work.trials.values():
-            if isinstance(item, Train) and other is not trial and run in other.lineage and other.state == "waiting":
-                self._say(other, "stage", run=run.name, stage=run.stage.name, state="waiting")
-        return Order(number, "train" if kind == "train" else "measure", self.space.name, self.key, trial.variant,
-                     run.name, watch)  # fmt: skip
+        return Order(number, kind, self.space.name, self.key, trial.variant, run.name, watch)
 
     def done(self, number: int, performed: Performed) -> None:
         """An order was performed."""
@@ -120,21 +116,13 @@ class Driver:
         else:
             assert performed.ended != "measured"
             self.work.done(item, performed.ended)
-            for other in self.work.trials.values():
-                if item.run in other.lineage and performed.ended != "paused":
-                    if other is not trial and other.state == "waiting":
-                        self._say(other, "stage", run=item.run.name, stage=item.run.stage.name, state="reused")
-                    tracked_runs.stage_run(item.run, other.variant, self.runs).keep()
+            if performed.ended != "paused":
+                self._say_of(item.run, trial, "reused")
+                tracked_runs.stage_run(item.run, trial.variant, self.runs).keep()
         if trial.state in ("paused", "stopped"):
             self._say(trial, trial.state)
         if trial.state not in ("waiting", "trained"):
             self._untrack(trial, None)
-
-    def lost(self, number: int) -> None:
-        """Whoever performed an order died: it is given to another."""
-        item = self._going.pop(number)
-        self.ledger.end(number, "lost")
-        self.work.lost(item)
 
     def failed(self, number: int, error: RemoraError) -> None:
         """An order cannot be performed: what needs it fails, the rest goes on."""
@@ -160,7 +148,7 @@ class Driver:
     # World
 
     def finished(self, run: StageRun) -> bool:
-        return is_published(self.store.folder(run)) and self.store.finished(run)
+        return self.store.finished(run)
 
     def elsewhere(self, run: StageRun) -> bool:
         return is_held(self.store.root / f"{run.name}.lease")
@@ -215,6 +203,12 @@ class Driver:
         status = status_file(self.runs, self.space.name, trial.name)
         status.parent.mkdir(parents=True, exist_ok=True)
         journal.append(status, event, **fields)
+
+    def _say_of(self, run: StageRun, by: Trial, state: str) -> None:
+        """Tell the others that need a stage run what `by` has to do with it."""
+        for other in self.work.users(run):
+            if other is not by and other.state == "waiting":
+                self._say(other, "stage", run=run.name, stage=run.stage.name, state=state)
 
     def _track(self, trial: Trial) -> None:
         if trial.name not in self._tracked:

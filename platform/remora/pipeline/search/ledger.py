@@ -1,6 +1,6 @@
 """What a search did and what it cost: `<runs>/searches/<name>/ledger.jsonl`.
 
-One line when an item begins, one when it ends. An item that has no second line was lost with whoever performed it.
+One line when an item begins, one when it ends. An item without a second line was lost: its process died.
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ class Ledger:
         self._open: dict[int, float] = {}
         self._past = self.entries(path)
         self._next = max((e.number for e in self._past), default=-1) + 1
-        self._done = [e for e in self._past if e.ended is not None]
+        ended = [e for e in self._past if e.ended]
+        self.steps = sum(e.steps for e in ended)
+        """Optimiser steps of all items that ended."""
+        self._busy = sum(e.ended - e.began for e in ended if e.ended)
+        """Their seconds."""
 
     @staticmethod
     def entries(path: Path) -> list[Entry]:
@@ -71,16 +75,12 @@ class Ledger:
 
     def end(self, number: int, how: str, steps: int = 0) -> None:
         self._add("ended", number, how=how, steps=steps)
-        began = self._open.pop(number)
-        self._done.append(Entry(number, "", "", "", began, time.time(), how, steps))
-
-    @property
-    def steps(self) -> int:
-        return sum(e.steps for e in self._done)
+        self.steps += steps
+        self._busy += time.time() - self._open.pop(number)
 
     def gpu_hours(self, cluster: Cluster) -> float:
         """Of all items that ended, and of those that are going on."""
-        busy = sum(e.ended - e.began for e in self._done if e.ended) + sum(time.time() - b for b in self._open.values())
+        busy = self._busy + sum(time.time() - began for began in self._open.values())
         return busy / 3600 * cluster.least_workers * cluster.gpus_per_worker
 
     @property

@@ -1,6 +1,6 @@
 """An item of a search done: a stage run trained up to its next rung or its end, or a variant measured.
 
-Whoever has room performs orders: a trial of Ray Tune, or this process with `--local`.
+A trial of Ray Tune performs an order, or this process with `--local`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from remora.pipeline import tracked_runs
 from remora.pipeline.executor import Task
 from remora.pipeline.measure import prepare
 from remora.pipeline.search.crew import Trainer
-from remora.pipeline.search.verdict import RungWatch, rule_of
+from remora.pipeline.search.verdict import RungWatch
 from remora.pipeline.variant import Outcome, bundled, measured, outcome, status_file
 from remora.runs import StageRun, Store, path, variant_name
-from remora.spec import Rule, Variant
+from remora.spec import Variant
 from remora.training import journal
 
 
@@ -90,7 +90,7 @@ def _train(run: StageRun, parent: str, order: Order, store: Store, trainer: Trai
         before = len(journal.steps_of(store.journal(run)))
         job = store.prepare(run, variant.cluster)
         if order.watch:
-            job = replace(job, rungs=rule_of(Rule.model_validate(order.watch.rule)).rungs)
+            job = replace(job, rungs=order.watch.stopping.rungs)
         with tracked_runs.stage_run(run, variant, store.runs, parent):
             task = Task(run.name, job, tracked_runs.published_record(run, variant), status, watch=order.watch)
             ended = trainer.train(task)

@@ -32,11 +32,10 @@ class Replayed:
 def replay(board: Rungs, stage: str, rule: StoppingRule) -> Replayed:
     """All variants with that last stage, in the order in which they came to their first rung."""
     curves: dict[str, dict[float, Reached]] = {}
-    for (last, share), there in board.reached.items():
-        if last == stage:
-            for run, reached in there.items():
-                curves.setdefault(run, {})[share] = reached
-    runs = sorted(curves, key=lambda run: _first(board, run))
+    for at in board.arrivals:
+        if at.stage == stage:
+            curves.setdefault(at.run, {})[at.share] = at
+    runs = list(curves)
     if isinstance(rule, Halving):
         trained, unknown = _halved(runs, curves, rule)
     elif isinstance(rule, Median):
@@ -54,10 +53,6 @@ def replay(board: Rungs, stage: str, rule: StoppingRule) -> Replayed:
         tuple(names[run] for run in finish),
         tuple(names[run] for run in unknown),
     )
-
-
-def _first(board: Rungs, run: str) -> int:
-    return next(i for i, at in enumerate(board.arrivals) if at.run == run)
 
 
 def _last(curve: dict[float, Reached]) -> Reached:

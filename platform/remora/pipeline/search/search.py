@@ -1,4 +1,4 @@
-"""A space searched: every item performed by whoever has room, the best variant registered, the result written down.
+"""Search a space: perform every item where there is room. The best variant is registered, the result written down.
 
 Ray Tune gives the room (`remora.cluster.search.OnTune`); without Ray this process does, one item after the other.
 """
@@ -25,8 +25,8 @@ from remora.pipeline.search.driver import Driver, folder_of
 from remora.pipeline.search.perform import perform
 from remora.pipeline.search.work import Trial
 from remora.pipeline.variant import Outcome
-from remora.runs import StageRun, Store, paths, survey, union, variant_name
-from remora.spec import Space, Variant
+from remora.runs import Store, union
+from remora.spec import Space
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def search_key(space: Space) -> str:
 
 
 def lease_of(runs: Path, search: str) -> Path:
-    """Held by whoever runs the search."""
+    """A lock that the running search holds."""
     return folder_of(runs, search) / ".lease"
 
 
@@ -120,11 +120,11 @@ def result_file(runs: Path, search: str) -> Path:
     return runs / "searches" / f"{search}.json"
 
 
-def check(space: Space, store: Store) -> dict[str, tuple[Variant, tuple[StageRun, ...]]]:
-    """Every variant by name with its stage runs: finds what is wrong with a space before anything starts.
+def check(space: Space, store: Store) -> None:
+    """Check what a search needs besides its variants, before anything starts.
 
     Raises:
-        RemoraError: an unknown name, a broken dataset, a run folder that cannot be written.
+        RemoraError: an unmeasured champion, a budget that cannot be counted, a run folder that is not writable.
     """
     if space.champion.benchmark not in space.benchmarks:
         raise SpecError(
@@ -134,9 +134,6 @@ def check(space: Space, store: Store) -> dict[str, tuple[Variant, tuple[StageRun
     if space.budget.cost is not None:
         raise SpecError("budget.cost: no prices are known here; limit gpu_hours or hours instead")
     store.check_writable()
-    variants = survey(space).variants
-    found = paths(variants, store.data)
-    return {variant_name(v): (v, found[variant_name(v)]) for v in variants}
 
 
 def search(space: Space, runs: Path, tracker: tracking.Tracker, room: Room) -> Result:
@@ -159,7 +156,7 @@ def search(space: Space, runs: Path, tracker: tracking.Tracker, room: Room) -> R
 def _searched(space: Space, runs: Path, tracker: tracking.Tracker, room: Room) -> Result:
     began, key = time.time(), search_key(space)
     driver = Driver(space, runs, key)
-    there = {run.id for t in driver.work.trials.values() for run in t.lineage if driver.finished(run)}
+    there = {name for t in driver.work.trials.values() for name in t.stages}  # the only ones so far
     tracked = tracking.Run(
         runs,
         key=key,
@@ -197,7 +194,7 @@ def _searched(space: Space, runs: Path, tracker: tracking.Tracker, room: Room) -
         "distinct": len(distinct),
         "trained": trained,
         "reused": sum(len(t.stages) for t in trials) - trained,
-        "there_before": len(there & distinct.keys()),
+        "there_before": len(there),
     }
     result = Result(
         name=space.name,

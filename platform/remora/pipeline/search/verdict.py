@@ -33,25 +33,24 @@ class RungWatch:
     stage: str
     rule: dict[str, Any]
     """As the space has it."""
-    benchmark: str | None = None
-    """The benchmark that the stage is validated by, if rungs compare its score and not the loss."""
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def stopping(self) -> StoppingRule:
+        return rule_of(Rule.model_validate(self.rule))
+
     def heard(self, found: Validated, steps: int) -> bool:
         """Whether the stage goes on after a validation; `steps` is its length. Asked again, it answers as before."""
-        rule, path = rule_of(Rule.model_validate(self.rule)), Path(self.board)
+        rule, path = self.stopping, Path(self.board)
         shares = {step_at(share, steps): share for share in rule.rungs}
         last = found.step + 1 == steps
         share = 1.0 if last else shares.get(found.step + 1, round((found.step + 1) / steps, 6))
-        value, higher = (found.loss, False) if self.benchmark is None else (found.score, True)
-        assert value is not None
-        figure = self.benchmark or "loss"
         said = (self.variant, self.run, self.stage, share)
         with exclusive(path.with_suffix(".lock")):  # the places of two that arrive together are those of the file
             board = Rungs.read(path)
-            reached = Reached(*said, found.step + 1, found.samples, figure, value, higher)
+            reached = Reached(*said, found.step + 1, found.samples, "loss", found.loss, higher=False)
             if self.run not in board.reached.get((self.stage, share), {}):
                 write(path, [reached])
                 board.follow(path)

@@ -1,4 +1,4 @@
-"""What a search still has to do, and in which order: a state machine that whoever has room asks for its next item.
+"""The work that a search has left, and its order: a state machine that free workers ask for their next item.
 
     work = Work(sampler, rule, world, board_file)
     while item := work.next():       # None: nothing now; `work.over`: nothing ever
@@ -120,6 +120,10 @@ class Work:
         if sampler.closed:
             while self._ask():
                 pass
+
+    def users(self, run: StageRun) -> list[Trial]:
+        """The trials that need a stage run."""
+        return self._users[run.id]
 
     def next(self) -> WorkItem | None:
         """What is to be done now; None if all of it waits for what is running, or nothing is left."""

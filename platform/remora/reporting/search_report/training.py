@@ -10,7 +10,7 @@ from typing import Any
 
 from remora.files import is_published
 from remora.training import journal
-from remora.training.journal import JOURNAL
+from remora.training.journal import JOURNAL, VALIDATION
 
 WINDOWS = 40
 """Means that a curve of training loss is drawn by, at most."""
@@ -104,7 +104,7 @@ def _counted(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _validations(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    found = {e["step"]: e for e in events if e["event"] == "validation" and "loss" in e and "samples_seen" in e}
+    found = {e["step"]: e for e in events if e["event"] == VALIDATION}
     return [found[step] for step in sorted(found)]
 
 
