@@ -251,7 +251,9 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    ready: Callable[[str, str], None] | None = None,
+    keys: File | None = None,
+    no_keys: bool = False,
+    ready: Callable[[str, str, str | None], None] | None = None,
     address: str | None = None,
     tracking_uri: str | None = None,
     runs: File | None = None,
@@ -260,7 +262,9 @@ def serve(
 
     Args:
         model: A variant's name, the folder of a bundle, or name@alias of the registry.
-        ready: Called with the endpoint's URL and the model's name there, once it answers.
+        keys: A file of keys (`remora keys add`); default: one key is made.
+        no_keys: Requests need no key; only with a host of this machine.
+        ready: Called once it answers, with its URL, the model's name there, and the key if one was made.
 
     Raises:
         RemoraError: no such model, a port in use, a cluster that does not answer.
@@ -268,11 +272,11 @@ def serve(
     from remora.extras import needs
 
     with needs("serve", "ray", "uvicorn"):
-        from remora.commands.options import ServeOptions
+        from remora.commands.endpoint_options import ServeOptions
         from remora.commands.serve import served
 
         given = {
             "model": str(model), "host": host, "port": port, "address": address, "tracking_uri": tracking_uri,
-            "runs": runs,
+            "runs": runs, "keys": keys, "no_keys": no_keys,
         }  # fmt: skip
-        served(ServeOptions.of(given), ready or (lambda url, name: None))
+        served(ServeOptions.of(given), ready or (lambda url, name, key: None))

@@ -12,6 +12,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 from remora import __version__
+from remora.commands import endpoint_options
 from remora.commands import options as told_by
 from remora.commands.options import Options, kind_of
 from remora.extras import needs
@@ -40,7 +41,8 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "compare": Verb(told_by.CompareOptions, "compare.compare"),
     "register": Verb(told_by.RegisterOptions, "register.register", "track", ("mlflow",)),
     "promote": Verb(told_by.PromoteOptions, "promote.promote", "track", ("mlflow",)),
-    "serve": Verb(told_by.ServeOptions, "serve.serve", "serve", ("ray", "uvicorn")),
+    "serve": Verb(endpoint_options.ServeOptions, "serve.serve", "serve", ("ray", "uvicorn")),
+    "keys": Verb(endpoint_options.KeysOptions, "keys.keys"),
     "plan": Verb(told_by.PlanOptions, "show.plan"),
     "render": Verb(told_by.RenderOptions, "show.render"),
     "catalog": Verb(told_by.CatalogOptions, "catalog.catalog"),

@@ -12,6 +12,7 @@ import remora
 from remora.cli import main
 from remora.commands import serve
 from remora.files import publishing
+from remora.serving.keys import hash_of
 
 PARTS = {part: {"name": "x", "folder": None, "adapters": []} for part in ("vision", "connector", "llm")}
 
@@ -38,7 +39,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_a_variant_that_was_never_registered_is_served(runs: Path, served: dict[str, Any], capsys) -> None:
-    main(["serve", "mid", "--runs", str(runs)])
+    main(["serve", "mid", "--runs", str(runs), "--no-keys"])
     folder = runs / "bundles" / "mid-0123456789ab"
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"serving mid ({folder})"
@@ -52,9 +53,11 @@ def test_a_variant_that_was_never_registered_is_served(runs: Path, served: dict[
 
 
 def test_python_serves_the_same_and_prints_nothing(runs: Path, served: dict[str, Any], capsys) -> None:
-    heard: list[tuple[str, str]] = []
-    remora.serve("mid", runs=runs, port=8001, ready=lambda *told: heard.append(told))
-    assert heard == [("http://127.0.0.1:8000", "mid")] and served["port"] == 8001
+    heard: list[tuple[str, str, str | None]] = []
+    remora.serve("mid", runs=runs, port=8001, no_keys=True, ready=lambda *told: heard.append(told))
+    assert heard == [("http://127.0.0.1:8000", "mid", None)] and served["port"] == 8001
+    remora.serve("mid", runs=runs, ready=lambda *told: heard.append(told))
+    assert heard[1][2] and hash_of(heard[1][2]) == served["args"].keys["this run"].sha256
     assert capsys.readouterr().out == ""
 
 
@@ -64,3 +67,37 @@ def test_what_is_wrong_is_told_before_ray_starts(runs: Path, served: dict[str, A
             main([*argv, "--runs", str(runs)])
         assert str(e.value.code).startswith("remora: ") and "\n" not in str(e.value.code)
     assert not served and not (runs / "mlflow.db").exists()
+
+
+def test_without_a_word_on_keys_one_is_made_and_printed(runs: Path, served: dict[str, Any], capsys) -> None:
+    main(["serve", "mid", "--runs", str(runs)])
+    lines = capsys.readouterr().out.splitlines()
+    key = lines[3].rpartition("export REMORA_KEY=")[2]
+    assert hash_of(key) == served["args"].keys["this run"].sha256
+    assert ' -H "Authorization: Bearer $REMORA_KEY" ' in lines[5], "the printed request works as it is"
+    assert not any(key in line for line in lines[4:])
+
+
+def test_keys_of_a_file(runs: Path, served: dict[str, Any], tmp_path: Path, capsys) -> None:
+    file = tmp_path / "keys.yaml"
+    main(["keys", "add", "alice", "--file", str(file), "--requests-per-minute", "60"])
+    key = capsys.readouterr().out.splitlines()[-1]
+    assert key.startswith("rmr-") and key not in file.read_text()
+    main(["serve", "mid", "--runs", str(runs), "--keys", str(file)])
+    assert served["args"].keys == file and "REMORA_KEY=" not in capsys.readouterr().out
+    main(["keys", "add", "bob", "--file", str(file)])
+    main(["keys", "ls", "--file", str(file)])
+    assert capsys.readouterr().out.splitlines()[-2:] == ["alice: 60 requests a minute", "bob: no limits"]
+    main(["keys", "remove", "alice", "--file", str(file)])
+    for wrong in (
+        ["keys", "remove", "bob", "--file", str(file)],
+        ["keys", "remove", "carol", "--file", str(file)],
+        ["keys", "add", "bob", "--file", str(file)],
+        ["keys", "add", "a/b", "--file", str(file)],
+        ["keys", "add", "--file", str(file)],
+        ["keys", "ls", "--file", str(tmp_path / "none.yaml")],
+        ["serve", "mid", "--runs", str(runs), "--keys", str(file), "--no-keys"],
+    ):
+        with pytest.raises(SystemExit) as e:
+            main(wrong)
+        assert str(e.value.code).startswith("remora: ") and "\n" not in str(e.value.code), wrong

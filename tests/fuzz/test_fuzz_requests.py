@@ -53,7 +53,7 @@ def test_every_body_is_answered_over_http() -> None:
         champion = load(EndpointArgs())
         app = api(EndpointArgs(), champion, Line(champion.answerer, 8).answer)
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://endpoint") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             for round_ in range(4):
                 for _ in range(count // 4):
                     body = request(draw)

@@ -7,32 +7,42 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 import yaml
 from serving_docs import PAGE, ROOT, commands, examples, table
 
 from remora.cli import main
-from remora.commands import serve
+from remora.commands import keys, serve
 from remora.serving import completion, front, openai_api
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.openai_api import ChatRequest
 
 
 def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(serve, "serve", lambda args: asked.append(args.model))
+    asked: list[tuple[str, Path | None, bool]] = []
+    monkeypatch.setattr(serve, "serve", lambda args: asked.append((args.model, args.keys, args.no_keys)))
+    monkeypatch.setattr(keys, "keys", lambda args: asked.append((args.name, args.file, False)))
     for command in commands():
         match shlex.split(command):
             case ["remora", *rest]:
                 main(rest)
             case ["python", script, config]:
                 assert (ROOT / script).is_file() and yaml.safe_load((ROOT / config).read_text())["applications"]
+            case ["export", setting] if setting.startswith(front.KEYS):
+                assert setting == f"{front.KEYS}=/shared/keys.yaml"
             case ["export", setting]:
                 assert setting == f"{front.VARIABLE}={front.middlewares.__module__}:{front.middlewares.__name__}"
             case other:
                 assert other == ["ray", "start", "--head"]
-    assert asked == ["remora@champion", "MODEL"]
+    assert asked == [
+        ("remora@champion", None, False),
+        ("MODEL", None, False),
+        ("alice", Path("keys.yaml"), False),
+        ("remora@champion", Path("keys.yaml"), False),
+        ("remora@champion", None, True),
+    ]
     assert {language for language, _ in examples()} == {"sh", "python"}
 
 
@@ -57,9 +67,18 @@ def test_its_limits_are_the_defaults() -> None:
     assert limits.max_messages == limits.max_parts
     assert f"{completion.DEFAULT_TOKENS} by default" in PAGE and f"up to {limits.max_answers} answers" in PAGE
     assert f"did not come within {front.BODY_S:g} s" in PAGE
+    assert f"`limits.fetch_seconds` ({limits.fetch_seconds:g})" in PAGE
 
 
-@pytest.mark.parametrize("setting", ["cors_origins: [https://chat.example.org]", "version: 7"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "cors_origins: [https://chat.example.org]",
+        "version: 7",
+        "no_keys: true",
+        'image_hosts: [images.example.org, "*.example.net"]',
+    ],
+)
 def test_its_arguments_are_read(setting: str) -> None:
     assert f"`{setting}`" in PAGE
     found = yaml.safe_load(setting)

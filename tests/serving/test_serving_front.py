@@ -132,7 +132,7 @@ def test_a_request_that_kills_is_not_given_to_every_replica() -> None:
     ("said", "status", "code", "after"),
     [
         (says(404, "Path '/v1/chat/completions' not found. Ping http://.../-/routes"), 503, "not_ready", "2"),
-        (says(503, "Request dropped due to backpressure (…)", {"retry-after": "7"}), 503, "overloaded", "7"),
+        (says(429, "Request dropped due to backpressure (…)", {"retry-after": "7"}), 429, "overloaded", "7"),
         (says(429, "Request dropped due to backpressure (…)", {"retry-after": "1"}), 429, "overloaded", "1"),
         (says(503, "Deployment Endpoint in application remora is unavailable"), 503, "not_ready", "10"),
         (says(408, "Request 1 timed out after 120.0s."), 504, "timeout", "2"),
@@ -184,7 +184,7 @@ def test_bodies_that_are_held_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(front, "HELD", 100)
     one = Front(replica)
     status, headers, body = exchange(one, chunks=[b"x" * 60, b"x" * 60])
-    assert (status, body["error"]["code"]) == (503, "overloaded") and headers["retry-after"]
+    assert (status, body["error"]["code"]) == (429, "overloaded") and headers["retry-after"]
     assert one.held == 0 and exchange(one)[0] == 200
 
 

@@ -65,7 +65,11 @@ def test_a_config_is_deployed_with_its_aliases_versions(
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(rollout.subprocess, "run", run)
-    mine = {"name": "remora", "import_path": "remora.serving.app:build", "args": {"runs": str(registry.runs)}}
+    mine = {
+        "name": "remora",
+        "import_path": "remora.serving.app:build",
+        "args": {"runs": str(registry.runs), "no_keys": True},
+    }
     other = {"name": "other", "import_path": "elsewhere:app", "route_prefix": "/other"}
     config = tmp_path / "serve.yaml"
     config.write_text(yaml.safe_dump({"http_options": {"port": 8000}, "applications": [mine, other]}))

@@ -1,4 +1,4 @@
-"""An endpoint whose model only echoes its input. `python serving_fake.py PORT` serves it until SIGTERM."""
+"""An endpoint whose model only echoes its input: `python serving_fake.py PORT [ALIAS [KEYS]]`, until SIGTERM."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def call(method: str, path: str, args: EndpointArgs | None = None, **request: An
     async def go() -> httpx.Response:
         app = api(args, champion, Line(champion.answerer, 8).answer)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://endpoint") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             return await client.request(method, path, **request)
 
     return asyncio.run(go())
@@ -115,8 +115,9 @@ def as_url(data: bytes, kind: str = "png") -> str:
 if __name__ == "__main__":
     from remora.serving.deploy import serve_forever
 
+    alias, *keys = sys.argv[2:] or ["champion"]
     serve_forever(
-        EndpointArgs(alias=sys.argv[2] if len(sys.argv) > 2 else "champion", max_replicas=2),
+        EndpointArgs(alias=alias, max_replicas=2, keys=Path(keys[0]) if keys else None, no_keys=not keys),
         port=int(sys.argv[1]),
         ready=lambda url: print("READY", url, flush=True),
         load=load,

@@ -72,7 +72,7 @@ def demo(options: DemoOptions) -> None:
     print_champion(console, result, titles)
 
     print_heading(console, "4 of 4  Endpoint")
-    command = remora_command("serve", *flags(options.place), "--port", str(port))
+    command = remora_command("serve", *flags(options.place), "--port", str(port), "--no-keys")
     endpoint = Child(command, options.runs / "logs" / "serve.log")
     try:
         url = _wait_ready(endpoint, console)
@@ -92,7 +92,7 @@ def demo(options: DemoOptions) -> None:
     else:
         with console.status("stopping the endpoint"):
             endpoint.stop()
-        serve = f"remora serve --runs {options.runs} --port {port}"
+        serve = f"remora serve --runs {options.runs} --port {port} --no-keys"
         console.print(f"\nEndpoint (stopped again; start it with `{serve}`, or run the demo with --keep): {url}")
     console.print(curl_command(url, question.image, question.text), markup=False, highlight=False, soft_wrap=True)
     console.print(f"MLflow: remora ui --runs {options.runs}", highlight=False)

@@ -33,7 +33,7 @@ def option(help: str | None = None, default: Any = None, flag: str = "", **parsi
     return field(default=default, metadata={"flags": (flag,), "parsing": {"help": help, **parsing}})
 
 
-def _address() -> Any:
+def cluster_address() -> Any:
     help = "Ray cluster to use (default: RAY_ADDRESS, or a new one on this machine)"
     return field(default=None, metadata={"flags": ("",), "parsing": {"help": help}, "either": True})
 
@@ -43,7 +43,7 @@ def _local() -> Any:
     return field(default=False, metadata={"flags": ("",), "parsing": {"help": help}, "either": True})
 
 
-def _tracking_uri() -> Any:
+def tracking_server() -> Any:
     return option("MLflow server (default: MLFLOW_TRACKING_URI, or <run folder>/mlflow.db)")
 
 
@@ -122,8 +122,8 @@ def kind_of(annotation: Any) -> tuple[type, bool]:
 class DemoOptions(Options):
     """everything end to end in minutes on two CPU cores: search, train, measure, register, serve, ask"""
 
-    address: str | None = _address()
-    tracking_uri: str | None = _tracking_uri()
+    address: str | None = cluster_address()
+    tracking_uri: str | None = tracking_server()
     keep: bool = option("leave the endpoint up", False)
     json: Path | None = option("write the figures to FILE", metavar="FILE")
     port: int | None = option("port of the endpoint (default: 8000, or a free one)")
@@ -134,9 +134,9 @@ class TrainOptions(Options):
     """train and measure one variant"""
 
     spec: Path = argument("a variant, e.g. jobs/demo-base.yaml")
-    address: str | None = _address()
+    address: str | None = cluster_address()
     local: bool = _local()
-    tracking_uri: str | None = _tracking_uri()
+    tracking_uri: str | None = tracking_server()
     plain: bool = option("lines instead of a live table, in this process", False)
 
 
@@ -145,9 +145,9 @@ class SearchOptions(Options):
     """train and measure every variant of a space, register the best"""
 
     spec: Path = argument("a space, e.g. tune/demo.yaml")
-    address: str | None = _address()
+    address: str | None = cluster_address()
     local: bool = _local()
-    tracking_uri: str | None = _tracking_uri()
+    tracking_uri: str | None = tracking_server()
     plain: bool = option("lines instead of a live table, in this process", False)
     smoke: bool = _smoke()
 
@@ -185,9 +185,9 @@ class EvaluateOptions(Options):
     gpus_per_worker: float = option("GPUs of each (default: 0)", 0.0, metavar="N")
     limit: int | None = option("ask only the first N questions of each", metavar="N")
     out: Path | None = option("also write the reports there", metavar="DIR")
-    address: str | None = _address()
+    address: str | None = cluster_address()
     local: bool = _local()
-    tracking_uri: str | None = _tracking_uri()
+    tracking_uri: str | None = tracking_server()
     protocol: str | None = _protocol()
     judge_model: str | None = _judge_model()
     json: bool = _everything_as_json()
@@ -201,7 +201,7 @@ class CompareOptions(Options):
     b: str = argument("a measured model, a report's file or a folder of reports")
     all: bool = option("every figure, not only the headline ones", False)
     json: bool = option("print the differences as JSON", False)
-    tracking_uri: str | None = _tracking_uri()
+    tracking_uri: str | None = tracking_server()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +211,7 @@ class RegisterOptions(Options):
     model: str = argument(A_MODEL)
     name: str = option("its name (default: remora)", "remora", "--as", metavar="NAME")
     alias: str = option("alias to move to it (default: champion)", "champion", metavar="ALIAS")
-    tracking_uri: str | None = _tracking_uri()
+    tracking_uri: str | None = tracking_server()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,18 +225,7 @@ class PromoteOptions(Options):
     name: str = option("registered name (default: remora)", "remora", "--as", metavar="NAME")
     alias: str = option("alias to move to it (default: champion)", "champion", metavar="ALIAS")
     history: bool = option("list what was promoted in this run folder", False)
-    tracking_uri: str | None = _tracking_uri()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeOptions(Options):
-    """serve a model: OpenAI's chat completions with images"""
-
-    model: str = argument(f"{A_MODEL} (default: remora@champion)", "remora@champion")
-    address: str | None = _address()
-    tracking_uri: str | None = _tracking_uri()
-    host: str = option("address to listen on (default: 127.0.0.1)", "127.0.0.1")
-    port: int = option("port to listen on (default: 8000)", 8000)
+    tracking_uri: str | None = tracking_server()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +258,7 @@ class ExportOptions(Options):
     """write a trained variant in the stock llava layout, or in Remora's own"""
 
     model: str = argument(A_MODEL)
-    tracking_uri: str | None = _tracking_uri()
+    tracking_uri: str | None = tracking_server()
     out: Path = _new_folder()
 
 
@@ -290,7 +279,7 @@ class AverageOptions(Options):
     """average variants with the same parts, with weights, as Bunny does"""
 
     models: tuple[str, ...] = argument(f"each {A_MODEL}", metavar="MODEL")
-    tracking_uri: str | None = _tracking_uri()
+    tracking_uri: str | None = tracking_server()
     weights: tuple[float, ...] = option("one for each, with sum 1: 0.3 0.7", MISSING)
     out: Path = _new_folder()
 
@@ -319,7 +308,7 @@ class SearchesOptions(Options):
 class SyncOptions(Options):
     """bring MLflow up to date with the run folder, as every command does while it works"""
 
-    tracking_uri: str | None = _tracking_uri()
+    tracking_uri: str | None = tracking_server()
     tensorboard: bool = option("write TensorBoard's event files, too; from now on every command does", False)
 
 
@@ -356,8 +345,8 @@ class DataIndexOptions(Options):
 
     target: str = argument(A_DATASET)
     images: str | None = _images()
-    address: str | None = _address()
-    tracking_uri: str | None = _tracking_uri()
+    address: str | None = cluster_address()
+    tracking_uri: str | None = tracking_server()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -376,8 +365,8 @@ class DataCondenseOptions(Options):
 
     target: str = argument("a condensation, e.g. jobs/condense.yaml", metavar="SPEC")
     out: Path | None = option("its folder (default: <run folder>/condensed/NAME)", metavar="DIR")
-    address: str | None = _address()
-    tracking_uri: str | None = _tracking_uri()
+    address: str | None = cluster_address()
+    tracking_uri: str | None = tracking_server()
 
 
 @dataclass(frozen=True, kw_only=True)

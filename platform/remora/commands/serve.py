@@ -4,36 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from remora.commands.options import ServeOptions
+from remora.commands.endpoint_options import ServeOptions
 from remora.commands.run import say, say_nothing
+from remora.errors import ServingError
 from remora.serving import champion
 from remora.serving.args import EndpointArgs
-from remora.serving.client import curl_command
+from remora.serving.client import KEY, curl_command
 from remora.serving.deploy import serve_forever
+from remora.serving.keys import ApiKey, hash_of, new_key
 from remora.tracking import find_model
 
 
 def serve(options: ServeOptions) -> None:
     """Serve a model until Ctrl-C, and print how to ask it."""
 
-    def ready(url: str, name: str) -> None:
+    def ready(url: str, name: str, key: str | None) -> None:
         say(f"ready: {url}/v1")
+        if key is not None:
+            say(f"its key, until it stops (--keys FILE for lasting ones, --no-keys for none): export {KEY}={key}")
         say(f"ask it (replace picture.png by your own picture; model {name!r}), stop it with Ctrl-C:")
-        say(curl_command(url, "picture.png", "What is in the picture?", name))
+        say(curl_command(url, "picture.png", "What is in the picture?", name, keyed=not options.no_keys))
 
     served(options, ready, say)
 
 
-def served(options: ServeOptions, ready: Callable[[str, str], None], tell: Callable[..., None] = say_nothing) -> None:
-    """Serve a model until SIGINT or SIGTERM; `ready` gets the endpoint's URL and the model's name there.
+def served(
+    options: ServeOptions, ready: Callable[[str, str, str | None], None], tell: Callable[..., None] = say_nothing
+) -> None:
+    """Serve a model until SIGINT or SIGTERM; `ready` gets the endpoint's URL, the model's name there, and its key if
+    one was made, because the options name no file of keys and do not turn them off.
 
     Raises:
         RemoraError: no such model, a port in use, a cluster that does not answer.
     """
+    key = new_key() if options.keys is None and not options.no_keys else None
+    keys = options.keys if key is None else {"this run": ApiKey(sha256=hash_of(key))}
+    if options.no_keys and options.keys is not None:
+        raise ServingError("--keys and --no-keys contradict each other; leave one out")
     # Resolved once, here: errors show at once, and replicas that start later serve the same version.
     model = find_model(options.model, options.runs, options.tracking_uri)
     name = model.registered or model.name
-    endpoint = EndpointArgs(model=name, alias=model.name, runs=options.runs, tracking_uri=options.tracking_uri)
+    endpoint = EndpointArgs(
+        model=name,
+        alias=model.name,
+        runs=options.runs,
+        tracking_uri=options.tracking_uri,
+        keys=keys,
+        no_keys=options.no_keys,
+    )
     tell(f"serving {model.shown}")
     tell(f"starting Ray and {endpoint.min_replicas} replicas, each of which loads the model")
     serve_forever(
@@ -41,6 +59,6 @@ def served(options: ServeOptions, ready: Callable[[str, str], None], tell: Calla
         host=options.host,
         port=options.port,
         address=options.address,
-        ready=lambda url: ready(url, name),
+        ready=lambda url: ready(url, name, key),
         load=champion.loader(model),
     )

@@ -17,8 +17,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from remora.serving.args import EndpointArgs
+from remora.serving.auth import KeyCheck
 from remora.serving.champion import ServedModel
 from remora.serving.completion import engine_requests
+from remora.serving.fetch import Fetcher
 from remora.serving.front import MARK, Facts
 from remora.serving.openai_api import (
     ChatRequest,
@@ -47,6 +49,7 @@ def api(args: EndpointArgs, champion: ServedModel, answer: Answering) -> FastAPI
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Exception, _failed)
+    app.add_middleware(KeyCheck, keys=args.keys)  # the one that is added last is the first
     if args.cors_origins:
         origins = list(args.cors_origins)
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
@@ -57,9 +60,14 @@ def api(args: EndpointArgs, champion: ServedModel, answer: Answering) -> FastAPI
     # bounds their memory.
     readers = ThreadPoolExecutor(2, thread_name_prefix="read")
 
-    def read(body: bytes) -> tuple[ChatRequest, tuple[inference.Request, ...]]:
-        request = read_request(body, names, args.limits)
-        return request, engine_requests(request, args.limits, answerer)
+    fetcher = Fetcher(args.image_hosts, args.limits) if args.image_hosts else None
+
+    async def read(body: bytes) -> tuple[ChatRequest, tuple[inference.Request, ...]]:
+        run = asyncio.get_running_loop().run_in_executor
+        request = await run(readers, read_request, body, names, args.limits)
+        if fetcher is not None:
+            await fetcher.fill(request.messages)
+        return request, await run(readers, engine_requests, request, args.limits, answerer)
 
     def card(name: str) -> ModelCard:
         metadata = {
@@ -79,7 +87,7 @@ def api(args: EndpointArgs, champion: ServedModel, answer: Answering) -> FastAPI
         body = await read_body(http, args.limits.max_body_bytes)
         if not body and "upgrade" in http.headers:  # a server that switched protocols has lost it: see front.py
             raise Refusal("the body was lost with an offer to upgrade; speak HTTP/1.1 without one", code="no_body")
-        request, asked = await asyncio.get_running_loop().run_in_executor(readers, read, body)
+        request, asked = await read(body)
         answers = await answer(asked)
         choices = [
             ResponseChoice(index=i, message=ResponseMessage(content=one.text), finish_reason=one.finish_reason)

@@ -25,7 +25,7 @@ GRACE_S = REQUEST_TIMEOUT_S + 10
 BATCH = 8
 """Answers decoded together."""
 RETRY_AFTER_S = 2
-"""The message of a 503 when the endpoint is full."""
+"""Retry-After of the 429 when the endpoint is full."""
 
 
 @serve.deployment
@@ -50,7 +50,12 @@ class Endpoint:
 
 
 def application(args: EndpointArgs, load: Callable[[EndpointArgs], ServedModel] = champion.load) -> serve.Application:
-    """The application for `args`; a replica gets its model by `load`."""
+    """The application for `args`; a replica gets its model by `load`.
+
+    Raises:
+        SpecError: neither keys nor `no_keys`.
+    """
+    args.check_keys()
     args = args.resolved()
     deployment = Endpoint.options(  # type: ignore[attr-defined]
         autoscaling_config={
@@ -60,7 +65,7 @@ def application(args: EndpointArgs, load: Callable[[EndpointArgs], ServedModel] 
         },
         max_ongoing_requests=args.max_ongoing_requests,
         max_queued_requests=args.max_queued_requests,
-        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),
         # With Serve's 10 s a dead replica would be noticed that much later.
         health_check_period_s=2,
         graceful_shutdown_timeout_s=GRACE_S,

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from remora.errors import SpecError
+from remora.serving.keys import ApiKey
 from remora.spec.base import Spec, validate
+
+HOST = re.compile(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9](:[0-9]{1,5})?", re.ASCII)
+"""A name whose last label begins with a letter, so that it is no address."""
 
 
 class Limits(Spec):
@@ -36,6 +42,8 @@ class Limits(Spec):
     """Longest side: recipes that pad to a square turn it into max_side x max_side pixels."""
     max_aspect: int = Field(default=64, ge=1)
     """Longest side over shortest: processors that resize the short side enlarge the long one."""
+    fetch_seconds: float = Field(default=5, gt=0, le=60)
+    """Time for fetching all pictures of a request, if any are fetched (`image_hosts`)."""
 
 
 class EndpointArgs(Spec):
@@ -59,9 +67,16 @@ class EndpointArgs(Spec):
     max_ongoing_requests: int = Field(default=16, ge=1)
     """Requests that one replica works on: 8 are answered as one batch while the next are decoded."""
     max_queued_requests: int = Field(default=256, ge=1)
-    """Requests queued in a proxy before more are refused with 503: at least the burst you expect."""
+    """Requests queued in a proxy before more are refused with 429: at least the burst you expect."""
+    keys: Path | dict[str, ApiKey] | None = None
+    """A key file that every node sees (`remora keys add`), or its `keys` themselves. Requests need one of them."""
+    no_keys: bool = False
+    """Requests need no key. Only this machine is answered then."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may send requests from a browser: `https://chat.example.org`, or `*`."""
+    image_hosts: tuple[str, ...] = ()
+    """Hosts from which pictures are fetched by https: `images.example.org`, `*.example.org`, with a port if it is not
+    443. Default: none."""
     limits: Limits = Limits()
 
     @field_validator("version", mode="before")
@@ -69,10 +84,22 @@ class EndpointArgs(Spec):
     def _version(cls, version: Any) -> Any:
         return str(version) if type(version) is int else version  # `version: 3` in YAML
 
+    @field_validator("image_hosts")
+    @classmethod
+    def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not HOST.fullmatch(host) or len(host) > 253:
+                raise ValueError(
+                    f"{host[:80]!r} is no host: a lower-case name like images.example.org or *.example.org"
+                )
+        return hosts
+
     @model_validator(mode="after")
     def _replicas(self) -> EndpointArgs:
         if self.max_replicas < self.min_replicas:
             raise ValueError(f"max_replicas is {self.max_replicas}, below min_replicas {self.min_replicas}")
+        if self.no_keys and self.keys is not None:
+            raise ValueError("keys and no_keys contradict each other; leave one out")
         return self
 
     @classmethod
@@ -84,8 +111,19 @@ class EndpointArgs(Spec):
         """
         return validate(cls, raw, "endpoint args")
 
+    def check_keys(self) -> None:
+        """Raises:
+        SpecError: neither keys nor, explicitly, none.
+        """
+        if self.keys is None and not self.no_keys:
+            raise SpecError(
+                "endpoint args: keys is missing; next: remora keys add NAME --file FILE, then `keys: FILE`; or "
+                "`no_keys: true`, with which only this machine is answered"
+            )
+
     def resolved(self) -> EndpointArgs:
         """With the environment's defaults filled in: a replica's environment may differ from this one."""
         runs = (self.runs or Path(os.environ.get("REMORA_RUNS") or "~/remora")).expanduser().resolve()
         uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
-        return self.model_copy(update={"runs": runs, "tracking_uri": uri})
+        keys = self.keys.expanduser().resolve() if isinstance(self.keys, Path) else self.keys
+        return self.model_copy(update={"runs": runs, "tracking_uri": uri, "keys": keys})

@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import mimetypes
+import os
 import shlex
 from pathlib import Path
 
 import httpx
 
 from remora.errors import DataError, ServingError
+
+KEY = "REMORA_KEY"
+"""Environment variable with the key that clients send."""
 
 
 def ask(
@@ -21,8 +25,11 @@ def ask(
     max_tokens: int = 64,
     timeout: float = 60,
     model: str = "remora",
+    key: str | None = None,
 ) -> str:
     """Ask the endpoint at `url` (http://127.0.0.1:8000, with or without /v1) a `question` about a picture.
+
+    Its key is `key`, or that of the environment (REMORA_KEY).
 
     Raises:
         DataError: the picture cannot be read.
@@ -36,7 +43,11 @@ def ask(
     try:
         # trust_env: otherwise a proxy from the environment would get requests to 127.0.0.1
         response = httpx.post(
-            _route(url), json=_body(path, encoded, question, max_tokens, model), timeout=timeout, trust_env=False
+            _route(url),
+            json=_body(path, encoded, question, max_tokens, model),
+            headers=authorization(key),
+            timeout=timeout,
+            trust_env=False,
         )
     except httpx.HTTPError as e:
         raise ServingError(f"{url}: no answer ({type(e).__name__}: {e}); next: remora serve") from e
@@ -50,8 +61,21 @@ def ask(
     raise ServingError(f"{url}: status {response.status_code}: {reason}")
 
 
-def curl_command(url: str, image_path: Path | str, question: str, model: str = "remora") -> str:
-    """The same question as a command for a shell; it reads the picture when it runs."""
+def authorization(key: str | None = None) -> dict[str, str]:
+    """The header with a key, or with the environment's (REMORA_KEY); no header if there is none.
+
+    Raises:
+        ServingError: the key has characters that no header has.
+    """
+    key = key or os.environ.get(KEY)
+    if key and not (key.isascii() and key.isprintable()):
+        raise ServingError(f"a key has printable ASCII characters only; look at {KEY}, or at --key")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def curl_command(url: str, image_path: Path | str, question: str, model: str = "remora", keyed: bool = False) -> str:
+    """The same question as a command for a shell; it reads the picture when it runs, and the key (`keyed`) from the
+    environment."""
     path = Path(image_path)
     marker = "PICTURE-GOES-HERE"
     body = json.dumps(_body(path, marker, question, 64, model), ensure_ascii=False)
@@ -59,7 +83,8 @@ def curl_command(url: str, image_path: Path | str, question: str, model: str = "
         body = body.replace(character, "\\" + character)
     body = body.replace(marker, f"$(base64 < {shlex.quote(str(path))} | tr -d '\\n')", 1)
     # By standard input: as an argument, a picture above 96 KiB would exceed Linux's limit for one argument.
-    return f"curl -sS {shlex.quote(_route(url))} -H 'Content-Type: application/json' -d @- <<END\n{body}\nEND"
+    key = f' -H "Authorization: Bearer ${KEY}"' if keyed else ""
+    return f"curl -sS {shlex.quote(_route(url))} -H 'Content-Type: application/json'{key} -d @- <<END\n{body}\nEND"
 
 
 def _route(url: str) -> str:

@@ -11,13 +11,15 @@ from remora.serving.openai_api import Refusal
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
-def payload(url: str, name: str, most: int) -> bytes:
+def payload(url: str | bytes, name: str, most: int) -> bytes:
     """The file in `url`, of at most `most` bytes. Refusals call it `name`. The picture's format follows from its bytes,
-    not from the URL.
+    not from the URL. Bytes in its place are a file that was fetched (fetch.py).
 
     Raises:
         Refusal: 400, not a data: URL of a picture in base64, or too long.
     """
+    if isinstance(url, bytes):
+        return url
     head, comma, text = url.strip().partition(",")
     kind, *options = head[5:].lower().split(";")
     if head[:5].lower() != "data:":

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from remora.carrier import unpack
 from remora.cluster.session import ray_session
@@ -17,6 +18,7 @@ from remora.errors import ServingError, first_line
 from remora.serving import champion
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import ServedModel
+from remora.serving.keys import is_loopback, read_keys, written
 
 NAME = "remora"
 HEALTHY_S = 60.0
@@ -36,16 +38,30 @@ def serve_forever(
     With `address` (or RAY_ADDRESS) that cluster is used and left running; otherwise one is started and stopped here.
 
     Raises:
-        ServingError: the port is in use, the cluster has an endpoint already, or the deployment failed.
+        SpecError: not a key file.
+        ServingError: no keys and not on loopback, the port is in use, the cluster has an endpoint already, or the
+            deployment failed.
         ClusterError: no cluster at `address`.
     """
+    args.check_keys()
+    if args.no_keys and not is_loopback(host):
+        raise ServingError(
+            f"an endpoint without keys listens on this machine only (127.0.0.1), not on {host}; next: --keys FILE"
+        )
+    if isinstance(args.keys, Path):
+        read_keys(args.keys)
     ours = not (address or os.environ.get("RAY_ADDRESS"))
     if ours:
         _refuse_port_in_use(host, port)
-    from remora.serving.front import VARIABLE
+    from remora.serving.front import KEYS, VARIABLE
 
+    keys = args.resolved().keys
+    told = {KEYS: written(keys)} if keys else {}
+    if ours:  # what was exported for another endpoint is not this one's
+        os.environ.pop(KEYS, None)
     env = {
         VARIABLE: "remora.serving.front:middlewares",
+        **told,
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is restarted after 3 of these
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # after 5 s a busy machine's would be killed while it loads
     }

@@ -6,7 +6,8 @@ Serve's proxy takes middleware from a function that an environment variable name
     RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=remora.serving.front:middlewares ray start --head
 
 `remora serve` sets it for the cluster that it starts. Without it the endpoint works by the proxy's own rules: a slow
-upload holds a place in a replica's queue, the proxy's errors are plain text, a dead replica is a 500. No Ray here.
+upload holds a place in a replica's queue, the proxy's errors are plain text, a dead replica is a 500. REMORA_KEYS=FILE
+beside it has keys checked here, too, before a body is read. No Ray here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import uuid
 from dataclasses import dataclass
 
@@ -23,9 +25,13 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from remora.serving.args import EndpointArgs
+from remora.serving.auth import KeyCheck
+from remora.serving.keys import from_written
 from remora.serving.openai_api import Refusal, too_large
 
 VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+KEYS = "REMORA_KEYS"
+"""The proxy's key file, or keys as JSON (keys.written). Without it replicas check keys, after the body is read here."""
 MARK = "x-remora"
 """A header of every replica's response; responses without it are the proxy's own."""
 BODY_S = 60.0
@@ -54,7 +60,9 @@ def middlewares() -> list[Middleware]:
     import uvicorn.config
 
     uvicorn.config.HTTP_PROTOCOLS["auto"] = uvicorn.config.HTTP_PROTOCOLS["h11"]
-    return [Middleware(Front)]
+    keys = os.environ.get(KEYS)
+    checks = [Middleware(KeyCheck, keys=from_written(keys))] if keys else []
+    return [*checks, Middleware(Front)]
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,7 @@ class Front:
             self.held += len(chunk)
             await self._check_length(len(held), declared)
             if self.held > HELD:
-                raise _later("the endpoint holds as many uploads as it may", "overloaded")
+                raise _later("the endpoint holds as many uploads as it may", "overloaded", status=429)
             if not message.get("more_body", False):
                 return
 

@@ -1,6 +1,7 @@
-"""Untrusted pictures: data: URLs only, checked by their header before a pixel is decoded.
+"""Untrusted pictures: data: URLs and fetched files, checked by their header before a pixel is decoded.
 
-No URL is fetched and no path is opened, so a request cannot make the server read local files or the network.
+Nothing is fetched here and no path is opened, so a request cannot make the server read local files; fetch.py has what
+the settings allow of the network.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _KNOWN = "PNG, JPEG, WebP or GIF"
 
 
 def decode(
-    urls: Sequence[str], limits: Limits, shrink: Callable[[Image.Image], Image.Image] = lambda picture: picture
+    urls: Sequence[str | bytes], limits: Limits, shrink: Callable[[Image.Image], Image.Image] = lambda picture: picture
 ) -> list[Image.Image]:
     """The pictures in `urls`, read as in training (docs/data.md). Each is shrunk to the encoder's size before the next
     is decoded, so that a queued request holds little memory.
@@ -77,8 +78,10 @@ def _measured(data: bytes, name: str, limits: Limits) -> int:
 
 def _broken(name: str, refused: PictureError) -> Refusal:
     if refused.kind == "too-large-image":
-        return _refuse(f"{name}: {refused.why}", "image_too_large")
+        return _refuse(f"{name}: it has too many pixels; {refused.way}", "image_too_large")
     if refused.why == UNKNOWN:
         return _refuse(f"{name}: not a {_KNOWN} picture", "invalid_image")
-    way = refused.way or f"send a {_KNOWN} picture"
-    return _refuse(f"{name}: cannot be decoded: {refused.why[:120]}; {way}", "invalid_image")
+    # What is corrupt is described by Pillow, and its texts have shown addresses of memory and paths.
+    what = "it is damaged" if refused.kind == "corrupt-image" else refused.why
+    way = refused.way or f"send a whole {_KNOWN} picture"
+    return _refuse(f"{name}: cannot be decoded: {what}; {way}", "invalid_image")

@@ -29,11 +29,11 @@ PICTURES = ("image_url", "input_image")
 
 @dataclass
 class ChatTurn:
-    """One turn: its words, and the URLs of its pictures in reading order."""
+    """One turn: its words, and its pictures in reading order: URLs, or files that were fetched."""
 
     role: Literal["system", "user", "assistant"]
     texts: list[str] = field(default_factory=list)
-    urls: list[str] = field(default_factory=list)
+    urls: list[str | bytes] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -137,7 +137,7 @@ def _read_part(part: object, one: ChatTurn, where: str) -> None:
     elif kind in PICTURES:
         url = part.get("image_url")
         url = url.get("url") if isinstance(url, dict) else url
-        if not isinstance(url, str):
+        if not isinstance(url, str | bytes):  # bytes: fetch.py has put a picture there
             at = f"{where}.image_url"
             raise _refuse(f"{at}: expected a URL, or an object with one as url", "invalid_content", at)
         one.urls.append(url)

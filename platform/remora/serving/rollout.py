@@ -19,6 +19,7 @@ import yaml
 from remora.errors import RemoraError, SpecError
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import pinned
+from remora.serving.keys import is_loopback
 
 APPLICATIONS = ("remora.serving.app:build", "serve.app:build")
 
@@ -27,7 +28,7 @@ def with_versions(config: Any) -> dict[str, Any]:
     """A Serve config in which each endpoint names a version: its own, or the one its alias names now.
 
     Raises:
-        SpecError: not a Serve config, or an argument that breaks a rule.
+        SpecError: not a Serve config, an argument that breaks a rule, or no keys where others can ask.
         TrackingError: no such model, alias or version.
     """
     listed = config.get("applications") or [] if isinstance(config, dict) else None
@@ -39,10 +40,23 @@ def with_versions(config: Any) -> dict[str, Any]:
     for application in listed:
         if application.get("import_path") in APPLICATIONS:
             args = {} if application.get("args") is None else application["args"]
-            version = pinned(EndpointArgs.read(args)).version
+            read = EndpointArgs.read(args)
+            _check_host(config, read)
+            version = pinned(read).version
             application = {**application, "args": {**args, "version": version}}
         applications.append(application)
     return {**config, "applications": applications}
+
+
+def _check_host(config: dict[str, Any], args: EndpointArgs) -> None:
+    args.check_keys()
+    options = config.get("http_options")
+    host = options.get("host", "127.0.0.1") if isinstance(options, dict) else "127.0.0.1"
+    if args.no_keys and not is_loopback(str(host)):
+        raise SpecError(
+            f"http_options.host is {host}, and an endpoint without keys listens on 127.0.0.1 only; next: remora keys "
+            "add NAME --file FILE, then `keys: FILE` below args"
+        )
 
 
 def main(argv: list[str]) -> int:

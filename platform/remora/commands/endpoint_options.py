@@ -1,0 +1,32 @@
+"""The options of the verbs that serve a model and ask it; options.py has those of the others."""
+
+# ruff: noqa: RUF009 (`option` and `argument` are dataclasses.field)
+
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+
+from remora.commands.options import A_MODEL, Options, argument, cluster_address, option, tracking_server
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(Options):
+    """serve a model: OpenAI's chat completions with images"""
+
+    model: str = argument(f"{A_MODEL} (default: remora@champion)", "remora@champion")
+    address: str | None = cluster_address()
+    tracking_uri: str | None = tracking_server()
+    host: str = option("address to listen on (default: 127.0.0.1)", "127.0.0.1")
+    port: int = option("port to listen on (default: 8000)", 8000)
+    keys: Path | None = option("file of keys, from `remora keys add` (default: one new key)", metavar="FILE")
+    no_keys: bool = option("answer every program on this machine; with a host of this machine only", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeysOptions(Options):
+    """keys of the endpoint: add one to a file and print it once, remove one, list their names"""
+
+    what: str = argument("add | remove | ls", choices=["add", "remove", "ls"])
+    name: str | None = argument("whose key", None)
+    file: Path = option("the file: YAML or JSON", MISSING, metavar="FILE")
+    requests_per_minute: int | None = option("add: limit (default: none)", metavar="N")
+    concurrent: int | None = option("add: limit of requests in work at a time (default: none)", metavar="N")
