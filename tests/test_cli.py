@@ -126,7 +126,7 @@ def test_a_plan_of_data_that_is_not_here(tmp_path: Path, capsys, monkeypatch) ->
     monkeypatch.delenv("COLUMNS", raising=False)
     main(["plan", "jobs/tinyllava-3b.yaml", "--runs", str(tmp_path / ("a-long-name" * 9))])
     shown = capsys.readouterr().out
-    assert "3 to train (~2,469,128 samples). Without sharing: 3 stage runs, ~2,469,128 samples." in shown
+    assert "3 to train (~2,469,128 samples, 3.31e+19 FLOPs). Without sharing: 3 stage runs, ~2,469,128" in shown
     steps = [line for line in shown.splitlines() if "hf download" in line]
     assert len(steps) == 3 and all(line.endswith(")") for line in steps)
 

@@ -200,8 +200,23 @@ def score(
     return scored(ScoreOptions.of(given))
 
 
-def plan(spec: File, *, smoke: bool = False, runs: File | None = None) -> Plan:
-    """Plan a space or a variant: which stage runs exist, which will be trained, what sharing saves.
+def plan(
+    spec: File,
+    *,
+    smoke: bool = False,
+    slots: int | None = None,
+    rate: float | None = None,
+    price: float | None = None,
+    address: str | None = None,
+    runs: File | None = None,
+) -> Plan:
+    """Plan a space or a variant: which stage runs exist, which will be trained, what it takes with and without sharing.
+
+    Args:
+        slots: Groups of workers that train at once; default: as many as have room here.
+        rate: Operations a second of one worker; default: as measured in the run folder, or an assumption.
+        price: Of a GPU-hour; default: the spec's.
+        address: Ray cluster whose room counts.
 
     Raises:
         RemoraError: what would stop the spec from running.
@@ -210,7 +225,8 @@ def plan(spec: File, *, smoke: bool = False, runs: File | None = None) -> Plan:
     from remora.commands.show import planned
     from remora.reporting.columns import silent
 
-    return planned(PlanOptions.of({"spec": spec, "smoke": smoke, "runs": runs}), silent())
+    given = {"spec": spec, "smoke": smoke, "slots": slots, "rate": rate, "price": price, "address": address}
+    return planned(PlanOptions.of(given | {"runs": runs}), silent())
 
 
 def promote(

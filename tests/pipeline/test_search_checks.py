@@ -50,8 +50,13 @@ def test_a_champion_that_is_not_measured_is_refused_before_anything_starts(tmp_p
 
 def test_money_without_prices_is_refused(tmp_path) -> None:
     space = load(Space, SPACE).model_copy(update={"budget": Budget(cost=10)})
-    with pytest.raises(SpecError, match=r"budget\.cost: no prices are known here"):
+    with pytest.raises(SpecError, match=r"budget\.cost counts GPU-hours .* cluster\.gpu_price is not set"):
         search.check(space, Store(tmp_path))
+    priced = space.cluster.model_copy(update={"gpu_price": 2.5})
+    with pytest.raises(SpecError, match=r"cluster\.gpus_per_worker is 0"):
+        search.check(space.model_copy(update={"cluster": priced}), Store(tmp_path))
+    whole = priced.model_copy(update={"gpus_per_worker": 1})
+    search.check(space.model_copy(update={"cluster": whole}), Store(tmp_path))
 
 
 def test_a_search_runs_once_at_a_time(tmp_path) -> None:

@@ -92,11 +92,13 @@ def test_a_search_that_is_killed_at_a_rung_goes_on_and_trains_nothing_twice(plac
     result = json.loads((place / "r" / "searches" / "rates.json").read_text())
     assert result["champion"] == best.variant and [v["name"] for v in result["variants"]] == [best.variant]
     assert {o["state"] for o in result["others"]} == {"paused"}
-    assert result["steps"]["of_all"] == 2 + 2 + 3 * STEPS
+    spent = result["steps"]
+    assert spent["optimum"] == 2 + 2 + 3 * STEPS and spent["alone"] == 3 * (2 + 2 + STEPS)
+    assert spent["unspent"] == 2 * (STEPS - 3) and spent["there"] == 0
     entries = Ledger.entries(place / "r" / "searches" / "rates" / "ledger.jsonl")
     trained = Counter(e.run for e in entries if e.how == "trained")
     assert set(trained.values()) == {1} and len(trained) == 3
-    assert result["steps"]["taken"] <= 2 + 2 + 3 * 3 + (STEPS - 3)
+    assert spent["taken"] == 2 + 2 + 3 * 3 + (STEPS - 3) + spent["again"]
     assert len(steps_of(place / "r" / "stages" / best.run / "journal.jsonl")) == STEPS
     looks = validations_of(place / "r" / "stages" / best.run / "journal.jsonl")
     assert [v.step for v in looks] == [2, STEPS - 1]

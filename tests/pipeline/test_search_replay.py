@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pipeline.simulated import Simulation, merit, trial
+from pipeline.simulated import merit, simulated, trial
 from remora.pipeline.search.board import RUNGS, Reached, Rungs, write
 from remora.pipeline.search.replay import replay
 from remora.pipeline.search.rules import Everyone, Halving, Median
@@ -39,24 +39,24 @@ def whole(path, shares=(1 / 9, 0.2, 1 / 3, 0.5, 2 / 3)):
 @pytest.mark.parametrize("rule", [Halving.of(3, 1 / 9), Halving.of(2, 1 / 3), Everyone()], ids=str)
 def test_a_replay_is_what_the_search_would_have_done(tmp_path, rule):
     told = replay(whole(tmp_path / "whole.jsonl"), "finetune", rule)
-    done = Simulation(trials(), rule, tmp_path / RUNGS, slots=1)
+    done = simulated(trials(), rule, tmp_path / RUNGS, slots=1)
     done.go()
     assert set(told.finish) == set(done.measured) and told.unknown == ()
-    assert told.steps == done.world.paid - 30 and told.of == 27 * STEPS
+    assert told.steps == done.store.paid - 30 and told.of == 27 * STEPS
     assert told.finish[0] == max((t.name for t in trials()), key=merit)
 
 
 def test_so_it_is_by_the_median(tmp_path):
     rule = Median((0.2, 0.5))
     told = replay(whole(tmp_path / "whole.jsonl"), "finetune", rule)
-    done = Simulation(trials(), rule, tmp_path / RUNGS, slots=1)
+    done = simulated(trials(), rule, tmp_path / RUNGS, slots=1)
     done.go()
-    assert set(told.finish) == set(done.measured) and told.steps == done.world.paid - 30
+    assert set(told.finish) == set(done.measured) and told.steps == done.store.paid - 30
 
 
 def test_what_was_never_trained_is_unknown(tmp_path):
     strict, lax = Halving.of(9, 1 / 9), Halving.of(3, 1 / 9)
-    Simulation(trials(), strict, tmp_path / RUNGS, slots=1).go()
+    simulated(trials(), strict, tmp_path / RUNGS, slots=1).go()
     board = Rungs.read(tmp_path / RUNGS)
     assert replay(board, "finetune", strict).unknown == ()
     told = replay(board, "finetune", lax)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import random
-from itertools import product
 
 import pytest
 
-from pipeline.simulated import Simulation, World, merit, trial
+from pipeline.simulated import grid, merit, optimum, simulated, store_of, trial
 from remora.pipeline.search.board import RUNGS, Reached, Rungs, write
 from remora.pipeline.search.rules import Everyone, Halving, Median
 from remora.pipeline.search.schedule import Schedule
@@ -21,33 +20,21 @@ def quick_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
-def grid(widths=(1, 2, 3, 4), steps=(40, 30, 20, 100)):
-    """Trials over a graph of four stages: as many choices at each as `widths` says."""
-    names = ["language", "align", "pretrain", "finetune"]
-    choices = product(*[[f"{n[0]}{i}" for i in range(w)] for n, w in zip(names, widths, strict=True)])
-    return [trial(*zip(names, choice, steps, strict=True)) for choice in choices]
-
-
-def optimum(trials):
-    """Steps of the union of all paths."""
-    return sum({run.id: run.steps for t in trials for run in t.lineage}.values())
-
-
 def test_each_stage_run_is_trained_once_and_each_trial_measured(tmp_path):
     trials = grid()
-    done = Simulation(trials, Everyone(), tmp_path / RUNGS, slots=5)
+    done = simulated(trials, Everyone(), tmp_path / RUNGS, slots=5)
     work = done.go()
-    assert done.world.paid == optimum(trials)
-    assert set(done.world.published.values()) == {1} and done.measured == {t.name: 1 for t in trials}
+    assert done.store.paid == optimum(trials)
+    assert set(done.store.published.values()) == {1} and done.measured == {t.name: 1 for t in trials}
     assert {t.state for t in work.trials.values()} == {"finished"}
     states = [state for t in work.trials.values() for state in t.stages.values()]
-    assert states.count("trained") == len(done.world.published) and len(states) == 4 * len(trials)
+    assert states.count("trained") == len(done.store.published) and len(states) == 4 * len(trials)
 
 
 @pytest.mark.parametrize("slots", [1, 3, 64])
 def test_a_slot_waits_only_if_nothing_can_be_done(tmp_path, slots):
     trials = grid(steps=(40, 30, 20, 100))
-    done = Simulation(trials, Everyone(), tmp_path / RUNGS, slots, measure=0)
+    done = simulated(trials, Everyone(), tmp_path / RUNGS, slots, measure=0)
     done.go()
     longest = max(sum(run.steps for run in t.lineage) for t in trials)
     # Graham's bound for list schedules of a forest
@@ -56,7 +43,7 @@ def test_a_slot_waits_only_if_nothing_can_be_done(tmp_path, slots):
 
 def test_the_longest_path_goes_first(tmp_path):
     short, long = trial(("a", "short", 10), ("b", "x", 10)), trial(("a", "long", 10), ("b", "y", 1000))
-    work = Simulation([short, long], Everyone(), tmp_path / RUNGS, 1).driver()
+    work = simulated([short, long], Everyone(), tmp_path / RUNGS, 1).driver()
     first = work.next()
     assert isinstance(first, Train) and first.run.id == "long"
 
@@ -84,25 +71,25 @@ def test_of_a_schedule_no_node_is_given_twice_and_parents_come_first():
 
 def test_halving_trains_a_third_and_keeps_the_best(tmp_path):
     trials = grid(widths=(1, 1, 1, 27), steps=(40, 30, 20, 900))
-    done = Simulation(trials, Halving.of(3, 1 / 9), tmp_path / RUNGS, slots=4)
+    done = simulated(trials, Halving.of(3, 1 / 9), tmp_path / RUNGS, slots=4)
     work = done.go()
     best = max(trials, key=lambda t: merit(t.name)).name
     assert work.trials[best].state == "finished" and done.measured == {best: 1, **done.measured}
     assert len(done.measured) == 3  # 27 -> 9 -> 3
-    assert done.world.paid == 90 + 27 * 100 + 9 * 200 + 3 * 600
+    assert done.store.paid == 90 + 27 * 100 + 9 * 200 + 3 * 600
     assert {t.state for t in work.trials.values()} == {"finished", "paused"}
 
 
 @pytest.mark.parametrize(("trials", "finish"), [(1, 1), (2, 1), (3, 1), (5, 1), (8, 2)])
 def test_halving_always_has_somebody_finish(tmp_path, trials, finish):
-    done = Simulation(grid(widths=(1, 1, 1, trials)), Halving.of(3, 0.4), tmp_path / RUNGS, slots=2)
+    done = simulated(grid(widths=(1, 1, 1, trials)), Halving.of(3, 0.4), tmp_path / RUNGS, slots=2)
     done.go()
     assert len(done.measured) == finish
 
 
 def test_the_median_rule_stops_who_is_worse_than_half(tmp_path):
     trials = grid(widths=(1, 1, 1, 12))
-    done = Simulation(trials, Median((0.25, 0.5)), tmp_path / RUNGS, slots=1)
+    done = simulated(trials, Median((0.25, 0.5)), tmp_path / RUNGS, slots=1)
     work = done.go()
     stopped = [t.name for t in work.trials.values() if t.state == "stopped"]
     before = []
@@ -116,25 +103,25 @@ def test_the_median_rule_stops_who_is_worse_than_half(tmp_path):
 
 def test_what_another_search_trains_is_waited_for_without_a_slot(tmp_path):
     trials = grid(widths=(1, 2, 1, 1))
-    world = World(held={trials[0].lineage[1].id})
-    sim = Simulation(trials, Everyone(), tmp_path / RUNGS, 1, world=world)
+    store = store_of(trials, held={trials[0].lineage[1].id})
+    sim = simulated(trials, Everyone(), tmp_path / RUNGS, 1, store=store)
     work = sim.driver()
     root = work.next()
     assert work.next() is None and not work.over
     work.done(root)
-    world.published[trials[0].lineage[0].id] += 1
+    store.published[trials[0].lineage[0].id] += 1
     other = work.next()
     assert other.run.id == trials[1].lineage[1].id
     assert work.next() is None  # the first trial's align is another's
-    world.held.clear()
-    world.published[trials[0].lineage[1].id] += 1
+    store.held.clear()
+    store.published[trials[0].lineage[1].id] += 1
     following = work.next()
     assert following.run.id == trials[0].lineage[2].id and following.trial.stages[trials[0].lineage[1].name] == "reused"
 
 
 def test_who_dies_of_a_stage_run_takes_with_it_those_that_need_it(tmp_path):
     trials = grid(widths=(1, 2, 1, 2))
-    work = Simulation(trials, Everyone(), tmp_path / RUNGS, 1).driver()
+    work = simulated(trials, Everyone(), tmp_path / RUNGS, 1).driver()
     work.done(work.next())
     align = work.next()
     work.failed(align, "NaN")
@@ -165,16 +152,24 @@ def test_nobody_is_promoted_who_failed(tmp_path):
 def test_a_search_that_is_killed_anywhere_repeats_nothing(tmp_path, rule):
     """A thousand trials on 64 slots; slots die, and the driver dies twelve times."""
     trials = grid(widths=(2, 5, 4, 25), steps=(400, 300, 200, 900))
-    calm = Simulation(trials, rule, tmp_path / "calm.jsonl", slots=64)
+    calm = simulated(trials, rule, tmp_path / "calm.jsonl", slots=64)
     calm.go()
-    rough = Simulation(trials, rule, tmp_path / "rough.jsonl", slots=64, kill=0.02, seed=3)
+    rough = simulated(trials, rule, tmp_path / "rough.jsonl", slots=64, kill=0.02, seed=3)
     for part in range(1, 13):
         rough.go(calm.clock * part / 12)
     work = rough.go()
-    assert set(rough.world.published.values()) == {1}
+    assert set(rough.store.published.values()) == {1}
     assert {t.state for t in work.trials.values()} <= {"finished", "paused", "stopped"}
     best = max(trials, key=lambda t: merit(t.name)).name
     assert best in rough.measured
     if not isinstance(rule, Median):  # whose decisions follow the order in which variants arrive
-        assert rough.world.published == calm.world.published
-        assert rough.world.paid <= 1.05 * calm.world.paid + 12 * 64 * 900
+        assert rough.store.published == calm.store.published
+        assert calm.store.paid < rough.store.paid <= 1.05 * calm.store.paid
+
+
+@pytest.mark.parametrize("rule", [Everyone(), Halving.of(3, 1 / 9), Median((0.2, 0.6))], ids=lambda r: r.words)
+def test_in_memory_it_decides_as_from_a_file(tmp_path, rule):
+    trials = grid(widths=(1, 2, 2, 8))
+    filed, kept = (simulated(trials, rule, board, slots=3) for board in (tmp_path / RUNGS, None))
+    states = [{t.name: t.state for t in sim.go().trials.values()} for sim in (filed, kept)]
+    assert states[0] == states[1] and filed.store == kept.store and filed.clock == kept.clock

@@ -47,6 +47,7 @@ CHOICE = {
     "expected_drop": 0.00433,
     "variants": [place("base", 1.0), place("share", 0.62), place("wide", 0.214), place("far", 0.0001)],
 }
+AT = {"stage": "finetune", "share": 0.2, "figure": "loss", "value": 1.23456, "place": (5, 9)}
 EQUALS = "not distinguishable from: share, wide (p at least 0.21); the cheapest of them: share (2.9 M parameters, 49"
 
 
@@ -59,6 +60,12 @@ def test_a_searchs_results() -> None:
         "version": "3",
         "bundle": "/b",
         "stage_runs": {"planned": 7, "trained": 2, "reused": 5},
+        "steps": {"taken": 1050, "again": 50, "optimum": 1200, "there": 90, "alone": 3000, "unspent": 200},
+        "others": [
+            {"name": "early", "state": "paused", "at": AT},
+            {"name": "late", "state": "paused", "at": AT | {"share": 0.6, "place": (2, 3)}},
+            {"name": "never", "state": "waiting", "at": None},
+        ],
     }
     assert list(search_lines(result)) == [
         f"base: {LINES[0]}",
@@ -67,7 +74,12 @@ def test_a_searchs_results() -> None:
         f"chosen on {LINES[0]}",
         f"reported on {LINES[1]}",
         "bundle: /b",
+        "paused: late at 60% of finetune, loss 1.2346, place 2 of 3",
+        "paused: early at 20% of finetune, loss 1.2346, place 5 of 9",
+        "waiting: never",
         "stage runs: 7 planned, 2 trained, 5 reused",
+        "spent: 1,050 steps (50 again, after interruptions), 105.0% of what each stage run trained once needs",
+        "saved: 1,800 by sharing and reuse and 200 by stopping, of 3,000 steps of all variants on their own",
         "next: remora serve cats@champion",
     ]
 

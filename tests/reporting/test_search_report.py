@@ -199,10 +199,11 @@ def test_the_graph_counts_what_was_shared_and_stopped(folder: SearchFolder, reco
     found = graph(record)
     assert found
     pretrain, finetune = STEPS["pretrain"], STEPS["finetune"]
-    assert (found.planned_runs, found.planned_steps) == (24, 12 * (pretrain + finetune))
-    assert found.union_steps == 6 * pretrain + 12 * finetune
-    assert found.shared == 6 * pretrain and found.stopped == 4 * finetune // 2
-    assert found.taken_steps == found.planned_steps - found.shared - found.stopped
+    spent = found.spending
+    assert (found.planned_runs, spent.alone) == (24, 12 * (pretrain + finetune))
+    assert spent.optimum == 6 * pretrain + 12 * finetune
+    assert spent.shared == 6 * pretrain and spent.unspent == 4 * finetune // 2
+    assert spent.taken == spent.alone - spent.shared - spent.unspent and spent.ratio == 1.0
     assert sorted(n.height for n in found.nodes if n.depth) == list(range(12))
     for node in found.nodes:
         below = [n.height for n in found.nodes if n.run.parent == node.run.name]
@@ -284,7 +285,7 @@ def test_a_space_is_kept_with_its_variants(folder: SearchFolder, tmp_path: Path)
         first, second = resolve_stages(variant)
         start = StageRun("a" * 64, first, None, (), 0)
         trials.append(Trial(name, variant, (start, StageRun("b" * 64, second, start, (), 0))))
-    space_file.write(tmp_path, folder.space, trials)
+    space_file.write(tmp_path, folder.space, trials, lambda run: 7)
     found = space_file.read(tmp_path)
     assert found and found.space == folder.space
     assert found.variants == {t.name: t.variant for t in trials}

@@ -10,7 +10,6 @@ and its restore are not used: what a search knows is in the run folder (docs/dec
 
 from __future__ import annotations
 
-import math
 import os
 import uuid
 from pathlib import Path
@@ -142,9 +141,4 @@ def _tuned(driver: Driver, name: str) -> None:
 
 def _concurrent(space: Space) -> int:
     """As many groups of workers as the cluster has room for; one more would wait until Ray gives up on it."""
-    cpus, gpus = cpus_and_gpus()
-    need = space.cluster.least_workers
-    rooms = [cpus / (need * space.cluster.cpus_per_worker)]
-    if space.cluster.gpus_per_worker:
-        rooms.append(gpus / (need * space.cluster.gpus_per_worker))
-    return max(1, math.floor(min(rooms)))
+    return max(1, space.cluster.groups(*cpus_and_gpus()))

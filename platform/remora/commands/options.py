@@ -230,10 +230,14 @@ class PromoteOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(Options):
-    """plan a space or a variant: which stage runs exist, which will be trained"""
+    """plan a space or a variant: which stage runs exist, which will be trained, how long it takes and what it costs"""
 
     spec: Path = argument()
     smoke: bool = _smoke()
+    slots: int | None = option("groups of workers that train at once (default: as many as have room here)", metavar="N")
+    rate: float | None = option("FLOP/s of one worker (default: as measured in the run folder)", metavar="FLOPS")
+    price: float | None = option("of a GPU-hour (default: cluster.gpu_price)", metavar="MONEY")
+    address: str | None = option("Ray cluster whose room counts (default: this machine)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,12 +18,14 @@ from remora.commands.run import say
 from remora.errors import StoreError, nearest
 from remora.files import is_held
 from remora.pipeline.search.board import RUNGS, Rungs
-from remora.pipeline.search.driver import LEDGER, folder_of, stop_file
-from remora.pipeline.search.ledger import Ledger
+from remora.pipeline.search.driver import folder_of, stop_file
+from remora.pipeline.search.ledger import LEDGER, Ledger
 from remora.pipeline.search.replay import Replayed, replay
 from remora.pipeline.search.search import lease_of, result_file
+from remora.pipeline.search.spending import spent
 from remora.pipeline.search.verdict import rule_of
 from remora.reporting.columns import console
+from remora.reporting.results import spent_lines
 from remora.reporting.searches import listed, replayed_table, rungs_table
 from remora.spec import Rule
 
@@ -43,13 +45,17 @@ def searches(options: SearchesOptions) -> None:
     if options.what == "show":
         board = Rungs.read(folder_of(options.runs, name) / RUNGS)
         said = _summary(options.runs, name)
+        found_spent = spent(options.runs, folder_of(options.runs, name))
         if options.json:
             decided = [vars(d) for d in board.decided]
+            said["spending"] = found_spent.as_json() if found_spent else None
             say(json.dumps(said | {"rungs": [vars(r) for r in board.arrivals], "decided": decided}, indent=1))
             return
         console().print(listed([said]))
         if board.arrivals:
             console().print(rungs_table(board))
+        if found_spent:
+            say(*spent_lines(found_spent.as_json()))
     elif options.what == "replay":
         found_again = replayed(options, name)
         if options.json:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import yaml
 from rich.console import Console
@@ -12,26 +15,30 @@ from rich.console import Console
 from remora import catalog as known
 from remora.commands.indexes import entries_of, prepare
 from remora.commands.options import PlanOptions, RenderOptions
-from remora.planning import Plan, is_here, plan_of
+from remora.errors import SpecError
+from remora.planning import Plan, forecasts, is_here, plan_of, rate_of, taken_up
 from remora.reporting.columns import console as wide_console
 from remora.reporting.columns import literal
-from remora.reporting.plans import print_plan
+from remora.reporting.plans import print_forecasts, print_plan
 from remora.reporting.spaces import space_lines
 from remora.runs import Store, Survey, checked_stages, read_survey, variant_name
-from remora.spec import Stage, Variant
+from remora.spec import Cluster, Space, Stage, Variant
 
 
 def plan(options: PlanOptions) -> None:
-    """Print every stage run of the spec: which variants use it, and whether it exists."""
+    """Print every stage run of the spec: which variants use it, whether it exists; then what the whole takes."""
     survey = read_survey(options.spec, options.smoke)
     console = wide_console()
     for line in space_lines(survey):
         console.print(line, highlight=False, soft_wrap=True)
-    print_plan(_planned(survey, options, literal()), str(options.spec), Store(options.runs).data, console)
+    made = _planned(survey, options, literal())
+    print_plan(made, str(options.spec), Store(options.runs).data, console)
+    if made.forecasts:
+        print_forecasts(made.forecasts, console)
 
 
 def planned(options: PlanOptions, console: Console) -> Plan:
-    """The plan; `console` shows progress of the indexes that it needs.
+    """The plan with its time and money; `console` shows progress of the indexes that it needs.
 
     Raises:
         RemoraError: the spec could not run.
@@ -40,11 +47,43 @@ def planned(options: PlanOptions, console: Console) -> Plan:
 
 
 def _planned(survey: Survey, options: PlanOptions, console: Console) -> Plan:
-    variants, store = survey.variants, Store(options.runs)
+    variants, space, store = survey.variants, survey.space, Store(options.runs)
     for variant in variants:
         checked_stages(variant)
     prepare([e for e in entries_of(variants) if is_here(e, store.data)], options.place, console)
-    return plan_of(variants, store)
+    made = plan_of(variants, store)
+    drawn = taken_up(space) if space else None
+    cluster = variants[0].cluster
+    found = forecasts(
+        plan_of(drawn, store) if drawn else made,
+        drawn or variants,
+        rate_of(options.runs, cluster, options.rate),
+        _slots(options, space, cluster),
+        space.rule if space else None,
+        space.sampler if space else None,
+        options.price,
+    )
+    return replace(made, forecasts=found)
+
+
+def _slots(options: PlanOptions, space: Space | None, cluster: Cluster) -> int:
+    """How many groups of workers train at once; at least one, or there is no plan."""
+    if options.slots is not None:
+        if options.slots < 1:
+            raise SpecError(f"--slots {options.slots}: at least one group of workers has to train")
+        return options.slots
+    if space is None:
+        return 1
+    if space.concurrent:
+        return space.concurrent
+    if options.address:
+        from remora.cluster.session import cpus_and_gpus
+        from remora.commands.run import session
+
+        with session(options.place, lambda *lines: None, dashboard=False):
+            return max(1, cluster.groups(*cpus_and_gpus()))
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    return max(1, cluster.groups(os.cpu_count() or 1, gpus))
 
 
 def render(options: RenderOptions) -> None:

@@ -1,10 +1,24 @@
-"""Plans: which stage runs a spec needs, which exist, and what sharing saves.
+"""Plans: which stage runs a spec needs, which exist, how long they take, and what sharing and stopping save.
 
 `remora.planning.sizes` counts parameters; it builds modules, so it imports torch.
 """
 
 from remora.planning.compositions import compositions
+from remora.planning.makespan import Forecast, Forecasts, forecasts, taken_up
 from remora.planning.outline import is_here
 from remora.planning.plan import Plan, PlanRow, plan_of
+from remora.planning.rates import Rate, rate_of
 
-__all__ = ["Plan", "PlanRow", "compositions", "is_here", "plan_of"]
+__all__ = [
+    "Forecast",
+    "Forecasts",
+    "Plan",
+    "PlanRow",
+    "Rate",
+    "compositions",
+    "forecasts",
+    "is_here",
+    "plan_of",
+    "rate_of",
+    "taken_up",
+]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from remora import catalog
 from remora.catalog.compatibility import check_composition
 from remora.data.mixture import Readable
 from remora.planning.outline import Outline, read_or_outline, trained_or_outlined
 from remora.runs import StageRun, Store, outlook, paths, union, variant_name
+from remora.runs.operations import operations, sample_size
 from remora.spec import MixtureEntry, Variant
+
+if TYPE_CHECKING:
+    from remora.planning.makespan import Forecasts
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,12 @@ class PlanRow:
     """no data: one of its datasets, or of an earlier stage, is not downloaded, so it has no identity yet."""
     exact: bool = True
     """Whether steps and samples follow from exact counts, not from a rounded published figure."""
+    id: str = ""
+    stage: str = ""
+    operations: float = 0.0
+    """Floating point operations of the whole stage run (`runs.operations`)."""
+    text_assumed: bool = False
+    """Whether the length of a sample's text is assumed, because a dataset is not downloaded."""
 
     @property
     def finished(self) -> bool:
@@ -52,6 +62,10 @@ class Plan:
     """Datasets that are not downloaded."""
     notes: tuple[str, ...] = ()
     """Notes for the user."""
+    paths: Mapping[str, tuple[StageRun, ...]] = field(default_factory=dict)
+    """Variant -> its stage runs."""
+    forecasts: Forecasts | None = None
+    """What training takes; `remora.plan` and the command add it."""
 
     @property
     def distinct(self) -> int:
@@ -70,6 +84,11 @@ class Plan:
     def samples(self) -> int:
         """Samples of stage runs that are still to be trained."""
         return sum(r.samples for r in self.rows if not r.finished)
+
+    @property
+    def operations(self) -> float:
+        """Of stage runs that are still to be trained."""
+        return sum(r.operations for r in self.rows if not r.finished)
 
     @property
     def samples_without_sharing(self) -> int:
@@ -97,7 +116,7 @@ def plan_of(variants: Sequence[Variant], store: Store) -> Plan:
     )
     outlines = [d for datasets in opened.values() for d in datasets if isinstance(d, Outline)]
     missing = tuple(dict.fromkeys(o.name for o in outlines))
-    return Plan(rows, tuple(_shape(v) for v in variants), missing, tuple(dict.fromkeys(notes)))
+    return Plan(rows, tuple(_shape(v) for v in variants), missing, tuple(dict.fromkeys(notes)), found)
 
 
 def _row(
@@ -114,9 +133,19 @@ def _row(
     finished = not outlined and store.finished(run)
     (steps, samples), more = outlook(stage, datasets, finished)
     notes += more
-    if outlined:
-        return PlanRow(f"{stage.name}-?", users, steps, samples, "no data", exact)
-    return PlanRow(run.name, users, steps, samples, "finished" if finished else "to train", exact)
+    size = sample_size(datasets)
+    return PlanRow(
+        f"{stage.name}-?" if outlined else run.name,
+        users,
+        steps,
+        samples,
+        "no data" if outlined else "finished" if finished else "to train",
+        exact,
+        run.id,
+        stage.name,
+        operations(stage, dict(run.parts), samples, size),
+        size.assumed,
+    )
 
 
 def _shape(variant: Variant) -> Shape:

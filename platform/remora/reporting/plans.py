@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from remora import catalog
-from remora.planning import Plan
+from remora.planning import Forecasts, Plan
+from remora.training.meter import duration
 
 STATES = {"finished": "is there", "to train": "to train", "no data": "its data is not here"}
 
@@ -16,11 +17,11 @@ STATES = {"finished": "is there", "to train": "to train", "no data": "its data i
 def print_plan(plan: Plan, title: str, data: Path, out: Console) -> None:
     """Print a plan; `data` is the folder of datasets."""
     table = Table(title=f"{title}: stage runs", title_justify="left")
-    for column in ("stage run", "used by", "steps", "samples", "state"):
-        table.add_column(column, justify="right" if column in ("steps", "samples") else "left")
+    for column in ("stage run", "used by", "steps", "samples", "FLOPs", "state"):
+        table.add_column(column, justify="right" if column in ("steps", "samples", "FLOPs") else "left")
     for row in plan.rows:
         counts = (f"{'' if row.exact else '~'}{n:,}" for n in (row.steps, row.samples))
-        table.add_row(row.run, ", ".join(row.variants), *counts, STATES[row.state])
+        table.add_row(row.run, ", ".join(row.variants), *counts, f"{row.operations:.1e}", STATES[row.state])
     out.print(table)
     for shape in plan.shapes:
         out.print(
@@ -30,7 +31,8 @@ def print_plan(plan: Plan, title: str, data: Path, out: Console) -> None:
         )
     about = "" if all(row.exact for row in plan.rows) else "~"
     out.print(
-        f"{plan.distinct} stage runs, {plan.to_train} to train ({about}{plan.samples:,} samples). "
+        f"{plan.distinct} stage runs, {plan.to_train} to train ({about}{plan.samples:,} samples, "
+        f"{plan.operations:.2e} FLOPs). "
         f"Without sharing: {plan.uses} stage runs, {about}{plan.samples_without_sharing:,} samples.",
         highlight=False,
     )
@@ -40,3 +42,30 @@ def print_plan(plan: Plan, title: str, data: Path, out: Console) -> None:
         out.print(told, highlight=False, soft_wrap=True)  # one line, so that the command can be copied
     for note in plan.notes:
         out.print(f"note: {note}", highlight=False, soft_wrap=True)
+
+
+def print_forecasts(found: Forecasts, out: Console) -> None:
+    """Print what the whole takes: with and without sharing, with and without stopping."""
+    cluster, money = found.cluster, found.ways[0].cost is not None
+    workers, gpus = cluster.least_workers, cluster.gpus_per_worker > 0
+    table = Table(title="Time and cost of training", title_justify="left")
+    table.add_column("", overflow="fold")
+    columns = ["stage runs", "FLOPs", *(["GPU-hours"] if gpus else []), "makespan", *(["cost"] if money else [])]
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for way in found.ways:
+        what = "shared stage runs" if way.shared else "each variant on its own"
+        cells = [f"{way.stage_runs:,.0f}", f"{way.operations:.2e}"]
+        cells += [f"{way.gpu_hours:,.1f}"] if gpus else []
+        cells += [duration(way.seconds)] + ([] if way.cost is None else [f"{way.cost:,.2f}"])
+        table.add_row(f"{what}, {way.rule}" if way.rule != "none" else what, *cells)
+    out.print(table)
+    of = f"{workers} worker{'s' * (workers != 1)}"
+    out.print(
+        f"On {found.slots} group{'s' * (found.slots != 1)} of {of} at {found.rate.overall:.2g} FLOP/s a worker "
+        f"({found.rate.source}). Starting workers and measuring are not counted.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if any(way.rule != "none" for way in found.ways):
+        out.print("Who is stopped is drawn by chance: nothing is known of the variants yet.", highlight=False)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from remora.pipeline.promotion import Promotion
+from remora.pipeline.search.search import StoppedAt
+from remora.pipeline.search.spending import SpentSteps
 
 SHOWN = 8
 """Variants that a line lists."""
@@ -89,8 +91,40 @@ def search_lines(result: Mapping[str, Any]) -> Iterator[str]:
     for benchmark, score in champion["benchmarks"].items():
         yield f"{'chosen' if benchmark == choice['benchmark'] else 'reported'} on {score_line(score)}"
     yield f"bundle: {result['bundle']}"
+    yield from stopped_lines(result.get("others", ()))
     yield f"stage runs: {counts['planned']} planned, {counts['trained']} trained, {counts['reused']} reused"
+    yield from spent_lines(result["steps"])
     yield f"next: remora serve {name}@champion"
+
+
+def stopped_lines(others: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Where the variants stand that were not trained to their end, the furthest and best placed first."""
+
+    def far(other: Mapping[str, Any]) -> tuple[float, float]:
+        at = other.get("at")
+        return (-at["share"], at["place"][0] if at["place"] else 0) if at else (0.0, 0)
+
+    for other in sorted(others, key=far)[:SHOWN]:
+        yield f"{other['state']}: {other['name']}{stopped_at(other['at']) if other.get('at') else ''}"
+    if len(others) > SHOWN:
+        yield f"and {len(others) - SHOWN} more that did not come to their end: remora searches show"
+
+
+def stopped_at(at: StoppedAt) -> str:
+    """` at 33% of finetune, loss 1.2345, place 2 of 3`."""
+    place = ", place {} of {}".format(*at["place"]) if at["place"] else ""
+    return f" at {at['share']:.0%} of {at['stage']}, {at['figure']} {at['value']:.4f}{place}"
+
+
+def spent_lines(steps: SpentSteps) -> Iterator[str]:
+    """What a search spent and saved, against each missing stage run trained once."""
+    needed = steps["optimum"] - steps["unspent"]
+    ratio = f", {steps['taken'] / needed:.1%} of what each stage run trained once needs" if needed else ""
+    again = f" ({steps['again']:,} again, after interruptions)" if steps["again"] else ""
+    yield f"spent: {steps['taken']:,} steps{again}{ratio}"
+    saved = [f"{steps['alone'] - steps['optimum']:,} by sharing and reuse"]
+    saved += [f"{steps['unspent']:,} by stopping"] if steps["unspent"] else []
+    yield f"saved: {' and '.join(saved)}, of {steps['alone']:,} steps of all variants on their own"
 
 
 def promotion_lines(made: Promotion) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -23,6 +24,8 @@ class Cluster(Spec):
     """GiB of memory that Ray reserves per worker; 0 reserves none."""
     accelerator: str | None = None
     """The GPU type to run on, by Ray's name for it (H100, A100-80G, L4)."""
+    gpu_price: float | None = Field(None, ge=0)
+    """Price of a GPU for an hour, in any currency: for what a plan costs, and for `budget.cost`."""
     precision: Precision = "fp32"
     """The dtype of the forward and backward pass. Trained weights, accumulated gradients and AdamW's state are fp32."""
     activation_checkpointing: bool = False
@@ -61,6 +64,13 @@ class Cluster(Spec):
     @property
     def most_workers(self) -> int:
         return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    def groups(self, cpus: float, gpus: float) -> int:
+        """As many groups of workers as there is room for."""
+        rooms = [cpus / (self.least_workers * self.cpus_per_worker)]
+        if self.gpus_per_worker:
+            rooms.append(gpus / (self.least_workers * self.gpus_per_worker))
+        return math.floor(min(rooms))
 
     @property
     def elastic(self) -> bool:

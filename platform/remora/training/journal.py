@@ -90,6 +90,16 @@ def steps_of(path: Path) -> list[dict[str, Any]]:
     return [e for e in read(path) if e[FIRST] == "step"]
 
 
+def taken(path: Path) -> tuple[int, int]:
+    """(steps that were ever taken, those among them that were taken again after an interruption)."""
+    steps = again = 0
+    for e in read(path):
+        steps += e[FIRST] == "step"
+        if e[FIRST] == "started" and isinstance(e.get("again"), int):
+            again += e["again"]
+    return steps + again, again
+
+
 @dataclass(frozen=True)
 class Validated:
     """What a validation came to."""

@@ -13,25 +13,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from remora import catalog, tracking
+from remora import tracking
 from remora.data.mixture import Readable, read_mixture
 from remora.errors import RemoraError
 from remora.files import is_held
 from remora.pipeline import tracked_runs
 from remora.pipeline.search import space_file
 from remora.pipeline.search.board import RUNGS
-from remora.pipeline.search.ledger import Ledger
+from remora.pipeline.search.ledger import LEDGER, Ledger
 from remora.pipeline.search.perform import Order, Performed
 from remora.pipeline.search.samplers import ByOptuna, Listed, drawn
 from remora.pipeline.search.verdict import RungWatch, rule_of
 from remora.pipeline.search.work import Measure, Train, Trial, TrialSource, Work, WorkItem
 from remora.pipeline.variant import Outcome, status_file
 from remora.runs import StageRun, Store, path, variant_at, variant_name, variants_of
+from remora.runs.operations import SampleSize, operations, sample_size
 from remora.runs.preflight import outlook
-from remora.spec import PARTS, MixtureEntry, Space, Variant
+from remora.spec import MixtureEntry, Space, Variant
 from remora.training import journal
-
-LEDGER = "ledger.jsonl"
 
 
 def folder_of(runs: Path, search: str) -> Path:
@@ -60,6 +59,7 @@ class Driver:
         self.outcomes: dict[str, Outcome] = {}
         """Variant -> what it came to, of those that were measured."""
         self._opened: dict[tuple[MixtureEntry, ...], Sequence[Readable]] = {}
+        self._sizes: dict[tuple[MixtureEntry, ...], SampleSize] = {}
         self._written = 0
         """Trials that `space.json` has."""
         self._going: dict[int, WorkItem] = {}
@@ -86,7 +86,7 @@ class Driver:
         item = self.work.next()
         if len(self.work.trials) > self._written:
             self._written = len(self.work.trials)
-            space_file.write(self.folder, self.space, self.work.trials.values())
+            space_file.write(self.folder, self.space, self.work.trials.values(), self.steps)
         if item is None:
             return None
         trial = item.trial
@@ -99,14 +99,14 @@ class Driver:
             if item.last and self.work.rule.rungs:
                 rule = self.space.rule.model_dump(mode="json")
                 watch = RungWatch(str(self.folder / RUNGS), trial.name, run.name, run.stage.name, rule)
-        number = self.ledger.begin(kind, run.name, trial.name)
+        number = self.ledger.begin(kind, run.name, trial.name, self._taken(run)[0] if kind == "train" else 0)
         self._going[number] = item
         return Order(number, kind, self.space.name, self.key, trial.variant, run.name, watch)
 
     def done(self, number: int, performed: Performed) -> None:
         """An order was performed."""
         item = self._going.pop(number)
-        self.ledger.end(number, performed.ended, performed.steps)
+        self.ledger.end(number, performed.ended, performed.steps, performed.again)
         trial = item.trial
         if isinstance(item, Measure):
             assert performed.outcome
@@ -127,7 +127,8 @@ class Driver:
     def failed(self, number: int, error: RemoraError) -> None:
         """An order cannot be performed: what needs it fails, the rest goes on."""
         item = self._going.pop(number)
-        self.ledger.end(number, "failed")
+        steps = self._taken(item.run)[0] - self.ledger.began_at(number) if isinstance(item, Train) else 0
+        self.ledger.end(number, "failed", steps)
         self.work.failed(item, str(error))
         for trial in self.work.trials.values():
             if trial.state == "failed" and trial.name in self._tracked:
@@ -140,10 +141,12 @@ class Driver:
         for trial in self.work.trials.values():
             self._untrack(trial, error)
 
-    def steps(self) -> int:
-        """Of all stage runs that its variants name, each trained once to its end."""
-        union = {run.id: run for trial in self.work.trials.values() for run in trial.lineage}
-        return sum(outlook(r.stage, self._opened[r.stage.mixture], there=True)[0][0] for r in union.values())
+    def steps(self, run: StageRun) -> int:
+        """Of the whole stage run."""
+        return outlook(run.stage, self._opened[run.stage.mixture], there=True)[0][0]
+
+    def _taken(self, run: StageRun) -> tuple[int, int]:
+        return journal.taken(self.store.journal(run))
 
     # World
 
@@ -154,18 +157,12 @@ class Driver:
         return is_held(self.store.root / f"{run.name}.lease")
 
     def cost(self, run: StageRun) -> float:
-        """Operations of the stage run, but for the tokens of a sample: 2 N forward, 2 N for the gradients of what is
-        below, 2 N for those of weights."""
-        (_, samples), _ = outlook(run.stage, self._opened[run.stage.mixture], there=True)
-        parts = dict(run.parts)
-        found, backward = 0.0, False
-        for part in PARTS:
-            if part not in parts:
-                continue
-            trains = run.stage.tune[part].trains
-            found += _parameters(part, parts[part]) * (2 + 2 * backward + 2 * trains)
-            backward = backward or trains
-        return samples * max(found, 1.0)
+        """Operations of the stage run."""
+        datasets = self._opened[run.stage.mixture]
+        (_, samples), _ = outlook(run.stage, datasets, there=True)
+        if run.stage.mixture not in self._sizes:
+            self._sizes[run.stage.mixture] = sample_size(datasets)
+        return operations(run.stage, dict(run.parts), samples, self._sizes[run.stage.mixture])
 
     # its parts
 
@@ -192,6 +189,7 @@ class Driver:
             "steps": self.ledger.steps,
             "hours": self.ledger.hours,
             "gpu_hours": self.ledger.gpu_hours(self.space.cluster),
+            "cost": self.ledger.gpu_hours(self.space.cluster) * (self.space.cluster.gpu_price or 0.0),
         }
         for name, amount in spent.items():
             limit = getattr(budget, name)
@@ -219,9 +217,3 @@ class Driver:
         if run := self._tracked.pop(trial.name, None):
             run.note(tags={"remora.state": trial.state})
             run.__exit__(type(error) if error else None, error, None)
-
-
-def _parameters(part: str, name: str) -> float:
-    if part == "connector":
-        return 0.0
-    return float(catalog.vision(name).parameters if part == "vision" else catalog.llm(name).parameters)

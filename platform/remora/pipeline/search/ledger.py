@@ -1,18 +1,21 @@
 """What a search did and what it cost: `<runs>/searches/<name>/ledger.jsonl`.
 
-One line when an item begins, one when it ends. An item without a second line was lost: its process died.
+One line when an item begins, one when it ends. An item without a second line was lost: its process died. What it had
+trained by then is known once its stage run is taken up again.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from remora.files import lines
 from remora.spec import Cluster
+
+LEDGER = "ledger.jsonl"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class Entry:
     """trained | reused | paused | measured | failed; lost, while it has not ended."""
     steps: int = 0
     """Optimiser steps that were taken."""
+    again: int = 0
+    """Those among them that had been taken before, and were lost with a process."""
+    at: int | None = None
+    """Steps that had ever been taken of the stage run when the item began."""
 
 
 class Ledger:
@@ -41,11 +48,12 @@ class Ledger:
         self.path = path
         self._began = time.time()
         self._open: dict[int, float] = {}
+        self._at: dict[int, int] = {}
         self._past = self.entries(path)
         self._next = max((e.number for e in self._past), default=-1) + 1
         ended = [e for e in self._past if e.ended]
-        self.steps = sum(e.steps for e in ended)
-        """Optimiser steps of all items that ended."""
+        self.steps = sum(e.steps for e in self._past)
+        """Optimiser steps of all items."""
         self._busy = sum(e.ended - e.began for e in ended if e.ended)
         """Their seconds."""
 
@@ -64,19 +72,23 @@ class Ledger:
                 found[number] = Entry(number, began=line["time"], **said)
             elif number in found:
                 found[number] = Entry(**{**vars(found[number]), "ended": line["time"], **said})
-        return list(found.values())
+        return _with_lost(list(found.values()))
 
-    def begin(self, kind: str, run: str, variant: str) -> int:
-        """The number of an item that begins."""
+    def begin(self, kind: str, run: str, variant: str, at: int = 0) -> int:
+        """The number of an item that begins; `at` steps of its stage run had ever been taken."""
         number, self._next = self._next, self._next + 1
-        self._open[number] = time.time()
-        self._add("began", number, kind=kind, run=run, variant=variant)
+        self._open[number], self._at[number] = time.time(), at
+        self._add("began", number, kind=kind, run=run, variant=variant, at=at)
         return number
 
-    def end(self, number: int, how: str, steps: int = 0) -> None:
-        self._add("ended", number, how=how, steps=steps)
+    def end(self, number: int, how: str, steps: int = 0, again: int = 0) -> None:
+        self._add("ended", number, how=how, steps=steps, again=again)
         self.steps += steps
         self._busy += time.time() - self._open.pop(number)
+
+    def began_at(self, number: int) -> int:
+        """Steps that had ever been taken of the stage run when the item began."""
+        return self._at[number]
 
     def gpu_hours(self, cluster: Cluster) -> float:
         """Of all items that ended, and of those that are going on."""
@@ -103,8 +115,23 @@ def _united(spans: list[tuple[float, float]]) -> list[float]:
     return found
 
 
+def _with_lost(entries: list[Entry]) -> list[Entry]:
+    """Lost items with the steps that they took: up to where the next one of their stage run began."""
+    found: list[Entry] = []
+    following: dict[str, int] = {}
+    for e in reversed(entries):
+        if e.kind == "train" and e.at is not None:
+            lost = following.get(e.run, e.at) - e.at if e.how == "lost" else 0
+            following[e.run] = e.at
+            e = replace(e, steps=e.steps + lost)
+        found.append(e)
+    return found[::-1]
+
+
 _NEEDS = {"began": {"number", "kind", "run", "variant"}, "ended": {"number", "how", "steps"}}
+_LATER = {"event", "time", "at", "again"}
+"""Keys that some lines do without."""
 
 
 def _whole(line: Mapping[str, Any]) -> bool:
-    return line.keys() - {"event", "time"} == _NEEDS.get(str(line.get("event"))) and isinstance(line.get("time"), float)
+    return line.keys() - _LATER == _NEEDS.get(str(line.get("event"))) and isinstance(line.get("time"), float)

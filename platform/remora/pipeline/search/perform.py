@@ -44,6 +44,8 @@ class Performed:
     ended: Literal["trained", "reused", "paused", "measured"]
     steps: int = 0
     """Optimiser steps that were taken."""
+    again: int = 0
+    """Those among them that an interruption had taken away."""
     outcome: Outcome | None = None
     """Of a measured variant; its stages are not told."""
 
@@ -87,14 +89,15 @@ def _train(run: StageRun, parent: str, order: Order, store: Store, trainer: Trai
         if not mine:
             say("reused")
             return Performed("reused")
-        before = len(journal.steps_of(store.journal(run)))
+        before = journal.taken(store.journal(run))
         job = store.prepare(run, variant.cluster)
         if order.watch:
             job = replace(job, rungs=order.watch.stopping.rungs)
         with tracked_runs.stage_run(run, variant, store.runs, parent):
             task = Task(run.name, job, tracked_runs.published_record(run, variant), status, watch=order.watch)
             ended = trainer.train(task)
-        return Performed(ended, len(journal.steps_of(store.journal(run))) - before)
+        steps, again = (now - then for now, then in zip(journal.taken(store.journal(run)), before, strict=True))
+        return Performed(ended, steps, again)
 
 
 def as_plain(order: Order) -> dict[str, Any]:

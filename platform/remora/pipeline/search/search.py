@@ -10,19 +10,21 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from remora import tracking
 from remora.errors import ClusterError, RemoraError, SpecError, StoreError, TrackingError
 from remora.evaluation.choice import ChampionChoice
 from remora.evaluation.score import as_json
-from remora.files import digest, exclusive, is_held, write_json
+from remora.files import digest, exclusive, is_held, is_published, write_json
 from remora.pipeline import tracked_runs
 from remora.pipeline.choice import choice
 from remora.pipeline.executor import Executor
 from remora.pipeline.search.crew import OneByOne
 from remora.pipeline.search.driver import Driver, folder_of
+from remora.pipeline.search.ledger import Ledger
 from remora.pipeline.search.perform import perform
+from remora.pipeline.search.spending import Spending, spending
 from remora.pipeline.search.work import Trial
 from remora.pipeline.variant import Outcome
 from remora.runs import Store, union
@@ -58,6 +60,17 @@ class Here:
                 time.sleep(1.0)  # another search trains what is left
 
 
+class StoppedAt(TypedDict):
+    """Where a variant stands that was not trained to its end."""
+
+    stage: str
+    share: float
+    figure: str
+    value: float
+    place: tuple[int, int] | None
+    """(place, of how many), when it was decided."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What a search found. `stage_runs` counts those that its variants name, that were trained, and that were there."""
@@ -75,8 +88,9 @@ class Result:
     version: str | None
     """Its version there; None if MLflow could not be reached."""
     stage_runs: dict[str, int]
-    steps: dict[str, int]
-    """Optimiser steps: those that were taken for this search, and those of all its stage runs to their ends."""
+    spending: Spending
+    stopped_at: dict[str, StoppedAt]
+    """Where each of `others` stands."""
     stopped: str
     """The budget that ended it, if one did."""
     seconds: float
@@ -91,7 +105,7 @@ class Result:
             "register_as": self.register_as,
             "version": self.version,
             "stage_runs": self.stage_runs,
-            "steps": self.steps,
+            "steps": self.spending.as_json(),
             "stopped": self.stopped,
             "seconds": self.seconds,
             "ended": self.ended,
@@ -99,7 +113,10 @@ class Result:
                 {"name": o.name, "stages": o.stages, "benchmarks": {k: as_json(s) for k, s in o.scores.items()}}
                 for o in self.outcomes
             ],
-            "others": [{"name": t.name, "state": t.state, "stages": t.stages} for t in self.others],
+            "others": [
+                {"name": t.name, "state": t.state, "stages": t.stages, "at": self.stopped_at.get(t.name)}
+                for t in self.others
+            ],
         }
 
 
@@ -131,8 +148,12 @@ def check(space: Space, store: Store) -> None:
             f"champion.benchmark {space.champion.benchmark!r} is not measured; "
             f"benchmarks are: {', '.join(space.benchmarks)}"
         )
-    if space.budget.cost is not None:
-        raise SpecError("budget.cost: no prices are known here; limit gpu_hours or hours instead")
+    if space.budget.cost is not None and not (space.cluster.gpu_price and space.cluster.gpus_per_worker):
+        lacks = "cluster.gpus_per_worker is 0" if space.cluster.gpu_price else "cluster.gpu_price is not set"
+        raise SpecError(
+            f"budget.cost counts GPU-hours at their price, and {lacks}; set it (cluster: {{gpus_per_worker: 1, "
+            "gpu_price: 2.5}), or limit hours or steps instead"
+        )
     store.check_writable()
 
 
@@ -205,13 +226,32 @@ def _searched(space: Space, runs: Path, tracker: tracking.Tracker, room: Room) -
         register_as=space.champion.register_as,
         version=version,
         stage_runs=counts,
-        steps={"taken": driver.ledger.steps, "of_all": driver.steps()},
+        spending=_spending(driver),
+        stopped_at=_stopped_at(driver),
         stopped=driver.work.stop,
         seconds=time.time() - began,
         ended=time.time(),
     )
     write_json(result_file(runs, space.name), result.as_json())
     return result
+
+
+def _spending(driver: Driver) -> Spending:
+    trials = driver.work.trials.values()
+    steps = {run.name: driver.steps(run) for run in union(t.lineage for t in trials).values()}
+    lineages = {t.name: [run.name for run in t.lineage] for t in trials}
+    entries = Ledger.entries(driver.ledger.path)
+    return spending(entries, lineages, steps, lambda run: is_published(driver.store.root / run))
+
+
+def _stopped_at(driver: Driver) -> dict[str, StoppedAt]:
+    found, board = {}, driver.work.board
+    for trial in driver.work.trials.values():
+        if trial.name not in driver.outcomes and (at := board.last(trial.last.name)):
+            decided = board.state(trial.last.name)
+            place = (decided.place, decided.among) if decided and decided.share == at.share else None
+            found[trial.name] = StoppedAt(stage=at.stage, share=at.share, figure=at.figure, value=at.value, place=place)
+    return found
 
 
 def _check(driver: Driver) -> None:

@@ -97,9 +97,10 @@ class World(Protocol):
 class Work:
     """The search's items, handed out one at a time. Not for several threads."""
 
-    def __init__(self, sampler: TrialSource, rule: StoppingRule, world: World, board: Path) -> None:
+    def __init__(self, sampler: TrialSource, rule: StoppingRule, world: World, board: Path | None) -> None:
+        """Without a file for its `board`, rungs are kept in memory: for simulations."""
         self.sampler, self.rule, self.world = sampler, rule, world
-        self.board_file, self.board = board, Rungs.read(board)
+        self.board_file, self.board = board, Rungs.read(board) if board else Rungs()
         self.trials: dict[str, Trial] = {}
         self.exhausted = False
         """Whether the sampler has no more trials, or the budget is spent."""
@@ -147,7 +148,7 @@ class Work:
             self._become(item.trial, "finished")
             self.sampler.tell(item.trial, self.board.last(item.trial.last.name))
             return
-        self.board.follow(self.board_file)
+        self._look_at_board()
         if ended in ("trained", "reused"):
             self._trained(item.run, item.trial if ended == "trained" else None)
             return
@@ -174,6 +175,10 @@ class Work:
         for key in self._schedule.fail(item.run.id):
             for trial in self._users[key]:
                 self._fail(trial, error)
+
+    def _look_at_board(self) -> None:
+        if self.board_file:
+            self.board.follow(self.board_file)
 
     def _fail(self, trial: Trial, error: str) -> None:
         if trial.state != "failed":
@@ -279,8 +284,11 @@ class Work:
         decided = Decided(
             *(best.variant, best.run, best.stage, best.share, "promote", self.rule.words, place, len(ranking))
         )
-        write(self.board_file, [decided])
-        self.board.follow(self.board_file)
+        if self.board_file:
+            write(self.board_file, [decided])
+            self._look_at_board()
+        else:
+            self.board.take(decided)
         run = self._lasts[best.run]
         following = next((share for share in self.rule.rungs if share > best.share), 1.0)
         self._schedule.resume(run.id, self.world.cost(run) * (following - best.share))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+from remora.pipeline.search.spending import Spending, spending
 from remora.reporting.search_report.record import SearchRecord
 from remora.reporting.search_report.training import Trained
 
@@ -25,30 +26,13 @@ class Node:
 
 @dataclass(frozen=True)
 class StageGraph:
-    """All stage runs of the search. Steps are optimiser steps."""
+    """All stage runs of the search."""
 
     nodes: tuple[Node, ...]
     leaves: int
     planned_runs: int
     """Of all variants, each on its own."""
-    planned_steps: int
-    """Of all variants, each on its own and to its end."""
-    union_steps: int
-    """The same, each shared stage run once."""
-    taken_steps: int
-    """By this search, in all its commands, with those that a kill made it take again."""
-    there_steps: int
-    """Of stage runs that were there before."""
-
-    @property
-    def shared(self) -> int:
-        """Steps that sharing saved."""
-        return self.planned_steps - self.union_steps
-
-    @property
-    def stopped(self) -> int:
-        """Steps that stopping saved: they belong to stage runs that are not at their end."""
-        return sum(max(0, n.run.steps - n.run.taken) for n in self.nodes)
+    spending: Spending
 
 
 def graph(record: SearchRecord) -> StageGraph | None:
@@ -61,26 +45,17 @@ def graph(record: SearchRecord) -> StageGraph | None:
         return None
     depths = _depths(record)
     heights, leaves = _heights(record)
-    taken: dict[str, int] = {}
     how: dict[str, str] = {}
     for e in record.entries:
         if e.kind == "train":
-            taken[e.run] = taken.get(e.run, 0) + e.steps
             how[e.run] = e.how if how.get(e.run) != "trained" else "trained"
-    steps = _steps(record)
     nodes = [
         Node(run, depths[name], heights[name], tuple(users[name]), _state(run, how.get(name)))
         for name, run in record.stages.items()
     ]
-    return StageGraph(
-        tuple(nodes),
-        leaves,
-        sum(len(v.lineage) for v in record.variants),
-        sum(steps[run] for v in record.variants for run in v.lineage),
-        sum(steps.values()),
-        sum(e.steps for e in record.entries),
-        sum(run.taken for name, run in record.stages.items() if name not in how and run.published),
-    )
+    lineages = {v.name: v.lineage for v in record.variants}
+    found = spending(record.entries, lineages, _steps(record), lambda run: record.stages[run].published)
+    return StageGraph(tuple(nodes), leaves, sum(map(len, lineages.values())), found)
 
 
 def _depths(record: SearchRecord) -> dict[str, int]:
@@ -97,9 +72,10 @@ def _depths(record: SearchRecord) -> dict[str, int]:
 
 
 def _steps(record: SearchRecord) -> dict[str, int]:
-    """Steps of each stage run to its end; of one that never began those of another of its stage."""
+    """Steps of each stage run to its end; where no file says it, those of another of its stage."""
     known = {run.stage: run.steps for run in record.stages.values() if run.steps}
-    return {name: run.steps or known.get(run.stage, 0) for name, run in record.stages.items()}
+    told = record.steps
+    return {name: told.get(name) or run.steps or known.get(run.stage, 0) for name, run in record.stages.items()}
 
 
 def _state(run: Trained, how: str | None) -> str:

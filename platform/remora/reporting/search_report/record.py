@@ -14,8 +14,8 @@ from remora.errors import RemoraError, StoreError, nearest
 from remora.files import disk_errors
 from remora.pipeline.search import space_file
 from remora.pipeline.search.board import RUNGS, Reached, Rungs
-from remora.pipeline.search.driver import LEDGER, folder_of
-from remora.pipeline.search.ledger import Entry, Ledger
+from remora.pipeline.search.driver import folder_of
+from remora.pipeline.search.ledger import LEDGER, Entry, Ledger
 from remora.pipeline.search.search import result_file
 from remora.reporting.progress import SearchProgress, VariantProgress
 from remora.reporting.search_report.training import Trained, read_trained
@@ -67,6 +67,8 @@ class SearchRecord:
     space: Space | None
     result: Mapping[str, Any]
     """`Result.as_json`; {} while the search has none."""
+    steps: Mapping[str, int]
+    """Stage run's name -> its steps to its end, as far as the search wrote them down."""
 
     @property
     def benchmark(self) -> str | None:
@@ -130,7 +132,8 @@ def read_search(runs: Path, name: str) -> SearchRecord:
     variants = tuple(
         _variant(n, specs.get(n), lineages[n], told.get(n, {}), now.get(n), board, entries, stages) for n in known
     )
-    return SearchRecord(name, runs, variants, stages, tuple(entries), board, found.space if found else None, result)
+    space, steps = (found.space, found.steps) if found else (None, {})
+    return SearchRecord(name, runs, variants, stages, tuple(entries), board, space, result, steps)
 
 
 def _names(runs: Path) -> list[str]:

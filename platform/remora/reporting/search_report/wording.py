@@ -56,9 +56,12 @@ def drop(expected: float, of: float) -> str:
 
 def saved(found: StageGraph) -> str:
     """What sharing and stopping saved."""
-    each, whole = f"{found.planned_steps:,}", found.planned_steps or 1
+    spent = found.spending
+    each, whole = f"{spent.alone:,}", spent.alone or 1
+    again = f", {spent.again:,} of them again after interruptions" if spent.again else ""
     return (
-        f"Each variant on its own: {found.planned_runs} stage runs, {each} steps. "
-        f"Sharing saved {found.shared:,} steps ({found.shared / whole:.0%}), stopping {found.stopped:,} "
-        f"({found.stopped / whole:.0%}); {found.taken_steps:,} were taken."
+        f"Each variant on its own: {found.planned_runs} stage runs, {each} steps. Sharing and reuse saved "
+        f"{spent.shared:,} steps ({spent.shared / whole:.0%}), stopping {spent.unspent:,} "
+        f"({spent.unspent / whole:.0%}). {spent.taken:,} were taken{again}, {spent.ratio:.1%} of what each stage run "
+        "trained once needs."
     )

@@ -1,0 +1,166 @@
+"""How long a search takes and what it costs: simulated by the state machine that searches use, on so many slots.
+
+Only training is counted: neither starting workers nor measuring. What a rule stops is drawn by chance, since nothing is
+known of the variants yet.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from remora.errors import SpecError
+from remora.files import digest
+from remora.pipeline.search.rules import Everyone, StoppingRule
+from remora.pipeline.search.samplers import drawn
+from remora.pipeline.search.simulation import SimulatedStore, Simulation
+from remora.pipeline.search.verdict import rule_of
+from remora.pipeline.search.work import Trial
+from remora.planning.plan import Plan
+from remora.planning.rates import Rate
+from remora.runs import StageRun, variant_at, variant_name
+from remora.spec import Cluster, Rule, Sampler, Space, Variant
+
+DRAWS = 8
+"""Simulations that a figure with a rule is the mean of."""
+FEW = 500
+"""Trials up to which there are as many."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One way to run the same variants."""
+
+    shared: bool
+    """Whether stage runs are shared and those that exist are read; else each variant trains all of its own."""
+    rule: str
+    """Who is stopped; "none"."""
+    stage_runs: float
+    """That are trained, some of them in part."""
+    operations: float
+    seconds: float
+    """From the first step to the last, on all slots: the makespan."""
+    gpu_hours: float
+    """0 on workers without GPUs."""
+    cost: float | None
+    """None without a price, or without GPUs."""
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """A plan's time and money."""
+
+    slots: int
+    """Groups of workers that train at once."""
+    cluster: Cluster
+    rate: Rate
+    ways: tuple[Forecast, ...]
+    """As the search does it first."""
+    trials: int
+
+    @property
+    def saved(self) -> float:
+        """The share of the operations that sharing, what exists and stopping save."""
+        most = max(w.operations for w in self.ways)
+        return 1 - self.ways[0].operations / most if most else 0.0
+
+
+def taken_up(space: Space) -> list[Variant] | None:
+    """The variants that a search by chance takes up; None for a grid. Those that Optuna will ask for are not known, so
+    as many are drawn by chance.
+
+    Raises:
+        SpecError: none makes a model.
+    """
+    if space.sampler.kind == "grid":
+        return None
+
+    def made(assignment: Mapping[str, object]) -> Trial:
+        variant = variant_at(space, assignment)
+        return Trial(variant_name(variant), variant, ())
+
+    found = drawn(space, made, space.sampler.trials or 1, space.sampler.seed)
+    if not found:
+        raise SpecError(f"space {space.name}: of all that was drawn nothing makes a model; see: remora plan")
+    return [trial.variant for trial in found]
+
+
+def forecasts(
+    plan: Plan,
+    variants: Sequence[Variant],
+    rate: Rate,
+    slots: int,
+    rule: Rule | None = None,
+    sampler: Sampler | None = None,
+    price: float | None = None,
+) -> Forecasts:
+    """With and without sharing, with and without stopping.
+
+    Args:
+        plan: Of these variants.
+        price: Of a GPU-hour; default: the cluster's.
+    """
+    cluster = variants[0].cluster
+    workers, price = cluster.least_workers, cluster.gpu_price if price is None else price
+    priced = price is not None and cluster.gpus_per_worker > 0
+    rows = {row.id: row for row in plan.rows}
+    seconds = {r.id: r.operations / (rate.of(r.stage) * workers) for r in plan.rows}
+    trials = [Trial(name, v, plan.paths[name]) for name, v in zip(plan.paths, variants, strict=True)]
+    apart, origin = _apart(trials)
+    shared = SimulatedStore(
+        {key: row.steps for key, row in rows.items()}, seconds, frozenset(key for key, r in rows.items() if r.finished)
+    )
+    alone = SimulatedStore(
+        {key: rows[of].steps for key, of in origin.items()}, {key: seconds[of] for key, of in origin.items()}
+    )
+    known = sampler is None or sampler.kind != "optuna"
+    rules: list[StoppingRule] = [rule_of(rule)] if rule and rule.kind != "none" else []
+    ways = []
+    for store, listed in ((shared, trials), (alone, apart)):
+        of = {key: rows[origin.get(key, key)] for key in store.lengths}
+        for stopping in [*rules, Everyone()]:
+            draws = DRAWS if stopping.rungs and len(trials) <= FEW else 1
+            found = [_run(store, listed, stopping, slots, known, draw) for draw in range(draws)]
+            done = [sum(of[k].operations * n / store.lengths[k] for k, n in sim.store.steps.items()) for sim in found]
+            busy = fmean(sim.store.busy for sim in found)
+            gpu_hours = busy / 3600 * workers * cluster.gpus_per_worker
+            ways.append(
+                Forecast(
+                    store is shared,
+                    stopping.words,
+                    fmean(sum(n > 0 for n in sim.store.steps.values()) for sim in found),
+                    fmean(done),
+                    fmean(sim.clock for sim in found),
+                    gpu_hours,
+                    gpu_hours * (price or 0.0) if priced else None,
+                )
+            )
+    return Forecasts(slots, cluster, rate, tuple(ways), len(trials))
+
+
+def _run(
+    store: SimulatedStore, trials: Sequence[Trial], rule: StoppingRule, slots: int, known: bool, draw: int
+) -> Simulation:
+    def merit(run: StageRun) -> float:
+        return random.Random(f"{draw}/{run.name}").random()
+
+    fresh = SimulatedStore(store.lengths, store.costs, store.there)
+    simulation = Simulation(trials, rule, fresh, slots, known=known, merit=merit)
+    simulation.go()
+    return simulation
+
+
+def _apart(trials: Sequence[Trial]) -> tuple[list[Trial], Mapping[str, str]]:
+    """The trials with stage runs of their own, and from which stage run each of these is."""
+    found: list[Trial] = []
+    origin: dict[str, str] = {}
+    for trial in trials:
+        lineage: list[StageRun] = []
+        for run in trial.lineage:
+            own = replace(run, id=digest([trial.name, run.id]), parent=lineage[-1] if lineage else None)
+            origin[own.id] = run.id
+            lineage.append(own)
+        found.append(Trial(trial.name, trial.variant, tuple(lineage)))
+    return found, origin
