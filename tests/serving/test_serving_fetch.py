@@ -18,7 +18,6 @@ from cryptography.x509.oid import NameOID
 from PIL import Image
 
 from remora.errors import SpecError
-from remora.serving import api as api_module
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.fetch import Fetcher, is_public
 from remora.serving.openai_api import Refusal
@@ -358,7 +357,7 @@ def internet(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
     async def fetch(self: Fetcher, url: str, most: int) -> bytes:
         return there[url]
 
-    monkeypatch.setattr(api_module.Fetcher, "fetch", fetch)
+    monkeypatch.setattr(Fetcher, "fetch", fetch)
     yield there
 
 

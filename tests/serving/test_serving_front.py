@@ -25,7 +25,7 @@ BODY = b'{"messages": []}'
 
 def scope_of(path: str = "/v1/chat/completions", headers: dict[str, str] | None = None) -> Scope:
     raw = [(key.encode(), value.encode()) for key, value in (headers or {}).items()]
-    method = "GET" if path == "/healthz" else "POST"
+    method = "GET" if path in ("/healthz", "/readyz") else "POST"
     return {"type": "http", "method": method, "path": path, "headers": raw, "query_string": b""}
 
 
@@ -186,6 +186,23 @@ def test_bodies_that_are_held_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     status, headers, body = exchange(one, chunks=[b"x" * 60, b"x" * 60])
     assert (status, body["error"]["code"]) == (429, "overloaded") and headers["retry-after"]
     assert one.held == 0 and exchange(one)[0] == 200
+
+
+def test_ready_is_who_would_answer_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front, "HEALTH_S", 0.05)
+    ready = scope_of("/readyz")
+    one = Front(replica)
+    assert exchange(one, ready)[0] == 200
+    exchange(one, scope_of("/healthz"))
+
+    async def stuck(scope: Scope, receive: Receive, send: Send) -> None:
+        await JSONResponse({"error": {}}, 503, headers={MARK: "1000 4"})(scope, receive, send)
+
+    one.going = 4
+    for application in (hangs, stuck, says(404, "Path '/readyz' not found."), says(503, "unavailable")):
+        one.app = application  # type: ignore[assignment]
+        status, headers, body = exchange(one, ready)
+        assert (status, body["error"]["code"]) == (503, "not_ready") and headers["retry-after"], application
 
 
 def test_health_is_answered_whatever_the_replicas_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,8 +279,8 @@ def test_the_proxys_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.delenv(front.KEYS, raising=False)
     assert [each.cls for each in front.middlewares()] == [front.Front]
     monkeypatch.setenv(front.KEYS, written(keys))
-    first, second = front.middlewares()
-    assert (first.cls, first.kwargs, second.cls) == (KeyCheck, {"keys": keys}, front.Front)
+    last, first = front.middlewares()  # Serve wraps in this order: the last one is the outermost
+    assert (first.cls, first.kwargs, last.cls) == (KeyCheck, {"keys": keys}, front.Front)
 
 
 def test_keys_are_off_only_by_an_explicit_word_on_loopback(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from remora.serving.about import about
 from remora.serving.args import EndpointArgs
 from remora.serving.auth import KeyCheck
 from remora.serving.champion import ServedModel
@@ -25,8 +26,6 @@ from remora.serving.front import MARK, Facts
 from remora.serving.openai_api import (
     ChatRequest,
     ChatResponse,
-    ModelCard,
-    ModelList,
     Refusal,
     ResponseChoice,
     ResponseMessage,
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from remora import inference
 
 Answering = Callable[["tuple[inference.Request, ...]"], Awaitable["list[inference.Answer]"]]
-KNOWN = "POST /v1/chat/completions, GET /v1/models, GET /v1/models/{name}, GET /healthz"
+KNOWN = "POST /v1/chat/completions; GET /v1/models, /v1/models/{name}, /version, /healthz, /readyz"
 
 
 def api(args: EndpointArgs, champion: ServedModel, answer: Answering) -> FastAPI:
@@ -54,7 +53,7 @@ def api(args: EndpointArgs, champion: ServedModel, answer: Answering) -> FastAPI
         origins = list(args.cors_origins)
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(_Marked, facts=Facts(args.limits.max_body_bytes, args.max_ongoing_requests))
-    answerer, started = champion.answerer, int(time.time())
+    answerer = champion.answerer
     names = tuple(dict.fromkeys((args.model, answerer.name, args.alias)))
     # Two threads decode pictures and tokenise texts, apart from the event loop and the model's thread; only two, which
     # bounds their memory.
@@ -68,18 +67,6 @@ def api(args: EndpointArgs, champion: ServedModel, answer: Answering) -> FastAPI
         if fetcher is not None:
             await fetcher.fill(request.messages)
         return request, await run(readers, engine_requests, request, args.limits, answerer)
-
-    def card(name: str) -> ModelCard:
-        metadata = {
-            "registered": args.model,
-            "alias": args.alias,
-            "version": champion.version,
-            "run_id": champion.run_id,
-            "name": answerer.name,
-            "names": list(names),
-            "max_length": answerer.max_length,
-        }
-        return ModelCard(id=name, created=started, metadata=metadata)
 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat(http: Request) -> Response:
@@ -107,25 +94,7 @@ def api(args: EndpointArgs, champion: ServedModel, answer: Answering) -> FastAPI
             return Response(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
         return JSONResponse(response.model_dump())
 
-    @app.get("/v1/models", response_model=None)
-    async def models() -> JSONResponse:
-        return JSONResponse(ModelList(data=[card(name) for name in names]).model_dump())
-
-    @app.get("/v1/models/{name:path}", response_model=None)
-    async def model(name: str) -> JSONResponse:
-        if name not in names:
-            raise Refusal(
-                f"model {name[:80]!r} is not served here; served: {', '.join(names)}",
-                status=404,
-                code="model_not_found",
-                param="model",
-            )
-        return JSONResponse(card(name).model_dump())
-
-    @app.get("/healthz", response_model=None)
-    async def healthz() -> JSONResponse:
-        return JSONResponse({"status": "ok", "model": answerer.name, "version": champion.version})
-
+    about(app, args, champion, names)
     return app
 
 

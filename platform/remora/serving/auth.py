@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ class KeyCheck:
             holder = self._admitted(scope, Headers(scope=scope))
         except Refusal as refusal:
             response = JSONResponse(refusal.body(), status_code=refusal.status, headers=refusal.headers)
+            response.headers["x-request-id"] = (Headers(scope=scope).get("x-request-id") or str(uuid.uuid4()))[:200]
             if refusal.status == 401:
                 response.headers["www-authenticate"] = "Bearer"
             return await response(scope, receive, send)

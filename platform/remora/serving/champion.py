@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from remora.errors import RemoraError
 from remora.files import MANIFEST, sha256_file
 from remora.serving.args import EndpointArgs
+from remora.serving.lineage import Lineage, lineage
 
 if TYPE_CHECKING:
     from remora.inference import Answerer
@@ -23,6 +26,7 @@ class ServedModel:
     answerer: Answerer
     version: str
     run_id: str | None = None
+    lineage: Lineage = field(default_factory=Lineage)
 
 
 def find(args: EndpointArgs) -> dict[str, Any]:
@@ -64,7 +68,8 @@ def load(args: EndpointArgs) -> ServedModel:
     tracker = tracking.Tracker(args.runs, args.tracking_uri)
     info = find(args)
     folder = tracking.fetch(tracker, info, into=cache / "champions")
-    return ServedModel(Answerer.load(folder, cache), info["version"], info["run_id"])
+    known = lineage(folder, args.runs, tracker, info["run_id"], info["tags"])
+    return ServedModel(Answerer.load(folder, cache), info["version"], info["run_id"], known)
 
 
 def loader(model: Model) -> Callable[[EndpointArgs], ServedModel]:
@@ -74,8 +79,15 @@ def loader(model: Model) -> Callable[[EndpointArgs], ServedModel]:
 
 
 def _load_bundle(args: EndpointArgs, folder: Path, version: str, run_id: str | None) -> ServedModel:
+    from remora import tracking
     from remora.inference import Answerer
 
-    runs = args.resolved().runs
+    args = args.resolved()
+    runs, tracker, tags = args.runs, None, {}
     assert runs is not None
-    return ServedModel(Answerer.load(folder, runs / "cache"), version, run_id)
+    if run_id is not None:
+        tracker = tracking.Tracker(runs, args.tracking_uri)
+        with contextlib.suppress(RemoraError):  # lineage alone: the files are here
+            tags = tracking.version_info(tracker, args.model, version)["tags"]
+    known = lineage(folder, runs, tracker, run_id, tags)
+    return ServedModel(Answerer.load(folder, runs / "cache"), version, run_id, known)

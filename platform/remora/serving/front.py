@@ -62,7 +62,7 @@ def middlewares() -> list[Middleware]:
     uvicorn.config.HTTP_PROTOCOLS["auto"] = uvicorn.config.HTTP_PROTOCOLS["h11"]
     keys = os.environ.get(KEYS)
     checks = [Middleware(KeyCheck, keys=from_written(keys))] if keys else []
-    return [*checks, Middleware(Front)]
+    return [Middleware(Front), *checks]  # Serve's last one sees a request first
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,9 @@ class Front:
         scope = {**scope, "headers": [*headers, (b"x-request-id", request_id.encode("latin-1", "replace"))]}
         held = bytearray()
         try:
-            if scope["path"] == "/healthz" and scope["method"] in ("GET", "HEAD"):
-                return await _send(send, 200, await self._healthz(), {"x-request-id": request_id})
+            if scope["path"] in ("/healthz", "/readyz") and scope["method"] in ("GET", "HEAD"):
+                state = await (self._healthz() if scope["path"] == "/healthz" else self._readyz())
+                return await _send(send, 200, state, {"x-request-id": request_id})
             try:
                 await asyncio.wait_for(self._read(scope, receive, held), self.body_s)
             except TimeoutError:
@@ -187,7 +188,7 @@ class Front:
             elif loop.time() - last > self.silence_s:
                 return True
 
-    async def _ask_health(self) -> _Reply:
+    async def _ask_health(self, path: str = "/healthz") -> _Reply:
         """Ask a replica for its health, with a timeout that one that is not full meets."""
         upload, reply = _Upload(b""), _Reply(self, None)
         scope: dict[str, object] = {
@@ -196,8 +197,8 @@ class Front:
             "http_version": "1.1",
             "method": "GET",
             "scheme": "http",
-            "path": "/healthz",
-            "raw_path": b"/healthz",
+            "path": path,
+            "raw_path": path.encode(),
             "root_path": "",
             "query_string": b"",
             "headers": [(b"x-request-id", str(uuid.uuid4()).encode())],
@@ -209,7 +210,7 @@ class Front:
         upload.gone.set()
         await asyncio.wait({task}, timeout=1)
         with contextlib.suppress(ValueError):
-            if reply.marked and reply.status == 200:
+            if reply.marked and reply.status == 200 and path == "/healthz":
                 self.health = json.loads(reply.text)
         return reply
 
@@ -227,6 +228,20 @@ class Front:
         if reply.status is not None:
             raise reply.refusal()
         raise _later("no replica answers", "no_replica")
+
+    async def _readyz(self) -> dict[str, object]:
+        """A replica's answer to whether it would take a request now.
+
+        Raises:
+            Refusal: none would: none lives, has started or has room.
+        """
+        reply = await self._ask_health("/readyz")
+        if reply.marked and reply.status == 200:
+            with contextlib.suppress(ValueError):
+                return dict(json.loads(reply.text))
+        if reply.marked or reply.status is None:
+            raise _later("no replica would answer now", "not_ready")
+        raise reply.refusal()
 
 
 class _Upload:

@@ -295,16 +295,3 @@ class ChatResponse(BaseModel):
         if include_usage:
             chunks.append({**head, "choices": [], "usage": self.usage.model_dump()})
         return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
-
-
-class ModelCard(BaseModel):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: Literal["remora"] = "remora"
-    metadata: dict[str, Any]
-
-
-class ModelList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ModelCard]

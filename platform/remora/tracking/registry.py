@@ -113,6 +113,21 @@ def version_info(tracker: Tracker, name: str, label: str = "champion") -> dict[s
     return {"name": name, "label": label, **facts}
 
 
+def facts_of_run(tracker: Tracker, run_id: str) -> tuple[dict[str, float], dict[str, str]]:
+    """The metrics of a run, and the digests of the data that it read, by name.
+
+    Raises:
+        TrackingError: MLflow cannot be reached, or has no such run.
+    """
+    try:
+        with tracker.client() as client:
+            found = client.get_run(run_id)
+    except MlflowRefused:
+        raise TrackingError(f"MLflow at {tracker.server.shown} has no run {run_id}; its runs: remora ui") from None
+    read = {one.dataset.name: one.dataset.digest for one in found.inputs.dataset_inputs}
+    return dict(found.data.metrics), read
+
+
 def standing(tracker: Tracker, name: str, alias: str) -> dict[str, Any] | None:
     """`version_info` of the alias; None where MLflow holds no such model or alias yet.
 
