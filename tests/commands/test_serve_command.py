@@ -45,8 +45,9 @@ def test_a_variant_that_was_never_registered_is_served(runs: Path, served: dict[
     assert lines[0] == f"serving mid ({folder})"
     assert lines[1] == "starting Ray and 2 replicas, each of which loads the model"
     assert lines[2] == "ready: http://127.0.0.1:8000/v1"
-    assert lines[4].startswith("curl -sS http://127.0.0.1:8000/v1/chat/completions ")
-    assert '"model": "mid"' in lines[5], "the name that this endpoint has"
+    assert lines[3] == "its page: http://127.0.0.1:8000/"
+    assert lines[5].startswith("curl -sS http://127.0.0.1:8000/v1/chat/completions ")
+    assert '"model": "mid"' in lines[6], "the name that this endpoint has"
     assert served["args"].model == "mid"
     assert served["load"].keywords["folder"] == folder, "found once: every replica loads these files"
     assert not (runs / "mlflow.db").exists()
@@ -74,8 +75,9 @@ def test_without_a_word_on_keys_one_is_made_and_printed(runs: Path, served: dict
     lines = capsys.readouterr().out.splitlines()
     key = lines[3].rpartition("export REMORA_KEY=")[2]
     assert hash_of(key) == served["args"].keys["this run"].sha256
-    assert ' -H "Authorization: Bearer $REMORA_KEY" ' in lines[5], "the printed request works as it is"
-    assert not any(key in line for line in lines[4:])
+    assert lines[4] == f"its page: http://127.0.0.1:8000/#key={key}"
+    assert ' -H "Authorization: Bearer $REMORA_KEY" ' in lines[6], "the printed request works as it is"
+    assert not any(key in line for line in lines[5:])
 
 
 def test_keys_of_a_file(runs: Path, served: dict[str, Any], tmp_path: Path, capsys) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 from PIL import Image
 
 from remora.errors import DataError, TooLong
@@ -88,14 +89,17 @@ def load(args: EndpointArgs) -> ServedModel:
     return ServedModel(FakeAnswerer(), "3", "run-1")  # type: ignore[arg-type]
 
 
+def fake_api(args: EndpointArgs) -> FastAPI:
+    """The application over the model that echoes."""
+    champion = load(args)
+    return api(args, champion, Line(champion.answerer, 8).answer)
+
+
 def call(method: str, path: str, args: EndpointArgs | None = None, **request: Any) -> httpx.Response:
     """One request to the application itself; no Ray, no socket."""
-    args = args or EndpointArgs()
-    champion = load(args)
 
     async def go() -> httpx.Response:
-        app = api(args, champion, Line(champion.answerer, 8).answer)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        transport = httpx.ASGITransport(fake_api(args or EndpointArgs()), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             return await client.request(method, path, **request)
 

@@ -22,6 +22,7 @@ def serve(options: ServeOptions) -> None:
         say(f"ready: {url}/v1")
         if key is not None:
             say(f"its key, until it stops (--keys FILE for lasting ones, --no-keys for none): export {KEY}={key}")
+        say(f"its page: {url}/{'' if key is None else f'#key={key}'}")
         say(f"ask it (replace picture.png by your own picture; model {name!r}), stop it with Ctrl-C:")
         say(curl_command(url, "picture.png", "What is in the picture?", name, keyed=not options.no_keys))
 

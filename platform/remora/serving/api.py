@@ -33,12 +33,13 @@ from remora.serving.openai_api import (
     read_request,
     too_large,
 )
+from remora.serving.page import page
 
 if TYPE_CHECKING:
     from remora import inference
 
 Answering = Callable[["tuple[inference.Request, ...]"], Awaitable["list[inference.Answer]"]]
-KNOWN = "POST /v1/chat/completions; GET /v1/models, /v1/models/{name}, /version, /healthz, /readyz"
+KNOWN = "POST /v1/chat/completions; GET / (a page), /v1/models, /v1/models/{name}, /version, /healthz, /readyz"
 
 
 def api(args: EndpointArgs, champion: ServedModel, answer: Answering) -> FastAPI:
@@ -95,6 +96,7 @@ def api(args: EndpointArgs, champion: ServedModel, answer: Answering) -> FastAPI
         return JSONResponse(response.model_dump())
 
     about(app, args, champion, names)
+    page(app)
     return app
 
 
