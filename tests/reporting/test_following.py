@@ -11,7 +11,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from remora.files import lines
+from remora.pipeline.search.board import Decided, Reached, write
 from remora.reporting import following
+from remora.reporting.happenings import Happenings
 from remora.reporting.progress import SearchProgress
 from remora.training import journal
 
@@ -61,13 +64,55 @@ def test_a_terminal_shows_a_table_that_ends_with_what_came_last(tmp_path, search
     assert shown.count("note: align-01: checkpoint 5 was torn") == 1  # once for both that share the stage run
 
 
-def test_a_pipe_gets_a_line_of_each_variant_and_note(tmp_path, search) -> None:
+def test_a_pipe_gets_a_line_of_each_thing_and_note(tmp_path, search) -> None:
     said = drawn(tmp_path, search, terminal=False).splitlines()
-    assert said[-2:] == [
-        "base: training align-01; pope 0.875, step 7/40, loss 2.125",
-        "share: waiting align-01; pope 0.875",
+    assert sorted(said[:-1]) == [
+        "base: align begins (align-01)",
+        "base: pope 0.875",
+        "note: align-01: checkpoint 5 was torn",
+        "share: pope 0.875",
     ]
-    assert said.count("note: align-01: checkpoint 5 was torn") == 1 and "\x1b" not in "".join(said)
+    assert said[-1] == "base: align 7/40, loss 2.125" and not {"\x1b", "\r"} & set("".join(said))
+
+
+def test_each_thing_is_told_once_in_its_order(tmp_path) -> None:
+    """Also what lasts for less than a look; a decision with the value it was made by; what many reuse in one line."""
+    told, rungs = Happenings(tmp_path, "demo", 10.0), tmp_path / "searches/demo/rungs.jsonl"
+    names = [f"v{i}" for i in range(5)]
+    for folder in ("status/demo", "searches/demo"):
+        (tmp_path / folder).mkdir(parents=True)
+
+    def say(name: str, event: str, **fields: object) -> None:
+        journal.append(tmp_path / "status/demo" / f"{name}.jsonl", event, **fields)
+
+    stage = {"run": "align-01", "stage": "align"}
+    lines.append(tmp_path / "status/demo/v0.jsonl", [{"event": "evaluating", "time": 1.0}])  # of an earlier command
+    for state in ("waiting", "training", "trained"):
+        say("v0", "stage", **stage, state=state)
+    for name in names[1:]:
+        say(name, "stage", **stage, state="reused")
+    assert list(told.new(names)) == [
+        "v0: align begins (align-01)",
+        "v0: align trained (align-01)",
+        "v1, v2, v3 and 1 more: align-01 reused",
+    ]
+    assert list(told.new(names)) == []
+    at = ("v0", "finetune-01", "finetune", 0.5)
+    write(rungs, [Reached(*at, 5, 50, "loss", 1.25, False), Decided(*at, "pause", "halving", 2, 2)])
+    write(rungs, [Decided(*at, "promote", "halving", 2, 3)])
+    write(rungs, [Reached(*at[:3], 1.0, 10, 99, "loss", 1.0, False)])
+    say("v0", "paused")
+    say("v0", "evaluating")
+    say("v0", "failed", error="out of memory")
+    with rungs.open("a") as file:
+        file.write('{"event": "decided"')  # half of a line
+    assert list(told.new(names)) == [
+        "v0: pauses at 50% of finetune: loss 1.2500, place 2 of 2",
+        "v0: goes on at 50% of finetune: loss 1.2500, place 2 of 3",
+        "v0: end of finetune: loss 1.0000",
+        "v0: measuring",
+        "v0: failed: out of memory",
+    ]
 
 
 def test_a_search_that_waits_for_ray_is_not_told_of(tmp_path, monkeypatch, capsys) -> None:

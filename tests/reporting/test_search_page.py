@@ -5,13 +5,16 @@ from __future__ import annotations
 import html.parser
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from remora import tracking
 from remora.cli import main
 from remora.commands import report as verb
+from remora.reporting.search_report import charts
 from remora.reporting.search_report.drawing import themed
 from remora.reporting.search_report.page import write_report
 from support.search_folder import SPACE, write_search
@@ -83,7 +86,7 @@ def test_a_page_opens_for_what_a_search_left(
         folder = write_search(tmp_path, space, **left)
     main(["report", "papers", "--runs", str(tmp_path)])
     said = capsys.readouterr().out.splitlines()
-    page = tmp_path / "searches" / "papers" / "report.html"
+    page = tmp_path / "searches" / "papers" / "report" / "report.html"
     assert said[0] == f"report: {page}" and said[1].endswith(f"PNGs in {page.with_name('report-figures')}")
     text = page.read_text()
     assert all(name in text for name in folder.variants)
@@ -103,6 +106,29 @@ def test_json_needs_nothing_to_draw_with(
     with pytest.raises(SystemExit) as ended:
         main(["report", "papers", "--runs", str(tmp_path)])
     assert str(ended.value.code).endswith("next: pip install 'remora[report]'")
+
+
+def test_a_search_ends_with_its_report_in_mlflow_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_search(tmp_path)
+    began, page = time.time(), tmp_path / "searches" / "papers" / "report" / "report.html"
+    with tracking.Run(tmp_path, key="search/papers", name="papers"):
+        pass
+    later = f"remora report papers --runs {tmp_path}"
+    with monkeypatch.context() as without:
+        without.setattr(verb, "find_spec", lambda name: None)
+        assert verb.keep_report(tmp_path, "papers", "search/papers") == ""
+        assert verb.report_line(tmp_path, "papers", began) == f"report: pip install 'remora[report]', then {later}"
+    with monkeypatch.context() as broken:
+        broken.setattr(charts, "bars", lambda *_: 1 / 0)
+        why = verb.keep_report(tmp_path, "papers", "search/papers")
+        assert why == "no report was written: division by zero; next: remora report papers"
+        assert verb.report_line(tmp_path, "papers", began) == f"report: {later}"
+    assert verb.keep_report(tmp_path, "papers", "search/papers") == ""
+    assert verb.report_line(tmp_path, "papers", began) == f"report: {page}"
+    assert verb.report_line(tmp_path, "papers", time.time() + 1) == f"report: {later}"  # of an earlier command
+    (record,) = (tmp_path / "tracking").glob("search-*.json")
+    found = json.loads(record.read_text())
+    assert found["files"]["report"][0] == "searches/papers/report" and found["status"] == "FINISHED"
 
 
 def test_marks_have_tooltips_and_names_are_no_markup() -> None:

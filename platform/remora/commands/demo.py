@@ -13,6 +13,7 @@ from rich.console import Console
 from remora import catalog
 from remora.commands.data import build
 from remora.commands.options import DemoOptions
+from remora.commands.report import report_line
 from remora.commands.run import flags, live
 from remora.data.outputs import writes
 from remora.errors import ClusterError, ServingError
@@ -96,6 +97,7 @@ def demo(options: DemoOptions) -> None:
         console.print(f"\nEndpoint (stopped again; start it with `{serve}`, or run the demo with --keep): {url}")
     console.print(curl_command(url, question.image, question.text), markup=False, highlight=False, soft_wrap=True)
     console.print(f"MLflow: remora ui --runs {options.runs}", highlight=False)
+    console.print(report_line(options.runs, space.name, began), highlight=False, soft_wrap=True)
     console.print(f"Finished in {duration(time.time() - began)}.")
     if options.json:
         with writes(options.json, "--json"):

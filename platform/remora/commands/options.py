@@ -157,7 +157,7 @@ class ReportOptions(Options):
     """a search as one page: who won and by how much, what each axis does, what it cost"""
 
     search: str = argument("its name, as the space has it")
-    out: Path | None = option("the page (default: <run folder>/searches/NAME/report.html)", metavar="FILE")
+    out: Path | None = option("the page (default: <run folder>/searches/NAME/report/report.html)", metavar="FILE")
     json: bool = _everything_as_json()
 
 

@@ -18,10 +18,11 @@ from rich.console import Console
 
 from remora.commands.indexes import entries_of, prepare
 from remora.commands.options import SearchOptions, TrainOptions, Workplace
+from remora.commands.report import keep_report, report_line
 from remora.evaluation.score import as_json
 from remora.pipeline import measure
 from remora.pipeline.executor import Executor
-from remora.pipeline.search.search import Here, Result, Room, check, result_file
+from remora.pipeline.search.search import Here, Result, Room, check, result_file, search_key
 from remora.pipeline.search.search import search as run_search
 from remora.pipeline.variant import Outcome, run_variant, status_file
 from remora.processes import Child, remora_command
@@ -86,16 +87,19 @@ def trained(options: TrainOptions, aloud: bool = False) -> Outcome:
 
 
 def search(options: SearchOptions) -> None:
-    """Train and measure every variant of a space, register the best, and print the result."""
+    """Train and measure every variant of a space, register the best, and print the result and where its report is."""
+    began = time.time()
     if options.plain or not sys.stdout.isatty():
-        say(*search_lines(searched(options, aloud=True).as_json()))
+        result = searched(options, aloud=True)
+        say(*search_lines(result.as_json()), report_line(options.runs, result.name, began))
         return
     space = read_space(options.spec, options.smoke)
     looked = survey(space)
     prepare(entries_of(looked.variants), options.place, literal())
     more = ["--smoke"] if options.smoke else []
     live(options.place, "search", options.spec, space.name, known(space, looked), literal(), more)
-    say(*search_lines(json.loads(result_file(options.runs, space.name).read_text())))
+    found = json.loads(result_file(options.runs, space.name).read_text())
+    say(*search_lines(found), report_line(options.runs, space.name, began))
 
 
 def searched(options: SearchOptions, aloud: bool = False) -> Result:
@@ -119,7 +123,10 @@ def searched(options: SearchOptions, aloud: bool = False) -> Result:
         _room(place, tell) as room,
     ):
         queued(place.runs, space.name, names)
-        return run_search(space, place.runs, tracker, room)
+        result = run_search(space, place.runs, tracker, room)
+        if problem := keep_report(place.runs, space.name, search_key(space)):
+            tell(f"note: {problem}")
+        return result
 
 
 def known(space: Space, looked: Survey) -> list[str]:

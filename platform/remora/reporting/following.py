@@ -13,11 +13,15 @@ from typing import IO
 from rich.console import Console
 from rich.live import Live
 
+from remora.reporting.happenings import Happenings
+from remora.reporting.live import live_table
 from remora.reporting.progress import SearchProgress, VariantProgress
-from remora.reporting.tables import live_table
+from remora.training.meter import duration
 
-UNTOLD = ("starting", "queued")
-"""States without a line: Ray's start prints its own, and most of a search is always waiting."""
+LOOK_EVERY = 0.5
+"""Seconds between two looks."""
+CHROME = 8
+"""Lines of a terminal that are not for rows of the table."""
 
 
 def draw(progress: SearchProgress, title: str, console: Console, going: Callable[[], bool]) -> None:
@@ -31,13 +35,14 @@ def draw(progress: SearchProgress, title: str, console: Console, going: Callable
 
     def redraw(view: Live) -> None:
         variants = progress.read()
-        view.update(live_table(variants, title))
+        view.update(live_table(variants, title, console.size.height - CHROME))
         for note in _new_notes(variants, told):
             view.console.print(note, markup=False, highlight=False, soft_wrap=True)
 
-    with Live(live_table(progress.read(), title), console=console, refresh_per_second=4) as view:
+    first = live_table(progress.read(), title, console.size.height - CHROME)
+    with Live(first, console=console, refresh_per_second=4) as view:
         while going():
-            time.sleep(0.5)
+            time.sleep(LOOK_EVERY)
             redraw(view)
         redraw(view)  # the last half second
 
@@ -51,7 +56,7 @@ def _new_notes(variants: Sequence[VariantProgress], told: set[str]) -> list[str]
 
 @contextmanager
 def plain_progress(runs: Path, search_name: str, names: list[str]) -> Iterator[None]:
-    """Print a line whenever a variant's state changes, and at intervals while it trains."""
+    """Print a line whenever something happens, and at intervals while a variant trains."""
     with _printing(SearchProgress(runs, search_name, names, time.time()), _flushed(sys.stdout)):
         yield
 
@@ -68,31 +73,27 @@ def _flushed(file: IO[str]) -> Callable[[str], object]:
 
 @contextmanager
 def _printing(progress: SearchProgress, write: Callable[[str], object], every: float = 10.0) -> Iterator[None]:
+    """Lines as things happen; and of what trains or is asked, one at intervals."""
     stop = threading.Event()
 
     def follow() -> None:
-        told: dict[str, str] = {}
+        happenings = Happenings(progress.runs, progress.search, progress.since)
         noted: set[str] = set()
-        last = 0.0
+        told: dict[str, str] = {}
+        last = time.monotonic()
         while True:
-            ended = stop.wait(1.0)
-            due = time.monotonic() - last > every
+            ended = stop.wait(LOOK_EVERY)
             variants = progress.read()
             for note in _new_notes(variants, noted):
                 write(note + "\n")
-            for v in variants:
-                state = f"{v.state} {v.run}" if v.stage else v.state
-                if v.accuracy:
-                    state += "".join(f"; {name} {value:.3f}" for name, value in v.accuracy.items())
-                step = f", step {v.step}/{v.steps}, loss {v.loss:.3f}" if v.loss is not None else ""
-                step += f", validation {v.validation:.3f}" if step and v.validation is not None else ""
-                if v.state in UNTOLD:
-                    continue
-                if told.get(v.name) != state or (step and due):
-                    write(f"{v.name}: {state}{step}\n")
-                    told[v.name] = state
-            if due:
+            for line in happenings.new(progress.variants):
+                write(line + "\n")
+            if time.monotonic() - last > every or ended:
                 last = time.monotonic()
+                for v in variants:
+                    if (said := _going_on(v)) and told.get(v.name) != said:
+                        told[v.name] = said
+                        write(f"{v.name}: {said}\n")
             if ended:
                 return
 
@@ -103,3 +104,12 @@ def _printing(progress: SearchProgress, write: Callable[[str], object], every: f
     finally:
         stop.set()
         thread.join()
+
+
+def _going_on(v: VariantProgress) -> str:
+    """`finetune 120/480, loss 2.345, held-out loss 2.123, 2:10 left`."""
+    if v.state == "training" and v.loss is not None:
+        held = f", held-out loss {v.validation:.3f}" if v.validation is not None else ""
+        left = f", {duration(v.seconds_left)} left" if v.seconds_left is not None else ""
+        return f"{v.stage} {v.step}/{v.steps}, loss {v.loss:.3f}{held}{left}"
+    return f"asked {v.asked}" if v.state == "evaluating" and v.asked else ""

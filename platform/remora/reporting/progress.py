@@ -41,17 +41,24 @@ class VariantProgress:
     notes: list[str] = field(default_factory=list)
     """Notes of its stage runs, such as a refused checkpoint."""
 
+    @property
+    def reused(self) -> int:
+        """Stage runs that it did not have to train."""
+        return sum(state == "reused" for state in self.stages.values())
+
 
 class SearchProgress:
     """Follows a search's variants from a point in time on."""
 
     def __init__(self, runs: Path, search: str, variants: list[str], since: float) -> None:
-        self.runs = runs
+        self.runs, self.search = runs, search
         self.folder = runs / "status" / search
         self.variants = variants
         self.since = since
         self._noted: dict[str, list[str]] = {}
         """Stage run -> its notes, once it is trained."""
+        self._told: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {}
+        """Variant -> the time and size of its status file, and its events."""
 
     def read(self) -> list[VariantProgress]:
         """Every variant as it is now: those that were known beforehand, then those that were asked for since."""
@@ -62,20 +69,31 @@ class SearchProgress:
 
     def _variant(self, name: str) -> VariantProgress:
         progress = VariantProgress(name)
-        for event in journal.read(self.folder / f"{name}.jsonl"):
+        for event in self._status(name):
             if event["time"] >= self.since:
                 _apply(progress, event)
         for run, state in progress.stages.items():
             if state == "training":
                 events = self._events(f"{run}.work")
                 progress.notes += self._notes(run, events)
-                if progress.state == "training":
+                if progress.state in ("training", "paused", "stopped"):
                     self._steps(progress, events)
             elif state == "trained":
                 if run not in self._noted:
                     self._noted[run] = self._notes(run, self._events(run))
                 progress.notes += self._noted[run]
         return progress
+
+    def _status(self, name: str) -> list[dict[str, Any]]:
+        file = self.folder / f"{name}.jsonl"
+        try:
+            stat = file.stat()
+        except FileNotFoundError:
+            return []
+        now = (stat.st_mtime_ns, stat.st_size)
+        if name not in self._told or self._told[name][0] != now:
+            self._told[name] = (now, list(journal.read(file)))
+        return self._told[name][1]
 
     def _events(self, folder: str) -> list[dict[str, Any]]:
         return list(journal.read(self.runs / "stages" / folder / journal.JOURNAL))
@@ -120,5 +138,6 @@ def _apply(progress: VariantProgress, event: dict[str, Any]) -> None:
     elif kind == "failed":
         progress.state, progress.error = "failed", event["error"]
     else:
-        progress.state, progress.stage = kind, ""
+        progress.state = kind
+        progress.stage = progress.stage if kind in ("paused", "stopped") else ""
         progress.bundle = event.get("bundle", "")

@@ -5,63 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from remora import catalog
 from remora.evaluation.compare import Compared
 from remora.reporting.columns import Blocks, Fitting, digits
-from remora.reporting.progress import VariantProgress
-from remora.training.meter import duration
-
-
-def live_table(variants: Sequence[VariantProgress], title: str) -> Fitting:
-    """Variant, stage, step, losses, tokens/s, ETA, and scores so far. Step, loss and ETA are never dropped."""
-
-    def draw(without: frozenset[str]) -> Table:
-        table = Table(title=title, title_justify="left", expand=False)
-        columns = ["variant", "now", "bar", "step", "loss", "validation", "tokens/s", "ETA", "accuracy"]
-        if all(v.validation is None for v in variants):
-            columns.remove("validation")
-        shown = [c for c in columns if c not in without]
-        for column in shown:
-            right = column in ("step", "loss", "validation", "tokens/s", "ETA")
-            heading = {"bar": "", "accuracy": "held-out accuracy", "validation": "held-out\nloss"}.get(column, column)
-            table.add_column(heading, justify="right" if right else "left", overflow="fold")
-        for v in variants:
-            cells = _live_cells(v, "accuracy" in without, "benchmarks" in without)
-            table.add_row(*(cells[c] for c in shown))
-        return table
-
-    return Fitting(draw, ("bar", "tokens/s", "benchmarks", "accuracy", "validation"))
-
-
-def _live_cells(v: VariantProgress, accuracy_beside_state: bool, figures_alone: bool) -> dict[str, Any]:
-    training = v.state == "training"
-    asked = v.asked if v.state == "evaluating" else ""
-    scored = ", ".join(f"{value:.3f}" if figures_alone else f"{name} {value:.3f}" for name, value in v.accuracy.items())
-    now = [v.state, v.stage or asked, scored if accuracy_beside_state else ""]
-    return {
-        "variant": v.name,
-        "now": Text(" ".join(filter(None, now)), style=_STYLE.get(v.state, "")),
-        "bar": ProgressBar(total=max(1, v.steps), completed=v.step, width=16) if training and v.steps else "",
-        "step": f"{v.step}/{v.steps}" if training and v.steps else "",
-        "loss": f"{v.loss:.3f}" if v.loss is not None else "",
-        "validation": f"{v.validation:.3f}" if v.validation is not None else "",
-        "tokens/s": f"{v.tokens_per_second:,.0f}" if v.tokens_per_second else "",
-        "ETA": duration(v.seconds_left) if v.seconds_left is not None else "",
-        "accuracy": scored,
-    }
-
-
-_STYLE = {
-    "training": "bold cyan",
-    "finished": "green",
-    "failed": "bold red",
-    "waiting": "yellow",
-    "evaluating": "magenta",
-}
 
 
 def scores_table(variants: Sequence[dict[str, Any]], choice: Mapping[str, Any], titles: Mapping[str, str]) -> Table:

@@ -16,6 +16,7 @@ from remora.reporting.search_report.axes import Importances
 from remora.reporting.search_report.curves import ranks
 from remora.reporting.search_report.drawing import Plate, plate
 from remora.reporting.search_report.findings import Findings, findings
+from remora.reporting.search_report.record import page_of
 from remora.reporting.search_report.tradeoffs import COSTS
 from remora.reporting.search_report.training import WINDOWS
 from remora.training.meter import duration
@@ -46,16 +47,17 @@ def write_report(runs: Path, search: str, out: Path | None = None) -> SearchPage
     """Write the page of a search, and its pictures into a folder beside it.
 
     Args:
-        out: The page's file; `<runs>/searches/<search>/report.html` if not given.
+        out: The page's file; `page_of` if not given.
 
     Raises:
         StoreError: no such search, or the disk.
     """
     found = findings(runs, search)
-    page = out or runs / "searches" / search / "report.html"
+    page = out or page_of(runs, search)
     sections = tuple(s for s in _sections(found) if s.plates or s.lead)
     images = page.with_name(f"{page.stem}-figures")
     with disk_errors(page.parent):
+        page.parent.mkdir(parents=True, exist_ok=True)
         images.mkdir(parents=True, exist_ok=True)
         for old in images.glob("*.png"):
             old.unlink()

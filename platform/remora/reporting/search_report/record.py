@@ -110,6 +110,11 @@ def benchmark_name(given: str) -> str:
     return Path(given).stem if given.endswith((".yaml", ".yml")) else given
 
 
+def page_of(runs: Path, search: str) -> Path:
+    """The report's page, in a folder that it has for itself and its figures."""
+    return folder_of(runs, search) / "report" / "report.html"
+
+
 def read_search(runs: Path, name: str) -> SearchRecord:
     """Raises:
     StoreError: no such search, or a file of it cannot be read.
