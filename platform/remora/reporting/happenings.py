@@ -13,7 +13,7 @@ from remora.training import journal
 
 SHOWN = 3
 """Variants that one line names."""
-Event = Mapping[str, object]
+Happened = Mapping[str, object]
 
 
 class Tail:
@@ -49,7 +49,7 @@ class Happenings:
 
     def new(self, variants: Sequence[str]) -> Iterator[str]:
         """A line for each thing that happened to these variants since the last call."""
-        found: list[tuple[float, str, Event]] = [(_time(e), str(e["variant"]), e) for e in self._rungs.new()]
+        found: list[tuple[float, str, Happened]] = [(_time(e), str(e["variant"]), e) for e in self._rungs.new()]
         for name in variants:
             if name not in self._tails:
                 self._tails[name] = Tail(self._status / f"{name}.jsonl", journal.whole)
@@ -66,7 +66,7 @@ class Happenings:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             yield f"{', '.join(names[:SHOWN])}{more}: {run} reused"
 
-    def _line(self, e: Event) -> str:
+    def _line(self, e: Happened) -> str:
         kind = e["event"]
         if kind == "stage" and e["state"] in ("training", "trained"):
             return f"{e['stage']} {'begins' if e['state'] == 'training' else 'trained'} ({e['run']})"
@@ -88,6 +88,6 @@ class Happenings:
         return {"evaluating": "measuring", "finished": "finished"}.get(str(kind), "")
 
 
-def _time(event: Event) -> float:
+def _time(event: Happened) -> float:
     time = event.get("time")
     return float(time) if isinstance(time, int | float) else 0.0

@@ -215,5 +215,8 @@ class Driver:
 
     def _untrack(self, trial: Trial, error: BaseException | None) -> None:
         if run := self._tracked.pop(trial.name, None):
-            run.note(tags={"remora.state": trial.state})
+            at = self.work.board.last(trial.last.name)
+            # Of a variant that was stopped these are its only figures, so that charts can have all variants.
+            rung = {f"rung/{at.figure}": at.value, "rung/share": at.share} if at else None
+            run.note(tags={"remora.state": trial.state}, metrics=rung)
             run.__exit__(type(error) if error else None, error, None)

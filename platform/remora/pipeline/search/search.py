@@ -203,7 +203,7 @@ def _searched(space: Space, runs: Path, tracker: tracking.Tracker, room: Room) -
             tags={"remora.champion": best.name}
             | ({"remora.version": f"{space.champion.register_as} version {version}"} if version else {}),
             # The search's own run has every variant's headline figures, for MLflow's charts.
-            metrics={f"{o.name}/{name}": score.accuracy for o in outcomes for name, score in o.scores.items()},
+            metrics={f"{o.name}/{s.benchmark}": s.accuracy for o in outcomes for s in o.scores.values()},
             texts={"choice.json": json.dumps(chosen.as_json(), indent=1)},
         )
     trials = driver.work.trials.values()
