@@ -13,7 +13,7 @@ from cases import cases
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.completion import engine_requests
-from remora.serving.line import Line
+from remora.serving.engines.builtin import BuiltinEngine
 from remora.serving.openai_api import Refusal, read_request
 from support.serving_fake import CHAT, FakeAnswerer, load
 from support.serving_requests import request
@@ -46,12 +46,12 @@ def test_every_body_is_a_job_or_one_line() -> None:
 
 
 def test_every_body_is_answered_over_http() -> None:
-    """With the routes and the model's line: no 5xx, and memory stays where it was."""
+    """With the routes and the engine's thread: no 5xx, and memory stays where it was."""
     draw = random.Random(2)
 
     async def go(count: int) -> None:
         champion = load(EndpointArgs())
-        app = api(EndpointArgs(), champion, Line(champion.answerer, 8).answer)
+        app = api(EndpointArgs(), champion, BuiltinEngine.of(champion.answerer, 2**20))
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             for round_ in range(4):

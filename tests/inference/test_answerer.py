@@ -6,7 +6,6 @@ import random
 
 import pytest
 from PIL import Image
-from small_answerers import TOKENS, answerer_of, conversations, pictures, requests_of
 
 from remora.errors import DataError, TooLong
 from remora.evaluation.ask import Ask, ask
@@ -14,6 +13,7 @@ from remora.evaluation.question import Question
 from remora.inference import Answer, Answerer, Message, Request, answerer
 from remora.inference.decoding import SlotBatch
 from remora.inference.recent import Recent
+from support.small_answerers import TOKENS, answerer_of, conversations, pictures, requests_of
 
 
 @pytest.fixture(scope="module")

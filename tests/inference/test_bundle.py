@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_answerers import conversations
 
 from remora.errors import DataError, TornArtifact
 from remora.inference import Answerer, Request, read_bundle
 from remora.model.vlm import place
 from remora.reading.images import preprocess
 from support.noise import write_noise
+from support.small_answerers import conversations
 
 
 @pytest.fixture(scope="module")

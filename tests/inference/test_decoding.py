@@ -6,12 +6,12 @@ import random
 
 import pytest
 import torch
-from small_llms import CONFIGS, JOIN, OTHERS, PICTURES, WINDOWED, embeddings, llm_of, prompts
 
 from remora import catalog
 from remora.inference import Prompt, prefill
 from remora.inference.decoding import Prefixes, SlotBatch, WholeBatch, can_join, token_bytes
 from remora.token_ids import IMAGE
+from support.small_llms import CONFIGS, JOIN, OTHERS, PICTURES, WINDOWED, embeddings, llm_of, prompts
 
 TAILS = [3, 9, 1, 14, 6, 2, 11, 5] * 4
 """32 prompts about 11 pictures."""

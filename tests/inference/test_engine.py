@@ -9,12 +9,12 @@ from functools import cache
 import pytest
 import torch
 from PIL import Image
-from small_answerers import TOKENS, answerer_of, pictures, requests_of
-from small_llms import CONFIGS, JOIN
 
 from remora.errors import DataError, TooLong
 from remora.inference import Answer, AnswerEngine, Answerer, Event, Message, Request, decoding, generation, sampling
 from remora.inference.decoding import SlotBatch, WholeBatch
+from support.small_answerers import TOKENS, answerer_of, pictures, requests_of
+from support.small_llms import CONFIGS, JOIN
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from PIL import Image
-from small_llms import PICTURES, prompts
 
 from remora.inference import FittedPicture, Prompt
 from remora.token_ids import IMAGE
+from support.small_llms import PICTURES, prompts
 
 
 def test_parts_of_a_prompt():

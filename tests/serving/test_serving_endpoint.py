@@ -213,8 +213,8 @@ def test_refusals_reach_the_client_as_its_own_errors(client: Any) -> None:
     ]:
         with pytest.raises(openai.BadRequestError, match=reason):
             chat(client, "hi", image)
-    with pytest.raises(openai.BadRequestError, match="logprobs: not supported"):
-        chat(client, "hi", logprobs=True)
+    with pytest.raises(openai.BadRequestError, match="min_p: not supported"):
+        chat(client, "hi", extra_body={"min_p": 0.5})
     with pytest.raises(openai.BadRequestError, match="maximum context length is 512 tokens") as too_long:
         chat(client, "too long")
     assert too_long.value.code == "context_length_exceeded"

@@ -37,7 +37,7 @@ class Scripted:
     """The endpoint, whose answers are streamed piece by piece, each when the test says so."""
 
     def __init__(self, args: EndpointArgs) -> None:
-        self.app, self.keyed = fake_api(args), args.keys is not None
+        (self.app, _), self.keyed = fake_api(args), args.keys is not None
         self.asked: list[dict[str, Any]] = []
         self.let = threading.Semaphore(0)
         self.gone = threading.Event()

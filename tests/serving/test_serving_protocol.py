@@ -20,11 +20,7 @@ from remora.serving.completion import DEFAULT_TOKENS, engine_requests
 from remora.serving.openai_api import (
     NEUTRAL,
     ChatRequest,
-    ChatResponse,
     Refusal,
-    ResponseChoice,
-    ResponseMessage,
-    Usage,
     holds_more,
     read_request,
 )
@@ -63,8 +59,6 @@ def test_a_field_that_is_not_built_is_refused_unless_it_asks_for_nothing(key: st
 @pytest.mark.parametrize(
     "fields",
     [
-        {"logprobs": True},
-        {"top_logprobs": 3},
         {"response_format": {"type": "json_object"}},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}},
         {"tools": [{"type": "function", "function": {"name": "f"}}]},
@@ -132,6 +126,10 @@ def test_another_model_is_not_found() -> None:
         ({"logit_bias": {"a": 1}}, "logit_bias"),
         ({"logit_bias": [1]}, "logit_bias"),
         ({"seed": 2**70}, "seed"),
+        ({"logprobs": 3}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
         ({"stream": "maybe"}, "stream"),
         ({"stream_options": {"include_usage": 7}}, "stream_options.include_usage"),
         ({"messages": []}, "messages"),
@@ -248,28 +246,6 @@ def test_seeds() -> None:
     assert 0 <= asked(seed=-1)[0].seed < 2**31
     assert asked()[0].seed != asked()[0].seed
     assert [how.seed for how in asked(seed=5, n=3)] == [5, 6, 7]
-
-
-def test_answers_as_events() -> None:
-    """What openai's client makes of them is in test_serving_endpoint.py."""
-    message = ResponseMessage(content="a fish")
-    choices = [
-        ResponseChoice(message=message, finish_reason="stop"),
-        ResponseChoice(index=1, message=message, finish_reason="length"),
-    ]
-    usage = Usage(prompt_tokens=7, completion_tokens=6, total_tokens=13)
-    made = ChatResponse(id="1", created=2, model="m", system_fingerprint="m@3", choices=choices, usage=usage)
-    for include in (False, True):
-        *lines, end, last = made.events(include).split("\n\n")
-        assert (end, last) == ("data: [DONE]", "")
-        chunks = [json.loads(line.removeprefix("data: ")) for line in lines]
-        for i, finish in ((0, "stop"), (1, "length")):
-            of = [c["choices"][0] for c in chunks if c["choices"] and c["choices"][0]["index"] == i]
-            assert of[0]["delta"] == {"role": "assistant", "content": ""}
-            assert "".join(c["delta"].get("content", "") for c in of) == "a fish"
-            assert [c["finish_reason"] for c in of] == [None, None, finish]
-        assert [c["usage"] for c in chunks if c.get("usage")] == ([usage.model_dump()] if include else [])
-        assert all(("usage" in c) is include for c in chunks)
 
 
 def test_arguments_are_strict_and_take_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,21 +8,21 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 from fastapi import FastAPI
 from PIL import Image
 
 from remora.errors import DataError, TooLong
-from remora.inference import Answer, Message, Prompt, Request
+from remora.inference import Answer, Event, Message, Prompt, Request, Stats
+from remora.inference.text import Detokenizer
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import ServedModel
-from remora.serving.line import Line
+from remora.serving.engines.builtin import BuiltinEngine
 from support.waiting import until
 
 CHAT = "/v1/chat/completions"
@@ -41,14 +41,18 @@ def hold(folder: Path) -> None:
 
 
 class FakeAnswerer:
-    """Answers with the size and first pixel of each picture, the question, and how many were asked together."""
+    """Answers with the size and first pixel of each picture, the question, and the process."""
 
     name = "share-Fake"
     max_length = 512
     vocabulary = 100
 
+    stop_id = -1
+
     def __init__(self) -> None:
         self.calls: list[list[Request]] = []
+        """The requests of each step."""
+        self.pieces = Pieces()
 
     def prompt(self, conversation: list[Message]) -> Prompt:
         if "too long" in conversation[-1].text:
@@ -61,16 +65,14 @@ class FakeAnswerer:
     def fitted(self, picture: Image.Image) -> Image.Image:
         return picture
 
-    def answer(self, requests: Sequence[Request], done: Callable[[int, Answer], None]) -> list[Answer]:
-        self.calls.append(list(requests))
-        answers = []
-        for i, request in enumerate(requests):
-            assert isinstance(request.conversation, FakePrompt)
-            answers.append(self._one(request.conversation.conversation, request))
-            done(i, answers[i])
-        return answers
+    @property
+    def detokenizer(self) -> Detokenizer:
+        return Detokenizer(self.pieces)  # type: ignore[arg-type]
 
-    def _one(self, conversation: tuple[Message, ...], how: Request) -> Answer:
+    def engine(self, rows: int, cache_bytes: int) -> FakeAnswerEngine:
+        return FakeAnswerEngine(self, rows)
+
+    def one(self, conversation: tuple[Message, ...], how: Request) -> Answer:
         question = conversation[-1].text
         if "explode" in question:
             raise KeyError("weights")
@@ -83,25 +85,97 @@ class FakeAnswerer:
         return Answer(f"{roles} | {seen} | {question} | {os.getpid()}", 7, 3, "stop")
 
 
+class Pieces:
+    """The tokenizer: a token is a piece of an answer."""
+
+    clean_up_tokenization_spaces = False
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
+
+    def __init__(self) -> None:
+        self._of: list[str] = []
+
+    def of(self, text: str) -> list[int]:
+        """Three tokens."""
+        third = -(-len(text) // 3)
+        self._of += [text[i * third : (i + 1) * third] for i in range(3)]
+        return [len(self._of) - 3 + i for i in range(3)]
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return self._of[token]
+
+    def decode(self, tokens: list[int], skip_special_tokens: bool) -> str:
+        return "".join(self._of[token] for token in tokens)
+
+
+class FakeAnswerEngine:
+    """Thinks of a request's whole answer in its first step, and says a third of it in each."""
+
+    def __init__(self, answerer: FakeAnswerer, rows: int) -> None:
+        self.answerer, self.rows = answerer, rows
+        self.waiting: dict[int, Request] = {}
+        self.running: dict[int, tuple[list[int], Answer]] = {}
+        self.added = 0
+
+    def add(self, request: Request) -> int:
+        self.waiting[self.added] = request
+        self.added += 1
+        return self.added - 1
+
+    def cancel(self, number: int) -> None:
+        self.waiting.pop(number, None)
+        self.running.pop(number, None)
+
+    def waits(self, number: int) -> bool:
+        return number in self.waiting
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    @property
+    def stats(self) -> Stats:
+        return Stats(len(self.waiting), len(self.running), 0, 0, 0, 0, 0, 0)
+
+    def step(self) -> list[Event]:
+        new = dict(list(self.waiting.items())[: self.rows - len(self.running)])
+        self.waiting = {number: one for number, one in self.waiting.items() if number not in new}
+        if new:
+            self.answerer.calls.append(list(new.values()))
+        for number, request in new.items():
+            assert isinstance(request.conversation, FakePrompt)
+            answer = self.answerer.one(request.conversation.conversation, request)
+            self.running[number] = self.answerer.pieces.of(answer.text)[len(request.said) :], answer
+        events = []
+        for number, (tokens, answer) in list(self.running.items()):
+            events.append(Event(number, tokens.pop(0), None if tokens else answer))
+            if not tokens:
+                del self.running[number]
+        return events
+
+
 def load(args: EndpointArgs) -> ServedModel:
     if args.alias == "broken":
         raise DataError("the bundle is torn; next: remora train")
     return ServedModel(FakeAnswerer(), "3", "run-1")  # type: ignore[arg-type]
 
 
-def fake_api(args: EndpointArgs) -> FastAPI:
-    """The application over the model that echoes."""
+def fake_api(args: EndpointArgs) -> tuple[FastAPI, BuiltinEngine]:
+    """The application over the model that echoes, and its engine."""
     champion = load(args)
-    return api(args, champion, Line(champion.answerer, 8).answer)
+    engine = BuiltinEngine.of(champion.answerer, args.cache_bytes)
+    return api(args, champion, engine), engine
 
 
 def call(method: str, path: str, args: EndpointArgs | None = None, **request: Any) -> httpx.Response:
     """One request to the application itself; no Ray, no socket."""
 
     async def go() -> httpx.Response:
-        transport = httpx.ASGITransport(fake_api(args or EndpointArgs()), raise_app_exceptions=False)
+        app, engine = fake_api(args or EndpointArgs())
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            return await client.request(method, path, **request)
+            response = await client.request(method, path, **request)
+        await engine.drain()
+        return response
 
     return asyncio.run(go())
 

@@ -7,7 +7,7 @@ answers = answerer.answer([Request([Message("user", "What is this?", (picture,))
 from typing import TYPE_CHECKING, Any
 
 from remora.inference.bundle import Bundle, read_bundle, write_bundle
-from remora.inference.requests import Answer, Event, FittedPicture, Message, Prompt, Request, Stats
+from remora.inference.requests import Answer, Event, FittedPicture, Logprobs, Message, Prompt, Request, Stats
 
 if TYPE_CHECKING:
     from remora.inference.answerer import Answerer
@@ -20,6 +20,7 @@ __all__ = [
     "Bundle",
     "Event",
     "FittedPicture",
+    "Logprobs",
     "Message",
     "Prompt",
     "Request",

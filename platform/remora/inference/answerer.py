@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
 
@@ -17,10 +18,11 @@ from remora.data.conversation import Turn
 from remora.errors import DataError, TooLong
 from remora.inference.bundle import Bundle, read_bundle
 from remora.inference.decoding import can_join, token_bytes
-from remora.inference.engine import AnswerEngine
+from remora.inference.engine import CACHE_BYTES, ROWS, AnswerEngine
 from remora.inference.generation import Generation
 from remora.inference.recent import Recent
 from remora.inference.requests import Answer, FittedPicture, Message, Prompt, Request
+from remora.inference.text import Detokenizer
 from remora.model.blocks import token_table
 from remora.model.parts import compose
 from remora.model.vlm import VisionLanguageModel
@@ -36,7 +38,7 @@ class Answerer:
     """A trained variant, ready to answer.
 
     `answer_alone` defines an answer: batch size 1, pictures encoded one at a time, the prompt read whole. `answer`
-    gives the same answers faster, with an AnswerEngine. Make your own AnswerEngine if requests come and go.
+    gives the same answers faster, with an AnswerEngine. `engine` makes one for requests that come and go.
     """
 
     def __init__(
@@ -116,6 +118,10 @@ class Answerer:
         """Tokens left in the context for an answer, at least one."""
         return self.max_length - len(prompt.ids)
 
+    def engine(self, rows: int = ROWS, cache_bytes: int = CACHE_BYTES) -> AnswerEngine:
+        """A new engine for requests that come and go."""
+        return AnswerEngine(self, rows, cache_bytes)
+
     def answer(self, requests: Sequence[Request], done: Callable[[int, Answer], None] | None = None) -> list[Answer]:
         """The answer to each request; `done` is called with each index and answer as soon as it is complete.
 
@@ -151,6 +157,11 @@ class Answerer:
 
     def text(self, tokens: Sequence[int]) -> str:
         return str(self.prompter.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    @cached_property
+    def detokenizer(self) -> Detokenizer:
+        """Its tokenizer's way from tokens to text."""
+        return Detokenizer(self.prompter.tokenizer)
 
     @torch.inference_mode()
     def embeddings(self, pictures: Sequence[FittedPicture], at_once: int = 1) -> list[Tensor]:

@@ -24,7 +24,7 @@ from remora.inference.decoding import DecodingBatch, Prefixes, SlotBatch, WholeB
 from remora.inference.generation import Generation
 from remora.inference.recent import Recent
 from remora.inference.requests import Event, FittedPicture, Request, Stats
-from remora.inference.sampling import NEAR, choose
+from remora.inference.sampling import NEAR, choose, logprobs
 
 if TYPE_CHECKING:
     from remora.inference.answerer import Answerer
@@ -95,6 +95,10 @@ class AnswerEngine:
         for group in self._groups:
             self._leave(group, {i for i, one in enumerate(group.rows) if one.number == number})
 
+    def waits(self, number: int) -> bool:
+        """Whether no step has begun with a request."""
+        return any(one.number == number for one in self._waiting)
+
     @property
     def busy(self) -> bool:
         """Whether a request waits or runs."""
@@ -105,7 +109,8 @@ class AnswerEngine:
         slots = self._slots.cache.slots * self._slots.cache.columns if self._slots else self._reserved()
         held = slots * self.answerer.token_bytes + self._prefixes.kept.held
         counts = (self._prompt_tokens, self._shared_tokens, self._answer_tokens, self._near_ties)
-        return Stats(len(self._waiting), len(self._running), *counts, held)
+        need = sum(one.need for one in self._waiting)
+        return Stats(len(self._waiting), len(self._running), need, *counts, held)
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
@@ -130,7 +135,9 @@ class AnswerEngine:
         events: list[Event] = []
         for i, (one, token, tie) in enumerate(zip(rows, tokens, ties, strict=True), first):
             answer = one.say(one.exact() if tie else token)
-            events.append(Event(one.number, one.said[-1], answer))
+            best = one.request.top_logprobs
+            told = None if best is None else logprobs(logits[i - first], one.said[-1], best)
+            events.append(Event(one.number, one.said[-1], answer, told, one.cached))
             if answer is not None:
                 ended.add(i)
         self._answer_tokens += len(rows)
@@ -149,7 +156,7 @@ class AnswerEngine:
         llm = self.answerer.model.llm
         if self._slots is None:
             while new := self._of_one_length():
-                prompts = [one.prompt for one in new]
+                prompts = [one.known for one in new]
                 shown = self._embeddings([picture for prompt in prompts for picture in prompt.pictures])
                 whole = WholeBatch(llm, prompts, shown)
                 self._groups.append(_Group(whole, new))
@@ -158,9 +165,11 @@ class AnswerEngine:
         elif new := self._that_fit():
             (group,) = self._groups
             # Side by side: bodies of equal length, and prompts that need little padding (SlotBatch.join).
-            new.sort(key=lambda one: (one.prompt.body, len(one.prompt.ids)))
-            prompts = [one.prompt for one in new]
+            new.sort(key=lambda one: (one.known.body, len(one.known.ids)))
+            prompts = [one.known for one in new]
             known = [self._prefixes.has(prompt) for prompt in prompts]
+            for one, has in zip(new, known, strict=True):
+                one.cached = one.known.body if has else 0
             shown = self._embeddings(
                 [
                     picture
@@ -184,7 +193,7 @@ class AnswerEngine:
         bodies: dict[object, int] = {}
         while self._waiting and len(running) + len(new) < self._most_rows:
             one = self._waiting[0]
-            with_it = bodies | {one.prompt.prefix(one.prompt.body): one.prompt.body}
+            with_it = bodies | {one.known.prefix(one.known.body): one.known.body}
             rows, columns = len(running) + len(new) + 1, max(longest, one.need)
             if rows > 1 and rows * columns > self._most_tokens:
                 break
@@ -208,10 +217,10 @@ class AnswerEngine:
         """The first queued request and all others with prompts of the same length, if they fit beside running ones."""
         if not self._waiting:
             return []
-        length = len(self._waiting[0].prompt.ids)
+        length = len(self._waiting[0].known.ids)
         new: list[Generation] = []
         for one in self._waiting:
-            if len(one.prompt.ids) == length and len(new) < self._most_rows:
+            if len(one.known.ids) == length and len(new) < self._most_rows:
                 if new and sum(each.need for each in [*new, one]) > self._most_tokens:
                     break
                 new.append(one)

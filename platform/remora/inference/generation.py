@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,8 +33,16 @@ class Generation:
             raise DataError(f"max_new_tokens is {request.max_new_tokens}; an answer has at least 1 token")
         if len(self.prompt.ids) + request.max_new_tokens > answerer.max_length:
             raise TooLong(len(self.prompt.ids), request.max_new_tokens, answerer.max_length)
+        if len(request.said) >= request.max_new_tokens:
+            raise DataError(
+                f"an answer of {request.max_new_tokens} tokens cannot go on behind {len(request.said)}; ask for more"
+            )
         self.request, self.number = request, number
-        self.said: list[int] = []
+        self.said: list[int] = list(request.said)
+        self.known = replace(self.prompt, ids=(*self.prompt.ids, *request.said)) if request.said else self.prompt
+        """What is read before the next token: the prompt, and the tokens that were said before."""
+        self.cached = 0
+        """Tokens of the prompt whose keys and values were copied."""
         self.seed = self._seed() if request.temperature else 0
         self._answerer = answerer
         self._alone: WholeBatch | None = None

@@ -64,6 +64,11 @@ class Prompt:
         return self.ids[:end], self.shown if end > self.head else ()
 
     @cached_property
+    def image_tokens(self) -> int:
+        """Tokens that are pictures'."""
+        return self.ids.count(IMAGE)
+
+    @cached_property
     def shown(self) -> tuple[bytes, ...]:
         """The pictures' digests."""
         return tuple(picture.digest for picture in self.pictures)
@@ -95,6 +100,11 @@ class Request:
     """Subtracted from a token's score once if it occurs in the answer."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token, added to its score)."""
+    top_logprobs: int | None = None
+    """Events have log probabilities: each token's and those of so many best ones. None: they have not."""
+    said: tuple[int, ...] = ()
+    """Tokens that the answer has already: it goes on behind them, as it did when they were said. They count among
+    `max_new_tokens`."""
 
     @property
     def narrows(self) -> bool:
@@ -118,6 +128,17 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Logprobs:
+    """Log probabilities at one position of an answer, natural: of the model's own distribution, the softmax of its
+    logits. Bias, penalties, temperature, `top_p` and `top_k` do not change them."""
+
+    token: float
+    """The chosen token's."""
+    best: tuple[tuple[int, float], ...] = ()
+    """(token, its log probability) of the most likely ones, best first."""
+
+
+@dataclass(frozen=True)
 class Event:
     """One token of one request, the one that it gets at batch size 1: nothing takes it back. The last comes with the
     whole answer."""
@@ -126,6 +147,9 @@ class Event:
     """What `AnswerEngine.add` returned."""
     token: int
     answer: Answer | None = None
+    logprobs: Logprobs | None = None
+    cached_tokens: int = 0
+    """Tokens of the prompt whose keys and values were copied from an earlier one."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +158,8 @@ class Stats:
 
     waiting: int
     running: int
+    waiting_tokens: int
+    """Tokens that the waiting requests may still need: of their prompts, and of their longest answers."""
     prompt_tokens: int
     """Tokens of all prompts that joined."""
     shared_tokens: int

@@ -16,14 +16,12 @@ from remora.serving import champion
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import ServedModel
-from remora.serving.line import Line
+from remora.serving.engines.builtin import BuiltinEngine
 
 REQUEST_TIMEOUT_S = 120.0
 """The proxy's timeout for a request."""
 GRACE_S = REQUEST_TIMEOUT_S + 10
 """A stopping replica finishes its requests first, so this must exceed the longest of them."""
-BATCH = 8
-"""Answers decoded together."""
 RETRY_AFTER_S = 2
 """Retry-After of the 429 when the endpoint is full."""
 
@@ -31,7 +29,7 @@ RETRY_AFTER_S = 2
 @serve.deployment
 @serve.ingress()
 class Endpoint:
-    """One replica: a champion and the one thread that runs it."""
+    """One replica: a champion and the engine that runs it."""
 
     def __init__(self, args: EndpointArgs, load: Callable[[EndpointArgs], ServedModel]) -> None:
         import torch
@@ -41,12 +39,12 @@ class Endpoint:
         assert args.runs is not None, "resolved at deployment"
         with carried(args.runs / "logs"):
             self.champion = load(args)
-        self.line = Line(self.champion.answerer, BATCH)
+        self.engine = BuiltinEngine.of(self.champion.answerer, args.cache_bytes)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Built in the replica. `serve.ingress(app)` would pickle a FastAPI object by value while this class is being
         # defined: string annotations and later definitions of the module are lost (Ray 2.60).
-        return api(self.args, self.champion, self.line.answer)
+        return api(self.args, self.champion, self.engine)
 
 
 def application(args: EndpointArgs, load: Callable[[EndpointArgs], ServedModel] = champion.load) -> serve.Application:

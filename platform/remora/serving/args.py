@@ -64,8 +64,11 @@ class EndpointArgs(Spec):
     num_cpus: float = Field(default=0.3, gt=0)
     """CPUs that Ray reserves for a replica; torch uses as many threads, at least one."""
     num_gpus: float = Field(default=0, ge=0)
+    cache_bytes: int = Field(default=2 * 2**30, ge=2**20)
+    """Bytes of a replica's key-value cache: running requests with room for their longest answers, and shared prefixes
+    of prompts. Requests wait until there is room; one that needs more than all of it runs alone."""
     max_ongoing_requests: int = Field(default=16, ge=1)
-    """Requests that one replica works on: 8 are answered as one batch while the next are decoded."""
+    """Requests that one replica works on. Up to 64 answers are decoded together (`n` of a request counts)."""
     max_queued_requests: int = Field(default=256, ge=1)
     """Requests queued in a proxy before more are refused with 429: at least the burst you expect."""
     keys: Path | dict[str, ApiKey] | None = None

@@ -59,6 +59,7 @@ def engine_requests(chat: ChatRequest, limits: Limits, answerer: Answerer) -> tu
             frequency_penalty=chat.frequency_penalty or 0.0,
             presence_penalty=chat.presence_penalty or 0.0,
             logit_bias=bias,
+            top_logprobs=chat.best_logprobs,
         )
         for i in range(chat.n or 1)
     )

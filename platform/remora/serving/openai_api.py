@@ -1,14 +1,13 @@
-"""The served part of OpenAI's chat completions: requests, responses, and refusals in OpenAI's error format.
+"""The served part of OpenAI's chat completions: requests, and refusals in OpenAI's error format.
 
 A field that would change an answer is either implemented or refused by name; docs/serving.md has the list.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import from_json
 
 from remora.errors import ServingError
@@ -32,6 +31,8 @@ SHOWN = 240
 """Maximum characters of a refusal; it may repeat the client's input."""
 
 LIMITS = Limits()
+MOST_LOGPROBS = 20
+"""OpenAI's limit of `top_logprobs`."""
 
 NOTHING: tuple[Any, ...] = ()
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -52,7 +53,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "guided_regex": NOTHING,
     "ignore_eos": (False,),
     "length_penalty": (1,),
-    "logprobs": (False,),
     "min_p": (0,),
     "min_tokens": (0,),
     "mm_processor_kwargs": ({},),
@@ -67,7 +67,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "structured_outputs": NOTHING,
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "truncate_prompt_tokens": NOTHING,
     "use_beam_search": (False,),
     "verbosity": ("medium",),
@@ -149,6 +148,8 @@ class ChatRequest(BaseModel):
     presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
     logit_bias: dict[int, float] | None = Field(None, max_length=1024)
     n: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -170,6 +171,18 @@ class ChatRequest(BaseModel):
         if any(not -100 <= value <= 100 for value in (bias or {}).values()):
             raise ValueError("a bias is a number from -100 to 100")
         return bias
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _top_logprobs(cls, top: int | None, info: ValidationInfo) -> int | None:
+        if top and not info.data.get("logprobs"):
+            raise ValueError("needs logprobs: true")
+        return top
+
+    @property
+    def best_logprobs(self) -> int | None:
+        """How many most likely tokens to tell of at each position; None for no log probabilities at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def tokens(self) -> int | None:
@@ -246,52 +259,3 @@ def _refuse_unsupported(request: ChatRequest) -> None:
         fine = " or ".join(repr(each) for each in NEUTRAL[key])
         instead = f"send {fine} or leave it out" if fine else "leave it out"
         raise Refusal(f"{key}: not supported; {instead}", code="unsupported", param=key)
-
-
-class ResponseMessage(BaseModel):
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-
-
-class ResponseChoice(BaseModel):
-    index: int = 0
-    message: ResponseMessage
-    finish_reason: Literal["stop", "length"]
-    logprobs: None = None
-
-
-class Usage(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class ChatResponse(BaseModel):
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    system_fingerprint: str
-    """Registered name and version that answered: `remora@3`."""
-    choices: list[ResponseChoice]
-    usage: Usage
-
-    def events(self, include_usage: bool) -> str:
-        """The response as server-sent events: for each choice role, text and end, then usage, then `[DONE]`."""
-        head = {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model}
-        head |= {"system_fingerprint": self.system_fingerprint}
-        usage = {"usage": None} if include_usage else {}
-        chunks: list[dict[str, Any]] = []
-        for choice in self.choices:
-            text = choice.message.content
-            deltas: list[dict[str, str]] = [
-                {"role": "assistant", "content": ""},
-                *([{"content": text}] if text else []),
-            ]
-            for delta, end in [*((delta, None) for delta in deltas), ({}, choice.finish_reason)]:
-                told = {"index": choice.index, "delta": delta, "finish_reason": end, "logprobs": None}
-                chunks.append({**head, "choices": [told], **usage})
-        if include_usage:
-            chunks.append({**head, "choices": [], "usage": self.usage.model_dump()})
-        return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"

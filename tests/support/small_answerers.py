@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
-from small_llms import IMAGE_TOKENS, llm_of
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -15,6 +14,7 @@ from remora import catalog
 from remora.inference import Answerer, Message, Request
 from remora.model.vlm import VisionLanguageModel
 from remora.reading.prompt import Prompter
+from support.small_llms import IMAGE_TOKENS, llm_of
 
 TOKENS = 6
 TEMPERATURES = {"gemma-2b": 4.0}
@@ -72,6 +72,12 @@ def requests_of(name: str) -> list[Request]:
 
 class Ids:
     """Stands where the tokenizer does when an answer's tokens become text: here they stay numbers."""
+
+    clean_up_tokenization_spaces = False
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return str(token)
 
     def decode(self, tokens: list[int], skip_special_tokens: bool) -> str:
         return " ".join(map(str, tokens))

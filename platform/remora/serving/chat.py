@@ -1,0 +1,165 @@
+"""POST /v1/chat/completions: read a request, have the engine answer it, and send the answer whole or as it grows.
+
+A client that goes is noticed at once, whether it streams or not, and its request is cancelled in the engine. No Ray
+here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import TYPE_CHECKING, TypeVar
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from remora.serving.args import EndpointArgs
+from remora.serving.champion import ServedModel
+from remora.serving.completion import engine_requests
+from remora.serving.engines.protocol import Delta, Draining, ServingEngine
+from remora.serving.fetch import Fetcher
+from remora.serving.openai_api import ChatRequest, Refusal, read_request, too_large
+from remora.serving.responses import Head, events, whole
+
+if TYPE_CHECKING:
+    from remora import inference
+
+T = TypeVar("T")
+GONE = 499
+"""nginx's status for a client that closed its connection; nobody reads it."""
+
+
+class Chat:
+    """The route's work, for one model behind one engine."""
+
+    def __init__(
+        self, args: EndpointArgs, champion: ServedModel, engine: ServingEngine, names: tuple[str, ...]
+    ) -> None:
+        self.args, self.champion, self.engine, self.names = args, champion, engine, names
+        # Two threads decode pictures and tokenise texts, apart from the event loop and the model's thread; only two,
+        # which bounds their memory.
+        self._fetcher = Fetcher(args.image_hosts, args.limits) if args.image_hosts else None
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="read")
+
+    async def complete(self, http: Request) -> Response:
+        _check_media_type(http)
+        body = await read_body(http, self.args.limits.max_body_bytes)
+        if not body and "upgrade" in http.headers:  # a server that switched protocols has lost it: see front.py
+            raise Refusal("the body was lost with an offer to upgrade; speak HTTP/1.1 without one", code="no_body")
+        request, asked = await self._read(body)
+        deltas = side_by_side([self.engine.submit(one) for one in asked])
+        head = Head(self.champion.answerer.name, f"{self.args.model}@{self.champion.version}")
+        try:
+            if not request.stream:
+                answers = await while_connected(http, _complete(deltas, len(asked)))
+                return Response(status_code=GONE) if answers is None else JSONResponse(whole(head, answers))
+            # Until there is something to send, a failure has a status of its own, and another replica may be asked.
+            first = await while_connected(http, _first(deltas))
+        except Draining as e:
+            raise Refusal(str(e), status=503, code="not_ready", retry_after=1) from None
+        if first is None:
+            return Response(status_code=GONE)
+        sent = events(head, _before(first, deltas), len(asked), request.includes_usage)
+        return StreamingResponse(sent, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+
+    async def _read(self, body: bytes) -> tuple[ChatRequest, tuple[inference.Request, ...]]:
+        run, limits = asyncio.get_running_loop().run_in_executor, self.args.limits
+        request = await run(self._readers, read_request, body, self.names, limits)
+        if self._fetcher is not None:
+            await self._fetcher.fill(request.messages)
+        return request, await run(self._readers, engine_requests, request, limits, self.champion.answerer)
+
+
+async def side_by_side(streams: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[tuple[int, Delta], None]:
+    """The deltas of several answers as they come, each with its answer's number. The first failure ends all."""
+    arrived: asyncio.Queue[tuple[int, Delta] | Exception] = asyncio.Queue(
+        1
+    )  # a slow client gets several tokens a delta
+
+    async def read(number: int, stream: AsyncGenerator[Delta, None]) -> None:
+        try:
+            async with aclosing(stream):
+                async for delta in stream:
+                    await arrived.put((number, delta))
+        except Exception as error:  # noqa: BLE001 (raised below)
+            await arrived.put(error)
+
+    tasks = [asyncio.create_task(read(number, stream)) for number, stream in enumerate(streams)]
+    try:
+        unfinished = len(streams)
+        while unfinished:
+            found = await arrived.get()
+            if isinstance(found, Exception):
+                raise found
+            unfinished -= found[1].finish_reason is not None
+            yield found
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def while_connected(http: Request, work: Coroutine[None, None, T]) -> T | None:
+    """The result of some work, or None if the client goes first: then the work is cancelled."""
+    working, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(http))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+async def _disconnected(http: Request) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _complete(deltas: AsyncGenerator[tuple[int, Delta], None], choices: int) -> list[Delta]:
+    answers: dict[int, Delta] = {}
+    async with aclosing(deltas):
+        async for number, delta in deltas:
+            answers[number] = answers[number] + delta if number in answers else delta
+    return [answers[number] for number in range(choices)]
+
+
+async def _first(deltas: AsyncGenerator[tuple[int, Delta], None]) -> tuple[int, Delta]:
+    return await anext(deltas)
+
+
+async def _before(
+    first: tuple[int, Delta], rest: AsyncGenerator[tuple[int, Delta], None]
+) -> AsyncIterator[tuple[int, Delta]]:
+    async with aclosing(rest):
+        yield first
+        async for each in rest:
+            yield each
+
+
+def _check_media_type(request: Request) -> None:
+    """Require JSON or no media type. Foreign pages may make a browser send other types without asking."""
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise Refusal(
+            f"content-type is {kind[:80]!r}; send application/json", status=415, code="unsupported_media_type"
+        )
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body, never holding much more than `limit` bytes of it.
+
+    Raises:
+        Refusal: 413, before the body is read where its length is declared.
+    """
+    declared, body = request.headers.get("content-length"), bytearray()
+    if declared is None or not declared.isdecimal() or int(declared) <= limit:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                break
+        else:
+            return bytes(body)
+    raise too_large(limit, declared)

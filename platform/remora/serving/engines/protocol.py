@@ -1,0 +1,107 @@
+"""What the endpoint asks of an engine, and what an engine streams: plain values, which can be pickled.
+
+    async for delta in engine.submit(request):
+        ...  # delta.text; the last one has a finish_reason
+
+Closing the stream (`aclose`, or its task's cancellation) cancels the request. An answer follows from its request alone,
+so another engine of the same model goes on behind tokens that a client already has: `Request.said`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from remora.errors import ServingError
+
+if TYPE_CHECKING:
+    from remora.inference import Request, Stats
+
+
+@dataclass(frozen=True)
+class Likely:
+    """A token at one position of an answer."""
+
+    token: int
+    text: str
+    """By itself; a part of a character is shown as a replacement character."""
+    bytes: bytes | None
+    """Those of an answer's tokens make, joined, its text in UTF-8. None for special tokens."""
+    logprob: float
+    """The natural logarithm of its probability in the model's own distribution (`remora.inference.Logprobs`)."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The token at one position of an answer, and the most likely ones there, best first."""
+
+    token: Likely
+    best: tuple[Likely, ...] = ()
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The next piece of an answer: one token of it, or several."""
+
+    text: str
+    """Joined, the texts of an answer's deltas are the whole answer. Text that a later token may change, or that may
+    begin a stop text, comes with a later delta."""
+    tokens: tuple[int, ...]
+    logprobs: tuple[Chosen, ...] = ()
+    """One for each token but the end token, if the request asks for them."""
+    finish_reason: Literal["stop", "length"] | None = None
+    """Of the last delta."""
+    prompt_tokens: int = 0
+    image_tokens: int = 0
+    """Tokens of the prompt that are pictures'."""
+    cached_tokens: int = 0
+    """Tokens of the prompt that were not read again, since an earlier prompt began with them."""
+
+    def __add__(self, later: Delta) -> Delta:
+        return replace(
+            later,
+            text=self.text + later.text,
+            tokens=self.tokens + later.tokens,
+            logprobs=self.logprobs + later.logprobs,
+        )
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """An engine's state."""
+
+    load: Stats
+    steps: int
+    """Steps since it started, those that failed too."""
+    stalled_s: float
+    """Seconds since its thread last began a step or had nothing to do: small, unless the thread hangs."""
+    failed: int
+    """Requests that failed in a step."""
+    rebuilt: int
+    """Failures of a step, after each of which the running requests were given to a fresh engine."""
+
+
+class ServingEngine(Protocol):
+    """Answers requests of one model. Its methods belong to an event loop; any number of loops may use it."""
+
+    def submit(self, request: Request) -> AsyncGenerator[Delta, None]:
+        """Stream an answer.
+
+        Raises:
+            DataError: the request cannot be answered (as `AnswerEngine.add`).
+            Draining: the engine takes no more requests.
+            Exception: the model's, if this request makes it fail.
+        """
+        ...
+
+    @property
+    def stats(self) -> EngineStats: ...
+
+    async def drain(self) -> None:
+        """Take no more requests, and return when those that it has are answered or cancelled."""
+        ...
+
+
+class Draining(ServingError):
+    """The engine takes no more requests: it is about to stop."""
