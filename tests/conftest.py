@@ -15,6 +15,22 @@ from support.tiny import write_records
 settings.register_profile("remora", derandomize=True, deadline=None)
 settings.load_profile("remora")
 
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark what `make test-fast` leaves out of a test with many cases: all but `sampled(n)` of them, evenly spread."""
+    cases = {}
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            cases.setdefault((item.path, item.originalname), []).append(item)
+    for group in cases.values():
+        kept = min(group[0].get_closest_marker("sampled").args[0], len(group))
+        fast = {i * len(group) // kept for i in range(kept)}
+        for i, item in enumerate(group):
+            if i not in fast:
+                item.add_marker(pytest.mark.slow)
+
+
 WORDS = [
     "A chat between a curious user and an artificial intelligence assistant.",
     "USER: What is in the picture? ASSISTANT: a red circle",

@@ -234,6 +234,7 @@ def test_the_median_and_its_ties():
     assert medians(np.zeros(4, int), np.ones(4)).tolist() == [2] * 4  # equal distances: by position
 
 
+@pytest.mark.slow
 def test_a_large_cluster_needs_no_matrix_of_all_pairs():
     rows = np.ones((12_000, 4), np.float32) / 2
     tracemalloc.start()

@@ -181,6 +181,7 @@ RECORD = JSON | st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=1500)
 @given(RECORD)
 def test_whatever_a_record_is_it_parses_or_is_named(said):
@@ -191,6 +192,7 @@ def test_whatever_a_record_is_it_parses_or_is_named(said):
         assert turns[-1].role == "assistant" and len(image_field(said)) == sum(t.images for t in turns)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.binary(max_size=80) | st.lists(RECORD, max_size=4).map(lambda r: json.dumps(r).encode()))
 def test_whatever_a_file_holds_it_is_checked_or_refused_in_one_line(tmp_path_factory, content):

@@ -181,6 +181,7 @@ def test_an_index_too_large_to_compare_as_a_whole_is_compared_by_record(tiny_dat
     assert contents(again) == before
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("embedded", [False, True])
 def test_whatever_changes_in_an_index_it_is_named_and_healed(tiny_data, embedded):
     """Bits flipped and bytes cut in every file of it: the same data, or one line and then the same data again."""

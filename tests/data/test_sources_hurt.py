@@ -70,6 +70,7 @@ def read(location: Path, folder: Path, index: bool = False) -> Counter | None:
     return None if report is None else report.counts
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", HURT)
 @FILES
 @given(data=st.data())
@@ -127,6 +128,7 @@ CELL = SCALAR | PICTURE | st.lists(PICTURE | SCALAR, max_size=2) | st.lists(TURN
 COLUMNS = ["conversations", "image", "images", "texts", "text", "caption", "question", "answer", "id"]
 
 
+@pytest.mark.slow
 @ROWS
 @given(st.dictionaries(st.sampled_from(COLUMNS), st.lists(CELL, min_size=3, max_size=3), min_size=1))
 def test_columns_of_wrong_types(tmp_path_factory, columns):

@@ -36,6 +36,7 @@ def read(source) -> list:
     return out
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(st.lists(VALUE, max_size=8), st.booleans(), st.sampled_from([None, 1]))
 def test_a_list_comes_back_record_by_record(tmp_path_factory, records, ascii_, indent):
@@ -48,6 +49,7 @@ def test_a_list_comes_back_record_by_record(tmp_path_factory, records, ascii_, i
         assert any(0xD800 <= ord(c) < 0xE000 for c in text)  # a raw half surrogate is not UTF-8
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(st.lists(VALUE, min_size=1, max_size=5), st.data())
 def test_a_list_that_is_cut_or_hurt_is_read_or_refused_in_one_line(tmp_path_factory, records, data):
@@ -91,6 +93,7 @@ def test_a_byte_order_mark_and_odd_bytes_in_words_do_not_matter(tmp_path):
     assert read(LlavaJson(str(file))) == ["é", "\u2028"]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(VALUE, max_size=8))
 def test_lines_come_back_and_a_bad_one_is_a_string(tmp_path_factory, records):

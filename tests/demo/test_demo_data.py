@@ -40,6 +40,7 @@ def said(folder: Path) -> str:
     return "\n".join(turn["value"] for row in rows for turn in row["conversations"])
 
 
+@pytest.mark.slow
 def test_a_second_build_is_equal_byte_for_byte(folder: Path, tmp_path: Path) -> None:
     build_demo(tmp_path / "again", limit=LIMIT)
     files, again = (
@@ -51,6 +52,7 @@ def test_a_second_build_is_equal_byte_for_byte(folder: Path, tmp_path: Path) -> 
         assert (folder / file).read_bytes() == (tmp_path / "again" / file).read_bytes(), file
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_data(folder: Path, tmp_path: Path) -> None:
     other = build_demo(tmp_path / "other", seed=1, limit=LIMIT)
     mine = json.loads((folder / "manifest.json").read_text())
@@ -220,6 +222,7 @@ def test_an_intact_folder_is_returned_as_it_is(folder: Path) -> None:
     assert manifest == json.loads((folder / "manifest.json").read_text())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("harm", ["edited json", "lost picture", "torn manifest", "other version"])
 def test_a_harmed_folder_is_rebuilt(folder: Path, harm: str) -> None:
     before = (folder / "manifest.json").read_text()

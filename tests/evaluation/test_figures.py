@@ -36,6 +36,7 @@ def f1(gold: np.ndarray, said: np.ndarray) -> figures.Figure:
     return ratio(2 * gold * said, gold + said, 1)
 
 
+@pytest.mark.slow
 def test_an_interval_holds_the_truth_as_often_as_it_says(monkeypatch):
     """300 samples of a known population: the fraction of 95% intervals that contain it has a standard error of 1.3%."""
     monkeypatch.setattr(figures, "RESAMPLES", 300)

@@ -139,6 +139,7 @@ def test_the_cheapest_of_the_equals() -> None:
     assert cheapest(found, {"0": (2,), "1": (2,), "2": (0,)}) == found.best
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("right", "n", "more"),
     [
@@ -163,6 +164,7 @@ def test_equal_models_are_seldom_told_apart(few: None, right: list[float], n: in
     assert held / 300 >= 0.915
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("right", "n", "alike"),
     [([0.8] * 24, 400, 0.5), ([0.87] * 4, 400, 0.5), ([0.9] + [0.8] * 9, 500, 0.9), ([0.8] * 8 + [0.6] * 8, 400, 0.5)],

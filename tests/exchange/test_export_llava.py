@@ -52,6 +52,7 @@ def ours(model, prompter, entry, turns, shown):
     return ids, model.llm(inputs_embeds=model.embed(ids, pixels)).logits
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("vision", "llm"),
     [("clip", m) for m in ("llama", "phi3", "gpt_neox")]

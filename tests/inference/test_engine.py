@@ -71,6 +71,7 @@ def disturbed(engine: AnswerEngine, requests: list[Request], draw: random.Random
     return {places[number]: answer for number, answer in answers.items()}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_no_answer_depends_on_who_comes_and_goes(made, name):
     answerer, requests, expected = made(name)
@@ -82,6 +83,7 @@ def test_no_answer_depends_on_who_comes_and_goes(made, name):
         assert (engine.stats.running, engine.stats.waiting) == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tinyllama-1.1b-chat", "+mistral"])
 def test_logits_may_be_off_by_less_than_half_of_what_is_near(made, monkeypatch, name):
     """Every logit of every batch is off by more than any batch does: answers stay, since near ties are decided at batch
@@ -138,6 +140,7 @@ def test_most_choices_are_the_batchs_own(made):
     assert engine.stats.answer_tokens > 100 and engine.stats.near_ties <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["smollm2-135m", "gemma-2b"])
 def test_half_precision_is_that_of_batch_size_1_too(tiny_tokenizer, name):
     half = answerer_of(name, tiny_tokenizer, torch.bfloat16)
@@ -162,6 +165,7 @@ def test_a_row_that_ends_frees_its_place_at_once(made):
     assert sum(sizes) == sum(limits) and len(sizes) <= -(-sum(limits) // 3) + 3
 
 
+@pytest.mark.slow
 def test_memory_bounds_the_rows(made, monkeypatch):
     answerer, requests, expected = made("phi-2")
     sizes: list[tuple[int, int]] = []
@@ -184,6 +188,7 @@ def test_memory_bounds_the_rows(made, monkeypatch):
         assert engine._prefixes.kept.held <= tokens * answerer.token_bytes // 4
 
 
+@pytest.mark.slow
 def test_a_long_request_makes_slots_longer_for_its_time_only(made):
     answerer, requests, expected = made("phi-2")
     engine = AnswerEngine(answerer, cache_bytes=4000 * answerer.token_bytes)

@@ -69,6 +69,7 @@ def test_draws_follow_the_softmax():
         torch.testing.assert_close(drawn(how(9, temperature), logits), expected, rtol=0, atol=0.04)
 
 
+@pytest.mark.slow
 def test_the_fewest_tokens_that_add_up_to_top_p_are_drawn():
     """Temperature 2 makes 0.4, 0.3, 0.2 and 0.1 of these; top_k comes first, and top_p counts of what is left."""
     logits = 2 * torch.tensor([0.2, 0.4, 0.1, 0.3]).log()

@@ -24,6 +24,7 @@ def parameters(module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(("name", "entry"), catalog.entries("llm").items(), ids=catalog.entries("llm"))
 def test_a_language_model_has_the_parameters_that_its_entry_says(name, entry):
     with torch.device("meta"):
@@ -52,6 +53,7 @@ def test_an_encoder_is_as_its_entry_says(name, entry):
     assert tokens.shape == (1, entry.tokens, entry.width)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("name", "entry"), OUTLINED.items(), ids=OUTLINED)
 def test_an_encoder_of_the_hub_gives_the_tokens_that_its_entry_says(name, entry):
     with torch.device("meta"):

@@ -20,6 +20,7 @@ COUNTS = (9, 196, 256, 576, 729, 1024, 1369)
 DOCUMENT = Path(__file__).parents[2] / "docs" / "connectors.md"
 
 
+@pytest.mark.sampled(25)
 @pytest.mark.parametrize("tokens", COUNTS)
 @pytest.mark.parametrize("name", ENTRIES)
 @pytest.mark.parametrize(("width", "hidden"), [(1024, 2048), (1152, 1152)])

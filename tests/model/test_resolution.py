@@ -71,6 +71,7 @@ def test_a_size_that_was_trained_is_read_as_before():
 INTERPOLATED = {"clip-l-448": (1024, 32), "dinov2-l-336": (576, 24), "vit-l-336-in21k": (441, 21)}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("name", "expected"), INTERPOLATED.items(), ids=INTERPOLATED)
 def test_the_shipped_encoders_at_other_sizes(name, expected):
     found = catalog.vision(name)
@@ -101,6 +102,7 @@ def test_a_size_is_part_of_an_encoders_name(name, tokens, short):
     assert variant_name(variant) == f"base-{short}-TL-mlp"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "layer", "short", "pixels"),
     [("clip-l-336@-1", -1, "C.L1", 336), ("siglip-so400m-384@224@-12", -12, "Sig.224.L12", 224)],

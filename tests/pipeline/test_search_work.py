@@ -148,6 +148,7 @@ def test_nobody_is_promoted_who_failed(tmp_path):
     assert rule.promote(board, "finetune", 0.5, True).variant != best.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [Everyone(), Halving.of(3, 1 / 9), Median((0.2, 0.6))], ids=lambda r: r.words)
 def test_a_search_that_is_killed_anywhere_repeats_nothing(tmp_path, rule):
     """A thousand trials on 64 slots; slots die, and the driver dies twelve times."""

@@ -175,6 +175,7 @@ def folder(database):
     database.mkdir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [cut, folder])
 def test_figures_come_although_mlflow_cannot_be_opened(spoil, runs, work, empty_database, monkeypatch):
     spoil(runs / "mlflow.db")

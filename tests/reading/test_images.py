@@ -167,6 +167,7 @@ def test_a_broken_picture_is_named_in_one_line(kind, tmp_path):
         assert str(caught.value).startswith(f"unreadable image: {broken}: ") and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Pillow also warns about some of these
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF"])
 def test_no_broken_byte_raises_anything_else(kind, tmp_path):

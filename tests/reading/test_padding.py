@@ -26,6 +26,7 @@ def picture(width: int, height: int, extreme: bool) -> Image.Image:
     return Image.fromarray((values > 127).astype(np.uint8) * 255 if extreme else values)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("extreme", [False, True], ids=["noise", "black and white"])  # these overshoot at every edge
 @pytest.mark.parametrize("resample", FILTERS)
 @pytest.mark.parametrize("side", [1, 24, 33, 336])

@@ -66,6 +66,7 @@ def test_a_page_is_whole(tmp_path: Path) -> None:
     assert len(text) < 600_000
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("space", "left"),
     [

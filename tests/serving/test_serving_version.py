@@ -36,6 +36,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
     return tracker
 
 
+@pytest.mark.slow
 def test_replicas_load_the_version_that_was_deployed(registry: Tracker, tmp_path: Path) -> None:
     deployed = champion.pinned(EndpointArgs(runs=registry.runs))
     assert champion.load(deployed).version == "1"

@@ -59,6 +59,7 @@ def test_a_byte_is_stored_once(tracker):
     assert registered.samefile(tracker.runs / "bundles" / "one" / "weights")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["a%b", "a%20b", "a?b", "a#b", "a b", "é", "a'b", "a;b&c"])
 def test_any_name_of_the_run_folder(name, empty_database, tmp_path):
     (tmp_path / name).mkdir()

@@ -69,6 +69,7 @@ def test_no_pass_of_the_stage_is_larger_than_the_largest_rehearsed(records, tiny
     assert tried[-1].samples == min(micro, -(-8 // world)) and tried[-1].pictures <= 8 * 2
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("beside", [{}, {"past_context": True}], ids=["context", "past-context"])
 @pytest.mark.parametrize("rows", ["packed", "padded"])
 @pytest.mark.parametrize(("world", "micro"), [(1, 1), (1, 3), (3, 16)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 BUSY = """
 import threading
 import torch
@@ -23,6 +25,7 @@ print("trained")
 """
 
 
+@pytest.mark.slow
 def test_a_rank_whose_threads_are_inside_torch_ends_with_success() -> None:
     """Without `leave` it aborts: `terminate called without an active exception`."""
     ended = subprocess.run([sys.executable, "-c", BUSY + "leave()"], capture_output=True, text=True)

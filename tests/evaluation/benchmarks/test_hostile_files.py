@@ -104,6 +104,7 @@ def content(value, rng, chance) -> bytes:
     return whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATA)
 def test_only_data_errors(name, tmp_path):
     rng = random.Random(name)

@@ -80,6 +80,7 @@ def same(a: dict[str, torch.Tensor | None], b: dict[str, torch.Tensor | None]) -
         assert gradient is None or torch.equal(gradient, b[name]), name
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("rows", ["packed", "padded"])
 @pytest.mark.parametrize("llm", distinct("llm", small_llm))
 def test_every_language_model_has_the_same_loss_and_gradients(llm, rows):
@@ -90,6 +91,7 @@ def test_every_language_model_has_the_same_loss_and_gradients(llm, rows):
     assert {at: n for at, n in checkpointed[2].items() if at[0] == "llm"} == {("llm", 0): 2, ("llm", 1): 1}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("vision", distinct("vision", small_vision))
 def test_every_encoder_has_the_same_loss_and_gradients(vision):
     tuning = Tuning(vision={"last": 2}, connector="full", llm="frozen")
@@ -101,6 +103,7 @@ def test_every_encoder_has_the_same_loss_and_gradients(vision):
     assert again == [i for i in (blocks - 2, blocks - 1) if ("vision", i) in plain[2]]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("rows", ["packed", "padded"])
 def test_dropout_is_computed_again_with_the_same_masks(rows):
     lora = PartTuning(mode="lora", lora=Lora(r=2, alpha=4, dropout=0.3))

@@ -121,6 +121,7 @@ def reference(model: VisionLanguageModel, name: str, samples) -> tuple[torch.Ten
     return torch.cat(logits), (loss, llm)
 
 
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("kind", ROWS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_packed_token_has_the_logits_that_it_has_alone(name, kind):
@@ -137,6 +138,7 @@ def test_a_packed_token_has_the_logits_that_it_has_alone(name, kind):
     assert expected.std() > 0.1  # they say something
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
 @pytest.mark.parametrize("name", [n for n in CONFIGS if n != "granite"])
 def test_loss_and_gradients_are_those_of_the_samples_alone(name, checkpointing):
