@@ -33,6 +33,8 @@ class OnTune:
         # Tune would take the first Ctrl-C as a wish to end the experiment some time; stage runs are safe, so stop at
         # once.
         os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+        # Its newer output prints a heading on stdout at any verbosity, of "9223372036854775807 trials".
+        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         name = f"{driver.space.name}-{uuid.uuid4().hex[:8]}"
         with attempt(driver.runs, name):
             _tuned(driver, name)

@@ -58,12 +58,18 @@ class Crew:
         self._feed: Feed | None = None
         self._error: BaseException | None = None
         self._idle: threading.Timer | None = None
+        self._lock = threading.Lock()
+        self._retired = False
+        """Whether the feed was closed: its group does no more tasks, though it may take seconds to end."""
 
     def train(self, task: Task) -> Ended:
         """As `Trainer`; after a failure the next task gets another group."""
         self._wake()
-        alive = self._feed and self._thread and self._thread.is_alive()
-        number = self._feed.give(task) if self._feed and alive else self._begin(task)
+        with self._lock:
+            there = self._feed and self._thread and self._thread.is_alive() and not self._retired
+            number = self._feed.give(task) if self._feed and there else None
+        if number is None:
+            number = self._begin(task)
         assert self._feed and self._thread
         while len(ended := self._feed.ended()) <= number:
             if not self._thread.is_alive() and len(self._feed.ended()) <= number:
@@ -86,7 +92,7 @@ class Crew:
     def _begin(self, task: Task) -> int:
         """A group whose first task this is."""
         self.close()
-        self._error = None
+        self._error, self._retired = None, False
         begun = threading.Event()
 
         def work() -> None:
@@ -112,6 +118,8 @@ class Crew:
             self._idle.cancel()
 
     def _retire(self) -> None:
-        if self._feed and self._thread and self._thread.is_alive():
-            with contextlib.suppress(FileNotFoundError):
-                self._feed.close()
+        with self._lock:
+            if self._feed and self._thread and self._thread.is_alive() and not self._retired:
+                self._retired = True
+                with contextlib.suppress(FileNotFoundError):
+                    self._feed.close()

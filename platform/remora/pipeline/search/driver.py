@@ -54,6 +54,7 @@ class Driver:
         self.store = Store(runs)
         self.folder = folder_of(runs, space.name)
         self.folder.mkdir(parents=True, exist_ok=True)
+        status_file(runs, space.name, "").parent.mkdir(parents=True, exist_ok=True)  # of variants still to be asked for
         stop_file(runs, space.name).unlink(missing_ok=True)
         self.ledger = Ledger(self.folder / LEDGER)
         self.outcomes: dict[str, Outcome] = {}
@@ -198,9 +199,7 @@ class Driver:
         return ""
 
     def _say(self, trial: Trial, event: str, **fields: Any) -> None:
-        status = status_file(self.runs, self.space.name, trial.name)
-        status.parent.mkdir(parents=True, exist_ok=True)
-        journal.append(status, event, **fields)
+        journal.append(status_file(self.runs, self.space.name, trial.name), event, **fields)
 
     def _say_of(self, run: StageRun, by: Trial, state: str) -> None:
         """Tell the others that need a stage run what `by` has to do with it."""
