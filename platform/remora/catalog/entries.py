@@ -273,7 +273,7 @@ class DatasetEntry(Spec):
 
     @field_validator("make", mode="before")
     @classmethod
-    def _one_command(cls, value: Any) -> Any:
+    def _one_command(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
     def steps(self, data: Path) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isclose
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -45,7 +45,7 @@ class Averaged(Spec):
     """One of several models whose weights are averaged into a published one."""
 
     recipe: str
-    overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    overrides: dict[str, dict[str, object]] = Field(default_factory=dict)
     weight: float = Field(gt=0, lt=1)
 
 
@@ -57,7 +57,7 @@ class PublishedModel(Spec):
     llm: str
     recipe: str
     """With `average`, the recipe of the model whose settings the average keeps."""
-    overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    overrides: dict[str, dict[str, object]] = Field(default_factory=dict)
     """Overrides of the recipe's stages, as in a variant."""
     average: tuple[Averaged, ...] = ()
     """The other models to average with it, and their weights; its own weight is the rest of 1."""

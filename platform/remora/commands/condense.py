@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
@@ -17,7 +16,7 @@ from remora.commands.indexes import prepare
 from remora.commands.options import DataCondenseOptions
 from remora.commands.run import say, session
 from remora.condense.embedding import EmbeddingJob, embed_here, identity, load_encoder
-from remora.condense.result import write_output
+from remora.condense.result import CondensationRecord, LeftOutRow, write_output
 from remora.condense.source import embedding_files, files_digest, kept_items
 from remora.condense.steps import Condenser, Embedded, Step
 from remora.condense.vectors import Vectors
@@ -61,14 +60,14 @@ def condense(options: DataCondenseOptions, console: Console) -> None:
 @contextmanager
 def _recorded(
     runs: Path, spec: Condensation, source: Dataset | None
-) -> Iterator[Callable[[Step | dict[str, Any]], None]]:
+) -> Iterator[Callable[[Step | CondensationRecord], None]]:
     """One MLflow run for the block. The function takes each step, then the record, and prints the steps."""
     key = digest([spec.model_dump(mode="json"), source.digest if source else None])
     source_name = {"mlflow.source.name": "remora data condense"}
     params = spec.model_dump(mode="json")
     run = tracking.Run(runs, key=f"condense/{key}", name="condense", tags=source_name, params=params)
 
-    def heard(found: Step | dict[str, Any]) -> None:
+    def heard(found: Step | CondensationRecord) -> None:
         if isinstance(found, dict):
             metrics = {"left_out": found["left_out"]["counts"], "kept": found["kept"]}
             run.note(metrics=metrics, texts={"manifest.json": json.dumps(found, indent=1)})
@@ -125,7 +124,7 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0))  # the CPUs this process may use, also in a container
 
 
-def _nowhere(clusters: Step) -> Iterator[dict[str, Any]]:
+def _nowhere(clusters: Step) -> Iterator[LeftOutRow]:
     """Rows of given embeddings that have no direction."""
     for row, label in enumerate(clusters.load("labels")):
         if label < 0:

@@ -6,7 +6,6 @@ import json
 import socket
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -19,6 +18,7 @@ from remora.data.outputs import writes
 from remora.errors import ClusterError, ServingError
 from remora.evaluation.benchmarks.own import own_benchmark
 from remora.files import write_json
+from remora.pipeline.search.records import ResultRecord
 from remora.pipeline.search.search import result_file
 from remora.processes import Child, remora_command
 from remora.reporting.columns import literal
@@ -139,13 +139,13 @@ def _wait_ready(endpoint: Child, console: Console) -> str:
     raise ServingError(f"the endpoint was not ready after {READY_S:.0f} s (log: {endpoint.log})")
 
 
-def _summary(result: dict[str, Any], seconds: float, answer: dict[str, str]) -> dict[str, object]:
+def _summary(result: ResultRecord, seconds: float, answer: dict[str, str]) -> dict[str, object]:
     """What --json writes; the headline figures are those of easy-VQA's published test split."""
     keys = ("accuracy", "ci", "blind", "question_only", "n")
     variants = [
         {
             "name": v["name"],
-            **{k: v["benchmarks"][HEADLINE][k] for k in keys},
+            **{k: figure for k, figure in v["benchmarks"][HEADLINE].items() if k in keys},
             "benchmarks": v["benchmarks"],
             "stages": v["stages"],
         }

@@ -2,10 +2,11 @@
 
 # ruff: noqa: RUF009 (`option` and `argument` are dataclasses.field)
 
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from remora.commands.options import A_MODEL, Options, argument, cluster_address, option, tracking_server
+from remora.commands.declaring import REQUIRED, argument, option
+from remora.commands.options import A_MODEL, Options, cluster_address, tracking_server
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,6 @@ class KeysOptions(Options):
 
     what: str = argument("add | remove | ls", choices=["add", "remove", "ls"])
     name: str | None = argument("whose key", None)
-    file: Path = option("the file: YAML or JSON", MISSING, metavar="FILE")
+    file: Path = option("the file: YAML or JSON", REQUIRED, metavar="FILE")
     requests_per_minute: int | None = option("add: limit (default: none)", metavar="N")
     concurrent: int | None = option("add: limit of requests in work at a time (default: none)", metavar="N")

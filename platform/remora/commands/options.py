@@ -9,10 +9,12 @@ since `remora --help` needs all of it. The parser reads the annotations as types
 
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, Self, get_args
+
+from remora.commands.declaring import REQUIRED, argument, option
 
 A_MODEL = "a variant's name, the folder of a bundle, or name@alias of the registry"
 A_DATASET = "a dataset's name, file, folder or URL, or a variant's YAML"
@@ -23,48 +25,36 @@ def run_folder(given: str | os.PathLike[str] | None = None) -> Path:
     return Path(given or os.environ.get("REMORA_RUNS") or Path.home() / "remora").expanduser().absolute()
 
 
-def argument(help: str | None = None, default: Any = MISSING, **parsing: Any) -> Any:
-    """A positional field; `parsing` goes to argparse."""
-    return field(default=default, metadata={"flags": (), "parsing": {"help": help, **parsing}})
+def cluster_address() -> str | None:
+    return option("Ray cluster to use (default: RAY_ADDRESS, or a new one on this machine)", either=True)
 
 
-def option(help: str | None = None, default: Any = None, flag: str = "", **parsing: Any) -> Any:
-    """A field that is a flag: `flag`, or the field's own name. MISSING: it is required."""
-    return field(default=default, metadata={"flags": (flag,), "parsing": {"help": help, **parsing}})
+def _local() -> bool:
+    return option("without Ray, on this machine", False, either=True)
 
 
-def cluster_address() -> Any:
-    help = "Ray cluster to use (default: RAY_ADDRESS, or a new one on this machine)"
-    return field(default=None, metadata={"flags": ("",), "parsing": {"help": help}, "either": True})
-
-
-def _local() -> Any:
-    help = "without Ray, on this machine"
-    return field(default=False, metadata={"flags": ("",), "parsing": {"help": help}, "either": True})
-
-
-def tracking_server() -> Any:
+def tracking_server() -> str | None:
     return option("MLflow server (default: MLFLOW_TRACKING_URI, or <run folder>/mlflow.db)")
 
 
-def _protocol() -> Any:
+def _protocol() -> str | None:
     return option("way of scoring (default: the papers')", metavar="P")
 
 
-def _judge_model() -> Any:
+def _judge_model() -> str | None:
     return option("the judge (default: REMORA_JUDGE_MODEL, or the papers')", metavar="NAME")
 
 
-def _smoke() -> Any:
+def _smoke() -> bool:
     return option("a space's trial run of minutes: what its smoke block replaces", False)
 
 
-def _everything_as_json() -> Any:
+def _everything_as_json() -> bool:
     return option("print everything as JSON", False)
 
 
-def _new_folder() -> Any:
-    return option("a new folder", MISSING, metavar="DIR")
+def _new_folder() -> Path:
+    return option("a new folder", REQUIRED, metavar="DIR")
 
 
 @dataclass(frozen=True)
@@ -112,7 +102,7 @@ class Options:
         return cls(**made)
 
 
-def kind_of(annotation: Any) -> tuple[type, bool]:
+def kind_of(annotation: object) -> tuple[type, bool]:
     """The type of a field's values, and whether it holds several."""
     inner = [t for t in get_args(annotation) or (annotation,) if t not in (NoneType, ...)]
     return inner[0], ... in get_args(annotation)
@@ -166,8 +156,8 @@ class ScoreOptions(Options):
     """score an answer file by a benchmark's published rules; needs no model"""
 
     benchmark: str = argument("vqav2, gqa, scienceqa, textvqa, pope, mme, mmbench, seed, mmmu, …")
-    data: Path = option("its distributed file or folder", MISSING, metavar="PATH")
-    answers: Path = option("LLaVA's or the official format", MISSING, metavar="FILE")
+    data: Path = option("its distributed file or folder", REQUIRED, metavar="PATH")
+    answers: Path = option("LLaVA's or the official format", REQUIRED, metavar="FILE")
     questions: Path | None = option("LLaVA's question file", metavar="FILE")
     protocol: str | None = _protocol()
     judge_model: str | None = _judge_model()
@@ -179,7 +169,7 @@ class EvaluateOptions(Options):
     """measure a model on benchmarks, by the papers' rules"""
 
     model: str = argument(A_MODEL)
-    benchmarks: tuple[str, ...] = option("names separated by commas or spaces, YAMLs, or all", MISSING, metavar="NAME")
+    benchmarks: tuple[str, ...] = option("names separated by commas or spaces, YAMLs, or all", REQUIRED, metavar="NAME")
     data: Path | None = option("their folders (default: <run folder>/data/eval)", metavar="DIR")
     workers: int = option("processes that answer (default: 1)", 1, metavar="N")
     gpus_per_worker: float = option("GPUs of each (default: 0)", 0.0, metavar="N")
@@ -284,7 +274,7 @@ class AverageOptions(Options):
 
     models: tuple[str, ...] = argument(f"each {A_MODEL}", metavar="MODEL")
     tracking_uri: str | None = tracking_server()
-    weights: tuple[float, ...] = option("one for each, with sum 1: 0.3 0.7", MISSING)
+    weights: tuple[float, ...] = option("one for each, with sum 1: 0.3 0.7", REQUIRED)
     out: Path = _new_folder()
 
 
@@ -330,7 +320,7 @@ class DataDemoOptions(Options):
     seed: int = option("of the split into seen and unseen concepts (default: 0)", 0)
 
 
-def _images() -> Any:
+def _images() -> str | None:
     return option("the folder of its pictures (default: its own)", metavar="DIR")
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 from remora.commands.options import SearchesOptions
 from remora.commands.run import say
@@ -26,7 +25,7 @@ from remora.pipeline.search.spending import spent
 from remora.pipeline.search.verdict import rule_of
 from remora.reporting.columns import console
 from remora.reporting.results import spent_lines
-from remora.reporting.searches import listed, replayed_table, rungs_table
+from remora.reporting.searches import SearchSummary, listed, replayed_table, rungs_table
 from remora.spec import Rule
 
 
@@ -47,9 +46,9 @@ def searches(options: SearchesOptions) -> None:
         said = _summary(options.runs, name)
         found_spent = spent(options.runs, folder_of(options.runs, name))
         if options.json:
-            decided = [vars(d) for d in board.decided]
-            said["spending"] = found_spent.as_json() if found_spent else None
-            say(json.dumps(said | {"rungs": [vars(r) for r in board.arrivals], "decided": decided}, indent=1))
+            spending = found_spent.as_json() if found_spent else None
+            rungs, decided = [vars(r) for r in board.arrivals], [vars(d) for d in board.decided]
+            say(json.dumps({**said, "spending": spending, "rungs": rungs, "decided": decided}, indent=1))
             return
         console().print(listed([said]))
         if board.arrivals:
@@ -92,7 +91,7 @@ def _known(options: SearchesOptions) -> str:
     return options.name
 
 
-def _summary(runs: Path, name: str) -> dict[str, Any]:
+def _summary(runs: Path, name: str) -> SearchSummary:
     """A search in a few figures, from its files."""
     entries = Ledger.entries(folder_of(runs, name) / LEDGER)
     runs_now = is_held(lease_of(runs, name))

@@ -22,6 +22,7 @@ from transformers import AutoConfig
 from remora import catalog
 from remora.catalog import Vision
 from remora.catalog.resolution import FAMILIES
+from remora.condense.result import LeftOutRow
 from remora.condense.source import picture, row_of, words
 from remora.condense.steps import whole
 from remora.condense.vectors import ordered
@@ -38,7 +39,7 @@ from remora.spec.condensation import Encoder
 LEFT_OUT = "left-out.jsonl"
 PIXELS = {"image_size", "mean", "std", "fit", "resize", "resample", "processor"}
 """Fields of a catalog entry that decide a picture's pixels."""
-RESAMPLE: dict[Any, Literal["bilinear"] | None] = {None: None, 3: None, 2: "bilinear"}
+RESAMPLE: dict[int | None, Literal["bilinear"] | None] = {None: None, 3: None, 2: "bilinear"}
 """Pillow's filter numbers -> names in catalog entries. A processor without a filter is bicubic."""
 
 
@@ -152,7 +153,7 @@ class EmbeddingJob:
     def files(self, name: str) -> list[Path]:
         return [self.part(start) / f"{name}.npy" for start in self.starts]
 
-    def left_out(self) -> Iterator[dict[str, object]]:
+    def left_out(self) -> Iterator[LeftOutRow]:
         """{row, id, kind, reason} of every sample without an embedding."""
         for start in self.starts:
             for line in (self.part(start) / LEFT_OUT).read_text().splitlines():

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -27,14 +27,56 @@ RECORD = "condensation.json"
 EXAMPLES = 5
 
 
+class LeftOutRow(TypedDict):
+    """A row without an embedding."""
+
+    row: int
+    id: NotRequired[str]
+    kind: str
+    reason: str
+
+
+class StepRecord(TypedDict):
+    """A step as condensation.json names it."""
+
+    step: str
+    digest: str
+    counts: Mapping[str, float]
+
+
+class LeftOut(TypedDict):
+    """Rows that a condensation left out: their number by kind, and the first few."""
+
+    counts: Mapping[str, int]
+    examples: list[LeftOutRow]
+
+
+class MixtureRecord(TypedDict):
+    """What to write into a mixture."""
+
+    path: str
+    images: str
+
+
+class CondensationRecord(TypedDict):
+    """The content of condensation.json."""
+
+    name: str
+    kept: int
+    steps: list[StepRecord]
+    left_out: LeftOut
+    spec: dict[str, object]
+    mixture: NotRequired[MixtureRecord]
+
+
 def write_output(
     out: Path,
     spec: Condensation,
     steps: Sequence[Step],
-    left_out: Iterable[dict[str, Any]],
+    left_out: Iterable[LeftOutRow],
     records: Iterable[Item] | None,
     images: str | None,
-) -> dict[str, Any]:
+) -> CondensationRecord:
     """Publish `<out>/dataset`; without records, only the row numbers. Returns the content of condensation.json.
 
     The same spec, source and steps give the same bytes.
@@ -50,7 +92,7 @@ def write_output(
                 f.write(json.dumps(line) + "\n")
         with (folder / "left-out.jsonl").open() as f:
             examples = [json.loads(line) for line in islice(f, EXAMPLES)]
-        record: dict[str, Any] = {
+        record: CondensationRecord = {
             "name": spec.name,
             "kept": len(rows),
             "steps": [{"step": s.name, "digest": s.digest, "counts": s.counts} for s in steps],

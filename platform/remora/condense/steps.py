@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -86,7 +85,7 @@ class Condenser:
         """
         spec, steps = self.spec, list[Step]()
 
-        def step(name: str, parameters: Any, make: Callable[[Path, Sequence[Step]], Counts]) -> None:
+        def step(name: str, parameters: object, make: Callable[[Path, Sequence[Step]], Counts]) -> None:
             steps.append(self._step(name, parameters, steps, make))
 
         step("clusters", [spec.clusters.model_dump(), spec.seed], self._clusters)

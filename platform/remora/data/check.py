@@ -11,7 +11,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 from remora.data.conversation import TAG, Problem, Turn, image_field, name_of, parse_turns, short
 from remora.data.index_builder import size_of
@@ -113,7 +112,7 @@ class DatasetReport:
         elif isinstance(names, list) and names and isinstance(names[0], str):
             self.folders[names[0].rpartition("/")[0]] += 1
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         fatal = self.counts.keys() - self.tolerated
         kinds = {k: {"count": n, "fatal": k in fatal, "examples": self.examples[k]} for k, n in self.counts.items()}
         counts = {"records": self.records, "text_only": self.text_only, "pictures": self.pictures}

@@ -8,9 +8,9 @@ converts other formats to this one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NotRequired, TypedDict, overload
 
 from remora.data.pictures import Picture
 
@@ -40,6 +40,17 @@ class Sample:
     images: tuple[Picture, ...]
 
 
+LlavaTurn = TypedDict("LlavaTurn", {"from": Literal["system", "human", "gpt"], "value": str})
+
+
+class LlavaRecord(TypedDict):
+    """A record without problems. It may have other keys."""
+
+    id: NotRequired[object]
+    image: NotRequired[str | list[str] | None]
+    conversations: list[LlavaTurn]
+
+
 def with_system(turns: Sequence[Turn]) -> tuple[str, Sequence[Turn]]:
     """(system message, the turns after it). The message is empty if the first turn is not a system turn."""
     if turns and turns[0].role == "system":
@@ -55,7 +66,7 @@ LONGEST_PART, LONGEST_PATH = 255, 4095
 """Maximum bytes of a file name and of a path on Linux."""
 
 
-def short(value: Any, length: int = EXCERPT) -> str:
+def short(value: object, length: int = EXCERPT) -> str:
     """A value as shown in messages: quoted, on one line, cut if long."""
     held = value[: length + 1] if isinstance(value, str | bytes | list) else value
     try:
@@ -69,19 +80,23 @@ def short(value: Any, length: int = EXCERPT) -> str:
     return f"{text[:length]}…"
 
 
-def image_field(record: dict[str, Any]) -> Any:
+@overload
+def image_field(record: LlavaRecord) -> list[str]: ...
+@overload
+def image_field(record: Mapping[str, object]) -> object: ...
+def image_field(record: Mapping[str, object]) -> object:
     """A record's `image` as a list of paths, or unchanged if it is invalid."""
     paths = record.get("image") or []
     return [paths] if isinstance(paths, str) else paths
 
 
-def problems(record: Any) -> Iterator[Problem]:
+def problems(record: object) -> Iterator[Problem]:
     """All problems of one LLaVA record, without looking at its picture files.
 
     Only the first turn out of order is reported: the turns after it are out of order for the same reason.
     """
     said = record.get("conversations") if isinstance(record, dict) else None
-    if not isinstance(said, list):
+    if not isinstance(record, dict) or not isinstance(said, list):
         yield "no-conversation", f"a record needs 'conversations', a list of turns, and this is {short(record)}"
         return
     in_order = True
@@ -140,7 +155,7 @@ def lone(text: str) -> str:
     return "a lone surrogate, which is not a character; fix its text"
 
 
-def _no_path(path: Any) -> str:
+def _no_path(path: object) -> str:
     """Why a file cannot have such a name; an empty string if it can."""
     if not isinstance(path, str):
         return "no text"
@@ -156,7 +171,7 @@ def _no_path(path: Any) -> str:
     return ""
 
 
-def parse_turns(record: dict[str, Any]) -> tuple[Turn, ...]:
+def parse_turns(record: LlavaRecord) -> tuple[Turn, ...]:
     """The turns of a record without problems."""
     said = record["conversations"]
     before = said[0]["from"] == "system"
@@ -169,7 +184,7 @@ def parse_turns(record: dict[str, Any]) -> tuple[Turn, ...]:
     )
 
 
-def name_of(record: dict[str, Any]) -> str | None:
+def name_of(record: Mapping[str, object]) -> str | None:
     """A record's id as text; None if it has none."""
     name = record.get("id")
     return None if name is None else str(name) if isinstance(name, str | int | float) else short(name)

@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 
@@ -132,7 +132,7 @@ class Dataset(Sequence[Sample]):
         self.skipped = len(skipped)
         self._kept = np.setdiff1d(np.arange(self.records), np.fromiter(skipped, int)) if skipped else None
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _opened, (self.folder, self._without, self._kept)  # the other process maps the files itself
 
     def __len__(self) -> int:
@@ -194,14 +194,14 @@ class Dataset(Sequence[Sample]):
 
     def flaws(self) -> Iterator[Flaw]:
         """Every problem, in record order."""
-        return (Flaw(*flaw) for flaw in self._flaws)
+        return iter(self._flaws)
 
     @cached_property
-    def _flaws(self) -> list[list[Any]]:
+    def _flaws(self) -> list[Flaw]:
         content = (self.folder / "problems.jsonl").read_bytes()
         if hashlib.sha256(content).hexdigest() != self._problems:
             raise _torn(self.folder, "problems.jsonl does not match its sha256")
-        return [json.loads(line) for line in content.splitlines()]
+        return [Flaw(*json.loads(line)) for line in content.splitlines()]
 
     def _picture(
         self, location: str, offset: int, length: int | None, sha256: str, size: tuple[int, int] | None

@@ -13,14 +13,14 @@ import multiprocessing
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypedDict, TypeVar
 
 import numpy as np
 
@@ -100,7 +100,7 @@ def open_dataset(
             if found := _spoilt(home):
                 log.warning("%s is damaged; rebuilding it", found)
             files = _stamps(source)
-            total = sum(size for _, size, _ in files)
+            total = sum(int(size) for _, size, _ in files)
             folder = _build(source, images, home, spread or over_processes, progress or (lambda done, of: None), total)
             write_json(home / "state.json", {"format": FORMAT, "files": files, "index": folder.name})
     return Dataset(folder)
@@ -174,7 +174,7 @@ def index_shard(source: Source, images: str, home: str, shard: Shard) -> Indexed
         if all(kind in NOTED for kind, _ in flaws):
             name, (system, turns) = name_of(raw.record), with_system(parse_turns(raw.record))
             out.records.append(encode_record(name, system, turns, shown))
-            content: Any = [str(name), [[t.text, t.images] for t in turns], [p.sha256 for p in shown]]
+            content: list[object] = [str(name), [[t.text, t.images] for t in turns], [p.sha256 for p in shown]]
             content += [system] if system else []
         else:
             out.records.append(b"")
@@ -253,7 +253,7 @@ def _stamp(file: str) -> tuple[int, str]:
         raise DataError(f"unreadable dataset file: {file}: {e}") from None
 
 
-def _stamps(source: Source) -> list[list[Any]]:
+def _stamps(source: Source) -> list[list[str | int]]:
     return [[file, *_stamp(file)] for file in source.files]
 
 
@@ -269,17 +269,25 @@ def _current(source: Source, home: Path) -> Path | None:
     files, state = _stamps(source), _state(home)
     if not state or state["files"] != files or _changed(home) or not sound(home / state["index"]):
         return None
-    return home / str(state["index"])
+    return home / state["index"]
 
 
 def _spoilt(home: Path) -> Path | None:
     """The folder of the last index, if it exists and is damaged."""
     state = _state(home)
-    folder = home / str(state["index"]) if state else home
+    folder = home / state["index"] if state else home
     return folder if state and folder.is_dir() and not sound(folder) else None
 
 
-def _state(home: Path) -> dict[str, Any] | None:
+class IndexState(TypedDict):
+    """The content of state.json."""
+
+    format: int
+    files: list[list[str | int]]
+    index: str
+
+
+def _state(home: Path) -> IndexState | None:
     """The content of state.json, if its index can be opened."""
     try:
         state = json.loads((home / "state.json").read_text())
@@ -305,7 +313,7 @@ def _write_seen(home: Path, seen: dict[str, Seen]) -> None:
     tmp.replace(home / PICTURES)
 
 
-def _names(table: Any) -> list[str]:
+def _names(table: Mapping[str, np.ndarray]) -> list[str]:
     text = table["names"].tobytes().decode()
     return text.split("\0") if text else []
 

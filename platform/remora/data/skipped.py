@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TypedDict
 
 from remora.data.index import Dataset
 from remora.data.locations import absolute
 from remora.data.sources import check_command, picture_folder
 from remora.errors import DataError
 from remora.spec import MixtureEntry
+
+
+class EntryCounts(TypedDict):
+    """What the index of a mixture's entry skips."""
+
+    dataset: str
+    records: int
+    skipped: dict[str, int]
+    """Kind of problem -> records."""
 
 
 class Skipped:
@@ -62,7 +72,7 @@ class Skipped:
         location = absolute(one.path)
         return check_command(location, absolute(one.images) if one.images else picture_folder(location))
 
-    def as_json(self) -> list[dict[str, object]]:
+    def as_json(self) -> list[EntryCounts]:
         """What the indexes skip: each entry's dataset, number of records, and number of records of each skipped
         kind."""
         return [

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from remora.data.conversation import image_field, parse_turns
+from remora.data.conversation import LlavaRecord, image_field, parse_turns
 from remora.data.pictures import Picture
 from remora.errors import DataError
 
@@ -43,7 +43,7 @@ class Item:
     """A record without problems, and its pictures: named files, or `embedded` if the source contains them."""
 
     where: str
-    record: dict[str, Any]
+    record: LlavaRecord
     pictures: tuple[Picture | bytes, ...]
     embedded: bool
 
@@ -205,7 +205,7 @@ class ParquetTarget:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[dict[str, object]] = []
         self._bytes = 0
         self._left_out = _LeftOut()
 
@@ -233,7 +233,7 @@ class ParquetTarget:
         said = [{"from": turn["from"], "value": turn["value"]} for turn in item.record["conversations"]]
         names = image_field(item.record)
         shown = [{"bytes": c, "path": n} for c, n in zip(item.contents(), names, strict=True)]
-        row = {"id": _id(item.record), "conversations": said, "images": shown}
+        row: dict[str, object] = {"id": _id(item.record), "conversations": said, "images": shown}
         with _unicode(item):
             self._bytes += len(str(row["id"]).encode())
         self._bytes += sum(len(p["bytes"]) for p in shown) + sum(len(t["value"]) for t in said)
@@ -301,7 +301,7 @@ class _LeftOut:
     def __init__(self) -> None:
         self._keys: dict[str, None] = {}
 
-    def see(self, record: dict[str, Any]) -> None:
+    def see(self, record: LlavaRecord) -> None:
         more = record.keys() - {"id", "image", "conversations"}
         turns = {f"conversations.{k}" for t in record["conversations"] for k in t.keys() - {"from", "value"}}
         self._keys |= dict.fromkeys(sorted(more | turns))
@@ -311,7 +311,7 @@ class _LeftOut:
             yield f"left out, because there is no column: {', '.join(self._keys)}"
 
 
-def _id(record: dict[str, Any]) -> str | None:
+def _id(record: LlavaRecord) -> str | None:
     return None if record.get("id") is None else str(record["id"])
 
 

@@ -13,11 +13,10 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+from remora.data.conversation import LlavaRecord
 from remora.demo import concepts, openmoji, shapes, sources, testing, training
 from remora.errors import DataError
-from remora.files.lines import JsonRecord
 
 VERSION = 2
 """Raise it when the same seed gives other data; folders of another version are rebuilt."""
@@ -30,7 +29,7 @@ OnPartProgress = Callable[[str, int, int], None]
 
 def build_demo(
     folder: Path, *, seed: int = 0, progress: OnPartProgress | None = None, limit: int | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Build the demo's data in `folder` and return its manifest; if it exists and is intact, only return it.
 
     `progress` is called with (task, number done, total). `limit`, for tests, keeps that many concepts per kind and
@@ -63,7 +62,7 @@ def build_demo(
     return manifest
 
 
-def _fill(folder: Path, seed: int, limit: int | None, progress: OnPartProgress) -> dict[str, Any]:
+def _fill(folder: Path, seed: int, limit: int | None, progress: OnPartProgress) -> dict[str, object]:
     train, validation = shapes.parted(seed, limit=limit)
     test = shapes.published("test")
     progress("drawing", 0, 1)
@@ -109,7 +108,7 @@ def _fill(folder: Path, seed: int, limit: int | None, progress: OnPartProgress) 
     (folder / "ATTRIBUTION.txt").write_text(sources.ATTRIBUTION, encoding="utf-8")
     counts = {file: len(records) for file, records in (lessons | exams).items()}
     turns = sum(len(record["conversations"]) for record in lessons["finetune.json"]) // 2
-    manifest: dict[str, Any] = {
+    manifest: dict[str, object] = {
         "version": VERSION,
         "seed": seed,
         "limit": limit,
@@ -124,7 +123,7 @@ def _fill(folder: Path, seed: int, limit: int | None, progress: OnPartProgress) 
     return manifest
 
 
-def _refuse_leaks(file: str, records: Sequence[JsonRecord], unseen: Sequence[str], held_out: set[str]) -> None:
+def _refuse_leaks(file: str, records: Sequence[LlavaRecord], unseen: Sequence[str], held_out: set[str]) -> None:
     """Raise if a training file has a held-out picture or an unseen name: scores would then be meaningless."""
     said = concepts.mention(unseen).search("\n".join(training.texts(records))) if unseen else None
     shown = held_out & {record.get("image") for record in records}
@@ -132,7 +131,7 @@ def _refuse_leaks(file: str, records: Sequence[JsonRecord], unseen: Sequence[str
         raise DataError(f"{file} would hold what is kept for testing: {said[0] if said else min(shown)}")
 
 
-def _intact(folder: Path, key: dict[str, int | None]) -> dict[str, Any] | None:
+def _intact(folder: Path, key: dict[str, int | None]) -> dict[str, object] | None:
     """The folder's manifest, if version and seed match and its files are intact."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))

@@ -7,12 +7,12 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from remora.data.conversation import LlavaRecord, LlavaTurn
 from remora.demo import question_makers
 from remora.demo.concepts import Concept
 from remora.demo.openmoji import RENDITIONS
 from remora.demo.question_makers import WHAT
 from remora.demo.shapes import ShapePicture, category
-from remora.files.lines import JsonRecord
 
 CONVERSATIONS_A_PICTURE = 2
 TURNS = 2
@@ -26,7 +26,9 @@ TEXTS_A_CONCEPT = 5
 Round = tuple[str, str]
 
 
-def captions(seen: Sequence[Concept], training: Sequence[ShapePicture], phrases: Mapping[str, str]) -> list[JsonRecord]:
+def captions(
+    seen: Sequence[Concept], training: Sequence[ShapePicture], phrases: Mapping[str, str]
+) -> list[LlavaRecord]:
     """One "What is this?" per picture, without easy-VQA pictures whose answers do not give both colour and shape."""
     records = [
         _record(
@@ -44,7 +46,7 @@ def captions(seen: Sequence[Concept], training: Sequence[ShapePicture], phrases:
     return records
 
 
-def finetune(seen: Sequence[Concept], training: Sequence[ShapePicture], seed: int) -> list[JsonRecord]:
+def finetune(seen: Sequence[Concept], training: Sequence[ShapePicture], seed: int) -> list[LlavaRecord]:
     """One conversation per picture, of several turns in shuffled order."""
     names, sizes = [c.name for c in seen], Counter(c.kind for c in seen)
     records = []
@@ -63,7 +65,7 @@ def finetune(seen: Sequence[Concept], training: Sequence[ShapePicture], seed: in
 
 def language(
     seen: Sequence[Concept], training: Sequence[ShapePicture], phrases: Mapping[str, str], seed: int
-) -> list[JsonRecord]:
+) -> list[LlavaRecord]:
     """Text only: the later captions, questions and answers, with the caption in place of the picture.
 
     A tiny language model trained from scratch learns the words from it, and to answer from the context. A connector
@@ -88,7 +90,7 @@ def language(
     return records
 
 
-def texts(records: Iterable[JsonRecord]) -> Iterable[str]:
+def texts(records: Iterable[LlavaRecord]) -> Iterable[str]:
     """All text in the records."""
     return (turn["value"] for record in records for turn in record["conversations"])
 
@@ -123,8 +125,8 @@ def _told(caption: str, turns: list[Round]) -> list[Round]:
     return [(f"{caption}\n{question}", answer), *rest]
 
 
-def _record(name: str, turns: list[Round], image: str | None = None) -> JsonRecord:
-    said = []
+def _record(name: str, turns: list[Round], image: str | None = None) -> LlavaRecord:
+    said: list[LlavaTurn] = []
     for question, answer in turns:
         said += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
     if image is None:

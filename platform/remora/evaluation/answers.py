@@ -41,9 +41,9 @@ class Records:
     """The objects of a JSON file. `numbers` are their lines, or their positions in a JSON array, from 1."""
 
     path: Path
-    objects: list[dict[str, Any]]
+    objects: list[dict[str, object]]
     numbers: list[int]
-    mapping: dict[str, Any] | None = None
+    mapping: dict[str, object] | None = None
     """The file's one object, if it is a mapping from ids to values and not a record."""
 
     def where(self, i: int) -> str:
@@ -116,7 +116,7 @@ def read_records(path: Path, warnings: Warnings, unread: tuple[str, ...] = ()) -
     return Records(path, objects, numbers)
 
 
-def _is_record(value: dict[str, Any]) -> bool:
+def _is_record(value: dict[str, object]) -> bool:
     """Whether a file with one object is a file of one line."""
     return any(key in value for key in ("question_id", "questionId", "text", "answer", "prediction"))
 
@@ -129,7 +129,7 @@ class AnswerLine:
     text: str
     where: str
     """Its file and line, for messages."""
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def llava(self) -> bool:

@@ -4,13 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from remora.evaluation.paired import paired
 from remora.evaluation.ranking import Ranking, cheapest, rank
 from remora.evaluation.report import Report
 
 Prefer = Literal["best", "cheapest"]
+
+
+class RankedRecord(TypedDict):
+    """A variant's figure on the benchmark that chose, its distance from the best, and its cost."""
+
+    name: str
+    figure: float
+    ci: list[float]
+    behind: float
+    behind_ci: list[float]
+    p: float
+    cost: dict[str, float]
+
+
+class ChoiceRecord(TypedDict):
+    """A `ChampionChoice` as JSON has it."""
+
+    benchmark: str
+    metric: str
+    n: int
+    pictures: int
+    alpha: float
+    prefer: Prefer
+    chosen: str
+    best: str
+    equals: list[str]
+    cheapest: str
+    expected_drop: float
+    variants: list[RankedRecord]
+    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -31,7 +61,7 @@ class ChampionChoice:
     def chosen(self) -> str:
         return self.cheapest if self.prefer == "cheapest" else self.ranking.best
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> ChoiceRecord:
         found = self.ranking
         return {
             "benchmark": self.benchmark,

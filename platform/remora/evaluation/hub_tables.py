@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from remora.errors import BrokenRecord, DataError
 
 if TYPE_CHECKING:
+    import pyarrow.parquet
     from PIL import Image
 
 
@@ -49,7 +50,7 @@ class InParquet:
 
 
 @lru_cache(maxsize=2)
-def _column(file: str, row_group: int, column: str) -> Any:
+def _column(file: str, row_group: int, column: str) -> pyarrow.ChunkedArray:
     """A column of one row group, cached: consecutive questions mostly share a picture or its row group."""
     import pyarrow.parquet
 
@@ -57,7 +58,7 @@ def _column(file: str, row_group: int, column: str) -> Any:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Any]:
+def _whole(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
     """An open file; DataError if it is truncated, or has text that is not UTF-8."""
     import pyarrow.parquet
 

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import yaml
 
@@ -112,7 +112,7 @@ class JudgeEndpoint:
                     write_json(path, request | {"reply": reply})
             return reply
 
-    def _request(self, request: Mapping[str, Any]) -> str:
+    def _request(self, request: Mapping[str, object]) -> str:
         if not self.key and self.url.startswith(OPENAI):
             raise DataError(
                 "no judge: OPENAI_API_KEY is not set; set it, or OPENAI_BASE_URL to an endpoint of your own, or give "
@@ -139,7 +139,7 @@ class JudgeEndpoint:
                 self.sleep(wait if asked_for is None else min(asked_for, LONGEST_WAIT))
         raise DataError(self._failed(f"fails ({problem})"))
 
-    def _post(self, request: Mapping[str, Any]) -> httpx.Response:
+    def _post(self, request: Mapping[str, object]) -> httpx.Response:
         import httpx
 
         headers = {"Content-Type": "application/json"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
@@ -49,14 +48,14 @@ class Report:
     items: list[ScoredAnswer]
     warnings: list[str]
     judge: str | None = None
-    own: dict[str, Any] | None = None
+    own: dict[str, object] | None = None
     """The YAML of your own benchmark, needed to sum up the items; None for a published one."""
 
     @property
     def n(self) -> int:
         return len(self.items)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         judge = {"judge": self.judge} if self.judge else {}
         own = {"own": self.own} if self.own else {}
         return {
@@ -72,7 +71,7 @@ class Report:
         }
 
     @classmethod
-    def from_json(cls, raw: Any) -> Report:
+    def from_json(cls, raw: object) -> Report:
         """Raises:
         ValueError: it does not match `as_json`; one line that names the first wrong field.
         """

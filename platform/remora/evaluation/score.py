@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import TypedDict
 
 from remora.evaluation.report import Report
 
@@ -40,6 +41,22 @@ class Score:
         return {k.removeprefix(prefix): v for k, v in self.metrics.items() if k.startswith(prefix)}
 
 
+class ScoreRecord(TypedDict, total=False):
+    """A `Score` as JSON has it. A file of an older version may lack a key."""
+
+    benchmark: str
+    n: int
+    metric: str
+    accuracy: float
+    ci: list[float]
+    blind: float | None
+    blind_ci: list[float] | None
+    question_only: float | None
+    metrics: dict[str, float]
+    broken: int
+    by_category: dict[str, float]
+
+
 def summarise(
     report: Report, metric: str, blind: Report | None = None, question_only: float | None = None, broken: int = 0
 ) -> Score:
@@ -58,6 +75,17 @@ def summarise(
     )
 
 
-def as_json(value: Score) -> dict[str, object]:
-    lists = {k: list(v) for k in ("ci", "blind_ci") if (v := getattr(value, k))}
-    return asdict(value) | lists | {"by_category": value.by_category}
+def as_json(value: Score) -> ScoreRecord:
+    return {
+        "benchmark": value.benchmark,
+        "n": value.n,
+        "metric": value.metric,
+        "accuracy": value.accuracy,
+        "ci": list(value.ci),
+        "blind": value.blind,
+        "blind_ci": list(value.blind_ci) if value.blind_ci else None,
+        "question_only": value.question_only,
+        "metrics": dict(value.metrics),
+        "broken": value.broken,
+        "by_category": value.by_category,
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ MEAN_STD = {
 """Mean and deviation of the published encoders of that type (preprocessor_config.json); SigLIP's are 0.5."""
 
 
-def architecture(config: PretrainedConfig) -> dict[str, Any]:
+def architecture(config: PretrainedConfig) -> dict[str, object]:
     """The keys of a config that decide the model: those of its class, without `NOT_ARCHITECTURE`."""
     known = type(config)().to_dict()  # a checkpoint's config.json may have other keys
     return {k: v for k, v in config.to_dict().items() if k in known and k not in NOT_ARCHITECTURE and v is not None}
@@ -138,7 +138,7 @@ def match_connector(depth: int) -> str:
     raise _missing("connectors", {f"mlp{depth}x_gelu": facts})
 
 
-def _one(kind: str, fitting: list[str], hub: str | None, entry: Any) -> str:
+def _one(kind: str, fitting: list[str], hub: str | None, entry: Callable[[], Mapping[str, object]]) -> str:
     named = [name for name in fitting if hub and getattr(catalog.entries(kind)[name], "hub", None) == hub]
     best = named or fitting
     if len(best) == 1:
@@ -161,7 +161,7 @@ def _missing(kind: str, entry: Mapping[str, object]) -> DataError:
     return error
 
 
-def _facts(config: PretrainedConfig) -> dict[str, Any]:
+def _facts(config: PretrainedConfig) -> dict[str, object]:
     """The config of a catalog entry, as plain YAML values."""
     also = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
     facts = {"model_type": config.model_type} | {k: v for k in also if (v := getattr(config, k, None)) is not None}

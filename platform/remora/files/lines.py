@@ -9,21 +9,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from remora.files import disk_errors
 
-JsonRecord = dict[str, Any]
+JsonRecord = dict[str, object]
 
 
 @dataclass
 class Lines:
     """The content of such a file."""
 
-    records: list[JsonRecord] = field(default_factory=list)
+    records: list[Any] = field(default_factory=list)
+    """Each is a dict. Its reader knows the types of the values."""
     torn: int = 0
     """Number of lines that are not a whole record."""
     open: bytes = b""
@@ -62,13 +63,13 @@ def parse(data: bytes, first: str, whole: Callable[[JsonRecord], bool] = lambda 
 
 def _record(piece: bytes) -> JsonRecord | None:
     try:
-        value: Any = json.loads(piece.decode())
+        value = json.loads(piece.decode())
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
-def append(path: Path, records: Iterable[JsonRecord], sync: bool = False) -> None:
+def append(path: Path, records: Iterable[Mapping[str, object]], sync: bool = False) -> None:
     """Append records in one write. With `sync`, they are on disk when this returns.
 
     Raises:

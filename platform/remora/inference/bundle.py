@@ -10,13 +10,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from remora import catalog
 from remora.errors import DataError, UnknownName
 from remora.files import copy, digest, manifest, publishing, verify
 from remora.model.hub import cached
-from remora.model.refs import PartRef, source_digest
+from remora.model.refs import PartRecord, PartRef, source_digest
 from remora.spec import PARTS
 
 FILE = "bundle.json"
@@ -35,13 +35,24 @@ class Bundle:
     seed: int
 
 
-def write_bundle(folder: Path, bundle: Bundle, about: Mapping[str, Any]) -> None:
+class BundleFile(TypedDict):
+    """The content of bundle.json. Folders are names of folders beside it."""
+
+    name: str
+    parts: dict[str, PartRecord]
+    template: str
+    aspect: Literal["square", "pad"]
+    seed: int
+    about: dict[str, object]
+
+
+def write_bundle(folder: Path, bundle: Bundle, about: Mapping[str, object]) -> None:
     """Publish a bundle. Parts with a folder below a stage run are copied, pretrained ones stay references.
 
     `about` is stored unchanged, as information: the resolved spec and the stage runs it came from.
     """
     with publishing(folder) as tmp:
-        said: dict[str, Any] = {}
+        said: dict[str, PartRecord] = {}
         for part, ref in bundle.parts.items():
             trained = ref.folder is not None and not (part == "llm" and _is_cached(ref))
             adapters = [f"{part}-adapter-{i}" for i in range(len(ref.adapters))]
@@ -114,7 +125,7 @@ def weights_digest(folder: Path) -> str:
     return digest([files, parts, template, said["aspect"], said["seed"] if fresh else None])
 
 
-def _said(folder: Path) -> dict[str, Any]:
+def _said(folder: Path) -> BundleFile:
     """The validated contents of bundle.json, which people edit."""
     try:
         said = json.loads((folder / FILE).read_text())
@@ -131,7 +142,7 @@ def _said(folder: Path) -> dict[str, Any]:
     return said
 
 
-def _problem(said: Any) -> str | None:
+def _problem(said: object) -> str | None:
     """Why a bundle.json is invalid, or None."""
     shapes = {"name": str, "parts": dict, "template": str, "aspect": str, "seed": int, "about": dict}
     if not isinstance(said, dict):

@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from safetensors import safe_open
@@ -103,7 +103,16 @@ def _check_names(names: Sequence[set[str]]) -> None:
         raise _refusal(f"{lora[0]!r} is half of a LoRA product, whose average is another; merge the adapters first")
 
 
-def _header(file: Path) -> tuple[bytes, dict[str, Any]]:
+class TensorEntry(TypedDict):
+    """A tensor in the header of a safetensors file."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
+    """Where its bytes begin and end, after the header."""
+
+
+def _header(file: Path) -> tuple[bytes, dict[str, TensorEntry]]:
     """The header of a safetensors file as bytes (8 bytes of length, then JSON), and its entry for each tensor."""
     with file.open("rb") as f:
         length = f.read(8)

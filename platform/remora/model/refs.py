@@ -6,11 +6,11 @@ they stay references.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from remora import catalog
 from remora.catalog import Vision
@@ -22,6 +22,14 @@ NOT_THE_MODEL = {"stage", "source", "short", "licence", "templates", "gated", "u
 """Fields of an entry that do not affect the weights."""
 
 
+class PartRecord(TypedDict):
+    """A `PartRef` as JSON has it."""
+
+    name: str
+    folder: str | None
+    adapters: list[str]
+
+
 @dataclass(frozen=True)
 class PartRef:
     """A part: its catalog name, the folder of its weights if they are not the catalog's, and its adapters."""
@@ -31,12 +39,16 @@ class PartRef:
     adapters: tuple[Path, ...] = ()
     """LoRA folders, merged into the weights in order."""
 
-    def to_json(self, say: Callable[[Path], str] = str) -> dict[str, Any]:
+    def to_json(self, say: Callable[[Path], str] = str) -> PartRecord:
         """`say` writes a path."""
-        return {"name": self.name, "folder": self.folder and say(self.folder), "adapters": [*map(say, self.adapters)]}
+        return {
+            "name": self.name,
+            "folder": say(self.folder) if self.folder else None,
+            "adapters": [*map(say, self.adapters)],
+        }
 
     @classmethod
-    def from_json(cls, said: Mapping[str, Any], place: Callable[[str], Path] = Path) -> PartRef:
+    def from_json(cls, said: PartRecord, place: Callable[[str], Path] = Path) -> PartRef:
         """`place` reads what `say` wrote."""
         folder = place(said["folder"]) if said["folder"] else None
         return cls(said["name"], folder, tuple(place(p) for p in said["adapters"]))

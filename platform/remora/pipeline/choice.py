@@ -21,8 +21,8 @@ def cost(variant: Variant, last: StageRun, store: Store) -> dict[str, float]:
     A language model reads a picture's embeddings with every question, so they cost time and memory as its size does.
     """
     vision, llm = catalog.vision(variant.vision), catalog.llm(variant.llm)
-    started = (e for e in journal.read(store.folder(last) / journal.JOURNAL) if e[journal.FIRST] == "started")
-    table = next((e["table"] for e in started if "table" in e), None)
+    events = journal.read(store.folder(last) / journal.JOURNAL)
+    table = next((e["table"] for e in events if e["event"] == "started" and "table" in e), None)
     # A journal that lost its first line says nothing; the connector, which the catalog does not count, is the least.
     counted = sum(row["parameters"] for row in table) if table else vision.parameters + llm.parameters
     tokens = check_composition(vision, catalog.connector(variant.connector), llm)

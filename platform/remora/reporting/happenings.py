@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from remora.files import disk_errors, lines
 from remora.pipeline.search.board import RUNGS
 from remora.pipeline.search.driver import folder_of
+from remora.reporting.progress import StatusEvent
 from remora.reporting.results import score_line
 from remora.training import journal
 
 SHOWN = 3
 """Variants that one line names."""
-Happened = Mapping[str, object]
+
+
+class Happened(StatusEvent, total=False):
+    """An event of a variant, or of the board of rungs."""
+
+    variant: str
+    share: float
+    """Of the stage, at the rung."""
+    figure: str
+    value: float
+    decision: str
+    place: int
+    among: int
 
 
 class Tail:
@@ -22,7 +35,7 @@ class Tail:
     def __init__(self, path: Path, whole: Callable[[dict[str, object]], bool]) -> None:
         self.path, self._whole, self._read = path, whole, 0
 
-    def new(self) -> list[dict[str, object]]:
+    def new(self) -> list[Happened]:
         """Raises:
         StoreError: it cannot be read.
         """

@@ -4,9 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Required
 
+from remora.evaluation.score import ScoreRecord
 from remora.training import journal
+from remora.training.events import JournalEvent
+
+
+class StatusEvent(ScoreRecord, total=False):
+    """An event of a variant: its stage runs, its benchmarks, its end. Of `scored`, the rest is the score."""
+
+    event: Required[str]
+    time: Required[float]
+    stage: str
+    run: str
+    state: str
+    done: int
+    of: int
+    """Questions."""
+    text: str
+    error: str
+    bundle: str
+    step: int
+    """Steps after which it was paused."""
+
 
 RECENT = 10
 """Steps over which speed and remaining time are averaged."""
@@ -29,7 +50,7 @@ class VariantProgress:
     """Stage run name -> waiting, training, trained or reused."""
     accuracy: dict[str, float] = field(default_factory=dict)
     """Benchmark -> its headline figure, once measured."""
-    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    scores: dict[str, ScoreRecord] = field(default_factory=dict)
     """Benchmark -> its whole score, as from evaluation.score.as_json."""
     bundle: str = ""
     """The bundle's folder, once the variant is finished."""
@@ -57,7 +78,7 @@ class SearchProgress:
         self.since = since
         self._noted: dict[str, list[str]] = {}
         """Stage run -> its notes, once it is trained."""
-        self._told: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {}
+        self._told: dict[str, tuple[tuple[int, int], list[StatusEvent]]] = {}
         """Variant -> the time and size of its status file, and its events."""
 
     def read(self) -> list[VariantProgress]:
@@ -84,7 +105,7 @@ class SearchProgress:
                 progress.notes += self._noted[run]
         return progress
 
-    def _status(self, name: str) -> list[dict[str, Any]]:
+    def _status(self, name: str) -> list[StatusEvent]:
         file = self.folder / f"{name}.jsonl"
         try:
             stat = file.stat()
@@ -92,18 +113,18 @@ class SearchProgress:
             return []
         now = (stat.st_mtime_ns, stat.st_size)
         if name not in self._told or self._told[name][0] != now:
-            self._told[name] = (now, list(journal.read(file)))
+            self._told[name] = (now, journal.load(file).records)
         return self._told[name][1]
 
-    def _events(self, folder: str) -> list[dict[str, Any]]:
+    def _events(self, folder: str) -> list[JournalEvent]:
         return list(journal.read(self.runs / "stages" / folder / journal.JOURNAL))
 
-    def _notes(self, run: str, events: list[dict[str, Any]]) -> list[str]:
+    def _notes(self, run: str, events: list[JournalEvent]) -> list[str]:
         """The stage run's notes since this command began; earlier commands showed earlier ones."""
         new = [e["text"] for e in events if e["event"] == "noted" and e["time"] >= self.since]
         return [f"{run}: {text}" for text in dict.fromkeys(new)]
 
-    def _steps(self, progress: VariantProgress, events: list[dict[str, Any]]) -> None:
+    def _steps(self, progress: VariantProgress, events: list[JournalEvent]) -> None:
         """Fill in the step figures of the stage run being trained."""
         started = [e for e in events if e["event"] == "started"]
         steps = [e for e in events if e["event"] == "step"]
@@ -121,7 +142,7 @@ class SearchProgress:
         progress.seconds_left = seconds * (progress.steps - progress.step)
 
 
-def _apply(progress: VariantProgress, event: dict[str, Any]) -> None:
+def _apply(progress: VariantProgress, event: StatusEvent) -> None:
     kind = event["event"]
     if kind == "stage":
         progress.stages[event["run"]] = event["state"]

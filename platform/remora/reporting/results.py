@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from remora.evaluation.choice import ChoiceRecord
+from remora.evaluation.score import ScoreRecord
 from remora.pipeline.promotion import Promotion
-from remora.pipeline.search.search import StoppedAt
+from remora.pipeline.search.records import OtherVariant, ResultRecord, StoppedAt
 from remora.pipeline.search.spending import SpentSteps
 
 SHOWN = 8
 """Variants that a line lists."""
 
 
-def variant_lines(scores: Mapping[str, Mapping[str, Any]], bundle: Path | str) -> Iterator[str]:
+def variant_lines(scores: Mapping[str, ScoreRecord], bundle: Path | str) -> Iterator[str]:
     """A variant's figures, each with its 95% interval and its baselines, and the model's folder.
 
     `scores` are `evaluation.score.as_json`'s, by benchmark.
@@ -24,7 +25,7 @@ def variant_lines(scores: Mapping[str, Mapping[str, Any]], bundle: Path | str) -
     yield f"next: remora serve {bundle}"
 
 
-def score_line(score: Mapping[str, Any]) -> str:
+def score_line(score: ScoreRecord) -> str:
     """`easy-vqa: accuracy 0.8650 (0.8581 to 0.8712), blind 0.6680, question only 0.6700, n 9,673`."""
     low, high = score["ci"]
     n = 4 if 0 <= score["accuracy"] <= 1 else 2
@@ -35,7 +36,7 @@ def score_line(score: Mapping[str, Any]) -> str:
     return f"{score['benchmark']}: {figure}{''.join(beside)}, n {score['n']:,}{broken}"
 
 
-def choice_line(choice: Mapping[str, Any]) -> str:
+def choice_line(choice: ChoiceRecord) -> str:
     """What a choice is worth; `choice` is a `ChampionChoice.as_json`.
 
     `not distinguishable from: a, b (p at least 0.21); the cheapest of them: a (2.9 M parameters, 49 picture tokens);
@@ -75,7 +76,7 @@ def _short(value: float) -> str:
     return f"{value:,g}"
 
 
-def search_lines(result: Mapping[str, Any]) -> Iterator[str]:
+def search_lines(result: ResultRecord) -> Iterator[str]:
     """The lines of a `cluster.search.Result.as_json`: every variant, then the champion."""
     for variant in result["variants"]:
         for score in variant["benchmarks"].values():
@@ -97,15 +98,16 @@ def search_lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"next: remora serve {name}@champion"
 
 
-def stopped_lines(others: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def stopped_lines(others: Sequence[OtherVariant]) -> Iterator[str]:
     """Where the variants stand that were not trained to their end, the furthest and best placed first."""
 
-    def far(other: Mapping[str, Any]) -> tuple[float, float]:
+    def far(other: OtherVariant) -> tuple[float, float]:
         at = other.get("at")
         return (-at["share"], at["place"][0] if at["place"] else 0) if at else (0.0, 0)
 
     for other in sorted(others, key=far)[:SHOWN]:
-        yield f"{other['state']}: {other['name']}{stopped_at(other['at']) if other.get('at') else ''}"
+        at = other.get("at")
+        yield f"{other['state']}: {other['name']}{stopped_at(at) if at else ''}"
     if len(others) > SHOWN:
         yield f"and {len(others) - SHOWN} more that did not come to their end: remora searches show"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 from rich.table import Table
 
@@ -12,8 +12,22 @@ from remora.pipeline.search.replay import Replayed
 from remora.training.meter import duration
 
 
-def listed(searches: Sequence[Mapping[str, Any]]) -> Table:
-    """One line a search; `searches` as `commands.searches` sums them up."""
+class SearchSummary(TypedDict):
+    """A search in a few figures."""
+
+    search: str
+    state: str
+    variants: int
+    measured: int
+    steps: int
+    champion: str | None
+    began: float | None
+    """Seconds since 1970."""
+    seconds: int
+
+
+def listed(searches: Sequence[SearchSummary]) -> Table:
+    """One line a search."""
     table = Table(title="Searches", title_justify="left")
     for column in ("search", "state", "champion"):
         table.add_column(column, overflow="fold")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from remora.pipeline.search.records import ResultRecord
 from remora.reporting.results import choice_line
 
 
@@ -15,7 +15,7 @@ def print_heading(console: Console, title: str) -> None:
     console.rule(Text(title, "bold"))
 
 
-def print_champion(console: Console, result: Mapping[str, Any], titles: Mapping[str, str]) -> None:
+def print_champion(console: Console, result: ResultRecord, titles: Mapping[str, str]) -> None:
     """What was chosen, how far it can be told from the others, and what it scores where it was not chosen.
 
     `result` is what `cluster.search.Result.as_json` gives.

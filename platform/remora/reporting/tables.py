@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.table import Table
 
 from remora import catalog
+from remora.evaluation.choice import ChoiceRecord
 from remora.evaluation.compare import Compared
+from remora.pipeline.search.records import VariantRecord
 from remora.reporting.columns import Blocks, Fitting, digits
 
 
-def scores_table(variants: Sequence[dict[str, Any]], choice: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
+def scores_table(variants: Sequence[VariantRecord], choice: ChoiceRecord, titles: Mapping[str, str]) -> Table:
     """Every variant on every benchmark: accuracy with its 95% interval, blind and question-only beside it.
 
     A star is for a variant that is better than every other on the benchmark that chose (`choice` is a
@@ -33,7 +34,7 @@ def scores_table(variants: Sequence[dict[str, Any]], choice: Mapping[str, Any], 
             table.add_row(
                 f"  {titles[name]}",
                 f"{s['accuracy']:.3f} ({s['ci'][0]:.3f}–{s['ci'][1]:.3f})",
-                *("" if s[k] is None else f"{s[k]:.3f}" for k in ("blind", "question_only")),
+                *("" if v is None else f"{v:.3f}" for v in (s["blind"], s["question_only"])),
                 f"{s['n']:,}",
                 style=style,
                 end_section=i == len(variant["benchmarks"]) - 1,
@@ -45,7 +46,7 @@ def scores_table(variants: Sequence[dict[str, Any]], choice: Mapping[str, Any], 
     return table
 
 
-def stages_table(variants: Sequence[dict[str, Any]]) -> Table:
+def stages_table(variants: Sequence[VariantRecord]) -> Table:
     """The stage runs, the variants that use them, and which one trained them."""
     users: dict[str, list[str]] = {}
     trained: dict[str, str] = {}

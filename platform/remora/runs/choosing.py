@@ -21,7 +21,7 @@ LONGEST = 100
 class Misfit(SpecError):
     """A stage is invalid with a combination of axis values, each of which may fit other values."""
 
-    def __init__(self, message: str, name: str, values: Mapping[str, Any]) -> None:
+    def __init__(self, message: str, name: str, values: Mapping[str, object]) -> None:
         super().__init__(message)
         self.name = name
         """The variant's name."""
@@ -29,7 +29,7 @@ class Misfit(SpecError):
         """Axis -> the variant's value."""
 
 
-def composed(space: Space, assignment: Mapping[str, Any], written: Written | None = None) -> Variant:
+def composed(space: Space, assignment: Mapping[str, object], written: Written | None = None) -> Variant:
     """The variant of an assignment: the recipe's stages with the space's overrides, those of its cases, then its axes.
 
     Raises:
@@ -86,10 +86,10 @@ class _Stages:
         self.recipe = variant.recipe
         self.stages = {stage.name: stage for stage in recipe_stages(variant)}
         self.own = [stage.name for stage in catalog.recipe(variant.recipe).stages]
-        self.overrides: dict[str, dict[str, Any]] = {}
+        self.overrides: dict[str, dict[str, object]] = {}
 
     def override(
-        self, layer: Mapping[str, dict[str, Any]], written: Written | None, within: tuple[str | int, ...] = ()
+        self, layer: Mapping[str, dict[str, object]], written: Written | None, within: tuple[str | int, ...] = ()
     ) -> None:
         """Add the overrides of stages that exist."""
         for name, keys in layer.items():
@@ -97,7 +97,7 @@ class _Stages:
                 self.overrides[name] = _joined(self.overrides.get(name, {}), keys)
                 overridden(self.stages[name], self.overrides[name], written, within)
 
-    def set(self, dotted: str, value: Any, about: str) -> list[str]:
+    def set(self, dotted: str, value: object, about: str) -> list[str]:
         """Set one key of a stage, or of every stage of the recipe; returns the changed stages."""
         key = stage_key(dotted)
         if key.stage is not None and key.stage not in self.stages:
@@ -116,7 +116,7 @@ class _Stages:
         overridden(self.stages[name], self.overrides[name], None)
 
 
-def _joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _joined(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
     """Merge two overrides of a stage; if both have a key, the second wins."""
     length = {"epochs", "steps"} if {"epochs", "steps"} & above.keys() else set()
     found = {k: v for k, v in below.items() if k not in length} | dict(above)
@@ -127,8 +127,8 @@ def _joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def _change(
-    stage: Stage, overrides: Mapping[str, Any], path: tuple[str, ...], value: Any, about: str
-) -> dict[str, Any]:
+    stage: Stage, overrides: Mapping[str, Any], path: tuple[str, ...], value: object, about: str
+) -> dict[str, object]:
     """The override that sets one key of a stage, nested or not, and leaves the rest unchanged."""
     top, *below = path
     if not below:
@@ -149,13 +149,13 @@ def _change(
     return {top: _put(now, below, value)}
 
 
-def _whole(model: type[PartTuning] | type[MixtureEntry], written: Any, about: str) -> dict[str, Any]:
+def _whole(model: type[PartTuning] | type[MixtureEntry], written: object, about: str) -> dict[str, object]:
     """A short form with all of its keys written out."""
     raw = model.model_validate(written) if isinstance(written, str) else validate(model, written, about)
     return raw.model_dump(mode="json", exclude_none=True)
 
 
-def _put(written: Any, path: list[str], value: Any) -> dict[str, Any]:
+def _put(written: object, path: list[str], value: object) -> dict[str, object]:
     """`written` with the key at `path` set; values without keys are replaced."""
     tree = written if isinstance(written, dict) else {}
     key, *below = path
@@ -164,9 +164,9 @@ def _put(written: Any, path: list[str], value: Any) -> dict[str, Any]:
     return kept | {key: _put(tree.get(key, {}), below, value) if below else value}
 
 
-def _mixed(entries: list[dict[str, Any]], name: str, key: str, value: Any, about: str) -> list[dict[str, Any]]:
+def _mixed(entries: list[dict[str, object]], name: str, key: str, value: object, about: str) -> list[dict[str, object]]:
     """A mixture with one key of the entry `name` set; an entry of weight 0 is removed."""
-    names = [entry.get("dataset") or Path(entry["path"]).stem for entry in entries]
+    names = [str(entry.get("dataset") or Path(str(entry["path"])).stem) for entry in entries]
     if name not in names:
         raise SpecError(f"{about}: no dataset {name!r} in the mixture{nearest(name, names)}; it has {', '.join(names)}")
     found = [entry | {key: value} if known == name else entry for known, entry in zip(names, entries, strict=True)]

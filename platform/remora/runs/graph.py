@@ -140,7 +140,7 @@ def check_names(variants: Iterable[Variant]) -> None:
 
 
 def overridden(
-    stage: Stage, changes: dict[str, Any], written: Written | None, within: tuple[str | int, ...] = ()
+    stage: Stage, changes: dict[str, object], written: Written | None, within: tuple[str | int, ...] = ()
 ) -> Stage:
     """A recipe's stage with a spec's overrides; `within` is their path in the file.
 
@@ -165,7 +165,7 @@ def overridden(
     return validate(Stage, merged, written.file, written.lines, (*within, "overrides", stage.name))
 
 
-def _validated_by(before: dict[str, Any], changes: Any) -> Any:
+def _validated_by(before: dict[str, object], changes: object) -> object:
     """As with epochs and steps, a mixture takes the place of a share and the other way round."""
     if not isinstance(changes, dict):
         return changes

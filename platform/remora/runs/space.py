@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from remora import catalog
 from remora.errors import SpecError, UnknownName
@@ -116,7 +115,7 @@ def survey(space: Space, written: Written | None = None) -> Survey:
     return _looked_through(space, islice(space.corners(), MOST_VARIANTS), written)
 
 
-def variant_at(space: Space, assignment: Mapping[str, Any], written: Written | None = None) -> Variant:
+def variant_at(space: Space, assignment: Mapping[str, object], written: Written | None = None) -> Variant:
     """The variant of an assignment, which has a value or its label for every axis that exists for it.
 
     Raises:
@@ -129,7 +128,7 @@ def variant_at(space: Space, assignment: Mapping[str, Any], written: Written | N
     return variant
 
 
-def _looked_through(space: Space, assignments: Iterable[Mapping[str, Any]], written: Written | None) -> Survey:
+def _looked_through(space: Space, assignments: Iterable[Mapping[str, object]], written: Written | None) -> Survey:
     _check_overridden(space, written)
     named: list[Variant] = []
     found: list[Variant] = []

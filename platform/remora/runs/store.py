@@ -20,7 +20,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from remora import catalog
 from remora.data.held_out import held_out_digest
@@ -233,11 +232,11 @@ class Store:
         name = dict(run.parts)["llm"]
         return self.llm_folder(run.lineage[0]) if catalog.llm(name).loader == "scratch" else self._pristine("llm", name)
 
-    def record(self, run: StageRun) -> dict[str, Any]:
+    def record(self, run: StageRun) -> dict[str, object]:
         """The record of a published run."""
         return json.loads((self.folder(run) / "record.json").read_text())
 
-    def publish(self, name: str, record: dict[str, Any], attempt: int | None = None) -> Path:
+    def publish(self, name: str, record: dict[str, object], attempt: int | None = None) -> Path:
         """Publish the trained parts of a run, with journal and record but without checkpoints.
 
         Args:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from remora.errors import RemoraError
 from remora.files import MANIFEST, sha256_file
@@ -17,6 +17,7 @@ from remora.serving.lineage import Lineage, lineage
 if TYPE_CHECKING:
     from remora.inference import Answerer
     from remora.tracking import Model
+    from remora.tracking.registry import VersionInfo
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class ServedModel:
     lineage: Lineage = field(default_factory=Lineage)
 
 
-def find(args: EndpointArgs) -> dict[str, Any]:
-    """The version to serve: `version`, `run_id`, … Cheap, so call it before a cluster is started.
+def find(args: EndpointArgs) -> VersionInfo:
+    """The version to serve. Cheap, so call it before a cluster is started.
 
     Raises:
         TrackingError: no registry, no such model or alias.

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import floor, log10
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from remora.errors import nearest
 from remora.spec.base import Spec, keys_of, models_in
@@ -26,13 +26,13 @@ DIGITS = 4
 class Choice:
     """An axis of listed values, each with its label for variant names. Values are JSON."""
 
-    values: tuple[Any, ...]
+    values: tuple[object, ...]
     labels: tuple[str, ...]
 
-    def label(self, value: Any) -> str:
+    def label(self, value: object) -> str:
         return self.labels[self._index(value)]
 
-    def find(self, said: Any) -> Any:
+    def find(self, said: object) -> object:
         """The value that equals `said`, or has it as its label.
 
         Raises:
@@ -40,7 +40,7 @@ class Choice:
         """
         return self.values[self._index(said)]
 
-    def _index(self, said: Any) -> int:
+    def _index(self, said: object) -> int:
         for i, value in enumerate(self.values):
             if value == said and isinstance(value, bool) == isinstance(said, bool):
                 return i
@@ -58,7 +58,7 @@ class Range:
     log: bool = False
     integer: bool = False
 
-    def find(self, said: Any) -> float | int:
+    def find(self, said: object) -> float | int:
         """`said` as a number of the range: an integer, or a number with DIGITS significant digits.
 
         Raises:
@@ -71,7 +71,7 @@ class Range:
         rounded = round(said, DIGITS - 1 - floor(log10(abs(said)))) if said else 0.0
         return min(max(rounded, self.low), self.high)
 
-    def label(self, value: Any) -> str:
+    def label(self, value: object) -> str:
         return figure(self.find(value))
 
     @property
@@ -97,7 +97,7 @@ def figure(number: float) -> str:
     return short if len(short) < len(plain) else plain
 
 
-def label_of(value: Any) -> str | None:
+def label_of(value: object) -> str | None:
     """The default label of a value; None if it needs an explicit one."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "none"}[value]
@@ -114,13 +114,13 @@ def label_of(value: Any) -> str | None:
     return None
 
 
-def _condition(value: Any) -> Any:
+def _condition(value: object) -> object:
     return (
         {k: v if isinstance(v, list | tuple) else (v,) for k, v in value.items()} if isinstance(value, dict) else value
     )
 
 
-When = Annotated[dict[str, tuple[Any, ...]], Field(min_length=1), BeforeValidator(_condition)]
+When = Annotated[dict[str, tuple[object, ...]], Field(min_length=1), BeforeValidator(_condition)]
 """A partial assignment: it holds if every axis in it has the given value, or one of those listed. A value may be given
 by its label."""
 
@@ -128,7 +128,7 @@ by its label."""
 class AxisSpec(Spec):
     """An axis as written in YAML: a list of values, labels with their values, or a range."""
 
-    values: dict[str, Any] | None = None
+    values: dict[str, object] | None = None
     """Label -> value; for a list, labels follow from the values."""
     low: float | None = None
     high: float | None = None
@@ -142,7 +142,7 @@ class AxisSpec(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _shorthand(cls, value: Any) -> Any:
+    def _shorthand(cls, value: object) -> object:
         if isinstance(value, list | tuple) or (isinstance(value, dict) and not value.keys() & cls.model_fields.keys()):
             value = {"values": value}
         if not isinstance(value, dict):
@@ -180,8 +180,8 @@ class AxisSpec(Spec):
         return Range(self.low, self.high, self.log, self.integer)
 
 
-def _labelled(values: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
-    labelled: dict[str, Any] = {}
+def _labelled(values: list[object] | tuple[object, ...]) -> dict[str, object]:
+    labelled: dict[str, object] = {}
     for value in values:
         label = label_of(value)
         if label is None:
@@ -216,7 +216,7 @@ def stage_key(name: str) -> Key:
             keys = ", ".join(MixtureEntry.model_fields)
             raise ValueError(f"after mixture comes a dataset of it and one of its keys: {keys} (mixture.NAME.weight)")
         return Key(None if every else first, ("mixture", entry, key))
-    model: Any = Stage
+    model: type[BaseModel] | None = Stage
     for i, part in enumerate(path):
         fields = keys_of(model) if model else {}
         known = [k for k in fields if (model, k) != (Stage, "name")]
@@ -249,7 +249,7 @@ def is_key(name: str) -> bool:
     return "." in name or name in Stage.model_fields
 
 
-def changes(name: str, value: Any) -> Mapping[str, Any]:
+def changes(name: str, value: object) -> Mapping[str, object]:
     """The keys of stages that a value of the axis sets, by their dotted names."""
     if is_key(name):
         return {name: value}

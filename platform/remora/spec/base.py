@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from remora.errors import SpecError, nearest
 from remora.spec.messages import broken_rule, found
@@ -31,7 +32,9 @@ FileName = Annotated[str, AfterValidator(_file_name)]
 S = TypeVar("S", bound=BaseModel)
 
 
-def validate(model: type[S], raw: Any, name: str, lines: KeyLines | None = None, at: tuple[str | int, ...] = ()) -> S:
+def validate(
+    model: type[S], raw: object, name: str, lines: KeyLines | None = None, at: tuple[str | int, ...] = ()
+) -> S:
     """Validate `raw` as `model`. Errors begin with `name` and, if `lines` has it, the line. `at` is its path in the
     file.
 
@@ -58,14 +61,14 @@ def validate(model: type[S], raw: Any, name: str, lines: KeyLines | None = None,
         raise SpecError("\n".join(told)) from None
 
 
-def _order(err: Any, lines: KeyLines, at: tuple[str | int, ...]) -> tuple[bool, int]:
+def _order(err: ErrorDetails, lines: KeyLines, at: tuple[str | int, ...]) -> tuple[bool, int]:
     known = (*at, *err["loc"])
     while known and known not in lines:
         known = known[:-1]
     return err["type"] == "missing", lines.get(known, 0)
 
 
-def _explain(model: type[BaseModel], err: Any, name: str, lines: KeyLines, at: tuple[str | int, ...]) -> str:
+def _explain(model: type[BaseModel], err: ErrorDetails, name: str, lines: KeyLines, at: tuple[str | int, ...]) -> str:
     # pydantic adds names of union branches and validators to `loc`; the file has only keys and positions.
     loc = tuple(part for part in err["loc"] if not (isinstance(part, str) and "[" in part))
     if err["type"] == "extra_forbidden" and loc[-1:] != err["loc"][-1:]:
@@ -89,19 +92,19 @@ def _key(path: tuple[str | int, ...]) -> str:
 
 def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
     """Field names of the model at `loc`, found by following annotations."""
-    current: Any = model
+    current = model
     for part in loc:
-        models = models_in(keys_of(current)[part]) if part in keys_of(current) else [current]
+        models = models_in(keys_of(current)[str(part)]) if part in keys_of(current) else [current]
         current = models[0] if models else current
     return list(keys_of(current))
 
 
-def keys_of(model: type[BaseModel]) -> dict[Any, Any]:
+def keys_of(model: type[BaseModel]) -> dict[str, object]:
     """A model's keys as they are written in a file, with their annotations."""
     return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
 
 
-def models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: object) -> list[type[BaseModel]]:
     """The models that an annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from remora.errors import SpecError
 from remora.spec.base import S, validate
@@ -23,7 +22,7 @@ NEXT = {
 """The next command for each kind."""
 
 
-def kind_of(raw: Any) -> str | None:
+def kind_of(raw: object) -> str | None:
     """variant, space, recipe, condensation or benchmark, by the keys that only it has; None if unclear."""
     if not isinstance(raw, dict):
         return None
@@ -39,7 +38,7 @@ def kind_of(raw: Any) -> str | None:
     return "variant" if len(raw.keys() & {*PARTS, "recipe"}) > 1 else None
 
 
-def read_kind(path: Path | str, *kinds: str) -> tuple[str, Any, KeyLines]:
+def read_kind(path: Path | str, *kinds: str) -> tuple[str, object, KeyLines]:
     """(kind, raw content, lines) of a file that must be one of `kinds`; the first of them if its keys do not decide.
 
     Raises:

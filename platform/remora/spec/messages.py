@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic_core import ErrorDetails
+
 TEXT = 60
 """Maximum characters of a value shown in a message."""
 
@@ -40,7 +42,7 @@ MESSAGES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 """pydantic's error type to a message made from the error's context. A test checks that none is missing."""
 
 
-def broken_rule(error: Mapping[str, Any]) -> str:
+def broken_rule(error: ErrorDetails) -> str:
     """The message for one of pydantic's errors: what the value must be, and what it is."""
     say = MESSAGES.get(error["type"])
     rule = say(error.get("ctx", {})) if say else f"breaks the rule {error['type']!r}"
@@ -48,7 +50,7 @@ def broken_rule(error: Mapping[str, Any]) -> str:
     return rule if error["type"] in ("value_error", "missing") else f"{rule} (found {shown})"
 
 
-def found(value: Any) -> str:
+def found(value: object) -> str:
     """A value as shown in a message."""
     if isinstance(value, dict):
         return "keys with values" if value else "an empty mapping"

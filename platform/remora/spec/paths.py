@@ -6,15 +6,15 @@ spec.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 MAGIC = "*?[{"
 """Glob characters in file names (docs/data.md)."""
 YAMLS = (".yaml", ".yml")
 
 
-def located(raw: Any, folder: Path) -> Any:
+def located(raw: object, folder: Path) -> object:
     """The content of a YAML file in `folder` with every relative path made absolute: datasets, pictures, recipe files
     and benchmark files. Anything that is not a spec is returned as is."""
     if not isinstance(raw, dict):
@@ -65,21 +65,21 @@ def _is_there(base: Path, text: str) -> bool:
         return False
 
 
-def _each(value: Any, change: Any) -> Any:
+def _each(value: object, change: Callable[[object], object]) -> object:
     return [change(v) for v in value] if isinstance(value, list) else change(value)
 
 
-def _yaml(value: Any, folder: Path) -> Any:
+def _yaml(value: object, folder: Path) -> object:
     return placed(value, folder) if isinstance(value, str) and value.endswith(YAMLS) else value
 
 
-def _stage(stage: Any, folder: Path) -> Any:
+def _stage(stage: object, folder: Path) -> object:
     """A stage, or how one is validated, which reads a mixture and a benchmark too."""
     if not isinstance(stage, dict):
         return stage
     found = dict(stage)
     if "mixture" in stage:
-        found["mixture"] = _each(stage["mixture"], lambda entry: _entry(entry, folder))
+        found["mixture"] = _mixture(stage["mixture"], folder)
     if "validate" in stage:
         found["validate"] = _stage(stage["validate"], folder)
     if isinstance(asked := stage.get("benchmark"), dict) and "name" in asked:
@@ -87,23 +87,33 @@ def _stage(stage: Any, folder: Path) -> Any:
     return found
 
 
-def _axis(name: str, axis: Any, folder: Path) -> Any:
+def _axis(name: str, axis: object, folder: Path) -> object:
     """An axis of a space; its values may be mixtures, or set one."""
     if isinstance(axis, dict) and "values" in axis:
         return axis | {"values": _axis(name, axis["values"], folder)}
-    if name.rpartition(".")[2] == "mixture":
-        values = axis.items() if isinstance(axis, dict) else enumerate(axis) if isinstance(axis, list) else ()
-        found = {k: _stage({"mixture": v}, folder)["mixture"] for k, v in values}
-        return found if isinstance(axis, dict) else list(found.values()) if isinstance(axis, list) else axis
+    if _is_mixture(name):
+        if isinstance(axis, dict):
+            return {label: _mixture(value, folder) for label, value in axis.items()}
+        return [_mixture(value, folder) for value in axis] if isinstance(axis, list) else axis
     if isinstance(axis, dict):  # labels with the keys that they set
         return {
-            label: {k: _axis(k, [v], folder)[0] for k, v in keys.items()} if isinstance(keys, dict) else keys
+            label: {k: _mixture(v, folder) if _is_mixture(k) else v for k, v in keys.items()}
+            if isinstance(keys, dict)
+            else keys
             for label, keys in axis.items()
         }
     return axis
 
 
-def _entry(entry: Any, folder: Path) -> Any:
+def _is_mixture(key: str) -> bool:
+    return key.rpartition(".")[2] == "mixture"
+
+
+def _mixture(value: object, folder: Path) -> object:
+    return _each(value, lambda entry: _entry(entry, folder))
+
+
+def _entry(entry: object, folder: Path) -> object:
     if not isinstance(entry, dict):
         return entry
     return entry | {k: placed(v, folder) for k in ("path", "images") if isinstance(v := entry.get(k), str)}

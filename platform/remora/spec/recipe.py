@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -31,7 +31,7 @@ class Lora(Spec):
 
     @field_validator("targets", mode="before")
     @classmethod
-    def _word_or_list(cls, value: Any) -> Any:
+    def _word_or_list(cls, value: object) -> object:
         names = [value] if isinstance(value, str) else value
         return () if isinstance(names, list | tuple) and ALL_LINEAR in names else names
 
@@ -63,7 +63,7 @@ class PartTuning(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _shorthand(cls, value: Any) -> Any:
+    def _shorthand(cls, value: object) -> object:
         if isinstance(value, str):
             value = {"mode": value}
         if not isinstance(value, dict):
@@ -189,7 +189,7 @@ class MixtureEntry(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _shorthand(cls, value: Any) -> Any:
+    def _shorthand(cls, value: object) -> object:
         return {"dataset": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
@@ -246,7 +246,7 @@ class Validation(Spec):
 
     @field_validator("every", mode="before")
     @classmethod
-    def _steps_or_share(cls, said: Any) -> Any:
+    def _steps_or_share(cls, said: object) -> object:
         if not ((type(said) is int and said >= 1) or (type(said) is float and 0 < said <= 1)):
             raise ValueError(f"{said!r} is neither steps (1, 2, …) nor a share of the stage (above 0.0, up to 1.0)")
         return said

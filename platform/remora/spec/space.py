@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
@@ -42,7 +42,7 @@ class Case(Spec):
     """Overrides for some variants: of one recipe, encoder, language model, or value of an axis."""
 
     when: When
-    overrides: dict[str, dict[str, Any]] = Field(min_length=1)
+    overrides: dict[str, dict[str, object]] = Field(min_length=1)
     """Like the space's overrides; if both have a key, these win."""
 
 
@@ -88,7 +88,7 @@ class Objective(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _shorthand(cls, value: Any) -> Any:
+    def _shorthand(cls, value: object) -> object:
         return {"figure": value} if isinstance(value, str) else value
 
 
@@ -143,16 +143,16 @@ class Space(Job):
     published: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Variant -> benchmark -> published score, which a report shows beside ours."""
     expect: Expect | None = None
-    smoke: dict[str, Any] = Field(default_factory=dict)
+    smoke: dict[str, object] = Field(default_factory=dict)
     """Replacements of the space's keys for a trial run of minutes (`remora search FILE --smoke`); null removes a
     key."""
 
     @field_validator("seeds", mode="before")
     @classmethod
-    def _count_or_list(cls, said: Any) -> Any:
+    def _count_or_list(cls, said: object) -> object:
         listed = said if isinstance(said, list | tuple) else (said,)
         whole = all(type(n) is int and n >= 0 for n in listed) and len(set(listed)) == len(listed) <= MOST_SEEDS
-        if not whole or (listed is not said and not 1 <= said <= MOST_SEEDS):
+        if not whole or (listed is not said and not 1 <= listed[0] <= MOST_SEEDS):
             raise ValueError(
                 f"{found(said)} is neither a number of seeds from 1 to {MOST_SEEDS:,} nor a list of different ones"
             )
@@ -173,7 +173,7 @@ class Space(Job):
 
     @field_validator("smoke")
     @classmethod
-    def _replaces_known_keys(cls, smoke: dict[str, Any]) -> dict[str, Any]:
+    def _replaces_known_keys(cls, smoke: dict[str, object]) -> dict[str, object]:
         known = [k for k in cls.model_fields if k not in ("name", "published", "expect", "smoke")]
         for key in smoke:
             if key not in known:
@@ -234,7 +234,7 @@ class Space(Job):
             domain["seed"] = Choice(seeds, tuple(map(str, seeds)))
         return domain
 
-    def active(self, assignment: Mapping[str, Any]) -> tuple[str, ...]:
+    def active(self, assignment: Mapping[str, object]) -> tuple[str, ...]:
         """The axes that exist for an assignment, in the domain's order: those whose `when` holds."""
         domain = self.domain()
         active: list[str] = []
@@ -243,15 +243,15 @@ class Space(Job):
                 active.append(name)
         return tuple(active)
 
-    def excluded(self, assignment: Mapping[str, Any]) -> str | None:
+    def excluded(self, assignment: Mapping[str, object]) -> str | None:
         """Why the space's `exclude` or `only` leaves out an assignment; None if it does not."""
         return self._left_out(assignment, self.domain())
 
-    def holds(self, condition: When, assignment: Mapping[str, Any]) -> bool:
+    def holds(self, condition: When, assignment: Mapping[str, object]) -> bool:
         """Whether the assignment has one of the listed values for each axis of the condition."""
         return _holds(condition, assignment, self.domain())
 
-    def grid(self) -> Iterator[dict[str, Any]]:
+    def grid(self) -> Iterator[dict[str, object]]:
         """Every assignment of the space, the first axis slowest: a value for each axis that exists for it.
 
         Raises:
@@ -262,14 +262,14 @@ class Space(Job):
             raise SpecError(_endless(ranges))
         return self._combinations(list(domain.items()), {}, domain)
 
-    def corners(self) -> Iterator[dict[str, Any]]:
+    def corners(self) -> Iterator[dict[str, object]]:
         """The grid with each range replaced by its two ends, which a plan shows for a sampled space."""
         domain = {name: axis.ends if isinstance(axis, Range) else axis for name, axis in self.domain().items()}
         return self._combinations(list(domain.items()), {}, domain)
 
     def _combinations(
-        self, axes: Sequence[tuple[str, Axis]], chosen: dict[str, Any], domain: Mapping[str, Axis]
-    ) -> Iterator[dict[str, Any]]:
+        self, axes: Sequence[tuple[str, Axis]], chosen: dict[str, object], domain: Mapping[str, Axis]
+    ) -> Iterator[dict[str, object]]:
         if not axes:
             if self._left_out(chosen, domain) is None:
                 yield chosen
@@ -282,11 +282,11 @@ class Space(Job):
         for value in axis.values:
             yield from self._combinations(rest, chosen | {name: value}, domain)
 
-    def _exists(self, name: str, chosen: Mapping[str, Any], domain: Mapping[str, Axis]) -> bool:
+    def _exists(self, name: str, chosen: Mapping[str, object], domain: Mapping[str, Axis]) -> bool:
         spec = self.axes.get(name)
         return spec is None or spec.when is None or _holds(spec.when, chosen, domain)
 
-    def _left_out(self, chosen: Mapping[str, Any], domain: Mapping[str, Axis]) -> str | None:
+    def _left_out(self, chosen: Mapping[str, object], domain: Mapping[str, Axis]) -> str | None:
         for condition in self.exclude:
             if _holds(condition, chosen, domain):
                 return f"exclude: {_said(condition)}"
@@ -295,24 +295,25 @@ class Space(Job):
         return None
 
 
-def smoked(raw: Any, lines: KeyLines, file: str) -> tuple[Any, KeyLines]:
+def smoked(raw: object, lines: KeyLines, file: str) -> tuple[object, KeyLines]:
     """The content of a space's file with its smoke block applied, and the lines of its keys.
 
     Raises:
         SpecError: it has no smoke block.
     """
-    smoke = raw.get("smoke") if isinstance(raw, dict) else None
+    content = raw if isinstance(raw, dict) else {}
+    smoke = content.get("smoke")
     if not isinstance(smoke, dict) or not smoke:
         raise SpecError(
             f"{file} has no smoke: block, which says what a trial run of minutes replaces; leave --smoke out"
         )
-    kept = {k: v for k, v in raw.items() if k not in ("smoke", "published", "expect")} | smoke
-    changed = {k: v for k, v in kept.items() if v is not None} | {"name": f"{raw.get('name')}-smoke"}
+    kept = {k: v for k, v in content.items() if k not in ("smoke", "published", "expect")} | smoke
+    changed = {k: v for k, v in kept.items() if v is not None} | {"name": f"{content.get('name')}-smoke"}
     own = {k: n for k, n in lines.items() if k[0] not in smoke}
     return changed, own | {k[1:]: n for k, n in lines.items() if k[0] == "smoke" and len(k) > 1}
 
 
-def _holds(condition: When, chosen: Mapping[str, Any], domain: Mapping[str, Axis]) -> bool:
+def _holds(condition: When, chosen: Mapping[str, object], domain: Mapping[str, Axis]) -> bool:
     return all(
         name in chosen and any(domain[name].find(v) == domain[name].find(chosen[name]) for v in values)
         for name, values in condition.items()

@@ -11,7 +11,6 @@ import math
 import re
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -33,7 +32,8 @@ CONSTANTS = {"null": None, "true": True, "false": False, "": None, "~": None}
 class _Loader(yaml.SafeLoader):
     """Composes nodes with the tags of YAML 1.2's core schema, and `<<`."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  PyYAML's own, whose rules are YAML 1.1's
+    # PyYAML's own has the rules of YAML 1.1
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
 
 for _tag, _pattern, _first in (
@@ -50,7 +50,7 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"{TAG}{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first)
 
 
-def parse_yaml(text: str, name: str) -> tuple[Any, KeyLines]:
+def parse_yaml(text: str, name: str) -> tuple[object, KeyLines]:
     """Parse YAML and find the line of every key and list item.
 
     Raises:
@@ -72,7 +72,7 @@ def parse_yaml(text: str, name: str) -> tuple[Any, KeyLines]:
         raise SpecError(f"{name}: not valid YAML: lists and mappings are nested too deeply") from None
 
 
-def read_yaml(path: Path | str) -> tuple[Any, KeyLines]:
+def read_yaml(path: Path | str) -> tuple[object, KeyLines]:
     """Read a YAML file; see `parse_yaml`."""
     path = Path(path)
     try:
@@ -105,7 +105,7 @@ class _Reader:
         self._values = 0
         self._open: set[int] = set()
 
-    def value(self, node: yaml.Node, path: tuple[str | int, ...]) -> Any:
+    def value(self, node: yaml.Node, path: tuple[str | int, ...]) -> object:
         """The value of a node."""
         self._values += 1
         if self._values > MOST_VALUES:
@@ -115,7 +115,7 @@ class _Reader:
         if id(node) in self._open:
             raise self._problem(node, "an alias contains itself")
         self._open.add(id(node))
-        found: Any
+        found: object
         if isinstance(node, yaml.SequenceNode) and node.tag == f"{TAG}seq":
             found = self._list(node, path)
         elif isinstance(node, yaml.MappingNode) and node.tag == f"{TAG}map":
@@ -125,17 +125,17 @@ class _Reader:
         self._open.discard(id(node))
         return found
 
-    def _list(self, node: yaml.SequenceNode, path: tuple[str | int, ...]) -> list[Any]:
+    def _list(self, node: yaml.SequenceNode, path: tuple[str | int, ...]) -> list[object]:
         found = []
         for i, item in enumerate(node.value):
             self.lines[(*path, i)] = item.start_mark.line + 1
             found.append(self.value(item, (*path, i)))
         return found
 
-    def _mapping(self, node: yaml.MappingNode, path: tuple[str | int, ...]) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, path: tuple[str | int, ...]) -> dict[str, object]:
         """The merged keys (`<<`) that the mapping does not have itself, then its own keys in order."""
         own: dict[str, yaml.Node] = {}
-        merged: dict[str, Any] = {}
+        merged: dict[str, object] = {}
         written: set[str] = set()
         for key_node, item in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -156,18 +156,20 @@ class _Reader:
         self.lines |= lines
         return found
 
-    def _merged(self, node: yaml.Node, path: tuple[str | int, ...]) -> dict[str, Any]:
+    def _merged(self, node: yaml.Node, path: tuple[str | int, ...]) -> dict[str, object]:
         """The value of `<<`: a mapping, or several merged so that the first one with a key wins."""
         sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        found: dict[str, Any] = {}
+        found: dict[str, object] = {}
         for source in sources:
             if not isinstance(source, yaml.MappingNode):
                 raise self._problem(source, "<< takes an alias of a mapping, or a list of them")
-            for key, item in self.value(source, path).items():
+            value = self.value(source, path)
+            assert isinstance(value, dict)
+            for key, item in value.items():
                 found.setdefault(key, item)
         return found
 
-    def _scalar(self, node: yaml.ScalarNode) -> Any:
+    def _scalar(self, node: yaml.ScalarNode) -> object:
         text = self._text(node)
         kind = node.tag.removeprefix(TAG)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -78,7 +78,7 @@ class Cluster(Spec):
 
     @field_validator("workers", mode="before")
     @classmethod
-    def _count_or_range(cls, said: Any) -> Any:
+    def _count_or_range(cls, said: object) -> object:
         span = said if isinstance(said, list | tuple) else (said, said)
         if not (all(type(n) is int for n in span) and len(span) == 2 and 1 <= span[0] <= span[1]):
             raise ValueError(f"{said!r} is neither a number of workers (1 or more) nor [min, max]")
@@ -99,7 +99,7 @@ class Cluster(Spec):
 class Job(Spec):
     """What variants and spaces have in common."""
 
-    overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    overrides: dict[str, dict[str, object]] = Field(default_factory=dict)
     """Stage name to overrides of the recipe's keys, merged key by key."""
     seed: int = Field(0, ge=0)
     cluster: Cluster = Cluster()
@@ -116,6 +116,6 @@ class Variant(Job):
     connector: str
     llm: str
     recipe: str
-    choice: dict[str, Any] = Field(default_factory=dict, exclude_if=lambda choice: not choice)
+    choice: dict[str, object] = Field(default_factory=dict, exclude_if=lambda choice: not choice)
     """A space's choices on axes other than parts and recipe, for display only. Training depends only on the other
     keys."""

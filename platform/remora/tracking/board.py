@@ -12,7 +12,7 @@ import contextlib
 import json
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from remora.extras import needs
 from remora.files import write_json
@@ -20,9 +20,21 @@ from remora.tracking.locks import locked
 from remora.tracking.metric_names import LoggedStep, step_of, validation_of
 from remora.tracking.stage_files import StageFiles
 
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
+
 FOLDER = "tensorboard"
 WRITTEN = "written.json"
 """What of a stage run is in its event files: its journal's mark, the last step, and the steps of validations."""
+
+
+class BoardState(TypedDict):
+    """The content of that file."""
+
+    mark: str
+    step: int
+    validations: list[list[int]]
+    """Each with its step and time."""
 
 
 class Board:
@@ -30,7 +42,7 @@ class Board:
 
     def __init__(self, runs: Path) -> None:
         self.runs, self.folder = runs, runs / FOLDER
-        self._writers: dict[str, Any] = {}
+        self._writers: dict[str, SummaryWriter] = {}
 
     def write(self, wait: float = 0.0) -> int:
         """Add what is new of all stage runs; how many had any. Nothing where there is no folder, or where another
@@ -51,7 +63,7 @@ class Board:
 
     def _stage(self, name: str) -> bool:
         stage, written = StageFiles(self.runs / "stages" / name), self.folder / name / WRITTEN
-        known: dict[str, Any] = {"mark": "", "step": -1, "validations": []}
+        known: BoardState = {"mark": "", "step": -1, "validations": []}
         with contextlib.suppress(OSError, ValueError):
             known |= json.loads(written.read_text())
         if known["mark"] == (mark := stage.mark()):

@@ -9,13 +9,16 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlparse
 
 from remora.errors import TrackingError
 from remora.extras import missing
 from remora.files import copy, disk_errors, write_atomic
 from remora.tracking.locks import locked
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -47,13 +50,13 @@ class Connection:
         self.shown = re.sub(r"//[^/@]*@", "//…@", uri)  # a URI may hold a password
         self.database = database(uri)
         """The file of a sqlite database, None for another store."""
-        self._client: Any = None
+        self._client: MlflowClient | None = None
         self._opened = False
         self._misread = _misread(uri)
         self._experiment_id: str | None = None
 
     @contextlib.contextmanager
-    def answers(self) -> Iterator[Any]:
+    def answers(self) -> Iterator[MlflowClient]:
         """The `MlflowClient`; its errors become `MlflowUnreachable` or `MlflowRefused`."""
         if self.database:
             self._check_free(self.database)
@@ -272,7 +275,7 @@ def moved(path: Path, old: str, new: str) -> None:
             log.warning("tracking: MLflow's pages show the files of %s where they were: %s", path, e)
 
 
-def _connect(uri: str) -> Any:
+def _connect(uri: str) -> MlflowClient:
     # MLflow's own default, seven retries of 120 s, blocked training for four minutes when its server went down.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault(_TIMEOUT, _SHORT)

@@ -9,8 +9,9 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import quote, unquote
+
+from remora.training.events import JournalEvent
 
 NAME_LIMIT = 250
 PARAM_LIMIT = 6000
@@ -57,7 +58,7 @@ def _leaves(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", value
 
 
-def params(tree: Mapping[str, Any]) -> dict[str, str]:
+def params(tree: Mapping[str, object]) -> dict[str, str]:
     """Nested settings as MLflow params: `{"lr": {"llm": 1e-3}}` gives `{"lr.llm": "0.001"}`; lists become JSON."""
     return {
         name(key): shorten(
@@ -67,7 +68,7 @@ def params(tree: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def metrics(tree: Mapping[str, Any]) -> dict[str, float]:
+def metrics(tree: Mapping[str, object]) -> dict[str, float]:
     """The numbers in nested figures as MLflow metrics; text, null and booleans are left out."""
     return {
         name(key): float(value)
@@ -104,11 +105,11 @@ def linked(text: str, find: Callable[[str], str | None], page: Callable[[str], s
     return _LINK.sub(address, text)
 
 
-def tags(flat: Mapping[str, Any]) -> dict[str, str]:
+def tags(flat: Mapping[str, object]) -> dict[str, str]:
     return {name(key): shorten(str(value), TAG_LIMIT) for key, value in flat.items()}
 
 
-def step_of(event: Mapping[str, Any]) -> LoggedStep | None:
+def step_of(event: JournalEvent) -> LoggedStep | None:
     """The step that a journal's event records, or None for other events."""
     if event["event"] != "step":
         return None
@@ -116,7 +117,7 @@ def step_of(event: Mapping[str, Any]) -> LoggedStep | None:
     return event["step"], _at(event), values
 
 
-def validation_of(event: Mapping[str, Any]) -> LoggedStep | None:
+def validation_of(event: JournalEvent) -> LoggedStep | None:
     """What a validation came to, at the step of the training loss beside it, or None for another event."""
     if event["event"] != "validation":
         return None
@@ -124,6 +125,6 @@ def validation_of(event: Mapping[str, Any]) -> LoggedStep | None:
     return event["step"], _at(event), metrics(said)
 
 
-def _at(event: Mapping[str, Any]) -> int:
+def _at(event: JournalEvent) -> int:
     at = event.get("time")
     return int((at if isinstance(at, int | float) else time.time()) * 1000)

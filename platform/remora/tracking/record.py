@@ -14,11 +14,11 @@ import contextlib
 import getpass
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -66,7 +66,7 @@ class Record:
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, tuple[float, int]] = field(default_factory=dict)
     """Each with its time."""
-    inputs: list[dict[str, Any]] = field(default_factory=list)
+    inputs: list[Input] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
     files: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Artifact path -> the folder whose files it holds, and when they were written."""
@@ -118,7 +118,7 @@ class Run:
         name: str,
         parent: str | None = None,
         tags: Mapping[str, str] | None = None,
-        params: Mapping[str, Any] | None = None,
+        params: Mapping[str, object] | None = None,
         inputs: Iterable[Input] = (),
         texts: Mapping[str, str] | None = None,
         stage: str | None = None,
@@ -129,7 +129,7 @@ class Run:
         self._given = {
             "tags": {"remora.kind": key.partition("/")[0]} | _source() | dict(tags or {}),
             "params": metric_names.params(params or {}),
-            "inputs": [asdict(i) for i in inputs],
+            "inputs": list(inputs),
             "texts": dict(texts or {}),
         }
         self._held = contextlib.ExitStack()
@@ -164,7 +164,7 @@ class Run:
         self,
         *,
         tags: Mapping[str, str] | None = None,
-        metrics: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, object] | None = None,
         inputs: Iterable[Input] = (),
         texts: Mapping[str, str] | None = None,
         files: Mapping[str, Path] | None = None,
@@ -180,36 +180,36 @@ class Run:
         self._change(
             tags=dict(tags or {}),
             metrics={name: (value, now) for name, value in metric_names.metrics(metrics or {}).items()},
-            inputs=[asdict(i) for i in inputs],
+            inputs=list(inputs),
             texts=dict(texts or {}),
             files={path: (within(self.runs, folder), now) for path, folder in (files or {}).items()},
         )
 
     def claim(self, claim: Claim) -> None:
         """Ask for a version of a registered model; see `registry.register`."""
-        self._change(claims=lambda claims: [*(c for c in claims if not c.same(claim)), claim])
+        self._change(lambda claims: [*(c for c in claims if not c.same(claim)), claim])
 
     def withdraw(self, claim: Claim) -> None:
         """Withdraw a claim that MLflow refused."""
-        self._change(claims=lambda claims: [c for c in claims if not c.same(claim)])
+        self._change(lambda claims: [c for c in claims if not c.same(claim)])
 
-    def _change(self, **changes: Any) -> None:
+    def _change(self, claims: Callable[[list[Claim]], list[Claim]] = list, /, **changes: object) -> None:
         with self._unhurt(), locked(self._file.parent / ".lock"):
-            write_json(self._file, asdict(self._merged(changes)))
+            record = self._merged(changes)
+            record.claims = claims(record.claims)
+            write_json(self._file, asdict(record))
 
-    def _merged(self, changes: dict[str, Any]) -> Record:
+    def _merged(self, changes: dict[str, object]) -> Record:
         try:
             record = read_record(self._file)
         except (OSError, ValueError):  # none yet, or a corrupted one
             record = self._bare
         for name, value in changes.items():
             old = getattr(record, name)
-            if isinstance(old, dict):
+            if isinstance(old, dict) and isinstance(value, dict):
                 old |= value
             elif name == "inputs":
                 record.inputs = _each_once(old + value)
-            elif name == "claims":
-                record.claims = value(old)
             else:
                 setattr(record, name, value)
         return record
@@ -223,8 +223,8 @@ class Run:
             log.error("tracking: what happened in %s cannot be recorded: %s", self.key, e)
 
 
-def _each_once(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return list({(i["name"], i["digest"], i["context"]): i for i in inputs}.values())
+def _each_once(inputs: list[Input]) -> list[Input]:
+    return list({(i.name, i.digest, i.context): i for i in inputs}.values())
 
 
 def within(runs: Path, folder: Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from remora.errors import TrackingError, nearest
 from remora.files import digest, is_published, scratch, sha256_file, verify
@@ -17,11 +17,26 @@ from remora.tracking.connection import MlflowRefused
 from remora.tracking.record import Claim, Run, within
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
     from remora.tracking.server import Server
     from remora.tracking.tracker import Tracker
 
 DIGEST, CLAIMED = "remora.digest", "remora.claimed"
 """Tags of a version: its content's digest, and when we pointed each alias at it."""
+
+
+class VersionInfo(TypedDict):
+    """A version of a registered model."""
+
+    name: str
+    label: str
+    """The alias or the number that it was asked for by."""
+    version: str
+    run_id: str | None
+    tags: dict[str, str]
+    source: str
 
 
 def register(
@@ -30,7 +45,7 @@ def register(
     key: str,
     folder: Path,
     alias: str | None = "champion",
-    tags: Mapping[str, Any] | None = None,
+    tags: Mapping[str, object] | None = None,
 ) -> str:
     """Make `folder` a version of model `name`, of the run with that key, and point `alias` at it.
 
@@ -68,7 +83,7 @@ def make_version(server: Server, run: str, claim: Claim) -> None:
     """
     with server.answers() as client:
         there = _versions(client, claim)
-        version = next((v for v in there if not (local := server.local(v.source)) or local.is_dir()), None)
+        version = next((v for v in there if not (local := server.local(v.source or "")) or local.is_dir()), None)
         marks = claim.tags | {DIGEST: claim.digest}
         if version is None:
             # A version's files must never change, so other content of the same run gets another folder.
@@ -89,14 +104,13 @@ def make_version(server: Server, run: str, claim: Claim) -> None:
         client.set_model_version_tag(claim.model, version.version, done, str(claim.at))
 
 
-def _versions(client: Any, claim: Claim) -> list[Any]:
+def _versions(client: MlflowClient, claim: Claim) -> list[ModelVersion]:
     """The versions with a claim's content, newest first."""
     return list(client.search_model_versions(f"name = '{claim.model}' and tags.`{DIGEST}` = '{claim.digest}'"))
 
 
-def version_info(tracker: Tracker, name: str, label: str = "champion") -> dict[str, Any]:
-    """The version of model `name` with `label`, an alias or a number: `name`, `label`, `version`, `run_id`, `tags`,
-    `source`. Read-only: creates no database.
+def version_info(tracker: Tracker, name: str, label: str = "champion") -> VersionInfo:
+    """The version of model `name` with `label`, an alias or a number. Read-only: creates no database.
 
     Raises:
         TrackingError: MLflow cannot be reached, or has no such model, alias or version; the line lists what it has.
@@ -109,8 +123,14 @@ def version_info(tracker: Tracker, name: str, label: str = "champion") -> dict[s
             found = asked(name, number if number.isdecimal() else label)
     except MlflowRefused:
         raise TrackingError(_missing(tracker, name, label)) from None
-    facts = {"version": str(found.version), "run_id": found.run_id, "tags": dict(found.tags), "source": found.source}
-    return {"name": name, "label": label, **facts}
+    return {
+        "name": name,
+        "label": label,
+        "version": str(found.version),
+        "run_id": found.run_id,
+        "tags": dict(found.tags),
+        "source": found.source or "",
+    }
 
 
 def facts_of_run(tracker: Tracker, run_id: str) -> tuple[dict[str, float], dict[str, str]]:
@@ -124,11 +144,12 @@ def facts_of_run(tracker: Tracker, run_id: str) -> tuple[dict[str, float], dict[
             found = client.get_run(run_id)
     except MlflowRefused:
         raise TrackingError(f"MLflow at {tracker.server.shown} has no run {run_id}; its runs: remora ui") from None
-    read = {one.dataset.name: one.dataset.digest for one in found.inputs.dataset_inputs}
+    inputs = found.inputs.dataset_inputs if found.inputs else ()
+    read = {one.dataset.name: one.dataset.digest for one in inputs}
     return dict(found.data.metrics), read
 
 
-def standing(tracker: Tracker, name: str, alias: str) -> dict[str, Any] | None:
+def standing(tracker: Tracker, name: str, alias: str) -> VersionInfo | None:
     """`version_info` of the alias; None where MLflow holds no such model or alias yet.
 
     Raises:
@@ -152,7 +173,7 @@ def check_alias(name: str, alias: str) -> None:
         )
 
 
-def fetch(tracker: Tracker, info: Mapping[str, Any], *, into: Path) -> Path:
+def fetch(tracker: Tracker, info: VersionInfo, *, into: Path) -> Path:
     """The files of a version (see `version_info`) in a local folder.
 
     Files on this machine are used in place; others are downloaded to `into`, once per version.

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from remora.tracking import metric_names
 from remora.tracking.connection import Connection
-from remora.tracking.metric_names import LoggedStep
+from remora.tracking.metric_names import Input, LoggedStep
 
 KEY, MARK = "remora.key", "remora.synced"
 """Tags: a run's key, and how much of its record MLflow has."""
@@ -109,20 +108,20 @@ class Server(Connection):
                     [RunTag(k, v) for k, v in metric_names.tags(tags or {}).items()],
                 )
 
-    def inputs(self, run: str, inputs: Iterable[Mapping[str, Any]]) -> None:
+    def inputs(self, run: str, inputs: Iterable[Input]) -> None:
         """Record the data that the run reads; existing entries are left alone."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         made = [
             DatasetInput(
                 Dataset(
-                    metric_names.shorten(i["name"], _NAME),
-                    i["digest"][:_DIGEST],
+                    metric_names.shorten(i.name, _NAME),
+                    i.digest[:_DIGEST],
                     "local",
-                    json.dumps({"uri": i["source"]}),
-                    profile=json.dumps(i["counts"]),
+                    json.dumps({"uri": i.source}),
+                    profile=json.dumps(dict(i.counts)),
                 ),
-                [InputTag("mlflow.data.context", i["context"])],
+                [InputTag("mlflow.data.context", i.context)],
             )
             for i in inputs
         ]

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from remora.files import is_published, manifest
 from remora.training import journal
+from remora.training.events import JournalEvent
 from remora.training.job import PARTS_FOLDER
 
 WEIGHTS = "parts.json"
@@ -48,7 +48,7 @@ class StageFiles:
         """A string that changes whenever the journal does; empty without a journal."""
         return "".join(map(_mark, (self.journal, self.later)))
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self) -> list[JournalEvent]:
         return [*journal.read(self.journal), *journal.read(self.later)]
 
     def weights(self, runs: Path) -> str:
@@ -71,7 +71,7 @@ def _mark(file: Path) -> str:
         return ""
 
 
-def tuning(events: Iterable[Mapping[str, Any]]) -> str:
+def tuning(events: Iterable[JournalEvent]) -> str:
     """A stage run's modes, parameters and rates by part, as a Markdown table."""
     rows = ["| part | mode | parameters | trained | rate |", "|---|---|---:|---:|---:|"]
     started = [e["table"] for e in events if e["event"] == "started" and "table" in e]
@@ -81,7 +81,7 @@ def tuning(events: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def left_out(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def left_out(events: Iterable[JournalEvent]) -> dict[str, float]:
     """Records of each dataset, and those that were left out by kind: when it was indexed, or while a stage read it; and
     bad steps, by what was done about them."""
     events = list(events)

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from remora.files import digest
 from remora.tracking import metric_names
@@ -21,6 +20,7 @@ from remora.tracking.record import FOLDER, Record, Status, file_of, lives, read_
 from remora.tracking.registry import make_version
 from remora.tracking.server import MARK, NO_STEP, Known, Server
 from remora.tracking.stage_files import WEIGHTS, StageFiles, left_out, tuning
+from remora.training.events import JournalEvent
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class Sync:
             return record.status
         return "RUNNING" if lives(self.runs, record.key) else "KILLED"
 
-    def _ended(self, record: Record, events: list[dict[str, Any]]) -> int:
+    def _ended(self, record: Record, events: list[JournalEvent]) -> int:
         """When a killed run last wrote something, in milliseconds since 1970."""
         told = file_of(self.runs, record.key).stat().st_mtime
         return int(1000 * max([told, *(e["time"] for e in events)]))
@@ -177,13 +177,13 @@ class Sync:
             self.server.upload(run, self.runs / folder, path)
             self._uploaded.add((run, path, at))
 
-    def _write_stage(self, stage: StageFiles, events: list[dict[str, Any]], run: str) -> None:
+    def _write_stage(self, stage: StageFiles, events: list[JournalEvent], run: str) -> None:
         at = int(1000 * max((e["time"] for e in events), default=0))
         self.server.log(run, ((name, value, at, 0) for name, value in metric_names.metrics(left_out(events)).items()))
         self.server.write_text(run, tuning(events), "tuning.md")
         self.server.write_text(run, stage.weights(self.runs), WEIGHTS)
 
-    def _write_events(self, events: Iterable[dict[str, Any]], run: str) -> None:
+    def _write_events(self, events: Iterable[JournalEvent], run: str) -> None:
         steps, notes = [], []
         validations: list[metric_names.LoggedStep] = []
         for event in events:

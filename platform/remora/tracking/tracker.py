@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from remora.errors import RemoraError, TrackingError
@@ -27,6 +27,9 @@ from remora.tracking.board import Board
 from remora.tracking.connection import database_uri
 from remora.tracking.server import Server
 from remora.tracking.sync import Sync, Synced
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 INTERVAL = 1.0
@@ -142,7 +145,7 @@ class Tracker:
             )
 
     @contextlib.contextmanager
-    def client(self) -> Iterator[Any]:
+    def client(self) -> Iterator[MlflowClient]:
         """The `MlflowClient`, for use outside training: its exceptions become a one-line `TrackingError`."""
         with self._lock, self.server.answers() as client:
             yield client

@@ -79,7 +79,7 @@ class Writer:
         for torn in root.glob(".step-*"):  # what a killed process was writing
             shutil.rmtree(torn, ignore_errors=True)
 
-    def save(self, step: int, trained: dict[str, Tensor], moments: dict[str, Tensor], state: dict[str, Any]) -> None:
+    def save(self, step: int, trained: dict[str, Tensor], moments: dict[str, Tensor], state: dict[str, object]) -> None:
         """Start writing tensors that must not change any more. Waits for the previous write, so that at most two
         checkpoints are in memory."""
         self.wait()

@@ -11,18 +11,19 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from remora.errors import TrainingError
 from remora.files import disk_errors, lines, write_atomic
 from remora.files.lines import Lines
+from remora.training.events import JournalEvent, StepEvent, ValidationFigures
 
 JOURNAL = "journal.jsonl"
 BEGUN = b'{"event": "attempt"'
 """Start of the first line of an attempt."""
-VALIDATION = "validation"
+VALIDATION: Final = "validation"
 """The event of a loss over held-out samples."""
-FIRST = "event"
+FIRST: Final = "event"
 """The key that every line begins with."""
 NEEDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "attempt": {"attempt": int},
@@ -38,12 +39,12 @@ NEEDS: dict[str, dict[str, type | tuple[type, ...]]] = {
 """Fields of each event that readers rely on."""
 
 
-def append(path: Path, event: str, **fields: Any) -> None:
+def append(path: Path, event: str, **fields: object) -> None:
     """Write one event. A validation is on disk when this returns: whether a stage goes on is decided by it."""
     lines.append(path, [{FIRST: event, "time": time.time(), **fields}], sync=event == VALIDATION)
 
 
-def whole(event: dict[str, Any]) -> bool:
+def whole(event: Mapping[str, object]) -> bool:
     """Whether an event has all fields that its readers need."""
     kind = event.get(FIRST)
     if not isinstance(kind, str) or not _number(event.get("time")):
@@ -53,7 +54,7 @@ def whole(event: dict[str, Any]) -> bool:
     return all(isinstance(event.get(name), kinds) for name, kinds in NEEDS.get(kind, {}).items())
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -63,10 +64,11 @@ class Attempts:
     def __init__(self) -> None:
         self._newest = 0
 
-    def count(self, event: dict[str, Any]) -> bool:
-        attempt = event.get("attempt", self._newest)
-        self._newest = max(self._newest, attempt)
-        return bool(attempt == self._newest)
+    def count(self, event: Mapping[str, object]) -> bool:
+        attempt = event.get("attempt")
+        if isinstance(attempt, int):
+            self._newest = max(self._newest, attempt)
+        return attempt in (None, self._newest)
 
 
 def load(path: Path) -> Lines:
@@ -80,12 +82,12 @@ def load(path: Path) -> Lines:
     return found
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
+def read(path: Path) -> Iterator[JournalEvent]:
     """The events of `load`. A last line that is still being written is left for the next call."""
     yield from load(path).records
 
 
-def steps_of(path: Path) -> list[dict[str, Any]]:
+def steps_of(path: Path) -> list[StepEvent]:
     """The events of steps only."""
     return [e for e in read(path) if e[FIRST] == "step"]
 
@@ -118,7 +120,7 @@ class Validated:
     """Digest of what was held out: figures of one digest are of the same samples."""
 
     @classmethod
-    def of_event(cls, e: Mapping[str, Any]) -> Validated:
+    def of_event(cls, e: ValidationFigures) -> Validated:
         return cls(e["step"], e["samples_seen"], e["share"], e["loss"], e.get("score"), e["of"])
 
 
@@ -169,7 +171,7 @@ def take_over(path: Path, step: int) -> int:
     return number
 
 
-def _lost(path: Path, found: Lines, kept: list[dict[str, Any]], step: int) -> str:
+def _lost(path: Path, found: Lines, kept: list[JournalEvent], step: int) -> str:
     """One line about what is missing in the journal before `step`; empty if it is complete."""
     have = {e["step"] for e in kept if e[FIRST] in ("step", "left_out", "rolled_back")}
     have.update(s for e in kept if e[FIRST] == "rolled_back" for s in range(e["to"], e["step"]))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+
+from remora.training.events import StepFigures
 
 RECENT = 20
 """Recent steps from which the remaining time is estimated."""
@@ -54,7 +54,7 @@ class Meter:
         return self.waited / self.spent if self.spent else 0.0
 
 
-def line(stage: str, steps: int, event: Mapping[str, Any]) -> str:
+def line(stage: str, steps: int, event: StepFigures) -> str:
     """A step's journal event as one line."""
     rates = " ".join(f"{part} {rate:.2e}" for part, rate in event["lr"].items())
     mfu = f"  mfu {event['mfu']:.1%}" if event.get("mfu") is not None else ""

@@ -19,6 +19,7 @@ from remora.reading.batches import Dropped, StageData, StepBatches
 from remora.training import checkpoint, journal, meter
 from remora.training.checkpoint import Checkpoint
 from remora.training.engines import Engine
+from remora.training.events import JournalEvent, StepFigures
 from remora.training.guard import RolledBack, Watch
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Past:
     """The next step. After a roll back it is the one after the bad step; the steps before that are skipped too."""
     taken: int
     """Optimiser steps so far; fewer than steps if some were skipped."""
-    events: Sequence[dict[str, Any]]
+    events: Sequence[JournalEvent]
     """Events of the journal, without those of steps that will be repeated."""
     again: int
     """Number of steps that will be repeated."""
@@ -80,7 +81,7 @@ class Notes:
         for text in past.refused:
             self.note(text)
 
-    def write(self, event: str, **fields: Any) -> None:
+    def write(self, event: str, **fields: object) -> None:
         if self.lead:
             journal.append(self._journal, event, attempt=self.attempt, **fields)
 
@@ -99,7 +100,7 @@ class Notes:
         if self.lead:
             journal.check_ours(self._journal, self.attempt)
 
-    def step(self, event: dict[str, Any]) -> None:
+    def step(self, event: StepFigures) -> None:
         self.write("step", **event)
         if self.lead:
             log.info(meter.line(self.data.stage.name, self.data.steps, event))

@@ -33,6 +33,7 @@ from remora.training import engines, pausing
 from remora.training.allocator import keep_freed
 from remora.training.build import build_model, check_samples, open_data, open_held_out
 from remora.training.checkpoint import Writer
+from remora.training.events import StepFigures
 from remora.training.flops import StepFlops, peak_flops
 from remora.training.groups import count_groups, weigh_groups
 from remora.training.guard import RolledBack
@@ -225,7 +226,7 @@ class Training:
             return
         self.notes.watch.taken(self.loss)
         self.taken += 1
-        event = {
+        event: StepFigures = {
             "step": step,
             "loss": self.loss,
             "grad_norm": norm,

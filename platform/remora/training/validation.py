@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,7 @@ from remora.training import engines
 from remora.training.allocator import keep_freed
 from remora.training.build import build_model, open_data, open_held_out
 from remora.training.engines import Engine
+from remora.training.events import JournalEvent, ValidationFigures
 from remora.training.job import StageJob
 from remora.training.journal import VALIDATION, Validated
 from remora.training.meter import duration
@@ -59,10 +60,10 @@ def check_held_out(data: StageData) -> None:
 class Scorer(Protocol):
     """Asks a model the questions of the stage's benchmark; it stands above this room."""
 
-    def answers(self, parts: Mapping[str, PartRef], rank: int, world: int) -> dict[str, Any]:
+    def answers(self, parts: Mapping[str, PartRef], rank: int, world: int) -> dict[str, object]:
         """A rank's share of the answers, by their questions."""
 
-    def score(self, answers: Mapping[str, Any]) -> float:
+    def score(self, answers: Mapping[str, object]) -> float:
         """The benchmark's headline figure of all answers."""
 
 
@@ -83,7 +84,7 @@ class Validator:
         held: HeldOut,
         held_data: StageData,
         data: StageData,
-        past: Iterable[Mapping[str, Any]] = (),
+        past: Iterable[JournalEvent] = (),
         scorer: Scorer | None = None,
     ) -> None:
         self.job, self.of, self._held_data, self._data, self._scorer = job, held.digest, held_data, data, scorer
@@ -119,28 +120,30 @@ class Validator:
             )  # fmt: skip
         return Validated.of_event(found)
 
-    def measure(self, step: int, engine: Engine, parts: Callable[[], Mapping[str, PartRef]]) -> dict[str, Any]:
+    def measure(self, step: int, engine: Engine, parts: Callable[[], Mapping[str, PartRef]]) -> ValidationFigures:
         """What the journal says of a validation; `parts` gives the model's as files, for those who ask it questions."""
         began = time.monotonic()
         loss, tokens, samples = measured_loss(self._held_data, engine, self.job)
-        score = {}
+        score: float | None = None
         if self._scorer:
             with torch.random.fork_rng():  # a model that is built draws numbers
                 answers = engine.gather(self._scorer.answers(parts(), engine.rank, engine.world))
-            score = {"score": self._scorer.score(answers)}
+            score = self._scorer.score(answers)
         seen = self._data.positions(step).stop
-        return {
+        found: ValidationFigures = {
             "step": step,
             "samples_seen": seen,
             "share": seen / self._data.total,
             "loss": loss,
-            **score,
             "tokens": tokens,
             "samples": samples,
             "seconds": time.monotonic() - began,
             "ranks": engine.world,
             "of": self.of,
         }
+        if score is not None:
+            found["score"] = score
+        return found
 
     def summary(self) -> str:
         """The curve in a line, for people, once the last step is validated."""
@@ -192,7 +195,7 @@ def measured_loss(data: StageData, engine: Engine, job: StageJob) -> tuple[float
     return math.fsum(losses) / sum(counts), int(sum(counts)), int(sum(read))
 
 
-def validate_trained(job: StageJob, scorer: Scorer | None = None) -> dict[str, Any]:
+def validate_trained(job: StageJob, scorer: Scorer | None = None) -> ValidationFigures:
     """The last validation of a stage that is trained and lacks it, as its journal would have it.
 
     All ranks call it. `job.parts` are as the stage left them: an adapter that it trained is merged, and the new one in

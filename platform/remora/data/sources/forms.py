@@ -6,8 +6,7 @@ Every key is read, refused by name (video, audio), or reported in `Raw.unread`; 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from remora.data.conversation import TAG, short
 from remora.data.sources.base import Raw
@@ -66,7 +65,7 @@ def keys_read(keys: Collection[str]) -> list[str]:
     return [*words, *(k for k in more if k in keys), *(k for k in keys if MEDIA.fullmatch(k)), *({"id"} & {*keys})]
 
 
-def as_llava(record: Any, unread: tuple[str, ...] = ()) -> Raw:
+def as_llava(record: object, unread: tuple[str, ...] = ()) -> Raw:
     """Convert a record of any format to LLaVA's: `id`, `image`, `conversations`; unread keys stay as they are.
 
     Values of the wrong type stay, so that `conversation.problems` reports them. `unread` are names that the source
@@ -120,12 +119,12 @@ def _as_llava(record: dict[str, object]) -> Raw:
     return Raw(made, unread=(*unread, *turn_keys))
 
 
-def _names_none(value: Any) -> bool:
+def _names_none(value: object) -> bool:
     """Whether the value of a media key means that there is none: null, empty, false, or a list of those."""
     return value is False or value in ("", {}) or (isinstance(value, list) and all(v in (None, "") for v in value))
 
 
-def _named(record: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
+def _named(record: Mapping[str, object]) -> tuple[list[object], list[str]]:
     """(the record's pictures, other keys with pictures that are therefore not read).
 
     Raises:
@@ -139,10 +138,11 @@ def _named(record: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
     return found[used[0]] if used else [], [k for k in found if k not in used]
 
 
-def _turns(record: Mapping[str, Any], words: tuple[str, ...], pool: Pool) -> tuple[Any, bool]:
+def _turns(record: Mapping[str, object], words: tuple[str, ...], pool: Pool) -> tuple[Sequence[object], bool]:
     """(its turns in LLaVA's format, whether they were turns originally); pictures without a position come first."""
     name = words[0]
     said = record[name]
+    turns: Sequence[object]
     if name in CONVERSATIONS:
         if not isinstance(said, list):
             text = isinstance(said, str) and said.lstrip()[:1] == "["
@@ -152,8 +152,9 @@ def _turns(record: Mapping[str, Any], words: tuple[str, ...], pool: Pool) -> tup
         if name != "conversations":
             with_tags(turns, len(pool.named))
         return turns, True
-    if len(words) == 2 and isinstance(said, list) and isinstance(record[words[1]], list):  # TRL's prompt, completion
-        turns = [*llava_turns(said, pool, name), *llava_turns(record[words[1]], pool, words[1])]
+    if len(words) == 2 and isinstance(said, list) and isinstance(answer := record[words[1]], list):
+        # TRL's prompt and completion
+        turns = [*llava_turns(said, pool, name), *llava_turns(answer, pool, words[1])]
         with_tags(turns, len(pool.named))
         return turns, True
     if name == "texts":
@@ -179,19 +180,20 @@ def _pairs(record: Mapping[str, object], question: object, answer: object) -> It
     yield question, answer
 
 
-def _with_system(turns: Any, record: Mapping[str, Any]) -> Any:
+def _with_system(turns: Sequence[object], record: Mapping[str, object]) -> Sequence[object]:
     """The turns after the system message from its own key, if there is one.
 
     Raises:
         BrokenRecord: it is not text, or there is another system message.
     """
     given = {k: record[k] for k in SYSTEMS if k in record and record[k] != ""}
-    if not given or not isinstance(turns, list):
+    if not given:
         return turns
     key, text = next(iter(given.items()))
     if any(not isinstance(value, str) for value in given.values()):
         raise BrokenRecord(f"{key!r} is {short(text)}; a system message is text", "no-text")
-    own = turns[0].get("value") if turns and isinstance(turns[0], dict) and turns[0].get("from") == "system" else None
+    first = turns[0] if turns else None
+    own = first.get("value") if isinstance(first, dict) and first.get("from") == "system" else None
     if any(value != text for value in given.values()) or own not in (None, text):
         raise BrokenRecord(
             f"{' and '.join(given)} and its turns have different system messages; keep one", "turn-order"
@@ -204,21 +206,23 @@ def rounds(pairs: Iterable[tuple[object, object]]) -> Turns:
     return [{"from": who, "value": value} for both in pairs for who, value in zip(("human", "gpt"), both, strict=True)]
 
 
-def caption(text: Any, pictures: int = 1) -> Turns:
+def caption(text: object, pictures: int = 1) -> Turns:
     """A caption's conversation: the human turn has the picture and no text."""
     return rounds([(TAG * pictures, text)])
 
 
-def with_tags(said: Any, pictures: int) -> None:
+def with_tags(said: object, pictures: int) -> None:
     """Put all pictures before the first question, unless the questions have tags already."""
-    turns = [t for t in said if isinstance(t, dict)] if isinstance(said, list) else []
+    if not isinstance(said, list):
+        return
+    turns = [t for t in said if isinstance(t, dict)]
     asked = [t for t in turns if t.get("from") == "human" and isinstance(t.get("value"), str)]
     if pictures and asked and not any(TAG in t["value"] for t in asked):
         at = next(i for i, t in enumerate(said) if t is asked[0])
         said[at] = {**asked[0], "value": f"{TAG * pictures}\n{asked[0]['value']}"}
 
 
-def _rounds(texts: object) -> Any:
+def _rounds(texts: object) -> Turns:
     if not isinstance(texts, list):
         raise BrokenRecord(f"'texts' is {short(texts)}; it is a list of user and assistant", "no-conversation")
     return rounds((t.get("user"), t.get("assistant")) if isinstance(t, dict) else (None, None) for t in texts)

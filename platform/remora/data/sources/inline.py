@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from remora.data.conversation import short
@@ -16,7 +15,7 @@ _BASE64 = re.compile(r"(?:iVBOR|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/\s]{60,}={0,2}\s*"
 _SPACE = re.compile(rb"\s+")
 
 
-def picture_in(value: Any) -> str | bytes | None:
+def picture_in(value: object) -> str | bytes | None:
     """A picture's name, or its bytes if the record contains them; None if it is neither.
 
     Accepts names, bytes, data URIs, base64 of the usual formats, and mappings with `bytes` or one of `path`, `url` and
@@ -45,7 +44,7 @@ def picture_in(value: Any) -> str | bytes | None:
     return value
 
 
-def listed(value: Any) -> list[Any]:
+def listed(value: object) -> list[object]:
     """The entries of a picture field: those of a list, else the single one."""
     if value is None or value == "":
         return []

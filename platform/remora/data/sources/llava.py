@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from remora.data.conversation import short
 from remora.data.locations import opened
@@ -37,7 +37,7 @@ class _Decoder:
         decoder = json.JSONDecoder(strict=strict, object_pairs_hook=self._mapping, parse_int=_integer)
         self._scan = decoder.raw_decode
 
-    def value(self, text: str) -> Any:
+    def value(self, text: str) -> object:
         """The value of a text that is one JSON value.
 
         Raises:
@@ -67,7 +67,7 @@ class _Decoder:
     def _twice(self) -> str:
         return f"the key {self._repeated} is in one mapping twice; keep one"
 
-    def _mapping(self, pairs: list[tuple[str, object]]) -> dict[str, Any]:
+    def _mapping(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
         made = dict(pairs)
         if len(made) != len(pairs):
             keys = [key for key, _ in pairs]
@@ -82,7 +82,7 @@ def _integer(digits: str) -> int | str:
         return digits
 
 
-def decoded(content: bytes) -> Any:
+def decoded(content: bytes) -> object:
     """The JSON value of a file with one record.
 
     Raises:
@@ -289,5 +289,5 @@ def _spans(f: BinaryIO, name: str) -> Iterator[tuple[int, int]]:
         raise refuse("something follows the list")
 
 
-def _said(error: Exception) -> Any:
+def _said(error: Exception) -> str:
     return str(error).partition(": line ")[0] if isinstance(error, ValueError) else "nested too deeply"

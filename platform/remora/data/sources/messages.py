@@ -5,8 +5,7 @@ A turn is {from, value} or {role, content}; content is text or a list of parts. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from remora.data.conversation import TAG, short
 from remora.errors import BrokenRecord
@@ -24,7 +23,7 @@ HELD = ("bytes", "image", "image_url", "url", "path")
 """Keys of a part with its picture, the most specific first."""
 _ELSEWHERE = ("source", "data", "base64", "b64_json", "src", "file", "file_id")
 """Keys of a part with its picture in unsupported formats."""
-RawTurn = dict[str, Any]
+RawTurn = dict[str, object]
 
 
 class Pool:
@@ -32,14 +31,14 @@ class Pool:
 
     def __init__(self, named: list[object]) -> None:
         self.named = named
-        self.shown: list[Any] | None = None
+        self.shown: list[object] | None = None
         """Pictures of parts; None until a part has one."""
         self.unread: dict[str, None] = {}
         """Keys of parts that are not read, in order."""
         self._next = 0
         self._taken: set[int] = set()
 
-    def show(self, part: dict[str, Any], where: str) -> None:
+    def show(self, part: dict[str, object], where: str) -> None:
         """Add the picture of a part: its own, the one at its `index`, or the next one that the record names."""
         held = next((k for k in HELD if part.get(k) not in (None, "")), None)
         self.shown = self.shown or []
@@ -64,7 +63,7 @@ class Pool:
         self._taken.add(number)
         self.shown.append(self.named[number])
 
-    def say(self, part: dict[str, Any]) -> str:
+    def say(self, part: dict[str, object]) -> str:
         """The text of a part."""
         self._pass_by(part, {"type", "index", "text"})
         return str(part["text"])
@@ -74,7 +73,7 @@ class Pool:
             given = (k for k, v in part.items() if k not in read and v not in (None, "", [], {}))
             self.unread |= dict.fromkeys(f"content.{k}" for k in given)
 
-    def pictures(self) -> list[Any]:
+    def pictures(self) -> list[object]:
         """All pictures of the conversation.
 
         Raises:
@@ -89,7 +88,7 @@ class Pool:
         return self.shown
 
 
-def llava_turns(said: list[Any], pool: Pool, name: str) -> list[Any]:
+def llava_turns(said: Sequence[object], pool: Pool, name: str) -> list[object]:
     """Turns in LLaVA's format. Anything else stays as it is, so that `conversation.problems` reports it.
 
     Raises:
@@ -98,7 +97,7 @@ def llava_turns(said: list[Any], pool: Pool, name: str) -> list[Any]:
     return [_turn(message, pool, f"{name}[{i}]") for i, message in enumerate(said)]
 
 
-def is_plain(said: Any) -> bool:
+def is_plain(said: object) -> bool:
     """Whether turns are in LLaVA's format already: each has only text from human or gpt."""
     return isinstance(said, list) and all(
         isinstance(turn, dict)
@@ -109,7 +108,7 @@ def is_plain(said: Any) -> bool:
     )
 
 
-def unread_keys(said: list[Any], name: str) -> Iterator[str]:
+def unread_keys(said: Sequence[object], name: str) -> Iterator[str]:
     """Keys of turns that are not read, such as `messages.weight`."""
     for message in said:
         if isinstance(message, dict) and (len(message) > 2 or not message.keys() <= {"from", "value"}):
@@ -148,15 +147,16 @@ def _refuse_two(message: RawTurn, speaker: object, called: object, value: object
         raise BrokenRecord(f"{where}: value is {short(value)} and content {short(content)}; keep one", "no-text")
 
 
-def _text(parts: list[Any], speaker: Any, pool: Pool, where: str) -> str:
+def _text(parts: list[object], speaker: object, pool: Pool, where: str) -> str:
     """The text of parts: a tag for each picture, then the text parts, one per line."""
     texts, tags = [], 0
     for number, part in enumerate(parts):
         if isinstance(part, str):
             texts.append(part)
             continue
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind is None and isinstance(part, dict) and isinstance(part.get("text"), str):
+        held: RawTurn = part if isinstance(part, dict) else {}
+        kind = held.get("type")
+        if kind is None and isinstance(held.get("text"), str):
             kind = "text"
         if kind not in TEXTS | SHOWN:
             raise BrokenRecord(
@@ -165,16 +165,16 @@ def _text(parts: list[Any], speaker: Any, pool: Pool, where: str) -> str:
                 "unknown-part",
             )
         if kind in TEXTS:
-            if not isinstance(part.get("text"), str):
+            if not isinstance(held.get("text"), str):
                 raise BrokenRecord(f"{where}: part {number} is of type text but has no text", "no-text")
-            texts.append(pool.say(part))
+            texts.append(pool.say(held))
             continue
         if speaker != "human":
             raise BrokenRecord(
                 f"{where}: part {number} is a picture in a turn of {short(speaker)}; only user turns may have pictures",
                 "unknown-part",
             )
-        pool.show(part, f"{where}: part {number}")
+        pool.show(held, f"{where}: part {number}")
         tags += 1
     said = "\n".join(texts)
     return f"{TAG * tags}\n{said}" if tags and said else TAG * tags + said

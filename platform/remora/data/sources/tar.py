@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from remora.data.conversation import image_field, short
 from remora.data.locations import opened
@@ -89,12 +89,13 @@ class Tar:
 
     def _read(self, f: BinaryIO, sample: _Sample) -> Raw:
         sample.refuse_odd()
-        record: Any = {}
+        record: dict[str, object] = {}
         passed_by: tuple[str, ...] = ()
         if sample.json:
-            record = decoded(_content(f, sample.json))
-            if not isinstance(record, dict):
+            content = decoded(_content(f, sample.json))
+            if not isinstance(content, dict):
                 raise BrokenRecord("its .json is no record", "no-conversation")
+            record = content
         named = any(listed(record.get(k)) for k in PICTURES)
         if not named and sample.pictures:
             record = {**record, "image": [m.name for m in sample.pictures]}
@@ -158,7 +159,7 @@ class _Sample:
     def shows_any(self) -> bool:
         return any(_suffix(m.name) in SUFFIXES for m in self.members)
 
-    def member(self, name: Any) -> tarfile.TarInfo:
+    def member(self, name: object) -> tarfile.TarInfo:
         """The picture that a record names: by the whole name, else by its last part.
 
         Raises:

@@ -6,9 +6,9 @@ Any problem in a file is a DataError that names the place: a lost question would
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from remora.errors import DataError
 from remora.evaluation.answers import Warnings, parse, read_records, read_text
@@ -66,7 +66,7 @@ def read_json(path: Path, kind: type[T], hint: str = "download it again") -> T:
     return value
 
 
-def field(record: Any, name: str, kind: type[T], where: str) -> T:
+def field(record: object, name: str, kind: type[T], where: str) -> T:
     """One value of a question; DataError if it is of another type."""
     value = record.get(name) if isinstance(record, dict) else None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -74,7 +74,7 @@ def field(record: Any, name: str, kind: type[T], where: str) -> T:
     return value
 
 
-def lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def lines(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
     """(place, object) of each line of a question file in JSON lines; every line must be an object."""
     warnings = Warnings()
     records = read_records(path, warnings)
@@ -86,7 +86,7 @@ def lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield records.where(i), record
 
 
-def rows(data: Path, names: Sequence[str], key: str, split: str, what: str) -> tuple[Path, list[dict[str, Any]]]:
+def rows(data: Path, names: Sequence[str], key: str, split: str, what: str) -> tuple[Path, list[dict[str, object]]]:
     """A file and its records: a JSON array, an array under `key`, or the hub's Parquet of that split.
 
     Raises:
@@ -106,9 +106,9 @@ def rows(data: Path, names: Sequence[str], key: str, split: str, what: str) -> t
     return path, held
 
 
-def unique(path: Path, held: Sequence[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
+def unique(path: Path, held: Sequence[dict[str, object]], key: str) -> dict[str, dict[str, object]]:
     """Records by id; DataError for a missing or repeated id, for which the official scripts count one record twice."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, object]] = {}
     for i, row in enumerate(held, 1):
         identity = row.get(key)
         if not isinstance(identity, (str, int)) or isinstance(identity, bool):
@@ -117,6 +117,13 @@ def unique(path: Path, held: Sequence[dict[str, Any]], key: str) -> dict[str, di
             raise DataError(f"{path}: record {i} repeats {key} {identity}; download the file again")
         found[str(identity)] = row
     return found
+
+
+def question_id(row: Mapping[str, object]) -> str | int:
+    """The id of a record that `unique` has checked, as written in the file."""
+    identity = row["question_id"]
+    assert isinstance(identity, (str, int))
+    return identity
 
 
 def submission(path: Path, content: str | object) -> list[Path]:

@@ -11,7 +11,6 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from remora.data.pictures import Picture
 from remora.errors import DataError
@@ -95,7 +94,7 @@ def converted(records: Records, said: Mapping[str, AnswerLine]) -> dict[str, str
     return {i: convert(a.text) for i, a in said.items()}
 
 
-def people(row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+def people(row: Mapping[str, object], where: str) -> list[dict[str, object]]:
     """Each person's answer, as a record with `answer`; some files have only the texts.
 
     Raises:

@@ -33,10 +33,9 @@ def llava_questions(path: Path, images: Path, max_new_tokens: int) -> list[Quest
     """
     found = []
     for where, r in lines(path):
-        image = r.get("image")
-        known = isinstance(r.get("question_id"), (str, int)) and isinstance(image or "", str)
-        if not known or not isinstance(r.get("text"), str):
+        identity, text, image = r.get("question_id"), r.get("text"), r.get("image") or ""
+        if not isinstance(identity, (str, int)) or not isinstance(text, str) or not isinstance(image, str):
             raise DataError(f"{where}: not a question; expected question_id, image and text")
         shown = (Picture(str(images / image)),) if image else ()
-        found.append(Question(r["question_id"], r["text"], shown, max_new_tokens, image or str(r["question_id"])))
+        found.append(Question(identity, text, shown, max_new_tokens, image or str(identity)))
     return found

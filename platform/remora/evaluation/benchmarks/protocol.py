@@ -77,7 +77,7 @@ class Benchmark(ABC):
         self.name, self.title = name, title
 
     @property
-    def own(self) -> dict[str, Any] | None:
+    def own(self) -> dict[str, object] | None:
         """The YAML's content, for reports to be summed up without the file; None for a published benchmark."""
         return None
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -133,7 +133,15 @@ def transformers_tower(entry: Vision, pretrained: bool) -> Tower:
     return tower
 
 
-def _check(tower: TransformersTower, found: Mapping[str, Any], folder: Path) -> None:
+class LoadingInfo(TypedDict):
+    """What transformers says of a checkpoint that it has loaded, as far as it is read here."""
+
+    missing_keys: set[str]
+    mismatched_keys: set[tuple[str, Sequence[int], Sequence[int]]]
+    """Each with its shape in the file and in the model."""
+
+
+def _check(tower: TransformersTower, found: LoadingInfo, folder: Path) -> None:
     """Refuse weights that are missing or have another shape, about which transformers only warns.
 
     Heads, norms and blocks that the tower does not use may be absent.

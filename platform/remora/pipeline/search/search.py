@@ -10,7 +10,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol
 
 from remora import tracking
 from remora.errors import ClusterError, RemoraError, SpecError, StoreError, TrackingError
@@ -24,6 +24,7 @@ from remora.pipeline.search.crew import OneByOne
 from remora.pipeline.search.driver import Driver, folder_of
 from remora.pipeline.search.ledger import Ledger
 from remora.pipeline.search.perform import perform
+from remora.pipeline.search.records import ResultRecord, StoppedAt
 from remora.pipeline.search.spending import Spending, spending
 from remora.pipeline.search.work import Trial
 from remora.pipeline.variant import Outcome
@@ -60,17 +61,6 @@ class Here:
                 time.sleep(1.0)  # another search trains what is left
 
 
-class StoppedAt(TypedDict):
-    """Where a variant stands that was not trained to its end."""
-
-    stage: str
-    share: float
-    figure: str
-    value: float
-    place: tuple[int, int] | None
-    """(place, of how many), when it was decided."""
-
-
 @dataclass(frozen=True)
 class Result:
     """What a search found. `stage_runs` counts those that its variants name, that were trained, and that were there."""
@@ -96,7 +86,7 @@ class Result:
     seconds: float
     ended: float
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> ResultRecord:
         return {
             "search": self.name,
             "champion": self.champion.name,

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from remora.files import is_published
 from remora.training import journal
+from remora.training.events import JournalEvent, StepEvent, StepFigures, ValidationEvent
 from remora.training.journal import JOURNAL, VALIDATION
 
 WINDOWS = 40
@@ -92,9 +92,9 @@ def _parent(folder: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _counted(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _counted(events: Iterable[JournalEvent]) -> list[StepEvent]:
     """Events of steps, each step once: what a rollback undid is not among them."""
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[int, StepEvent] = {}
     for e in events:
         if e["event"] == "step":
             found[e["step"]] = e
@@ -103,12 +103,12 @@ def _counted(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [found[step] for step in sorted(found)]
 
 
-def _validations(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _validations(events: Iterable[JournalEvent]) -> list[ValidationEvent]:
     found = {e["step"]: e for e in events if e["event"] == VALIDATION}
     return [found[step] for step in sorted(found)]
 
 
-def _seconds(events: Sequence[dict[str, Any]]) -> float:
+def _seconds(events: Sequence[JournalEvent]) -> float:
     """From where an attempt started to its last step, over all attempts."""
     spans: dict[int, list[float]] = {}
     for e in events:
@@ -117,7 +117,7 @@ def _seconds(events: Sequence[dict[str, Any]]) -> float:
     return sum(max(times) - min(times) for times in spans.values())
 
 
-def smoothed(steps: Sequence[dict[str, Any]], windows: int = WINDOWS) -> tuple[CurvePoint, ...]:
+def smoothed(steps: Sequence[StepFigures], windows: int = WINDOWS) -> tuple[CurvePoint, ...]:
     """Means of the loss over windows of as many steps each, weighted by supervised tokens; at the samples they end at.
 
     A step without a finite loss counts for its samples only.
@@ -134,5 +134,5 @@ def smoothed(steps: Sequence[dict[str, Any]], windows: int = WINDOWS) -> tuple[C
     return tuple(found)
 
 
-def _finite(loss: Any) -> bool:
+def _finite(loss: object) -> bool:
     return isinstance(loss, int | float) and abs(loss) < float("inf")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from remora.data.pictures import Picture
 from remora.errors import DataError
@@ -36,9 +35,9 @@ class GQA(RowBenchmark):
         shown = {str(row["id"]): row["image"] for row in parquet_rows(hub, ("image",), ("id",))}
         found = []
         for i, q in _balanced(data).items():
-            image = q["imageId"]
+            image = str(q["imageId"])
             picture = shown.get(image) or Picture(str(images / f"{image}.jpg"))
-            found.append(Truth(i, q["question"], q["answer"], image, _labels(q), picture))
+            found.append(Truth(i, str(q["question"]), str(q["answer"]), image, _labels(q), picture))
         return found
 
     def read(self, answer: AnswerLine, truth: Truth) -> tuple[str, float]:
@@ -58,9 +57,9 @@ def _by_number(label: str) -> tuple[str, int, str]:
     return kind, len(value) if value.isdecimal() else 0, value
 
 
-def _labels(question: dict[str, Any]) -> tuple[str, ...]:
+def _labels(question: dict[str, object]) -> tuple[str, ...]:
     """The breakdowns of eval.py, as far as the question has their fields (the hub's may lack some)."""
-    found = [f"words.{len(question['question'].split())}"]
+    found = [f"words.{len(str(question['question']).split())}"]
     types = question.get("types")
     if isinstance(types, dict):
         found.append("open" if types.get("structural") == "query" else "binary")
@@ -75,9 +74,9 @@ def _labels(question: dict[str, Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _balanced(data: Path) -> dict[str, dict[str, Any]]:
+def _balanced(data: Path) -> dict[str, dict[str, object]]:
     """The balanced questions by id, from GQA's own file or from the hub's."""
-    rows: dict[str, Any]
+    rows: dict[str, dict[str, object]]
     if files := parquet_files(data, "testdev", "testdev_balanced_instructions"):
         path = files[0]
         needed = ("id", "imageId", "question", "answer")

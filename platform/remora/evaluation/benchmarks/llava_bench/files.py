@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from remora.data.pictures import Picture
 from remora.errors import DataError
@@ -72,9 +71,9 @@ def _parquet(files: list[Path]) -> list[Truth]:
 
 
 def _truth(
-    path: Path, identity: str, text: Any, category: Any, image: str, shown: Shown, context: str, reference: str
+    path: Path, identity: str, text: object, category: object, image: str, shown: Shown, context: str, reference: str
 ) -> Truth:
-    if not isinstance(text, str) or category not in CATEGORIES:
+    if not isinstance(text, str) or not isinstance(category, str) or category not in CATEGORIES:
         known = ", ".join(CATEGORIES)
         raise DataError(f"{path}: question {identity} has no text or no category that is known: {known}")
     return Truth(identity, text, reference, image, (category,), shown, row={"context": context})
@@ -85,7 +84,7 @@ def number(identity: str) -> str | int:
     return int(identity) if re.fullmatch("0|[1-9][0-9]{0,9}", identity) else identity
 
 
-def _records(path: Path, *keys: str) -> list[dict[str, Any]]:
+def _records(path: Path, *keys: str) -> list[dict[str, object]]:
     """Every line of a file of the benchmark; a lost one would change the score."""
     warnings = Warnings()
     records = read_records(path, warnings)
@@ -98,11 +97,11 @@ def _records(path: Path, *keys: str) -> list[dict[str, Any]]:
     return found
 
 
-def _joined(path: Path, caption: Any) -> str:
+def _joined(path: Path, caption: object) -> str:
     lines = caption if isinstance(caption, list) else [caption]
     if not all(isinstance(line, str) for line in lines):
         raise DataError(f"{path}: a caption that is no text: {str(caption)[:60]!r}; download it again")
-    return "\n".join(lines)
+    return "\n".join(map(str, lines))
 
 
 def is_reviewed(records: Records) -> bool:
@@ -127,7 +126,7 @@ def reviews(records: Records, warnings: Warnings) -> list[Review]:
     return found
 
 
-def _pair(value: Any) -> tuple[float, float] | None:
+def _pair(value: object) -> tuple[float, float] | None:
     if not isinstance(value, list) or len(value) != 2:
         return None
     if not all(isinstance(v, (int, float)) and abs(v) < 1e9 for v in value):  # excludes inf and NaN

@@ -144,6 +144,7 @@ def _predictions(path: Path, rows: list[SheetRow], table: Table, warnings: Warni
     found: dict[int, list[Reply]] = {}
     for a in match(lines, [str(i) for i in table.rows], path, warnings, missing=missing).values():
         i = a.record["row"]
+        assert isinstance(i, int)
         own = {c: text for c in letters if (text := read[c][i]) is not None}
         options = own if letters else table.rows[int(a.id)].options
         found[int(a.id)] = [Reply(a.text, read["prediction"][i] or NOTHING, options)]

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from remora.data.pictures import Picture
 from remora.errors import DataError
@@ -114,7 +113,7 @@ def _merged(one: CollegeQuestion, other: CollegeQuestion) -> CollegeQuestion:
 
 def _json(path: Path) -> Iterator[CollegeQuestion]:
     """MMMU's {id: {question_type, ground_truth}}, or a list of objects with an id, as the Factory and MMMU write."""
-    raw: Any = read_json(path, object, f"expected {_EXPECTED}")
+    raw: object = read_json(path, object, f"expected {_EXPECTED}")
     records = [{"id": k, **v} for k, v in raw.items() if isinstance(v, dict)] if isinstance(raw, dict) else raw
     if not isinstance(records, list) or not all(isinstance(r, dict) and isinstance(r.get("id"), str) for r in records):
         raise DataError(f"{path}: no questions of MMMU; expected {_EXPECTED}")
@@ -132,7 +131,7 @@ def _json(path: Path) -> Iterator[CollegeQuestion]:
         )
 
 
-def answer_options(record: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, str] | None]:
+def answer_options(record: dict[str, object]) -> tuple[tuple[str, ...], dict[str, str] | None]:
     """`all_choices` and `index2ans` of a record; empty and None if it has neither."""
     letters, options = record.get("all_choices"), record.get("index2ans")
     known = {str(k): str(v) for k, v in options.items()} if isinstance(options, dict) else None
@@ -157,7 +156,7 @@ def _parquet(path: Path) -> Iterator[CollegeQuestion]:
         )
 
 
-def _options(row: dict[str, Any], path: Path) -> list[str]:
+def _options(row: dict[str, object], path: Path) -> list[str]:
     """The options, which the hub stores as the text of a Python list."""
     raw = row["options"]
     try:
@@ -169,13 +168,13 @@ def _options(row: dict[str, Any], path: Path) -> list[str]:
     return [str(o) for o in options]
 
 
-def _gold(raw: Any) -> tuple[str, ...] | None:
+def _gold(raw: object) -> tuple[str, ...] | None:
     """One right answer or several, which the hub stores as the text of a Python list."""
     if isinstance(raw, str) and raw.startswith("[") and raw.endswith("]"):
         try:
             raw = ast.literal_eval(raw)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return (raw,)
+            return (str(raw),)
     if isinstance(raw, list):
         return tuple(str(value) for value in raw) or None
     return None if raw is None or raw == UNKNOWN else (str(raw),)

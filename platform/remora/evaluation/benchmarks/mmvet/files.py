@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from remora.data.pictures import Picture
 from remora.errors import DataError
@@ -48,7 +47,7 @@ def _get(row: object, key: str) -> object:
     return row.get(key) if isinstance(row, dict) else None
 
 
-def _truth(path: Path, identity: str, row: Any, shown: Shown) -> Truth:
+def _truth(path: Path, identity: str, row: object, shown: Shown) -> Truth:
     question, gold, named = (_get(row, k) for k in ("question", "answer", "capability"))
     if isinstance(named, str):  # the hub's column
         named = [c.strip() for c in named.split(",")]

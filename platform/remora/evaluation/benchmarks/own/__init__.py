@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from remora import catalog
 from remora.catalog.entries import OwnBenchmark
@@ -42,7 +41,7 @@ class Own(RowBenchmark):
         self.judge_model = MMVet.judge_model
 
     @property
-    def own(self) -> dict[str, Any]:
+    def own(self) -> dict[str, object]:
         return self.entry.model_dump(mode="json", exclude_defaults=True)
 
     def listed(self, data: Path) -> list[OwnQuestion]:
@@ -169,6 +168,6 @@ def own_benchmark(name: str) -> Own:
     return Own(name, catalog.benchmark(name))
 
 
-def kept_benchmark(name: str, own: dict[str, Any]) -> Own:
+def kept_benchmark(name: str, own: dict[str, object]) -> Own:
     """The benchmark stored in a report; SpecError if it breaks a rule."""
     return Own(name, validate(OwnBenchmark, own, f"the report of {name}"))

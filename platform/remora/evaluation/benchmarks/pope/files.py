@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
 
 from remora.data.pictures import Picture
 from remora.errors import DataError
@@ -70,7 +69,7 @@ def _of_hub(data: Path, split: str) -> Iterator[Truth]:
 
 
 def _truth(
-    row: dict[str, Any], text: str, label: str, split: str, number: int, image: str, picture: Shown, where: str
+    row: dict[str, object], text: str, label: str, split: str, number: int, image: str, picture: Shown, where: str
 ) -> Truth:
     """Pictures are identified by name without extension, which the hub's lack."""
     gold = "no" if field(row, label, str, where) == "no" else "yes"

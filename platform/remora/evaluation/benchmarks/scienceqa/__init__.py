@@ -12,7 +12,6 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from remora.data.pictures import Picture
 from remora.errors import DataError
@@ -76,7 +75,8 @@ class ScienceQA(RowBenchmark):
 
     def read(self, answer: AnswerLine, truth: Truth) -> tuple[str, float]:
         """The letter; one without a choice is wrong."""
-        read = answer.record["letter"] if "letter" in answer.record else letter(answer.text)
+        known = answer.record.get("letter")
+        read = known if isinstance(known, str) else letter(answer.text)
         return read, float(read == truth.gold)
 
     def figures(self, items: Sequence[ScoredAnswer]) -> dict[str, Figure]:
@@ -130,7 +130,7 @@ def _results(answers: Path, warnings: Warnings) -> list[AnswerLine] | None:
         return None
     if not isinstance(value, dict) or not isinstance(value.get("results"), dict):
         return None
-    outputs: Any = value.get("outputs")
+    outputs = value.get("outputs")
     found = []
     for i, given in value["results"].items():
         try:
@@ -172,7 +172,7 @@ def _of_files(data: Path) -> list[Truth]:
     return found
 
 
-def _truth(identity: str, row: dict[str, Any], shown: Shown | None, where: str) -> Truth:
+def _truth(identity: str, row: dict[str, object], shown: Shown | None, where: str) -> Truth:
     """Its row has `numbered` if its id is its row's number: the hub's dataset has no ids."""
     choices = [str(c) for c in field(row, "choices", list, where)]
     answer, question = field(row, "answer", int, where), field(row, "question", str, where)

@@ -13,11 +13,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from remora.errors import DataError
 from remora.evaluation.answers import AnswerLine, Records, Warnings, match, read_records
-from remora.evaluation.benchmarks.files import field, find, rows, submission, unique
+from remora.evaluation.benchmarks.files import field, find, question_id, rows, submission, unique
 from remora.evaluation.benchmarks.people import LLAVA, PeoplesBenchmark, commonest, people, picture
 from remora.evaluation.benchmarks.prompts import SHORT, llava_list, llava_questions
 from remora.evaluation.benchmarks.protocol import Truth
@@ -36,7 +35,7 @@ class TextVQA(PeoplesBenchmark):
         if path := llava_list(data, "*textvqa_val_v051_ocr.jsonl"):
             return llava_questions(path, path.parent / "train_images", 128)
         path, held = rows(data, VAL, "data", "validation", "TextVQA's questions")
-        tokens: dict[str, Any] | None = None
+        tokens: dict[str, object] | None = None
         asked = []
         for q in held:
             where = f"{path}: question {q.get('question_id')}"
@@ -58,7 +57,7 @@ class TextVQA(PeoplesBenchmark):
         path, held = rows(data, VAL, "data", "validation", "TextVQA's answers")
         found = []
         for i, q in unique(path, held, "question_id").items():
-            ten = [evalai(p["answer"]) for p in people(q, f"{path}: question {i}")]
+            ten = [evalai(str(p["answer"])) for p in people(q, f"{path}: question {i}")]
             if len(ten) != TEN:
                 raise DataError(f"{path}: question {i} has {len(ten)} answers by people, not {TEN}; download it again")
             found.append(replace(_asked(q), gold=commonest(ten), row={"people": ten}))
@@ -115,9 +114,9 @@ class TextVQA(PeoplesBenchmark):
         return submission(folder / f"{self.name}.json", filed)
 
 
-def _asked(q: Mapping[str, Any]) -> Truth:
+def _asked(q: Mapping[str, object]) -> Truth:
     text = q.get("question")
-    return Truth(q["question_id"], text if isinstance(text, str) else "", group=str(q.get("image_id", "")))
+    return Truth(question_id(q), text if isinstance(text, str) else "", group=str(q.get("image_id", "")))
 
 
 def question_of(prompt: str) -> str | None:
@@ -131,7 +130,7 @@ def question_of(prompt: str) -> str | None:
     return lines[0] if len(lines) == 2 else None
 
 
-def _tokens(path: Path) -> dict[str, Any]:
+def _tokens(path: Path) -> dict[str, object]:
     """OCR tokens by picture, from Rosetta's file of the questions' split."""
     what = "OCR tokens, which LLaVA's prompts show"
     name = TOKENS.format(split=path.stem.rpartition("_")[2])

@@ -46,7 +46,7 @@ class VizWiz(PeoplesBenchmark):
     def truths(self, data: Path) -> list[Truth]:
         found = []
         for t in _source(data, VAL, "val", "VizWiz's answers"):
-            ten = [p["answer"] for p in people(t.row, t.row["where"])]
+            ten = [str(p["answer"]) for p in people(t.row, t.row["where"])]
             kind = t.row.get("answer_type", t.row.get("category"))
             labels = (kind,) if isinstance(kind, str) else ()
             found.append(replace(t, gold=commonest(ten), labels=labels, row={**t.row, "people": ten}))

@@ -71,7 +71,7 @@ def _table(
 def _of_file(file: Path, warnings: Warnings) -> dict[str, str]:
     """Pictures by id of LLaVA's question file."""
     return {
-        str(r["question_id"]): r["image"]
+        str(r["question_id"]): str(r["image"])
         for r in read_records(file, warnings).objects
         if isinstance(r.get("question_id"), (str, int)) and isinstance(r.get("image"), str)
     }

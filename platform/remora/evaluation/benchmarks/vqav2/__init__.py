@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from remora.errors import DataError
 from remora.evaluation.answers import Warnings, match, read_records
-from remora.evaluation.benchmarks.files import field, find, rows, submission, unique
+from remora.evaluation.benchmarks.files import field, find, question_id, rows, submission, unique
 from remora.evaluation.benchmarks.people import PeoplesBenchmark, commonest, converted, people, picture
 from remora.evaluation.benchmarks.prompts import SHORT, llava_list, llava_questions
 from remora.evaluation.benchmarks.protocol import Truth
@@ -38,7 +37,7 @@ class VQAv2(PeoplesBenchmark):
         for i, q in unique(path, held, "question_id").items():
             where = f"{path}: question {i}"
             shown, text = (_picture(q, path, where),), field(q, "question", str, where) + SHORT
-            asked.append(Question(q["question_id"], text, shown, 128, str(q.get("image_id"))))
+            asked.append(Question(question_id(q), text, shown, 128, str(q.get("image_id"))))
         return asked
 
     def truths(self, data: Path) -> list[Truth]:
@@ -54,7 +53,7 @@ class VQAv2(PeoplesBenchmark):
         """Every question of test2015, with empty strings for missing answers; EvalAI requires all."""
         path = find(data, *ALL_OF_TEST, what="the list of all questions of test2015")
         if path.suffix == ".jsonl":
-            held = [{"question_id": q.id} for q in llava_questions(path, path.parent, 128)]
+            held: list[dict[str, object]] = [{"question_id": q.id} for q in llava_questions(path, path.parent, 128)]
         else:
             held = rows(path, ALL_OF_TEST, "questions", "test", "VQAv2's questions")[1]
         asked = unique(path, held, "question_id")
@@ -65,18 +64,19 @@ class VQAv2(PeoplesBenchmark):
         return submission(folder / f"{self.name}.json", filed)
 
 
-def _truth(q: Mapping[str, Any], ten: list[dict[str, Any]]) -> Truth:
-    labels = [q["answer_type"]] if isinstance(q.get("answer_type"), str) else []
+def _truth(q: Mapping[str, object], ten: list[dict[str, object]]) -> Truth:
+    kind = q.get("answer_type")
+    labels = [kind] if isinstance(kind, str) else []
     if isinstance(q.get("question_type"), str):
         labels.append(f"question_type.{q['question_type']}")
     gold = q.get("multiple_choice_answer")
-    gold = gold if isinstance(gold, str) else commonest([p["answer"] for p in ten])
-    return Truth(q["question_id"], "", gold, str(q.get("image_id", "")), tuple(labels), row={"people": ten})
+    gold = gold if isinstance(gold, str) else commonest([str(p["answer"]) for p in ten])
+    return Truth(question_id(q), "", gold, str(q.get("image_id", "")), tuple(labels), row={"people": ten})
 
 
-def outcome(text: str, ten: Sequence[Mapping[str, Any]]) -> tuple[str, float]:
+def outcome(text: str, ten: Sequence[Mapping[str, object]]) -> tuple[str, float]:
     """The text that vqaEval.py compares and the score: it normalises only if people differ."""
-    answers = [plain(p["answer"]) for p in ten]
+    answers = [plain(str(p["answer"])) for p in ten]
     read = plain(text)
     if len(set(answers)) > 1:
         answers, read = [vqa(a) for a in answers], vqa(read)
@@ -88,7 +88,7 @@ def _subset(questions: Path) -> str:
     return next((s for s in ("val2014", "train2014") if s in questions.name), "test2015")
 
 
-def _picture(q: Mapping[str, Any], path: Path, where: str) -> Shown:
+def _picture(q: Mapping[str, object], path: Path, where: str) -> Shown:
     if isinstance(shown := q.get("image"), InParquet):
         return shown
     image, subset = str(q.get("image_id")), _subset(path)
