@@ -44,10 +44,10 @@ class Group(BackendConfig):
     timeout_s: float
 
     @property
-    def backend_cls(self) -> Any:
+    def backend_cls(self) -> type[Backend]:
         return _Joined
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return asdict(self)
 
 

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def over_ray(work: Callable[[Shard], Indexed], shards: Iterable[Shard], logs: Pa
     context.enable_progress_bars = False
     context.print_on_execution_start = False
 
-    def indexed(row: dict[str, Any]) -> dict[str, object]:
+    def indexed(row: dict[str, bytes]) -> dict[str, object]:
         try:
             return {"out": pickle.dumps(work(pickle.loads(row["shard"]))), "error": ""}
         except Exception as e:  # noqa: BLE001 (as a row: for an exception Ray logs a page, and retries)
@@ -65,7 +65,7 @@ class _Worker:
         torch.set_num_threads(self.threads)
         return PartEmbedder(self.job, self.threads)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """An error is returned as a row: for an exception Ray would log a page."""
         try:
             rows = [self.parts.embed(int(start)) for start in batch["start"]]

@@ -44,7 +44,7 @@ _CREW: Crew | None = None
 """Of a trial's process, which Tune uses again for the next trial."""
 
 
-def _performed(order: Order, runs: Path) -> dict[str, Any]:
+def _performed(order: Order, runs: Path) -> dict[str, object]:
     """What a trial of Tune's does. A failure is a result; only if this process dies, Tune tries again."""
     global _CREW
     _CREW = _CREW or Crew(OnRay(), order.variant.cluster, runs)
@@ -104,13 +104,13 @@ def _tuned(driver: Driver, name: str) -> None:
         def restore(self, checkpoint_path: str) -> None:
             """Nothing."""
 
-        def __reduce__(self) -> Any:
+        def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
             return Searcher, ()  # Tune pickles it beside its trials, for a restore that is not used
 
     class StopAsked(tune.Callback):
         """Tune asks for no trial while there is no room, and somebody may want the search to end."""
 
-        def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        def on_step_begin(self, iteration: int, trials: object, **info: object) -> None:
             driver.look()
 
     def lost(trial_id: str) -> RemoraError:

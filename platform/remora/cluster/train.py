@@ -26,7 +26,7 @@ RESIZE_EVERY = 5.0
 """Seconds between two checks whether an elastic group could grow. Ray's default is 60."""
 
 
-def _worker(config: dict[str, Any]) -> None:
+def _worker(config: dict[str, str]) -> None:
     """The code of every worker. Ray Train has made the process group by now."""
     import ray.train.torch
     import torch

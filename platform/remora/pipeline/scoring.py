@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from remora.errors import DataError, SpecError
 from remora.evaluation.ask import ask
@@ -44,14 +43,14 @@ class SampleScorer:
         if not self.asks:
             raise DataError(f"{said.name}: no question in {self.data}; see docs/benchmarks.md for its files")
 
-    def answers(self, parts: Mapping[str, PartRef], rank: int, world: int) -> dict[str, Any]:
+    def answers(self, parts: Mapping[str, PartRef], rank: int, world: int) -> dict[str, dict[str, object]]:
         stage = self.job.stage
         bundle = Bundle(stage.name, dict(parts), stage.template, stage.aspect, self.job.seed)
         mine = self.asks[rank::world]
         lines = ask(Answerer.of(bundle), mine) if mine else []
         return {str(line["index"]): line for line in lines}
 
-    def score(self, answers: Mapping[str, Any]) -> float:
+    def score(self, answers: Mapping[str, dict[str, object]]) -> float:
         """Questions that could not be asked count as wrong."""
         lines = [line for _, line in sorted(answers.items(), key=lambda item: int(item[0])) if "broken" not in line]
         asked = {str(a.question.id) for a in self.asks}

@@ -32,6 +32,7 @@ import torch
 
 from remora.errors import TrainingError
 from remora.reading.batches import StageData, StepBatches
+from remora.spec import Rows
 
 log = logging.getLogger(__name__)
 AHEAD = 2
@@ -56,7 +57,7 @@ class Loader:
         TrainingError: workers died more than DEATHS times.
     """
 
-    def __init__(self, data: StageData, share: tuple[Any, ...], steps: range, processes: int) -> None:
+    def __init__(self, data: StageData, share: tuple[int, int, int, Rows], steps: range, processes: int) -> None:
         self._steps = deque(steps)
         self._made: deque[tuple[int, Future[StepBatches]]] = deque()
         self._ahead = AHEAD * max(1, processes)

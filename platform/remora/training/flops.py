@@ -16,11 +16,11 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, Literal, ParamSpec, cast
+from typing import Concatenate, Literal, ParamSpec, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from remora.batch import Batch
 from remora.model.blocks import blocks_of
@@ -115,7 +115,7 @@ class StepFlops:
         return total
 
     @_harmless
-    def _begin(self, model: nn.Module, inputs: Any) -> None:
+    def _begin(self, model: nn.Module, inputs: tuple[Batch]) -> None:
         (batch,) = inputs
         _check_countable(self.model.llm)
         rows = batch.ids.numel()  # what the language model's layers process
@@ -137,7 +137,7 @@ class StepFlops:
         for block in blocks_of(self.model.llm)[0]:
             self._hooks.append(block.register_forward_hook(self._reading))
 
-    def _end(self, *_: Any) -> None:
+    def _end(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
 
@@ -164,7 +164,7 @@ class StepFlops:
         self._hooks.append(layer.register_forward_hook(lambda module, inputs, out: count_call(self, inputs, out)))
 
     @_harmless
-    def _seeing(self, block: nn.Module, inputs: tuple[Tensor, ...], out: Any) -> None:
+    def _seeing(self, block: nn.Module, inputs: tuple[Tensor, ...], out: object) -> None:
         """A transformer block: every token of a picture, or of a tile, attends to every other."""
         first = _first(out)
         if first.dim() == 3:
@@ -172,7 +172,7 @@ class StepFlops:
             self.each["picture"] += tiles * 4 * tokens**2 * width * _both_ways(first) / self._pictures
 
     @_harmless
-    def _reading(self, block: nn.Module, inputs: Any, out: Any) -> None:
+    def _reading(self, block: nn.Module, inputs: object, out: object) -> None:
         self.squared += 4 * attention_width(self.model.llm.config) * _both_ways(_first(out)) / 2
 
 
@@ -187,7 +187,7 @@ def _check_countable(llm: PreTrainedModel) -> None:
                     raise ValueError(f"{name}.{kind} of the language model is no linear layer's")
 
 
-def attention_width(config: Any) -> int:
+def attention_width(config: PretrainedConfig) -> int:
     """Total channels of all query heads of a language model, from its transformers config.
 
     `head_dim` may be missing or null (Mixtral), and a multimodal config has the language model's in `text_config`.
@@ -199,8 +199,10 @@ def attention_width(config: Any) -> int:
     return heads * own if heads and own else config.hidden_size
 
 
-def _first(out: Any) -> Tensor:
-    return out[0] if isinstance(out, tuple) else out
+def _first(out: object) -> Tensor:
+    first = out[0] if isinstance(out, tuple) else out
+    assert isinstance(first, Tensor)
+    return first
 
 
 def _both_ways(out: Tensor) -> int:

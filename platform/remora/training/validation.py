@@ -60,10 +60,10 @@ def check_held_out(data: StageData) -> None:
 class Scorer(Protocol):
     """Asks a model the questions of the stage's benchmark; it stands above this room."""
 
-    def answers(self, parts: Mapping[str, PartRef], rank: int, world: int) -> dict[str, object]:
+    def answers(self, parts: Mapping[str, PartRef], rank: int, world: int) -> dict[str, dict[str, object]]:
         """A rank's share of the answers, by their questions."""
 
-    def score(self, answers: Mapping[str, object]) -> float:
+    def score(self, answers: Mapping[str, dict[str, object]]) -> float:
         """The benchmark's headline figure of all answers."""
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +63,9 @@ def only(modules: Sequence[nn.Module], rows: Tensor, shape: torch.Size) -> Itera
         at = rows % tokens if positions is None else positions.flatten()[rows]
         dropout.keys, dropout.positions = of[None], at[None]
 
-    def chosen(module: nn.Module, inputs: tuple[Tensor, ...], options: dict[str, object]) -> Any:
+    def chosen(
+        module: nn.Module, inputs: tuple[Tensor, ...], options: dict[str, object]
+    ) -> tuple[tuple[Tensor], dict[str, object]]:
         if options or len(inputs) != 1:
             raise TypeError(f"{type(module).__name__} takes more than states")
         return (inputs[0].flatten(0, 1).index_select(0, rows)[None],), {}

@@ -12,7 +12,7 @@ from bisect import insort
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from remora.files import disk_errors, lines
 
@@ -139,8 +139,8 @@ _KINDS: dict[str, type[Reached] | type[Decided]] = {"reached": Reached, "decided
 _FIELDS = {name: set(kind.__dataclass_fields__) for name, kind in _KINDS.items()}
 
 
-def _whole(line: dict[str, Any]) -> bool:
-    return line.get("event") in _FIELDS and line.keys() - {"event", "time"} == _FIELDS[line["event"]]
+def _whole(line: dict[str, object]) -> bool:
+    return line.keys() - {"event", "time"} == _FIELDS.get(str(line.get("event")))
 
 
 def write(path: Path, found: Iterable[Reached | Decided]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from remora import tracking
 from remora.data.mixture import Readable, read_mixture
@@ -176,7 +176,7 @@ class Driver:
             return Listed(drawn(self.space, self._made, sampler.trials, sampler.seed))
         return ByOptuna(self.space, self._made, self.folder)
 
-    def _made(self, assignment: Mapping[str, Any]) -> Trial:
+    def _made(self, assignment: Mapping[str, object]) -> Trial:
         return self._trial(variant_at(self.space, assignment))
 
     def _trial(self, variant: Variant) -> Trial:
@@ -198,7 +198,7 @@ class Driver:
                 return f"{name}: {amount:,.4g} of {limit:,g} are spent"
         return ""
 
-    def _say(self, trial: Trial, event: str, **fields: Any) -> None:
+    def _say(self, trial: Trial, event: str, **fields: object) -> None:
         journal.append(status_file(self.runs, self.space.name, trial.name), event, **fields)
 
     def _say_of(self, run: StageRun, by: Trial, state: str) -> None:

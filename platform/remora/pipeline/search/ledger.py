@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from remora.files import lines
 from remora.spec import Cluster
@@ -101,7 +100,7 @@ class Ledger:
         before = [(e.began, e.ended or e.began) for e in self._past]
         return (sum(_united(before)) + time.time() - self._began) / 3600
 
-    def _add(self, event: str, number: int, **fields: Any) -> None:
+    def _add(self, event: str, number: int, **fields: object) -> None:
         lines.append(self.path, [{"event": event, "time": time.time(), "number": number, **fields}])
 
 
@@ -133,5 +132,5 @@ _LATER = {"event", "time", "at", "again"}
 """Keys that some lines do without."""
 
 
-def _whole(line: Mapping[str, Any]) -> bool:
+def _whole(line: Mapping[str, object]) -> bool:
     return line.keys() - _LATER == _NEEDS.get(str(line.get("event"))) and isinstance(line.get("time"), float)

@@ -7,7 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from remora.errors import SpecError
 from remora.files import digest
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 VAIN = 200
 """Draws in a row that may give nothing new before a space is taken to be exhausted."""
 
-Make = Callable[[Mapping[str, Any]], Trial]
+Make = Callable[[Mapping[str, object]], Trial]
 """The trial of an assignment. SpecError: the space leaves it out, or it makes no model."""
 
 
@@ -49,7 +49,7 @@ def drawn(space: Space, make: Make, trials: int, seed: int) -> list[Trial]:
     while len(found) < trials and vain < VAIN:
         dice = random.Random(f"{seed}/{number}")
         number, vain = number + 1, vain + 1
-        assignment: dict[str, Any] = {}
+        assignment: dict[str, object] = {}
         for name, axis in space.domain().items():
             if name in space.active(assignment):
                 assignment[name] = _draw(axis, dice)
@@ -63,7 +63,7 @@ def drawn(space: Space, make: Make, trials: int, seed: int) -> list[Trial]:
     return list(found.values())
 
 
-def _draw(axis: Axis, dice: random.Random) -> Any:
+def _draw(axis: Axis, dice: random.Random) -> object:
     if not isinstance(axis, Range):
         return dice.choice(axis.values)
     if axis.log:
@@ -124,7 +124,7 @@ class ByOptuna:
             if len(self._asked) >= (self.space.sampler.trials or 0):
                 return None
             asked = self.study.ask()
-            assignment: dict[str, Any] = {}
+            assignment: dict[str, object] = {}
             for name, axis in self._domain.items():
                 if name in self.space.active(assignment):
                     assignment[name] = self._suggest(asked, name, axis)
@@ -177,7 +177,7 @@ class ByOptuna:
         self.study.tell(number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
 
     @staticmethod
-    def _suggest(asked: optuna.Trial, name: str, axis: Axis) -> Any:
+    def _suggest(asked: optuna.Trial, name: str, axis: Axis) -> object:
         if not isinstance(axis, Range):
             return axis.find(asked.suggest_categorical(name, axis.labels))
         if axis.integer:

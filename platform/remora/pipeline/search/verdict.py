@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from remora.files import exclusive
 from remora.pipeline.search.board import Decided, Reached, Rungs, write
@@ -31,10 +30,10 @@ class RungWatch:
     variant: str
     run: str
     stage: str
-    rule: dict[str, Any]
+    rule: dict[str, object]
     """As the space has it."""
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         return asdict(self)
 
     @property

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from remora.pipeline.search.board import Decided, Reached, Rungs, write
 from remora.pipeline.search.rules import StoppingRule
@@ -34,7 +34,7 @@ class Trial:
     name: str
     variant: Variant
     lineage: tuple[StageRun, ...]
-    choice: Mapping[str, Any] = field(default_factory=dict)
+    choice: Mapping[str, object] = field(default_factory=dict)
     """Axis -> value."""
     state: TrialState = "waiting"
     stages: dict[str, str] = field(default_factory=dict)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
+from remora.evaluation.score import ScoreRecord
 from remora.reporting.search_report.record import SearchedVariant, SearchRecord
 
 SEED = "seed"
@@ -85,7 +85,7 @@ def _bar(benchmark: str, value: str, settings: list[list[SearchedVariant]]) -> B
     return Bar(benchmark, value, figure, low, high)
 
 
-def _span(scores: list[Mapping[str, Any]]) -> tuple[float, float, float] | None:
+def _span(scores: list[ScoreRecord]) -> tuple[float, float, float] | None:
     """A setting's figure and its interval; of several seeds their mean and range."""
     if not scores:
         return None

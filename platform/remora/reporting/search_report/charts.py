@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import altair as alt
 
@@ -11,7 +11,7 @@ from remora.reporting.search_report.ablation import Ablation
 from remora.reporting.search_report.axes import MOST_TICKS, Importances, Parallel
 from remora.reporting.search_report.beside import Beside
 from remora.reporting.search_report.curves import RANKS, RungCurves, StageCurves
-from remora.reporting.search_report.drawing import BEST, CARD, FAINT, RANK, RULE, STATE, VALUES, WORST
+from remora.reporting.search_report.drawing import BEST, CARD, FAINT, RANK, RULE, STATE, VALUES, WORST, Drawing
 from remora.reporting.search_report.graph import StageGraph
 from remora.reporting.search_report.timeline import Timeline
 from remora.reporting.search_report.tradeoffs import COSTS, Tradeoff
@@ -22,7 +22,7 @@ MOST_LABELS = 40
 WIDE = 760
 
 
-def bars(found: Ablation, metrics: Mapping[str, str]) -> Any:
+def bars(found: Ablation, metrics: Mapping[str, str]) -> Drawing:
     """A panel a benchmark, a bar a value."""
     rows = [
         {
@@ -52,7 +52,7 @@ def bars(found: Ablation, metrics: Mapping[str, str]) -> Any:
     return faceted.resolve_scale(y="independent")
 
 
-def scatter(found: Tradeoff, ranks: Mapping[str, str]) -> Any:
+def scatter(found: Tradeoff, ranks: Mapping[str, str]) -> Drawing:
     """Figures with their intervals by a cost; the Pareto front as a stair."""
     rows = [
         {
@@ -84,7 +84,7 @@ def scatter(found: Tradeoff, ranks: Mapping[str, str]) -> Any:
     ).properties(width=300, height=230)
 
 
-def learning(found: StageCurves) -> Any:
+def learning(found: StageCurves) -> Drawing:
     """Training loss by samples, a line a stage run; validations as points on a dashed line."""
     losses, held = [], []
     for i, curve in enumerate(sorted(found.curves, key=lambda c: -RANKS.index(c.rank))):
@@ -110,7 +110,7 @@ def learning(found: StageCurves) -> Any:
     return alt.layer(*layers).properties(width=320, height=220)
 
 
-def rungs(found: RungCurves) -> Any:
+def rungs(found: RungCurves) -> Drawing:
     """Values at the rungs, a line a variant."""
     rows = [
         {
@@ -136,7 +136,7 @@ def rungs(found: RungCurves) -> Any:
     )
 
 
-def threads(found: Parallel) -> Any:
+def threads(found: Parallel) -> Drawing:
     """A column an axis, a line a variant, coloured by its figure; those without one are grey."""
     last = found.benchmark or "score"
     columns, width = [*found.axes, last], (found.high - found.low) or 1.0
@@ -162,23 +162,23 @@ def threads(found: Parallel) -> Any:
     y = alt.Y("height:Q", axis=None, scale=alt.Scale(domain=[0, 1]))
     scored, without = ([r for r in rows if (r["figure"] is None) is none] for none in (False, True))
     colour = alt.Color("figure:Q", scale=alt.Scale(range=[WORST, BEST], domain=[found.low, found.high]), legend=None)
-    line: dict[str, Any] = {"strokeWidth": 1.8, "opacity": 0.8}
-    order: dict[str, Any] = {"detail": "variant:N", "description": "tip:N"}
+    order = {"detail": "variant:N", "description": "tip:N"}
     text = alt.Chart(_data(spots)).encode(x=x, y=y, text="value:N")
     layers = [
         alt.Chart(_data([{"axis": c} for c in columns])).mark_rule(color=RULE, strokeWidth=2).encode(x=x),
-        *(
-            [alt.Chart(_data(without)).mark_line(**line, color=RANK["stopped"]).encode(x=x, y=y, **order)]
-            * bool(without)
-        ),
-        *([alt.Chart(_data(scored)).mark_line(**line).encode(x=x, y=y, color=colour, **order)] * bool(scored)),
+        *([_line(without, RANK["stopped"]).encode(x=x, y=y, **order)] * bool(without)),
+        *([_line(scored).encode(x=x, y=y, color=colour, **order)] * bool(scored)),
         text.mark_text(stroke=CARD, strokeWidth=4, strokeJoin="round", align="left", dx=5),
         text.mark_text(align="left", dx=5),
     ]
     return alt.layer(*layers).properties(width=max(440, min(WIDE + 100, 140 * len(columns))), height=240)
 
 
-def shares(found: Importances) -> Any:
+def _line(rows: Sequence[Mapping[str, object]], colour: str | alt.UndefinedType = alt.Undefined) -> alt.Chart:
+    return alt.Chart(_data(rows)).mark_line(strokeWidth=1.8, opacity=0.8, color=colour)
+
+
+def shares(found: Importances) -> Drawing:
     """A bar an axis."""
     rows = [{"axis": a, "share": s, "tip": f"{a}: {s:.0%}", "said": f"{s:.0%}"} for a, s in found.shares]
     y = alt.Y("axis:N", sort=[a for a, _ in found.shares], title=None)
@@ -189,7 +189,7 @@ def shares(found: Importances) -> Any:
     ).properties(width=320, height={"step": 26})
 
 
-def stages(found: StageGraph) -> Any:
+def stages(found: StageGraph) -> Drawing:
     """Stage runs in columns by depth, sized by steps; a line to each from the one that it goes on from."""
     places, parents = {n.run.name: n for n in found.nodes}, {n.run.parent for n in found.nodes}
     deepest = max(n.depth for n in found.nodes)
@@ -232,7 +232,7 @@ def stages(found: StageGraph) -> Any:
     )
 
 
-def lanes(found: Timeline) -> Any:
+def lanes(found: Timeline) -> Drawing:
     """A bar an item, a row a lane."""
     unit, per = _unit(found.seconds)
     rows = [
@@ -261,7 +261,7 @@ def lanes(found: Timeline) -> Any:
     return alt.layer(*layers).properties(width=WIDE, height={"step": 22})
 
 
-def dumbbells(found: Sequence[Beside]) -> Any:
+def dumbbells(found: Sequence[Beside]) -> Drawing:
     """A panel a benchmark: ours with its interval, the paper's as a diamond."""
     rows = []
     for b in found:
@@ -284,11 +284,11 @@ def dumbbells(found: Sequence[Beside]) -> Any:
     return layers.facet(facet=alt.Facet("panel:N", sort=panels, title=None), columns=3).resolve_scale(x="independent")
 
 
-def _data(rows: Sequence[Mapping[str, Any]]) -> Any:
+def _data(rows: Sequence[Mapping[str, object]]) -> alt.Data:
     return alt.Data(values=[dict(row) for row in rows])
 
 
-def _ranks(there: Iterable[str]) -> Any:
+def _ranks(there: Iterable[str]) -> alt.Color:
     known = set(there)
     names = [rank for rank in RANKS if rank in known]
     return alt.Color("rank:N", scale=alt.Scale(domain=names, range=[RANK[n] for n in names]))

@@ -59,7 +59,10 @@ NARROW = 430
 """Pixels up to which a figure shares a row with another."""
 
 
-def plate(name: str, chart: Any, caption: str, alt_text: str) -> Plate:
+Drawing = alt.LayerChart | alt.FacetChart
+
+
+def plate(name: str, chart: Drawing, caption: str, alt_text: str) -> Plate:
     """Draw a chart of altair's."""
     spec = chart.configure(**_config()).to_dict()
     svg = vl_convert.vegalite_to_svg(spec, vl_version=".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2]))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from remora.errors import DataError
 from remora.evaluation.choice import ChampionChoice, choose
 from remora.evaluation.kept import read_report
 from remora.evaluation.measured import SCORE
 from remora.evaluation.report import Report
+from remora.evaluation.score import ScoreRecord
 from remora.evaluation.sheet import ABOUT, REPORT, read_about
 from remora.reporting.search_report.record import SearchedVariant, SearchRecord, json_of
 
@@ -121,5 +121,5 @@ def _report(variant: SearchedVariant, benchmark: str, folders: list[Path]) -> Re
     raise DataError(f"{variant.name}: its answers to {benchmark} are gone from the run folder's scores/")
 
 
-def _same(kept: Mapping[str, Any], score: Mapping[str, Any]) -> bool:
+def _same(kept: Mapping[str, object], score: ScoreRecord) -> bool:
     return bool(kept) and kept.get("n") == score["n"] and kept.get("metrics") == score["metrics"]

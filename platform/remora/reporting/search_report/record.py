@@ -11,6 +11,7 @@ from typing import Any
 from remora import catalog
 from remora.catalog.compatibility import check_composition
 from remora.errors import RemoraError, StoreError, nearest
+from remora.evaluation.score import ScoreRecord
 from remora.files import disk_errors
 from remora.pipeline.search import space_file
 from remora.pipeline.search.board import RUNGS, Reached, Rungs
@@ -37,7 +38,7 @@ class SearchedVariant:
     """Axis -> value as it is printed: recipe, parts, and what the space adds; {} where no file says it."""
     lineage: tuple[str, ...]
     """Its stage runs' names, the first stage first, as far as they are known."""
-    scores: Mapping[str, Mapping[str, Any]]
+    scores: Mapping[str, ScoreRecord]
     """Benchmark -> `evaluation.score.as_json`."""
     reached: Reached | None
     """The furthest rung."""

@@ -35,9 +35,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state tensors for a parameter."""
 
 
-def _config(cluster: Cluster, clip: float | None = None) -> dict[str, Any]:
+def _config(cluster: Cluster, clip: float | None = None) -> dict[str, object]:
     # Buckets of DeepSpeed's default size would reserve 2 GB for a model of a few MB.
-    zero: dict[str, Any] = {"stage": cluster.zero, "reduce_bucket_size": 5e7, "allgather_bucket_size": 5e7}
+    zero: dict[str, object] = {"stage": cluster.zero, "reduce_bucket_size": 5e7, "allgather_bucket_size": 5e7}
     host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if cluster.offload != "none":
         zero["offload_optimizer"] = host
@@ -215,7 +215,7 @@ class DeepSpeedEngine:
             }
         hooks.link_states(self.optimizer, self.zero)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         return {"scale": [self.scale.value, self.scale.good]} if self.scale.used else {}
 
     def load(self, moments: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

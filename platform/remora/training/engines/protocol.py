@@ -74,7 +74,7 @@ class Engine(Protocol):
         """AdamW's state as `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`, fp32, on the CPU of rank 0."""
         ...
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Everything else that the next step depends on, as JSON."""
         ...
 
