@@ -17,8 +17,9 @@ from remora.data.mixture import read_mixture
 from remora.reading.batches import StageData
 from remora.reading.images import preprocess
 from remora.reading.prompt import Prompter, Tokens
+from remora.reading.shown import View
 from remora.reading.truncation import Unfit
-from remora.reading.view import View, as_seen, free_reader, rendered, spans, stage_reader, view
+from remora.reading.view import as_seen, free_reader, rendered, spans, stage_reader, view
 from remora.spec import Stage
 from remora.token_ids import IGNORE, IMAGE
 

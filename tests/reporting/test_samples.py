@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from html.parser import HTMLParser
 
 import pytest
@@ -11,12 +12,10 @@ from rich.console import Console
 
 from remora import catalog
 from remora.data.conversation import Sample, Turn
-from remora.model.llm import train_tokenizer
 from remora.reading.prompt import Prompter
-from remora.reading.view import View, free_reader, rendered
+from remora.reading.shown import View
 from remora.reporting.samples import Section, half_blocks, histogram, print_sections, visible, write_page
 
-TOKENIZER = train_tokenizer(["USER: What is it? ASSISTANT: a cat. Which colour? red"], 340)
 EVIL = '<script>alert(1)</script> [red]x[/] \x1b[2J\x07 \u202edrow & "quoted" \''
 
 
@@ -45,12 +44,21 @@ class Page(HTMLParser):
         self.supervised += data if "t" in classes else ""
 
 
+@cache
+def tokenizer():
+    from remora.model.llm import train_tokenizer
+
+    return train_tokenizer(["USER: What is it? ASSISTANT: a cat. Which colour? red"], 340)
+
+
 def section(*turns: str, pictures: int = 1, max_length: int = 400, name: str = "cats/1.png") -> Section:
+    from remora.reading.view import free_reader, rendered
+
     said = tuple(
         Turn("assistant", text) if i % 2 else Turn("user", text, pictures if not i else 0)
         for i, text in enumerate(turns)
     )
-    prompter = Prompter(catalog.template("vicuna"), TOKENIZER, 4)
+    prompter = Prompter(catalog.template("vicuna"), tokenizer(), 4)
     reader = free_reader(prompter, catalog.vision("clip-l-336"), "pad", max_length)
     shown = [(name, lambda: Image.new("RGB", (40, 20), (200, 30, 30)))] * pictures
     made = rendered(reader, Sample("7", said, ()), shown, View(3, name, 12, name))

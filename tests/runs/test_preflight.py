@@ -7,12 +7,9 @@ import json
 import pytest
 import yaml
 from PIL import Image
-from transformers import AutoConfig
 
 from remora import catalog
 from remora.errors import DataError, SpecError
-from remora.model.lora import linear_layers
-from remora.model.parts import sketch
 from remora.runs import Store, check_stages, graph, preflight, resolve_stages
 from remora.runs.tuning_check import ROTARY
 from remora.spec import Lora, MixtureEntry, Stage, Variant
@@ -195,6 +192,9 @@ def test_an_own_config_that_makes_no_model_is_one_line(tmp_path, monkeypatch):
     "name", sorted({json.dumps(m.config["model_type"]): n for n, m in catalog.shipped("llm").items()}.values())
 )
 def test_every_shipped_family_has_linear_layers_for_adapters(name):
+    from remora.model.lora import linear_layers
+    from remora.model.parts import sketch
+
     model = sketch(catalog.vision("efficientnet-lite0"), catalog.connector("mlp2x_gelu"), catalog.llm(name))
     assert len(linear_layers(model.llm)) > 3
 
@@ -230,6 +230,8 @@ def test_only_rotary_positions_may_be_passed(tmp_path, monkeypatch, spec):
 
 
 def test_the_rotary_models_are_those_of_the_catalog_and_of_transformers():
+    from transformers import AutoConfig
+
     assert {m.config["model_type"] for m in catalog.shipped("llm").values()} <= ROTARY
     for kind in ROTARY:
         assert hasattr(AutoConfig.for_model(kind), "rope_parameters"), kind

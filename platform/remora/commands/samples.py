@@ -26,7 +26,8 @@ from remora.model.llm import load_tokenizer, pretrained_folder, train_tokenizer
 from remora.model.seeds import seed_for
 from remora.reading.batches import StageData
 from remora.reading.prompt import Prompter
-from remora.reading.view import Opener, View, free_reader, lengths, picture_view, rendered, view
+from remora.reading.shown import View
+from remora.reading.view import Opener, free_reader, lengths, picture_view, rendered, view
 from remora.reporting.bars import Hear
 from remora.reporting.samples import Section, print_sections, write_page
 from remora.runs import Store, path, read_variant, resolve_stages

@@ -21,7 +21,7 @@ from rich.style import Style
 from rich.text import Text
 
 from remora.files import write_atomic
-from remora.reading.view import PictureView, Span, View
+from remora.reading.shown import PictureView, Span, View
 
 TEMPLATE = "samples.html.j2"
 SIDE = 24
