@@ -161,7 +161,7 @@ def answer_lines(
             warnings.add("answers without an id or a text", f"{where}: {what}: {str(record)[:60]}")
             continue
         if not isinstance(said, str):
-            warnings.add("answers that are numbers", f"{where}: {said!r} is no text; read as {str(said)!r}")
+            warnings.add("answers that are numbers", f"{where}: {said!r} is not text; read as {str(said)!r}")
         found.append(AnswerLine(str(identity), str(said), where, record))
     if not found:
         wanted = f"{' or '.join(keys)} and {' or '.join(fields)}"
@@ -202,6 +202,6 @@ def match(
         warnings.add("questions without an answer", f"question {i} has no answer; {missing}")
     for a in (a for i, a in found.items() if i not in known):
         warnings.add(
-            "answers to no question", f"{a.where}: answer to {a.id}, which the questions do not hold; left out"
+            "answers to no question", f"{a.where}: answer to {a.id}, which is not among the questions; left out"
         )
     return {i: a for i, a in found.items() if i in known}

@@ -210,7 +210,7 @@ def test_the_questions_are_asked_as_they_are_in_every_layout(data):
         ("questions.jsonl", [{"question_id": 0, "image": "x", "text": "x"}], "no category in record 1"),
         ("questions.jsonl", [{"question_id": 0, "image": "001.jpg", "text": "x", "category": "coding"}], "no category"),
         ("context.jsonl", [{"image": "001.jpg", "caption": "x"}], "nothing about 002.jpg"),
-        ("context.jsonl", [{"image": "001.jpg", "caption": None}], "caption that is no text"),
+        ("context.jsonl", [{"image": "001.jpg", "caption": None}], "caption is not text"),
         ("answers_gpt4.jsonl", [{"question_id": 0, "text": "x"}], "no answer to question 1"),
         ("context.jsonl", None, "missing file"),
         ("questions.jsonl", None, r"no questions\.jsonl or train-\*\.parquet"),

@@ -172,7 +172,7 @@ def test_a_prompt_that_is_missing_or_another_is_said(tmp_path):
 def test_a_truth_that_is_not_the_datas_is_said(tmp_path):
     report = score(release(tmp_path), tool(tmp_path, lambda row: [*row[:2], "Yes", row[3]]))
     assert scores(report.metrics) == GOLDEN
-    assert "existence.txt:2: its truth is 'Yes', not that of the data, which counts" in report.warnings
+    assert "existence.txt:2: its ground truth is 'Yes', the data has another, which counts" in report.warnings
 
 
 def test_layouts_ask_the_same(tmp_path):

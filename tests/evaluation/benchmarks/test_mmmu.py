@@ -115,7 +115,10 @@ def test_a_choice_drawn_at_random_is_said(tmp_path):
     report = score(MMMU, hub(tmp_path), lines)
     drawn = random.Random(42).choice(["A", "B"])
     assert report.items[0].parsed == drawn
-    assert f"answer to validation_Art_1 chooses nothing; {drawn} is drawn, as MMMU's script does" in report.warnings
+    assert (
+        f"answer to validation_Art_1 names no choice; {drawn} is drawn at random, as in MMMU's script"
+        in report.warnings
+    )
 
 
 def test_what_is_odd_in_an_answer_file_is_named(tmp_path):

@@ -147,4 +147,4 @@ def test_final_answers_are_compared_as_by_main_eval_only(tmp_path, seed, form):
         math,
     )
     assert any("validation_Math_3 has no answer; left out" in line for line in report.warnings)
-    assert any("is no letter" in line for line in report.warnings)
+    assert any("is not a letter" in line for line in report.warnings)

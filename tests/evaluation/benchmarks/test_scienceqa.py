@@ -139,7 +139,9 @@ def test_a_result_file_that_is_partly_none(data, tmp_path):
     report = score(SQA, data, path)
     assert [i.parsed for i in report.items[:3]] == ["A", "", ""]
     said = "\n".join(report.warnings)
-    assert "result of 8: 'None' is no index" in said and "question 8 has no answer" in said and "answer to x" in said
+    assert (
+        "result of 8: 'None' is not an index" in said and "question 8 has no answer" in said and "answer to x" in said
+    )
     path.write_text(json.dumps({"results": {"x": 1}}))
     with pytest.raises(DataError, match="no answer is to one of the 192 questions"):
         score(SQA, data, path)

@@ -127,11 +127,11 @@ def test_what_is_odd_in_its_answers_is_named_without_code_of_its_own(data, tmp_p
     answers = tmp_path / "answers.jsonl"
     answers.write_text("".join(json.dumps({"question_id": i, "text": text}) + "\n" for i, text in lines))
     assert score(benchmark("signs"), data, answers).warnings == [
-        "answers.jsonl:4: 7 is no text; read as '7'",
+        "answers.jsonl:4: 7 is not text; read as '7'",
         "answers.jsonl:2: another answer to 0; this one counts",
         "question 2 has no answer; it counts as wrong",
         "question 3 has no answer; it counts as wrong",
-        "answers.jsonl:3: answer to 9, which the questions do not hold; left out",
+        "answers.jsonl:3: answer to 9, which is not among the questions; left out",
     ]
 
 

@@ -72,7 +72,7 @@ class PeoplesBenchmark(Benchmark):
         said = match(lines, [t.key for t in truths], answers, warnings)
         empty = chosen == LLAVA and self.empty_is_scored
         if empty and len(said) < len(truths):
-            warnings.add("conventions", "a missing answer is scored as an empty one, which LLaVA submits in its place")
+            warnings.add("conventions", "a missing answer is scored as an empty one, as LLaVA submits it")
         items = []
         for t in self.labelled(truths, said, warnings):
             text = said[t.key].text if t.key in said else ""
@@ -105,7 +105,7 @@ def people(row: Mapping[str, object], where: str) -> list[dict[str, object]]:
     for n, one in enumerate(raw if isinstance(raw, list) else (), 1):
         record = one if isinstance(one, dict) else {"answer": one, "answer_id": n}
         if not isinstance(record.get("answer"), str):
-            raise DataError(f"{where}: a person's answer is no text: {str(one)[:60]!r}; download the file again")
+            raise DataError(f"{where}: a person's answer is not text: {str(one)[:60]!r}; download the file again")
         found.append(record)
     if not found:
         raise DataError(f"{where}: no people's answers to score by; test splits are scored by the benchmark's server")

@@ -80,7 +80,9 @@ def _reviewed(truths: list[Truth], records: Records, warnings: Warnings) -> list
     found = []
     for r in sorted(reviews, key=lambda r: known[r.id][0] if r.id in known else len(known)):
         if r.id not in known:
-            warnings.add("reviews of no question", f"review of {r.id}, which the questions do not hold; it counts")
+            warnings.add(
+                "reviews of no question", f"review of {r.id}, which is not among the questions; it still counts"
+            )
         image = known[r.id][1].group if r.id in known else r.id
         labels = (r.category,) if r.category else ()
         found.append(ScoredAnswer(r.id, "", f"{r.scores[0]} {r.scores[1]}", r.scores[1], image, "", labels))

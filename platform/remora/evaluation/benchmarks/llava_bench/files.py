@@ -100,7 +100,7 @@ def _records(path: Path, *keys: str) -> list[dict[str, object]]:
 def _joined(path: Path, caption: object) -> str:
     lines = caption if isinstance(caption, list) else [caption]
     if not all(isinstance(line, str) for line in lines):
-        raise DataError(f"{path}: a caption that is no text: {str(caption)[:60]!r}; download it again")
+        raise DataError(f"{path}: a caption is not text: {str(caption)[:60]!r}; download it again")
     return "\n".join(map(str, lines))
 
 

@@ -136,7 +136,7 @@ def read_table(data: Path, warnings: Warnings) -> Table:
         where = f"{path.name}:{line.number}"
         index = whole(line.cells["index"])
         if index is None:
-            warnings.add("rows without an index", f"{where}: no index but {line.cells['index']!r:.60}; left out")
+            warnings.add("rows without an index", f"{where}: {line.cells['index']!r:.60} is not an index; left out")
         elif pictured and not image:
             warnings.add("rows without a picture", f"{where}: {index} has no picture; left out, as VLMEvalKit does")
         else:

@@ -34,7 +34,7 @@ class MME(RowBenchmark):
     def said(self, answers: Path, truths: Sequence[Truth], warnings: Warnings) -> dict[str, AnswerLine]:
         found = match(read_lines(answers, truths, warnings), [t.key for t in truths], answers, warnings)
         if absent := [s for s in SUBTASKS if not any(s in t.labels for t in truths)]:
-            warnings.add("subtasks", f"the data has no {', '.join(absent)}; the sums are of the others")
+            warnings.add("subtasks", f"the data has no {', '.join(absent)}; the sums are over the others")
         return found
 
     def read(self, answer: AnswerLine, truth: Truth) -> tuple[str, float]:

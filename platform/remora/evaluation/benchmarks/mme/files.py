@@ -117,7 +117,9 @@ def read_lines(answers: Path, truths: Sequence[Truth], warnings: Warnings) -> li
     else:
         lines = list(_of_llava(answers, warnings))
         if not lines:
-            raise DataError(f"{answers}: no answer has a prompt, which says the question of the two; expected LLaVA's")
+            raise DataError(
+                f"{answers}: no answer has a prompt, which tells a picture's two questions apart; expected LLaVA's"
+            )
     _out_of_order(lines, warnings)
     return lines
 
@@ -125,7 +127,7 @@ def read_lines(answers: Path, truths: Sequence[Truth], warnings: Warnings) -> li
 def _of_llava(path: Path, warnings: Warnings) -> Iterator[AnswerLine]:
     for a in answer_lines(path, ("question_id",), ("text",), warnings):
         if a.prompt is None:
-            warnings.add("answers without a prompt", f"{a.where}: no prompt, which says the question; left out")
+            warnings.add("answers without a prompt", f"{a.where}: no prompt, so its question is unknown; left out")
         else:
             yield _on_one_line(replace(a, id=key(a.id.split("/")[0], _stem(a.id), a.prompt)), warnings)
 
@@ -149,7 +151,7 @@ def _of_tool(answers: Path, gold: dict[str, str], warnings: Warnings) -> Iterato
                 continue
             found = key(subtask, _stem(name), question)
             if gold.get(found, truth.lower()) != truth.lower():
-                warnings.add("truths", f"{where}: its truth is {truth!r}, not that of the data, which counts")
+                warnings.add("truths", f"{where}: its ground truth is {truth!r}, the data has another, which counts")
             yield _on_one_line(AnswerLine(found, said[0], where), warnings)
 
 
@@ -169,5 +171,5 @@ def _out_of_order(lines: list[AnswerLine], warnings: Warnings) -> None:
         by_subtask.setdefault(group.partition("/")[0], []).append(group)
     for subtask, groups in by_subtask.items():
         if groups[::2] != groups[1::2]:
-            kind = f"{subtask}: answers of one picture do not follow each other by twos, as calculation.py takes them"
-            warnings.add("order", f"{kind}; they are paired by picture")
+            kind = f"{subtask}: a picture's two answers are not in consecutive lines, where calculation.py expects them"
+            warnings.add("order", f"{kind}; they are matched by picture")

@@ -60,7 +60,7 @@ class MMMU(Benchmark):
         items = []
         for i, q in known.items():
             if i in read and q.gold is None:
-                warnings.add("questions without a right answer", f"the right answer to {i} is not in {data}; left out")
+                warnings.add("questions without a right answer", f"{data} has no right answer to {i}; left out")
             elif i in read and q.gold is not None:
                 right = read[i][0] in q.gold if q.choice else open_right(q.gold, read[i])
                 items.append(_truth(q).outcome(said[i].text, " | ".join(map(str, read[i])), float(right)))
@@ -106,7 +106,7 @@ def _answers(
     match(lines, known, answers, warnings, missing="left out, as MMMU's scripts do")
     for i in known:
         if subject_of(i) not in DOMAIN:
-            warnings.add("questions of no subject", f"question {i} is of no subject of MMMU; left out")
+            warnings.add("questions of no subject", f"question {i} belongs to no subject of MMMU; left out")
     said = {a.id: a for a in lines if a.id in known}
     order = in_official_order(said if ordered else (i for i in known if i in said))
     random = Random(SEED)
@@ -123,10 +123,12 @@ def _read(q: CollegeQuestion, said: CollegeAnswer, random: Random, warnings: War
     if said.final or not letters:
         if said.text not in LETTERS or len(said.text) != 1:
             how = "nothing else is compared" if said.final else "its options are not known; give --questions"
-            warnings.add("choices that are no letter", f"answer to {q.id} is no letter, {said.text[:40]!r}; {how}")
+            warnings.add("choices that are no letter", f"answer to {q.id} is not a letter, {said.text[:40]!r}; {how}")
         return (said.text,)
     letter = choose(said.text, letters, said.options if said.options is not None else q.options or {})
     if not letter:
         letter = random.choice(letters)
-        warnings.add("choices at random", f"answer to {q.id} chooses nothing; {letter} is drawn, as MMMU's script does")
+        warnings.add(
+            "choices at random", f"answer to {q.id} names no choice; {letter} is drawn at random, as in MMMU's script"
+        )
     return (letter,)

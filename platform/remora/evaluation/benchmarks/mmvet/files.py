@@ -90,7 +90,10 @@ def grades(records: Records, warnings: Warnings) -> dict[str, Grade]:
             warnings.add("answers without a score", f"{records.path.name}: {identity}: no score: {str(graded)[:60]}")
     runs = min((len(s) for s in found.values()), default=0)
     if any(len(s) != runs for s in found.values()):
-        warnings.add("other numbers of runs", f"{records.path.name}: some have more runs than {runs}; the first count")
+        warnings.add(
+            "other numbers of runs",
+            f"{records.path.name}: some have more runs than {runs}; only the first {runs} count",
+        )
     return {i: Grade(s[:runs], " ".join(str(x) for x in s[:runs])) for i, s in found.items()}
 
 

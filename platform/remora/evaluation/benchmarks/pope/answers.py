@@ -102,7 +102,7 @@ def _of_file(path: Path, split: str | None, warnings: Warnings) -> Iterator[Spli
         official = "answer" in record
         said: object = record.get("answer", record.get("text", record.get("prediction")))
         if not isinstance(said, str):
-            warnings.add("answers that are no text", f"{where}: {str(said)[:60]!r} is no answer; left out")
+            warnings.add("answers that are no text", f"{where}: {str(said)[:60]!r} is not an answer; left out")
             continue
         read += 1
         question = record.get("question", record.get("text") if official else record.get("prompt"))
@@ -200,7 +200,9 @@ def _named(
     if not sure and all(line.asked is None for line in read):
         if beyond or not last:
             raise DataError(f"{counts}, and no prompts by which to tell")
-        warnings.add("answers without a prompt", f"the {split} answers carry no prompt; joined only by id or place")
+        warnings.add(
+            "answers without a prompt", f"the {split} answers have no prompt; they are matched only by id or position"
+        )
     for line in beyond:
         warnings.add("answers to no question", f"{line.where}: no such {split} question; left out")
     return found
@@ -216,7 +218,10 @@ def _places(
         raise DataError(f"version mismatch: {questions} and the data share no {split} question; {ADVICE}")
     if len(both) < max(len(asked), len(data)):
         line = f"version mismatch: {questions} asks {len(asked)} {split} questions, the data holds {len(data)};"
-        warnings.add("versions", f"{line} scored are the {len(both)} in both, so that this is no published figure")
+        warnings.add(
+            "versions",
+            f"{line} only the {len(both)} in both are scored, so the figure does not compare with published ones",
+        )
     yield from both
 
 

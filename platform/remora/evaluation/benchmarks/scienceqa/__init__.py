@@ -136,7 +136,7 @@ def _results(answers: Path, warnings: Warnings) -> list[AnswerLine] | None:
         try:
             index = int(given)
         except (TypeError, ValueError, OverflowError):
-            warnings.add("results that are no index", f"result of {i}: {str(given)[:60]!r} is no index; left out")
+            warnings.add("results that are no index", f"result of {i}: {str(given)[:60]!r} is not an index; left out")
             continue
         text = outputs.get(i, index) if isinstance(outputs, dict) else index
         read = LETTERS[index] if 0 <= index < len(LETTERS) else ""

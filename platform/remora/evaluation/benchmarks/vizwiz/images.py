@@ -62,7 +62,7 @@ def _table(
             f"{answers}: joined by {how}, {len(wrong)} of {len(told)} prompts ask other questions"
             f" ({wrong[0]}); give LLaVA's question file by --questions, or the answers of this split"
         )
-    warnings.add("conventions", f"answers are joined with pictures by their index: {how}")
+    warnings.add("conventions", f"answers are matched with pictures by index: {how}")
     for where in wrong:
         warnings.add("prompts of other questions", f"{where}: its prompt does not ask its picture's question")
     return tables[how]
