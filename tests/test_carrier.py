@@ -1,4 +1,4 @@
-"""Errors on their way between processes: ours arrive as themselves, anything else as one line that names its log."""
+"""Errors between processes: ours arrive as themselves, anything else as one line that names its log."""
 
 from __future__ import annotations
 

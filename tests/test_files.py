@@ -128,7 +128,7 @@ def copy_error(number):
 
 
 def safetensors_error(folder):
-    """safetensors' own, as Rust says it."""
+    """safetensors' own error, with Rust's message."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 

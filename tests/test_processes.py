@@ -20,7 +20,7 @@ from support.waiting import until
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """Start a shell script and wait until it says `ready`. Patience is counted in looks, not in seconds."""
+    """Start a shell script and wait until it says `ready`. It counts polls, not seconds."""
     monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=count(step=0.5).__next__, sleep=time.sleep))
     children = []
 

@@ -1,4 +1,4 @@
-"""One's own entries, in a folder that REMORA_CATALOG names: they add to the shipped ones and never replace them."""
+"""A user's own entries, in the folder that REMORA_CATALOG names: they add to the shipped ones, never replace them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions in pieces, and workers that die of them; Ray's tasks are generators of this process."""
+"""Questions are asked in pieces, and a worker may die of one. Ray's tasks are generators in this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Share = tuple[tuple[int, ...], ...]
 
 
 class Tasks:
-    """Stands for `ray`: `work` is what a task gives, piece after piece, and may raise instead."""
+    """A stand-in for `ray`: `work` yields a task's pieces, or raises."""
 
     exceptions = ray.exceptions
 

@@ -64,7 +64,7 @@ def test_a_session_knows_what_it_cannot_do_without():
 
 
 def named(start=""):
-    """Actors whose name begins so."""
+    """Actors whose names begin with it."""
     return [a for a in ray.util.list_named_actors(all_namespaces=True) if a["name"].startswith(start)]
 
 

@@ -23,7 +23,7 @@ def said(error: BaseException, runs: Path, monkeypatch: pytest.MonkeyPatch, *fla
 
 
 def rays(name: str, *bases: type, text: str = "", cause: BaseException | None = None) -> BaseException:
-    """An exception as Ray makes it: of its module, a trace for its message."""
+    """An exception as Ray raises it: defined in Ray's module, with a trace as its message."""
     made = type(name, bases or (Exception,), {"__module__": "ray.exceptions"})(text)
     made.cause = cause
     return made

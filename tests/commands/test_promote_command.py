@@ -32,7 +32,7 @@ OWN = {"title": "t", "questions": "q.jsonl", "images": ".", "metric": "exact-mat
 
 
 def model(runs: Path, name: str) -> Path:
-    """A bundle as a variant leaves it; its weights are its name."""
+    """A variant's bundle; its weights are its name."""
     folder = runs / "bundles" / f"{name}-{STAGES[name][:12]}"
     with publishing(folder) as tmp:
         for part in ("connector", "llm"):
@@ -43,7 +43,7 @@ def model(runs: Path, name: str) -> Path:
 
 
 def measured(runs: Path, name: str, right: int, benchmark: str = "held", count: int = 60) -> None:
-    """The folder that `remora evaluate` leaves, with that many of its questions right; two of them a picture."""
+    """A folder as `remora evaluate` writes it, with that many correct answers; two questions a picture."""
     folder = (
         model(runs, name) if name not in {p.name.rpartition("-")[0] for p in (runs / "bundles").glob("*")} else None
     )
@@ -130,7 +130,7 @@ def test_what_is_worse_is_refused_with_the_figures_unless_there_is_a_reason(caps
 
 
 def test_a_stricter_level_lets_more_through(capsys, runs: Path) -> None:
-    """20 pictures differ, all one way: p is at its least, 1 of 10,001 swaps."""
+    """20 pictures differ, all in one direction: p is the smallest possible, 1 of 10,001 swaps."""
     assert "version 2, worse" in promote(capsys, runs, "worse", "--alpha", "0.00001")
 
 

@@ -105,7 +105,7 @@ def test_every_cluster_has_a_member_where_points_allow(tmp_path):
 
 
 def test_files_threads_and_seeds(tmp_path):
-    """Cut into other files, on another number of threads: the same bytes. With another seed: not."""
+    """Other files and another number of threads give the same bytes; another seed does not."""
     images, texts = clustered(9000)
     first = run(tmp_path / "a", write(tmp_path / "ai", images), write(tmp_path / "at", texts))
     cut = write(tmp_path / "bi", images, (1, 4095, 4097, 7000)), write(tmp_path / "bt", texts, (8999,))

@@ -39,7 +39,7 @@ def converted(source: Path | str, images: Path | str, target: Path, **how) -> st
 
 
 def content(location: Path | str, images: Path | str | None = None) -> list:
-    """What a dataset holds, read without an index."""
+    """A dataset's content, read without an index."""
     source, place, found = find_source(str(location)), str(images or picture_folder(str(location))), []
     for raw in (raw for shard in source.shards() for raw in source.read(shard)):
         assert not list(problems(raw.record))

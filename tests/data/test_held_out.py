@@ -1,4 +1,4 @@
-"""What a stage holds out: by what a record says and shows, whatever it is called and wherever it stands."""
+"""What a stage holds out: by what a record says and shows, whatever its name and position."""
 
 from __future__ import annotations
 

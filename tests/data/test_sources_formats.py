@@ -23,7 +23,7 @@ from remora.errors import DataError
 
 
 def read(location: Path | str) -> list[Raw]:
-    """All records; that they are numbered as they come is seen to."""
+    """All records; checks that they are numbered in order."""
     source, out, counts = find_source(str(location)), [], {}
     for shard in source.shards():
         assert shard.first == counts.get(shard.file, 0) and shard.file in source.files
@@ -77,7 +77,7 @@ def test_every_format_is_read_in_shards_as_whole(tmp_path, monkeypatch, name):
 
 
 def test_shards_of_all_formats_make_one_content(tmp_path):
-    """Where id and question are the same, the digest is."""
+    """If id and question are equal, so is the digest."""
     digests = {}
     for name, location in write_all(tmp_path).items():
         dataset = open_dataset(find_source(str(location)), str(location), str(tmp_path), tmp_path / "i", spread=map)
@@ -490,7 +490,7 @@ def test_single_files_are_read_over_http(tmp_path, server):
 
 def test_a_store_that_fails_in_its_own_way_is_refused_in_one_line(memory, monkeypatch):
     class LibraryError(Exception):
-        """As aiohttp, httpx and botocore have them: of no kind that Python knows."""
+        """Errors like those of aiohttp, httpx and botocore: of none of Python's own classes."""
 
     def fail(*args, **how):
         raise LibraryError("no\nroute")

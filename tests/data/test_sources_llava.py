@@ -21,7 +21,7 @@ VALUE = st.recursive(
 
 @pytest.fixture(autouse=True, scope="module")
 def small():
-    """Blocks and shards so small that every record meets their ends."""
+    """Blocks and shards so small that every record crosses the end of one."""
     before = llava.BLOCK, llava.SHARD
     llava.BLOCK, llava.SHARD = 16, 60
     yield

@@ -35,7 +35,7 @@ def records(folder: Path, name: str) -> list[dict]:
 
 
 def said(folder: Path) -> str:
-    """All that the training files say."""
+    """All text of the training files."""
     rows = (row for name in TRAINING for row in records(folder, name))
     return "\n".join(turn["value"] for row in rows for turn in row["conversations"])
 

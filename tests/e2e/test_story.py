@@ -75,7 +75,7 @@ def test_ctrl_c_stops_everything_and_loses_no_finished_stage(runs: Path, env: di
 
 
 def left_over(runs: Path) -> list[int]:
-    """Living processes that descend from a command of this file."""
+    """Running processes that this file's commands have started."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

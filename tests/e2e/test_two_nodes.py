@@ -56,12 +56,12 @@ class Node:
         return self.started[-1]
 
     def sent(self) -> int:
-        """Bytes that it put on the cable."""
+        """Bytes that it sent over the cable."""
         (link,) = json.loads(ip("-n", self.name, "-s", "-j", "link", "show", "eth0"))
         return link["stats64"]["tx"]["bytes"]
 
     def stop(self) -> None:
-        """End what runs inside: nothing else does."""
+        """End the processes inside; nothing else ends them."""
         while pids := subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True).stdout.split():
             for pid in pids:
                 try:

@@ -1,4 +1,4 @@
-"""Asking: what cannot be asked costs no other question, and what was answered is not asked again."""
+"""Asking: a question that cannot be asked affects no other, and an answered question is not asked again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Asked(Prompt):
 
 
 class Echo:
-    """Answers with its question; sees every picture as one pixel. It holds 1,000 tokens; one of text is a letter."""
+    """Answers with its question; sees pictures as one pixel. Its context is 1,000 tokens; a text token is a letter."""
 
     name = "echo"
     max_length = 1000
@@ -104,7 +104,7 @@ def test_an_answer_has_its_published_length_or_what_the_model_has_room_for(pictu
 
 
 def test_pictures_wait_as_the_encoder_sees_them(tmp_path):
-    """One at a time is held at its own size, and each is made smaller once."""
+    """One picture at a time is kept at its original size, and each is resized once."""
     places = [tmp_path / f"{i}.png" for i in range(4)]
     for i, place in enumerate(places):
         Image.new("RGB", (40, 30), (60 * i,) * 3).save(place)
@@ -125,7 +125,7 @@ def test_pictures_wait_as_the_encoder_sees_them(tmp_path):
 
 
 def sheet_of(tmp_path, every: list[Ask], **about) -> Sheet:
-    """The sheet of a model's answers; `about` where it differs from the usual."""
+    """The sheet of a model's answers; `about` overrides the defaults."""
     keys = ask_digests(every, PictureDigests(tmp_path / "contents.json").of(shown(every)))
     said = {"model": "m", "weights": "w", "benchmark": "b", "questions": digest(keys)} | about
     return Sheet(tmp_path / "scores", About(**said), every, keys)
@@ -159,7 +159,7 @@ def test_what_is_broken_is_kept_beside_the_answers(picture, tmp_path):
 
 
 def answered(tmp_path, every: list[Ask], **about) -> list[int]:
-    """Ask what is not answered yet; the places of what was asked."""
+    """Ask what is not answered yet; returns the positions that were asked."""
     sheet = sheet_of(tmp_path, every, **about)
     missing = sheet.missing(every)
     sheet.add(ask(Echo(), missing))

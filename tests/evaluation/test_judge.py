@@ -1,4 +1,4 @@
-"""The judge's client against a real server: what it sends, what it bears, what it keeps, how it gives up."""
+"""The judge's client against a real server: what it sends, tolerates and stores, and how it gives up."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def slept():
 
 @pytest.fixture
 def client(tmp_path, slept):
-    """A judge at a URL that sleeps for no time and says for how long it would."""
+    """A judge at a URL that records its waits instead of sleeping."""
     return lambda url, key="secret": JudgeEndpoint("gpt-4-0613", url, key, tmp_path / "kept", slept.append)
 
 

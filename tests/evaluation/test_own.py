@@ -262,7 +262,7 @@ ASKED = [
 
 
 def brute_force(question: OwnQuestion) -> str:
-    """The same rule, by counting through all that was asked."""
+    """The same rule, by counting over all questions."""
     own = [a for q, a in ASKED if q == question.text]
     pool = own or [a for _, a in ASKED]
     candidates = set(own) or set(question.choices) or set(pool)

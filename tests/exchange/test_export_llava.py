@@ -89,7 +89,7 @@ def test_the_stock_class_gives_our_logits_and_tokens(tmp_path, vision, llm):
 
 @torch.no_grad()
 def test_the_picture_matters(tmp_path):
-    """What the test above compares is not noise that ignores the picture."""
+    """The outputs that the test above compares depend on the picture."""
     model, tokenizer = tiny_vlm("siglip", "llama")
     prompter = Prompter(catalog.template("vicuna"), tokenizer, 16)
     a, b = (ours(model, prompter, encoder("siglip"), PROBES[0], [p])[1][0, -1] for p in pictures(2))

@@ -1,4 +1,4 @@
-"""What people have on disk is imported, or named with the way out: adapters, folders a part, a connector, wrappers."""
+"""What people have on disk is imported, or refused with advice: adapters, folders a part, a connector, wrappers."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def llm_entry(name):
 
 @pytest.fixture
 def known(monkeypatch):
-    """A catalog of the tiny parts; what a test adds or takes away is its own."""
+    """A catalog of the tiny parts; what a test adds or removes affects no other test."""
     shipped = catalog.entries
     kinds = {
         "vision": {name: encoder(name) for name in VISION},

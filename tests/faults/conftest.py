@@ -43,7 +43,7 @@ def driver(root):
 
 @pytest.fixture(scope="session")
 def calm(driver, root):
-    """The losses of a run that nothing happens to."""
+    """The losses of a run without a fault."""
     stage = Stage(root, "calm")
     driver.trains(stage)
     assert driver.says() == "trained", driver.log.read_text()[-3000:]

@@ -55,7 +55,7 @@ class Stage:
         return [e["loss"] for e in steps]
 
     def lost_and_seconds(self, at: float) -> tuple[int, float]:
-        """Steps that were taken twice after what happened at that time, and seconds from then to the next step."""
+        """Steps that were taken twice after a fault at that time, and the seconds until the next step."""
         started = next(e for e in self.events("started") if e["time"] > at)
         after = min(e["time"] for e in self.events("step") if e["time"] > started["time"])
         return started["again"], after - at
@@ -89,7 +89,7 @@ class Driver:
         return "nothing: it ended"
 
     def end(self) -> None:
-        """Now, whatever it does."""
+        """At once, whatever it is doing."""
         self.process.kill()
         self.stop()
 
@@ -104,7 +104,7 @@ class Driver:
 
 
 def children(pid: int) -> list[int]:
-    """Every process below one, itself not among them."""
+    """Every descendant of a process, without itself."""
     return [p.pid for p in psutil.Process(pid).children(recursive=True)]
 
 

@@ -43,7 +43,7 @@ class Nodes:
         return node
 
     def log(self, number: int) -> Path:
-        """Where the command of the first, second, … node that was started writes."""
+        """The output file of the first, second, … node that was started."""
         return self.folder / f"node-{number}.log"
 
     def join(self) -> subprocess.Popen[bytes]:
@@ -55,7 +55,7 @@ class Nodes:
             return s.connect_ex((host, int(port))) == 0
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
-        """All of a node at once, as when its power goes."""
+        """Kill all processes of a node at once, like a power failure."""
         if node.poll() is None:
             below = psutil.Process(node.pid).children(recursive=True)
             for process in [psutil.Process(node.pid), *below]:

@@ -189,7 +189,7 @@ def case(seed: int) -> tuple[str, bytes]:
 
 
 def size(content: bytes) -> int:
-    """Pixels that the header speaks of; 0 where no decoder takes it."""
+    """Pixels that the header claims; 0 if no decoder accepts it."""
     try:
         with opened(content) as image:
             return image.width * image.height
@@ -199,7 +199,7 @@ def size(content: bytes) -> int:
 
 @contextmanager
 def memory_within(bound: int) -> Iterator[None]:
-    """The process may grow by so much for a moment. Linux tells; elsewhere nothing is measured."""
+    """How much the process may grow for a moment. Measured on Linux only."""
 
     def status(name: str) -> int:
         return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) << 10

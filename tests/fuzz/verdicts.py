@@ -1,4 +1,4 @@
-"""What check and an index say of a dataset: the same, in one line, and what neither refuses can be read."""
+"""What check and an index report of a dataset: the same, in one line, and what neither refuses can be read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def in_one_line(message: str) -> None:
 
 
 def verdict(location: Path, images: Path) -> str:
-    """Check's and the index's word on a dataset.
+    """Check's and the index's verdict on a dataset.
 
     Raises:
         AssertionError: they differ; a message is of several lines or too long; a sample that is kept cannot be read.

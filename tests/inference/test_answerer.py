@@ -1,4 +1,4 @@
-"""A list of requests is answered as each is by itself, in any order, whatever the tokenizer's padding side."""
+"""A list of requests gets the answers that each gets alone, in any order, whatever the tokenizer's padding side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle answers as transformers would, and says what it was made from."""
+"""A bundle gives transformers' answers, and names what it was made from."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def alone(llm, prompt: Prompt) -> torch.Tensor:
 
 
 def joining(llm, asked: list[Prompt], at_once: int) -> torch.Tensor:
-    """The same of all, [B, STEPS + 1, V]: so many join at each step, and leave as soon as they have said all."""
+    """The same for all rows, [B, STEPS + 1, V]: that many join at each step, and each leaves when it is complete."""
     batch, prefixes = SlotBatch(llm), Prefixes(llm, 1 << 20)
     batch.cache.resize(len(asked), max(len(prompt.ids) for prompt in asked) + STEPS)
     waiting, rows = list(range(len(asked))), []
@@ -54,7 +54,7 @@ def joining(llm, asked: list[Prompt], at_once: int) -> torch.Tensor:
 
 
 def equal_lengths(llm, asked: list[Prompt]) -> torch.Tensor:
-    """The same of prompts that start together and leave one after the other."""
+    """The same for prompts that start together and leave one after the other."""
     rows, batch = list(range(len(asked))), WholeBatch(llm, asked, embeddings())
     logits = [[each] for each in batch.logits]
     while rows:
@@ -154,7 +154,7 @@ def test_what_rows_share_goes_through_the_model_once(monkeypatch):
 
 
 def test_prefixes_are_kept_up_to_their_limit():
-    """What was used last stays; a prompt that has lost its body reads it behind the head that is still there."""
+    """The most recently used entries stay; a prompt whose body was evicted is read again after its cached head."""
     llm, asked = llm_of("smollm2-135m"), prompts([3] * 4, each=1)
     body, head = asked[0].body * token_bytes(llm), asked[0].head * token_bytes(llm)
     with torch.inference_mode():

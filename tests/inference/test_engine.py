@@ -131,7 +131,7 @@ def test_a_model_of_ties_only_is_answered_at_batch_size_1(made, tiny_tokenizer, 
 
 
 def test_most_choices_are_the_batchs_own(made):
-    """So the tests above test batches, not the correction at batch size 1."""
+    """The tests above test batches, not the correction at batch size 1."""
     answerer, requests, _ = made("phi-2")
     engine = AnswerEngine(answerer)
     for request in requests:

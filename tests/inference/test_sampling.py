@@ -16,7 +16,7 @@ EDGE = NEAR[torch.float32]
 
 @dataclass
 class Row:
-    """What `choose` looks at of a generation."""
+    """The fields of a generation that `choose` reads."""
 
     request: Request
     seed: int = 0

@@ -240,7 +240,7 @@ def test_the_resampler_is_flamingos_with_a_linear_layer_before():
 
 
 def test_the_papers_resampler_by_loops_over_queries_heads_and_tokens():
-    """Every number on its own: each query reads the tokens, a head at a time, and no other query."""
+    """Number by number: each query attends to the tokens, one head at a time, and to no other query."""
     connector = seeded(CrossResampler(3, 8, queries=3, depth=2, heads=2, head_width=5))
     tokens = tokens_of(4, 3)
     for picture, out in zip(tokens, connector(tokens), strict=True):

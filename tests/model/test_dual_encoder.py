@@ -1,4 +1,4 @@
-"""The dual encoder equals transformers' classes, with length 1, whatever else is in the batch."""
+"""The dual encoder's vectors equal those of transformers' classes and have length 1, whatever else is in the batch."""
 
 from __future__ import annotations
 

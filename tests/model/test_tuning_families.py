@@ -29,7 +29,7 @@ def llm_config(name) -> dict[str, object]:
 
 
 def trained(part, module, how) -> int:
-    """Parameters that `how` sets free in a model of which `module` is that part."""
+    """Parameters that `how` trains in a model of which `module` is that part."""
     llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**llm_config("llama")))
     parts = {"vision": None, "connector": None, "llm": llm} | {part: module}
     model = VisionLanguageModel(parts["llm"], parts["vision"], parts["connector"], 1, 1)

@@ -17,7 +17,7 @@ STAGES = ("language", "align", "pretrain", "finetune")
 
 @dataclass(frozen=True)
 class Run:
-    """What `Work` needs of a stage run."""
+    """The fields of a stage run that `Work` needs."""
 
     id: str
     stage: Any
@@ -58,7 +58,7 @@ def optimum(trials: Iterable[Trial]) -> int:
 
 
 def merit(name: str) -> float:
-    """How good the stage run of that name is, in a simulation."""
+    """The simulated quality of the stage run of that name."""
     return random.Random(name).random()
 
 

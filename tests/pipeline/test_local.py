@@ -77,7 +77,7 @@ def losses(place, runs):
 
 @pytest.fixture(scope="module")
 def one(place):
-    """What one rank in the command's own process prints, once it was asked to stop and went on."""
+    """What one rank in the command's own process prints after it was asked to stop and then resumed."""
     train = ("train", spec(place, "one.yaml", micro_batch=4))
     code, _, err = said(place, "one", *train, before=ASKED_TO_STOP)
     assert code == 1 and err.splitlines()[-1].startswith(

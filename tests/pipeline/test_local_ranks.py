@@ -22,7 +22,7 @@ BROKEN = DataError("picture 3 is broken; next: remora data check x")
 
 
 class Job:
-    """A stage run's, as far as ranks are concerned that do not train."""
+    """A stage run's job, as far as ranks that do not train need it."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -33,7 +33,7 @@ class Job:
 
 @pytest.fixture
 def train(tmp_path, monkeypatch):
-    """Train with such ranks, of which every one that was started has ended; the notes that people see."""
+    """Train with such ranks; checks that all have ended, and returns the notes for the user."""
     monkeypatch.setattr(local, "LEAVE_WITHIN", 0.0)
     marks = []
 

@@ -18,7 +18,7 @@ SPACE = Path(__file__).parents[1] / "e2e" / "tiny.yaml"
 
 
 def driver(**states: str) -> SimpleNamespace:
-    """A search that is over, its variants in these states; of those that failed, why."""
+    """A search that has ended, with its variants in these states, and the errors of those that failed."""
     trials = {
         name: SimpleNamespace(name=name, state="failed" if why else "finished", error=why)
         for name, why in states.items()

@@ -26,7 +26,7 @@ RATES = [1.0e-3, 2.0e-3, 4.0e-3]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A space of three rates, of which halving lets one come to its end."""
+    """A space of three rates, of which halving trains one to its end."""
     root = tmp_path_factory.mktemp("rungs")
     write_records(root, count=24, images=".")
     write_records(root, "words.json", count=12, pictures=False)

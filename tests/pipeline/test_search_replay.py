@@ -1,4 +1,4 @@
-"""What another rule would have made of a search: as the search itself would have, wherever values are known."""
+"""What another rule would have made of a search: the same as the search itself, wherever values are known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makespans and costs against what can be counted by hand, rates from journals, and every shipped space simulated."""
+"""Makespans and costs against values counted by hand, rates from journals, and every shipped space simulated."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def planned(tmp_path, **more) -> tuple[Plan, list[Variant]]:
 
 
 def seconds(plan: Plan, name: str) -> float:
-    """Of a variant's whole path on one group."""
+    """The time of a variant's whole path on one group."""
     ids = {run.id for run in plan.paths[name]}
     return sum(r.operations for r in plan.rows if r.id in ids) / (1e14 * 8)
 

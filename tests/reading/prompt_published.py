@@ -1,4 +1,4 @@
-"""The published code's way with a conversation: render it as one text, tokenise it, count tokens for the mask.
+"""What the published code does with a conversation: render it as one text, tokenise it, count tokens for the mask.
 
 Written from the sources in docs/prompts.md, in two parts. `Published` has their rendering and tokenisation.
 `mask_by_counting` is their mask, with its counted corrections, and gives None where they would throw the sample away;

@@ -14,7 +14,7 @@ FILTERS = [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR]
 
 
 def of_a_square(image: Image.Image, side: int, resample: Image.Resampling) -> np.ndarray:
-    """The published way."""
+    """As in the published code."""
     whole = max(image.size)
     square = Image.new("RGB", (whole, whole), COLOUR)
     square.paste(image, ((whole - image.width) // 2, (whole - image.height) // 2))

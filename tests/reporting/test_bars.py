@@ -1,4 +1,4 @@
-"""A pipe gets a line now and then of what takes long, and nothing of what does not."""
+"""A pipe gets occasional lines about what takes long, and none about what does not."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ NAMES = ["base", "share"]
 
 @pytest.fixture
 def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
-    """Each look at it finds one more thing that happened; False at the end. Nobody sleeps between looks."""
+    """Each poll finds one more event; False at the end. Nothing sleeps between polls."""
     monkeypatch.setattr(following, "time", SimpleNamespace(sleep=lambda _: None, monotonic=count().__next__))
     (tmp_path / "status/demo").mkdir(parents=True)
     work = tmp_path / "stages/align-01.work/journal.jsonl"

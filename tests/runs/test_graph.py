@@ -44,7 +44,7 @@ def changed(one: list[str], other: list[str]) -> list[bool]:
 
 @pytest.fixture(autouse=True)
 def weights_digest_once(monkeypatch):
-    """Reading 13 MB of weights for every stage is what these tests would spend their time on."""
+    """Without it, these tests would spend their time reading 13 MB of weights for every stage."""
     known = {}
 
     def source_digest(part, name):

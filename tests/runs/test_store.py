@@ -111,7 +111,7 @@ def test_two_processes_that_find_the_same_torn_run_train_it_once(tmp_path: Path)
 
 @pytest.mark.parametrize("when", ["before", "between"])
 def test_who_was_overtaken_publishes_nothing(tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was thought dead and wakes at its last step, or while it copies its weights."""
+    """A process that was thought dead wakes at its last step, or while it copies its weights."""
     store, run = Store(tmp_path), a_run()
     file = store.work(run) / JOURNAL
     (store.work(run) / "parts" / "connector").mkdir(parents=True)

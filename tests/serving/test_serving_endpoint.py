@@ -132,7 +132,7 @@ class Server:
         until("the endpoint", ready, 0.2)
 
     def state(self) -> httpx.Response | None:
-        """What it says to a question now; None if nothing listens, or no more."""
+        """Its answer to a question now; None if nothing listens."""
         try:
             return httpx.post(self.url + CHAT, json=HI, timeout=60)
         except httpx.TransportError:
@@ -263,7 +263,7 @@ def test_an_offer_of_http_2_is_answered_over_http_1(server: Server) -> None:
 
 @pytest.mark.ray
 def test_slow_uploads_stop_nobody(server: Server, client: Any) -> None:
-    """More of them than the replicas and the line have places."""
+    """More of them than the replicas and the queue have room for."""
     head = (
         f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{"
     )

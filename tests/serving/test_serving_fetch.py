@@ -212,7 +212,7 @@ def test_a_name_that_points_inside_is_refused(certificate: Any, addresses: Seque
 
 
 def test_a_name_is_looked_up_once_for_a_connection(certificate: Any) -> None:
-    """Rebinding: the second lookup would say another address."""
+    """DNS rebinding: the second lookup would give another address."""
 
     async def go() -> None:
         async with Host(certificate) as host:
@@ -351,7 +351,7 @@ def chat(url: str, args: EndpointArgs) -> Any:
 
 @pytest.fixture
 def internet(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
-    """URL -> file, in the place of Fetcher.fetch."""
+    """URL -> file, in place of Fetcher.fetch."""
     there: dict[str, bytes] = {}
 
     async def fetch(self: Fetcher, url: str, most: int) -> bytes:

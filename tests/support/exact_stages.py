@@ -78,7 +78,7 @@ def mixed_job(
 
 
 def thorough(root: Path, steps: int) -> StageJob:
-    """A stage in which all is at work that a split or an optimiser could get wrong.
+    """A stage that uses everything that a split or an optimiser could get wrong.
 
     Phi-2's class with its dropout, three parts at three rates and decays, warm-up, clipping, a sample that is dropped.
     """

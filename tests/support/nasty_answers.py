@@ -26,13 +26,13 @@ def text(rng: Random) -> str:
 
 
 def ten(rng: Random, *more: str) -> list[str]:
-    """What ten people said: all the same now and then, and of few kinds else."""
+    """Ten people's answers: sometimes all equal, otherwise of a few kinds."""
     kinds = [rng.choice([text(rng), *more]) for _ in range(rng.choice([1, 2, 3, 4]))]
     return [rng.choice(kinds) for _ in range(10)]
 
 
 def said(rng: Random, people: list[str]) -> str:
-    """A person's answer, as it is or dressed, or any."""
+    """A person's answer, unchanged or decorated, or any text."""
     one = rng.choice(people)
     dressed = [one, one, one.upper(), f"{one}.", f"the {one}", f" {one}\n", one.replace(" ", "-"), text(rng)]
     return rng.choice(dressed)
@@ -59,7 +59,7 @@ JUNK = [
 
 
 def broken(rng: Random, good: object, lines: bool) -> bytes:
-    """A file of that JSON with a few of its values replaced, and now and then its bytes too."""
+    """A file with that JSON, a few of its values replaced, and sometimes its bytes."""
     spoilt = json.loads(json.dumps(good))
     for _ in range(rng.choice([0, 1, 1, 2, 5])):
         spoilt = _spoilt(rng, spoilt)

@@ -71,7 +71,7 @@ def requests_of(name: str) -> list[Request]:
 
 
 class Ids:
-    """Stands where the tokenizer does when an answer's tokens become text: here they stay numbers."""
+    """Stands in for the tokenizer where an answer's tokens become text: here they stay numbers."""
 
     clean_up_tokenization_spaces = False
     added_tokens_decoder: ClassVar[dict[int, Any]] = {}

@@ -38,7 +38,7 @@ class Store(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}{path}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """An asker that hung up is what the tests are about."""
+        """Clients that hang up are what the tests are about."""
 
 
 class Handler(BaseHTTPRequestHandler):

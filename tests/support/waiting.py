@@ -11,7 +11,7 @@ PATIENCE = 600.0
 
 
 def until(what: str, found: Callable[[], Any], every: float = 0.05) -> Any:
-    """The first truth that `found` returns; it is asked every few hundredths of a second.
+    """The first true value that `found` returns; it is called every few hundredths of a second.
 
     Raises:
         AssertionError: it never came; `what` says what was waited for.

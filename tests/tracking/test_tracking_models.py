@@ -83,7 +83,7 @@ def test_a_registered_model_is_an_alias_or_a_version(tracker: Tracker, tmp_path:
 
 
 def test_asking_changes_nothing(tracker: Tracker, tmp_path: Path, named: Named) -> None:
-    """A run folder that may only be read was not served: who only asked took a lock and replayed what waited."""
+    """A read-only run folder was not served: a query took a lock and synced what was pending."""
     register(tracker, "remora", named("a"), bundle(tmp_path / "bundles" / "a-0123456789ab", "a"))
 
     def state() -> dict[Path, int]:

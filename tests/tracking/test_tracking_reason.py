@@ -1,4 +1,4 @@
-"""What MLflow says when it cannot be opened is a cause for people: whole, and without its advice on databases."""
+"""MLflow's message when it cannot be opened is shown as the cause: whole, and without its advice on databases."""
 
 from __future__ import annotations
 

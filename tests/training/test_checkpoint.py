@@ -130,7 +130,7 @@ def test_steps_are_ordered_as_numbers(tmp_path):
 
 
 class Slow:
-    """Holds the writing of a file until it is let go."""
+    """Blocks the writing of a file until it is released."""
 
     def __init__(self, monkeypatch):
         self.begun, self.go = threading.Event(), threading.Event()

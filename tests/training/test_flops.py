@@ -53,7 +53,7 @@ def model_of(vision: str, llm: str) -> VisionLanguageModel:
 
 
 def batch_of(model: VisionLanguageModel, texts, pictures=()):
-    """Samples of these many words, some behind a picture; the second half of the words is supervised."""
+    """Samples of that many words, some after a picture; the second half of the words is supervised."""
     read = []
     for i, words in enumerate(texts):
         ids = [IMAGE] * model.image_tokens * (i in pictures) + list(range(2, 2 + words))

@@ -16,7 +16,7 @@ ANSWERS = (9, 1, 4, 2, 7, 3, 0, 0, 5, 6, 1)
 
 
 class Data:
-    """A step's data as far as groups ask: 11 samples from position 22 on."""
+    """What groups read of a step's data: 11 samples from position 22 on."""
 
     seed = 1 << 40
 
@@ -42,7 +42,7 @@ def batches_of(shares, rows):
 
 
 def losses_of(model) -> list[torch.Tensor]:
-    """Each sample's cross entropies, by itself."""
+    """Each sample's cross entropies, computed alone."""
     found = []
     for i, n in enumerate(ANSWERS):
         tokens, pictures = sample(i, n)

@@ -49,7 +49,7 @@ def validated(job: StageJob, root: Path, **said: Any) -> StageJob:
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> StageJob:
-    """With dropout, so that a model that is validated as it trains would show."""
+    """With dropout, so that validating in train mode would change the loss."""
     root = tmp_path_factory.mktemp("validation")
     job = thorough(root, STEPS)
     job = replace(job, cluster=job.cluster.model_copy(update={"checkpoint_every": 4}))
@@ -140,7 +140,7 @@ def test_it_is_told_when_it_is_due_with_what_was_trained_by_then(said, job):
 
 
 def test_a_kill_neither_repeats_nor_skips_one(said, job):
-    """Between a validation and the checkpoint of its step; and between that and a validation that comes behind it."""
+    """Killed between a validation and the checkpoint of its step, and between that and the next validation."""
     ways = {"before": ({"die": "after 3"}, [1, 3]), "behind": ({"die": "before 3", "preempt": 3}, [1])}
     for folder, (how, on_disk) in ways.items():
         run(job, 1, {"name": "killed", "folder": folder, **how}, rc=9)

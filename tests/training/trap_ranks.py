@@ -27,7 +27,7 @@ from remora.training.journal import JOURNAL, steps_of
 
 
 class Stopped(Exception):
-    """Raised on all ranks at once, as if the machine had gone."""
+    """Raised on all ranks at once, as if the machine were lost."""
 
 
 def whole(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -55,7 +55,7 @@ def in_double(job: StageJob) -> float:
 
 
 def watch(die: str) -> dict[str, list[bool]]:
-    """Compare what a process has of chance, and the modes of the model's modules, before and after each validation."""
+    """Compare the process's random states and the modules' modes before and after each validation."""
     same: dict[str, list[bool]] = {"chance": [], "modes": []}
     validate = Validator.validate
     when, _, at = die.partition(" ")
@@ -80,7 +80,7 @@ def watch(die: str) -> dict[str, list[bool]]:
 
 
 def notice_in(step: int | None) -> Callable[[], bool]:
-    """Says from that step on that the machine is about to be taken away."""
+    """From that step on, says that the machine is about to be preempted."""
     asked = itertools.count()
     return lambda: step is not None and next(asked) >= step
 

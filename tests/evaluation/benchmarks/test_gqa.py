@@ -43,7 +43,7 @@ GOLDEN_RAW = {"accuracy": "1.47", "accuracy.binary": "1.37", "accuracy.open": "1
 
 
 def questions(count: int = 300) -> dict[str, dict]:
-    """A set that needs no chance: everything by its number."""
+    """A set without random numbers: everything follows from the question's number."""
     return {
         str(900 + i): {
             "question": "word " * (3 + i % 4) + "?",

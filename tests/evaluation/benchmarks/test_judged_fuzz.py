@@ -1,4 +1,4 @@
-"""Whatever the files of the judged benchmarks hold, nothing but a DataError of one line comes of it."""
+"""Whatever the files of the judged benchmarks contain, the only error is a DataError of one line."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def junk(rng: random.Random, depth: int = 2) -> Any:
 
 
 def hurt(rng: random.Random, whole: Any) -> Any:
-    """The same with something put in another's place, or nothing of it."""
+    """The same with one value replaced or removed."""
     if rng.random() < 0.1:
         return junk(rng)
     whole = copy.copy(whole)

@@ -1,4 +1,4 @@
-"""MMBench: its layouts, prompts, answer files and upload, and that no file stops the scoring but in one sentence."""
+"""MMBench: its layouts, prompts, answer files and upload, and files that are refused in one sentence."""
 
 import base64
 import io

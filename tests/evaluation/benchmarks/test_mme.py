@@ -84,7 +84,7 @@ def lines() -> list[dict]:
 
 
 def score(data, answers, questions=None):
-    """A report without intervals, which take their time."""
+    """A report without intervals, which take long to compute."""
     graded = MME.grade(data, answers, "official", questions, None)
     metrics = {k: value(f) for k, f in MME.figures(graded.items).items()}
     return SimpleNamespace(metrics=metrics, items=graded.items, n=len(graded.items), warnings=graded.warnings)

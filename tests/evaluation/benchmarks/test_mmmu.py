@@ -1,4 +1,4 @@
-"""MMMU: its layouts, prompts, answer files and upload, and that no file stops the scoring but in one sentence."""
+"""MMMU: its layouts, prompts, answer files and upload, and files that are refused in one sentence."""
 
 import io
 import json

@@ -58,7 +58,7 @@ def said(split: str, place: int) -> str:
 
 
 def score(data, answers, questions=None):
-    """A report without intervals, which take their time."""
+    """A report without intervals, which take long to compute."""
     graded = POPE.grade(data, answers, "official", questions, None)
     metrics = {k: value(f) for k, f in POPE.figures(graded.items).items()}
     return SimpleNamespace(metrics=metrics, items=graded.items, n=len(graded.items), warnings=graded.warnings)
@@ -135,7 +135,7 @@ def test_one_splits_file_is_data_too(tmp_path):
 
 
 def test_answers_to_another_version_are_not_scored_by_their_place(tmp_path):
-    """The first places are right and the rest wrong: POPE of today against LLaVA's question file."""
+    """The first positions match and the others do not: today's POPE against LLaVA's question file."""
     rows = lines()
     del rows[100]
     shifted = [r | {"question_id": 10_000_001 + i} for i, r in enumerate(rows[90:179])]

@@ -1,4 +1,4 @@
-"""A benchmark more is one class and one record: it is listed, asked, scored, compared and submitted like the others."""
+"""A new benchmark is one class and one record: it is listed, asked, scored, compared and submitted like the others."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def data(tmp_path, monkeypatch):
 
 
 def measured(data, scores, model, *said):
-    """What `remora evaluate` makes of a model, without the workers."""
+    """What `remora evaluate` writes for a model, without the workers."""
     chosen = benchmark("signs")
     asks = [Ask(i, "pictures", q) for i, q in enumerate(chosen.questions(data))]
     keys = ask_digests(asks, PictureDigests(scores / "contents.json").of(shown(asks)))
