@@ -42,6 +42,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "register": Verb(told_by.RegisterOptions, "register.register", "track", ("mlflow",)),
     "promote": Verb(told_by.PromoteOptions, "promote.promote", "track", ("mlflow",)),
     "serve": Verb(endpoint_options.ServeOptions, "serve.serve", "serve", ("ray", "uvicorn")),
+    "chat": Verb(endpoint_options.ChatOptions, "chat.chat"),
     "keys": Verb(endpoint_options.KeysOptions, "keys.keys"),
     "plan": Verb(told_by.PlanOptions, "show.plan"),
     "render": Verb(told_by.RenderOptions, "show.render"),

@@ -14,7 +14,7 @@ import yaml
 from serving_docs import PAGE, ROOT, commands, examples, table
 
 from remora.cli import main
-from remora.commands import keys, serve
+from remora.commands import chat, keys, serve
 from remora.serving import completion, front, openai_api
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.openai_api import ChatRequest
@@ -23,10 +23,11 @@ from remora.serving.openai_api import ChatRequest
 def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, Path | None, bool]] = []
     monkeypatch.setattr(serve, "serve", lambda args: asked.append((args.model, args.keys, args.no_keys)))
+    monkeypatch.setattr(chat, "chat", lambda args: asked.append((args.url, *args.image, False)))
     monkeypatch.setattr(keys, "keys", lambda args: asked.append((args.name, args.file, False)))
     for command in commands():
         match shlex.split(command):
-            case ["remora", *rest]:
+            case ["remora", *rest] | ["echo", _, "|", "remora", *rest]:
                 main(rest)
             case ["python", script, config]:
                 assert (ROOT / script).is_file() and yaml.safe_load((ROOT / config).read_text())["applications"]
@@ -42,6 +43,8 @@ def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
         ("alice", Path("keys.yaml"), False),
         ("remora@champion", Path("keys.yaml"), False),
         ("remora@champion", None, True),
+        ("http://127.0.0.1:8000", Path("picture.png"), False),
+        ("http://127.0.0.1:8000", Path("picture.png"), False),
     ]
     assert {language for language, _ in examples()} == {"sh", "python"}
 

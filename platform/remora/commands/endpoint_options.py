@@ -31,3 +31,15 @@ class KeysOptions(Options):
     file: Path = option("the file: YAML or JSON", REQUIRED, metavar="FILE")
     requests_per_minute: int | None = option("add: limit (default: none)", metavar="N")
     concurrent: int | None = option("add: limit of requests in work at a time (default: none)", metavar="N")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions(Options):
+    """ask an endpoint in the terminal, with pictures (/image PATH), or each line of a pipe; its key is REMORA_KEY"""
+
+    url: str = argument("the endpoint (default: http://127.0.0.1:8000)", "http://127.0.0.1:8000")
+    image: tuple[Path, ...] = option("pictures of the first question", (), metavar="FILE")
+    system: str | None = option("a system message", metavar="TEXT")
+    model: str | None = option("one of its names, if it has several models", metavar="NAME")
+    max_tokens: int | None = option("length of an answer at most (default: the endpoint's)", metavar="N")
+    temperature: float | None = option("above 0: sample (default: 0)", metavar="T")

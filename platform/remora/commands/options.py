@@ -94,10 +94,11 @@ class Options:
                 continue
             if name == "runs":
                 value = run_folder(value)
+            elif ... in kinds[name]:
+                several = (value,) if isinstance(value, str | Path) else tuple(value)
+                value = tuple(map(Path, several)) if Path in kinds[name] else several
             elif Path in kinds[name]:
                 value = Path(value)
-            elif ... in kinds[name]:
-                value = (value,) if isinstance(value, str) else tuple(value)
             made[name] = value
         return cls(**made)
 

@@ -36,14 +36,11 @@ def ask(
         ServingError: the endpoint cannot be reached, or refused; one line with its reason.
     """
     path = Path(image_path)
-    try:
-        encoded = base64.b64encode(path.read_bytes()).decode()
-    except OSError as e:
-        raise DataError(f"{path}: cannot read: {e.strerror}; give the path of a picture") from None
+    encoded = _encoded(path)
     try:
         # trust_env: otherwise a proxy from the environment would get requests to 127.0.0.1
         response = httpx.post(
-            _route(url),
+            route(url),
             json=_body(path, encoded, question, max_tokens, model),
             headers=authorization(key),
             timeout=timeout,
@@ -51,14 +48,39 @@ def ask(
         )
     except httpx.HTTPError as e:
         raise ServingError(f"{url}: no answer ({type(e).__name__}: {e}); next: remora serve") from e
+    if response.is_success:
+        try:
+            return str(response.json()["choices"][0]["message"]["content"])
+        except (ValueError, LookupError, TypeError):
+            raise ServingError(f"{url}: the answer is not one of chat completions; is this the right URL?") from None
+    raise refused(url, response)
+
+
+def refused(url: str, response: httpx.Response) -> ServingError:
+    """An endpoint's refusal as an error; the response has been read."""
     try:
-        found = response.json()
-        if response.is_success:
-            return str(found["choices"][0]["message"]["content"])
-        reason = found["error"]["message"]
+        reason = str(response.json()["error"]["message"])
     except (ValueError, LookupError, TypeError):
         reason = " ".join(response.text[:200].split())
-    raise ServingError(f"{url}: status {response.status_code}: {reason}")
+    way = f"; next: export {KEY}=KEY" if response.status_code == 401 else ""
+    return ServingError(f"{url}: status {response.status_code}: {reason}{way}")
+
+
+def picture_part(path: Path) -> dict[str, object]:
+    """A picture as a part of a message.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return _part(path, _encoded(path))
+
+
+def _encoded(path: Path) -> str:
+    try:
+        return base64.b64encode(path.read_bytes()).decode()
+    except (OSError, ValueError) as e:  # ValueError: a NUL in the name
+        why = e.strerror if isinstance(e, OSError) else "no file has such a name"
+        raise DataError(f"{path}: cannot read: {why}; give the path of a picture") from None
 
 
 def authorization(key: str | None = None) -> dict[str, str]:
@@ -84,15 +106,18 @@ def curl_command(url: str, image_path: Path | str, question: str, model: str = "
     body = body.replace(marker, f"$(base64 < {shlex.quote(str(path))} | tr -d '\\n')", 1)
     # By standard input: as an argument, a picture above 96 KiB would exceed Linux's limit for one argument.
     key = f' -H "Authorization: Bearer ${KEY}"' if keyed else ""
-    return f"curl -sS {shlex.quote(_route(url))} -H 'Content-Type: application/json'{key} -d @- <<END\n{body}\nEND"
+    return f"curl -sS {shlex.quote(route(url))} -H 'Content-Type: application/json'{key} -d @- <<END\n{body}\nEND"
 
 
-def _route(url: str) -> str:
+def route(url: str) -> str:
     return f"{url.rstrip('/').removesuffix('/v1')}/v1/chat/completions"
 
 
-def _body(path: Path, encoded: str, question: str, max_tokens: int, model: str) -> dict[str, object]:
+def _part(path: Path, encoded: str) -> dict[str, object]:
     kind = mimetypes.guess_type(path.name)[0] or "image/png"
-    picture = {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{encoded}"}}
-    content = [picture, {"type": "text", "text": question}]
+    return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{encoded}"}}
+
+
+def _body(path: Path, encoded: str, question: str, max_tokens: int, model: str) -> dict[str, object]:
+    content = [_part(path, encoded), {"type": "text", "text": question}]
     return {"model": model, "max_tokens": max_tokens, "messages": [{"role": "user", "content": content}]}
