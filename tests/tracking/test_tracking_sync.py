@@ -12,13 +12,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from remora.cli import main
 from remora.errors import TrackingError
 from remora.files import publishing
-from remora.tracking import Input, Run, Tracker, id_of, link, metric_names, register, version_info
+from remora.tracking import Input, Run, Tracker, compare, id_of, link, metric_names, register, version_info
 from remora.tracking import tracker as tracker_module
 from remora.tracking.connection import MlflowRefused, MlflowUnreachable
 from remora.training import journal
@@ -116,6 +117,24 @@ def held(tracker, runs_in):
             found[key] = (info, tags, run.data.params, steps, inputs, files)
         versions = [(v.version, names[v.run_id], v.aliases) for v in client.search_model_versions()]
     return found, sorted(versions, key=str)
+
+
+def test_a_search_links_to_a_comparison_of_its_variants(tracker, runs_in):
+    runs = tracker.runs
+    keys = [f"variant/{i}" for i in range(50)]
+    note = f"{compare('All', keys)} and {compare('none', keys[49:])}"
+    with Run(runs, key="search/x", name="x", tags={"note": note}):
+        tracker.sync()
+        assert runs_in(tracker)["search/x"].data.tags["note"] == "All and none"  # none of them has begun
+        for key in (*keys[:3], keys[45]):
+            with Run(runs, key=key, name=key, parent="search/x"):
+                pass
+    tracker.sync()
+    found = runs_in(tracker)
+    ids = [found[key].info.run_id for key in keys[:3]]  # the 46th is one too many for an address
+    exp = found["search/x"].info.experiment_id
+    asked = f"runs={quote(json.dumps(ids, separators=(',', ':')))}&experiments={quote(json.dumps([exp]))}"
+    assert found["search/x"].data.tags["note"] == f"[All](#/compare-runs?{asked}) and none"
 
 
 def test_importing_the_room_does_not_import_mlflow():
@@ -298,6 +317,7 @@ def test_figures_arrive_while_the_training_runs(tracker, points, monkeypatch):
 SLEEPER = """
 import sys, time
 from pathlib import Path
+from urllib.parse import quote
 from remora.tracking import Run
 runs = Path(sys.argv[1])
 with Run(runs, key="search/x", name="x"), Run(runs, key="variant/v", name="v", parent="search/x"):

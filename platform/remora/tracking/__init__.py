@@ -4,7 +4,7 @@
 functions of this room, so that importing it stays light.
 """
 
-from remora.tracking.metric_names import Input, id_of, link
+from remora.tracking.metric_names import Input, compare, id_of, link
 from remora.tracking.models import Model, find_model
 from remora.tracking.record import Run
 from remora.tracking.registry import check_alias, facts_of_run, fetch, register, standing, version_info
@@ -16,6 +16,7 @@ __all__ = [
     "Run",
     "Tracker",
     "check_alias",
+    "compare",
     "facts_of_run",
     "fetch",
     "find_model",

@@ -7,7 +7,7 @@ import json
 import numbers
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
@@ -78,6 +78,9 @@ def metrics(tree: Mapping[str, object]) -> dict[str, float]:
 
 
 _LINK = re.compile(r"\[([^\]]*)\]\(run:([^)\s]+)\)")
+_COMPARED = re.compile(r"\[([^\]]*)\]\(compare:([^)\s]+)\)")
+MOST_COMPARED = 40
+"""Runs that one address compares; a tag has room for that of no more."""
 _ID = re.compile(r"run:(\S+)")
 
 
@@ -86,14 +89,25 @@ def link(text: str, key: str) -> str:
     return f"[{text}]({id_of(key)})"
 
 
+def compare(text: str, keys: Sequence[str]) -> str:
+    """A Markdown link, for a tag, to MLflow's page that compares the runs with these keys: those of them that are
+    recorded, `MOST_COMPARED` at most."""
+    return f"[{text}](compare:{','.join(quote(key) for key in keys[:MOST_COMPARED])})"
+
+
 def id_of(key: str) -> str:
     """A placeholder, for a tag, for MLflow's id of the run with that key."""
     return f"run:{quote(key)}"
 
 
-def linked(text: str, find: Callable[[str], str | None], page: Callable[[str], str]) -> str:
+def linked(
+    text: str,
+    find: Callable[[str], str | None],
+    page: Callable[[str], str],
+    compared: Callable[[list[str]], str],
+) -> str:
     """`text` with its links as addresses. `find` gives the id of a key's run; if None, only the link text is kept.
-    `page` gives an id's address.
+    `page` gives an id's address, `compared` that of several.
     """
     if whole := _ID.fullmatch(text):
         return find(unquote(whole[1])) or ""
@@ -102,7 +116,11 @@ def linked(text: str, find: Callable[[str], str | None], page: Callable[[str], s
         run = find(unquote(found[2]))
         return f"[{found[1]}]({page(run)})" if run else found[1]
 
-    return _LINK.sub(address, text)
+    def several(found: re.Match[str]) -> str:
+        runs = [run for key in found[2].split(",") if (run := find(unquote(key)))]
+        return f"[{found[1]}]({compared(runs)})" if len(runs) > 1 else found[1]
+
+    return _COMPARED.sub(several, _LINK.sub(address, text))
 
 
 def tags(flat: Mapping[str, object]) -> dict[str, str]:

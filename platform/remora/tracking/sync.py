@@ -7,10 +7,12 @@ do only asks for the list of runs.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from remora.files import digest
 from remora.tracking import metric_names
@@ -150,7 +152,9 @@ class Sync:
 
     def _tags(self, record: Record) -> dict[str, str]:
         """The record's tags, with links and parent as MLflow ids."""
-        tags = {key: metric_names.linked(value, self._id, self._page) for key, value in record.tags.items()}
+        tags = {
+            key: metric_names.linked(value, self._id, self._page, self._compared) for key, value in record.tags.items()
+        }
         parent = self._id(record.parent) if record.parent else None
         return tags | ({"mlflow.parentRunId": parent} if parent else {})
 
@@ -161,6 +165,13 @@ class Sync:
     def _page(self, run: str) -> str:
         """The address of a run's page in MLflow."""
         return f"#/experiments/{self.server.open()}/runs/{run}"
+
+    def _compared(self, runs: list[str]) -> str:
+        """The address of MLflow's page that compares runs, by the parameters in which they differ."""
+        asked = {"runs": runs, "experiments": [self.server.open()]}
+        return "#/compare-runs?" + "&".join(
+            f"{k}={quote(json.dumps(v, separators=(',', ':')))}" for k, v in asked.items()
+        )
 
     def _write(self, record: Record, run: str, tags: dict[str, str]) -> None:
         self.server.params(run, record.params)

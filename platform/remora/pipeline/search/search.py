@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -190,7 +191,7 @@ def _searched(space: Space, runs: Path, tracker: tracking.Tracker, room: Room) -
         (best,) = (o for o in outcomes if o.name == chosen.chosen)
         version = _registered(best, space, tracker)
         tracked.note(
-            tags={"remora.champion": best.name}
+            tags={"remora.champion": best.name, tracked_runs.NOTE: _note(space, driver, driver.outcomes)}
             | ({"remora.version": f"{space.champion.register_as} version {version}"} if version else {}),
             # The search's own run has every variant's headline figures, for MLflow's charts.
             metrics={f"{o.name}/{s.benchmark}": s.accuracy for o in outcomes for s in o.scores.values()},
@@ -269,14 +270,16 @@ def _params(space: Space) -> dict[str, Any]:
     return {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in said.items()}
 
 
-def _note(space: Space, driver: Driver) -> str:
-    """What MLflow's page of the run says first: with a link to each variant."""
-    trials = driver.work.trials.values()
+def _note(space: Space, driver: Driver, first: Collection[str] = ()) -> str:
+    """What MLflow's page of the run says first: with links to the variants, and to all at once; those `first` that
+    are named, since one address compares a few only."""
+    trials = sorted(driver.work.trials.values(), key=lambda t: t.name not in first)
     which = "the best" if space.champion.prefer == "best" else "the cheapest that cannot be told from the best"
     chosen = f"{which} on {space.champion.benchmark} is registered as {space.champion.register_as}"
-    links = [tracking.link(t.name, tracked_runs.variant_key(t.lineage, driver.key)) for t in trials]
-    many = f"A search of {len(links)} variants" if links else f"A search by {space.sampler.kind}"
-    return "\n".join([f"{many}; {chosen}.", "", *(f"- {link}" for link in links)])
+    keys = {t.name: tracked_runs.variant_key(t.lineage, driver.key) for t in trials}
+    many = f"A search of {len(keys)} variants" if keys else f"A search by {space.sampler.kind}"
+    compared = [tracking.compare("Compare them by the axes", list(keys.values())), ""] if len(keys) > 1 else []
+    return "\n".join([f"{many}; {chosen}.", "", *compared, *(f"- {tracking.link(*pair)}" for pair in keys.items())])
 
 
 def _registered(best: Outcome, space: Space, tracker: tracking.Tracker) -> str | None:
