@@ -17,6 +17,7 @@ from remora.extras import EXTRAS
 ROOT = Path(__file__).parents[1]
 IMPORTED_AS = {
     "mlflow-skinny": {"mlflow"}, "huggingface-hub": {"huggingface_hub"}, "protobuf": set(),
+    "prometheus-client": {"prometheus_client"},
     "ray[data,default,train,tune]": {"ray"}, "ray[serve]": {"ray", "fastapi", "starlette", "uvicorn"},
 }  # fmt: skip
 """Requirements whose modules have other names; nothing here imports protobuf, sentencepiece does."""

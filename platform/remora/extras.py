@@ -20,7 +20,7 @@ EXTRAS = {
     "model": _MODEL,
     "track": _TRACK,
     "train": {*_MODEL, *_TRACK, "deepspeed", "ray", "tensorboardX", "optuna"},
-    "serve": {*_MODEL, *_TRACK, "ray", "fastapi", "starlette", "uvicorn"},
+    "serve": {*_MODEL, *_TRACK, "ray", "fastapi", "starlette", "uvicorn", "prometheus_client"},
 }
 """Extra -> the modules that it brings, by the name they are imported by."""
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from remora import __version__
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import ServedModel
+from remora.serving.metrics import MeteredEngine, PrometheusRecorder
 from remora.serving.openai_api import Refusal
+
+STALLED_S = 60.0
+"""A model whose step takes longer than this is not ready."""
 
 
 def about(
@@ -19,9 +23,10 @@ def about(
     args: EndpointArgs,
     champion: ServedModel,
     names: tuple[str, ...],
-    ready: Callable[[], bool] = lambda: True,
+    engine: MeteredEngine,
+    recorder: PrometheusRecorder,
 ) -> None:
-    """Add the routes to `app`. `ready` is false while the model would not answer."""
+    """Add the routes to `app`."""
     answerer, known, started = champion.answerer, champion.lineage, int(time.time())
 
     def card(name: str) -> dict[str, object]:
@@ -73,6 +78,11 @@ def about(
 
     @app.get("/readyz", response_model=None)
     async def readyz() -> JSONResponse:
-        if not ready():
-            raise Refusal("the model does not answer; try again in 2 s", status=503, code="not_ready", retry_after=2)
+        if engine.stats.stalled_s > STALLED_S:
+            raise Refusal("the model hangs; try again in 10 s", status=503, code="not_ready", retry_after=10)
         return JSONResponse({"status": "ready", "model": answerer.name, "version": champion.version})
+
+    @app.get("/metrics", response_model=None)
+    async def metrics() -> Response:
+        engine.sample()
+        return Response(recorder.text(), media_type=CONTENT_TYPE_LATEST)

@@ -16,11 +16,14 @@ from remora.serving.champion import ServedModel
 from remora.serving.chat import Chat
 from remora.serving.engines.protocol import ServingEngine
 from remora.serving.front import MARK, Facts
+from remora.serving.metrics import MeteredEngine, PrometheusRecorder
 from remora.serving.openai_api import Refusal
 from remora.serving.page import page
 from remora.serving.responses import failed
 
-KNOWN = "POST /v1/chat/completions; GET / (a page), /v1/models, /v1/models/{name}, /version, /healthz, /readyz"
+KNOWN = (
+    "POST /v1/chat/completions; GET / (a page), /v1/models, /v1/models/{name}, /version, /metrics, /healthz, /readyz"
+)
 
 
 def api(args: EndpointArgs, champion: ServedModel, engine: ServingEngine) -> FastAPI:
@@ -36,10 +39,12 @@ def api(args: EndpointArgs, champion: ServedModel, engine: ServingEngine) -> Fas
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(_Marked, facts=Facts(args.limits.max_body_bytes, args.max_ongoing_requests))
     names = tuple(dict.fromkeys((args.model, champion.answerer.name, args.alias)))
+    recorder = PrometheusRecorder(args.model)
+    metered = MeteredEngine(engine, recorder, args.cache_bytes)
     app.add_api_route(
-        "/v1/chat/completions", Chat(args, champion, engine, names).complete, methods=["POST"], response_model=None
+        "/v1/chat/completions", Chat(args, champion, metered, names).complete, methods=["POST"], response_model=None
     )
-    about(app, args, champion, names)
+    about(app, args, champion, names, metered, recorder)
     page(app)
     return app
 
