@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from remora import catalog
-from remora.planning import Forecasts, Plan
+from remora.planning import Forecasts, Plan, PlanRow
+from remora.runs import union
+from remora.runs.operations import TEXT
 from remora.training.meter import duration
 
+SHOWN = 3
+"""Variants that a cell or a line names."""
 STATES = {"finished": "is there", "to train": "to train", "no data": "its data is not here"}
 
 
@@ -19,14 +24,18 @@ def print_plan(plan: Plan, title: str, data: Path, out: Console) -> None:
     table = Table(title=f"{title}: stage runs", title_justify="left")
     for column in ("stage run", "used by", "steps", "samples", "FLOPs", "state"):
         table.add_column(column, justify="right" if column in ("steps", "samples", "FLOPs") else "left")
-    for row in plan.rows:
+    for row, depth in _as_tree(plan):
         counts = (f"{'' if row.exact else '~'}{n:,}" for n in (row.steps, row.samples))
-        table.add_row(row.run, ", ".join(row.variants), *counts, f"{row.operations:.1e}", STATES[row.state])
+        name = f"{'  ' * (depth - 1)}└ {row.run}" if depth else row.run
+        table.add_row(name, _named(row.variants), *counts, f"{row.operations:.1e}", STATES[row.state])
     out.print(table)
+    shapes: dict[tuple[int, ...], list[str]] = {}
     for shape in plan.shapes:
+        shapes.setdefault((shape.pixels, shape.tokens, shape.width, shape.embeddings), []).append(shape.variant)
+    for (pixels, tokens, width, embeddings), variants in shapes.items():
         out.print(
-            f"{shape.variant}: a picture of {shape.pixels} x {shape.pixels} pixels is {shape.tokens} tokens of "
-            f"{shape.width}, {shape.embeddings} embeddings",
+            f"{_named(variants)}: a picture of {pixels} x {pixels} pixels is {tokens} tokens of "
+            f"{width}, {embeddings} embeddings",
             highlight=False,
         )
     about = "" if all(row.exact for row in plan.rows) else "~"
@@ -36,12 +45,31 @@ def print_plan(plan: Plan, title: str, data: Path, out: Console) -> None:
         f"Without sharing: {plan.uses} stage runs, {about}{plan.samples_without_sharing:,} samples.",
         highlight=False,
     )
+    if any(row.text_assumed for row in plan.rows):
+        out.print(f"FLOPs: text of what is not downloaded is taken to be {TEXT:g} tokens a sample.", highlight=False)
     for name in plan.missing:
         step = catalog.dataset(name).next_step(name, data)
         told = f"{name} is not here, its size is the catalog's; next: {step}"
         out.print(told, highlight=False, soft_wrap=True)  # one line, so that the command can be copied
     for note in plan.notes:
         out.print(f"note: {note}", highlight=False, soft_wrap=True)
+
+
+def _as_tree(plan: Plan) -> Iterator[tuple[PlanRow, int]]:
+    """Every stage run with its depth, behind the one that it goes on from."""
+    rows, below = {row.id: row for row in plan.rows}, dict[str | None, list[str]]()
+    for run in union(plan.paths.values()).values():
+        below.setdefault(run.parent.id if run.parent else None, []).append(run.id)
+    left = [(key, 0) for key in reversed(below.get(None, []))]
+    while left:
+        key, depth = left.pop()
+        yield rows[key], depth
+        left += [(child, depth + 1) for child in reversed(below.get(key, []))]
+
+
+def _named(variants: Sequence[str]) -> str:
+    more = f" and {len(variants) - SHOWN} more" if len(variants) > SHOWN else ""
+    return ", ".join(variants[:SHOWN]) + more
 
 
 def print_forecasts(found: Forecasts, out: Console) -> None:
