@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +152,26 @@ def test_the_command_says_where_its_figures_are_from(tmp_path, capsys):
     assert "shared stage runs" in said and "each variant on its own" in said and "cost" in said
     with pytest.raises(SystemExit, match="--slots 0: at least one group of workers"):
         main(["plan", str(file), "--runs", str(tmp_path), "--slots", "0"])
+
+
+def test_stage_runs_are_shown_behind_those_they_go_on_from(tmp_path, capsys):
+    main(["plan", str(TUNE / "tinyllava-table-a1.yaml"), "--runs", str(tmp_path)])
+    said = capsys.readouterr().out.splitlines()
+    rows = [line.split("│")[1].rstrip() for line in said if line.startswith("│") and "-?" in line]
+    assert len(rows) == 24 and rows[:4] == [" align-?", " └ finetune-?", " └ pretrain-?", "   └ finetune-?"]
+    assert "FLOPs: text of what is not downloaded is taken to be 128 tokens a sample." in said
+    (shape,) = (line for line in said if "384 x 384" in line)
+    assert shape.startswith("base-Sig-TL-mlp, base-Sig-SLM-mlp, base-Sig-Phi-mlp and 3 more: a picture of")
+
+
+def test_the_command_needs_neither_torch_nor_ray_nor_mlflow(tmp_path):
+    code = (
+        "import sys, remora.cli\n"
+        f"remora.cli.main(['plan', {str(TUNE / 'tinyllava-table-3.yaml')!r}, '--runs', {str(tmp_path)!r}])\n"
+        "assert not {'torch', 'transformers', 'ray', 'mlflow', 'optuna', 'pyarrow'} & sys.modules.keys()"
+    )
+    env = os.environ | {"PYTHONPATH": str(TUNE.parent / "platform")}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("file", FILES, ids=[f.stem for f in FILES])
