@@ -18,8 +18,12 @@ from remora.files import publishing, write_json
 from remora.inference.bundle import FILE, weights_digest
 from remora.pipeline.promotion import FILE as HISTORY
 from remora.pipeline.promotion import history
+from remora.pipeline.search.search import registered
+from remora.pipeline.variant import Outcome
+from remora.spec import Space, load
 from remora.tracking import Run, Tracker, find_model, register, standing, version_info
 
+SPACE = Path(__file__).parents[1] / "e2e" / "tiny.yaml"
 SAID = {
     "parts": {
         "connector": {"name": "mlp2x_gelu", "folder": "connector", "adapters": []},
@@ -216,6 +220,46 @@ def test_the_history_is_listed(capsys, runs: Path) -> None:
         "close",
         "better",
     ]
+
+
+def test_a_search_passes_the_same_gate(runs: Path) -> None:
+    """Its champion takes the alias, with a line of the history, only if it is not significantly worse."""
+    space, tracker = load(Space, SPACE), Tracker(runs)
+
+    def best(name: str) -> Outcome:
+        key, bundle = f"variant/{STAGES[name]}/search", next((runs / "bundles").glob(f"{name}-*"))
+        Run(runs, key=key, name=name).keep()
+        return Outcome(name, bundle, key, {}, {}, {})
+
+    version, promotion, refused = registered(best("worse"), space, runs, tracker)
+    assert (version, promotion) == ("2", None) and not history(runs) and champion(runs)["version"] == "1"
+    assert refused.startswith("remora@champion stays version 1, today: ") and "significantly worse on held" in refused
+    version, promotion, refused = registered(best("close"), space, runs, tracker)
+    assert (version, refused) == ("3", "") and promotion and promotion.from_variant == "today"
+    (kept,) = history(runs)
+    assert kept == promotion and [f.benchmark for f in kept.gate] == ["held"] and champion(runs)["version"] == "3"
+    assert find_model("remora@champion", runs).run_id == id_of(tracker, f"variant/{STAGES['close']}/search")
+    version, promotion, refused = registered(best("close"), space, runs, tracker)  # the same search again
+    assert (version, refused) == ("3", "") and promotion and not promotion.moved and len(history(runs)) == 1
+
+
+def test_a_search_whose_mlflow_is_away_leaves_the_alias(runs: Path) -> None:
+    """The next sync makes the version; nobody held it against today's champion."""
+    key, bundle = f"variant/{STAGES['better']}/search", next((runs / "bundles").glob("better-*"))
+    Run(runs, key=key, name="better").keep()
+    best = Outcome("better", bundle, key, {}, {}, {})
+    version, promotion, refused = registered(best, load(Space, SPACE), runs, Tracker(runs, "http://127.0.0.1:9"))
+    assert (version, promotion) == (None, None) and "Connection refused" in refused
+    Tracker(runs).sync()
+    assert champion(runs)["version"] == "1"
+    assert version_info(Tracker(runs), "remora", "2")["tags"]["variant"] == "better"
+
+
+def id_of(tracker: Tracker, key: str) -> str:
+    with tracker.client() as client:
+        found = client.search_runs([tracker.server.open()])
+    (run,) = (r.info.run_id for r in found if r.data.tags["remora.key"] == key)
+    return run
 
 
 def test_it_is_the_same_from_python(runs: Path) -> None:

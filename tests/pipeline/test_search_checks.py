@@ -25,7 +25,7 @@ def driver(**states: str) -> SimpleNamespace:
     }
     outcomes = {n: SimpleNamespace(name=n, scores={"gqa": 1}) for n, t in trials.items() if t.state == "finished"}
     space = SimpleNamespace(champion=SimpleNamespace(benchmark="gqa"))
-    return SimpleNamespace(work=SimpleNamespace(trials=trials, stop=""), outcomes=outcomes, space=space)
+    return SimpleNamespace(work=SimpleNamespace(trials=trials), outcomes=outcomes, space=space, stopped=lambda: "")
 
 
 @pytest.mark.parametrize("why", ["train.json is not there", "ValueError: nobody foresaw this"])
@@ -57,6 +57,13 @@ def test_money_without_prices_is_refused(tmp_path) -> None:
         search.check(space.model_copy(update={"cluster": priced}), Store(tmp_path))
     whole = priced.model_copy(update={"gpus_per_worker": 1})
     search.check(space.model_copy(update={"cluster": whole}), Store(tmp_path))
+
+
+def test_hours_of_gpus_that_nobody_has_are_refused(tmp_path) -> None:
+    space = load(Space, SPACE).model_copy(update={"budget": Budget(gpu_hours=10)})
+    with pytest.raises(SpecError, match=r"budget\.gpu_hours counts nothing: cluster\.gpus_per_worker is 0"):
+        search.check(space, Store(tmp_path))
+    search.check(space.model_copy(update={"cluster": Cluster(gpus_per_worker=1)}), Store(tmp_path))
 
 
 def test_a_search_runs_once_at_a_time(tmp_path) -> None:

@@ -3,82 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
 import pytest
-import yaml
 
 from remora.pipeline.search.board import RUNGS, Rungs
 from remora.pipeline.search.ledger import Ledger
 from remora.training.journal import steps_of, validations_of
-from support.colours import write_colours
-from support.tiny import write_records
+from support.rates import STEPS, ended, start, write_space
 
 pytestmark = pytest.mark.slow
-STEPS = 9
-RATES = [1.0e-3, 2.0e-3, 4.0e-3]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A space of three rates, of which halving trains one to its end."""
-    root = tmp_path_factory.mktemp("rungs")
-    write_records(root, count=24, images=".")
-    write_records(root, "words.json", count=12, pictures=False)
-    colours = str(write_colours(root))
-    stage = {"steps": 2, "batch": 4, "lr": 1e-3, "mixture": [{"path": str(root / "train.json")}]}
-    space = {
-        "name": "rates",
-        **{part: [name] for part, name in {"vision": "efficientnet-lite0", "connector": "mlp2x_gelu"}.items()},
-        "llm": ["demo-2m"],
-        "recipe": ["base"],
-        "overrides": {
-            "language": stage | {"mixture": [{"path": str(root / "words.json")}]},
-            "align": stage,
-            "finetune": stage | {"steps": STEPS, "validate": {"share": 0.2, "every": 1.0, "limit": 4}},
-        },
-        "axes": {"finetune.lr": RATES},
-        "rule": {"kind": "halving", "eta": 3, "first": 0.3333},
-        "cluster": {"workers": 1, "micro_batch": 4, "checkpoint_every": 2},
-        "benchmarks": [colours],
-        "champion": {"benchmark": colours},
-    }
-    (root / "space.yaml").write_text(yaml.safe_dump(space))
-    return root
-
-
-def start(place):
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "REMORA_"))}
-    env = kept | {"HOME": str(place), "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "remora",
-        "search",
-        str(place / "space.yaml"),
-        "--local",
-        "--runs",
-        str(place / "r"),
-    ]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    """The folder of a space of three rates, of which halving lets one come to its end."""
+    return write_space(tmp_path_factory.mktemp("rungs")).parent
 
 
 def test_a_search_that_is_killed_at_a_rung_goes_on_and_trains_nothing_twice(place):
-    first, file = start(place), place / "r" / "searches" / "rates" / RUNGS
+    first, file = start(place / "space.yaml"), place / "r" / "searches" / "rates" / RUNGS
     while first.poll() is None and (not file.exists() or '"pause"' not in file.read_text()):
         time.sleep(0.1)
     first.send_signal(signal.SIGKILL)
     first.communicate()
     paused = {d.run for d in Rungs.read(file).decided}
     assert len(paused) == 1
-    second = start(place)
-    said, _ = second.communicate()
-    assert second.returncode == 0, said
+    said = ended(place / "space.yaml")
 
     board = Rungs.read(file)
     assert Counter(d.decision for d in board.decided) == {"pause": 3, "promote": 1}
@@ -109,7 +62,17 @@ def test_a_search_that_is_killed_at_a_rung_goes_on_and_trains_nothing_twice(plac
 def test_the_same_command_again_does_nothing(place):
     ledger = place / "r" / "searches" / "rates" / "ledger.jsonl"
     before = len(Ledger.entries(ledger))
-    again = start(place)
-    said, _ = again.communicate()
-    assert again.returncode == 0, said
+    ended(place / "space.yaml")
     assert {e.how for e in Ledger.entries(ledger)[before:]} <= {"measured"}
+
+
+def test_another_rule_of_the_same_search_decides_anew_from_what_was_measured(place, tmp_path):
+    """Without a rule everybody goes on from where the rule left them."""
+    file = place / "r" / "searches" / "rates" / RUNGS
+    before = len(Rungs.read(file).decided)
+    space = write_space(place, "none.yaml", rule={"kind": "none"})
+    ended(space)
+    result = json.loads((place / "r" / "searches" / "rates.json").read_text())
+    assert len(result["variants"]) == 3 and result["others"] == []
+    spent = result["steps"]
+    assert spent["taken"] == 2 + 2 + 3 * STEPS + spent["again"] and len(Rungs.read(file).decided) == before

@@ -29,7 +29,7 @@ def whole(path, shares=(1 / 9, 0.2, 1 / 3, 0.5, 2 / 3)):
     for share in [*shares, 1.0]:
         share = round(share, 6)
         found = [
-            Reached(t.name, t.name, "finetune", share, step_at(share, STEPS), 0, "f", merit(t.name), True)
+            Reached(t.name, t.name, "finetune", share, step_at(share, STEPS), 0, "loss", merit(t.name), True)
             for t in trials()
         ]
         write(path, found)

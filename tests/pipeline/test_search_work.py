@@ -69,6 +69,23 @@ def test_of_a_schedule_no_node_is_given_twice_and_parents_come_first():
         assert sorted(order) == sorted(costs)
 
 
+def test_no_more_trials_are_taken_up_than_the_budget_has(tmp_path):
+    trials = grid(widths=(1, 2, 1, 5))
+    sim = simulated(trials, Halving.of(3, 0.3), tmp_path / RUNGS, slots=2, most=7)
+    work = sim.go()
+    assert list(work.trials) == [t.name for t in trials[:7]] and work.sampler.left == 3
+    assert len(sim.measured) == 1 and work.over  # 7 -> 2 -> 1: the rung is complete without the others
+
+
+def test_a_search_that_a_budget_ended_waits_for_nobody(tmp_path):
+    trials = grid(widths=(1, 2, 1, 1))
+    store = store_of(trials, held={trials[0].lineage[0].id})
+    work = simulated(trials, Everyone(), tmp_path / RUNGS, 1, store).driver()
+    assert work.next() is None and not work.over
+    work.stop = "budget.steps: 1 of 1 are spent"
+    assert work.next() is None and work.over
+
+
 def test_halving_trains_a_third_and_keeps_the_best(tmp_path):
     trials = grid(widths=(1, 1, 1, 27), steps=(40, 30, 20, 900))
     done = simulated(trials, Halving.of(3, 1 / 9), tmp_path / RUNGS, slots=4)
@@ -140,7 +157,7 @@ def test_nobody_is_promoted_who_failed(tmp_path):
     trials = grid(widths=(1, 1, 1, 2))
     best = max(trials, key=lambda t: merit(t.name))
     for t in trials:
-        found = Reached(t.name, t.last.name, "finetune", 0.5, 50, 0, "f", merit(t.name), True)
+        found = Reached(t.name, t.last.name, "finetune", 0.5, 50, 0, "loss", merit(t.name), True)
         write(file, [found])
     board = Rungs.read(file)
     assert rule.promote(board, "finetune", 0.5, True).variant == best.name

@@ -99,7 +99,10 @@ def test_halving_trains_the_shares_that_its_rungs_say(tmp_path):
     assert stopped.operations == pytest.approx(align + finetunes[0] * (9 / 9 + 3 * 2 / 9 + 1 * 6 / 9), rel=1e-3)
     assert shared.operations == pytest.approx(align + 9 * finetunes[0])
     assert alone.operations == pytest.approx(9 * (align + finetunes[0]))
-    assert (stopped.rule, shared.rule) == ("halving, eta 3", "none") and stopped.seconds < shared.seconds
+    assert (stopped.rule, shared.rule) == (
+        "halving by loss, eta 3, from 0.1111",
+        "none",
+    ) and stopped.seconds < shared.seconds
 
 
 def test_a_sampled_space_is_planned_with_the_trials_that_it_draws(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from remora.evaluation.gate import GateFigure
 from remora.evaluation.score import Score, as_json
 from remora.reporting.progress import SearchProgress
 from remora.reporting.results import choice_line, cost_text, search_lines, variant_lines
@@ -48,6 +49,7 @@ CHOICE = {
     "variants": [place("base", 1.0), place("share", 0.62), place("wide", 0.214), place("far", 0.0001)],
 }
 AT = {"stage": "finetune", "share": 0.2, "figure": "loss", "value": 1.23456, "place": (5, 9)}
+GATE = GateFigure("easy-vqa", "accuracy", 9673, 0.812, 0.868, -0.061, 0.05, 0.4, False)
 EQUALS = "not distinguishable from: share, wide (p at least 0.21); the cheapest of them: share (2.9 M parameters, 49"
 
 
@@ -58,6 +60,9 @@ def test_a_searchs_results() -> None:
         "choice": CHOICE,
         "register_as": "cats",
         "version": "3",
+        "gate": [GATE.shown],
+        "refused": "",
+        "stopped": "budget.steps: 9 of 9 are spent",
         "bundle": "/b",
         "stage_runs": {"planned": 7, "trained": 2, "reused": 5},
         "steps": {"taken": 1050, "again": 50, "optimum": 1200, "there": 90, "alone": 3000, "unspent": 200},
@@ -80,8 +85,17 @@ def test_a_searchs_results() -> None:
         "stage runs: 7 planned, 2 trained, 5 reused",
         "spent: 1,050 steps (50 again, after interruptions), 105.0% of what each stage run trained once needs",
         "saved: 1,800 by sharing and reuse and 200 by stopping, of 3,000 steps of all variants on their own",
+        "ended by budget.steps: 9 of 9 are spent",
+        f"{GATE.shown}: not significantly worse",
         "next: remora serve cats@champion",
     ]
+    kept = list(search_lines(result | {"refused": "cats@champion stays version 2", "stopped": ""}))
+    assert kept[-2:] == [
+        "cats@champion was not moved: cats@champion stays version 2",
+        "next: remora serve /b, or remora promote /b",
+    ]
+    away = list(search_lines(result | {"version": None, "refused": "MLflow is away"}))
+    assert away[2].startswith("champion: base; once MLflow answers, remora sync makes it a version of cats; not dist")
 
 
 def test_what_a_choice_is_worth() -> None:
@@ -104,6 +118,7 @@ def test_the_demo_does_not_call_a_tie_a_win() -> None:
     result = {
         "variants": [{"name": "base", "benchmarks": {"easy-vqa": as_json(OWN), "unseen": as_json(OWN)}}],
         "champion": "base", "choice": CHOICE, "register_as": "remora", "version": "1",
+        "gate": [], "refused": "",
     }  # fmt: skip
     print_champion(Console(file=out, width=400), result, {"easy-vqa": "val", "unseen": "unseen concepts"})
     assert out.getvalue().splitlines() == [
@@ -111,3 +126,7 @@ def test_the_demo_does_not_call_a_tie_a_win() -> None:
         f"Chosen on val, 0.866; {EQUALS} picture tokens); expected drop: 0.0043.",
         "Reported on unseen concepts, 0.866.",
     ]
+    out = io.StringIO()
+    kept = result | {"refused": "remora@champion stays version 1, old: base is worse"}
+    print_champion(Console(file=out, width=400), kept, {"easy-vqa": "val", "unseen": "unseen concepts"})
+    assert out.getvalue().splitlines()[:2] == ["Champion: base, remora@champion was not moved.", kept["refused"]]

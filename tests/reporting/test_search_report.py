@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -30,7 +29,7 @@ from remora.reporting.search_report.graph import graph
 from remora.reporting.search_report.leaderboard import leaderboard
 from remora.reporting.search_report.record import SearchRecord, read_search
 from remora.reporting.search_report.timeline import timeline
-from remora.reporting.search_report.tradeoffs import front, tradeoffs
+from remora.reporting.search_report.tradeoffs import tradeoffs
 from remora.reporting.search_report.training import smoothed
 from remora.runs import StageRun, resolve_stages
 from support.search_folder import BATCH, QUESTIONS, SPACE, STEPS, SearchFolder, write_search
@@ -80,9 +79,9 @@ def test_the_leaderboard_ranks_by_the_deciding_benchmark(folder: SearchFolder, r
     rest = [line for line in board.lines if not line.place]
     assert {line.variant.name for line in rest} == set(folder.paused)
     assert [line.variant.reached.value for line in rest if line.variant.reached] == sorted(
-        line.variant.reached.value for line in rest if line.variant.reached
+        (line.variant.reached.value for line in rest if line.variant.reached), reverse=True
     )
-    assert all(line.rung.startswith("50% of finetune: loss ") and "place 3 of 12" in line.rung for line in rest)
+    assert all(line.rung.startswith("50% of finetune: gqa ") and "place 3 of 12" in line.rung for line in rest)
 
 
 def test_ties_are_those_of_the_ranking(folder: SearchFolder, record: SearchRecord) -> None:
@@ -146,16 +145,6 @@ def test_seeds_are_a_spread_not_an_axis(tmp_path: Path) -> None:
     assert (bar.low, bar.high) == pytest.approx((fmean(map(min, by_rate)), fmean(map(max, by_rate))))
 
 
-def test_the_front_is_what_nothing_beats() -> None:
-    dice = random.Random(0)
-    for _ in range(200):
-        points = [(dice.randint(1, 6), dice.randint(1, 6)) for _ in range(dice.randint(1, 9))]
-        beaten = {
-            (c, f) for (c, f), (d, g) in itertools.product(points, points) if d <= c and g >= f and (d, g) != (c, f)
-        }
-        assert front(points) == set(points) - beaten, points
-
-
 def test_costs_in_which_variants_differ_are_drawn(record: SearchRecord) -> None:
     found = {t.cost: t for t in tradeoffs(record)}
     assert found.keys() == {"parameters", "picture_tokens"}  # all were trained for as long
@@ -191,7 +180,7 @@ def test_curves_know_whose_they_are(folder: SearchFolder, record: SearchRecord) 
     assert champion.rank == "champion" and len(champion.variants) == 2
     assert champion.run.curve[-1].samples == STEPS["pretrain"] * BATCH == champion.run.validations[-1].samples
     (at,) = rungs(record, board)
-    assert (at.figure, len(at.points)) == ("loss", 24)
+    assert (at.figure, len(at.points)) == ("gqa", 24)
     assert {p.variant for p in at.points if p.decision == "pause"} == set(folder.paused)
 
 

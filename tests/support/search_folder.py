@@ -36,7 +36,8 @@ SPACE: dict[str, Any] = {
     "axes": {"finetune.lr": [2.0e-5, 1.0e-4]},
     "benchmarks": ["gqa", "textvqa"],
     "champion": {"benchmark": "gqa"},
-    "rule": {"kind": "halving", "eta": 2, "first": 0.25},
+    "overrides": {"finetune": {"validate": {"share": 0.02, "benchmark": {"name": "gqa", "limit": 64}}}},
+    "rule": {"kind": "halving", "eta": 2, "first": 0.25, "figure": "gqa"},
     "published": {"base-C-TL-mlp-lr=2e-5": {"gqa": 58.0, "pope": 85.5}},
 }
 
@@ -151,11 +152,20 @@ class _Writer:
 
     def _rungs(self, name: str, run: str, furthest: float) -> None:
         for share in (0.25, 0.5):
-            loss = 2.0 - self.to.abilities[name] - share
+            score = self.to.abilities[name] * (0.5 + share)
             samples = round(share * STEPS["finetune"]) * BATCH
-            at = Reached(name, run, "finetune", share, round(share * STEPS["finetune"]), samples, "loss", loss, False)
+            at = Reached(name, run, "finetune", share, round(share * STEPS["finetune"]), samples, "gqa", score, True)
             goes_on = share < furthest
-            said = Decided(name, run, "finetune", share, "promote" if goes_on else "pause", "halving, eta 2", 3, 12)
+            said = Decided(
+                name,
+                run,
+                "finetune",
+                share,
+                "promote" if goes_on else "pause",
+                "halving by gqa, eta 2, from 0.25",
+                3,
+                12,
+            )
             board.write(self.home / board.RUNGS, [at, said])
 
     def _stage(self, run: str, parent: str | None, steps: int, share: float, ability: float) -> None:

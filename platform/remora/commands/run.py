@@ -30,7 +30,8 @@ from remora.reporting.columns import literal, silent
 from remora.reporting.following import draw, plain_progress
 from remora.reporting.progress import SearchProgress
 from remora.reporting.results import search_lines, variant_lines
-from remora.runs import Store, Survey, preflight, read_space, read_variant, survey, variant_name
+from remora.runs import Preflight, Store, Survey, preflight, read_space, read_variant, survey, variant_name
+from remora.runs.rungs import check_rungs
 from remora.spec import Space, Variant
 from remora.tracking import Tracker
 from remora.training import journal
@@ -116,7 +117,8 @@ def searched(options: SearchOptions, aloud: bool = False) -> Result:
         tell(f"left out: {name}: {why}")
     prepare(entries_of(looked.variants), place, literal() if aloud else silent())
     check(space, store)
-    look(looked.variants, store, tell)
+    found = look(looked.variants, store, tell)
+    check_rungs(space.rule, found.paths, found.lengths)
     with (
         _shown(aloud, place, space.name, names),
         _tracker(place, space.name, names[0] if names else "") as tracker,
@@ -163,13 +165,15 @@ def _tracker(place: Workplace, search_name: str, name: str) -> Tracker:
     return Tracker(place.runs, place.tracking_uri, note=note)
 
 
-def look(variants: Sequence[Variant], store: Store, tell: Callable[..., None]) -> None:
+def look(variants: Sequence[Variant], store: Store, tell: Callable[..., None]) -> Preflight:
     """Check everything before anything starts, and print notes."""
-    notes = list(preflight(variants, store).notes)
+    found = preflight(variants, store)
+    notes = list(found.notes)
     for benchmark in dict.fromkeys(b for v in variants for b in v.benchmarks):
         notes += measure.notes(measure.prepare(benchmark, store))
     for note in notes:
         tell(f"note: {note}")
+    return found
 
 
 @contextmanager

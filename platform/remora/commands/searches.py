@@ -24,7 +24,7 @@ from remora.pipeline.search.search import lease_of, result_file
 from remora.pipeline.search.spending import spent
 from remora.pipeline.search.verdict import rule_of
 from remora.reporting.columns import console
-from remora.reporting.results import spent_lines
+from remora.reporting.results import pareto_lines, spent_lines
 from remora.reporting.searches import SearchSummary, listed, replayed_table, rungs_table
 from remora.spec import Rule
 
@@ -55,6 +55,10 @@ def searches(options: SearchesOptions) -> None:
             console().print(rungs_table(board))
         if found_spent:
             say(*spent_lines(found_spent.as_json()))
+        if said["pareto"]:
+            say(*pareto_lines(said["pareto"]))
+        if said["stopped"]:
+            say(f"ended by {said['stopped']}")
     elif options.what == "replay":
         found_again = replayed(options, name)
         if options.json:
@@ -74,8 +78,10 @@ def replayed(options: SearchesOptions, name: str) -> list[Replayed]:
     board = Rungs.read(folder_of(options.runs, name) / RUNGS)
     if not board.arrivals:
         raise StoreError(f"search {name} has no rungs, since its space has no rule (docs/searching.md)")
-    rule = rule_of(Rule.model_validate({"kind": options.rule, "eta": options.eta, "first": options.first}))
-    return [replay(board, stage, rule) for stage in dict.fromkeys(at.stage for at in board.arrivals)]
+    figure = board.arrivals[-1].figure  # by which the search goes now
+    said = {"kind": options.rule, "eta": options.eta, "first": options.first, "figure": figure}
+    rule = rule_of(Rule.model_validate(said))
+    return [replay(board, s, rule) for s in dict.fromkeys(at.stage for at in board.arrivals if at.figure == figure)]
 
 
 def _names(runs: Path) -> list[str]:
@@ -106,6 +112,8 @@ def _summary(runs: Path, name: str) -> SearchSummary:
         "measured": len({e.variant for e in entries if e.how == "measured"}),
         "steps": sum(e.steps for e in entries),
         "champion": result.get("champion") if done else None,
+        "pareto": result.get("pareto") if done else None,
+        "stopped": result.get("stopped", "") if done else "",
         "began": min((e.began for e in entries), default=None),
         "seconds": round(sum((e.ended or e.began) - e.began for e in entries)),
     }

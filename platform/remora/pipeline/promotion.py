@@ -60,6 +60,7 @@ def promote(
     benchmarks: Sequence[str] = (),
     alpha: float = 0.05,
     force: str | None = None,
+    key: str | None = None,
 ) -> Promotion:
     """Move the alias to the candidate if it is not significantly worse than the model that has it.
 
@@ -67,6 +68,7 @@ def promote(
 
     Args:
         given: What the candidate was named by, for the next command.
+        key: Of the run in MLflow that its version belongs to; None for one of its own.
         benchmarks: Names; by default all that the incumbent was measured on.
         force: A reason to promote whatever the gate says; it is recorded.
 
@@ -99,7 +101,7 @@ def promote(
                 if force is None:
                     raise
                 made = replace(made, forced=force, refused=str(e).partition("; next: ")[0])
-        number = add_version(candidate, runs, tracker, name, alias, "remora promote", _tags(made))
+        number = _version(candidate, runs, tracker, name, alias, "remora promote", _tags(made), key)
         made = replace(made, version=number)
         lines.append(runs / FILE, [asdict(made)], sync=True)
         return made
@@ -110,23 +112,41 @@ def add_version(
     runs: Path,
     tracker: Tracker,
     name: str,
-    alias: str,
+    alias: str | None,
     source: str,
-    tags: Mapping[str, str] | None = None,
+    key: str | None = None,
 ) -> str:
     """A version of the registered model `name` that is this bundle, with the alias on it: its number.
+
+    Args:
+        key: Of the run in MLflow that the version belongs to; None for one of its own.
 
     Raises:
         TornArtifact: the bundle's files are not what was published.
         TrackingError: MLflow cannot be reached or refuses.
     """
     verify(model.folder)
-    identity = sha256_file(model.folder / MANIFEST)
-    # A version belongs to an MLflow run; an imported or copied bundle has none.
-    about = {"mlflow.source.name": source, "remora.bundle": identity, "remora.model": model.shown}
-    run = Run(runs, key=f"registration/{identity}", name=f"{model.name} registered", tags=about)
-    run.keep()
-    return tracking.register(tracker, name, run.key, model.folder, alias, tags={"variant": model.name, **(tags or {})})
+    return _version(model, runs, tracker, name, alias, source, {}, key)
+
+
+def _version(
+    model: Model,
+    runs: Path,
+    tracker: Tracker,
+    name: str,
+    alias: str | None,
+    source: str,
+    tags: Mapping[str, str],
+    key: str | None,
+) -> str:
+    """`add_version` of a bundle that was verified."""
+    if key is None:  # a version belongs to an MLflow run, and an imported or copied bundle has none
+        identity = sha256_file(model.folder / MANIFEST)
+        about = {"mlflow.source.name": source, "remora.bundle": identity, "remora.model": model.shown}
+        run = Run(runs, key=f"registration/{identity}", name=f"{model.name} registered", tags=about)
+        run.keep()
+        key = run.key
+    return tracking.register(tracker, name, key, model.folder, alias, tags={"variant": model.name, **tags})
 
 
 def history(runs: Path) -> list[Promotion]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from remora.evaluation.choice import ChoiceRecord
 from remora.evaluation.score import ScoreRecord
+from remora.pipeline.objectives import ParetoRecord
 from remora.pipeline.promotion import Promotion
 from remora.pipeline.search.records import OtherVariant, ResultRecord, StoppedAt
 from remora.pipeline.search.spending import SpentSteps
@@ -84,7 +85,9 @@ def search_lines(result: ResultRecord) -> Iterator[str]:
     name, counts = result["register_as"], result["stage_runs"]
     version = result["version"]
     there = (
-        f", version {version} of {name}" if version else f"; once MLflow answers, remora sync registers it as {name}"
+        f", version {version} of {name}"
+        if version
+        else f"; once MLflow answers, remora sync makes it a version of {name}"
     )
     choice = result["choice"]
     yield f"champion: {result['champion']}{there}; {choice_line(choice)}"
@@ -93,9 +96,25 @@ def search_lines(result: ResultRecord) -> Iterator[str]:
         yield f"{'chosen' if benchmark == choice['benchmark'] else 'reported'} on {score_line(score)}"
     yield f"bundle: {result['bundle']}"
     yield from stopped_lines(result.get("others", ()))
+    if pareto := result.get("pareto"):
+        yield from pareto_lines(pareto)
     yield f"stage runs: {counts['planned']} planned, {counts['trained']} trained, {counts['reused']} reused"
     yield from spent_lines(result["steps"])
-    yield f"next: remora serve {name}@champion"
+    if result.get("stopped"):
+        yield f"ended by {result['stopped']}"
+    yield from _alias_lines(result)
+
+
+def _alias_lines(result: ResultRecord) -> Iterator[str]:
+    """What the gate said of a search's champion, and the next command."""
+    named = f"{result['register_as']}@champion"
+    if result["refused"]:
+        yield f"{named} was not moved: {result['refused']}"
+        yield f"next: remora serve {result['bundle']}, or remora promote {result['bundle']}"
+        return
+    for figure in result["gate"]:
+        yield f"{figure}: not significantly worse"
+    yield f"next: remora serve {named}"
 
 
 def stopped_lines(others: Sequence[OtherVariant]) -> Iterator[str]:
@@ -127,6 +146,22 @@ def spent_lines(steps: SpentSteps) -> Iterator[str]:
     saved = [f"{steps['alone'] - steps['optimum']:,} by sharing and reuse"]
     saved += [f"{steps['unspent']:,} by stopping"] if steps["unspent"] else []
     yield f"saved: {' and '.join(saved)}, of {steps['alone']:,} steps of all variants on their own"
+
+
+def pareto_lines(found: ParetoRecord) -> Iterator[str]:
+    """The variants that no other beats in all objectives; `found` is an `objectives.ParetoSet.as_json`."""
+    best = [v for v in found["variants"] if v["front"]]
+    of = ", ".join(f"{figure} ({direction})" for figure, direction in found["objectives"].items())
+    without = f"; without one of the figures: {', '.join(found['without'])}" if found["without"] else ""
+    yield f"Pareto set of {of}: {len(best):,} of {len(found['variants']):,} variants{without}"
+    for v in best[:SHOWN]:
+        yield f"  {v['name']}: {', '.join(f'{name} {_figure(value)}' for name, value in v['figures'].items())}"
+    if more := len(best) - SHOWN:
+        yield from [f"  and {more} more"] if more > 0 else []
+
+
+def _figure(value: float) -> str:
+    return f"{value:.4f}" if 0 <= value <= 1 and value != int(value) else _short(value)
 
 
 def promotion_lines(made: Promotion) -> Iterator[str]:

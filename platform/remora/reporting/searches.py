@@ -7,6 +7,7 @@ from typing import TypedDict
 
 from rich.table import Table
 
+from remora.pipeline.objectives import ParetoRecord
 from remora.pipeline.search.board import Rungs
 from remora.pipeline.search.replay import Replayed
 from remora.training.meter import duration
@@ -21,6 +22,9 @@ class SearchSummary(TypedDict):
     measured: int
     steps: int
     champion: str | None
+    pareto: ParetoRecord | None
+    stopped: str
+    """The budget that ended it, if one did."""
     began: float | None
     """Seconds since 1970."""
     seconds: int

@@ -20,9 +20,11 @@ def print_champion(console: Console, result: ResultRecord, titles: Mapping[str, 
 
     `result` is what `cluster.search.Result.as_json` gives.
     """
-    choice, version = result["choice"], result["version"] or "none yet"
-    about = f", registered as {result['register_as']}@champion, version {version}."
-    console.print(Text.assemble("Champion: ", (result["champion"], "bold"), about))
+    choice, version, alias = result["choice"], result["version"] or "none yet", f"{result['register_as']}@champion"
+    about = f"registered as {alias}, version {version}." if not result["refused"] else f"{alias} was not moved."
+    console.print(Text.assemble("Champion: ", (result["champion"], "bold"), f", {about}"))
+    if result["refused"]:
+        console.print(result["refused"], highlight=False, markup=False)
     (champion,) = (v for v in result["variants"] if v["name"] == result["champion"])
     figures = {titles[name]: f"{s['accuracy']:.3f}" for name, s in champion["benchmarks"].items()}
     chosen_on = titles[choice["benchmark"]]

@@ -11,8 +11,9 @@ from remora import catalog
 from remora.errors import SpecError, UnknownName
 from remora.runs.choosing import Misfit, composed
 from remora.runs.graph import Written, check_names, check_overrides, recipe_stages, resolve_stages, variant_name
+from remora.runs.rungs import check_rule
 from remora.runs.tuning_check import check_stages
-from remora.spec import Space, Variant, load_job
+from remora.spec import Space, Stage, Variant, load_job
 from remora.spec.space import MOST_VARIANTS
 
 
@@ -131,7 +132,7 @@ def variant_at(space: Space, assignment: Mapping[str, object], written: Written 
 def _looked_through(space: Space, assignments: Iterable[Mapping[str, object]], written: Written | None) -> Survey:
     _check_overridden(space, written)
     named: list[Variant] = []
-    found: list[Variant] = []
+    found: list[tuple[Variant, tuple[Stage, ...]]] = []
     unfit: list[tuple[str, str]] = []
     misfits: list[Misfit] = []
     for assignment in assignments:
@@ -150,18 +151,19 @@ def _looked_through(space: Space, assignments: Iterable[Mapping[str, object]], w
         except SpecError as e:
             unfit.append((variant_name(variant), str(e)))
         else:
-            found.append(variant)
+            found.append((variant, stages))
     check_names(named)
     for misfit in misfits:
         for axis, value in misfit.values.items():
-            if not any(v.choice.get(axis) == value for v in found):  # a value that fits nowhere is a mistake
+            if not any(v.choice.get(axis) == value for v, _ in found):  # a value that fits nowhere is a mistake
                 raise SpecError(f"{written.at('axes', axis)}: {misfit}" if written else str(misfit))
     if not found:
         if not unfit:
             raise SpecError(f"space {space.name} has no variant: only and exclude leave none")
         more = f" (and {len(unfit) - 1} more variants make no model)" if len(unfit) > 1 else ""
         raise SpecError(f"{unfit[0][1]}{more}")
-    return Survey(tuple(found), tuple(unfit), space)
+    check_rule(space.rule, found, space.champion.benchmark, written)
+    return Survey(tuple(v for v, _ in found), tuple(unfit), space)
 
 
 def _check_overridden(space: Space, written: Written | None) -> None:

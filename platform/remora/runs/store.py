@@ -73,8 +73,12 @@ class Store:
 
     def journal(self, run: StageRun) -> Path:
         """The run's journal, published or in its working folder."""
-        done = self.folder(run) / JOURNAL
-        return done if done.exists() else self.work(run) / JOURNAL
+        return self.journal_named(run.name)
+
+    def journal_named(self, name: str) -> Path:
+        """`journal` of the stage run of that name."""
+        done = self.root / name / JOURNAL
+        return done if done.exists() else self.root / f"{name}.work" / JOURNAL
 
     def finished(self, run: StageRun) -> bool:
         """Whether the run is published and intact. Changes nothing: a torn run is set aside by the lease holder."""

@@ -19,12 +19,13 @@ from remora.spec.recipe import (
     Validation,
     step_at,
 )
-from remora.spec.space import Budget, Champion, Objective, Rule, Sampler, Space
+from remora.spec.space import COSTS, Budget, Champion, Objective, Rule, Sampler, Space
 from remora.spec.strict_yaml import KeyLines, parse_yaml, read_yaml
 from remora.spec.variant import Cluster, Job, Precision, Rows, Variant
 
 __all__ = [
     "ALL_LINEAR",
+    "COSTS",
     "PARTS",
     "Axis",
     "AxisSpec",

@@ -35,7 +35,8 @@ class Champion(Spec):
     """best: the highest figure. cheapest: of the variants that do not differ significantly from it, the one with the
     fewest parameters, then picture tokens."""
     register_as: str = "remora"
-    """Model name in the registry. The chosen variant gets the alias `champion`."""
+    """Model name in the registry. The chosen variant gets the alias `champion`, unless it is significantly worse than
+    the one that has it (the gate of `remora promote`)."""
 
 
 class Case(Spec):
@@ -76,31 +77,43 @@ class Rule(Spec):
     least: int = Field(3, ge=2)
     """Minimum variants at a rung before one is stopped (median)."""
     figure: str | None = None
-    """The logged figure that rungs compare; default: the validation loss."""
+    """What rungs compare: `loss` (default), or the benchmark that the last stage's `validate.benchmark` measures."""
+
+
+COSTS = ("parameters", "picture_tokens", "steps", "memory")
+"""What is counted of every variant: parameters of all its parts; embeddings that a picture becomes; optimiser steps of
+all its stages; the last stage's peak of GPU memory, in GiB a worker."""
 
 
 class Objective(Spec):
-    """A figure that a search maximises or minimises. A plain string is a benchmark's score."""
+    """A figure that a search maximises or minimises. A plain string is its name."""
 
     figure: str
-    """A benchmark, or a figure that is logged or counted (parameters, picture_tokens, answers_per_second)."""
+    """One of the space's benchmarks (its headline score), or of COSTS."""
     direction: Literal["max", "min"] = "max"
+    """Default: max for a score, min for a cost."""
 
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, value: object) -> object:
-        return {"figure": value} if isinstance(value, str) else value
+        said = {"figure": value} if isinstance(value, str) else value
+        if isinstance(said, dict) and said.get("figure") in COSTS:
+            return {"direction": "min"} | said
+        return said
 
 
 class Budget(Spec):
-    """Limits of a search; it starts no new trial once one of them is reached."""
+    """Limits of a search. Once one of them is reached nothing more is begun; what runs goes on to its rung or its end.
+    What is trained by then is measured."""
 
     trials: int | None = Field(None, ge=1)
+    """Variants that are taken up, in the space's or the sampler's order."""
     steps: int | None = Field(None, ge=1)
     """Optimiser steps of all stage runs together."""
     hours: float | None = Field(None, gt=0)
     """Wall-clock hours."""
     gpu_hours: float | None = Field(None, gt=0)
+    """Hours of all items, times the GPUs of their group; of an elastic group the least."""
     cost: float | None = Field(None, gt=0)
     """Money, in the unit of the prices."""
 
@@ -136,7 +149,7 @@ class Space(Job):
     sampler: Sampler = Sampler()
     rule: Rule = Rule()
     objectives: tuple[Objective, ...] = ()
-    """Default: the champion's benchmark; several give a Pareto set."""
+    """What the sampler learns from. Default: the champion's benchmark. Several give a Pareto set."""
     budget: Budget = Budget()
     concurrent: int | None = Field(None, ge=1)
     """Concurrent trials; default: as many as the cluster's CPUs and GPUs allow."""
@@ -170,6 +183,14 @@ class Space(Job):
             except ValueError as e:
                 raise _problem((name,), str(e)) from None
         return axes
+
+    @field_validator("objectives")
+    @classmethod
+    def _each_once(cls, objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
+        figures = [o.figure for o in objectives]
+        if twice := [f for f in figures if figures.count(f) > 1]:
+            raise ValueError(f"{twice[0]} is listed twice")
+        return objectives
 
     @field_validator("smoke")
     @classmethod

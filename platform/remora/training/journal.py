@@ -117,11 +117,14 @@ class Validated:
     score: float | None
     """The benchmark's headline figure, where one was asked."""
     of: str
-    """Digest of what was held out: figures of one digest are of the same samples."""
+    """Digest of what was held out and asked: figures of one digest are of the same samples and questions."""
+    tokens: int = 0
+    """Supervised tokens that the loss is the mean over."""
 
     @classmethod
     def of_event(cls, e: ValidationFigures) -> Validated:
-        return cls(e["step"], e["samples_seen"], e["share"], e["loss"], e.get("score"), e["of"])
+        tokens = e.get("tokens", 0)
+        return cls(e["step"], e["samples_seen"], e["share"], e["loss"], e.get("score"), e["of"], tokens)
 
 
 def validations_of(path: Path) -> list[Validated]:

@@ -67,7 +67,8 @@ def run(
     rank: when any returns True, a checkpoint is on disk before the next step. `scorer` asks the stage's validation
     benchmark, if it has one.
 
-    `go_on` hears each validation and the number of steps, on rank 0; if it returns False, the stage pauses there.
+    `go_on` hears each validation and the number of steps, on rank 0; if it returns False, the stage pauses there. It
+    hears those of earlier attempts first: another search may have trained this stage so far.
 
     Returns:
         steps, final loss (nats per supervised token), seconds of this attempt, and the fraction of step time that rank
@@ -149,6 +150,7 @@ class Training:
     def train(self, preempted: Callable[[], bool]) -> None:
         """Take all remaining steps."""
         warned = False
+        self._look_at_the_past()
         self._validate(self.start - 1)  # its checkpoint may be older than its validation would have been
         for step in range(self.start, self.data.steps):
             self.meter.begin()
@@ -258,9 +260,28 @@ class Training:
             return
         found = self.validator.validate(step, self.engine, self.notes, self._save_parts)
         ends = self.notes.lead and not self.go_on(found, self.data.steps)
-        (asked,) = self.engine.tell(ends or (self.notes.lead and pausing.is_asked(self.job.folder)))
-        if any(asked) and step + 1 < self.data.steps:
-            self._checkpoint(step + 1, at_once="paused")
+        self._pause(step, ends or (self.notes.lead and pausing.is_asked(self.job.folder)))
+
+    def _look_at_the_past(self) -> None:
+        """Let `go_on` hear the validations of earlier attempts, and pause where the stage stands if it says so.
+
+        Raises:
+            Paused: it does.
+        """
+        if self.validator and self.start:
+            heard = (self.go_on(found, self.data.steps) for found in self.validator.before)
+            self._pause(self.start - 1, self.notes.lead and not all(heard), kept=True)
+
+    def _pause(self, step: int, asked: bool, kept: bool = False) -> None:
+        """Stop behind `step` if rank 0 is asked to, unless it is the last one; `kept` if a checkpoint is there.
+
+        Raises:
+            Paused: it is.
+        """
+        (said,) = self.engine.tell(asked)
+        if any(said) and step + 1 < self.data.steps:
+            if not kept:
+                self._checkpoint(step + 1, at_once="paused")
             if self.notes.lead:
                 pausing.forget(self.job.folder)
             raise Paused(

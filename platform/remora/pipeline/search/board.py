@@ -2,7 +2,7 @@
 
 Two kinds of lines. `reached`: a variant's last stage run was validated at a share of its steps. `decided`: what the
 search's rule made of it. The file is all that a search remembers of its rungs: a search that was killed reads it and
-goes on, and `remora search --replay` asks what another rule would have decided.
+goes on, and `remora searches replay` asks what another rule would have decided.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Reached:
     value: float
     higher: bool
     """Whether a higher value is better."""
+    tokens: int = 0
+    """Supervised tokens that a loss is the mean over; 0 of another figure."""
 
     @property
     def merit(self) -> float:
@@ -64,9 +66,15 @@ class Decided:
 
 
 class Rungs:
-    """All that `rungs.jsonl` says, in order."""
+    """What `rungs.jsonl` says, in order.
 
-    def __init__(self) -> None:
+    Args:
+        figure: Only what was measured in this figure counts; None for all.
+        words: Only what was decided by the rule of these words counts: a space's rule may be another one by now.
+    """
+
+    def __init__(self, figure: str | None = None, words: str | None = None) -> None:
+        self.figure, self.words = figure, words
         self.reached: dict[tuple[str, float], dict[str, Reached]] = {}
         """(stage, share) -> stage run's name -> what it reached there; the first line of each counts."""
         self.arrivals: list[Reached] = []
@@ -82,11 +90,11 @@ class Rungs:
         """Bytes of the file."""
 
     @classmethod
-    def read(cls, path: Path) -> Rungs:
+    def read(cls, path: Path, figure: str | None = None, words: str | None = None) -> Rungs:
         """Raises:
         StoreError: the file cannot be read.
         """
-        board = cls()
+        board = cls(figure, words)
         board.follow(path)
         return board
 
@@ -106,11 +114,15 @@ class Rungs:
     def take(self, line: Reached | Decided) -> None:
         at = line.stage, line.share
         if isinstance(line, Decided):
+            if self.words not in (None, line.rule):
+                return
             self.decided.append(line)
             self._newest[line.run] = line
             if line.decision in ("promote", "go on"):
                 self._went_on.setdefault(at, set()).add(line.run)
-        elif line.run not in (there := self.reached.setdefault(at, {})):
+        elif self.figure not in (None, line.figure):
+            return
+        elif (known := (there := self.reached.setdefault(at, {})).get(line.run)) is None or known.figure != line.figure:
             there[line.run] = line
             self.arrivals.append(line)
             insort(self._rankings.setdefault(at, []), line, key=lambda r: -r.merit)  # behind its equals

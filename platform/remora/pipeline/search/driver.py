@@ -18,11 +18,12 @@ from remora.data.mixture import Readable, read_mixture
 from remora.errors import RemoraError
 from remora.files import is_held
 from remora.pipeline import tracked_runs
+from remora.pipeline.objectives import figures_of, objectives_of
 from remora.pipeline.search import space_file
 from remora.pipeline.search.board import RUNGS
 from remora.pipeline.search.ledger import LEDGER, Ledger
 from remora.pipeline.search.perform import Order, Performed
-from remora.pipeline.search.samplers import ByOptuna, Listed, drawn
+from remora.pipeline.search.samplers import Listed, drawn
 from remora.pipeline.search.verdict import RungWatch, rule_of
 from remora.pipeline.search.work import Measure, Train, Trial, TrialSource, Work, WorkItem
 from remora.pipeline.variant import Outcome, status_file
@@ -31,6 +32,9 @@ from remora.runs.operations import SampleSize, operations, sample_size
 from remora.runs.preflight import outlook
 from remora.spec import MixtureEntry, Space, Variant
 from remora.training import journal
+
+LISTED = 8
+"""Variants that a line names."""
 
 
 def folder_of(runs: Path, search: str) -> Path:
@@ -57,6 +61,7 @@ class Driver:
         status_file(runs, space.name, "").parent.mkdir(parents=True, exist_ok=True)  # of variants still to be asked for
         stop_file(runs, space.name).unlink(missing_ok=True)
         self.ledger = Ledger(self.folder / LEDGER)
+        self._bury_lost()
         self.outcomes: dict[str, Outcome] = {}
         """Variant -> what it came to, of those that were measured."""
         self._opened: dict[tuple[MixtureEntry, ...], Sequence[Readable]] = {}
@@ -66,7 +71,8 @@ class Driver:
         self._going: dict[int, WorkItem] = {}
         self._tracked: dict[str, tracking.Run] = {}
         """Variant -> its run in MLflow, while it is worked at."""
-        self.work = Work(self._sampler(), rule_of(space.rule), self, self.folder / RUNGS)
+        rule, most = rule_of(space.rule), space.budget.trials
+        self.work = Work(self._sampler(), rule, self, self.folder / RUNGS, most)
 
     @property
     def over(self) -> bool:
@@ -111,7 +117,7 @@ class Driver:
         trial = item.trial
         if isinstance(item, Measure):
             assert performed.outcome
-            trial.figures = {name: score.accuracy for name, score in performed.outcome.scores.items()}
+            trial.figures = figures_of(performed.outcome, trial.variant, trial.lineage, self.store)
             self.outcomes[trial.name] = replace(performed.outcome, stages=dict(trial.stages))
             self.work.done(item)
         else:
@@ -120,6 +126,8 @@ class Driver:
             if performed.ended != "paused":
                 self._say_of(item.run, trial, "reused")
                 tracked_runs.stage_run(item.run, trial.variant, self.runs).keep()
+        if isinstance(item, Train) and item.last:
+            self._compare_tokens(trial)
         if trial.state in ("paused", "stopped"):
             self._say(trial, trial.state)
         if trial.state not in ("waiting", "trained"):
@@ -174,7 +182,9 @@ class Driver:
         if sampler.kind == "random":
             assert sampler.trials
             return Listed(drawn(self.space, self._made, sampler.trials, sampler.seed))
-        return ByOptuna(self.space, self._made, self.folder)
+        from remora.pipeline.search.by_optuna import ByOptuna
+
+        return ByOptuna(self.space, self._made, self.folder, objectives_of(self.space))
 
     def _made(self, assignment: Mapping[str, object]) -> Trial:
         return self._trial(variant_at(self.space, assignment))
@@ -182,6 +192,41 @@ class Driver:
     def _trial(self, variant: Variant) -> Trial:
         lineage = path(variant, self.store.data, self._opened, read_mixture)
         return Trial(variant_name(variant), variant, lineage, variant.choice)
+
+    def stopped(self) -> str:
+        """Which budget ended the search, what it left undone and how it goes on; empty if none did."""
+        trials = self.work.trials.values()
+        untried = self.work.sampler.left
+        spent = self.work.stop
+        if not spent and self.work.most is not None and len(trials) >= self.work.most and untried:
+            spent = f"budget.trials: {len(trials):,} of {self.work.most:,} are spent"
+        if not spent:
+            return ""
+        waiting = [t.name for t in trials if t.state == "waiting"]
+        paused = sum(t.state == "paused" for t in trials)
+        if not (waiting or paused or untried):
+            return ""
+        shown = ", ".join(waiting[:LISTED]) + (", …" if len(waiting) > LISTED else "")
+        left = [
+            f"{len(waiting):,} not trained to the end ({shown})" if waiting else "",
+            f"{paused:,} paused at a rung" if paused else "",
+            f"{untried:,} never tried" if untried else "",
+        ]
+        key = spent.partition(":")[0]
+        return (
+            f"{spent}; variants left: {', '.join(filter(None, left))}; "
+            f"next: raise {key} in the space and run the same command again, which goes on from there"
+        )
+
+    def _bury_lost(self) -> None:
+        """End the items of a process that died, by what they left in journals: the budget pays for them."""
+        for entry in self.ledger.lost:
+            status = status_file(self.runs, self.space.name, entry.variant)
+            file = self.store.journal_named(entry.run)
+            train = entry.kind == "train" and entry.at is not None
+            steps = journal.taken(file)[0] - (entry.at or 0) if train else 0
+            told = [e["time"] for e in journal.read(file if train else status)]
+            self.ledger.bury(entry, max(steps, entry.steps, 0), max(told, default=entry.began))
 
     def _spent(self) -> str:
         """Which budget is spent; empty if none is."""
@@ -195,7 +240,7 @@ class Driver:
         for name, amount in spent.items():
             limit = getattr(budget, name)
             if limit is not None and amount >= limit:
-                return f"{name}: {amount:,.4g} of {limit:,g} are spent"
+                return f"budget.{name}: {amount:,.4g} of {limit:,g} are spent"
         return ""
 
     def _say(self, trial: Trial, event: str, **fields: object) -> None:
@@ -206,6 +251,17 @@ class Driver:
         for other in self.work.users(run):
             if other is not by and other.state == "waiting":
                 self._say(other, "stage", run=run.name, stage=run.stage.name, state=state)
+
+    def _compare_tokens(self, trial: Trial) -> None:
+        """Say so if a loss at a rung is a mean over more or fewer tokens than others': more of a picture's tokens may
+        leave less room for words."""
+        at = self.work.board.last(trial.last.name)
+        there = self.work.board.ranking(at.stage, at.share) if at else []
+        if at and at.tokens and (other := next((r for r in there if r.tokens != at.tokens), None)):
+            own, its = f"{at.tokens:,} tokens", f"{other.tokens:,}"
+            cut = "since max_length cuts them elsewhere; raise max_length, or compare a score (rule.figure)"
+            text = f"{at.run}: its loss at {at.share:.0%} is a mean over {own}, that of {other.run} over {its}, {cut}"
+            self._say(trial, "noted", text=text)
 
     def _track(self, trial: Trial) -> None:
         if trial.name not in self._tracked:

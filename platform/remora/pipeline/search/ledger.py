@@ -1,7 +1,7 @@
 """What a search did and what it cost: `<runs>/searches/<name>/ledger.jsonl`.
 
-One line when an item begins, one when it ends. An item without a second line was lost: its process died. What it had
-trained by then is known once its stage run is taken up again.
+One line when an item begins, one when it ends. An item without a second line was lost with its process; the next
+command writes the line that is missing, with what the item had done by then.
 """
 
 from __future__ import annotations
@@ -50,10 +50,9 @@ class Ledger:
         self._at: dict[int, int] = {}
         self._past = self.entries(path)
         self._next = max((e.number for e in self._past), default=-1) + 1
-        ended = [e for e in self._past if e.ended]
         self.steps = sum(e.steps for e in self._past)
         """Optimiser steps of all items."""
-        self._busy = sum(e.ended - e.began for e in ended if e.ended)
+        self._busy = sum(e.ended - e.began for e in self._past if e.ended)
         """Their seconds."""
 
     @staticmethod
@@ -89,6 +88,19 @@ class Ledger:
         """Steps that had ever been taken of the stage run when the item began."""
         return self._at[number]
 
+    @property
+    def lost(self) -> list[Entry]:
+        """Items of earlier commands that have not ended."""
+        return [e for e in self._past if e.ended is None]
+
+    def bury(self, entry: Entry, steps: int, ended: float) -> None:
+        """A lost item had taken so many steps when its process died, and then it ended."""
+        ended = max(ended, entry.began)
+        self._write("ended", ended, entry.number, how="lost", steps=steps)
+        self._past = [replace(e, ended=ended, steps=steps) if e is entry else e for e in self._past]
+        self.steps += steps - entry.steps
+        self._busy += ended - entry.began
+
     def gpu_hours(self, cluster: Cluster) -> float:
         """Of all items that ended, and of those that are going on."""
         busy = self._busy + sum(time.time() - began for began in self._open.values())
@@ -101,7 +113,10 @@ class Ledger:
         return (sum(_united(before)) + time.time() - self._began) / 3600
 
     def _add(self, event: str, number: int, **fields: object) -> None:
-        lines.append(self.path, [{"event": event, "time": time.time(), "number": number, **fields}])
+        self._write(event, time.time(), number, **fields)
+
+    def _write(self, event: str, when: float, number: int, **fields: object) -> None:
+        lines.append(self.path, [{"event": event, "time": when, "number": number, **fields}])
 
 
 def _united(spans: list[tuple[float, float]]) -> list[float]:
@@ -115,12 +130,12 @@ def _united(spans: list[tuple[float, float]]) -> list[float]:
 
 
 def _with_lost(entries: list[Entry]) -> list[Entry]:
-    """Lost items with the steps that they took: up to where the next one of their stage run began."""
+    """Items without an end with the steps that they took: up to where the next one of their stage run began."""
     found: list[Entry] = []
     following: dict[str, int] = {}
     for e in reversed(entries):
         if e.kind == "train" and e.at is not None:
-            lost = following.get(e.run, e.at) - e.at if e.how == "lost" else 0
+            lost = following.get(e.run, e.at) - e.at if e.ended is None else 0
             following[e.run] = e.at
             e = replace(e, steps=e.steps + lost)
         found.append(e)

@@ -6,6 +6,7 @@ from typing import NotRequired, TypedDict
 
 from remora.evaluation.choice import ChoiceRecord
 from remora.evaluation.score import ScoreRecord
+from remora.pipeline.objectives import ParetoRecord
 from remora.pipeline.search.spending import SpentSteps
 
 
@@ -47,6 +48,11 @@ class ResultRecord(TypedDict):
     bundle: str
     register_as: str
     version: str | None
+    gate: list[str]
+    """The figures by which the alias came to the champion."""
+    refused: str
+    """Why it did not, if it did not."""
+    pareto: ParetoRecord | None
     stage_runs: dict[str, int]
     """planned, trained and reused."""
     steps: SpentSteps

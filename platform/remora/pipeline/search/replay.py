@@ -33,7 +33,7 @@ def replay(board: Rungs, stage: str, rule: StoppingRule) -> Replayed:
     """All variants with that last stage, in the order in which they came to their first rung."""
     curves: dict[str, dict[float, Reached]] = {}
     for at in board.arrivals:
-        if at.stage == stage:
+        if at.stage == stage and at.figure == rule.figure:
             curves.setdefault(at.run, {})[at.share] = at
     runs = list(curves)
     if isinstance(rule, Halving):

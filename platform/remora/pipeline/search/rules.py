@@ -14,6 +14,7 @@ from statistics import median
 from typing import Protocol
 
 from remora.pipeline.search.board import Decision, Reached, Rungs
+from remora.runs.rungs import LOSS
 
 
 class StoppingRule(Protocol):
@@ -24,7 +25,12 @@ class StoppingRule(Protocol):
         """Shares of the last stage at which it decides, in (0, 1), ascending."""
 
     @property
-    def words(self) -> str: ...
+    def words(self) -> str:
+        """All that its decisions follow from. Those that were made by other words are not its own."""
+
+    @property
+    def figure(self) -> str:
+        """What it compares: `loss`, or a benchmark's name."""
 
     def at(self, board: Rungs, reached: Reached) -> Decision:
         """What becomes of a variant that reached a rung, which the board knows already."""
@@ -43,6 +49,7 @@ class Everyone:
 
     rungs: tuple[float, ...] = ()
     words: str = "none"
+    figure: str = LOSS
 
     def at(self, board: Rungs, reached: Reached) -> Decision:
         return "go on"
@@ -57,19 +64,20 @@ class Halving:
 
     eta: int
     rungs: tuple[float, ...]
+    figure: str = LOSS
 
     @classmethod
-    def of(cls, eta: int, first: float) -> Halving:
+    def of(cls, eta: int, first: float, figure: str = LOSS) -> Halving:
         """Rungs at first, first x eta, … below the whole stage."""
         rungs = []
         while first < 1 - 1e-9:
             rungs.append(round(first, 6))
             first *= eta
-        return cls(eta, tuple(rungs))
+        return cls(eta, tuple(rungs), figure)
 
     @property
     def words(self) -> str:
-        return f"halving, eta {self.eta}"
+        return f"halving by {self.figure}, eta {self.eta}, from {self.rungs[0]:.4g}"
 
     def at(self, board: Rungs, reached: Reached) -> Decision:
         return "pause"
@@ -90,10 +98,11 @@ class Median:
     rungs: tuple[float, ...]
     least: int = 3
     """Others that must have reached the rung before anyone is stopped there."""
+    figure: str = LOSS
 
     @property
     def words(self) -> str:
-        return "median"
+        return f"median of {self.figure}, of {self.least} others, from {self.rungs[0]:.4g}"
 
     def at(self, board: Rungs, reached: Reached) -> Decision:
         others = [r.merit for r in board.ranking(reached.stage, reached.share) if r.run != reached.run]

@@ -21,6 +21,8 @@ from remora.files import digest, exclusive, is_held, is_published, write_json
 from remora.pipeline import tracked_runs
 from remora.pipeline.choice import choice
 from remora.pipeline.executor import Executor
+from remora.pipeline.objectives import ParetoSet, check_objectives, objectives_of, pareto_set
+from remora.pipeline.promotion import Promotion, add_version, promote
 from remora.pipeline.search.crew import OneByOne
 from remora.pipeline.search.driver import Driver, folder_of
 from remora.pipeline.search.ledger import Ledger
@@ -74,16 +76,22 @@ class Result:
     champion: Outcome
     choice: ChampionChoice
     """How far the champion can be told from the others."""
+    pareto: ParetoSet | None
+    """Of the space's objectives, where there are several."""
     register_as: str
     """The champion's name in the model registry."""
     version: str | None
     """Its version there; None if MLflow could not be reached."""
+    promotion: Promotion | None
+    """How the alias came to it; None if it did not."""
+    refused: str
+    """Why it did not: what the gate said, or that MLflow could not be reached."""
     stage_runs: dict[str, int]
     spending: Spending
     stopped_at: dict[str, StoppedAt]
     """Where each of `others` stands."""
     stopped: str
-    """The budget that ended it, if one did."""
+    """The budget that ended it, if one did, what it left undone, and how to go on."""
     seconds: float
     ended: float
 
@@ -92,9 +100,12 @@ class Result:
             "search": self.name,
             "champion": self.champion.name,
             "choice": self.choice.as_json(),
+            "pareto": self.pareto.as_json() if self.pareto else None,
             "bundle": str(self.champion.bundle),
             "register_as": self.register_as,
             "version": self.version,
+            "gate": [figure.shown for figure in self.promotion.gate] if self.promotion else [],
+            "refused": self.refused,
             "stage_runs": self.stage_runs,
             "steps": self.spending.as_json(),
             "stopped": self.stopped,
@@ -139,20 +150,26 @@ def check(space: Space, store: Store) -> None:
             f"champion.benchmark {space.champion.benchmark!r} is not measured; "
             f"benchmarks are: {', '.join(space.benchmarks)}"
         )
+    check_objectives(space)
     if space.budget.cost is not None and not (space.cluster.gpu_price and space.cluster.gpus_per_worker):
         lacks = "cluster.gpus_per_worker is 0" if space.cluster.gpu_price else "cluster.gpu_price is not set"
         raise SpecError(
             f"budget.cost counts GPU-hours at their price, and {lacks}; set it (cluster: {{gpus_per_worker: 1, "
             "gpu_price: 2.5}), or limit hours or steps instead"
         )
+    if space.budget.gpu_hours is not None and not space.cluster.gpus_per_worker:
+        raise SpecError(
+            "budget.gpu_hours counts nothing: cluster.gpus_per_worker is 0; limit hours or steps instead, or give GPUs"
+        )
     store.check_writable()
 
 
 def search(space: Space, runs: Path, tracker: tracking.Tracker, room: Room) -> Result:
-    """Train and measure the variants of a space as its sampler and rule have it; register the best.
+    """Train and measure the variants of a space as its sampler and rule have it; register and promote the best.
 
-    The same command, run again, goes on where it was: nothing that was finished is repeated. While MLflow is away the
-    champion's version is None: the next sync registers it.
+    The same command, run again, goes on where it was: nothing that was finished is repeated. The alias moves by the
+    gate of `remora promote`. While MLflow is away the champion's version is None: the next sync registers it, without
+    the alias.
 
     Raises:
         RemoraError: a spec, dataset or cluster that cannot be used, or a variant that failed.
@@ -189,7 +206,7 @@ def _searched(space: Space, runs: Path, tracker: tracking.Tracker, room: Room) -
         variants = {t.name: (t.variant, t.lineage) for t in driver.work.trials.values()}
         chosen = choice(outcomes, variants, space.champion.benchmark, space.champion.prefer, driver.store)
         (best,) = (o for o in outcomes if o.name == chosen.chosen)
-        version = _registered(best, space, tracker)
+        version, promotion, refused = registered(best, space, runs, tracker)
         tracked.note(
             tags={"remora.champion": best.name, tracked_runs.NOTE: _note(space, driver, driver.outcomes)}
             | ({"remora.version": f"{space.champion.register_as} version {version}"} if version else {}),
@@ -214,12 +231,15 @@ def _searched(space: Space, runs: Path, tracker: tracking.Tracker, room: Room) -
         others=tuple(t for t in trials if t.name not in driver.outcomes),
         champion=best,
         choice=chosen,
+        pareto=pareto_set(objectives_of(space), {o.name: driver.work.trials[o.name].figures for o in outcomes}),
         register_as=space.champion.register_as,
         version=version,
+        promotion=promotion,
+        refused=refused,
         stage_runs=counts,
         spending=_spending(driver),
         stopped_at=_stopped_at(driver),
-        stopped=driver.work.stop,
+        stopped=driver.stopped(),
         seconds=time.time() - began,
         ended=time.time(),
     )
@@ -262,7 +282,7 @@ def _check(driver: Driver) -> None:
             "the others are kept, run the same command again"
         )
     if not driver.outcomes:
-        raise ClusterError(f"no variant was trained to its end: {driver.work.stop or 'there is none'}")
+        raise ClusterError(f"no variant was trained to its end: {driver.stopped() or 'there is none'}")
 
 
 def _params(space: Space) -> dict[str, Any]:
@@ -282,12 +302,19 @@ def _note(space: Space, driver: Driver, first: Collection[str] = ()) -> str:
     return "\n".join([f"{many}; {chosen}.", "", *compared, *(f"- {tracking.link(*pair)}" for pair in keys.items())])
 
 
-def _registered(best: Outcome, space: Space, tracker: tracking.Tracker) -> str | None:
-    """The version that the best variant is; None while MLflow is away, which `tracker` tells people of."""
-    score = best.scores[space.champion.benchmark]
-    tags = {"benchmark": score.benchmark, "accuracy": f"{score.accuracy:.4f}"}
+def registered(
+    best: Outcome, space: Space, runs: Path, tracker: tracking.Tracker
+) -> tuple[str | None, Promotion | None, str]:
+    """(The version that the best variant is, how it got the alias, why it did not). It is promoted as by `remora
+    promote`; where that is refused it is a version without the alias. No version while MLflow is away."""
+    name, model = space.champion.register_as, tracking.Model(best.bundle, best.name)
     try:
-        return tracking.register(tracker, space.champion.register_as, best.key, best.bundle, tags=tags)
+        made = promote(model, str(best.bundle), runs, tracker, name, key=best.key)
+        return made.version, made, ""
+    except RemoraError as e:  # the gate's, MLflow's, or what is wrong with today's champion
+        refused = str(e)
+    try:
+        return add_version(model, runs, tracker, name, None, "remora search", best.key), None, refused
     except TrackingError as e:
         log.warning("%s is not registered yet: %s", best.name, e)
-        return None
+        return None, None, refused

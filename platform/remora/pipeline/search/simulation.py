@@ -19,7 +19,7 @@ from pathlib import Path
 from remora.pipeline.search.board import Decided, Decision, Reached, Rungs, write
 from remora.pipeline.search.rules import Everyone, StoppingRule
 from remora.pipeline.search.samplers import Listed
-from remora.pipeline.search.work import Measure, Train, Trial, Work, WorkItem
+from remora.pipeline.search.work import Measure, Train, Trial, TrialSource, Work, WorkItem
 from remora.runs import StageRun
 from remora.spec import step_at
 
@@ -87,6 +87,8 @@ class Simulation:
     known: bool = True
     """Whether all trials are known beforehand, as they are unless Optuna draws them."""
     merit: Callable[[StageRun], float] = by_chance
+    most: int | None = None
+    """Trials that are taken up; None for all."""
     measure: float = 0.0
     """Seconds that a measurement takes."""
     kill: float = 0.0
@@ -101,12 +103,18 @@ class Simulation:
         self.trials = list(self.trials)
         self.dice = random.Random(self.seed)
 
+    def source(self) -> TrialSource:
+        """Its trials, for a new driver."""
+        source = Listed(Trial(t.name, t.variant, t.lineage, t.choice) for t in self.trials)
+        source.closed = self.known
+        return source
+
+    def found(self, trial: Trial) -> None:
+        """A trial was measured; nothing comes of it."""
+
     def driver(self) -> Work:
         """The search as a new driver finds it."""
-        fresh = (Trial(t.name, t.variant, t.lineage, t.choice) for t in self.trials)
-        source = Listed(fresh)
-        source.closed = self.known
-        return Work(source, self.rule, self.store, self.board)
+        return Work(self.source(), self.rule, self.store, self.board, self.most)
 
     def go(self, most: float = float("inf")) -> Work:
         """Until nothing is left, or such a time has come: then all that runs dies with its driver."""
@@ -134,6 +142,7 @@ class Simulation:
             item = begun.item
             if isinstance(item, Measure):
                 self.measured[item.trial.name] += 1
+                self.found(item.trial)
                 work.done(item)
                 continue
             run = item.run
@@ -180,7 +189,7 @@ class Simulation:
     def _reach(self, board: Rungs, run: StageRun, share: float, rule: StoppingRule) -> Decision:
         """What a worker writes at a rung."""
         step, name, stage = step_at(share, self.store.lengths[run.id]), run.name, run.stage.name
-        found = Reached(name, name, stage, share, step, 0, "merit", self.merit(run), True)
+        found = Reached(name, name, stage, share, step, 0, self.rule.figure, self.merit(run), True)
         self._add(board, found)
         made = rule.at(board, found)
         ranking = [r.run for r in board.ranking(stage, share)]

@@ -5,20 +5,23 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from remora.errors import TrainingError
 from remora.files import exclusive
 from remora.pipeline.search.board import Decided, Reached, Rungs, write
 from remora.pipeline.search.rules import Everyone, Halving, Median, StoppingRule
+from remora.runs.rungs import LOSS, figure_of
 from remora.spec import Rule, step_at
 from remora.training.journal import Validated
 
 
 def rule_of(spec: Rule) -> StoppingRule:
     """The rule that a space names."""
+    figure = figure_of(spec)
     if spec.kind == "halving":
-        return Halving.of(spec.eta, spec.first)
+        return Halving.of(spec.eta, spec.first, figure)
     if spec.kind == "median":
-        return Median(Halving.of(spec.eta, spec.first).rungs, spec.least)
-    return Everyone()
+        return Median(Halving.of(spec.eta, spec.first).rungs, spec.least, figure)
+    return Everyone(figure=figure)
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,19 @@ class RungWatch:
         return rule_of(Rule.model_validate(self.rule))
 
     def heard(self, found: Validated, steps: int) -> bool:
-        """Whether the stage goes on after a validation; `steps` is its length. Asked again, it answers as before."""
+        """Whether the stage goes on after a validation; `steps` is its length. Asked again, it answers as before.
+
+        Raises:
+            TrainingError: the rule compares a benchmark's score, and the validation has none.
+        """
         rule, path = self.stopping, Path(self.board)
         shares = {step_at(share, steps): share for share in rule.rungs}
         last = found.step + 1 == steps
         share = 1.0 if last else shares.get(found.step + 1, round((found.step + 1) / steps, 6))
         said = (self.variant, self.run, self.stage, share)
         with exclusive(path.with_suffix(".lock")):  # the places of two that arrive together are those of the file
-            board = Rungs.read(path)
-            reached = Reached(*said, found.step + 1, found.samples, "loss", found.loss, higher=False)
+            board = Rungs.read(path, rule.figure, rule.words)
+            reached = Reached(*said, found.step + 1, found.samples, *self._figure(found, rule.figure))
             if self.run not in board.reached.get((self.stage, share), {}):
                 write(path, [reached])
                 board.follow(path)
@@ -62,3 +69,14 @@ class RungWatch:
                 before = Decided(*said, decision, rule.words, places.index(self.run) + 1, len(places))
                 write(path, [before])
             return before.decision in ("go on", "promote")
+
+    def _figure(self, found: Validated, figure: str) -> tuple[str, float, bool, int]:
+        """(figure, value, whether higher is better, tokens) of a validation."""
+        if figure == LOSS:
+            return figure, found.loss, False, found.tokens
+        if found.score is None:
+            raise TrainingError(
+                f"{self.run}: rule.figure is {figure}, and its validation after step {found.step + 1:,} asked nothing; "
+                "run the same command again"
+            )
+        return figure, found.score, True, 0  # the headline of every benchmark

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from remora.pipeline.search.board import Decided, Reached, Rungs, write
+from remora.pipeline.search.board import Decided, Decision, Reached, Rungs, write
 from remora.pipeline.search.rules import StoppingRule
 from remora.pipeline.search.schedule import Schedule
 from remora.runs import StageRun
@@ -41,7 +41,7 @@ class Trial:
     """Stage run's name -> trained | reused, as they come to be."""
     error: str = ""
     figures: dict[str, float] = field(default_factory=dict)
-    """What was measured of it: benchmark -> its headline figure."""
+    """What was measured and counted of it (`objectives.figures_of`)."""
 
     @property
     def last(self) -> StageRun:
@@ -75,6 +75,10 @@ class TrialSource(Protocol):
     def closed(self) -> bool:
         """Whether its trials do not depend on results."""
 
+    @property
+    def left(self) -> int:
+        """Trials that it has, or may have, besides those that it gave."""
+
     def ask(self) -> Trial | None:
         """The next trial; None if there are no more."""
 
@@ -97,13 +101,18 @@ class World(Protocol):
 class Work:
     """The search's items, handed out one at a time. Not for several threads."""
 
-    def __init__(self, sampler: TrialSource, rule: StoppingRule, world: World, board: Path | None) -> None:
-        """Without a file for its `board`, rungs are kept in memory: for simulations."""
-        self.sampler, self.rule, self.world = sampler, rule, world
-        self.board_file, self.board = board, Rungs.read(board) if board else Rungs()
+    def __init__(
+        self, sampler: TrialSource, rule: StoppingRule, world: World, board: Path | None, most: int | None = None
+    ) -> None:
+        """Without a file for its `board`, rungs are kept in memory: for simulations. `most`: trials that are taken up;
+        None for all."""
+        self.sampler, self.rule, self.world, self.most = sampler, rule, world, most
+        self.board_file, self.board = board, Rungs(rule.figure, rule.words)
+        if board:
+            self.board.follow(board)
         self.trials: dict[str, Trial] = {}
         self.exhausted = False
-        """Whether the sampler has no more trials, or the budget is spent."""
+        """Whether no more trials are taken up: the sampler has none, or `most` are."""
         self.stop = ""
         """Why nothing more is trained, if that is so."""
         self.over = False
@@ -138,7 +147,7 @@ class Work:
                 break
         if self._measures:
             return self._start(Measure(self._measures.popleft()))
-        self.over = not self._running and not self._elsewhere
+        self.over = not self._running and (bool(self.stop) or not self._elsewhere)
         return None
 
     def done(self, item: WorkItem, ended: ItemEnd = "trained") -> None:
@@ -198,7 +207,8 @@ class Work:
 
     def _ask(self) -> bool:
         """Take up another trial, if there is one."""
-        if self.exhausted or (trial := self.sampler.ask()) is None:
+        full = self.most is not None and len(self.trials) >= self.most
+        if self.exhausted or full or (trial := self.sampler.ask()) is None:
             self.exhausted = True
             return False
         self._add(trial)
@@ -220,9 +230,16 @@ class Work:
         self._become(trial, "waiting")
         if self._schedule.state(trial.last.id) == "done":
             self._to_measure(trial)
-        elif (state := self.board.state(trial.last.name)) and state.decision in ("pause", "stop"):
+        elif (state := self._state(trial.last.name)) and state.decision in ("pause", "stop"):
             self._become(trial, "paused" if state.decision == "pause" else "stopped")
             self._schedule.pause(trial.last.id)
+
+    def _state(self, run: str) -> Decided | None:
+        """What the rule made of a stage run; decided now where another rule left it at one of this one's rungs."""
+        at = self.board.last(run)
+        if self.board.state(run) is None and at and at.share in self.rule.rungs:
+            self._decide(at, self.rule.at(self.board, at))
+        return self.board.state(run)
 
     def _train(self) -> Train | None:
         while (key := self._schedule.pop()) is not None:
@@ -278,17 +295,19 @@ class Work:
             complete = complete and self.rule.promote(self.board, stage, share, True) is None
         return found
 
-    def _go_on(self, best: Reached) -> None:
-        ranking = self.board.ranking(best.stage, best.share)
-        place = ranking.index(best) + 1
-        decided = Decided(
-            *(best.variant, best.run, best.stage, best.share, "promote", self.rule.words, place, len(ranking))
-        )
+    def _decide(self, at: Reached, decision: Decision) -> None:
+        ranking = self.board.ranking(at.stage, at.share)
+        place = ranking.index(at) + 1
+        said = (at.variant, at.run, at.stage, at.share)
+        decided = Decided(*said, decision, self.rule.words, place, len(ranking))
         if self.board_file:
             write(self.board_file, [decided])
             self._look_at_board()
         else:
             self.board.take(decided)
+
+    def _go_on(self, best: Reached) -> None:
+        self._decide(best, "promote")
         run = self._lasts[best.run]
         following = next((share for share in self.rule.rungs if share > best.share), 1.0)
         self._schedule.resume(run.id, self.world.cost(run) * (following - best.share))

@@ -14,7 +14,7 @@ from remora.reporting.search_report.curves import RANKS, RungCurves, StageCurves
 from remora.reporting.search_report.drawing import BEST, CARD, FAINT, RANK, RULE, STATE, VALUES, WORST, Drawing
 from remora.reporting.search_report.graph import StageGraph
 from remora.reporting.search_report.timeline import Timeline
-from remora.reporting.search_report.tradeoffs import COSTS, Tradeoff
+from remora.reporting.search_report.tradeoffs import PRICES, Tradeoff
 from remora.reporting.search_report.wording import figure, priced, span
 
 MOST_LABELS = 40
@@ -69,7 +69,7 @@ def scatter(found: Tradeoff, ranks: Mapping[str, str]) -> Drawing:
     ]
     least, most = found.points[0].cost, found.points[-1].cost
     kind: Literal["log", "linear"] = "log" if most > 10 * least else "linear"
-    x = alt.X("cost:Q", title=COSTS[found.cost], scale=alt.Scale(type=kind, zero=False, nice=True, padding=16))
+    x = alt.X("cost:Q", title=PRICES[found.cost], scale=alt.Scale(type=kind, zero=False, nice=True, padding=16))
     x = x.axis(format="~s", tickCount=5, labelExpr="replace(datum.label, 'G', 'B')")
     y = alt.Y("figure:Q", title=found.benchmark, scale=alt.Scale(zero=False))
     best = [row for row, p in zip(rows, found.points, strict=True) if p.front]

@@ -17,7 +17,7 @@ from remora.reporting.search_report.curves import ranks
 from remora.reporting.search_report.drawing import Plate, plate
 from remora.reporting.search_report.findings import Findings, findings
 from remora.reporting.search_report.record import page_of
-from remora.reporting.search_report.tradeoffs import COSTS
+from remora.reporting.search_report.tradeoffs import PRICES
 from remora.reporting.search_report.training import WINDOWS
 from remora.training.meter import duration
 
@@ -138,7 +138,7 @@ def _tradeoffs(found: Findings) -> Iterator[Plate]:
         n = _scores(found)[t.benchmark]["n"]
         front = [p.variant for p in t.points if p.front]
         caption = (
-            f"{t.benchmark} ({n:,} questions, 95% intervals) by {COSTS[t.cost]}, {len(t.points)} variants. "
+            f"{t.benchmark} ({n:,} questions, 95% intervals) by {PRICES[t.cost]}, {len(t.points)} variants. "
             f"Dashed: the Pareto front, from {front[0]} to {front[-1]}."
         )
         if t.cost in ("steps", "seconds"):

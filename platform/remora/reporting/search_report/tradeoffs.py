@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
+from remora.evaluation.pareto import front
 from remora.reporting.search_report.record import SearchRecord
 
-COSTS = {
+PRICES = {
     "parameters": "parameters",
     "picture_tokens": "tokens a picture",
     "steps": "optimiser steps",
@@ -34,7 +34,7 @@ class Tradeoff:
     """The deciding benchmark's figure by one cost."""
 
     cost: str
-    """One of COSTS."""
+    """One of PRICES."""
     benchmark: str
     points: tuple[Priced, ...]
 
@@ -42,25 +42,15 @@ class Tradeoff:
 def tradeoffs(record: SearchRecord) -> tuple[Tradeoff, ...]:
     """One for each cost in which measured variants differ."""
     found = []
-    for cost in COSTS:
+    for cost in PRICES:
         points = [(v.name, getattr(v, cost), v.scores[record.benchmark or ""]) for v in record.measured]
         known = [(name, float(price), score) for name, price, score in points if price]
         if len({price for _, price, _ in known}) < 2:
             continue
-        best = front((price, score["accuracy"]) for _, price, score in known)
+        best = front([(-price, score["accuracy"]) for _, price, score in known])
         priced = [
-            Priced(name, price, s["accuracy"], s["ci"][0], s["ci"][1], (price, s["accuracy"]) in best)
-            for name, price, s in known
+            Priced(name, price, s["accuracy"], s["ci"][0], s["ci"][1], on)
+            for (name, price, s), on in zip(known, best, strict=True)
         ]
         found.append(Tradeoff(cost, record.benchmark or "", tuple(sorted(priced, key=lambda p: (p.cost, -p.figure)))))
     return tuple(found)
-
-
-def front(points: Iterable[tuple[float, float]]) -> set[tuple[float, float]]:
-    """The points (cost, figure) that no other beats: from the cheapest on, those that are better than all before."""
-    found, best = set(), float("-inf")
-    for cost, figure in sorted(points, key=lambda p: (p[0], -p[1])):
-        if figure > best:
-            found.add((cost, figure))
-            best = figure
-    return found

@@ -1,0 +1,62 @@
+"""Rungs that compare a benchmark's score; and a search that goes on with what another one has trained so far."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from remora.pipeline.search.board import RUNGS, Rungs
+from remora.training.journal import validations_of
+from support.colours import write_colours
+from support.rates import STEPS, ended, write_space
+
+pytestmark = pytest.mark.slow
+RATES = [1.0e-3, 4.0e-3]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("figure")
+
+
+def space(place: Path, name: str, rule: dict[str, object]) -> Path:
+    """Two rates; the last stage is validated by a loss and three questions, and of its own only at its end."""
+    asked = {"benchmark": {"name": str(write_colours(place)), "limit": 3}}
+    return write_space(place, f"{name}.yaml", asked, name=name, rule=rule, axes={"finetune.lr": RATES})
+
+
+def test_a_rung_is_decided_by_the_score(place: Path) -> None:
+    ended(space(place, "score", {"kind": "halving", "eta": 2, "first": 0.3333, "figure": "colours"}))
+    board = Rungs.read(place / "r" / "searches" / "score" / RUNGS)
+    at_rung = board.ranking("finetune", 0.3333)
+    assert [r.figure for r in board.arrivals] == ["colours"] * len(board.arrivals) and len(at_rung) == 2
+    assert all(r.higher and r.step == 3 for r in at_rung)
+    promoted = [d for d in board.decided if d.decision == "promote" and d.share == 0.3333]
+    assert [d.run for d in promoted] == [at_rung[0].run] and at_rung[0].value >= at_rung[1].value
+    assert promoted[0].rule == "halving by colours, eta 2, from 0.3333"
+    for r in at_rung:
+        stages = place / "r" / "stages"
+        folder = stages / r.run if (stages / r.run).is_dir() else stages / f"{r.run}.work"
+        (seen,) = (v for v in validations_of(folder / "journal.jsonl") if v.step == 2)
+        assert seen.score == r.value
+
+
+def test_another_search_decides_by_what_was_measured_before_it(place: Path) -> None:
+    """Its stage runs are past its rung: what they logged there is compared, and nothing is trained for it."""
+    before = _steps(place)
+    ended(space(place, "loss", {"kind": "halving", "eta": 2, "first": 0.3333}))
+    board = Rungs.read(place / "r" / "searches" / "loss" / RUNGS)
+    (at,) = (r for r in board.arrivals if r.share == 0.3333)  # the other one is published
+    assert (at.figure, at.higher, at.step) == ("loss", False, 3) and at.tokens > 0
+    assert board.decided[0].decision == "pause" and board.decided[0].run == at.run
+    assert board.decided[1].decision == "promote"
+    assert _steps(place) - before == STEPS - 3
+
+
+def _steps(place: Path) -> int:
+    found = 0
+    for file in (place / "r" / "searches").glob("*/ledger.jsonl"):
+        found += sum(json.loads(line).get("steps", 0) for line in file.read_text().splitlines())
+    return found
