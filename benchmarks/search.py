@@ -102,7 +102,7 @@ class SleepingDriver:
         self.going[int(self.asked)] = item
         run = item.run if isinstance(item, Train) else item.trial.last
         kind = "train" if isinstance(item, Train) else "measure"
-        return Order(int(self.asked), kind, "sleep", "key", self.variant, run.name)
+        return Order(int(self.asked), kind, "sleep", "key", self.variant, run.name.replace("/", "-"))
 
     def done(self, number: int, performed: Performed) -> None:
         item = self.going.pop(number)
