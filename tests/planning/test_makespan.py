@@ -29,6 +29,7 @@ from remora.training.job import StageJob
 TUNE = Path(__file__).parents[2] / "tune"
 FILES = sorted(TUNE.glob("*.yaml"))
 RATE = Rate(1e14, "given")
+MEDIAN = Rule(kind="median", first=0.1)  # of a stage that is half trained, its first rungs are behind
 SPACE = {
     "name": "table",
     "vision": ["clip-l-336"],
@@ -87,6 +88,16 @@ def test_what_exists_is_not_trained_again(tmp_path):
     assert alone == forecasts(plan, variants, RATE, 1).ways[1]
     done = replace(plan, rows=tuple(replace(r, state="finished") for r in plan.rows))
     assert forecasts(done, variants, RATE, 1).ways[0].seconds == 0
+
+
+def test_of_what_was_begun_the_rest_is_trained(tmp_path):
+    plan, variants = planned(tmp_path)
+    half = replace(plan, rows=tuple(replace(r, taken=r.steps // 2) for r in plan.rows))
+    left = sum(r.operations * (1 - (r.steps // 2) / r.steps) for r in plan.rows)
+    assert half.operations == pytest.approx(left)
+    (shared, _), (stopped, again, *_) = (forecasts(half, variants, RATE, 1, rule).ways for rule in (None, MEDIAN))
+    assert shared == again and shared.operations == pytest.approx(left)
+    assert shared.seconds == pytest.approx(left / (1e14 * 8)) and stopped.operations <= shared.operations
 
 
 def test_halving_trains_the_shares_that_its_rungs_say(tmp_path):

@@ -7,6 +7,7 @@ known of the variants yet.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -110,7 +111,10 @@ def forecasts(
     trials = [Trial(name, v, plan.paths[name]) for name, v in zip(plan.paths, variants, strict=True)]
     apart, origin = _apart(trials)
     shared = SimulatedStore(
-        {key: row.steps for key, row in rows.items()}, seconds, frozenset(key for key, r in rows.items() if r.finished)
+        {key: row.steps for key, row in rows.items()},
+        seconds,
+        frozenset(key for key, r in rows.items() if r.finished),
+        Counter({key: row.taken for key, row in rows.items() if row.taken}),
     )
     alone = SimulatedStore(
         {key: rows[of].steps for key, of in origin.items()}, {key: seconds[of] for key, of in origin.items()}
@@ -123,14 +127,15 @@ def forecasts(
         for stopping in [*rules, Everyone()]:
             draws = DRAWS if stopping.rungs and len(trials) <= FEW else 1
             found = [_run(store, listed, stopping, slots, known, draw) for draw in range(draws)]
-            done = [sum(of[k].operations * n / store.lengths[k] for k, n in sim.store.steps.items()) for sim in found]
+            gained = [_gained(sim, store) for sim in found]
+            done = [sum(of[k].operations * n / store.lengths[k] for k, n in each.items()) for each in gained]
             busy = fmean(sim.store.busy for sim in found)
             gpu_hours = busy / 3600 * workers * cluster.gpus_per_worker
             ways.append(
                 Forecast(
                     store is shared,
                     stopping.words,
-                    fmean(sum(n > 0 for n in sim.store.steps.values()) for sim in found),
+                    fmean(sum(n > 0 for n in each.values()) for each in gained),
                     fmean(done),
                     fmean(sim.clock for sim in found),
                     gpu_hours,
@@ -146,10 +151,15 @@ def _run(
     def merit(run: StageRun) -> float:
         return random.Random(f"{draw}/{run.name}").random()
 
-    fresh = SimulatedStore(store.lengths, store.costs, store.there)
+    fresh = SimulatedStore(store.lengths, store.costs, store.there, Counter(store.steps))
     simulation = Simulation(trials, rule, fresh, slots, known=known, merit=merit)
     simulation.go()
     return simulation
+
+
+def _gained(simulation: Simulation, before: SimulatedStore) -> dict[str, int]:
+    """Stage run's id -> the steps that it was trained."""
+    return {key: n - before.steps[key] for key, n in simulation.store.steps.items()}
 
 
 def _apart(trials: Sequence[Trial]) -> tuple[list[Trial], Mapping[str, str]]:

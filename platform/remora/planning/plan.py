@@ -14,6 +14,7 @@ from remora.planning.outline import Outline, read_or_outline, trained_or_outline
 from remora.runs import StageRun, Store, outlook, paths, union, variant_name
 from remora.runs.operations import operations, sample_size
 from remora.spec import MixtureEntry, Variant
+from remora.training import journal
 
 if TYPE_CHECKING:
     from remora.planning.makespan import Forecasts
@@ -35,12 +36,19 @@ class PlanRow:
     stage: str = ""
     operations: float = 0.0
     """Floating point operations of the whole stage run (`runs.operations`)."""
+    taken: int = 0
+    """Steps that an unfinished stage run has behind it."""
     text_assumed: bool = False
     """Whether the length of a sample's text is assumed, because a dataset is not downloaded."""
 
     @property
     def finished(self) -> bool:
         return self.state == "finished"
+
+    @property
+    def left(self) -> float:
+        """Operations that are still to be done."""
+        return 0.0 if self.finished else self.operations * (1 - self.taken / self.steps)
 
 
 @dataclass(frozen=True)
@@ -87,8 +95,8 @@ class Plan:
 
     @property
     def operations(self) -> float:
-        """Of stage runs that are still to be trained."""
-        return sum(r.operations for r in self.rows if not r.finished)
+        """Of what is still to be trained."""
+        return sum(r.left for r in self.rows)
 
     @property
     def samples_without_sharing(self) -> int:
@@ -134,6 +142,7 @@ def _row(
     (steps, samples), more = outlook(stage, datasets, finished)
     notes += more
     size = sample_size(datasets)
+    taken, again = (0, 0) if outlined or finished else journal.taken(store.journal(run))
     return PlanRow(
         f"{stage.name}-?" if outlined else run.name,
         users,
@@ -144,6 +153,7 @@ def _row(
         run.id,
         stage.name,
         operations(stage, dict(run.parts), samples, size),
+        min(taken - again, steps),
         size.assumed,
     )
 

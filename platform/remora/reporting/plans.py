@@ -27,7 +27,8 @@ def print_plan(plan: Plan, title: str, data: Path, out: Console) -> None:
     for row, depth in _as_tree(plan):
         counts = (f"{'' if row.exact else '~'}{n:,}" for n in (row.steps, row.samples))
         name = f"{'  ' * (depth - 1)}└ {row.run}" if depth else row.run
-        table.add_row(name, _named(row.variants), *counts, f"{row.operations:.1e}", STATES[row.state])
+        state = f"{row.taken:,} steps are there" if row.taken and not row.finished else STATES[row.state]
+        table.add_row(name, _named(row.variants), *counts, f"{row.operations:.1e}", state)
     out.print(table)
     shapes: dict[tuple[int, ...], list[str]] = {}
     for shape in plan.shapes:

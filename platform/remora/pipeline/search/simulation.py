@@ -165,7 +165,8 @@ class Simulation:
         at, whole = store.steps[run.id], store.lengths[run.id]
         shares = self._shares(run) if item.last else {}
         state = board.state(run.name) if item.last else None
-        to = next((step for step, share in shares.items() if not state or share > state.share), whole)
+        ahead = (step for step, share in shares.items() if step >= at and (not state or share > state.share))
+        to = next(ahead, whole)
         dies = at < to and self.dice.random() < self.kill
         begun.at, begun.to, begun.reached = at, to, self.dice.randint(at, to - 1) if dies else to
         begun.ends = begun.began + store.costs[run.id] * (begun.reached - at) / whole
