@@ -85,6 +85,34 @@ def test_a_round_with_tools() -> None:
         ("user", "it is red\nso?", 0),
     ]
     assert turns(WHAT, {"role": "tool", "content": "red"}) == [("user", "what?\nred", 0)]
+    for role in ("tool", "function"):
+        assert turns(WHAT, {"role": role, "name": "look", "content": None}) == [("user", "what?", 0)]
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ({"function_call": {"name": "look", "arguments": "{}"}}, '{"name": "look", "arguments": "{}"}'),
+        (
+            {"tool_calls": [{"type": "custom", "custom": {"name": "look", "input": "é"}}]},
+            '{"name": "look", "input": "é"}',
+        ),
+        ({"tool_calls": None, "function_call": None, "audio": None, "refusal": "no"}, "no"),
+        ({"tool_calls": [3, {}, {"function": 3}], "function_call": "x", "content": "hm"}, "hm"),
+    ],
+)
+def test_calls_of_tools_in_every_form(said: dict[str, Any], text: str) -> None:
+    assert turns(WHAT, {"role": "assistant", "content": None} | said, WHAT)[1] == ("assistant", text, 0)
+
+
+def test_what_clients_add_to_messages_and_parts_changes_nothing() -> None:
+    """litellm, LangChain and OpenAI's own: names, hints for caches, and what other models thought."""
+    text = {"type": "text", "text": "what?", "cache_control": {"type": "ephemeral"}, "annotations": []}
+    shown = {**PICTURE, "prompt_cache_breakpoint": {"mode": "explicit"}, "uuid": "1", "index": 0}
+    asked = {"role": "user", "name": "alice", "content": [text, shown], "id": "m1", "cache_control": {}}
+    thought = {"reasoning_content": "hm", "thinking_blocks": [], "provider_specific_fields": {}, "annotations": []}
+    answer = {"role": "assistant", "content": "a fish", "name": "bob", "audio": None} | thought
+    assert turns(asked, answer, WHAT) == [("user", "what?", 1), ("assistant", "a fish", 0), ("user", "what?", 0)]
 
 
 def test_turns_alternate_whatever_was_sent() -> None:

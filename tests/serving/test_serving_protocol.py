@@ -18,6 +18,7 @@ from remora.serving.args import EndpointArgs, Limits
 from remora.serving.client import curl_command
 from remora.serving.completion import DEFAULT_TOKENS, engine_requests
 from remora.serving.openai_api import (
+    IGNORED,
     NEUTRAL,
     ChatRequest,
     Refusal,
@@ -78,6 +79,8 @@ def test_what_would_change_the_answer_is_never_ignored(fields: dict[str, Any]) -
 
 def test_tools_that_may_not_be_called_change_nothing() -> None:
     read(tools=[{"type": "function", "function": {"name": "f"}}], tool_choice="none")
+    read(functions=[{"name": "f"}], function_call="none")
+    assert refused(functions=[{"name": "f"}], tool_choice="none").param == "functions"
 
 
 def test_a_field_that_nobody_knows_is_refused_by_name() -> None:
@@ -140,6 +143,33 @@ def test_a_refusal_names_the_field(fields: dict[str, Any], param: str) -> None:
     error = refused(**fields)
     assert (error.status, error.param) == (400, param)
     assert param in str(error)
+
+
+def test_every_field_of_openais_client_is_read_or_refused_by_name() -> None:
+    from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
+
+    fields = {
+        name for base in CompletionCreateParamsNonStreaming.__mro__ for name in getattr(base, "__annotations__", {})
+    }
+    fields |= set(CompletionCreateParamsNonStreaming.__annotations__)
+    assert {"messages", "seed", "moderation", "prompt_cache_options"} <= fields
+    assert fields <= ChatRequest.model_fields.keys() | NEUTRAL.keys() | IGNORED
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "body: not JSON in UTF-8, from line 1, column 0 on"),
+        (b'{"messages":\n nope}', "body: not JSON in UTF-8, from line 2, column 3 on"),
+        (b'{"messages": [1], "n": "x"}', "n: must be a whole number (found 'x')"),
+        (b'{"messages": [1], "temperature": 9}', "temperature: must be 2 or less (found 9)"),
+        (b'{"messages": [1], "stop": [""]}', "stop: a stop text has 1 to 256 characters"),
+        (b"{}", "messages: is missing"),
+    ],
+)
+def test_refusals_are_in_our_own_words(body: bytes, message: str) -> None:
+    """What libraries say is theirs: it has shown paths and addresses, and changes with any release."""
+    assert str(refused(body)) == message
 
 
 def test_a_refusal_repeats_little_of_what_was_sent() -> None:

@@ -23,6 +23,8 @@ SIDES: dict[str, Literal["system", "user", "assistant"]] = {
     "function": "user",
     "assistant": "assistant",
 }
+SILENT = ("assistant", "tool", "function")
+"""Roles whose content may be null."""
 TEXTS = ("text", "input_text", "output_text", "refusal")
 PICTURES = ("image_url", "input_image")
 
@@ -102,7 +104,7 @@ def _said(message: object, where: str) -> ChatTurn:
             raise _refuse(f"{at}: no part in it", "invalid_content", at)
         for i, part in enumerate(content):
             _read_part(part, one, f"{at}[{i}]")
-    elif content is not None or role != "assistant":
+    elif content is not None or role not in SILENT:
         raise _refuse(f"{at}: expected a string or a list of parts", "invalid_content", at)
     if role == "assistant":
         one.texts += _told(message)
@@ -112,13 +114,17 @@ def _said(message: object, where: str) -> ChatTurn:
 
 
 def _told(message: dict[str, object]) -> list[str]:
-    """An assistant message's other texts: a refusal, and its tool calls."""
+    """An assistant message's other texts: a refusal, and its calls of tools, in any of the three forms."""
     refusal, calls = message.get("refusal"), message.get("tool_calls")
     told = [refusal] if isinstance(refusal, str) else []
+    made = [message.get("function_call")]
     for call in calls if isinstance(calls, list) else []:
-        function = call.get("function") if isinstance(call, dict) else None
-        if isinstance(function, dict):
-            told.append(json.dumps({key: function.get(key) for key in ("name", "arguments")}, ensure_ascii=False))
+        if isinstance(call, dict):
+            made.append(call.get("custom" if call.get("type") == "custom" else "function"))
+    for one in made:
+        if isinstance(one, dict):
+            keys = ("name", "input") if "input" in one else ("name", "arguments")
+            told.append(json.dumps({key: one.get(key) for key in keys}, ensure_ascii=False))
     return told
 
 

@@ -5,6 +5,7 @@ A field that would change an answer is either implemented or refused by name; do
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -12,6 +13,7 @@ from pydantic_core import from_json
 
 from remora.errors import ServingError
 from remora.serving.args import Limits
+from remora.spec.messages import broken_rule
 
 TYPES = {
     400: "BadRequestError",
@@ -57,6 +59,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "min_tokens": (0,),
     "mm_processor_kwargs": ({},),
     "modalities": (["text"],),
+    "moderation": NOTHING,
     "prediction": NOTHING,
     "prompt_logprobs": NOTHING,
     "reasoning_effort": ("none",),
@@ -80,6 +83,7 @@ IGNORED = {
     "parallel_tool_calls",
     "priority",
     "prompt_cache_key",
+    "prompt_cache_options",
     "prompt_cache_retention",
     "request_id",
     "safety_identifier",
@@ -195,6 +199,8 @@ class ChatRequest(BaseModel):
 
 
 MARKS = (b"[", b"{", b",")
+PLACE = re.compile(r"line (\d+) column (\d+)")
+"""In the parser's messages, of which nothing else is repeated."""
 
 
 def holds_more(body: bytes, most: int) -> bool:
@@ -222,17 +228,19 @@ def read_request(body: bytes, served: tuple[str, ...], limits: Limits = LIMITS) 
     try:
         raw = from_json(body, allow_inf_nan=False)
     except ValueError as e:
-        raise Refusal(f"body: not JSON: {e}", code="json_invalid") from None
+        at = PLACE.search(str(e))
+        where = f", from line {at[1]}, column {at[2]} on" if at else ""
+        raise Refusal(f"body: not JSON in UTF-8{where}", code="json_invalid") from None
     if not isinstance(raw, dict):
         raise Refusal("body: expected a JSON object", code="json_invalid")
     try:
         request = ChatRequest.model_validate(raw)
     except ValidationError as e:
-        first = e.errors(include_url=False, include_context=False, include_input=False)[0]
+        first = e.errors(include_url=False)[0]
         # After the field's name come the types that were tried, and the client's own keys.
         param = ".".join(str(p) for p in first["loc"][: 1 if first["loc"][0] != "stream_options" else 2])
-        message = first["msg"].removeprefix("Value error, ")
-        raise Refusal(f"{param}: {message}", code=first["type"], param=param) from None
+        kind = "invalid_type" if first["type"].endswith(("_type", "_parsing")) else "invalid_value"
+        raise Refusal(f"{param}: {broken_rule(first)}", code=kind, param=param) from None
     if request.model is not None and request.model not in served:
         raise Refusal(
             f"model {request.model[:80]!r} is not served here; served: {', '.join(served)}; see GET /v1/models",
@@ -251,7 +259,7 @@ def _refuse_unsupported(request: ChatRequest) -> None:
     for key, value in sent.items():
         if key in IGNORED or (key in NEUTRAL and value in NEUTRAL[key]):
             continue
-        if key == "tools" and sent.get("tool_choice") == "none":
+        if sent.get({"tools": "tool_choice", "functions": "function_call"}.get(key, "")) == "none":
             continue
         if key not in NEUTRAL:
             known = "see docs/serving.md for what is read"
