@@ -23,7 +23,7 @@ from remora.planning import Rate, forecasts, plan_of, rate_of, taken_up
 from remora.planning.plan import Plan
 from remora.runs import Store, graph, paths, read_survey, variants_of
 from remora.runs.operations import SampleSize, operations
-from remora.spec import Cluster, Rule, Space, Variant
+from remora.spec import Budget, Cluster, Rule, Space, Variant
 from remora.training.job import StageJob
 
 TUNE = Path(__file__).parents[2] / "tune"
@@ -98,6 +98,17 @@ def test_of_what_was_begun_the_rest_is_trained(tmp_path):
     (shared, _), (stopped, again, *_) = (forecasts(half, variants, RATE, 1, rule).ways for rule in (None, MEDIAN))
     assert shared == again and shared.operations == pytest.approx(left)
     assert shared.seconds == pytest.approx(left / (1e14 * 8)) and stopped.operations <= shared.operations
+
+
+def test_a_budget_that_ends_it_is_named(tmp_path):
+    plan, variants = planned(tmp_path)
+    few = Budget(gpu_hours=50, cost=1000, hours=1, steps=10**9)
+    found = forecasts(plan, variants, RATE, 1, budget=few)
+    assert [line.partition(":")[0] for line in found.over] == ["budget.hours", "budget.gpu_hours"]
+    assert found.over[1] == "budget.gpu_hours: 50 ends the search before, which would take 105.5"
+    two = forecasts(plan, variants, RATE, 1, budget=Budget(trials=2))
+    assert two.ways[0].stage_runs == 3 and two.ways[0].operations < found.ways[0].operations and two.over == ()
+    assert two.ways[0].steps == sum(r.steps for r in plan.rows[:3])
 
 
 def test_halving_trains_the_shares_that_its_rungs_say(tmp_path):

@@ -62,6 +62,7 @@ def _planned(survey: Survey, options: PlanOptions, console: Console) -> Plan:
         space.rule if space else None,
         space.sampler if space else None,
         options.price,
+        space.budget if space else None,
     )
     return replace(made, forecasts=found)
 

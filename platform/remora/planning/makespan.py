@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -22,7 +22,7 @@ from remora.pipeline.search.work import Trial
 from remora.planning.plan import Plan
 from remora.planning.rates import Rate
 from remora.runs import StageRun, variant_at, variant_name
-from remora.spec import Cluster, Rule, Sampler, Space, Variant
+from remora.spec import Budget, Cluster, Rule, Sampler, Space, Variant
 
 DRAWS = 8
 """Simulations that a figure with a rule is the mean of."""
@@ -40,6 +40,7 @@ class Forecast:
     """Who is stopped; "none"."""
     stage_runs: float
     """That are trained, some of them in part."""
+    steps: float
     operations: float
     seconds: float
     """From the first step to the last, on all slots: the makespan."""
@@ -60,6 +61,8 @@ class Forecasts:
     ways: tuple[Forecast, ...]
     """As the search does it first."""
     trials: int
+    over: tuple[str, ...] = ()
+    """Budgets that end it before."""
 
     @property
     def saved(self) -> float:
@@ -96,6 +99,7 @@ def forecasts(
     rule: Rule | None = None,
     sampler: Sampler | None = None,
     price: float | None = None,
+    budget: Budget | None = None,
 ) -> Forecasts:
     """With and without sharing, with and without stopping.
 
@@ -119,6 +123,7 @@ def forecasts(
     alone = SimulatedStore(
         {key: rows[of].steps for key, of in origin.items()}, {key: seconds[of] for key, of in origin.items()}
     )
+    most = budget.trials if budget else None
     known = sampler is None or sampler.kind != "optuna"
     rules: list[StoppingRule] = [rule_of(rule)] if rule and rule.kind != "none" else []
     ways = []
@@ -126,7 +131,7 @@ def forecasts(
         of = {key: rows[origin.get(key, key)] for key in store.lengths}
         for stopping in [*rules, Everyone()]:
             draws = DRAWS if stopping.rungs and len(trials) <= FEW else 1
-            found = [_run(store, listed, stopping, slots, known, draw) for draw in range(draws)]
+            found = [_run(store, listed, stopping, slots, known, draw, most) for draw in range(draws)]
             gained = [_gained(sim, store) for sim in found]
             done = [sum(of[k].operations * n / store.lengths[k] for k, n in each.items()) for each in gained]
             busy = fmean(sim.store.busy for sim in found)
@@ -136,23 +141,39 @@ def forecasts(
                     store is shared,
                     stopping.words,
                     fmean(sum(n > 0 for n in each.values()) for each in gained),
+                    fmean(sum(each.values()) for each in gained),
                     fmean(done),
                     fmean(sim.clock for sim in found),
                     gpu_hours,
                     gpu_hours * (price or 0.0) if priced else None,
                 )
             )
-    return Forecasts(slots, cluster, rate, tuple(ways), len(trials))
+    return Forecasts(slots, cluster, rate, tuple(ways), len(trials), tuple(_over(budget, ways[0])) if budget else ())
+
+
+def _over(budget: Budget, way: Forecast) -> Iterator[str]:
+    takes = {"steps": way.steps, "hours": way.seconds / 3600, "gpu_hours": way.gpu_hours, "cost": way.cost}
+    limits = {"steps": budget.steps, "hours": budget.hours, "gpu_hours": budget.gpu_hours, "cost": budget.cost}
+    for name, limit in limits.items():
+        amount = takes[name]
+        if limit is not None and amount is not None and amount > limit:
+            yield f"budget.{name}: {limit:,g} ends the search before, which would take {amount:,.4g}"
 
 
 def _run(
-    store: SimulatedStore, trials: Sequence[Trial], rule: StoppingRule, slots: int, known: bool, draw: int
+    store: SimulatedStore,
+    trials: Sequence[Trial],
+    rule: StoppingRule,
+    slots: int,
+    known: bool,
+    draw: int,
+    most: int | None,
 ) -> Simulation:
     def merit(run: StageRun) -> float:
         return random.Random(f"{draw}/{run.name}").random()
 
     fresh = SimulatedStore(store.lengths, store.costs, store.there, Counter(store.steps))
-    simulation = Simulation(trials, rule, fresh, slots, known=known, merit=merit)
+    simulation = Simulation(trials, rule, fresh, slots, known=known, merit=merit, most=most)
     simulation.go()
     return simulation
 

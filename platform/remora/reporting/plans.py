@@ -96,5 +96,7 @@ def print_forecasts(found: Forecasts, out: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    for line in found.over:
+        out.print(line, highlight=False, soft_wrap=True)
     if any(way.rule != "none" for way in found.ways):
         out.print("Who is stopped is drawn by chance: nothing is known of the variants yet.", highlight=False)
