@@ -78,3 +78,44 @@ def test_what_a_retry_would_meet_again_is_raised_as_itself(train, monkeypatch):
     with pytest.raises(DataError) as e:
         train(f"echo '{pack(WorkerError('connection closed'))}'; exit 1", f"echo '{pack(BROKEN)}'; exit 1", 3)
     assert str(e.value) == str(BROKEN)
+
+
+@pytest.fixture
+def ranks(tmp_path, monkeypatch):
+    """A search's trainer of two ranks; each rank that starts leaves a file, and rank 0 says how each task ended."""
+    monkeypatch.setattr(local, "LEAVE_WITHIN", 0.0)
+    ending = """
+        touch $0/began-$RANK-$$
+        [ $RANK = 0 ] || exec sleep 600
+        while true; do
+            given=$(grep -c '"task": \\[' $1); ended=$(cat $2 2>/dev/null | grep -c ended)
+            [ -e $0/die ] && rm $0/die && exit 1
+            [ $ended -lt $given ] && printf '{"ended": "trained"}\\n' >> $2
+            sleep 0.02
+        done"""
+
+    def command(runs, feed, hang_timeout):
+        return ["sh", "-c", ending, str(tmp_path), str(feed), str(feed.with_suffix(".ended.jsonl"))]
+
+    monkeypatch.setattr(local, "rank_command", command)
+    trainer = local.trainer_of(Cluster(workers=2, max_failures=1), tmp_path)
+    yield trainer
+    trainer.close()
+
+
+def test_a_search_keeps_its_group_of_ranks(tmp_path, ranks):
+    for name in ("one", "two", "three"):
+        assert ranks.train(Task(name, Job(tmp_path), {}, tmp_path / "status.jsonl")) == "trained"
+    assert len(list(tmp_path.glob("began-*"))) == 2
+    ranks.close()  # its room is needed
+    assert not list((tmp_path / "feeds").glob("*.jsonl"))
+    assert ranks.train(Task("four", Job(tmp_path), {}, tmp_path / "status.jsonl")) == "trained"
+    assert len(list(tmp_path.glob("began-*"))) == 4
+
+
+def test_a_kept_group_that_dies_is_started_again(tmp_path, ranks):
+    (tmp_path / "die").touch()
+    assert ranks.train(Task("one", Job(tmp_path), {}, tmp_path / "status.jsonl")) == "trained"
+    assert len(list(tmp_path.glob("began-0-*"))) == 2
+    (note,) = (e["text"] for e in read(tmp_path / "status.jsonl"))
+    assert note.startswith("one: a rank failed, all restart from the last checkpoint")

@@ -21,10 +21,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("figure")
 
 
-def space(place: Path, name: str, rule: dict[str, object]) -> Path:
+def space(place: Path, name: str, rule: dict[str, object], **validate: object) -> Path:
     """Two rates; the last stage is validated by a loss and three questions, and of its own only at its end."""
     asked = {"benchmark": {"name": str(write_colours(place)), "limit": 3}}
-    return write_space(place, f"{name}.yaml", asked, name=name, rule=rule, axes={"finetune.lr": RATES})
+    return write_space(place, f"{name}.yaml", asked | validate, name=name, rule=rule, axes={"finetune.lr": RATES})
 
 
 def test_a_rung_is_decided_by_the_score(place: Path) -> None:
@@ -53,6 +53,18 @@ def test_another_search_decides_by_what_was_measured_before_it(place: Path) -> N
     assert board.decided[0].decision == "pause" and board.decided[0].run == at.run
     assert board.decided[1].decision == "promote"
     assert _steps(place) - before == STEPS - 3
+
+
+def test_what_is_reused_is_validated_as_the_search_asks(place: Path) -> None:
+    """Once, after it was trained by others: by three samples and other questions."""
+    before = _steps(place)
+    for _ in range(2):
+        ended(space(place, "later", {"kind": "none"}, limit=3))
+        found = {f.name: validations_of(f) for f in (place / "r" / "stages").glob("finetune-*.validations.jsonl")}
+        assert len(found) == 2 and all(len(seen) == 1 for seen in found.values())
+    assert all(v.step == STEPS - 1 and v.score is not None for seen in found.values() for v in seen)
+    assert _steps(place) == before
+    assert not list((place / "r" / "stages").glob("*.work"))
 
 
 def _steps(place: Path) -> int:

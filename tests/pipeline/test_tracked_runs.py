@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from remora.evaluation.score import Score
 from remora.files import is_published, publishing, sha256_file, write_json
 from remora.pipeline import suite, variant
 from remora.pipeline.search import perform, search
+from remora.pipeline.search.crew import OneByOne
 from remora.runs import Store
 from remora.spec import Cluster, Space, load
 from remora.tracking import Run, Tracker
@@ -102,7 +104,7 @@ def killed(space, runs, work, monkeypatch, **left):
 
 def searched(space, runs, work):
     with Tracker(runs) as tracker:
-        return search.search(space, runs, tracker, search.Here(work))
+        return search.search(space, runs, tracker, search.Here(partial(OneByOne, work)))
 
 
 def published(runs, run):

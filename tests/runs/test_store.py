@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from remora import files
 from remora.errors import StoreError, TrainingError
 from remora.files import digest
 from remora.runs import StageRun, Store
@@ -69,6 +70,19 @@ def test_a_torn_run_is_set_aside_by_name(tmp_path: Path, harm: str, caplog: pyte
     assert [p.name.split(".")[0] for p in store.root.glob("*.torn-*")] == [run.name]
 
 
+def test_a_published_run_is_read_once_however_often_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, run = Store(tmp_path), a_run()
+    folder = finish(store, run)
+    read: list[Path] = []
+    real = files.sha256_file
+    monkeypatch.setattr(files, "sha256_file", lambda path: (read.append(path), real(path))[1])
+    assert all(store.finished(run) for _ in range(3)) and len(read) == len(set(read)) > 1
+    (folder / "record.json").write_text("{} ")
+    assert not store.finished(run) and read[-1].name == "record.json"
+
+
 FINDS = """
 import os, sys, time
 from pathlib import Path
@@ -78,9 +92,9 @@ from remora.errors import TornArtifact
 from remora.runs import Store, store as module
 runs, real = Path(sys.argv[2]), module.verify
 
-def verify(folder):
+def verify(folder, **how):
     try:
-        real(folder)
+        real(folder, **how)
     except TornArtifact:  # nobody goes on before both have seen it
         (runs / f"looked-{os.getpid()}").touch()
         while len(list(runs.glob("looked-*"))) < 2:

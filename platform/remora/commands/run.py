@@ -140,9 +140,9 @@ def known(space: Space, looked: Survey) -> list[str]:
 def _room(place: Workplace, tell: Callable[..., None]) -> Iterator[Room]:
     """Who performs a search's orders: this process with --local, else Ray Tune."""
     if place.local:
-        from remora.pipeline.local import Local
+        from remora.pipeline.local import trainer_of
 
-        yield Here(Local())
+        yield Here(trainer_of)
         return
     from remora.cluster.search import OnTune
 

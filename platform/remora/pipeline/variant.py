@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from remora import tracking
 from remora.errors import Paused
 from remora.evaluation.measured import Measured
 from remora.evaluation.score import Score, as_json
+from remora.files import exclusive
 from remora.inference import Bundle, write_bundle
 from remora.pipeline import tracked_runs
 from remora.pipeline.executor import Executor, Task
@@ -123,6 +124,44 @@ def measured(
     return found
 
 
+@contextlib.contextmanager
+def hold(run: StageRun, store: Store, status: Path) -> Iterator[bool]:
+    """The lease to train a stage run, waited for; False if it was published meanwhile. `status` hears of both."""
+
+    def say(state: str) -> None:
+        journal.append(status, "stage", run=run.name, stage=run.stage.name, state=state)
+
+    def note(text: str) -> None:
+        log.warning(text)
+        journal.append(status, "noted", text=text)
+
+    def wait(holder: str) -> None:
+        say("waiting")
+        note(f"{run.name}: waits for {holder}, which trains it")
+
+    with store.lease(run, wait, note) as mine:
+        if not mine:
+            say("reused")
+        yield mine
+
+
+@contextlib.contextmanager
+def lacking(published: Sequence[StageRun], variant: Variant, store: Store, status: Path) -> Iterator[list[Task]]:
+    """Tasks for the last validations that published stage runs lack, to be done within the block. Of commands that need
+    the same validation one makes it, and the others wait."""
+    with contextlib.ExitStack() as leases:
+        tasks = []
+        for run in published:
+            if not store.lacks_validation(run):
+                continue
+            leases.enter_context(exclusive(store.validated_later(run.name).with_suffix(".lease")))
+            if store.lacks_validation(run):
+                tasks.append(Task(run.name, store.job_of_trained(run, variant.cluster), {}, status, trained=True))
+        yield tasks
+        for task in tasks:  # what its ranks were told
+            shutil.rmtree(task.job.folder, ignore_errors=True)
+
+
 def _train_missing(
     lineage: Sequence[StageRun],
     store: Store,
@@ -135,31 +174,18 @@ def _train_missing(
 
     Leases are taken from the first stage run on. Paths are branches of a tree, so variants cannot deadlock.
     """
-
-    def note(text: str) -> None:
-        log.warning(text)
-        journal.append(status, "noted", text=text)
-
-    missing, unvalidated = [], []
+    missing, there = [], []
     with contextlib.ExitStack() as leases:
         for run in lineage:
-
-            def say(state: str, run: StageRun = run) -> None:
-                journal.append(status, "stage", run=run.name, stage=run.stage.name, state=state)
-
-            def wait(holder: str, run: StageRun = run) -> None:
-                say("waiting", run)
-                note(f"{run.name}: waits for {holder}, which trains it")
-
-            if not store.finished(run) and leases.enter_context(store.lease(run, wait, note)):
+            finished = store.finished(run)
+            if finished:
+                journal.append(status, "stage", run=run.name, stage=run.stage.name, state="reused")
+            if not finished and leases.enter_context(hold(run, store, status)):
                 missing.append(run)
             else:
-                say("reused")
+                there.append(run)
                 tracked_runs.stage_run(run, variant, store.runs).keep()
-                if store.lacks_validation(run):
-                    unvalidated.append(
-                        Task(run.name, store.job_of_trained(run, variant.cluster), {}, status, trained=True)
-                    )
+        unvalidated = leases.enter_context(lacking(there, variant, store, status))
         if missing or unvalidated:
             _train(missing, unvalidated, store, executor, variant, parent, status)
     return {run.name: "trained" if run in missing else "reused" for run in lineage}
@@ -182,5 +208,3 @@ def _train(
             tasks.append(Task(run.name, job, tracked_runs.published_record(run, variant), status))
         feed = tracked.enter_context(Feed.fresh(store.runs, tasks, closed=True))
         executor.train(feed, variant.cluster, store.runs)
-        for task in unvalidated:  # what its ranks were told
-            shutil.rmtree(task.job.folder, ignore_errors=True)

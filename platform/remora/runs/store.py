@@ -25,11 +25,11 @@ from remora import catalog
 from remora.data.held_out import held_out_digest
 from remora.errors import StoreError, TornArtifact
 from remora.files import (
-    MANIFEST,
     copy,
     disk_errors,
     exclusive,
     is_published,
+    known_sha256,
     publishing,
     sweep,
     verify,
@@ -93,7 +93,7 @@ class Store:
         """
         if not is_published(self.folder(run)):
             return False
-        verify(self.folder(run))
+        verify(self.folder(run), sha256=known_sha256)
         return True
 
     @contextlib.contextmanager
@@ -109,29 +109,13 @@ class Store:
         (True) or publishes the run (False). On taking the lease, leftovers of killed writers are swept, a torn run is
         set aside (`refused` is called with a message), and the working folder of an intact run is deleted.
         """
-        seen = 0
-
-        def there() -> bool:
-            nonlocal seen
-            if (now := self._published_at(run)) == seen:
-                return False  # already verified: digests of gigabytes take seconds
-            seen = now
-            return self.finished(run)
-
-        with exclusive(self.root / f"{run.name}.lease", waiting, enough=there) as mine:
+        with exclusive(self.root / f"{run.name}.lease", waiting, enough=lambda: self.finished(run)) as mine:
             if not mine:
                 yield False
                 return
             with disk_errors(self.runs):
                 done = self._tidied(run, refused)
             yield not done
-
-    def _published_at(self, run: StageRun) -> int:
-        """Time of publication in nanoseconds since 1970; 0 if not published."""
-        try:
-            return (self.folder(run) / MANIFEST).stat().st_mtime_ns
-        except OSError:
-            return 0
 
     def _tidied(self, run: StageRun, refused: Callable[[str], None]) -> bool:
         """Clean up the run's folders; returns whether it is published and intact."""

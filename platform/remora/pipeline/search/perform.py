@@ -15,7 +15,7 @@ from remora.pipeline.executor import Task
 from remora.pipeline.measure import prepare
 from remora.pipeline.search.crew import Trainer
 from remora.pipeline.search.verdict import RungWatch
-from remora.pipeline.variant import Outcome, bundled, measured, outcome, status_file
+from remora.pipeline.variant import Outcome, bundled, hold, lacking, measured, outcome, status_file
 from remora.runs import StageRun, Store, path, variant_name
 from remora.spec import Variant
 from remora.training import journal
@@ -63,6 +63,9 @@ def perform(order: Order, runs: Path, trainer: Trainer) -> Performed:
         if order.kind == "train":
             (run,) = (r for r in lineage if r.name == order.run)
             return _train(run, tracked_runs.variant_key(lineage, order.key), order, store, trainer, status)
+        with lacking(lineage, variant, store, status) as tasks:
+            for task in tasks:
+                trainer.train(task)
         trainer.close()  # questions need its room
         benchmarks = [prepare(b, store) for b in variant.benchmarks]
         bundle = bundled(variant, lineage, store)
@@ -78,16 +81,9 @@ def perform(order: Order, runs: Path, trainer: Trainer) -> Performed:
 
 
 def _train(run: StageRun, parent: str, order: Order, store: Store, trainer: Trainer, status: Path) -> Performed:
-    def say(state: str) -> None:
-        journal.append(status, "stage", run=run.name, stage=run.stage.name, state=state)
-
-    def note(text: str) -> None:
-        journal.append(status, "noted", text=text)
-
     variant = order.variant
-    with store.lease(run, lambda holder: note(f"{run.name}: waits for {holder}, which trains it"), note) as mine:
+    with hold(run, store, status) as mine:
         if not mine:
-            say("reused")
             return Performed("reused")
         before = journal.taken(store.journal(run))
         job = store.prepare(run, variant.cluster)

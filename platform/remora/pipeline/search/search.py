@@ -5,10 +5,11 @@ Ray Tune gives the room (`remora.cluster.search.OnTune`); without Ray this proce
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,10 +21,9 @@ from remora.evaluation.score import as_json
 from remora.files import digest, exclusive, is_held, is_published, write_json
 from remora.pipeline import tracked_runs
 from remora.pipeline.choice import choice
-from remora.pipeline.executor import Executor
 from remora.pipeline.objectives import ParetoSet, check_objectives, objectives_of, pareto_set
 from remora.pipeline.promotion import Promotion, add_version, promote
-from remora.pipeline.search.crew import OneByOne
+from remora.pipeline.search.crew import Trainer
 from remora.pipeline.search.driver import Driver, folder_of
 from remora.pipeline.search.ledger import Ledger
 from remora.pipeline.search.perform import perform
@@ -32,7 +32,7 @@ from remora.pipeline.search.spending import Spending, spending
 from remora.pipeline.search.work import Trial
 from remora.pipeline.variant import Outcome
 from remora.runs import Store, union
-from remora.spec import Space
+from remora.spec import Cluster, Space
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +49,14 @@ class Room(Protocol):
 class Here:
     """One order after the other, in this process."""
 
-    def __init__(self, executor: Executor) -> None:
-        self.executor = executor
+    def __init__(self, trainer_of: Callable[[Cluster, Path], Trainer]) -> None:
+        self._trainer_of = trainer_of
 
     def work(self, driver: Driver) -> None:
-        trainer = OneByOne(self.executor, driver.space.cluster, driver.runs)
+        with contextlib.closing(self._trainer_of(driver.space.cluster, driver.runs)) as trainer:
+            self._work(driver, trainer)
+
+    def _work(self, driver: Driver, trainer: Trainer) -> None:
         while not driver.over:
             if order := driver.next():
                 try:
