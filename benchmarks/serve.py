@@ -124,7 +124,7 @@ def main() -> None:
 
         threading.Thread(target=run).start()
 
-    serve_forever(EndpointArgs(max_replicas=2), port=port, ready=ready, load=load)
+    serve_forever(EndpointArgs(max_replicas=2, no_keys=True), port=port, ready=ready, load=load)
 
 
 if __name__ == "__main__":

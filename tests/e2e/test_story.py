@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -168,7 +169,8 @@ def test_mlflow_holds_one_run_a_stage_run_and_the_champion(runs: Path, env: dict
 
 
 @pytest.fixture(scope="module")
-def endpoint(runs: Path, env: dict[str, str]) -> Iterator[str]:
+def endpoint(runs: Path, env: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """The URL of `remora serve`, and the key that it made."""
     port = free_port()
     command = [sys.executable, "-m", "remora", "serve", "--runs", str(runs), "--port", str(port)]
     log = runs.parent / "endpoint.log"
@@ -177,19 +179,26 @@ def endpoint(runs: Path, env: dict[str, str]) -> Iterator[str]:
     until("the endpoint", lambda: server.poll() is not None or "ready: " in log.read_text())
     assert server.poll() is None, log.read_text()
     assert "serving share-" in log.read_text() or "serving base-" in log.read_text()
-    yield f"http://127.0.0.1:{port}"
+    key = log.read_text().partition("export REMORA_KEY=")[2].split()[0]
+    yield f"http://127.0.0.1:{port}", key
     server.send_signal(signal.SIGINT)
     assert server.wait(PATIENCE) == 0, log.read_text()
 
 
-def test_the_champion_answers_the_openai_client_as_it_was_measured(runs: Path, endpoint: str) -> None:
-    from openai import OpenAI
+def test_the_champion_answers_the_openai_client_as_it_was_measured(runs: Path, endpoint: tuple[str, str]) -> None:
+    from openai import AuthenticationError, OpenAI
 
     champion = json.loads((runs / "searches" / "tiny.json").read_text())["champion"]
     answers = next((runs / "scores").glob(f"{champion}-openmoji-unseen-*/answers.jsonl"))
     measured = {a["question_id"]: a["text"] for a in map(json.loads, answers.read_text().splitlines())}
     questions = [json.loads(q) for q in (runs / "data/demo/openmoji-unseen.jsonl").read_text().splitlines()]
-    client = OpenAI(base_url=f"{endpoint}/v1", api_key="none")
+    url, key = endpoint
+    with pytest.raises(AuthenticationError):
+        OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0).models.list()
+    client = OpenAI(base_url=f"{url}/v1", api_key=key)
+    known: dict[str, Any] = client.models.retrieve("remora").to_dict()["metadata"]  # type: ignore[assignment]
+    scores = known["scores"][known["chosen_by"]]
+    assert scores["score"] >= 0 and scores["blind"] is not None and scores["question_only"] is not None
     assert {champion, "remora"} <= {m.id for m in client.models.list()}
     for question in questions[:6]:
         picture = base64.b64encode((runs / "data/demo/images" / question["image"]).read_bytes()).decode()

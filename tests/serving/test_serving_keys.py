@@ -197,7 +197,7 @@ def test_requests_at_a_time() -> None:
         assert [await task for task in (first[1], other, third)] == [204] * 3
         assert {name: holder.going for name, holder in check.holders.items()} == {"alice": 0, "bob": 0}
 
-    asyncio.run(go())
+    asyncio.run(asyncio.wait_for(go(), 60))
 
 
 @pytest.mark.parametrize(
