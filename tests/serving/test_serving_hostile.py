@@ -277,6 +277,12 @@ CONNECTIONS = {
     "a url as path": head(method="GET", path="http://169.254.169.254/latest"),
     "two requests, one smuggled": head("Content-Length: 0") + head(method="GET", path="/metrics"),
     "an upgrade": head("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: eA==", method="GET", path="/"),
+    "a websocket": head(
+        *("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"),
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        method="GET",
+        path=CHAT,
+    ),
     "nothing": b"",
 }
 

@@ -80,6 +80,11 @@ def test_a_config_is_deployed_with_its_aliases_versions(
         assert deployed[-1] == {"http_options": {"port": 8000}, "applications": [expected, other]}
         publish(registry, tmp_path / "two", "two")
     assert deployed[0] != deployed[1], "so Ray sees that something changed"
+    monkeypatch.chdir(tmp_path)
+    keyed = {**mine, "args": {"runs": str(registry.runs), "keys": "keys.yaml"}}
+    config.write_text(yaml.safe_dump({"applications": [keyed]}))
+    assert rollout.main([str(config), "--address", "x"]) == 0
+    assert deployed.pop()["applications"][0]["args"]["keys"] == str(tmp_path / "keys.yaml")
     for wrong in ([], [str(tmp_path / "nowhere.yaml")], [str(tmp_path)]):
         assert rollout.main(wrong) == 1
         told = capsys.readouterr().err

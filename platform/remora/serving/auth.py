@@ -51,10 +51,10 @@ class KeyCheck:
         self.holders: dict[str, _Holder] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # nothing here speaks it
+            return await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self.app(scope, receive, send)
-            return  # no websockets here
+            return await self.app(scope, receive, send)
         try:
             holder = self._admitted(scope, Headers(scope=scope))
         except Refusal as refusal:

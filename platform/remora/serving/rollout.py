@@ -43,7 +43,9 @@ def with_versions(config: Any) -> dict[str, Any]:
             read = EndpointArgs.read(args)
             _check_host(config, read)
             version = pinned(read).version
-            application = {**application, "args": {**args, "version": version}}
+            # A path is meant as seen from here; the application is built elsewhere.
+            keys = {"keys": str(read.keys.expanduser().absolute())} if isinstance(read.keys, Path) else {}
+            application = {**application, "args": {**args, "version": version, **keys}}
         applications.append(application)
     return {**config, "applications": applications}
 
