@@ -84,6 +84,8 @@ class SleepingDriver:
         self.variant = Variant(vision="clip-l-336", connector="linear", llm="phi-2", recipe="base")
         self.going: dict[int, WorkItem] = {}
         self.asked = self.seconds = 0.0
+        self.ends: list[float] = []
+        """When each stage run was published."""
 
     @property
     def over(self) -> bool:
@@ -108,6 +110,7 @@ class SleepingDriver:
         item = self.going.pop(number)
         if isinstance(item, Train):
             self.published[item.run.id] += 1
+            self.ends.append(time.perf_counter())
         began = time.perf_counter()
         self.work.done(item)
         self.seconds += time.perf_counter() - began
@@ -151,21 +154,23 @@ def on_tune(slots: int, sleep: float, count: int) -> list[str]:
         ray.shutdown()
     runs = {run.id for t in trials for run in t.lineage}
     assert driver.published == dict.fromkeys(runs, 1)
-    ideal = sleep * (3 + -(-len(trials) // slots))
     items = int(driver.asked)
+    # Processes of their own start once each; what an item costs shows once they are there, while all slots are busy.
+    steady = [t for t in driver.ends[len(driver.ends) // 4 : -slots]]
+    each = (steady[-1] - steady[0]) / (len(steady) - 1)
     return [
         f"{slots} slots, {items:,} items ({len(runs):,} of {sleep:g} s, {len(trials):,} that take no time), {deaths} "
-        f"processes died: {wall:.0f} s, {ideal:.0f} s of them by the items' own times and order. Tune's share is "
-        f"{(wall - ideal) / items:.2f} s an item, its start included; the state machine's "
-        f"{driver.seconds / items * 1e3:.2f} ms. Every stage run was published once."
+        f"processes died. {wall:.0f} s in all, most of it the start of {slots} Python processes. Once they are there a "
+        f"stage run ends every {each:.3f} s: {each * slots - sleep:.2f} s of a slot for each beside its {sleep:g} s. "
+        f"The state machine has {driver.seconds / items * 1e3:.2f} ms of an item. Every stage run was published once."
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--ray", type=int, default=0, metavar="SLOTS")
-    parser.add_argument("--sleep", type=float, default=5.0)
-    parser.add_argument("--items", type=int, default=256)
+    parser.add_argument("--sleep", type=float, default=4.0)
+    parser.add_argument("--items", type=int, default=128)
     given = parser.parse_args()
     today = time.strftime("%Y-%m-%d")
     where = f"{platform.machine()}, {os.cpu_count()} CPU cores"
