@@ -1,4 +1,4 @@
-"""`remora demo`: data, a search of four variants, the champion behind an endpoint, and one question to it."""
+"""`remora demo`: data, a search that stops two of four variants, an endpoint with the champion, a question to it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from remora.pipeline.search.records import ResultRecord
 from remora.pipeline.search.search import result_file
 from remora.processes import Child, remora_command
 from remora.reporting.columns import literal
+from remora.reporting.results import spent_lines, stopped_lines
 from remora.reporting.story import print_answer, print_champion, print_heading
 from remora.reporting.tables import scores_table, stages_table
 from remora.runs import Store, read_space, variant_name, variants_of
@@ -51,11 +52,11 @@ def demo(options: DemoOptions) -> None:
         highlight=False,
     )
 
-    print_heading(console, "2 of 4  Search: 2 connectors x 2 recipes")
+    print_heading(console, "2 of 4  Search: 2 connectors x 2 recipes, two of four stopped half way")
     space = read_space(SPACE)
     names = [variant_name(v) for v in variants_of(space)]
-    if all(any((options.runs / "bundles").glob(f"{name}-*")) for name in names):
-        console.print("An earlier run finished these variants; stage runs that have not changed are reused.")
+    if result_file(options.runs, space.name).exists():
+        console.print("An earlier run finished this search; stage runs that have not changed are reused.")
     live(options.place, "search", SPACE, space.name, names, console)
     result = json.loads(result_file(options.runs, space.name).read_text())
     if result["ended"] < began:
@@ -64,12 +65,16 @@ def demo(options: DemoOptions) -> None:
     print_heading(console, "3 of 4  Results")
     titles = {name: catalog.benchmark(name).title for name in space.benchmarks}
     console.print(scores_table(result["variants"], result["choice"], titles))
-    console.print(stages_table(result["variants"]))
+    for line in stopped_lines(result["others"]):
+        console.print(line, highlight=False)
+    console.print(stages_table([*result["variants"], *result["others"]]))
     counts = result["stage_runs"]
     console.print(
         f"Stage runs: {counts['planned']} planned by {len(names)} variants, {counts['trained']} trained, "
         f"{counts['reused']} reused (shared or finished before)."
     )
+    for line in spent_lines(result["steps"]):
+        console.print(line, highlight=False)
     print_champion(console, result, titles)
 
     print_heading(console, "4 of 4  Endpoint")
@@ -153,6 +158,7 @@ def _summary(result: ResultRecord, seconds: float, answer: dict[str, str]) -> di
     ]
     return {
         "variants": variants,
+        "others": result["others"],
         "champion": result["champion"],
         "choice": result["choice"],
         "stage_runs": result["stage_runs"],
