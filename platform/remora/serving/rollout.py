@@ -11,6 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def with_versions(config: Any) -> dict[str, Any]:
     return {**config, "applications": applications}
 
 
-def _check_host(config: dict[str, Any], args: EndpointArgs) -> None:
+def _check_host(config: Mapping[str, object], args: EndpointArgs) -> None:
     args.check_keys()
     options = config.get("http_options")
     host = options.get("host", "127.0.0.1") if isinstance(options, dict) else "127.0.0.1"

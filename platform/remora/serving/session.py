@@ -100,8 +100,10 @@ class ChatSession:
                     raise self._other()
                 end = _text(choice.get("finish_reason")) or end
                 delta = choice.get("delta")
-                if piece := _text(delta.get("content")) if isinstance(delta, dict) else None:
+                piece = _text(delta.get("content")) if isinstance(delta, dict) else None
+                if piece or (times and choice):  # the end is a token, too
                     times.append(self.clock())
+                if piece:
                     yield piece
             if end is None:
                 raise ServingError(f"{self.url}: the answer was cut off: the connection ended; ask again")
