@@ -77,3 +77,22 @@ def test_a_search_is_the_same_on_any_cluster() -> None:
     wider = space.model_copy(update={"cluster": Cluster(workers=8), "concurrent": 3, "published": {"a": {"gqa": 1.0}}})
     other = space.model_copy(update={"benchmarks": ("easy-vqa-val",)})
     assert search.search_key(space) == search.search_key(wider) != search.search_key(other)
+
+
+def test_a_full_disk_after_an_item_ends_the_search_with_its_line(monkeypatch) -> None:
+    """The item was done: it is not to be counted as failed besides."""
+    heard, closed = [], []
+
+    def done(number, performed) -> None:
+        raise StoreError("the disk is full")
+
+    def failed(*said) -> None:
+        heard.append(said)
+
+    order, space = SimpleNamespace(number=0), load(Space, SPACE)
+    full = SimpleNamespace(over=False, next=lambda: order, done=done, failed=failed, space=space, runs=Path("r"))
+    trainer = SimpleNamespace(close=lambda: closed.append(1))
+    monkeypatch.setattr(search, "perform", lambda order, runs, trainer: "performed")
+    with pytest.raises(StoreError, match="the disk is full"):
+        Here(lambda cluster, runs: trainer).work(full)
+    assert not heard and closed

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from remora.pipeline.search.board import RUNGS, Rungs
-from remora.training.journal import validations_of
+from remora.pipeline.search.ledger import Ledger
+from remora.training.journal import steps_of, validations_of
 from support.colours import write_colours
-from support.rates import STEPS, ended, write_space
+from support.rates import STEPS, ended, start, write_space
 
 pytestmark = pytest.mark.slow
 RATES = [1.0e-3, 4.0e-3]
@@ -44,19 +46,47 @@ def test_a_rung_is_decided_by_the_score(place: Path) -> None:
 
 
 def test_another_search_decides_by_what_was_measured_before_it(place: Path) -> None:
-    """Its stage runs are past its rung: what they logged there is compared, and nothing is trained for it."""
+    """Its stage runs are past its rung, one of them published: what they logged is compared, not trained again."""
     before = _steps(place)
     ended(space(place, "loss", {"kind": "halving", "eta": 2, "first": 0.3333}))
     board = Rungs.read(place / "r" / "searches" / "loss" / RUNGS)
-    (at,) = (r for r in board.arrivals if r.share == 0.3333)  # the other one is published
-    assert (at.figure, at.higher, at.step) == ("loss", False, 3) and at.tokens > 0
-    assert board.decided[0].decision == "pause" and board.decided[0].run == at.run
-    assert board.decided[1].decision == "promote"
-    assert _steps(place) - before == STEPS - 3
+    stages = place / "r" / "stages"
+    at_rung = board.ranking("finetune", 0.3333)
+    assert len(at_rung) == 2 and all((r.figure, r.higher, r.step) == ("loss", False, 3) and r.tokens for r in at_rung)
+    (paused,) = (d.run for d in board.decided if d.decision == "pause")
+    (there,) = {r.run for r in at_rung} - {paused}
+    assert [d.decision for d in board.decided if d.run == there] == ["go on", "go on"]  # it is at its end
+    better = at_rung[0].run == paused  # and then it goes on from its rung in the first search
+    assert (stages / paused).is_dir() == better and _steps(place) - before == (STEPS - 3 if better else 0)
+
+
+def test_two_searches_at_once_train_what_they_share_once(place: Path) -> None:
+    """Both halve three rates, of which they share two, in one run folder. One ends its variants, the other may wait."""
+    spaces = {}
+    for name, rates in (("left", [1.5e-3, 2.0e-3, 3.0e-3]), ("right", [2.0e-3, 3.0e-3, 5.0e-3])):
+        rule = {"kind": "halving", "eta": 3, "first": 0.3333}
+        spaces[name] = write_space(place, f"{name}.yaml", name=name, rule=rule, axes={"finetune.lr": rates})
+    both = [start(file, "both") for file in spaces.values()]
+    for process in both:
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+    folder = place / "both"
+    entries = [e for name in spaces for e in Ledger.entries(folder / "searches" / name / "ledger.jsonl")]
+    trained = Counter(e.run for e in entries if e.how == "trained")
+    assert set(trained.values()) == {1}
+    for name in spaces:
+        board = Rungs.read(folder / "searches" / name / RUNGS)
+        assert len(board.ranking("finetune", 0.3333)) == 3 and len(trained) <= 2 + 2
+        result = json.loads((folder / "searches" / f"{name}.json").read_text())
+        assert result["champion"] and len(result["variants"]) >= 1
+    for run in (folder / "stages").glob("*-*[0-9a-f]/journal.jsonl"):
+        steps = [s["step"] for s in steps_of(run)]
+        assert steps == list(range(len(steps))), run  # none is missing, none is twice
 
 
 def test_what_is_reused_is_validated_as_the_search_asks(place: Path) -> None:
     """Once, after it was trained by others: by three samples and other questions."""
+    ended(space(place, "all", {"kind": "none"}))
     before = _steps(place)
     for _ in range(2):
         ended(space(place, "later", {"kind": "none"}, limit=3))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ import optuna
 import pytest
 
 from pipeline.simulated import merit, trial
+from remora.errors import StoreError
 from remora.pipeline.objectives import objectives_of
 from remora.pipeline.search.board import RUNGS, Reached
 from remora.pipeline.search.by_optuna import ByOptuna
@@ -225,6 +228,32 @@ def test_several_objectives(tmp_path: Path) -> None:
 def test_a_small_space_is_tried_whole(tmp_path: Path) -> None:
     of = space(trials=50, axes={"finetune.lr": [1e-5, 2e-5, 4e-5]})
     assert len(tried(sampler(of, tmp_path))) == 3 * 2 * 3
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from pipeline.test_search_optuna import finish, sampler, space
+folder, signals = Path(sys.argv[2]), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+source = sampler(space(), folder)
+finish(source, source.ask())
+size = (folder / "optuna.db").stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+for _ in range(20):
+    finish(source, source.ask())
+"""
+
+
+def test_a_full_disk_and_a_damaged_study_are_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL, str(Path(__file__).parents[1]), str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True).stderr.splitlines()[-1]
+    assert said.startswith(f"remora.errors.StoreError: {tmp_path}/optuna.db: the sampler's study cannot be read or wri")
+    assert "free some disk space" in said
+    tried(sampler(space(trials=3), tmp_path))  # with room again it goes on
+    (tmp_path / "optuna.db").write_bytes(b"torn" * 100)
+    with pytest.raises(StoreError, match=r"file is not a database\); .*move a damaged file away"):
+        sampler(space(), tmp_path)
 
 
 class Lengths(dict[str, int]):

@@ -136,6 +136,27 @@ def test_what_another_search_trains_is_waited_for_without_a_slot(tmp_path):
     assert following.run.id == trials[0].lineage[2].id and following.trial.stages[trials[0].lineage[1].name] == "reused"
 
 
+def test_what_is_there_holds_its_place_at_the_rungs(tmp_path):
+    """Of two variants that are trained and logged a rung, the better one keeps the others from going on."""
+    trials = grid(widths=(1, 1, 1, 4))
+    best, *rest = sorted(trials, key=lambda t: -merit(t.name))
+    store = store_of(trials, there=frozenset(run.id for t in (best, rest[-1]) for run in t.lineage))
+
+    def logged(t):
+        return [Reached(t.name, t.last.name, "finetune", 0.5, 50, 0, "loss", merit(t.name), True)]
+
+    store.logged = logged
+    sim = simulated(trials, Halving.of(4, 0.5), tmp_path / RUNGS, 2, store)
+    work = sim.go()
+    assert {t.name for t in work.trials.values() if t.state == "paused"} == {t.name for t in rest[:-1]}
+    board = Rungs.read(tmp_path / RUNGS)
+    assert [r.run for r in board.ranking("finetune", 0.5)] == [t.name for t in (best, *rest)]
+    assert {d.run for d in board.decided if d.decision == "go on"} == {best.name, rest[-1].name}
+    lines = len(board.decided)
+    sim.go()  # the next command
+    assert len(Rungs.read(tmp_path / RUNGS).decided) == lines
+
+
 def test_who_dies_of_a_stage_run_takes_with_it_those_that_need_it(tmp_path):
     trials = grid(widths=(1, 2, 1, 2))
     work = simulated(trials, Everyone(), tmp_path / RUNGS, 1).driver()

@@ -11,17 +11,18 @@ Optuna learns nothing from, and is asked again before anything new.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from remora.errors import SpecError
-from remora.files import digest
+from remora.errors import SpecError, StoreError, first_line
+from remora.files import digest, disk_errors
 from remora.pipeline.search.board import Reached
 from remora.pipeline.search.samplers import VAIN, Make, assigned, by_chance
 from remora.pipeline.search.work import Trial
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 STUBBORN = 5
 """Trials in a row that give nothing new before the next ones are drawn by chance: TPE may repeat itself."""
+PATIENCE = 60.0
+"""Seconds that it waits for somebody else who writes the study."""
 VARIANT, ASSIGNMENT, SPACE, WENT_ON, PAUSED = "variant", "assignment", "space", "went_on", "paused"
 """Attributes of trials; SPACE of studies."""
 
@@ -48,13 +51,19 @@ class ByOptuna:
     closed = False
 
     def __init__(self, space: Space, make: Make, folder: Path, objectives: Sequence[Objective]) -> None:
+        self.space, self._make, self._objectives = space, make, tuple(objectives)
+        self._file = folder / "optuna.db"
+        with _database(self._file):
+            self._open()
+
+    def _open(self) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.space, self._make, self._objectives = space, make, tuple(objectives)
-        storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'optuna.db'}")
-        self.study = _study(space, self._objectives, storage)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        waits = {"connect_args": {"timeout": PATIENCE}}
+        storage = optuna.storages.RDBStorage(f"sqlite:///{self._file}", engine_kwargs=waits)
+        self.study = _study(self.space, self._objectives, storage)
         self._asked: dict[str, optuna.Trial | optuna.trial.FrozenTrial] = {}
         """Trial's name -> Optuna's trial: one that is worked at, or what is known of one that ended."""
         states, newest = optuna.trial.TrialState, dict[str, optuna.trial.FrozenTrial]()
@@ -70,6 +79,20 @@ class ByOptuna:
         return max(0, (self.space.sampler.trials or 0) - len(self._asked))
 
     def ask(self) -> Trial | None:
+        """Raises:
+        StoreError: the study cannot be read or written.
+        """
+        with _database(self._file):
+            return self._ask()
+
+    def tell(self, trial: Trial, reached: Reached | None) -> None:
+        """Raises:
+        StoreError: the study cannot be read or written.
+        """
+        with _database(self._file):
+            self._tell(trial, reached)
+
+    def _ask(self) -> Trial | None:
         while self._again:
             if trial := self._taken_up(self._again.popleft()):
                 return trial
@@ -78,7 +101,7 @@ class ByOptuna:
                 return trial
         return self._new() if self.left and self._drawn() else None
 
-    def tell(self, trial: Trial, reached: Reached | None) -> None:
+    def _tell(self, trial: Trial, reached: Reached | None) -> None:
         import optuna
 
         states, asked = optuna.trial.TrialState, self._asked[trial.name]
@@ -160,6 +183,25 @@ class ByOptuna:
                 self.study.enqueue_trial(said)
                 return True
         return False
+
+
+@contextlib.contextmanager
+def _database(file: Path) -> Iterator[None]:
+    """Raises:
+    StoreError: the study's file is damaged, locked or on a full disk.
+    """
+    from optuna.exceptions import OptunaError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with disk_errors(file):
+            yield
+    except (OptunaError, SQLAlchemyError) as e:
+        cause = e.__cause__ or e
+        raise StoreError(
+            f"{file}: the sampler's study cannot be read or written ({first_line(cause)}); free some disk space, or "
+            "move a damaged file away and run the same command again: what was trained is kept"
+        ) from None
 
 
 def _study(space: Space, objectives: Sequence[Objective], storage: optuna.storages.RDBStorage) -> optuna.study.Study:

@@ -20,7 +20,7 @@ from remora.files import is_held
 from remora.pipeline import tracked_runs
 from remora.pipeline.objectives import figures_of, objectives_of
 from remora.pipeline.search import space_file
-from remora.pipeline.search.board import RUNGS
+from remora.pipeline.search.board import RUNGS, Reached
 from remora.pipeline.search.ledger import LEDGER, Ledger
 from remora.pipeline.search.perform import Order, Performed
 from remora.pipeline.search.samplers import Listed, drawn
@@ -30,6 +30,7 @@ from remora.pipeline.variant import Outcome, status_file
 from remora.runs import StageRun, Store, path, variant_at, variant_name, variants_of
 from remora.runs.operations import SampleSize, operations, sample_size
 from remora.runs.preflight import outlook
+from remora.runs.rungs import LOSS, figure_of
 from remora.spec import MixtureEntry, Space, Variant
 from remora.training import journal
 
@@ -103,9 +104,7 @@ class Driver:
         watch = None
         if isinstance(item, Train):
             self._say_of(run, trial, "waiting")
-            if item.last and self.work.rule.rungs:
-                rule = self.space.rule.model_dump(mode="json")
-                watch = RungWatch(str(self.folder / RUNGS), trial.name, run.name, run.stage.name, rule)
+            watch = self._watch(trial) if item.last and self.work.rule.rungs else None
         number = self.ledger.begin(kind, run.name, trial.name, self._taken(run)[0] if kind == "train" else 0)
         self._going[number] = item
         return Order(number, kind, self.space.name, self.key, trial.variant, run.name, watch)
@@ -173,7 +172,16 @@ class Driver:
             self._sizes[run.stage.mixture] = sample_size(datasets)
         return operations(run.stage, dict(run.parts), samples, self._sizes[run.stage.mixture])
 
+    def logged(self, trial: Trial) -> Sequence[Reached]:
+        watch, steps, found = self._watch(trial), self.steps(trial.last), self.store.validations(trial.last)
+        by_loss = figure_of(self.space.rule) == LOSS
+        return [watch.reached(v, steps) for v in found if by_loss or v.score is not None]
+
     # its parts
+
+    def _watch(self, trial: Trial) -> RungWatch:
+        rule = self.space.rule.model_dump(mode="json")
+        return RungWatch(str(self.folder / RUNGS), trial.name, trial.last.name, trial.last.stage.name, rule)
 
     def _sampler(self) -> TrialSource:
         sampler = self.space.sampler

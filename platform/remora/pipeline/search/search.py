@@ -60,9 +60,11 @@ class Here:
         while not driver.over:
             if order := driver.next():
                 try:
-                    driver.done(order.number, perform(order, driver.runs, trainer))
+                    performed = perform(order, driver.runs, trainer)
                 except RemoraError as e:
                     driver.failed(order.number, e)
+                else:
+                    driver.done(order.number, performed)
             elif not driver.over:
                 time.sleep(1.0)  # another search trains what is left
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -53,6 +53,9 @@ class SimulatedStore:
 
     def cost(self, run: StageRun) -> float:
         return self.costs[run.id]
+
+    def logged(self, trial: Trial) -> Sequence[Reached]:
+        return ()  # what is there was validated at no rung
 
 
 def by_chance(run: StageRun) -> float:

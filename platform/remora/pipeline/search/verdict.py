@@ -49,18 +49,14 @@ class RungWatch:
         Raises:
             TrainingError: the rule compares a benchmark's score, and the validation has none.
         """
-        rule, path = self.stopping, Path(self.board)
-        shares = {step_at(share, steps): share for share in rule.rungs}
-        last = found.step + 1 == steps
-        share = 1.0 if last else shares.get(found.step + 1, round((found.step + 1) / steps, 6))
-        said = (self.variant, self.run, self.stage, share)
+        rule, path, reached = self.stopping, Path(self.board), self.reached(found, steps)
+        share, said = reached.share, (self.variant, self.run, self.stage, reached.share)
         with exclusive(path.with_suffix(".lock")):  # the places of two that arrive together are those of the file
             board = Rungs.read(path, rule.figure, rule.words)
-            reached = Reached(*said, found.step + 1, found.samples, *self._figure(found, rule.figure))
             if self.run not in board.reached.get((self.stage, share), {}):
                 write(path, [reached])
                 board.follow(path)
-            if last or share not in rule.rungs:
+            if share not in rule.rungs:
                 return True
             before = board.state(self.run)
             if before is None or before.share < share:
@@ -69,6 +65,14 @@ class RungWatch:
                 before = Decided(*said, decision, rule.words, places.index(self.run) + 1, len(places))
                 write(path, [before])
             return before.decision in ("go on", "promote")
+
+    def reached(self, found: Validated, steps: int) -> Reached:
+        """What a validation says, in the rule's figure; raises as `heard` does."""
+        rule = self.stopping
+        shares = {step_at(share, steps): share for share in rule.rungs} | {steps: 1.0}
+        share = shares.get(found.step + 1, round((found.step + 1) / steps, 6))
+        at = (self.variant, self.run, self.stage, share, found.step + 1, found.samples)
+        return Reached(*at, *self._figure(found, rule.figure))
 
     def _figure(self, found: Validated, figure: str) -> tuple[str, float, bool, int]:
         """(figure, value, whether higher is better, tokens) of a validation."""

@@ -11,7 +11,7 @@ is remembered but in the board, the store and the sampler's file: a search that 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -96,6 +96,9 @@ class World(Protocol):
 
     def cost(self, run: StageRun) -> float:
         """Of the whole stage run, in any unit: what is compared are paths of one search."""
+
+    def logged(self, trial: Trial) -> Sequence[Reached]:
+        """What the published last stage run of a trial logged while it was trained, in the rule's figure."""
 
 
 class Work:
@@ -229,6 +232,7 @@ class Work:
         self._lasts[trial.last.name] = trial.last
         self._become(trial, "waiting")
         if self._schedule.state(trial.last.id) == "done":
+            self._recall(trial)
             self._to_measure(trial)
         elif (state := self._state(trial.last.name)) and state.decision in ("pause", "stop"):
             self._become(trial, "paused" if state.decision == "pause" else "stopped")
@@ -269,7 +273,16 @@ class Work:
         for trial in self._users[run.id]:
             trial.stages[run.name] = "trained" if trial is by else "reused"
             if trial.last.id == run.id:
+                if by is None:
+                    self._recall(trial)
                 self._to_measure(trial)
+
+    def _recall(self, trial: Trial) -> None:
+        """Hold others against what another search has trained, at rungs that it logged; it went on from them."""
+        for at in self.world.logged(trial) if self.rule.rungs else ():
+            if at.share in self.rule.rungs and at.run not in self.board.reached.get((at.stage, at.share), {}):
+                self._add_line(at)
+                self._decide(at, "go on")
 
     def _to_measure(self, trial: Trial) -> None:
         self._become(trial, "trained")
@@ -299,12 +312,14 @@ class Work:
         ranking = self.board.ranking(at.stage, at.share)
         place = ranking.index(at) + 1
         said = (at.variant, at.run, at.stage, at.share)
-        decided = Decided(*said, decision, self.rule.words, place, len(ranking))
+        self._add_line(Decided(*said, decision, self.rule.words, place, len(ranking)))
+
+    def _add_line(self, line: Reached | Decided) -> None:
         if self.board_file:
-            write(self.board_file, [decided])
+            write(self.board_file, [line])
             self._look_at_board()
         else:
-            self.board.take(decided)
+            self.board.take(line)
 
     def _go_on(self, best: Reached) -> None:
         self._decide(best, "promote")
