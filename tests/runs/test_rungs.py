@@ -134,8 +134,11 @@ def test_a_rule_without_a_validation_is_refused_with_the_line_to_add(tmp_path: P
 @pytest.mark.parametrize("figure", ["los", "pope", "accuracy"])
 def test_a_figure_that_nobody_logs_is_refused_with_those_that_there_are(tmp_path: Path, figure: str) -> None:
     said = {"rule": {"kind": "median", "figure": figure}, "overrides": overrides(validate=VALIDATE | ASKED)}
-    with pytest.raises(SpecError, match=rf"rule\.figure '{figure}' is logged by no validation .*there are: loss, gqa"):
+    with pytest.raises(
+        SpecError, match=rf"rule\.figure '{figure}' is logged by no validation .*there are: loss, gqa; "
+    ) as refused:
         read_survey(space(tmp_path, **said))
+    assert f"benchmark: {{name: {'pope' if figure == 'pope' else 'gqa'}}}" in str(refused.value)
 
 
 def colours(tmp_path: Path, steps: int, **changes: object) -> Path:

@@ -78,7 +78,7 @@ def _short(value: float) -> str:
 
 
 def search_lines(result: ResultRecord) -> Iterator[str]:
-    """The lines of a `cluster.search.Result.as_json`: every variant, then the champion."""
+    """The lines of a `pipeline.search.search.Result.as_json`: every variant, then the champion."""
     for variant in result["variants"]:
         for score in variant["benchmarks"].values():
             yield f"{variant['name']}: {score_line(score)}"

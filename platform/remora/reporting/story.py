@@ -18,7 +18,7 @@ def print_heading(console: Console, title: str) -> None:
 def print_champion(console: Console, result: ResultRecord, titles: Mapping[str, str]) -> None:
     """What was chosen, how far it can be told from the others, and what it scores where it was not chosen.
 
-    `result` is what `cluster.search.Result.as_json` gives.
+    `result` is what `pipeline.search.search.Result.as_json` gives.
     """
     choice, version, alias = result["choice"], result["version"] or "none yet", f"{result['register_as']}@champion"
     about = f"registered as {alias}, version {version}." if not result["refused"] else f"{alias} was not moved."

@@ -127,10 +127,11 @@ def check_rule(
         asked = last.validation.benchmark
         there = [LOSS, *([figure_name(asked.name)] if asked else [])]
         if figure not in there:
+            name = rule.figure if rule.figure in (*catalog.PAPERS, *catalog.entries("benchmarks")) else decides
             raise SpecError(
                 f"{where}rule.figure {figure!r} is logged by no validation of stage {last.name!r} of "
                 f"{variant_name(variant)}{nearest(figure, there)}; there are: {', '.join(there)}; a benchmark's score "
-                f"is logged with overrides: {{{last.name}: {{validate: {{benchmark: {{name: {decides}}}}}}}}}"
+                f"is logged with overrides: {{{last.name}: {{validate: {{benchmark: {{name: {name}}}}}}}}}"
             )
         own = basis(variant, stages, figure)
         other, known = first.setdefault(last.name, (variant, own))
