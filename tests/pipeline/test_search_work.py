@@ -8,7 +8,7 @@ import random
 import pytest
 
 from pipeline.simulated import grid, merit, optimum, simulated, store_of, trial
-from remora.pipeline.search.board import RUNGS, Reached, Rungs, write
+from remora.pipeline.search.board import RUNGS, Decided, Reached, Rungs, write
 from remora.pipeline.search.rules import Everyone, Halving, Median
 from remora.pipeline.search.schedule import Schedule
 from remora.pipeline.search.work import Measure, Train
@@ -155,6 +155,24 @@ def test_what_is_there_holds_its_place_at_the_rungs(tmp_path):
     lines = len(board.decided)
     sim.go()  # the next command
     assert len(Rungs.read(tmp_path / RUNGS).decided) == lines
+
+
+def test_what_another_rule_decided_is_decided_anew(tmp_path):
+    """All four paused at a half by another rule, of which this one lets two go on; without a rule all do."""
+    trials, file = grid(widths=(1, 1, 1, 4)), tmp_path / RUNGS
+    for t in trials:
+        at = Reached(t.name, t.last.name, "finetune", 0.5, 50, 0, "loss", merit(t.name), True)
+        other = Reached(t.name, t.last.name, "finetune", 0.5, 50, 0, "gqa", -merit(t.name), True)
+        words = Halving.of(4, 0.5, "gqa").words
+        write(file, [other, at, Decided(t.name, t.last.name, "finetune", 0.5, "pause", words, 1, 4)])
+    store = store_of(trials, there=frozenset(run.id for t in trials for run in t.lineage[:-1]))
+    store.steps.update({t.last.id: 50 for t in trials})
+    work = simulated(trials, Everyone(), file, 1, store).driver()
+    assert {t.state for t in work.trials.values()} == {"waiting"}
+    sim = simulated(trials, Halving.of(2, 0.5), file, 1, store)
+    work = sim.go()
+    best = sorted(trials, key=lambda t: -merit(t.name))[:2]
+    assert sim.measured.keys() == {t.name for t in best} and store.paid == 2 * 50
 
 
 def test_who_dies_of_a_stage_run_takes_with_it_those_that_need_it(tmp_path):
