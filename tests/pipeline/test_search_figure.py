@@ -53,7 +53,7 @@ def test_another_search_decides_by_what_was_measured_before_it(place: Path) -> N
     stages = place / "r" / "stages"
     at_rung = board.ranking("finetune", 0.3333)
     assert len(at_rung) == 2 and all((r.figure, r.higher, r.step) == ("loss", False, 3) and r.tokens for r in at_rung)
-    (paused,) = (d.run for d in board.decided if d.decision == "pause")
+    (paused,) = {d.run for d in board.decided if d.decision == "pause"}
     (there,) = {r.run for r in at_rung} - {paused}
     assert [d.decision for d in board.decided if d.run == there] == ["go on", "go on"]  # it is at its end
     better = at_rung[0].run == paused  # and then it goes on from its rung in the first search
