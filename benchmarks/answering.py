@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from remora import catalog
 from remora.catalog.compatibility import check_composition
 from remora.inference import Answerer, Message, Request
-from remora.inference.decoding import Prefixes, SlotBatch, WholeBatch
+from remora.inference.decoding import SlotBatch, WholeBatch
 from remora.inference.sampling import NEAR
 from remora.model.connectors import build_connector
 from remora.model.llm import train_tokenizer
@@ -186,9 +186,10 @@ def logits_apart(answerer: Answerer, asked: Conversations, limit: int) -> tuple[
             pictures = list({p.digest: p for prompt in some for p in prompt.pictures}.values())
             shown = dict(zip([p.digest for p in pictures], answerer.embeddings(pictures, 16), strict=True))
             by_itself = {p.digest: answerer.embeddings([p])[0] for p in pictures}
-            together = SlotBatch(llm)
-            together.cache.resize(len(some), max(len(prompt.ids) for prompt in some) + limit)
-            found = together.join(some, Prefixes(llm, 1 << 30).of(some, shown), shown)
+            together = SlotBatch(llm, 1 << 30)
+            together.resize(len(some), max(len(prompt.ids) for prompt in some) + limit)
+            rows = [together.join(prompt) for prompt in some]
+            _, found = together.step([], [(row, row.unread) for row in rows], shown)
             alone = [WholeBatch(llm, [prompt], by_itself) for prompt in some]
             for _ in range(limit):
                 logits = torch.cat([one.logits for one in alone])
@@ -198,7 +199,7 @@ def logits_apart(answerer: Answerer, asked: Conversations, limit: int) -> tuple[
                 near += int((best[:, 0] - best[:, 1] <= edge * largest).sum())
                 choices += len(some)
                 tokens = logits.argmax(-1).tolist()
-                found = together.step(tokens)
+                _, found = together.step(list(zip(rows, tokens, strict=True)), [], shown)
                 for one, token in zip(alone, tokens, strict=True):
                     one.step([token])
     return far, near, choices

@@ -1,93 +1,110 @@
-"""The slot cache equals transformers' cache, whichever requests join, leave or move."""
+"""The slot cache holds each row's tokens, whichever rows join, leave or move; attention sees a row's own alone."""
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torch.nn import functional as F
 from transformers.cache_utils import DynamicLayer
 
+from remora.inference import attention
+from remora.inference.attention import Span, slot_attention, spans_mask
 from remora.inference.cache import SlotCache
 
+GROUPS, WIDTH = 2, 3
 
-def states(rows: int, tokens: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    keys = torch.rand(rows, 2, tokens, 3, generator=generator)
+
+def states(tokens: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    keys = torch.rand(1, GROUPS, tokens, WIDTH, generator=torch.Generator().manual_seed(seed))
     return keys, keys + 1
 
 
-def write(cache: SlotCache, first: int, start: int, given: tuple[torch.Tensor, torch.Tensor], lengths=None):
+def write(cache: SlotCache, spans: list[Span], given: tuple[torch.Tensor, torch.Tensor]):
     """One pass over a cache of one layer, as a model makes it."""
-    (layer,) = cache.window(first, first + len(given[0]), start, lengths).layers
-    assert layer.get_seq_length() == start
+    (layer,) = cache.window(spans).layers
     return layer.update(*given)
 
 
-def test_it_holds_what_a_growing_cache_holds():
-    cache, other, start = SlotCache(1), DynamicLayer(), 0
-    cache.resize(5, 9)
-    for seed, tokens in enumerate((4, 1, 1, 3)):
-        given = states(5, tokens, seed)
-        (layer,) = cache.window(0, 5, start).layers
-        assert layer.get_mask_sizes(tokens) == other.get_mask_sizes(tokens)
-        for ours, theirs in zip(layer.update(*given), other.update(*given), strict=True):
-            assert torch.equal(ours, theirs)
-        start += tokens
-        assert layer.get_seq_length() == other.get_seq_length() == start
+def test_it_holds_what_growing_caches_hold():
+    cache, others = SlotCache(1), [DynamicLayer() for _ in range(3)]
+    cache.resize(4, 9)
+    held = [0, 0, 0]
+    for seed, counts in enumerate(((4, 2, 3), (1, 1, 0), (1, 0, 4), (1, 1, 1), (0, 3, 0))):
+        order = sorted((i for i in range(3) if counts[i]), key=lambda i: counts[i] > 1)
+        spans = [Span(i + 1, held[i], counts[i]) for i in order]
+        given = states(sum(counts), seed)
+        memory = write(cache, spans, given)
+        at = 0
+        for i in order:
+            others[i].update(*(each[:, :, at : at + counts[i]] for each in given))
+            at, held[i] = at + counts[i], held[i] + counts[i]
+        for i, other in enumerate(others):
+            for ours, theirs in zip(memory, (other.keys, other.values), strict=True):
+                assert torch.equal(ours[i + 1, :, : held[i]], theirs[0]) and not ours[i + 1, :, held[i] :].any()
 
 
-def test_each_row_writes_behind_its_own_tokens():
-    cache = SlotCache(1)
-    cache.resize(4, 6)
-    given = [states(1, tokens, tokens) for tokens in (4, 2, 3)]
-    for slot, one in enumerate(given):
-        write(cache, slot, 0, one)
-    token = states(3, 1, 9)
-    found = write(cache, 0, 4, token, torch.tensor([4, 2, 3]))
-    for kind in (0, 1):
-        assert found[kind].shape == (3, 2, 5, 3)
-        for slot, one in enumerate(given):
-            held = one[kind].shape[2]
-            assert torch.equal(found[kind][slot, :, :held], one[kind][0])
-            assert torch.equal(found[kind][slot, :, held], token[kind][slot, :, 0])
-            assert not found[kind][slot, :, held + 1 :].any()
-
-
-def test_rows_move_up_and_a_free_slot_is_zeros():
+def test_a_free_slot_is_zeros():
     """A stale NaN in it would pass through any mask of the next row there."""
     cache = SlotCache(1)
-    cache.resize(4, 5)
-    given = states(3, 4, 0)
-    given[0][0] = given[1][0] = float("nan")
-    write(cache, 0, 0, given)
-    cache.free(0, 2)
-    keys, values = write(cache, 0, 4, states(3, 1, 1))
-    assert torch.equal(keys[:2, :, :4], given[0][[2, 1]]) and torch.equal(values[:2, :, :4], given[1][[2, 1]])
-    assert not keys[2, :, :4].any() and not values[2, :, :4].any()
+    cache.resize(3, 5)
+    broken = states(4, 0)
+    broken[0][0] = broken[1][0] = float("nan")
+    write(cache, [Span(0, 0, 4)], broken)
+    kept = states(2, 1)
+    write(cache, [Span(1, 0, 2)], kept)
+    cache.free(0, 4)
+    for held, given in zip(cache.layer(0, *kept), kept, strict=True):
+        assert not held[0].any() and torch.equal(held[1, :, :2], given[0])
 
 
 def test_rows_keep_their_tokens_when_slots_grow_and_shrink():
     cache = SlotCache(1)
-    cache.resize(2, 4)
-    given = states(2, 3, 0)
-    write(cache, 0, 0, given)
-    for size in ((2, 9), (7, 9), (3, 4)):
-        cache.resize(*size)
-        keys, values = cache.layer(0, *given)
-        assert keys.shape == (size[0], 2, size[1], 3)
-        assert torch.equal(keys[:2, :, :3], given[0]) and torch.equal(values[:2, :, :3], given[1])
-        assert not keys[:2, :, 3:].any() and not keys[2:].any()
+    cache.resize(3, 4)
+    given = [states(3, seed) for seed in range(2)]
+    write(cache, [Span(0, 0, 3), Span(2, 0, 3)], tuple(torch.cat(each, 2) for each in zip(*given, strict=True)))
+    slots = [0, 2]
+    for size in ((3, 9), (7, 9), (2, 4)):
+        cache.resize(*size, slots)
+        slots = [0, 1]
+        for held, *rows in zip(cache.layer(0, *given[0]), *given, strict=True):
+            assert held.shape == (size[0], GROUPS, size[1], WIDTH)
+            for slot, row in enumerate(rows):
+                assert torch.equal(held[slot, :, :3], row[0])
+            assert not held[:, :, 3:].any() and not held[2:].any()
 
 
 def test_a_prefix_is_a_copy_that_many_rows_begin_with():
     cache, other = SlotCache(1), SlotCache(1)
     cache.resize(1, 4)
     other.resize(2, 6)
-    given = states(1, 4, 0)
-    write(cache, 0, 0, given)
+    given = states(4, 0)
+    write(cache, [Span(0, 0, 4)], given)
     prefix = cache.take(0, 3)
-    cache.free(0, 0)
+    cache.free(0, 4)
     for slot in (0, 1):
         other.put(slot, prefix)
-    keys, values = write(other, 0, 3, states(2, 1, 1))
-    for slot in (0, 1):
-        assert torch.equal(keys[slot, :, :3], given[0][0, :, :3])
-        assert torch.equal(values[slot, :, :3], given[1][0, :, :3])
+        for held, first in zip(other.layer(0, *given), given, strict=True):
+            assert torch.equal(held[slot, :, :3], first[0, :, :3])
+
+
+@pytest.mark.parametrize("waste", [0.0, 1.5, 1e9])
+@pytest.mark.parametrize("heads", [GROUPS, 3 * GROUPS])
+@pytest.mark.parametrize("slots", [(0, 1, 2, 3, 4), (3, 0, 6, 1, 5)])
+def test_attention_is_that_of_each_row_alone(monkeypatch, waste, heads, slots):
+    """In one call and in one for each row; a slot that is no row's does not count."""
+    monkeypatch.setattr(attention, "WASTE", waste)
+    generator = torch.Generator().manual_seed(0)
+    key, value = (torch.randn(8, GROUPS, 20, 4, generator=generator) for _ in range(2))
+    spans = [Span(*three) for three in zip(slots, (7, 0, 12, 0, 5), (1, 1, 1, 6, 9), strict=True)]
+    query = torch.randn(1, heads, sum(span.tokens for span in spans), 4, generator=generator)
+    found, _ = slot_attention(torch.nn.Module(), query, key, value, spans_mask(spans), scaling=0.4)
+    at = 0
+    for slot, start, count in spans:
+        end = start + count
+        keys, values = (each[slot, :, :end].repeat_interleave(heads // GROUPS, 0) for each in (key, value))
+        band = torch.ones(count, end, dtype=torch.bool).tril(start)
+        expected = F.scaled_dot_product_attention(
+            query[0, :, at : at + count].double(), keys.double(), values.double(), attn_mask=band, scale=0.4
+        )
+        torch.testing.assert_close(found[0, at : at + count].transpose(0, 1).double(), expected, rtol=0, atol=1e-6)
+        at += count

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from remora import catalog
-from remora.inference import Prompt, prefill
-from remora.inference.decoding import Prefixes, SlotBatch, WholeBatch, can_join, token_bytes
+from remora.inference import Prompt
+from remora.inference.attention import SLOTS
+from remora.inference.decoding import Row, SlotBatch, WholeBatch, can_join, token_bytes
 from remora.token_ids import IMAGE
 from support.small_llms import CONFIGS, JOIN, OTHERS, PICTURES, WINDOWED, embeddings, llm_of, prompts
 
@@ -30,26 +31,27 @@ def alone(llm, prompt: Prompt) -> torch.Tensor:
     return torch.cat([one.logits, *(one.step([token]) for token in said(prompt))])
 
 
-def joining(llm, asked: list[Prompt], at_once: int) -> torch.Tensor:
-    """The same for all rows, [B, STEPS + 1, V]: that many join at each step, and each leaves when it is complete."""
-    batch, prefixes = SlotBatch(llm), Prefixes(llm, 1 << 20)
-    batch.cache.resize(len(asked), max(len(prompt.ids) for prompt in asked) + STEPS)
-    waiting, rows = list(range(len(asked))), []
+def joining(llm, asked: list[Prompt], at_once: int, chunk: int = 7) -> torch.Tensor:
+    """The same for all rows, [B, STEPS + 1, V]: so many join at each step, are read in pieces, and leave
+    as soon as they are complete."""
+    llm.set_attn_implementation(SLOTS)
+    batch = SlotBatch(llm, 1 << 20)
+    batch.resize(len(asked), max(len(prompt.ids) for prompt in asked) + STEPS)
+    waiting, rows = list(range(len(asked))), dict[Row, int]()
     logits: list[list[torch.Tensor]] = [[] for _ in asked]
     while waiting or rows:
-        if rows:
-            found = batch.step([said(asked[i])[len(logits[i]) - 1] for i in rows])
-            for i, each in zip(rows, found, strict=True):
-                logits[i].append(each)
-            gone = {row for row, i in enumerate(rows) if len(logits[i]) == STEPS + 1}
-            rows = [rows[row] for row in batch.leave(gone)]
-        new, waiting = waiting[:at_once], waiting[at_once:]
-        new.sort(key=lambda i: (asked[i].body, len(asked[i].ids)))
-        if new:
-            some = [asked[i] for i in new]
-            for i, each in zip(new, batch.join(some, prefixes.of(some, embeddings()), embeddings()), strict=True):
-                logits[i].append(each)
-            rows += new
+        for i in waiting[:at_once]:
+            if not batch.is_read(asked[i]):
+                rows[batch.join(asked[i])] = i
+        waiting = [i for i in waiting if i not in rows.values()]
+        saying = [(row, said(asked[i])[len(logits[i]) - 1]) for row, i in rows.items() if logits[i]]
+        reading = [(row, min(chunk, row.unread)) for row in rows if row.unread]
+        heard, found = batch.step(saying, reading, embeddings())
+        for row, each in zip(heard, found, strict=True):
+            logits[rows[row]].append(each)
+        gone = [row for row in heard if len(logits[rows[row]]) == STEPS + 1]
+        batch.leave(gone)
+        rows = {row: i for row, i in rows.items() if row not in gone}
     return torch.stack([torch.stack(each) for each in logits])
 
 
@@ -100,7 +102,7 @@ def test_those_that_do_not_join_would_be_wrong_if_they_did(name):
         expected = torch.stack([alone(llm, prompt) for prompt in asked])
         try:
             found = joining(llm, asked, 2)
-        except (AttributeError, RuntimeError, TypeError, ValueError):
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return
     assert float((found - expected).abs().max()) > 100 * LARGEST * float(expected.abs().max())
 
@@ -133,24 +135,24 @@ def test_prompts_of_any_shape(asked, at_once):
         assert_near(joining(llm, asked, at_once), torch.stack([alone(llm, prompt) for prompt in asked]))
 
 
-def test_what_rows_share_goes_through_the_model_once(monkeypatch):
+def test_what_rows_share_goes_through_the_model_once():
     llm, asked = llm_of("smollm2-135m"), prompts([1, 3, 4, 6, 9, 9])
     shapes = []
     see = lambda _, args, kwargs: shapes.append(tuple(args[0].shape[:2]))  # noqa: E731
     llm.model.layers[0].register_forward_pre_hook(see, with_kwargs=True)
     with torch.inference_mode():
-        joining(llm, asked, 6)
-        assert shapes == [(1, 5), (2, 4), (6, 9)] + [(6, 1)] * STEPS  # the head, two pictures, six tails, tokens
-        shapes.clear()
-        joining(llm, asked, 3)  # those who join later share as well
-        assert shapes == [(1, 5), (1, 4), (3, 4), (3, 1), (1, 4), (3, 9), (6, 1), (3, 1)]
-        shapes.clear()
-        monkeypatch.setattr(prefill, "PASS", 12)
-        found = joining(llm, asked, 6)
+        joining(llm, asked, 6, chunk=99)
+    # The first prompt. Then its token, the head's other picture, two tails about the first. Then their tokens and two
+    # tails about the second picture, and so on.
+    assert shapes == [(1, 10), (1, 1 + 3 + 4 + 10), (1, 1 + 3 + 9 + 9), (1, 3 + 2), (1, 2)], shapes
+
+
+def test_pieces_of_any_size_are_the_whole():
+    llm, asked = llm_of("smollm2-135m"), prompts([4, 2, 7], images=2)
+    with torch.inference_mode():
         expected = torch.stack([alone(llm, prompt) for prompt in asked])
-    passes = [(1, 5), (2, 4), (3, 4), (1, 6), (1, 9), (1, 9)]  # of rows of more equal length
-    assert shapes[:8] == passes + [(6, 1)] * STEPS
-    assert_near(found, expected)
+        for chunk in (1, 2, 3, 5, 50):
+            assert_near(joining(llm, asked, 3, chunk), expected)
 
 
 def test_prefixes_are_kept_up_to_their_limit():
@@ -158,15 +160,16 @@ def test_prefixes_are_kept_up_to_their_limit():
     llm, asked = llm_of("smollm2-135m"), prompts([3] * 4, each=1)
     body, head = asked[0].body * token_bytes(llm), asked[0].head * token_bytes(llm)
     with torch.inference_mode():
-        prefixes = Prefixes(llm, 2 * body + head)
-        for i in (0, 1, 0, 2):
-            prefixes.of([asked[i]], embeddings())
-        assert [prefixes.has(prompt) for prompt in asked] == [True, False, True, False]
-        assert prefixes.kept.held <= 2 * body + head
-        for kept, made in zip(
-            prefixes.of([asked[0]], {})[0], Prefixes(llm, 0).of([asked[0]], embeddings())[0], strict=True
-        ):
-            assert torch.equal(kept[0], made[0]) and torch.equal(kept[1], made[1])
+        assert can_join(llm)
+        batch, begun = SlotBatch(llm, 2 * body + head), []
+        for i in (0, 1, 0, 2, 0, 1):
+            batch.resize(1, 20)
+            row = batch.join(asked[i])
+            begun.append(row.tokens)
+            batch.step([], [(row, row.unread)], embeddings())
+            batch.leave([row])
+            assert batch.kept.held <= 2 * body + head
+        assert begun == [0, asked[0].head, asked[0].body, asked[0].head, asked[0].body, asked[0].head]
 
 
 def test_the_memory_of_a_token_is_that_of_its_keys_and_values():

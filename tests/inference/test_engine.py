@@ -95,14 +95,18 @@ def test_logits_may_be_off_by_less_than_half_of_what_is_near(made, monkeypatch, 
         noise = torch.rand(logits.shape, generator=generator) * 2 - 1
         return logits + noise * 0.01 * logits.abs().amax(-1, keepdim=True)
 
-    for kind, method in ((SlotBatch, "join"), (SlotBatch, "step"), (WholeBatch, "step")):
-        real = getattr(kind, method)
+    slots, whole = SlotBatch.step, WholeBatch.step
 
-        def off(self, *args, real=real):
-            logits = real(self, *args)
-            return logits if isinstance(self, WholeBatch) and len(logits) == 1 else shaken(logits)
+    def off_in_slots(self, *args):
+        heard, logits = slots(self, *args)
+        return heard, shaken(logits)
 
-        monkeypatch.setattr(kind, method, off)
+    def off_in_groups(self, tokens):
+        logits = whole(self, tokens)
+        return logits if len(logits) == 1 else shaken(logits)
+
+    monkeypatch.setattr(SlotBatch, "step", off_in_slots)
+    monkeypatch.setattr(WholeBatch, "step", off_in_groups)
     monkeypatch.setitem(sampling.NEAR, torch.float32, 0.021)
     for seed in range(2):
         engine = AnswerEngine(answerer, rows=9)
@@ -173,7 +177,7 @@ def test_memory_bounds_the_rows(made, monkeypatch):
     monkeypatch.setattr(
         SlotBatch,
         "step",
-        lambda self, tokens: sizes.append((len(tokens), self.cache.slots * self.cache.columns)) or step(self, tokens),
+        lambda self, *args: sizes.append((len(self.rows), self.cache.slots * self.cache.columns)) or step(self, *args),
     )
     for tokens, fewest, most in ((10**5, 20, 32), (400, 2, 9), (4, 1, 1)):
         sizes.clear()
@@ -185,7 +189,42 @@ def test_memory_bounds_the_rows(made, monkeypatch):
         assert fewest <= max(rows for rows, _ in sizes) <= most
         # A single one that needs more than all of it runs by itself.
         assert all(rows == 1 or reserved <= tokens for rows, reserved in sizes)
-        assert engine._prefixes.kept.held <= tokens * answerer.token_bytes // 4
+        assert engine._rows._batch.kept.held <= tokens * answerer.token_bytes // 4
+
+
+@pytest.mark.parametrize("chunk", [5, 24])
+def test_a_step_reads_a_bounded_piece_of_prompts(made, monkeypatch, chunk):
+    """And encodes one picture: rows that decode get a token in each step, however long the prompts are that come."""
+    answerer, requests, expected = made("phi-2")
+    steps: list[tuple[int, int]] = []
+    encoded: list[int] = []
+    step, encode = SlotBatch.step, Answerer.embeddings
+
+    def seen(self, saying, reading, shown):
+        steps.append((len(saying), sum(count for _, count in reading)))
+        encoded.append(0)
+        return step(self, saying, reading, shown)
+
+    def encoding(self, pictures, at_once=1):
+        encoded[-1] += len(pictures) if at_once > 1 else 0  # one at a time: a near tie
+        return encode(self, pictures, at_once)
+
+    monkeypatch.setattr(SlotBatch, "step", seen)
+    monkeypatch.setattr(Answerer, "embeddings", encoding)
+    encoded.append(0)
+    engine = AnswerEngine(answerer, chunk=chunk, pictures=1)
+    endless = engine.add(Request(requests[0].conversation, 2000, logit_bias=((answerer.stop_id, -100.0),)))
+    while not engine.stats.answer_tokens:
+        engine.step()
+    numbers = [engine.add(request) for request in requests]
+    found: dict[int, Answer] = {}
+    while len(found) < len(requests) and engine.busy:
+        told = engine.step()
+        assert endless in {event.request for event in told}, "it is never left out"
+        found |= {event.request: event.answer for event in told if event.answer}
+    assert [found[number] for number in numbers] == expected
+    assert max(count for _, count in steps) <= chunk and max(encoded) <= 1
+    assert max(rows for rows, _ in steps) > 2
 
 
 @pytest.mark.slow
@@ -266,7 +305,7 @@ def test_prompts_that_cannot_join_start_together_where_they_are_equally_long(mad
         assert len({len(prompt.ids) for prompt in prompts}) == 1
         return read(llm, prompts, shown)
 
-    monkeypatch.setattr("remora.inference.engine.WholeBatch", seen)
+    monkeypatch.setattr("remora.inference.rows.WholeBatch", seen)
     encoded: list[bytes] = []
     encode = Answerer.embeddings
     monkeypatch.setattr(

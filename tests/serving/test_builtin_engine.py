@@ -165,7 +165,7 @@ def test_only_the_request_at_fault_fails(answerer, requests, expected, at) -> No
     steps: dict[int, int] = {}
 
     def before(inner: AnswerEngine) -> None:
-        held = [one for group in inner._groups for one in group.rows] + list(inner._waiting)
+        held = [*inner._rows.running, *inner._waiting]
         for one in held:
             if one.prompt is poison and len(one.said) >= at:
                 steps[len(held)] = steps.get(len(held), 0) + 1

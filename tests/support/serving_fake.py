@@ -69,7 +69,7 @@ class FakeAnswerer:
     def detokenizer(self) -> Detokenizer:
         return Detokenizer(self.pieces)  # type: ignore[arg-type]
 
-    def engine(self, rows: int, cache_bytes: int) -> FakeAnswerEngine:
+    def engine(self, rows: int, **_: int) -> FakeAnswerEngine:
         return FakeAnswerEngine(self, rows)
 
     def one(self, conversation: tuple[Message, ...], how: Request) -> Answer:

@@ -24,7 +24,7 @@ OTHERS: dict[str, tuple[bool, dict[str, Any]]] = {
     "smollm3": (True, {"no_rope_layers": [1, 0]}),  # a layer without positions
     "gpt2": (True, {}),  # learned absolute positions
     "opt": (True, {"ffn_dim": 24, "word_embed_proj_dim": 16}),  # learned, counted from 2
-    "bloom": (True, {}),  # alibi, which counts the tokens of the mask
+    "bloom": (False, {}),  # alibi, which counts the tokens of the mask
     "mistral": (False, {"sliding_window": 12}),
     "qwen3": (False, {"use_sliding_window": True, "sliding_window": 3, "layer_types": ["sliding_attention"] * 2}),
     "gemma3_text": (False, {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"]}),

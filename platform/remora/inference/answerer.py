@@ -18,8 +18,9 @@ from remora.data.conversation import Turn
 from remora.errors import DataError, TooLong
 from remora.inference.bundle import Bundle, read_bundle
 from remora.inference.decoding import can_join, token_bytes
-from remora.inference.engine import CACHE_BYTES, ROWS, AnswerEngine
+from remora.inference.engine import CACHE_BYTES, CHUNK, ROWS, AnswerEngine
 from remora.inference.generation import Generation
+from remora.inference.pictures import PICTURES
 from remora.inference.recent import Recent
 from remora.inference.requests import Answer, FittedPicture, Message, Prompt, Request
 from remora.inference.text import Detokenizer
@@ -118,9 +119,11 @@ class Answerer:
         """Tokens left in the context for an answer, at least one."""
         return self.max_length - len(prompt.ids)
 
-    def engine(self, rows: int = ROWS, cache_bytes: int = CACHE_BYTES) -> AnswerEngine:
+    def engine(
+        self, rows: int = ROWS, cache_bytes: int = CACHE_BYTES, chunk: int = CHUNK, pictures: int = PICTURES
+    ) -> AnswerEngine:
         """A new engine for requests that come and go."""
-        return AnswerEngine(self, rows, cache_bytes)
+        return AnswerEngine(self, rows, cache_bytes, chunk, pictures)
 
     def answer(self, requests: Sequence[Request], done: Callable[[int, Answer], None] | None = None) -> list[Answer]:
         """The answer to each request; `done` is called with each index and answer as soon as it is complete.

@@ -5,12 +5,14 @@ transformers' DynamicLayer copies everything for each new token (torch.cat) and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
+
+from remora.inference.attention import Span
 
 Prefix = list[tuple[Tensor, Tensor]]
 """Each layer's keys and values [heads, tokens, D] of a shared prefix."""
@@ -25,21 +27,22 @@ class SlotCache:
     def __init__(self, layers: int) -> None:
         self._layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
         self.slots = self.columns = 0
-        self._written = 0  # columns written in any slot
 
-    def resize(self, slots: int, columns: int) -> None:
-        """Change the number of slots and columns; rows keep their tokens, which must fit."""
-        kept, self._written = min(slots, self.slots), min(self._written, columns)
+    def resize(self, slots: int, columns: int, kept: Sequence[int] = ()) -> None:
+        """Change the number of slots and columns. The rows in the slots `kept`, which must fit, are then in the first
+        ones, in this order."""
+        shared = min(columns, self.columns)
         self.slots, self.columns = slots, columns
         for i, layer in enumerate(self._layers):  # one at a time: memory never holds the whole cache twice
             if layer is not None:
                 for new, old in zip(self._new(i, *layer), layer, strict=True):
-                    new[:kept, :, : self._written] = old[:kept, :, : self._written]
+                    for slot, before in enumerate(kept):
+                        new[slot, :, :shared] = old[before, :, :shared]
 
     def clear(self) -> None:
         """Free all memory."""
         self._layers = [None] * len(self._layers)
-        self.slots = self.columns = self._written = 0
+        self.slots = self.columns = 0
 
     def _new(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Zeros for a layer's keys and values with the heads and widths of these, [..., heads, *, D]."""
@@ -51,59 +54,51 @@ class SlotCache:
         """A layer's memory, allocated with its first states [..., heads, *, D]."""
         return self._layers[layer] or self._new(layer, keys, values)
 
-    def window(self, first: int, last: int, start: int, lengths: Tensor | None = None) -> Cache:
-        """A cache for a pass over rows `first` to `last`: it appends after their first `start` tokens, or one token
-        each after its own `lengths` [B], of which `start` is the largest."""
-        places = None if lengths is None else (torch.arange(last - first, device=lengths.device), lengths)
-        return Cache(layers=[_Window(self, i, slice(first, last), start, places) for i in range(len(self._layers))])
-
-    def wrote(self, columns: int) -> None:
-        self._written = max(self._written, columns)
+    def window(self, spans: Sequence[Span]) -> Cache:
+        """A cache for a pass over these tokens, of which spans of one token come first."""
+        return Cache(layers=[_Window(self, i, spans) for i in range(len(self._layers))])
 
     def put(self, slot: int, prefix: Prefix) -> None:
         """Begin a row with a prefix."""
         for i, states in enumerate(prefix):
             for held, given in zip(self.layer(i, *states), states, strict=True):
                 held[slot, :, : given.shape[1]] = given
-        self.wrote(prefix[0][0].shape[1])
 
     def take(self, slot: int, tokens: int) -> Prefix:
         """A copy of a row's first tokens."""
         layers = [layer for layer in self._layers if layer is not None]
         return [(keys[slot, :, :tokens].clone(), values[slot, :, :tokens].clone()) for keys, values in layers]
 
-    def free(self, slot: int, last: int) -> None:
-        """Remove a row; the last one takes its slot, so that rows stay contiguous."""
+    def free(self, slot: int, tokens: int) -> None:
+        """Remove a row of so many tokens."""
         for layer in self._layers:
             for held in layer or ():
-                if slot != last:
-                    held[slot, :, : self._written] = held[last, :, : self._written]
-                held[last, :, : self._written] = 0
+                held[slot, :, :tokens] = 0
 
 
 class _Window(DynamicLayer):
     """One layer of `SlotCache.window`, in the form that transformers' models take."""
 
-    def __init__(
-        self, cache: SlotCache, layer: int, rows: slice, start: int, places: tuple[Tensor, Tensor] | None
-    ) -> None:
+    def __init__(self, cache: SlotCache, layer: int, spans: Sequence[Span]) -> None:
         super().__init__()
         self.is_initialized = True
-        self._cache, self._layer, self._rows = cache, layer, rows
-        self._used, self._places = start, places  # where each row's token goes, if not all at `start`
+        self._cache, self._layer = cache, layer
+        ones = [span for span in spans if span.tokens == 1]
+        self._slots, self._columns = [span.slot for span in ones], [span.start for span in ones]
+        self._spans = spans[len(ones) :]
+        self._used = max(span.start for span in spans)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append states [B, heads, t, D]; returns all states of these rows, [B, heads, tokens, D]."""
-        start, self._used = self._used, self._used + key_states.shape[2]
-        self._cache.wrote(self._used)
-        whole = self._cache.layer(self._layer, key_states, value_states)
-        keys, values = (held[self._rows, :, : self._used] for held in whole)
-        for held, given in ((keys, key_states), (values, value_states)):
-            if self._places is None:
-                held[:, :, start:] = given
-            else:
-                held[self._places[0], :, self._places[1]] = given[:, :, 0]
-        return keys, values
+        """Write states [1, heads, N, D] into their slots; returns the layer's memory."""
+        memory = self._cache.layer(self._layer, key_states, value_states)
+        for held, given in zip(memory, (key_states[0], value_states[0]), strict=True):
+            at = len(self._slots)
+            if at:
+                held[self._slots, :, self._columns] = given[:, :at].transpose(0, 1)
+            for span in self._spans:
+                held[span.slot, :, span.start : span.start + span.tokens] = given[:, at : at + span.tokens]
+                at += span.tokens
+        return memory
 
     def get_seq_length(self) -> int:
         return self._used

@@ -1,10 +1,10 @@
-"""Batches of rows that decode together, one token per row and step."""
+"""Rows that a language model decodes together: in slots, where any may join and leave, or prompts of one length."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import groupby
-from typing import Protocol, cast
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from PIL import Image
@@ -12,23 +12,17 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from remora.inference.attention import SLOTS, Span, spans_mask
 from remora.inference.cache import Prefix, SlotCache
-from remora.inference.prefill import PictureEmbeddings, embed, passes, prefill
 from remora.inference.recent import Recent
 from remora.inference.requests import FittedPicture, Prompt
 from remora.inference.sampling import NEAR
 from remora.model.blocks import token_table
+from remora.model.vlm import place
 from remora.token_ids import IMAGE
 
-
-class DecodingBatch(Protocol):
-    """Rows side by side, numbered from 0."""
-
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """Read one more token a row; returns the logits [B, V] after it."""
-
-    def leave(self, rows: Collection[int]) -> list[int]:
-        """Remove rows; returns the old numbers of the remaining ones, in their new order."""
+PictureEmbeddings = Mapping[bytes, Tensor]
+"""Each picture's embeddings by its digest, [image_tokens, hidden]."""
 
 
 class WholeBatch:
@@ -37,17 +31,20 @@ class WholeBatch:
 
     def __init__(self, llm: PreTrainedModel, prompts: Sequence[Prompt], shown: PictureEmbeddings) -> None:
         self._llm = llm
-        out = llm(inputs_embeds=embed(llm, prompts, 0, None, shown), use_cache=True, logits_to_keep=1)
+        inputs = torch.cat([embed(llm, prompt, shown) for prompt in prompts])
+        out = llm(inputs_embeds=inputs, use_cache=True, logits_to_keep=1)
         self.logits: Tensor = out.logits[:, -1]
         self.cache: Cache = out.past_key_values
 
     def step(self, tokens: Sequence[int]) -> Tensor:
+        """Read one more token a row; returns the logits [B, V] after it."""
         ids = torch.tensor(tokens, device=self.logits.device)[:, None]
         out = self._llm(input_ids=ids, past_key_values=self.cache, use_cache=True)
         self.logits, self.cache = out.logits[:, -1], out.past_key_values
         return self.logits
 
     def leave(self, rows: Collection[int]) -> list[int]:
+        """Remove rows; returns the old numbers of the remaining ones, in their new order."""
         stay = [row for row in range(len(self.logits)) if row not in rows]
         if stay:
             index = torch.tensor(stay, device=self.logits.device)
@@ -56,146 +53,189 @@ class WholeBatch:
         return stay
 
 
-class SlotBatch:
-    """Rows of any lengths, which join and leave at any step, in a cache of slots; for models that `can_join`."""
+@dataclass(eq=False)
+class Row:
+    """A prompt in a slot, and the tokens said after it."""
 
-    def __init__(self, llm: PreTrainedModel) -> None:
+    prompt: Prompt
+    slot: int
+    tokens: int
+    """Tokens in the slot."""
+
+    @property
+    def unread(self) -> int:
+        """Tokens of its prompt that are not in the slot."""
+        return max(0, len(self.prompt.ids) - self.tokens)
+
+    @property
+    def ends(self) -> Iterator[int]:
+        """Where the prefixes end that it shares with others and has not read."""
+        return (end for end in _shared(self.prompt) if self.tokens < end)
+
+
+class SlotBatch:
+    """Rows of any lengths, which join and leave at any step, in a cache of slots; for models that `can_join`.
+
+    The heads and bodies of prompts are kept by content when they are read, least recently used first out, with at most
+    `limit` bytes. A row begins with the longest that is there.
+    """
+
+    def __init__(self, llm: PreTrainedModel, limit: int = 0) -> None:
         self._llm = llm
         self.cache = SlotCache(llm.config.num_hidden_layers)
-        self._lengths: list[int] = []
-
-    def join(self, prompts: Sequence[Prompt], prefixes: Sequence[Prefix | None], shown: PictureEmbeddings) -> Tensor:
-        """Read the rest of prompts, after their bodies in `prefixes`, into free slots; returns the logits [B, V] of
-        their first tokens. Best for prompts with bodies of equal length and similar total length."""
-        logits, joined = [], iter(prefixes)
-        for body, alike in groupby(prompts, key=lambda prompt: prompt.body):
-            for some in passes(list(alike), body, max(len(prompt.ids) for prompt in prompts)):
-                first = len(self._lengths)
-                for slot in range(first, first + len(some)):
-                    prefix = next(joined)
-                    if prefix is not None:
-                        self.cache.put(slot, prefix)
-                self._lengths += [len(prompt.ids) for prompt in some]
-                window = self.cache.window(first, len(self._lengths), body)
-                logits.append(prefill(self._llm, window, some, body, max(self._lengths[first:]), shown))
-        return torch.cat(logits)
-
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        table = token_table(self._llm)
-        longest = max(self._lengths)
-        told: dict[str, Tensor] = {}
-        lengths = None
-        if min(self._lengths) < longest:  # else the model counts positions itself, and needs no mask
-            lengths = torch.tensor(self._lengths, device=table.device)
-            column = torch.arange(longest + 1, device=table.device)
-            told = {"attention_mask": (column <= lengths[:, None]).long(), "position_ids": lengths[:, None]}
-        out = self._llm(
-            input_ids=torch.tensor(tokens, device=table.device)[:, None],
-            past_key_values=self.cache.window(0, len(self._lengths), longest, lengths),
-            use_cache=True,
-            **told,
-        )
-        self._lengths = [length + 1 for length in self._lengths]
-        return out.logits[:, -1]
-
-    def leave(self, rows: Collection[int]) -> list[int]:
-        stay = list(range(len(self._lengths)))
-        if len(rows) == len(stay):
-            self._lengths = []
-            self.cache.clear()
-            return []
-        for row in sorted(rows, reverse=True):
-            self.cache.free(row, len(stay) - 1)
-            stay[row] = stay[-1]
-            self._lengths[row] = self._lengths[-1]
-            stay.pop()
-            self._lengths.pop()
-        return stay
-
-
-class Prefixes:
-    """A prefix cache: heads and bodies of prompts by their content, least recently used first out, limited in bytes."""
-
-    def __init__(self, llm: PreTrainedModel, limit: int) -> None:
-        self._llm = llm
         self.kept: Recent[Prefix] = Recent(limit, lambda prefix: sum(k.nbytes + v.nbytes for k, v in prefix))
+        self.rows: list[Row] = []
 
-    def has(self, prompt: Prompt) -> bool:
-        """Whether a prompt's body is cached, so that its pictures are not needed."""
-        return prompt.prefix(prompt.body) in self.kept
+    def resize(self, slots: int, columns: int) -> None:
+        """Make room for so many rows of so many tokens; those that are here must fit."""
+        self.cache.resize(slots, columns, [row.slot for row in self.rows])
+        for slot, row in enumerate(self.rows):
+            row.slot = slot
 
-    def of(self, prompts: Sequence[Prompt], shown: PictureEmbeddings) -> list[Prefix | None]:
-        """Each prompt's body, or None. Bodies are read after their heads."""
-        found: dict[object, Prefix] = {}
+    def is_read(self, prompt: Prompt) -> bool:
+        """Whether a row is just reading a prefix that this prompt could copy in a few steps."""
+        read = {row.prompt.prefix(end) for row in self.rows for end in row.ends}
+        for end in _shared(prompt):
+            key = prompt.prefix(end)
+            if key in self.kept:
+                return False
+            if key in read:
+                return True
+        return False
 
-        def missing(prompts: Iterable[Prompt], end: Callable[[Prompt], int]) -> list[Prompt]:
-            distinct = {prompt.prefix(end(prompt)): prompt for prompt in prompts if end(prompt)}
-            for key in distinct:
-                if key not in found and (kept := self.kept.get(key)) is not None:
-                    found[key] = kept
-            return [prompt for key, prompt in distinct.items() if key not in found]
+    def join(self, prompt: Prompt) -> Row:
+        """Give a prompt a free slot, with the longest prefix that is kept."""
+        taken = {row.slot for row in self.rows}
+        row = Row(prompt, next(slot for slot in range(self.cache.slots) if slot not in taken), 0)
+        for end in _shared(prompt):
+            prefix = self.kept.get(prompt.prefix(end))
+            if prefix is not None:
+                self.cache.put(row.slot, prefix)
+                row.tokens = end
+                break
+        self.rows.append(row)
+        return row
 
-        bodies = missing(prompts, lambda prompt: prompt.body)
-        heads = missing(bodies, lambda prompt: prompt.head)
-        self._read(heads, found, lambda prompt: (0, prompt.head), shown)
-        bodies = [prompt for prompt in bodies if prompt.body > prompt.head]
-        self._read(bodies, found, lambda prompt: (prompt.head, prompt.body), shown)
-        return [found.get(prompt.prefix(prompt.body)) for prompt in prompts]
+    def step(
+        self, saying: Sequence[tuple[Row, int]], reading: Sequence[tuple[Row, int]], shown: PictureEmbeddings
+    ) -> tuple[list[Row], Tensor]:
+        """One pass: a token for each of some rows, and so many more tokens of their prompts for others.
 
-    def _read(
-        self,
-        prompts: Iterable[Prompt],
-        found: dict[object, Prefix],
-        span: Callable[[Prompt], tuple[int, int]],
-        shown: PictureEmbeddings,
-    ) -> None:
-        for (start, end), alike in groupby(sorted(prompts, key=span), key=span):
-            for some in passes(list(alike), start, end):
-                cache = SlotCache(self._llm.config.num_hidden_layers)
-                cache.resize(len(some), end)
-                if start:
-                    for slot, prompt in enumerate(some):
-                        cache.put(slot, found[prompt.prefix(start)])
-                prefill(self._llm, cache.window(0, len(some), start), some, start, end, shown)
-                for slot, prompt in enumerate(some):
-                    key = prompt.prefix(end)
-                    found[key] = cache.take(slot, end)
-                    self.kept.put(key, found[key])
+        Returns the logits [B, V] for the next tokens, and their rows: those of `saying`, then those whose prompts were
+        read to their ends.
+        """
+        llm, table = self._llm, token_table(self._llm)
+        reading = sorted(reading, key=lambda each: each[1] > 1)  # spans of one token come first
+        spans = [Span(row.slot, row.tokens, 1) for row, _ in saying]
+        spans += [Span(row.slot, row.tokens, count) for row, count in reading]
+        ids = torch.tensor([[token for _, token in saying]], dtype=torch.long, device=table.device)
+        inputs = [llm.get_input_embeddings()(ids)]
+        inputs += [embed(llm, row.prompt, shown, row.tokens, n) for row, n in reading]
+        heard, last, end = [row for row, _ in saying], list(range(len(saying))), len(saying)
+        for row, count in reading:
+            end += count
+            if count == row.unread:
+                heard.append(row)
+                last.append(end - 1)
+        positions = torch.cat([torch.arange(span.start, span.start + span.tokens) for span in spans])
+        out = llm(
+            inputs_embeds=torch.cat(inputs, 1),
+            attention_mask=spans_mask(spans),
+            position_ids=positions[None].to(table.device),
+            past_key_values=self.cache.window(spans),
+            use_cache=True,
+            logits_to_keep=torch.tensor(last, dtype=torch.long, device=table.device),
+        )
+        for row, _ in saying:
+            row.tokens += 1
+        for row, count in reading:
+            ends = list(row.ends)
+            row.tokens += count
+            for each in ends:
+                if each <= row.tokens and row.prompt.prefix(each) not in self.kept:
+                    self.kept.put(row.prompt.prefix(each), self.cache.take(row.slot, each))
+        return heard, out.logits[0]
+
+    def leave(self, rows: Collection[Row]) -> None:
+        """Remove rows."""
+        self.rows = [row for row in self.rows if row not in rows]
+        if not self.rows:
+            self.cache.clear()
+            return
+        for row in rows:
+            self.cache.free(row.slot, row.tokens)
+
+
+def _shared(prompt: Prompt) -> list[int]:
+    """Where the prefixes of a prompt end that other prompts may share, longest first."""
+    return [end for end in dict.fromkeys((prompt.body, prompt.head)) if end]
+
+
+def embed(
+    llm: PreTrainedModel, prompt: Prompt, shown: PictureEmbeddings, start: int = 0, count: int | None = None
+) -> Tensor:
+    """Input embeddings [1, count, hidden] of a prompt's tokens from `start` on. Only pictures with a token there have
+    to be `shown`."""
+    some = prompt.ids[start:] if count is None else prompt.ids[start : start + count]
+    at = torch.tensor([some], device=token_table(llm).device)
+    embeddings = llm.get_input_embeddings()(at.clamp(min=0))
+    numbers = prompt.pictures_in(start, len(some))
+    if not numbers:
+        return embeddings
+    found = torch.cat([shown[prompt.shown[number]] for number in numbers])
+    before = max(0, start - prompt.picture_starts(numbers[0]))  # tokens of its first picture that were read before
+    return place(embeddings, at, found[before:][: some.count(IMAGE)])
 
 
 def can_join(llm: PreTrainedModel) -> bool:
-    """Whether `SlotBatch` gives every row the logits that it has at batch size 1.
+    """Whether `SlotBatch` gives every row the logits that it has at batch size 1; if so, the model's attention is set
+    to slot_attention, which changes nothing elsewhere.
 
-    False if a layer's cache drops tokens or is not a cache of tokens (sliding windows, convolutions, recurrence:
-    padding would count), or if rotary frequencies follow the longest row of a batch. Models that count positions from a
-    batch's columns and take none as input are found by a small trial.
+    False if a layer's cache drops tokens or is not a cache of tokens (sliding windows, convolutions, recurrence), if
+    rotary frequencies follow the longest row, or if the model's attention is not sdpa. Models that count positions
+    themselves, or read the mask, are found by a small trial.
     """
-    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=llm.config).layers):
+    before = llm.config._attn_implementation
+    if before not in ("sdpa", SLOTS) or any(
+        type(layer) is not DynamicLayer for layer in DynamicCache(config=llm.config).layers
+    ):
         return False
     if any("dynamic" in kind or kind == "longrope" for kind in _rotary_kinds(llm)):
         return False
     try:
+        llm.set_attn_implementation(SLOTS)
         with torch.inference_mode():
-            return _trial(llm)
-    except (AttributeError, RuntimeError, TypeError, ValueError):  # it does not take such a cache, or positions
-        return False
+            joins = _trial(llm)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # it does not take such a pass
+        joins = False
+    if not joins:
+        llm.set_attn_implementation(before)
+    return joins
 
 
 def _trial(llm: PreTrainedModel) -> bool:
-    """Compare three rows about two pictures, one of which joins a step later, with each row alone."""
+    """Compare three rows about two pictures, one of which is read in pieces beside the others, with each row alone."""
     table = token_table(llm)
     pictures = [FittedPicture(Image.new("L", (1, 1), shade)) for shade in (0, 1)]
     shown = {picture.digest: table[10 + 2 * i : 12 + 2 * i] for i, picture in enumerate(pictures)}
     tails = ((0, (5,)), (1, (6, 7, 8, 9)), (0, (8, 6)))
     prompts = [Prompt((3, 4, IMAGE, IMAGE, *tail), (pictures[i],)) for i, tail in tails]
-    batch, prefixes, said = SlotBatch(llm), Prefixes(llm, 0), [5, 6, 7]
-    batch.cache.resize(3, 12)
-    logits = [[row] for row in batch.join(prompts[:2], prefixes.of(prompts[:2], shown), shown)]
-    for step in range(3):
-        for row, found in zip(logits, batch.step(said[: len(logits)]), strict=True):
-            row.append(found)
-        if not step:
-            logits.append([*batch.join(prompts[2:], prefixes.of(prompts[2:], shown), shown)])
+    batch, said = SlotBatch(llm, 1 << 20), [5, 6, 7]
+    batch.resize(3, 12)
+    rows = [batch.join(prompt) for prompt in prompts[:2]]
+    logits: list[list[Tensor]] = [[], [], []]
+
+    def step(saying: Sequence[Row], reading: Sequence[tuple[Row, int]]) -> None:
+        heard, found = batch.step([(row, said[rows.index(row)]) for row in saying], reading, shown)
+        for row, each in zip(heard, found, strict=True):
+            logits[rows.index(row)].append(each)
+
+    step([], [(row, row.unread) for row in rows])
+    rows.append(batch.join(prompts[2]))
+    while rows[2].unread:
+        step(rows[:2], [(rows[2], 1)])
+    for _ in range(2):
+        step(rows, [])
     for prompt, token, together in zip(prompts, said, logits, strict=True):
         alone = WholeBatch(llm, [prompt], shown)
         for found in together:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,9 +65,24 @@ class Prompt:
         return self.ids[:end], self.shown if end > self.head else ()
 
     @cached_property
+    def places(self) -> tuple[int, ...]:
+        """Where its tokens are that are pictures'."""
+        return tuple(i for i, token in enumerate(self.ids) if token == IMAGE)
+
+    @property
     def image_tokens(self) -> int:
         """Tokens that are pictures'."""
-        return self.ids.count(IMAGE)
+        return len(self.places)
+
+    def pictures_in(self, start: int, count: int) -> range:
+        """The numbers of its pictures with a token among `count` from `start` on."""
+        first, last = bisect_left(self.places, start), bisect_left(self.places, start + count)
+        each = len(self.places) // max(1, len(self.pictures))
+        return range(first // each, -(-last // each)) if first < last else range(0)
+
+    def picture_starts(self, number: int) -> int:
+        """Where a picture's tokens begin."""
+        return self.places[number * (len(self.places) // len(self.pictures))]
 
     @cached_property
     def shown(self) -> tuple[bytes, ...]:

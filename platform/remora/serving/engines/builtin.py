@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 ROWS = 64
 """Requests that decode together at most."""
+CHUNK = 128
+"""Tokens of prompts in a step: how long those who wait for a next token wait at most."""
 COUNTS = ("prompt_tokens", "shared_tokens", "answer_tokens", "near_ties")
 """Of Stats: those that add up over engines."""
 
@@ -78,9 +80,10 @@ class BuiltinEngine:
         self._thread.start()
 
     @classmethod
-    def of(cls, answerer: Answerer, cache_bytes: int) -> BuiltinEngine:
-        """For a model in memory, with a key-value cache of at most so many bytes."""
-        return cls(answerer, partial(answerer.engine, cache_bytes=cache_bytes), ROWS)
+    def of(cls, answerer: Answerer, cache_bytes: int, chunk: int = CHUNK) -> BuiltinEngine:
+        """For a model in memory, with a key-value cache of at most so many bytes. A step reads at most `chunk` tokens
+        of prompts."""
+        return cls(answerer, partial(answerer.engine, cache_bytes=cache_bytes, chunk=chunk, pictures=1), ROWS)
 
     async def submit(self, request: Request) -> AsyncGenerator[Delta, None]:
         """As `ServingEngine.submit` says. A reader that is slower than the engine gets several tokens a delta."""
