@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers.cache_utils import DynamicLayer
 
 from remora.inference import attention
-from remora.inference.attention import Span, slot_attention, spans_mask
+from remora.inference.attention import SlotSpan, slot_attention, spans_mask
 from remora.inference.cache import SlotCache
 
 GROUPS, WIDTH = 2, 3
@@ -19,7 +19,7 @@ def states(tokens: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return keys, keys + 1
 
 
-def write(cache: SlotCache, spans: list[Span], given: tuple[torch.Tensor, torch.Tensor]):
+def write(cache: SlotCache, spans: list[SlotSpan], given: tuple[torch.Tensor, torch.Tensor]):
     """One pass over a cache of one layer, as a model makes it."""
     (layer,) = cache.window(spans).layers
     return layer.update(*given)
@@ -31,7 +31,7 @@ def test_it_holds_what_growing_caches_hold():
     held = [0, 0, 0]
     for seed, counts in enumerate(((4, 2, 3), (1, 1, 0), (1, 0, 4), (1, 1, 1), (0, 3, 0))):
         order = sorted((i for i in range(3) if counts[i]), key=lambda i: counts[i] > 1)
-        spans = [Span(i + 1, held[i], counts[i]) for i in order]
+        spans = [SlotSpan(i + 1, held[i], counts[i]) for i in order]
         given = states(sum(counts), seed)
         memory = write(cache, spans, given)
         at = 0
@@ -49,9 +49,9 @@ def test_a_free_slot_is_zeros():
     cache.resize(3, 5)
     broken = states(4, 0)
     broken[0][0] = broken[1][0] = float("nan")
-    write(cache, [Span(0, 0, 4)], broken)
+    write(cache, [SlotSpan(0, 0, 4)], broken)
     kept = states(2, 1)
-    write(cache, [Span(1, 0, 2)], kept)
+    write(cache, [SlotSpan(1, 0, 2)], kept)
     cache.free(0, 4)
     for held, given in zip(cache.layer(0, *kept), kept, strict=True):
         assert not held[0].any() and torch.equal(held[1, :, :2], given[0])
@@ -61,7 +61,7 @@ def test_rows_keep_their_tokens_when_slots_grow_and_shrink():
     cache = SlotCache(1)
     cache.resize(3, 4)
     given = [states(3, seed) for seed in range(2)]
-    write(cache, [Span(0, 0, 3), Span(2, 0, 3)], tuple(torch.cat(each, 2) for each in zip(*given, strict=True)))
+    write(cache, [SlotSpan(0, 0, 3), SlotSpan(2, 0, 3)], tuple(torch.cat(each, 2) for each in zip(*given, strict=True)))
     slots = [0, 2]
     for size in ((3, 9), (7, 9), (2, 4)):
         cache.resize(*size, slots)
@@ -78,7 +78,7 @@ def test_a_prefix_is_a_copy_that_many_rows_begin_with():
     cache.resize(1, 4)
     other.resize(2, 6)
     given = states(4, 0)
-    write(cache, [Span(0, 0, 4)], given)
+    write(cache, [SlotSpan(0, 0, 4)], given)
     prefix = cache.take(0, 3)
     cache.free(0, 4)
     for slot in (0, 1):
@@ -95,7 +95,7 @@ def test_attention_is_that_of_each_row_alone(monkeypatch, waste, heads, slots):
     monkeypatch.setattr(attention, "WASTE", waste)
     generator = torch.Generator().manual_seed(0)
     key, value = (torch.randn(8, GROUPS, 20, 4, generator=generator) for _ in range(2))
-    spans = [Span(*three) for three in zip(slots, (7, 0, 12, 0, 5), (1, 1, 1, 6, 9), strict=True)]
+    spans = [SlotSpan(*three) for three in zip(slots, (7, 0, 12, 0, 5), (1, 1, 1, 6, 9), strict=True)]
     query = torch.randn(1, heads, sum(span.tokens for span in spans), 4, generator=generator)
     found, _ = slot_attention(torch.nn.Module(), query, key, value, spans_mask(spans), scaling=0.4)
     at = 0

@@ -25,7 +25,7 @@ WASTE = 1.5
 """Rows that read one token each attend in one call unless that reads more than so many times their keys."""
 
 
-class Span(NamedTuple):
+class SlotSpan(NamedTuple):
     """Tokens of a pass that belong to a row: `tokens` of them, behind the `start` ones in its slot."""
 
     slot: int
@@ -33,7 +33,7 @@ class Span(NamedTuple):
     tokens: int
 
 
-def spans_mask(spans: Sequence[Span]) -> Tensor:
+def spans_mask(spans: Sequence[SlotSpan]) -> Tensor:
     """The attention mask argument of a pass: int64 [1, 1, 1, 3 spans]. On the CPU, so that reading it waits for no
     GPU."""
     return torch.tensor(spans).view(1, 1, 1, -1)
@@ -61,7 +61,7 @@ def slot_attention(
     if unlike := [name for name in UNLIKE if options.get(name) is not None]:
         raise ValueError(f"attention with {unlike[0]} does not run over slots")
     numbers = iter(attention_mask.flatten().tolist())
-    spans = [Span(*three) for three in zip(numbers, numbers, numbers, strict=True)]
+    spans = [SlotSpan(*three) for three in zip(numbers, numbers, numbers, strict=True)]
     ones = next((i for i, span in enumerate(spans) if span.tokens > 1), len(spans))
     pieces, at = [], ones
     if ones:
@@ -72,7 +72,9 @@ def slot_attention(
     return torch.cat(pieces)[None], None
 
 
-def _of_one_token(query: Tensor, key: Tensor, value: Tensor, spans: Sequence[Span], scaling: float | None) -> Tensor:
+def _of_one_token(
+    query: Tensor, key: Tensor, value: Tensor, spans: Sequence[SlotSpan], scaling: float | None
+) -> Tensor:
     """query [heads, R, D], a token of each of R rows -> [R, heads, D]."""
     heads, rows, width = query.shape
     groups = key.shape[1]
@@ -99,7 +101,7 @@ def _of_one_token(query: Tensor, key: Tensor, value: Tensor, spans: Sequence[Spa
     return (found if in_order else found[slots]).reshape(rows, heads, -1)
 
 
-def _of_one_row(query: Tensor, key: Tensor, value: Tensor, span: Span, scaling: float | None) -> Tensor:
+def _of_one_row(query: Tensor, key: Tensor, value: Tensor, span: SlotSpan, scaling: float | None) -> Tensor:
     """query [1, heads, count, D], tokens of one row -> [count, heads, D]."""
     end = span.start + span.tokens
     keys, values = (held[span.slot : span.slot + 1, :, :end] for held in (key, value))

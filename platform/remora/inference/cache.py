@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from remora.inference.attention import Span
+from remora.inference.attention import SlotSpan
 
 Prefix = list[tuple[Tensor, Tensor]]
 """Each layer's keys and values [heads, tokens, D] of a shared prefix."""
@@ -54,7 +54,7 @@ class SlotCache:
         """A layer's memory, allocated with its first states [..., heads, *, D]."""
         return self._layers[layer] or self._new(layer, keys, values)
 
-    def window(self, spans: Sequence[Span]) -> Cache:
+    def window(self, spans: Sequence[SlotSpan]) -> Cache:
         """A cache for a pass over these tokens, of which spans of one token come first."""
         return Cache(layers=[_Window(self, i, spans) for i in range(len(self._layers))])
 
@@ -79,7 +79,7 @@ class SlotCache:
 class _Window(DynamicLayer):
     """One layer of `SlotCache.window`, in the form that transformers' models take."""
 
-    def __init__(self, cache: SlotCache, layer: int, spans: Sequence[Span]) -> None:
+    def __init__(self, cache: SlotCache, layer: int, spans: Sequence[SlotSpan]) -> None:
         super().__init__()
         self.is_initialized = True
         self._cache, self._layer = cache, layer

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from remora.inference.attention import SLOTS, Span, spans_mask
+from remora.inference.attention import SLOTS, SlotSpan, spans_mask
 from remora.inference.cache import Prefix, SlotCache
 from remora.inference.recent import Recent
 from remora.inference.requests import FittedPicture, Prompt
@@ -126,8 +126,8 @@ class SlotBatch:
         """
         llm, table = self._llm, token_table(self._llm)
         reading = sorted(reading, key=lambda each: each[1] > 1)  # spans of one token come first
-        spans = [Span(row.slot, row.tokens, 1) for row, _ in saying]
-        spans += [Span(row.slot, row.tokens, count) for row, count in reading]
+        spans = [SlotSpan(row.slot, row.tokens, 1) for row, _ in saying]
+        spans += [SlotSpan(row.slot, row.tokens, count) for row, count in reading]
         ids = torch.tensor([[token for _, token in saying]], dtype=torch.long, device=table.device)
         inputs = [llm.get_input_embeddings()(ids)]
         inputs += [embed(llm, row.prompt, shown, row.tokens, n) for row, n in reading]

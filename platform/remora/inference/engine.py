@@ -21,7 +21,7 @@ from torch import Tensor
 from remora.inference.generation import Generation
 from remora.inference.pictures import PICTURES
 from remora.inference.requests import Event, Request, Stats
-from remora.inference.rows import EqualRows, Room, RunningRows, SlotRows
+from remora.inference.rows import EngineLimits, EqualRows, RunningRows, SlotRows
 from remora.inference.sampling import NEAR, choose, logprobs
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class AnswerEngine:
         self.answerer = answerer
         self._near = NEAR[answerer.dtype]
         self._waiting: deque[Generation] = deque()
-        room = Room(rows, cache_bytes, chunk, pictures)
-        self._rows: RunningRows = SlotRows(answerer, room) if answerer.joins else EqualRows(answerer, room)
+        limits = EngineLimits(rows, cache_bytes, chunk, pictures)
+        self._rows: RunningRows = SlotRows(answerer, limits) if answerer.joins else EqualRows(answerer, limits)
         self._added = 0
         self._prompt_tokens = self._shared_tokens = self._answer_tokens = self._near_ties = 0
 

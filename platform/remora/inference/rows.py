@@ -23,7 +23,7 @@ COLUMNS = 64
 
 
 @dataclass(frozen=True)
-class Room:
+class EngineLimits:
     """Limits of an engine."""
 
     rows: int
@@ -59,10 +59,10 @@ class SlotRows:
     """Each step gives a token to every row whose prompt is read, and reads at most `chunk` tokens of the others'
     prompts, in the order of their coming."""
 
-    def __init__(self, answerer: Answerer, room: Room) -> None:
-        self._room, self._bytes = room, answerer.token_bytes
-        self._most_tokens = room.cache_bytes * (SHARED - 1) // SHARED // answerer.token_bytes
-        self._batch = SlotBatch(answerer.model.llm, room.cache_bytes // SHARED)
+    def __init__(self, answerer: Answerer, limits: EngineLimits) -> None:
+        self._limits, self._bytes = limits, answerer.token_bytes
+        self._most_tokens = limits.cache_bytes * (SHARED - 1) // SHARED // answerer.token_bytes
+        self._batch = SlotBatch(answerer.model.llm, limits.cache_bytes // SHARED)
         self._pictures = EncodedPictures(answerer)
         self._rows: dict[Generation, Row] = {}
 
@@ -79,7 +79,7 @@ class SlotRows:
         saying = [(row, one.said[-1]) for one, row in self._rows.items() if not row.unread]
         reading: list[tuple[Row, int]] = []
         shown: dict[bytes, Tensor] = {}
-        tokens, pictures = self._room.chunk, self._room.pictures
+        tokens, pictures = self._limits.chunk, self._limits.pictures
         for row in self._to_read(waiting):
             count, new = self._as_many(row, tokens, pictures)
             if not count:
@@ -114,7 +114,7 @@ class SlotRows:
         there is room. One whose prefix is just being read waits until it can copy it."""
         yield from [row for row in self._rows.values() if row.unread]
         for one in list(waiting):
-            if len(self._rows) >= self._room.rows:
+            if len(self._rows) >= self._limits.rows:
                 return
             if self._batch.is_read(one.known):
                 continue
@@ -134,7 +134,7 @@ class SlotRows:
             return False
         if rows > cache.slots or columns > cache.columns:
             columns = max(columns, min(columns + -columns % COLUMNS, most // rows))
-            self._batch.resize(max(rows, min(2 * rows, self._room.rows, most // columns)), columns)
+            self._batch.resize(max(rows, min(2 * rows, self._limits.rows, most // columns)), columns)
         return True
 
 
@@ -150,9 +150,9 @@ class EqualRows:
     """For models whose cache does not take rows of unequal lengths: prompts of one length are read whole and decode
     together, those of other lengths beside them."""
 
-    def __init__(self, answerer: Answerer, room: Room) -> None:
-        self._llm, self._room, self._bytes = answerer.model.llm, room, answerer.token_bytes
-        self._most_tokens = room.cache_bytes // answerer.token_bytes
+    def __init__(self, answerer: Answerer, limits: EngineLimits) -> None:
+        self._llm, self._limits, self._bytes = answerer.model.llm, limits, answerer.token_bytes
+        self._most_tokens = limits.cache_bytes // answerer.token_bytes
         self._pictures = EncodedPictures(answerer)
         self._groups: list[_Group] = []
 
@@ -189,12 +189,12 @@ class EqualRows:
         length, running = len(waiting[0].known.ids), self.running
         new: list[Generation] = []
         for one in waiting:
-            if len(one.known.ids) == length and len(new) < self._room.rows:
+            if len(one.known.ids) == length and len(new) < self._limits.rows:
                 if new and sum(each.need for each in [*new, one]) > self._most_tokens:
                     break
                 new.append(one)
         room = self._most_tokens - sum(one.need for one in running)
-        fits = len(running) + len(new) <= self._room.rows and sum(one.need for one in new) <= room
+        fits = len(running) + len(new) <= self._limits.rows and sum(one.need for one in new) <= room
         if running and not fits:
             return []
         for one in new:
