@@ -11,12 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 from remora.files import lines
+from remora.pipeline.search import board
 from remora.pipeline.search.driver import LEDGER, Driver
 from remora.pipeline.search.ledger import Ledger
 from remora.pipeline.search.perform import Performed
 from remora.pipeline.variant import Outcome
 from remora.runs import read_space
-from remora.training.journal import JOURNAL
+from remora.training.journal import JOURNAL, Validated, read
 from support.rates import write_space
 
 STEPS = 10
@@ -108,3 +109,21 @@ def test_what_a_dead_process_took_counts(tmp_path: Path) -> None:
         assert at.ledger.hours == pytest.approx(0.5, abs=0.01)
     ends = {e.run: (e.how, e.steps, e.ended) for e in Ledger.entries(folder / LEDGER)}
     assert ends == {"finetune-1": ("lost", 2, began + 1800.0), "gone-1": ("lost", 0, began)}
+
+
+def test_losses_over_unlike_numbers_of_tokens_are_noted(tmp_path: Path) -> None:
+    """More of a picture's tokens leave less room for words, which is known only where a rung is reached."""
+    at = Driver(read_space(write_space(tmp_path)), tmp_path / "r", "search/rates/0")
+    for tokens in (18, 18, 17):
+        while (order := at.next()) and not order.watch:
+            at.done(order.number, Performed("trained", STEPS))
+        assert order and order.watch
+        seen = Validated(2, 12, 0.3333, 1.0, None, "", tokens)
+        board.write(tmp_path / "r" / "searches" / "rates" / board.RUNGS, [order.watch.reached(seen, 9)])
+        at.done(order.number, Performed("paused", 3))
+    notes = [e["text"] for f in (tmp_path / "r" / "status" / "rates").glob("*.jsonl") for e in read(f) if "text" in e]
+    (text,) = notes
+    assert "its loss at 33% is a mean over 17 tokens, that of finetune-" in text
+    assert text.endswith(
+        "over 18, since max_length cuts them elsewhere; raise max_length, or compare a score (rule.figure)"
+    )
