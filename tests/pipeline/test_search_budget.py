@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from remora.errors import StoreError
 from remora.files import lines
 from remora.pipeline.search import board
 from remora.pipeline.search.driver import LEDGER, Driver
@@ -18,6 +19,7 @@ from remora.pipeline.search.perform import Performed
 from remora.pipeline.variant import Outcome
 from remora.runs import read_space
 from remora.training.journal import JOURNAL, Validated, read
+from support.colours import write_colours
 from support.rates import write_space
 
 STEPS = 10
@@ -109,6 +111,26 @@ def test_what_a_dead_process_took_counts(tmp_path: Path) -> None:
         assert at.ledger.hours == pytest.approx(0.5, abs=0.01)
     ends = {e.run: (e.how, e.steps, e.ended) for e in Ledger.entries(folder / LEDGER)}
     assert ends == {"finetune-1": ("lost", 2, began + 1800.0), "gone-1": ("lost", 0, began)}
+
+
+@pytest.mark.parametrize("figure", ["loss", "colours"])
+def test_rungs_of_other_samples_or_questions_are_not_mixed_with_these(tmp_path: Path, figure: str) -> None:
+    """Neither is part of a stage run's identity, so only the rungs tell."""
+
+    def begun(limit: int = 4, questions: int = 3, kind: str = "halving") -> Driver:
+        asked = {"name": str(write_colours(tmp_path)), "limit": questions}
+        rule = {"kind": kind, "figure": figure}
+        said = write_space(tmp_path, validate={"limit": limit, "benchmark": asked}, rule=rule)
+        return Driver(read_space(said), tmp_path / "r", "search/rates/0")
+
+    at = begun()
+    watch = at._watch(next(iter(at.work.trials.values())))
+    board.write(Path(watch.board), [watch.reached(Validated(2, 12, 0.3333, 1.0, 0.5, "", 18), 9)])
+    begun()
+    with pytest.raises(StoreError, match="the rungs of stage 'finetune' were measured on other held-out"):
+        begun(limit=2) if figure == "loss" else begun(questions=2)
+    begun(limit=2) if figure == "colours" else begun(questions=2)
+    begun(2, 2, kind="none")
 
 
 def test_losses_over_unlike_numbers_of_tokens_are_noted(tmp_path: Path) -> None:

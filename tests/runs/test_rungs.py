@@ -172,6 +172,17 @@ def test_a_stage_without_a_rung_before_its_end_is_refused(tmp_path: Path, steps:
         check_rungs(looked.space.rule, found.paths, found.lengths)
 
 
+def test_questions_do_not_make_losses_unlike(tmp_path: Path) -> None:
+    file = colours(tmp_path, 8, axes={"finetune.validate.benchmark.limit": [2, 3]})
+    said = yaml.safe_load(file.read_text())
+    said["overrides"]["finetune"]["validate"]["benchmark"] = {"name": "gqa"}
+    file.write_text(yaml.safe_dump(said))
+    looked = read_survey(file)
+    found = preflight(looked.variants, Store(tmp_path / "r"), tokenizers=False)
+    assert looked.space and len(found.paths) == 2
+    check_rungs(looked.space.rule, found.paths, found.lengths)
+
+
 def test_losses_of_other_held_out_samples_are_refused_once_the_data_is_there(tmp_path: Path) -> None:
     """A validation's mixture leaves out what the stage trains on, which differs between variants here."""
     file = colours(tmp_path, 8)

@@ -142,6 +142,18 @@ def check_rule(
             )
 
 
+def measured_on(rule: Rule, last: StageRun) -> str:
+    """Digest of the held-out samples that a loss is of; where the rule compares scores, of which questions are asked.
+    Needs the data."""
+    said = last.stage.validation
+    if said is None:
+        return ""
+    if figure_of(rule) != LOSS:
+        return digest(said.benchmark and said.benchmark.model_dump(mode="json"))
+    bare = last.stage.model_copy(update={"validation": said.model_copy(update={"benchmark": None})})
+    return held_out_digest(bare, last.datasets, last.others) or ""
+
+
 def check_rungs(rule: Rule, paths: Mapping[str, Sequence[StageRun]], lengths: Mapping[str, tuple[int, int]]) -> None:
     """What can be checked only once the data is there: a rung before the end, and the same held-out samples.
 
@@ -155,7 +167,7 @@ def check_rungs(rule: Rule, paths: Mapping[str, Sequence[StageRun]], lengths: Ma
     if rule.kind == "none":
         return
     figure = figure_of(rule)
-    first: dict[str, tuple[str, str | None]] = {}
+    first: dict[str, tuple[str, str]] = {}
     for name, lineage in paths.items():
         last = lineage[-1]
         steps, _ = lengths[last.id]
@@ -164,7 +176,7 @@ def check_rungs(rule: Rule, paths: Mapping[str, Sequence[StageRun]], lengths: Ma
                 f"rule.first {rule.first:g}: stage {last.stage.name!r} of {name} has {steps} "
                 f"step{'s' if steps > 1 else ''}, so no rung lies before its end; lower rule.first, or leave rule out"
             )
-        of = held_out_digest(last.stage, last.datasets, last.others)
+        of = measured_on(rule, last)
         other, known = first.setdefault(last.stage.name, (name, of))
         if figure == LOSS and of != known:
             asked = last.stage.validation and last.stage.validation.benchmark

@@ -41,6 +41,8 @@ class Reached:
     """Whether a higher value is better."""
     tokens: int = 0
     """Supervised tokens that a loss is the mean over; 0 of another figure."""
+    of: str = ""
+    """Digest of what it is measured on: held-out samples, or questions."""
 
     @property
     def merit(self) -> float:

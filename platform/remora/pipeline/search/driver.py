@@ -15,12 +15,12 @@ from typing import Literal
 
 from remora import tracking
 from remora.data.mixture import Readable, read_mixture
-from remora.errors import RemoraError
+from remora.errors import RemoraError, StoreError
 from remora.files import is_held
 from remora.pipeline import tracked_runs
 from remora.pipeline.objectives import figures_of, objectives_of
 from remora.pipeline.search import space_file
-from remora.pipeline.search.board import RUNGS, Reached
+from remora.pipeline.search.board import RUNGS, Reached, Rungs
 from remora.pipeline.search.ledger import LEDGER, Ledger
 from remora.pipeline.search.perform import Order, Performed
 from remora.pipeline.search.samplers import Listed, drawn
@@ -30,7 +30,7 @@ from remora.pipeline.variant import Outcome, status_file
 from remora.runs import StageRun, Store, path, variant_at, variant_name, variants_of
 from remora.runs.operations import SampleSize, operations, sample_size
 from remora.runs.preflight import outlook
-from remora.runs.rungs import LOSS, figure_of
+from remora.runs.rungs import LOSS, figure_of, measured_on
 from remora.spec import MixtureEntry, Space, Variant
 from remora.training import journal
 
@@ -73,6 +73,9 @@ class Driver:
         self._tracked: dict[str, tracking.Run] = {}
         """Variant -> its run in MLflow, while it is worked at."""
         rule, most = rule_of(space.rule), space.budget.trials
+        before = Rungs.read(self.folder / RUNGS, rule.figure).arrivals if rule.rungs else []
+        self._compared = {at.stage: at.of for at in before if at.of}
+        """Last stage -> the digest of what its rungs have measured so far."""
         self.work = Work(self._sampler(), rule, self, self.folder / RUNGS, most)
 
     @property
@@ -181,7 +184,9 @@ class Driver:
 
     def _watch(self, trial: Trial) -> RungWatch:
         rule = self.space.rule.model_dump(mode="json")
-        return RungWatch(str(self.folder / RUNGS), trial.name, trial.last.name, trial.last.stage.name, rule)
+        last = trial.last
+        of = measured_on(self.space.rule, last)
+        return RungWatch(str(self.folder / RUNGS), trial.name, last.name, last.stage.name, rule, of)
 
     def _sampler(self) -> TrialSource:
         sampler = self.space.sampler
@@ -199,6 +204,7 @@ class Driver:
 
     def _trial(self, variant: Variant) -> Trial:
         lineage = path(variant, self.store.data, self._opened, read_mixture)
+        self._check_compared(lineage[-1])
         return Trial(variant_name(variant), variant, lineage, variant.choice)
 
     def stopped(self) -> str:
@@ -235,6 +241,18 @@ class Driver:
             steps = journal.taken(file)[0] - (entry.at or 0) if train else 0
             told = [e["time"] for e in journal.read(file if train else status)]
             self.ledger.bury(entry, max(steps, entry.steps, 0), max(told, default=entry.began))
+
+    def _check_compared(self, last: StageRun) -> None:
+        """Raises:
+        StoreError: the search's rungs have measured other samples or questions than this stage run's would.
+        """
+        before = self._compared.get(last.stage.name)
+        if before and before != measured_on(self.space.rule, last):
+            raise StoreError(
+                f"{self.folder / RUNGS}: the rungs of stage {last.stage.name!r} were measured on other held-out "
+                "samples or questions than its validate says now, so they cannot be compared; give the space another "
+                "name (what was trained is kept), or say validate as before"
+            )
 
     def _spent(self) -> str:
         """Which budget is spent; empty if none is."""

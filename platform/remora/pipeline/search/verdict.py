@@ -35,6 +35,8 @@ class RungWatch:
     stage: str
     rule: dict[str, object]
     """As the space has it."""
+    of: str = ""
+    """Digest of what the figure is measured on."""
 
     def plain(self) -> dict[str, object]:
         return asdict(self)
@@ -72,7 +74,7 @@ class RungWatch:
         shares = {step_at(share, steps): share for share in rule.rungs} | {steps: 1.0}
         share = shares.get(found.step + 1, round((found.step + 1) / steps, 6))
         at = (self.variant, self.run, self.stage, share, found.step + 1, found.samples)
-        return Reached(*at, *self._figure(found, rule.figure))
+        return Reached(*at, *self._figure(found, rule.figure), self.of)
 
     def _figure(self, found: Validated, figure: str) -> tuple[str, float, bool, int]:
         """(figure, value, whether higher is better, tokens) of a validation."""
