@@ -33,7 +33,7 @@ def test_what_fits_is_let_through(two_cpus):
         ({"workers": 10_000}, r"asks for 10000 CPUs, the cluster has \d+ CPUs; lower cluster.workers"),
         ({"workers": [10_000, 10_001]}, "asks for 10000 CPUs"),
         ({"memory_per_worker": 1e6}, r"asks for 1 CPUs and 1e\+06 GiB of memory, the cluster has"),
-        ({"gpus_per_worker": 900}, "asks for 1 CPUs and 900 GPUs, the cluster has"),
+        ({"workers": 900, "gpus_per_worker": 1}, "asks for 900 CPUs and 900 GPUs, the cluster has"),
         ({"accelerator": "H100"}, r"asks for accelerator H100, the cluster has \w+; change cluster.accelerator"),
     ],
 )

@@ -19,6 +19,8 @@ SPACE = Path(__file__).parents[1] / "e2e" / "tiny.yaml"
         ({"workers": 2, "cpus_per_worker": 3}, (8, 0), 1),
         ({"workers": [1, 4]}, (8, 0), 8),
         ({"workers": 2, "gpus_per_worker": 1}, (64, 5), 2),
+        ({"gpus_per_worker": 0.1}, (64, 1), 10),
+        ({"gpus_per_worker": 0.5}, (64, 3), 6),
         ({"workers": 4}, (1, 0), 1),  # and the session has said that it does not fit
     ],
 )

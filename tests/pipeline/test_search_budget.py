@@ -87,7 +87,7 @@ def entry(number: int, run: str, began: float, hours: float | None) -> list[dict
 
 
 def test_hours_of_gpus_end_it(tmp_path: Path) -> None:
-    cluster = {"workers": 4, "gpus_per_worker": 0.5}
+    cluster = {"workers": 2, "gpus_per_worker": 1}
     folder = tmp_path / "r" / "searches" / "rates"
     folder.mkdir(parents=True)
     lines.append(folder / LEDGER, [*entry(0, "a", 0.0, 1.0), *entry(1, "b", 0.0, 2.0)])  # at once: 3 hours of 2 GPUs

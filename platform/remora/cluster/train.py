@@ -26,7 +26,7 @@ RESIZE_EVERY = 5.0
 """Seconds between two checks whether an elastic group could grow. Ray's default is 60."""
 
 
-def _worker(config: dict[str, str]) -> None:
+def _worker(config: dict[str, Any]) -> None:
     """The code of every worker. Ray Train has made the process group by now."""
     import ray.train.torch
     import torch
@@ -38,6 +38,8 @@ def _worker(config: dict[str, str]) -> None:
     runs, notices = Path(config["runs"]), Notices()
     if torch.cuda.is_available():
         torch.cuda.set_device(ray.train.torch.get_device())  # per thread, so not where the group is joined
+        if 0 < config["gpus"] < 1:  # Ray only counts shares; without this the first of two would take all memory
+            torch.cuda.set_per_process_memory_fraction(config["gpus"])
     with carried(runs / "logs"):
         worker.train(Feed(Path(config["feed"])), runs, notices)
 
@@ -91,7 +93,7 @@ def _trainer(feed: Path, cluster: Cluster, runs: Path, attempt: str, storage: Pa
     }
     return DataParallelTrainer(
         _worker,
-        train_loop_config={"runs": str(runs), "feed": str(feed)},
+        train_loop_config={"runs": str(runs), "feed": str(feed), "gpus": cluster.gpus_per_worker},
         backend_config=Group(cluster.gpus_per_worker > 0, cluster.hang_timeout),
         scaling_config=ray.train.ScalingConfig(**scaling),
         run_config=ray.train.RunConfig(

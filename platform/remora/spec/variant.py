@@ -19,7 +19,9 @@ class Cluster(Spec):
     workers: int | tuple[int, int] = 1
     """Training processes, or [min, max]: a stage runs with as many as the cluster has room for."""
     cpus_per_worker: float = Field(1, gt=0)
-    gpus_per_worker: float = Field(0, ge=0)
+    gpus_per_worker: float = Field(0, ge=0, le=1)
+    """0, 1 or a share: with 0.5 and a single worker, two small stage runs train on one GPU, each with half of its
+    memory."""
     memory_per_worker: float = Field(0, ge=0)
     """GiB of memory that Ray reserves per worker; 0 reserves none."""
     accelerator: str | None = None
@@ -70,7 +72,7 @@ class Cluster(Spec):
         rooms = [cpus / (self.least_workers * self.cpus_per_worker)]
         if self.gpus_per_worker:
             rooms.append(gpus / (self.least_workers * self.gpus_per_worker))
-        return math.floor(min(rooms))
+        return math.floor(min(rooms) + 1e-9)
 
     @property
     def elastic(self) -> bool:
@@ -105,6 +107,16 @@ class Job(Spec):
     cluster: Cluster = Cluster()
     benchmarks: tuple[str, ...] = ()
     """Names from `remora catalog benchmarks`, measured after the last stage."""
+
+    @model_validator(mode="after")
+    def _a_group_has_whole_gpus(self) -> Self:
+        share, workers = self.cluster.gpus_per_worker, self.cluster.most_workers
+        if 0 < share < 1 and workers > 1:  # questions may be answered by several workers on one
+            raise ValueError(
+                f"cluster.gpus_per_worker: {share:g} is for one worker, and there are {workers}: NCCL refuses two of a "
+                "group on one GPU; set workers: 1, or gpus_per_worker: 1"
+            )
+        return self
 
 
 class Variant(Job):

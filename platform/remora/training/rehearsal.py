@@ -150,8 +150,10 @@ def _is_short(error: BaseException) -> bool:
 def _free(device: torch.device) -> float:
     """GiB of free memory."""
     if device.type == "cuda":
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return (torch.cuda.mem_get_info(device)[0] + idle) / (1 << 30)
+        used = torch.cuda.memory_allocated(device)
+        free, total = torch.cuda.mem_get_info(device)
+        room = torch.cuda.get_per_process_memory_fraction(device) * total - used  # a worker may have a share of a GPU
+        return min(free + torch.cuda.memory_reserved(device) - used, room) / (1 << 30)
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
 
 
