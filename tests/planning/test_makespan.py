@@ -80,6 +80,12 @@ def test_alone_each_variant_pays_for_its_path(tmp_path):
     assert len(plan.rows) == 8 and plan.uses == 12
 
 
+def test_one_variant_has_one_line(tmp_path):
+    plan, variants = planned(tmp_path, llm=["phi-2"], axes={})
+    (way,) = forecasts(plan, variants, RATE, 1).ways
+    assert way.shared and way.stage_runs == 2
+
+
 def test_what_exists_is_not_trained_again(tmp_path):
     plan, variants = planned(tmp_path)
     there = replace(plan, rows=tuple(replace(r, state="finished") if r.stage == "align" else r for r in plan.rows))

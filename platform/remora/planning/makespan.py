@@ -127,7 +127,8 @@ def forecasts(
     known = sampler is None or sampler.kind != "optuna"
     rules: list[StoppingRule] = [rule_of(rule)] if rule and rule.kind != "none" else []
     ways = []
-    for store, listed in ((shared, trials), (alone, apart)):
+    # One variant shares with nobody.
+    for store, listed in ((shared, trials), (alone, apart))[: 1 + (len(trials) > 1)]:
         of = {key: rows[origin.get(key, key)] for key in store.lengths}
         for stopping in [*rules, Everyone()]:
             draws = DRAWS if stopping.rungs and len(trials) <= FEW else 1
