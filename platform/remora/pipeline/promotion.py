@@ -16,6 +16,7 @@ from remora.evaluation.kept import Kept, pairs, reports_of
 from remora.evaluation.report import Report
 from remora.files import MANIFEST, exclusive, lines, sha256_file, verify
 from remora.inference.bundle import bundle_name, weights_digest
+from remora.runs.rungs import figure_name
 from remora.tracking import Model, Run, Tracker
 
 FILE = "promotions.jsonl"
@@ -169,7 +170,7 @@ def _reports(
         GateError: one of them was not measured, or on fewer questions than the other.
     """
     kept = {named: reports_of(scores, weights) for named, weights in (candidate, incumbent)}
-    wanted = [Path(b).stem if b.endswith((".yaml", ".yml")) else b for b in benchmarks] or _measured(kept[incumbent[0]])
+    wanted = [figure_name(b) for b in benchmarks] or _measured(kept[incumbent[0]])
     if not wanted:
         shown = ",".join(_measured(kept[candidate[0]])) or "NAME"
         raise GateError(

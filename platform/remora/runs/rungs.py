@@ -38,7 +38,7 @@ class RungBasis:
 
 
 def figure_name(given: str) -> str:
-    """What a figure is called: a benchmark's YAML by the file's name."""
+    """What a figure is called: a benchmark's YAML, as any spec, by the file's name."""
     return Path(given).stem if given.endswith((".yaml", ".yml")) else given
 
 

@@ -20,6 +20,7 @@ from remora.pipeline.search.ledger import LEDGER, Entry, Ledger
 from remora.pipeline.search.search import result_file
 from remora.reporting.progress import SearchProgress, VariantProgress
 from remora.reporting.search_report.training import Trained, read_trained
+from remora.runs.rungs import figure_name
 from remora.spec import PARTS, Space, Variant
 from remora.spec.axes import figure
 
@@ -75,7 +76,7 @@ class SearchRecord:
     def benchmark(self) -> str | None:
         """What the champion is chosen by; the first benchmark where no file says it."""
         if self.space:
-            return benchmark_name(self.space.champion.benchmark)
+            return figure_name(self.space.champion.benchmark)
         return next((b for v in self.variants for b in v.scores), None)
 
     @property
@@ -104,11 +105,6 @@ def _ordered(values: list[str]) -> tuple[str, ...]:
         return tuple(sorted(values, key=float))
     except ValueError:
         return tuple(values)
-
-
-def benchmark_name(given: str) -> str:
-    """What a benchmark is called in scores: a YAML's name is that of its file."""
-    return Path(given).stem if given.endswith((".yaml", ".yml")) else given
 
 
 def page_of(runs: Path, search: str) -> Path:
@@ -215,7 +211,7 @@ def _choice(spec: Variant | None) -> dict[str, str]:
         return {}
     fixed = {k: getattr(spec, k) for k in ("recipe", *PARTS)}
     said = {k: figure(v) if isinstance(v, int | float) else str(v) for k, v in (fixed | spec.choice).items()}
-    return said | {"recipe": benchmark_name(spec.recipe)}
+    return said | {"recipe": figure_name(spec.recipe)}
 
 
 def _catalogued(spec: Variant | None) -> int | None:
