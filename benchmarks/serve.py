@@ -33,6 +33,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from remora import catalog
 from remora.catalog import Vision
 from remora.inference import Answerer, Message, Request
+from remora.inference.products import pack
 from remora.model.connectors import build_connector
 from remora.model.llm import train_tokenizer
 from remora.model.vision import build_tower
@@ -225,6 +226,7 @@ def main() -> None:
     one_at_a_time(model, asked[:1])
     alone = one_at_a_time(model, asked[: args.alone])
     size = sum(p.numel() for p in model.model.parameters()) / 1e6
+    pack(model.model)  # as `Answerer.load` does
     about = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next(line.split(":")[1].strip() for line in about if line.startswith("model name"))
     per = "a question a picture" if args.pictures == 1 else f"{args.pictures} questions a picture"

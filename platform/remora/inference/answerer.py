@@ -21,6 +21,7 @@ from remora.inference.decoding import can_join, token_bytes
 from remora.inference.engine import CACHE_BYTES, CHUNK, ROWS, AnswerEngine
 from remora.inference.generation import Generation
 from remora.inference.pictures import PICTURES
+from remora.inference.products import pack
 from remora.inference.recent import Recent
 from remora.inference.requests import Answer, FittedPicture, Message, Prompt, Request
 from remora.inference.text import Detokenizer
@@ -80,6 +81,7 @@ class Answerer:
         model, tokenizer = compose(bundle.parts, bundle.seed)
         prompter = Prompter(catalog.template(bundle.template), tokenizer, model.image_tokens)
         model = model.to("cuda" if torch.cuda.is_available() else "cpu", dtype)
+        pack(model)
         return cls(bundle.name, model, prompter, bundle.parts["vision"].name, bundle.aspect)
 
     def prompt(self, conversation: Sequence[Message]) -> Prompt:

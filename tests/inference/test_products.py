@@ -1,0 +1,61 @@
+"""Packed linear layers give torch's results up to rounding, and are used only where that is their machine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from remora.inference import products
+from remora.inference.products import PackedLinear, pack, pays
+from support.small_answerers import answerer_of, requests_of
+
+
+@pytest.fixture
+def paying(monkeypatch):
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this torch has no packed products")
+    monkeypatch.setattr(products, "pays", lambda: True)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 48), (3, 48), (2, 17, 48), (0, 48)])
+def test_results_are_those_of_double_precision(paying, bias, shape):
+    torch.manual_seed(0)
+    linear, rows = nn.Linear(48, 80, bias=bias), torch.randn(shape)
+    with torch.inference_mode():
+        found = PackedLinear(linear)(rows)
+        expected = linear.double()(rows.double())
+    assert found.shape == expected.shape and found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_only_linear_layers_in_fp32_are_packed(paying):
+    class Other(nn.Linear):
+        """A head of another class."""
+
+    model = nn.Sequential(nn.Linear(4, 4), Other(4, 4), nn.Linear(4, 4).double(), nn.Embedding(4, 4))
+    pack(model)
+    assert [type(module) for module in model] == [PackedLinear, Other, nn.Linear, nn.Embedding]
+
+
+def test_answers_of_a_packed_model_do_not_depend_on_the_batch(paying, tiny_tokenizer):
+    answerer = answerer_of("smollm2-135m", tiny_tokenizer)
+    pack(answerer.model)
+    assert any(isinstance(module, PackedLinear) for module in answerer.model.llm.modules())
+    requests = requests_of("smollm2-135m")[:16]
+    assert answerer.answer(requests) == [answerer.answer_alone(request) for request in requests]
+
+
+def test_the_choice_is_by_the_kind_of_machine(monkeypatch, tmp_path):
+    for vendor, expected in (("GenuineIntel", False), ("AuthenticAMD", hasattr(torch.ops.mkldnn, "_linear_pointwise"))):
+        about = tmp_path / vendor
+        about.write_text(f"vendor_id : {vendor}\n")
+        monkeypatch.setattr(products, "ABOUT", about)
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+        pays.cache_clear()
+        assert pays() is expected
+    monkeypatch.setattr(products, "ABOUT", tmp_path / "none")
+    pays.cache_clear()
+    assert not pays()
+    pays.cache_clear()
