@@ -20,11 +20,11 @@ from PIL import Image
 from serving_docs import examples
 
 from remora.errors import ServingError
-from remora.inference import Request
 from remora.serving import deploy
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.client import ask, curl_command
 from remora.serving.deploy import serve_forever
+from remora.serving.engines.protocol import VersionedRequest
 from support import serving_fake
 from support.serving_fake import CHAT, HELD, call, data_url
 from support.serving_requests import request
@@ -245,7 +245,9 @@ def test_chat_clients_as_they_come(client: Any) -> None:
     )
     assert [c.message.content.split(" | ")[0] for c in response.choices] == ["system,user"] * 2
     said = chat(client, "settings", max_tokens=9, temperature=0.5, top_p=0.9, stop=["."], seed=3, presence_penalty=1.0)
-    assert said.choices[0].message.content == str(Request((), 9, 0.5, 0.9, seed=3, stop=(".",), presence_penalty=1.0))
+    assert said.choices[0].message.content == str(
+        VersionedRequest((), 9, 0.5, 0.9, seed=3, stop=(".",), presence_penalty=1.0, version="3")
+    )
 
 
 @pytest.mark.ray

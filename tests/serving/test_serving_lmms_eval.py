@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from remora.evaluation.benchmarks.prompts import LETTER, SHORT, options
-from remora.inference import Message, Request
+from remora.inference import FittedPicture, Message, Request
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.completion import engine_requests
 from remora.serving.openai_api import read_request
-from support.serving_fake import CHAT, FakeAnswerer, call
+from support.serving_fake import CHAT, FakeAnswerer, call, facts_of
 
 SENT = {
     sent["name"]: sent["body"]
@@ -45,7 +45,9 @@ ASKED = {
 
 def read(name: str) -> tuple[Request, ...]:
     body = SENT[name]
-    return engine_requests(read_request(json.dumps(body).encode(), (body["model"],)), Limits(), FakeAnswerer())  # type: ignore[arg-type]
+    return engine_requests(
+        read_request(json.dumps(body).encode(), (body["model"],)), Limits(), facts_of(FakeAnswerer())
+    )
 
 
 @pytest.mark.parametrize("name", SENT)
@@ -66,7 +68,9 @@ def test_a_request_is_answered(name: str) -> None:
 def test_the_model_reads_the_words_behind_the_pictures(name: str) -> None:
     """lmms-eval puts pictures before, between or behind the words; the model has them in front, as it was trained."""
     text, pictures = ASKED[name]
-    assert read(name)[0].conversation.conversation == (Message("user", text, tuple(pictures)),)
+    (turn,) = read(name)[0].conversation
+    assert isinstance(turn, Message) and (turn.role, turn.text) == ("user", text)
+    assert [one.image for one in turn.images if isinstance(one, FittedPicture)] == pictures
 
 
 def test_lengths_and_settings() -> None:
@@ -78,4 +82,4 @@ def test_lengths_and_settings() -> None:
     assert (sampled.max_new_tokens, sampled.temperature, sampled.top_p, sampled.seed) == (16, 0.7, 0.9, 7)
     assert (sampled.frequency_penalty, sampled.presence_penalty) == (0.5, 0.5)
     assert {how.temperature for how in found.values()} == {0.0}
-    assert {name for name, how in found.items() if how.max_new_tokens == 505} == {"seed", "mmbench"}
+    assert {name for name, how in found.items() if how.max_new_tokens == 1024} == {"seed", "mmbench"}

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from remora.inference import FittedPicture, Prompt
 from remora.serving.args import Limits
 from remora.serving.completion import engine_requests
 from remora.serving.messages import read_messages
 from remora.serving.openai_api import ChatRequest, Refusal
-from support.serving_fake import FakeAnswerer, data_url
+from support.serving_fake import FakeAnswerer, data_url, facts_of
 
 RED = data_url(Image.new("RGB", (4, 6), (255, 0, 0)))
 PICTURE = {"type": "image_url", "image_url": {"url": RED, "detail": "low"}}
@@ -170,13 +171,15 @@ def test_a_request_becomes_a_prompt() -> None:
             user("what?", PICTURE, "what? ", PICTURE),
         ]
     )
-    found = engine_requests(request, Limits(), FakeAnswerer())[0].conversation.conversation  # type: ignore[arg-type, attr-defined]
+    found = engine_requests(request, Limits(), facts_of(FakeAnswerer()))[0].conversation
+    assert not isinstance(found, Prompt)
     assert [(t.role, t.text, len(t.images)) for t in found] == [
         ("system", "be brief", 0),
         ("user", "what?", 1),
         ("assistant", "a fish", 0),
         ("user", "what?\nwhat?", 2),
     ]
-    assert found[1].images[0].size == (4, 6)
+    (shown,) = found[1].images
+    assert isinstance(shown, FittedPicture) and shown.image.size == (4, 6)
     with pytest.raises(Refusal, match="a request may have 2 images; this one has 3"):
-        engine_requests(request, Limits(max_images=2), FakeAnswerer())  # type: ignore[arg-type]
+        engine_requests(request, Limits(max_images=2), facts_of(FakeAnswerer()))

@@ -17,6 +17,7 @@ from remora.inference import Request
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.client import curl_command
 from remora.serving.completion import DEFAULT_TOKENS, engine_requests
+from remora.serving.engines.protocol import VersionedRequest
 from remora.serving.openai_api import (
     IGNORED,
     NEUTRAL,
@@ -25,7 +26,7 @@ from remora.serving.openai_api import (
     holds_more,
     read_request,
 )
-from support.serving_fake import FakeAnswerer, data_url
+from support.serving_fake import CHAT, FakeAnswerer, call, data_url, facts_of
 
 SERVED = ("remora", "share-Fake", "champion")
 HI = [{"role": "user", "content": "hi"}]
@@ -233,7 +234,7 @@ def test_values_are_counted_as_a_parser_does() -> None:
 
 
 def asked(**fields: Any) -> tuple[Request, ...]:
-    return engine_requests(read(**fields), Limits(), FakeAnswerer())  # type: ignore[arg-type]
+    return engine_requests(read(**fields), Limits(), facts_of(FakeAnswerer()))
 
 
 def test_lengths() -> None:
@@ -242,21 +243,23 @@ def test_lengths() -> None:
     small.max_length = 100
 
     def length(model: FakeAnswerer, **fields: Any) -> int:
-        return engine_requests(read(**fields), Limits(), model)[0].max_new_tokens  # type: ignore[arg-type]
+        return engine_requests(read(**fields), Limits(), facts_of(model))[0].max_new_tokens
 
     assert length(model) == DEFAULT_TOKENS
     assert length(small) == 25
     assert length(small, max_tokens=7, max_completion_tokens=9) == 9
-    assert length(model, max_tokens=4096) == 505, "what the context has room for"
+    assert length(model, max_tokens=4096) == 4096, "the engine knows what the context has room for"
 
 
 def test_too_long_is_one_code_in_words_that_clients_know() -> None:
     small = FakeAnswerer()
     small.max_length = 100
-    for text in ("x" * 10_000, "too long"):
-        with pytest.raises(Refusal, match=r"[Tt]his model's maximum context length is") as caught:
-            engine_requests(read(messages=[{"role": "user", "content": text}]), Limits(), small)  # type: ignore[arg-type]
-        assert (caught.value.status, caught.value.code) == (400, "context_length_exceeded")
+    with pytest.raises(Refusal, match=r"[Tt]his model's maximum context length is") as caught:
+        engine_requests(read(messages=[{"role": "user", "content": "x" * 10_000}]), Limits(), facts_of(small))
+    assert (caught.value.status, caught.value.code) == (400, "context_length_exceeded")
+    response = call("POST", CHAT, json={"messages": [{"role": "user", "content": "too long"}]})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert "maximum context length is 512 tokens. However, your messages" in response.json()["error"]["message"]
 
 
 def test_settings() -> None:
@@ -264,9 +267,11 @@ def test_settings() -> None:
     (how,) = asked(
         temperature=0.5, top_p=0.9, top_k=5, seed=5, stop="a", frequency_penalty=1, presence_penalty=-1, logit_bias=bias
     )
-    assert how == Request(how.conversation, 128, 0.5, 0.9, 5, 5, ("a",), 1.0, -1.0, ((3, -100.0), (7, 1.5)))
+    assert how == VersionedRequest(
+        how.conversation, 128, 0.5, 0.9, 5, 5, ("a",), 1.0, -1.0, ((3, -100.0), (7, 1.5)), version="3"
+    )
     (how,) = asked(seed=1, stop=["c", "e", "a"], top_k=-1, temperature=None)
-    assert how == Request(how.conversation, 128, seed=1, stop=("c", "e", "a"))
+    assert how == VersionedRequest(how.conversation, 128, seed=1, stop=("c", "e", "a"), version="3")
     with pytest.raises(Refusal, match="this model has tokens 0 to 99; found 100"):
         asked(logit_bias={"100": 1})
 

@@ -30,7 +30,7 @@ class Endpoint:
     def __init__(self, answerer: Answerer) -> None:
         self.answerer, self.fails = answerer, False
         self.engine = BuiltinEngine(answerer, self._make, 16)
-        app = api(EndpointArgs(), ServedModel(answerer, "3"), self.engine)
+        app = api(EndpointArgs(), lambda: ServedModel(answerer, "3").facts, self.engine)
         self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
         self._thread = threading.Thread(target=self._server.run)
 

@@ -17,11 +17,11 @@ from fastapi import FastAPI
 from PIL import Image
 
 from remora.errors import DataError, TooLong
-from remora.inference import Answer, Event, Message, Prompt, Request, Stats
+from remora.inference import Answer, Event, FittedPicture, Message, Prompt, Request, Stats
 from remora.inference.text import Detokenizer
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs
-from remora.serving.champion import ServedModel
+from remora.serving.champion import ModelFacts, ServedModel
 from remora.serving.engines.builtin import BuiltinEngine
 from support.waiting import until
 
@@ -62,7 +62,8 @@ class FakeAnswerer:
     def room(self, prompt: Prompt) -> int:
         return self.max_length - len(prompt.ids)
 
-    def fitted(self, picture: Image.Image) -> Image.Image:
+    @staticmethod
+    def fitted(picture: Image.Image) -> Image.Image:
         return picture
 
     @property
@@ -80,7 +81,8 @@ class FakeAnswerer:
             hold(Path(question.removeprefix(HELD)))
         if "settings" in question:
             return Answer(str(replace(how, conversation=())), 7, 3, "stop")
-        seen = [f"{i.width}x{i.height} {i.mode} {i.getpixel((0, 0))}" for turn in conversation for i in turn.images]
+        shown = [one.image for turn in conversation for one in turn.images if isinstance(one, FittedPicture)]
+        seen = [f"{i.width}x{i.height} {i.mode} {i.getpixel((0, 0))}" for i in shown]
         roles = ",".join(turn.role for turn in conversation)
         return Answer(f"{roles} | {seen} | {question} | {os.getpid()}", 7, 3, "stop")
 
@@ -153,6 +155,10 @@ class FakeAnswerEngine:
         return events
 
 
+def facts_of(answerer: FakeAnswerer) -> ModelFacts:
+    return ServedModel(answerer, "3", "run-1").facts  # type: ignore[arg-type]
+
+
 def load(args: EndpointArgs) -> ServedModel:
     if args.alias == "broken":
         raise DataError("the bundle is torn; next: remora train")
@@ -163,7 +169,7 @@ def fake_api(args: EndpointArgs) -> tuple[FastAPI, BuiltinEngine]:
     """The application over the model that echoes, and its engine."""
     champion = load(args)
     engine = BuiltinEngine.of(champion.answerer, args.cache_bytes)
-    return api(args, champion, engine), engine
+    return api(args, lambda: champion.facts, engine), engine
 
 
 def call(method: str, path: str, args: EndpointArgs | None = None, **request: Any) -> httpx.Response:

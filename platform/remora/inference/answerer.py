@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -56,6 +56,8 @@ class Answerer:
         self.prompter = prompter
         self.encoder = catalog.vision(vision)
         self.aspect = aspect
+        self.fitted: Callable[[Image.Image], Image.Image] = partial(shrunk, encoder=self.encoder, aspect=aspect)
+        """Shrinks an RGB picture to about the encoder's size, to save memory: answers are the same. Can be pickled."""
         self.stop_id = token_id(prompter.tokenizer, prompter.stop)
         llm = model.llm
         self.max_length = int(llm.config.max_position_embeddings)
@@ -108,10 +110,6 @@ class Answerer:
                 self._ids.put(turns, ids)
         shown = (image for turn in conversation for image in turn.images)
         return Prompt(ids, tuple(i if isinstance(i, FittedPicture) else self.picture(i) for i in shown))
-
-    def fitted(self, image: Image.Image) -> Image.Image:
-        """An RGB picture shrunk to about the encoder's size, to save memory: answers are the same."""
-        return shrunk(image, self.encoder, self.aspect)
 
     def picture(self, image: Image.Image) -> FittedPicture:
         """The same as an object for turns, whose content is hashed only once for any number of questions."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from remora.catalog import Vision
 from remora.reading.padding import padded
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Aspect = Literal["square", "pad"]
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -21,6 +22,8 @@ pixels resized to 336 rows would take 30 GB."""
 
 def preprocess(image: Image.Image, encoder: Vision, aspect: Aspect = "square") -> Tensor:
     """RGB picture -> pixels [3, S, S], fp32, normalised by the encoder's mean and deviation. S: see `fitted`."""
+    import torch  # here: the endpoint's ingress shrinks pictures without it
+
     # A byte has 256 values, so a table per channel is enough. Order and precision are the publishers'.
     # (Torchvision's bytes / 255 in single precision are the same 256 numbers as transformers' bytes * (1 / 255).)
     shades = (np.arange(256) * (1 / 255)).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
@@ -10,45 +11,43 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from remora import __version__
 from remora.serving.args import EndpointArgs
-from remora.serving.champion import ServedModel
+from remora.serving.champion import ModelFacts
 from remora.serving.metrics import MeteredEngine, PrometheusRecorder
 from remora.serving.openai_api import Refusal
-
-STALLED_S = 60.0
-"""A model whose step takes longer than this is not ready."""
 
 
 def about(
     app: FastAPI,
     args: EndpointArgs,
-    champion: ServedModel,
-    names: tuple[str, ...],
+    facts: Callable[[], ModelFacts],
     engine: MeteredEngine,
     recorder: PrometheusRecorder,
 ) -> None:
     """Add the routes to `app`."""
-    answerer, known, started = champion.answerer, champion.lineage, int(time.time())
+    started = int(time.time())
 
     def card(name: str) -> dict[str, object]:
+        of = facts()
         metadata: dict[str, object] = {
             "registered": args.model,
             "alias": args.alias,
-            "version": champion.version,
-            "run_id": champion.run_id,
-            "name": answerer.name,
-            "names": list(names),
-            "max_length": answerer.max_length,
-            "chosen_by": known.chosen_by,
-            "scores": known.scores_body(),
+            "version": of.version,
+            "run_id": of.run_id,
+            "name": of.name,
+            "names": list(args.names(of.name)),
+            "max_length": of.max_length,
+            "chosen_by": of.lineage.chosen_by,
+            "scores": of.lineage.scores_body(),
         }
         return {"id": name, "object": "model", "created": started, "owned_by": "remora", "metadata": metadata}
 
     @app.get("/v1/models", response_model=None)
     async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [card(name) for name in names]})
+        return JSONResponse({"object": "list", "data": [card(name) for name in args.names(facts().name)]})
 
     @app.get("/v1/models/{name:path}", response_model=None)
     async def model(name: str) -> JSONResponse:
+        names = args.names(facts().name)
         if name not in names:
             raise Refusal(
                 f"model {name[:80]!r} is not served here; served: {', '.join(names)}",
@@ -60,27 +59,28 @@ def about(
 
     @app.get("/version", response_model=None)
     async def version() -> JSONResponse:
-        lineage = {"run_id": champion.run_id, "weights": known.weights, "stages": list(known.stages)}
+        of = facts()
+        lineage = {"run_id": of.run_id, "weights": of.lineage.weights, "stages": list(of.lineage.stages)}
         return JSONResponse(
             {
                 "remora": __version__,
                 "model": args.model,
-                "version": champion.version,
-                "name": answerer.name,
-                "system_fingerprint": f"{args.model}@{champion.version}",
-                "lineage": {**lineage, "data": dict(known.data)},
+                "version": of.version,
+                "name": of.name,
+                "system_fingerprint": f"{args.model}@{of.version}",
+                "lineage": {**lineage, "data": dict(of.lineage.data)},
             }
         )
 
     @app.get("/healthz", response_model=None)
     async def healthz() -> JSONResponse:
-        return JSONResponse({"status": "ok", "model": answerer.name, "version": champion.version})
+        return JSONResponse({"status": "ok", "model": facts().name, "version": facts().version})
 
     @app.get("/readyz", response_model=None)
     async def readyz() -> JSONResponse:
-        if engine.stats.stalled_s > STALLED_S:
+        if engine.stats.stalled_s > args.stalled_seconds:
             raise Refusal("the model hangs; try again in 10 s", status=503, code="not_ready", retry_after=10)
-        return JSONResponse({"status": "ready", "model": answerer.name, "version": champion.version})
+        return JSONResponse({"status": "ready", "model": facts().name, "version": facts().version})
 
     @app.get("/metrics", response_model=None)
     async def metrics() -> Response:

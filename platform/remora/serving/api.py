@@ -1,6 +1,8 @@
-"""OpenAI's API over one champion, as a FastAPI application. No Ray here: app.py puts it behind Serve's proxy."""
+"""OpenAI's API over one model, as a FastAPI application. No Ray here: app.py puts it behind Serve's proxy."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -12,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from remora.serving.about import about
 from remora.serving.args import EndpointArgs
 from remora.serving.auth import KeyCheck
-from remora.serving.champion import ServedModel
+from remora.serving.champion import ModelFacts
 from remora.serving.chat import Chat
 from remora.serving.engines.protocol import ServingEngine
 from remora.serving.front import MARK, Facts
@@ -26,8 +28,8 @@ KNOWN = (
 )
 
 
-def api(args: EndpointArgs, champion: ServedModel, engine: ServingEngine) -> FastAPI:
-    """The routes for `champion`, whose model `engine` runs."""
+def api(args: EndpointArgs, facts: Callable[[], ModelFacts], engine: ServingEngine) -> FastAPI:
+    """The routes for the model that `engine` runs; `facts` are those of its version now."""
     # No /docs: the page would load scripts from a CDN, and the API is OpenAI's.
     app = FastAPI(title="Remora", openapi_url=None)
     app.add_exception_handler(Refusal, _refused)
@@ -37,20 +39,18 @@ def api(args: EndpointArgs, champion: ServedModel, engine: ServingEngine) -> Fas
     if args.cors_origins:
         origins = list(args.cors_origins)
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
-    app.add_middleware(_Marked, facts=Facts(args.limits.max_body_bytes, args.max_ongoing_requests))
-    names = tuple(dict.fromkeys((args.model, champion.answerer.name, args.alias)))
+    app.add_middleware(_Marked, facts=Facts(args.limits.max_body_bytes, args.ingress.max_ongoing_requests))
     recorder = PrometheusRecorder(args.model)
     metered = MeteredEngine(engine, recorder, args.cache_bytes)
-    app.add_api_route(
-        "/v1/chat/completions", Chat(args, champion, metered, names).complete, methods=["POST"], response_model=None
-    )
-    about(app, args, champion, names, metered, recorder)
+    chat = Chat(args, facts, metered)
+    app.add_api_route("/v1/chat/completions", chat.complete, methods=["POST"], response_model=None)
+    about(app, args, facts, metered, recorder)
     page(app)
     return app
 
 
 class _Marked:
-    """Marks every response as a replica's, and tells the front the replica's limits."""
+    """Marks every response as an ingress replica's, and tells the front its limits."""
 
     def __init__(self, app: ASGIApp, facts: Facts) -> None:
         self.app, self.mark = app, facts.written()

@@ -46,6 +46,23 @@ class Limits(Spec):
     """Time for fetching all pictures of a request, if any are fetched (`image_hosts`)."""
 
 
+class IngressArgs(Spec):
+    """The replicas that read requests and send answers. They have no model."""
+
+    min_replicas: int = Field(default=2, ge=1)
+    max_replicas: int = Field(default=4, ge=1)
+    num_cpus: float = Field(default=0.1, gt=0)
+    """CPUs that Ray reserves for one."""
+    max_ongoing_requests: int = Field(default=64, ge=1)
+    """Requests that one replica has in work, those included that wait for an engine replica."""
+
+    @model_validator(mode="after")
+    def _replicas(self) -> IngressArgs:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas is {self.max_replicas}, below min_replicas {self.min_replicas}")
+        return self
+
+
 class EndpointArgs(Spec):
     """The served model, the number of replicas, and the limits of a request."""
 
@@ -60,15 +77,18 @@ class EndpointArgs(Spec):
     tracking_uri: str | None = None
     """MLflow server. Default: $MLFLOW_TRACKING_URI, or the database in the runs folder."""
     min_replicas: int = Field(default=2, ge=1)
+    """Engine replicas: each has the model."""
     max_replicas: int = Field(default=4, ge=1)
     num_cpus: float = Field(default=0.3, gt=0)
-    """CPUs that Ray reserves for a replica; torch uses as many threads, at least one."""
+    """CPUs that Ray reserves for an engine replica; torch uses as many threads, at least one."""
     num_gpus: float = Field(default=0, ge=0)
     cache_bytes: int = Field(default=2 * 2**30, ge=2**20)
     """Bytes of a replica's key-value cache: running requests with room for their longest answers, and shared prefixes
     of prompts. Requests wait until there is room; one that needs more than all of it runs alone."""
     max_ongoing_requests: int = Field(default=16, ge=1)
-    """Requests that one replica works on. Up to 64 answers are decoded together (`n` of a request counts)."""
+    """Answers that one engine replica works on (`n` of a request counts). Up to 64 are decoded together."""
+    stalled_seconds: float = Field(default=60, gt=0)
+    """An engine whose step takes longer hangs: its requests go to another replica, and Serve replaces it."""
     max_queued_requests: int = Field(default=256, ge=1)
     """Requests queued in a proxy before more are refused with 429: at least the burst you expect."""
     keys: Path | dict[str, ApiKey] | None = None
@@ -81,6 +101,7 @@ class EndpointArgs(Spec):
     """Hosts from which pictures are fetched by https: `images.example.org`, `*.example.org`, with a port if it is not
     443. Default: none."""
     limits: Limits = Limits()
+    ingress: IngressArgs = IngressArgs()
 
     @field_validator("version", mode="before")
     @classmethod
@@ -113,6 +134,10 @@ class EndpointArgs(Spec):
             SpecError: an unknown key or a value that breaks a rule, one line each.
         """
         return validate(cls, raw, "endpoint args")
+
+    def names(self, variant: str) -> tuple[str, ...]:
+        """What a request may call the model, if that is a variant of this name."""
+        return tuple(dict.fromkeys((self.model, variant, self.alias)))
 
     def check_keys(self) -> None:
         """Raises:

@@ -1,4 +1,4 @@
-"""The model that a replica serves, loaded once when the replica starts."""
+"""The model that an engine replica serves, loaded once when the replica starts, and what others know of it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,27 @@ from remora.serving.args import EndpointArgs
 from remora.serving.lineage import Lineage, lineage
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from remora.inference import Answerer
     from remora.tracking import Model
     from remora.tracking.registry import VersionInfo
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a process without a model's weights knows of it: enough to read requests, and to say what is served."""
+
+    name: str
+    version: str
+    max_length: int
+    """Tokens of its context."""
+    vocabulary: int
+    """Number of tokens that it can generate."""
+    fitted: Callable[[Image.Image], Image.Image]
+    """Shrinks an RGB picture to the size that its encoder needs. Can be pickled."""
+    run_id: str | None = None
+    lineage: Lineage = field(default_factory=Lineage)
 
 
 @dataclass(frozen=True)
@@ -28,6 +46,11 @@ class ServedModel:
     version: str
     run_id: str | None = None
     lineage: Lineage = field(default_factory=Lineage)
+
+    @property
+    def facts(self) -> ModelFacts:
+        of = self.answerer
+        return ModelFacts(of.name, self.version, of.max_length, of.vocabulary, of.fitted, self.run_id, self.lineage)
 
 
 def find(args: EndpointArgs) -> VersionInfo:

@@ -7,7 +7,7 @@ here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, TypeVar
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from remora.errors import DataError, TooLong
 from remora.serving.args import EndpointArgs
-from remora.serving.champion import ServedModel
+from remora.serving.champion import ModelFacts
 from remora.serving.completion import engine_requests
-from remora.serving.engines.protocol import Delta, Draining, ServingEngine
+from remora.serving.engines.protocol import Delta, Draining, OtherVersion, ReplicasDied, ServingEngine
 from remora.serving.fetch import Fetcher
 from remora.serving.openai_api import ChatRequest, Refusal, read_request, too_large
 from remora.serving.responses import Head, events, whole
@@ -29,17 +30,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 GONE = 499
 """nginx's status for a client that closed its connection; nobody reads it."""
+VERSIONS = 10
+"""Times that a request is read because its model's version changes: while replicas are replaced, both are there."""
 
 
 class Chat:
     """The route's work, for one model behind one engine."""
 
-    def __init__(
-        self, args: EndpointArgs, champion: ServedModel, engine: ServingEngine, names: tuple[str, ...]
-    ) -> None:
-        self.args, self.champion, self.engine, self.names = args, champion, engine, names
-        # Two threads decode pictures and tokenise texts, apart from the event loop and the model's thread; only two,
-        # which bounds their memory.
+    def __init__(self, args: EndpointArgs, facts: Callable[[], ModelFacts], engine: ServingEngine) -> None:
+        self.args, self.facts, self.engine = args, facts, engine
+        # Two threads decode pictures, apart from the event loop; only two, which bounds their memory.
         self._fetcher = Fetcher(args.image_hosts, args.limits) if args.image_hosts else None
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="read")
 
@@ -48,28 +48,47 @@ class Chat:
         body = await read_body(http, self.args.limits.max_body_bytes)
         if not body and "upgrade" in http.headers:  # a server that switched protocols has lost it: see front.py
             raise Refusal("the body was lost with an offer to upgrade; speak HTTP/1.1 without one", code="no_body")
-        request, asked = await self._read(body)
+        facts = self.facts()
+        for _ in range(VERSIONS):
+            try:
+                return await self._answered(http, body, facts)
+            except OtherVersion as other:
+                facts = other.facts
+            except TooLong as e:
+                # Clients recognise this wording (litellm, LangChain).
+                raise Refusal(
+                    f"This model's maximum context length is {e.holds} tokens. However, your messages resulted in "
+                    f"{e.prompt} tokens; shorten the conversation",
+                    code="context_length_exceeded",
+                    param="messages",
+                ) from None
+            except DataError as e:
+                raise Refusal(str(e), code="invalid_conversation", param="messages") from None
+            except (Draining, ReplicasDied) as e:
+                code = "not_ready" if isinstance(e, Draining) else "replica_died"
+                raise Refusal(f"{e}; try again in 1 s", status=503, code=code, retry_after=1) from None
+        raise Refusal("the endpoint changes its model; try again in 1 s", status=503, code="not_ready", retry_after=1)
+
+    async def _answered(self, http: Request, body: bytes, facts: ModelFacts) -> Response:
+        """The response of a model with these facts. Until there is something to send, a failure is raised."""
+        request, asked = await self._read(body, facts)
         deltas = side_by_side([self.engine.submit(one) for one in asked])
-        head = Head(self.champion.answerer.name, f"{self.args.model}@{self.champion.version}")
-        try:
-            if not request.stream:
-                answers = await while_connected(http, _complete(deltas, len(asked)))
-                return Response(status_code=GONE) if answers is None else JSONResponse(whole(head, answers))
-            # Until there is something to send, a failure has a status of its own, and another replica may be asked.
-            first = await while_connected(http, _first(deltas))
-        except Draining as e:
-            raise Refusal(str(e), status=503, code="not_ready", retry_after=1) from None
+        head = Head(facts.name, f"{self.args.model}@{facts.version}")
+        if not request.stream:
+            answers = await while_connected(http, _complete(deltas, len(asked)))
+            return Response(status_code=GONE) if answers is None else JSONResponse(whole(head, answers))
+        first = await while_connected(http, _first(deltas))
         if first is None:
             return Response(status_code=GONE)
         sent = events(head, _before(first, deltas), len(asked), request.includes_usage)
         return StreamingResponse(sent, media_type="text/event-stream", headers={"cache-control": "no-cache"})
 
-    async def _read(self, body: bytes) -> tuple[ChatRequest, tuple[inference.Request, ...]]:
+    async def _read(self, body: bytes, facts: ModelFacts) -> tuple[ChatRequest, tuple[inference.Request, ...]]:
         run, limits = asyncio.get_running_loop().run_in_executor, self.args.limits
-        request = await run(self._readers, read_request, body, self.names, limits)
+        request = await run(self._readers, read_request, body, self.args.names(facts.name), limits)
         if self._fetcher is not None:
             await self._fetcher.fill(request.messages)
-        return request, await run(self._readers, engine_requests, request, limits, self.champion.answerer)
+        return request, await run(self._readers, engine_requests, request, limits, facts)
 
 
 async def side_by_side(streams: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[tuple[int, Delta], None]:

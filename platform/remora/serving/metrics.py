@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from remora.serving.engines.protocol import Delta, EngineStats, ServingEngine
+from remora.errors import DataError
+from remora.serving.engines.protocol import Delta, EngineStats, OtherVersion, ServingEngine
 
 if TYPE_CHECKING:
     from remora.inference import Request
@@ -127,11 +128,15 @@ class MeteredEngine:
                     tokens += len(delta.tokens)
                     reason = delta.finish_reason or reason
                     yield delta
+        except (DataError, OtherVersion):  # a refusal, before it began
+            reason = ""
+            raise
         except Exception:
             reason = "error"
             raise
         finally:
-            self.recorder.add("request_success", finished_reason=reason)
+            if reason:
+                self.recorder.add("request_success", finished_reason=reason)
             if reason in ("stop", "length"):
                 self._ended(began, times, tokens)
 

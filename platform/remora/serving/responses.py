@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from remora.serving.engines.protocol import Chosen, Delta, Likely
+from remora.serving.engines.protocol import Chosen, Delta, Likely, ModelFailure
 from remora.serving.openai_api import Refusal
 
 UNLIKELY = -9999.0
@@ -125,7 +125,8 @@ async def events(
 
 def failed(error: Exception) -> Refusal:
     """A failure of the model as clients see it: its kind alone. The traceback is in the replica's log."""
-    return Refusal(f"the model failed with {type(error).__name__}; see the replica's log", status=500)
+    kind = error.kind if isinstance(error, ModelFailure) else type(error).__name__
+    return Refusal(f"the model failed with {kind}; see the replica's log", status=500)
 
 
 def _event(body: object) -> bytes:

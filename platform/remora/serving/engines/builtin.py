@@ -88,15 +88,17 @@ class BuiltinEngine:
     async def submit(self, request: Request) -> AsyncGenerator[Delta, None]:
         """As `ServingEngine.submit` says. A reader that is slower than the engine gets several tokens a delta."""
         asked = request.conversation
-        prompt = asked if isinstance(asked, Prompt) else self._answerer.prompt(asked)
-        request = replace(request, conversation=prompt)
+        prompt = asked if isinstance(asked, Prompt) else await asyncio.to_thread(self._answerer.prompt, asked)
+        # Clients send one limit for a whole benchmark, up to 4096, for any model.
+        room = self._answerer.room(prompt)
+        request = replace(request, conversation=prompt, max_new_tokens=min(request.max_new_tokens, room))
         text = GrowingText(self._answerer.detokenizer, request.stop)
         for token in request.said:
             text.add(token)
         stream = _Stream(request, prompt, text, asyncio.get_running_loop(), asyncio.Event())
         with self._change:
             if self._draining:
-                raise Draining("this replica is about to stop; ask again for another one")
+                raise Draining("this replica is about to stop")
             self._open.add(stream)
             self._arrived.append(stream)
             self._change.notify()
@@ -129,6 +131,13 @@ class BuiltinEngine:
         load = replace(told, waiting=told.waiting + len(arrived), waiting_tokens=told.waiting_tokens + tokens, **counts)
         stalled = 0.0 if began is None else self._clock() - began
         return EngineStats(load, self._steps, stalled, self._failed, self._rebuilt)
+
+    def abandon(self, error: BaseException) -> None:
+        """Break off all streams and take no more requests, since the thread hangs."""
+        with self._change:
+            self._draining = True
+            streams = list(self._open)
+        self._fail(streams, error)
 
     async def drain(self) -> None:
         """As `ServingEngine.drain` says; its thread ends."""

@@ -14,9 +14,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from remora.errors import ServingError
+from remora.inference.requests import Request
 
 if TYPE_CHECKING:
-    from remora.inference import Request, Stats
+    from remora.inference import Stats
+    from remora.serving.champion import ModelFacts
+
+
+@dataclass(frozen=True)
+class VersionedRequest(Request):
+    """A request that was read for one version of the served model: its pictures have the size of that one's encoder."""
+
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,11 +95,12 @@ class ServingEngine(Protocol):
     """Answers requests of one model. Its methods belong to an event loop; any number of loops may use it."""
 
     def submit(self, request: Request) -> AsyncGenerator[Delta, None]:
-        """Stream an answer.
+        """Stream an answer, of at most as many tokens as the context has room for.
 
         Raises:
-            DataError: the request cannot be answered (as `AnswerEngine.add`).
+            DataError: the request cannot be answered (as `Answerer.prompt`).
             Draining: the engine takes no more requests.
+            OtherVersion: the request was read for another version of the model.
             Exception: the model's, if this request makes it fail.
         """
         ...
@@ -105,3 +115,23 @@ class ServingEngine(Protocol):
 
 class Draining(ServingError):
     """The engine takes no more requests: it is about to stop."""
+
+
+class ModelFailure(ServingError):
+    """The model failed with an exception of this kind, in another process, whose log has it."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"the model failed with {kind}")
+        self.kind = kind
+
+
+class ReplicasDied(ServingError):
+    """Several replicas died of a request, or beside it."""
+
+
+class OtherVersion(ServingError):
+    """The engine has another version of the model than the one that a request was read for; `facts` are its own."""
+
+    def __init__(self, facts: ModelFacts) -> None:
+        super().__init__(f"the model's version is {facts.version} now; read the request again")
+        self.facts = facts
