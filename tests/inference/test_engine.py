@@ -134,6 +134,41 @@ def test_a_model_of_ties_only_is_answered_at_batch_size_1(made, tiny_tokenizer, 
     assert len(alone) <= 9 + 4, "a prompt is read at batch size 1 once, however many ties its answer has"
 
 
+def test_a_near_tie_holds_up_the_others_by_one_pass_a_step(made, monkeypatch):
+    """Not by its prompt and its answer so far, read again: they get a token in each step while it is undecided."""
+    answerer, requests, _ = made("phi-2")
+    passes: list[int] = []
+    step, read = WholeBatch.step, generation.WholeBatch
+    monkeypatch.setattr(WholeBatch, "step", lambda self, tokens: passes.append(1) or step(self, tokens))
+    monkeypatch.setattr(generation, "WholeBatch", lambda *args: passes.append(1) or read(*args))
+    endless = [
+        Request(requests[i].conversation, 40, logit_bias=((answerer.stop_id, -100.0),), top_logprobs=0) for i in (0, 1)
+    ]
+    expected = [answerer.answer_alone(request) for request in endless]
+    engine = AnswerEngine(answerer)
+    numbers = [engine.add(request) for request in endless]
+    real, found = sampling.choose, {}
+    tied: list[int] = []
+
+    def tie(logits, rows, near):
+        tokens, ties = real(logits, rows, near)
+        for i, row in enumerate(rows):
+            if near and row.number == numbers[0] and len(row.said) == 20 and not tied:
+                ties[i] = True
+                tied.append(len(passes))
+        return tokens, ties
+
+    monkeypatch.setattr("remora.inference.engine.choose", tie)
+    while engine.busy:
+        before = len(passes)
+        told = engine.step()
+        assert len(passes) - before <= 1
+        if engine._undecided:
+            assert numbers[1] in {event.request for event in told}
+        found |= {event.request: event.answer for event in told if event.answer}
+    assert [found[number] for number in numbers] == expected and tied and len(passes) >= 21
+
+
 def test_most_choices_are_the_batchs_own(made):
     """The tests above test batches, not the correction at batch size 1."""
     answerer, requests, _ = made("phi-2")

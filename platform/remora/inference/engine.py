@@ -61,6 +61,8 @@ class AnswerEngine:
         self._waiting: deque[Generation] = deque()
         limits = EngineLimits(rows, cache_bytes, chunk, pictures)
         self._rows: RunningRows = SlotRows(answerer, limits) if answerer.joins else EqualRows(answerer, limits)
+        self._undecided: dict[Generation, Tensor] = {}
+        """Near ties, and their logits [V] in the batch; each step goes on with the first."""
         self._added = 0
         self._prompt_tokens = self._shared_tokens = self._answer_tokens = self._near_ties = 0
 
@@ -80,6 +82,7 @@ class AnswerEngine:
         """Drop a request: it gets no more events. A finished or unknown number is ignored."""
         self._waiting = deque(one for one in self._waiting if one.number != number)
         if gone := [one for one in self._rows.running if one.number == number]:
+            self._undecided.pop(gone[0], None)
             self._rows.leave(gone)
 
     def waits(self, number: int) -> bool:
@@ -99,26 +102,44 @@ class AnswerEngine:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Generate one token for each running request whose prompt is read, and read more of the others' prompts."""
-        return [event for ones, logits in self._rows.step(self._waiting) for event in self._say(ones, logits)]
+        """Generate one token for each running request whose prompt is read, and read more of the others' prompts.
+
+        A near tie costs the others one pass at batch size 1 a step, until it is decided.
+        """
+        events = [
+            event
+            for ones, logits in self._rows.step(self._waiting, self._undecided)
+            for event in self._say(ones, logits)
+        ]
+        if self._undecided:
+            one = next(iter(self._undecided))
+            token = one.listen()
+            if token is not None:
+                self._near_ties += 1
+                events.append(self._told(one, token, self._undecided.pop(one)))
+        return events
 
     def _say(self, ones: list[Generation], logits: Tensor) -> list[Event]:
-        """Choose the next tokens of requests by their logits [B, V]; finished ones leave."""
+        """Choose the next tokens of requests by their logits [B, V]; near ties stay undecided where they may."""
         tokens, ties = choose(logits, ones, self._near)
-        ended: list[Generation] = []
         events: list[Event] = []
         for one, token, tie, row in zip(ones, tokens, ties, logits, strict=True):
-            if len(one.said) == len(one.request.said):  # its first
-                self._prompt_tokens += len(one.prompt.ids)
-                self._shared_tokens += one.cached
-            answer = one.say(one.exact() if tie else token)
-            best = one.request.top_logprobs
-            told = None if best is None else logprobs(row, one.said[-1], best)
-            events.append(Event(one.number, one.said[-1], answer, told, one.cached))
-            if answer is not None:
-                ended.append(one)
-        self._answer_tokens += len(ones)
-        self._near_ties += sum(ties)
-        if ended:
-            self._rows.leave(ended)
+            if tie and self._rows.pauses:
+                self._undecided[one] = row.clone()
+            else:
+                self._near_ties += tie
+                events.append(self._told(one, one.exact() if tie else token, row))
         return events
+
+    def _told(self, one: Generation, token: int, logits: Tensor) -> Event:
+        """Say a request's next token; it leaves with its last."""
+        if len(one.said) == len(one.request.said):  # its first
+            self._prompt_tokens += len(one.prompt.ids)
+            self._shared_tokens += one.cached
+        answer = one.say(token)
+        self._answer_tokens += 1
+        best = one.request.top_logprobs
+        found = None if best is None else logprobs(logits, token, best)
+        if answer is not None:
+            self._rows.leave([one])
+        return Event(one.number, token, answer, found, one.cached)

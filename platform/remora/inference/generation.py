@@ -55,20 +55,28 @@ class Generation:
         """Tokens that a cache needs room for."""
         return len(self.prompt.ids) + self.request.max_new_tokens
 
-    @torch.inference_mode()
     def exact(self) -> int:
         """The next token by definition: batch size 1, pictures encoded one at a time, the prompt read whole.
 
         It reads the tokens since its last call, so an answer costs at most one decoding at batch size 1, however many
         near ties it has.
         """
+        while (token := self.listen()) is None:
+            pass
+        return token
+
+    @torch.inference_mode()
+    def listen(self) -> int | None:
+        """A part of `exact`: read the prompt, or one token of the answer; returns the next token when all are read."""
         answerer = self._answerer
         if self._alone is None:
             shown = {picture.digest: answerer.embeddings([picture])[0] for picture in self.prompt.pictures}
             self._alone = WholeBatch(answerer.model.llm, [self.prompt], shown)
-        for token in self.said[self._heard :]:
-            self._alone.step([token])
-        self._heard = len(self.said)
+        elif self._heard < len(self.said):
+            self._alone.step([self.said[self._heard]])
+            self._heard += 1
+        if self._heard < len(self.said):
+            return None
         (token,), _ = choose(self._alone.logits, [self], near=0.0)
         return token
 

@@ -37,6 +37,9 @@ class EngineLimits:
 class RunningRows(Protocol):
     """The requests that run, and the model's memory of them."""
 
+    pauses: bool
+    """Whether a request may run and stay undecided."""
+
     @property
     def running(self) -> list[Generation]: ...
 
@@ -45,9 +48,11 @@ class RunningRows(Protocol):
         """Bytes of keys and values, reserved and kept."""
         ...
 
-    def step(self, waiting: deque[Generation]) -> Iterator[tuple[list[Generation], Tensor]]:
-        """Take requests from those that wait, as many as fit, and go on with all: yields requests and the logits [B, V]
-        of their next tokens, each of which is said before the next are asked for."""
+    def step(
+        self, waiting: deque[Generation], undecided: Collection[Generation]
+    ) -> Iterator[tuple[list[Generation], Tensor]]:
+        """Take requests from those that wait, as many as fit, and go on with all but the `undecided`: yields requests
+        and the logits [B, V] of their next tokens, each of which is said before the next are asked for."""
         ...
 
     def leave(self, gone: Collection[Generation]) -> None:
@@ -58,6 +63,8 @@ class RunningRows(Protocol):
 class SlotRows:
     """Each step gives a token to every row whose prompt is read, and reads at most `chunk` tokens of the others'
     prompts, in the order of their coming."""
+
+    pauses = True
 
     def __init__(self, answerer: Answerer, limits: EngineLimits) -> None:
         self._limits, self._bytes = limits, answerer.token_bytes
@@ -74,9 +81,11 @@ class SlotRows:
     def cache_bytes(self) -> int:
         return self._batch.cache.slots * self._batch.cache.columns * self._bytes + self._batch.kept.held
 
-    def step(self, waiting: deque[Generation]) -> Iterator[tuple[list[Generation], Tensor]]:
+    def step(
+        self, waiting: deque[Generation], undecided: Collection[Generation]
+    ) -> Iterator[tuple[list[Generation], Tensor]]:
         """As `RunningRows.step` says."""
-        saying = [(row, one.said[-1]) for one, row in self._rows.items() if not row.unread]
+        saying = [(row, one.said[-1]) for one, row in self._rows.items() if not row.unread and one not in undecided]
         reading: list[tuple[Row, int]] = []
         shown: dict[bytes, Tensor] = {}
         tokens, pictures = self._limits.chunk, self._limits.pictures
@@ -150,6 +159,8 @@ class EqualRows:
     """For models whose cache does not take rows of unequal lengths: prompts of one length are read whole and decode
     together, those of other lengths beside them."""
 
+    pauses = False
+
     def __init__(self, answerer: Answerer, limits: EngineLimits) -> None:
         self._llm, self._limits, self._bytes = answerer.model.llm, limits, answerer.token_bytes
         self._most_tokens = limits.cache_bytes // answerer.token_bytes
@@ -164,7 +175,9 @@ class EqualRows:
     def cache_bytes(self) -> int:
         return sum(one.need for one in self.running) * self._bytes
 
-    def step(self, waiting: deque[Generation]) -> Iterator[tuple[list[Generation], Tensor]]:
+    def step(
+        self, waiting: deque[Generation], undecided: Collection[Generation]
+    ) -> Iterator[tuple[list[Generation], Tensor]]:
         """As `RunningRows.step` says."""
         for group in list(self._groups):
             yield group.ones, group.batch.step([one.said[-1] for one in group.ones])
