@@ -44,6 +44,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "serve": Verb(endpoint_options.ServeOptions, "serve.serve", "serve", ("ray", "uvicorn")),
     "chat": Verb(endpoint_options.ChatOptions, "chat.chat"),
     "keys": Verb(endpoint_options.KeysOptions, "keys.keys"),
+    "attack": Verb(endpoint_options.AttackOptions, "attack.attack"),
     "plan": Verb(told_by.PlanOptions, "show.plan"),
     "render": Verb(told_by.RenderOptions, "show.render"),
     "catalog": Verb(told_by.CatalogOptions, "catalog.catalog"),

@@ -8,15 +8,17 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from serving_docs import PAGE, ROOT, commands, examples, table
 
 from remora.cli import main
-from remora.commands import chat, keys, serve
+from remora.commands import attack, chat, keys, serve
 from remora.serving import completion, front, openai_api
 from remora.serving.args import EndpointArgs, Limits
+from remora.serving.attack.run import ATTACKS, Verdict
 from remora.serving.openai_api import ChatRequest
 
 
@@ -25,12 +27,15 @@ def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "serve", lambda args: asked.append((args.model, args.keys, args.no_keys)))
     monkeypatch.setattr(chat, "chat", lambda args: asked.append((args.url, *args.image, False)))
     monkeypatch.setattr(keys, "keys", lambda args: asked.append((args.name, args.file, False)))
+    monkeypatch.setattr(attack, "attack", lambda args: asked.append((args.url, None, bool(args.only or args.host))))
     for command in commands():
         match shlex.split(command):
             case ["remora", *rest] | ["echo", _, "|", "remora", *rest]:
                 main(rest)
             case ["python", script, config]:
                 assert (ROOT / script).is_file() and yaml.safe_load((ROOT / config).read_text())["applications"]
+            case [verdict, *_] if verdict in get_args(Verdict):
+                assert verdict in ("ok", "none")
             case ["export", setting] if setting.startswith(front.KEYS):
                 assert setting == f"{front.KEYS}=/shared/keys.yaml"
             case ["export", setting]:
@@ -43,6 +48,9 @@ def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
         ("alice", Path("keys.yaml"), False),
         ("remora@champion", Path("keys.yaml"), False),
         ("remora@champion", None, True),
+        ("http://127.0.0.1:8000", None, False),
+        ("http://127.0.0.1:8000", None, True),
+        ("https://models.example.org", None, True),
         ("http://127.0.0.1:8000", Path("picture.png"), False),
         ("http://127.0.0.1:8000", Path("picture.png"), False),
     ]
@@ -94,3 +102,9 @@ def test_its_codes_are_those_of_the_code() -> None:
         assert int(status) in openai_api.TYPES
         for one in re.findall(r"`([a-z_]+)`", named):
             assert f'"{one}"' in code, one
+
+
+def test_its_attacks_are_those_of_the_code() -> None:
+    told = PAGE.split("## Attack it")[1].split("## ")[0]
+    assert re.findall(r"(?m)^    (?:ok|none) +([a-z0-9-]+)", told) == [*ATTACKS, "memory"]
+    assert f"in {len(ATTACKS)} attacks" in told

@@ -43,3 +43,13 @@ class ChatOptions(Options):
     model: str | None = option("one of its names, if it has several models", metavar="NAME")
     max_tokens: int | None = option("length of an answer at most (default: the endpoint's)", metavar="N")
     temperature: float | None = option("above 0: sample (default: 0)", metavar="T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackOptions(Options):
+    """a red team against an endpoint that you operate, a verdict a row, in two minutes; its key is REMORA_KEY"""
+
+    url: str = argument("the endpoint (default: http://127.0.0.1:8000)", "http://127.0.0.1:8000")
+    only: tuple[str, ...] = option("attacks by name (default: all)", (), metavar="NAME")
+    host: str | None = option("the endpoint's host again, if it is not this machine", metavar="HOST")
+    json: bool = option("print everything as JSON", False)
