@@ -53,12 +53,15 @@ class Handle:
         self.script = list(script)
         self.asked: list[tuple[Request, str]] = []
         self.streams: list[Items] = []
+        self.state: Any = None
 
-    def options(self, method_name: str, stream: bool, session_id: str) -> Handle:
+    def options(self, method_name: str, stream: bool = False, session_id: str = "") -> Handle:
         self.session = session_id
         return self
 
-    def remote(self, request: Request) -> Items:
+    def remote(self, request: Request | None = None) -> Any:
+        if request is None:
+            return self.state
         self.asked.append((request, self.session))
         first = len(request.said)
         deltas = [
@@ -188,6 +191,33 @@ def test_silence_is_counted_while_a_request_waits() -> None:
         assert engine.stats.stalled_s == 0
 
     asyncio.run(go())
+
+
+class State:
+    """A replica's answer to a question about itself."""
+
+    def __init__(self, how: Any) -> None:
+        self.how, self.was_cancelled = how, False
+
+    def __await__(self) -> Any:
+        yield from asyncio.sleep(0).__await__()
+        if self.how == "hangs":
+            yield from asyncio.Event().wait().__await__()
+        if isinstance(self.how, Exception):
+            raise self.how
+        return self.how
+
+    def cancel(self) -> None:
+        self.was_cancelled = True
+
+
+def test_ready_is_that_a_replica_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "READY_S", 0.05)
+    handle = Handle()
+    for how, ready in ((FACTS, True), ("hangs", False), (died(), False)):
+        handle.state = State(how)
+        assert asyncio.run(RemoteEngine(handle, FACTS).ready()) is ready  # type: ignore[arg-type]
+        assert handle.state.was_cancelled is not ready
 
 
 def test_a_session_is_the_first_picture() -> None:

@@ -37,6 +37,9 @@ class ScriptedEngine:
     def stats(self) -> EngineStats:
         return EngineStats(Stats(3, 2, 0, 0, 0, 0, 0, 250), 0, 1.5, 0, 0)
 
+    async def ready(self) -> bool:
+        return True
+
     async def drain(self) -> None:
         pass
 

@@ -78,8 +78,10 @@ def about(
 
     @app.get("/readyz", response_model=None)
     async def readyz() -> JSONResponse:
-        if engine.stats.stalled_s > args.stalled_seconds:
-            raise Refusal("the model hangs; try again in 10 s", status=503, code="not_ready", retry_after=10)
+        if engine.stats.stalled_s > args.stalled_seconds or not await engine.ready():
+            raise Refusal(
+                "the model takes no request now; try again in 10 s", status=503, code="not_ready", retry_after=10
+            )
         return JSONResponse({"status": "ready", "model": facts().name, "version": facts().version})
 
     @app.get("/metrics", response_model=None)

@@ -1,5 +1,5 @@
 """Middleware in Serve's proxy, before the replicas: it reads request bodies, reports the server's state in OpenAI's
-error format, and resends the requests of a dead replica.
+error format, and resends the requests of a dead ingress replica. (One of the model's is engines/remote.py's matter.)
 
 Serve's proxy takes middleware from a function that an environment variable names:
 
@@ -43,7 +43,7 @@ SILENCE_S = 60.0
 HELD = 512 * 2**20
 """Bytes of bodies held at a time."""
 ATTEMPTS = 3
-"""Tries per request: one that kills a replica may kill two more."""
+"""Tries per request: one that kills an ingress replica may kill two more."""
 LATER = 2
 """Retry-After, in seconds."""
 OVERRIDDEN = (b"x-request-id", b"x-request-timeout-seconds", b"x-request-disconnect-disabled")

@@ -177,5 +177,8 @@ class MeteredEngine:
         self.recorder.set("kv_cache_usage_perc", stats.load.cache_bytes / self.cache_bytes)
         self.recorder.set("engine_stalled_seconds", stats.stalled_s)
 
+    async def ready(self) -> bool:
+        return await self.engine.ready()
+
     async def drain(self) -> None:
         await self.engine.drain()

@@ -132,6 +132,9 @@ class BuiltinEngine:
         stalled = 0.0 if began is None else self._clock() - began
         return EngineStats(load, self._steps, stalled, self._failed, self._rebuilt)
 
+    async def ready(self) -> bool:
+        return not self._draining
+
     def abandon(self, error: BaseException) -> None:
         """Break off all streams and take no more requests, since the thread hangs."""
         with self._change:

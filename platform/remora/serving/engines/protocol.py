@@ -108,6 +108,10 @@ class ServingEngine(Protocol):
     @property
     def stats(self) -> EngineStats: ...
 
+    async def ready(self) -> bool:
+        """Whether it would take a request now."""
+        ...
+
     async def drain(self) -> None:
         """Take no more requests, and return when those that it has are answered or cancelled."""
         ...

@@ -27,6 +27,8 @@ ATTEMPTS = 3
 """Replicas that a request may cost: one that kills a replica may kill two more."""
 PATIENCE_S = 30.0
 """Seconds for which a request is given to other replicas because one stops or hangs."""
+READY_S = 1.0
+"""Timeout for asking whether a replica would take a request: less than the proxy gives us (front.HEALTH_S)."""
 PAUSE_S = 0.2
 """Between two of these attempts."""
 
@@ -133,6 +135,17 @@ class RemoteEngine:
         load = Stats(self._open - self._begun, self._begun, 0, 0, 0, 0, 0, 0)
         stalled = self._clock() - self._heard if self._open else 0.0
         return EngineStats(load, self._deltas, stalled, self._failed, self._moved)
+
+    async def ready(self) -> bool:
+        """Whether a replica that is not full answers within READY_S."""
+        asked = Context().run(self._handle.options(method_name="facts").remote)
+        try:
+            async with asyncio.timeout(READY_S):
+                await asked
+        except (TimeoutError, RayActorError, ReplicaUnavailableError, DeploymentUnavailableError):
+            asked.cancel()
+            return False
+        return not self._draining
 
     async def drain(self) -> None:
         """As `ServingEngine.drain` says. The replicas go on, for others."""
