@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from PIL import Image
 
@@ -37,6 +38,7 @@ class Small:
     client: Any
     metrics: str
     """Where Ray exports the figures of its workers."""
+    process: int
 
     def engines(self) -> set[int]:
         """Process ids of the engine replicas that live."""
@@ -58,7 +60,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
         assert process.poll() is None, log.read_text()
         with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
             metrics = log.read_text().partition("METRICS ")[2].split()[0]
-            yield Small(url, folder, client, f"http://127.0.0.1:{metrics}/metrics")
+            yield Small(url, folder, client, f"http://127.0.0.1:{metrics}/metrics", process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(120)
@@ -85,13 +87,13 @@ def ask(client: Any, asked: dict[str, Any], stream: bool) -> tuple[str, str, int
     return text, end, chunks[-1].usage.completion_tokens
 
 
-def ask_all(small: Small, count: int, meanwhile: Any = None) -> list[tuple[str, str, int]]:
+def ask_all(small: Small, count: int, meanwhile: Any = None, streams: bool = True) -> list[tuple[str, str, int]]:
     """Half of the answers are streamed; `meanwhile` is called when some are on their way."""
     begun = threading.Semaphore(0)
 
     def one(i: int) -> tuple[str, str, int]:
         begun.release()
-        return ask(small.client, question(i), stream=i % 8 < 4)
+        return ask(small.client, question(i), stream=streams and i % 8 < 4)
 
     with ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(one, i) for i in range(count)]
@@ -148,6 +150,18 @@ def test_a_killed_engine_costs_no_request_and_changes_no_answer(small: Small) ->
     assert found == expected
     until("two replicas", lambda: len(small.engines()) == 2)
     assert killed not in small.engines()
+
+
+@pytest.mark.ray
+def test_a_killed_ingress_costs_no_request_whose_answer_has_not_begun(small: Small) -> None:
+    def ingress() -> list[int]:
+        workers = psutil.Process(small.process).children(recursive=True)
+        return [each.pid for each in workers if ":Endpoint" in " ".join(each.cmdline())]
+
+    expected = ask_all(small, 16, streams=False)
+    (killed,) = ingress()
+    assert ask_all(small, 16, lambda: os.kill(killed, signal.SIGKILL), streams=False) == expected
+    assert killed not in ingress()
 
 
 @pytest.mark.ray
