@@ -19,7 +19,7 @@ from remora.errors import ServingError
 from remora.serving.client import authorization
 
 CHAT = "/v1/chat/completions"
-REQUEST_S = 20.0
+REQUEST_S = 15.0
 """Seconds in which any request is answered, however hostile."""
 SILENCE_S = 1.0
 """Seconds for which half a request waits for an answer."""
