@@ -1,4 +1,4 @@
-"""A search of a few rates that trains in seconds: its space, and the command that runs it without Ray."""
+"""A search of a few rates that trains in seconds: its space, and the command that runs it."""
 
 from __future__ import annotations
 
@@ -51,18 +51,19 @@ def write_space(root: Path, file: str = "space.yaml", validate: dict[str, Any] |
 
 
 def start(
-    space: Path, runs: str = "r", verb: str = "search", env: dict[str, str] | None = None
+    space: Path, runs: str = "r", verb: str = "search", env: dict[str, str] | None = None, where: str = "--local"
 ) -> subprocess.Popen[str]:
-    """`remora search --local` of that file, in a folder beside it."""
+    """`remora search --local` of that file, in a folder beside it; with an empty `where`, on a Ray of its own."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "REMORA_"))}
     own = kept | {"HOME": str(space.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "remora", verb, str(space), "--local", "--runs", str(space.parent / runs)]
+    command = [sys.executable, "-m", "remora", verb, str(space), "--runs", str(space.parent / runs)]
+    command += [where] if where else []
     return subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def ended(space: Path, runs: str = "r", verb: str = "search", rc: int = 0) -> str:
+def ended(space: Path, runs: str = "r", verb: str = "search", rc: int = 0, where: str = "--local") -> str:
     """What it printed."""
-    process = start(space, runs, verb)
+    process = start(space, runs, verb, where=where)
     said, _ = process.communicate()
     assert process.returncode == rc, said
     return said
