@@ -50,6 +50,7 @@ def test_a_search_that_is_killed_at_a_rung_goes_on_and_trains_nothing_twice(plac
     result = json.loads((place / "r" / "searches" / "rates.json").read_text())
     assert result["champion"] == best.variant and [v["name"] for v in result["variants"]] == [best.variant]
     assert {o["state"] for o in result["others"]} == {"paused"}
+    assert {tuple(o["at"]["place"]) for o in result["others"]} == {(2, 3), (3, 3)}, "among all that came to the rung"
     spent = result["steps"]
     assert spent["optimum"] == 2 + 2 + 3 * STEPS and spent["alone"] == 3 * (2 + 2 + STEPS)
     assert spent["unspent"] == 2 * (STEPS - 3) and spent["there"] == 0

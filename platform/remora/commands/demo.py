@@ -71,7 +71,7 @@ def demo(options: DemoOptions) -> None:
     counts = result["stage_runs"]
     console.print(
         f"Stage runs: {counts['planned']} planned by {len(names)} variants, {counts['trained']} trained, "
-        f"{counts['reused']} reused (shared or finished before)."
+        f"{counts['reused']} reused (shared or finished before), {len(result['others'])} stopped."
     )
     for line in spent_lines(result["steps"]):
         console.print(line, highlight=False)

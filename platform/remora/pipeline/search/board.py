@@ -140,6 +140,11 @@ class Rungs:
         """The furthest that a stage run has come."""
         return self._furthest.get(run)
 
+    def place(self, at: Reached) -> tuple[int, int] | None:
+        """(place, of how many) among all that came there so far; None if the stage run failed later."""
+        runs = [each.run for each in self.ranking(at.stage, at.share)]
+        return (runs.index(at.run) + 1, len(runs)) if at.run in runs else None
+
     def went_on(self, stage: str, share: float) -> set[str]:
         """Stage runs that went on from a share."""
         return self._went_on.get((stage, share), set())

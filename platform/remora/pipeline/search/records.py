@@ -27,7 +27,7 @@ class StoppedAt(TypedDict):
     figure: str
     value: float
     place: tuple[int, int] | None
-    """(place, of how many), when it was decided."""
+    """(place, of how many) among all that came there."""
 
 
 class OtherVariant(TypedDict):

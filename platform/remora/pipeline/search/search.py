@@ -264,8 +264,7 @@ def _stopped_at(driver: Driver) -> dict[str, StoppedAt]:
     found, board = {}, driver.work.board
     for trial in driver.work.trials.values():
         if trial.name not in driver.outcomes and (at := board.last(trial.last.name)):
-            decided = board.state(trial.last.name)
-            place = (decided.place, decided.among) if decided and decided.share == at.share else None
+            place = board.place(at)
             found[trial.name] = StoppedAt(stage=at.stage, share=at.share, figure=at.figure, value=at.value, place=place)
     return found
 

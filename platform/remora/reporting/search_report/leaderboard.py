@@ -84,8 +84,8 @@ def _far(v: SearchedVariant) -> tuple[float, float]:
 def _rung(v: SearchedVariant, record: SearchRecord) -> str:
     if v.error or v.state == "finished" or not v.reached:
         return v.error
-    decided = record.board.state(v.reached.run)
-    place = f", place {decided.place} of {decided.among}" if decided and decided.share == v.reached.share else ""
+    found = record.board.place(v.reached)
+    place = ", place {} of {}".format(*found) if found else ""
     return f"{v.reached.share:.0%} of {v.reached.stage}: {v.reached.figure} {v.reached.value:.4g}{place}"
 
 
