@@ -22,6 +22,7 @@ from remora.errors import RemoraError, ServingError
 from remora.serving.args import EndpointArgs
 from remora.serving.keys import ApiKey, hash_of
 from remora.serving.session import ChatSession
+from support.interrupts import hear_interrupts
 from support.scripted_endpoint import PIECES, served
 from support.waiting import until
 
@@ -86,7 +87,9 @@ def test_a_terminal(picture: Path) -> None:
         app.pieces = ["red\x1b[31m ", "circle"]
         ours, theirs = pty.openpty()
         command = [sys.executable, "-m", "remora", "chat", url]
-        process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=hear_interrupts
+        )
         os.close(theirs)
         seen = bytearray()
 

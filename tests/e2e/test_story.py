@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from remora.training.journal import read, steps_of
+from support.interrupts import hear_interrupts
 from support.ports import free_port
 from support.waiting import PATIENCE, until
 
@@ -53,11 +54,6 @@ def run_demo(runs: Path, env: dict[str, str], figures: Path) -> subprocess.Popen
     return subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=hear_interrupts
     )
-
-
-def hear_interrupts() -> None:
-    """pytest may run where a shell ignores SIGINT, and its children would inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_stops_everything_and_loses_no_finished_stage(runs: Path, env: dict[str, str]) -> None:

@@ -175,7 +175,8 @@ def test_a_rate_is_given_or_measured_or_assumed(tmp_path):
     assert rate_of(tmp_path, cpu).of("align") == pytest.approx(1e10)
 
 
-def test_the_command_says_where_its_figures_are_from(tmp_path, capsys):
+def test_the_command_says_where_its_figures_are_from(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     file = TUNE / "tinyllava-table-a1.yaml"
     main(["plan", str(file), "--runs", str(tmp_path), "--slots", "4", "--price", "2"])
     said = " ".join(capsys.readouterr().out.split())
@@ -185,7 +186,8 @@ def test_the_command_says_where_its_figures_are_from(tmp_path, capsys):
         main(["plan", str(file), "--runs", str(tmp_path), "--slots", "0"])
 
 
-def test_stage_runs_are_shown_behind_those_they_go_on_from(tmp_path, capsys):
+def test_stage_runs_are_shown_behind_those_they_go_on_from(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     main(["plan", str(TUNE / "tinyllava-table-a1.yaml"), "--runs", str(tmp_path)])
     said = capsys.readouterr().out.splitlines()
     rows = [line.split("│")[1].rstrip() for line in said if line.startswith("│") and "-?" in line]

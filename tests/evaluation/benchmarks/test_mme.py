@@ -119,7 +119,7 @@ def test_answers_of_a_picture_belong_together_in_any_order(tmp_path):
     mixed = [rows[(i * 89) % len(rows)] for i in range(len(rows))]
     report = score(release(tmp_path), write(tmp_path / "a.jsonl", mixed))
     assert scores(report.metrics) == GOLDEN
-    assert "existence: answers of one picture do not follow each other" in "\n".join(report.warnings)
+    assert "existence: a picture's two answers are not in consecutive lines" in "\n".join(report.warnings)
 
 
 def test_the_tools_own_files(tmp_path):

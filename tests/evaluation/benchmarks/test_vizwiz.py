@@ -113,7 +113,7 @@ def test_the_answer_is_normalised_and_what_people_said_is_not(tmp_path):
 def test_an_index_is_a_place_a_number_or_an_id_of_llavas_file(tmp_path):
     def scores(lines, **more):
         report = score(VIZWIZ, *write(tmp_path, questions, lines), **more)
-        [how] = [w.rpartition(": ")[2] for w in report.warnings if "joined" in w]
+        [how] = [w.rpartition(": ")[2] for w in report.warnings if "matched with pictures" in w]
         return [i.score for i in report.items], how
 
     questions = [question(i, [str(i)] * 10) for i in (7, 0, 5)]
@@ -142,7 +142,7 @@ def test_a_name_is_joined_as_it_is(tmp_path):
     ]
     report = score(VIZWIZ, *write(tmp_path, questions, answers))
     assert [i.score for i in report.items] == [1, 1]
-    assert not [w for w in report.warnings if "joined" in w]
+    assert not [w for w in report.warnings if "matched with pictures" in w]
 
 
 def test_prompts_of_other_questions_are_named_and_most_of_them_refused(tmp_path):
