@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -191,6 +192,9 @@ def test_the_champion_answers_the_openai_client_as_it_was_measured(runs: Path, e
     with pytest.raises(AuthenticationError):
         OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0).models.list()
     client = OpenAI(base_url=f"{url}/v1", api_key=key)
+    known: dict[str, Any] = client.models.retrieve("remora").to_dict()["metadata"]  # type: ignore[assignment]
+    scores = known["scores"][known["chosen_by"]]
+    assert scores["score"] >= 0 and scores["blind"] is not None and scores["question_only"] is not None
     assert {champion, "remora"} <= {m.id for m in client.models.list()}
     for question in questions[:6]:
         picture = base64.b64encode((runs / "data/demo/images" / question["image"]).read_bytes()).decode()
