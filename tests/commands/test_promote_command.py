@@ -13,6 +13,7 @@ import remora
 from remora.cli import main
 from remora.errors import GateError
 from remora.evaluation.report import Report, ScoredAnswer
+from remora.evaluation.score import Score
 from remora.evaluation.sheet import About
 from remora.files import publishing, write_json
 from remora.inference.bundle import FILE, weights_digest
@@ -229,13 +230,16 @@ def test_a_search_passes_the_same_gate(runs: Path) -> None:
     def best(name: str) -> Outcome:
         key, bundle = f"variant/{STAGES[name]}/search", next((runs / "bundles").glob(f"{name}-*"))
         Run(runs, key=key, name=name).keep()
-        return Outcome(name, bundle, key, {}, {}, {})
+        return Outcome(name, bundle, key, scored(space), {}, {})
 
     version, promotion, refused = registered(best("worse"), space, runs, tracker)
     assert (version, promotion) == ("2", None) and not history(runs) and champion(runs)["version"] == "1"
     assert refused.startswith("remora@champion stays version 1, today: ") and "significantly worse on held" in refused
     version, promotion, refused = registered(best("close"), space, runs, tracker)
     assert (version, refused) == ("3", "") and promotion and promotion.from_variant == "today"
+    for number in ("2", "3"):  # what the endpoint says that a version was chosen by
+        tags = version_info(tracker, "remora", number)["tags"]
+        assert (tags["benchmark"], tags["accuracy"]) == (space.champion.benchmark, "0.8125")
     (kept,) = history(runs)
     assert kept == promotion and [f.benchmark for f in kept.gate] == ["held"] and champion(runs)["version"] == "3"
     assert find_model("remora@champion", runs).run_id == id_of(tracker, f"variant/{STAGES['close']}/search")
@@ -247,12 +251,19 @@ def test_a_search_whose_mlflow_is_away_leaves_the_alias(runs: Path) -> None:
     """The next sync makes the version; nobody held it against today's champion."""
     key, bundle = f"variant/{STAGES['better']}/search", next((runs / "bundles").glob("better-*"))
     Run(runs, key=key, name="better").keep()
-    best = Outcome("better", bundle, key, {}, {}, {})
-    version, promotion, refused = registered(best, load(Space, SPACE), runs, Tracker(runs, "http://127.0.0.1:9"))
+    space = load(Space, SPACE)
+    best = Outcome("better", bundle, key, scored(space), {}, {})
+    version, promotion, refused = registered(best, space, runs, Tracker(runs, "http://127.0.0.1:9"))
     assert (version, promotion) == (None, None) and "Connection refused" in refused
     Tracker(runs).sync()
     assert champion(runs)["version"] == "1"
     assert version_info(Tracker(runs), "remora", "2")["tags"]["variant"] == "better"
+
+
+def scored(space: Space) -> dict[str, Score]:
+    """What a search measured of its champion."""
+    benchmark = space.champion.benchmark
+    return {benchmark: Score(benchmark, 16, "accuracy", 0.8125, (0.57, 0.93))}
 
 
 def id_of(tracker: Tracker, key: str) -> str:

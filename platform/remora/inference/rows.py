@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Container, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from remora.inference.decoding import Row, SlotBatch, WholeBatch
 from remora.inference.generation import Generation
 from remora.inference.pictures import EncodedPictures
+from remora.inference.requests import FittedPicture
 
 if TYPE_CHECKING:
     from remora.inference.answerer import Answerer
@@ -52,7 +53,7 @@ class RunningRows(Protocol):
         self, waiting: deque[Generation], undecided: Collection[Generation]
     ) -> Iterator[tuple[list[Generation], Tensor]]:
         """Take requests from those that wait, as many as fit, and go on with all but the `undecided`: yields requests
-        and the logits [B, V] of their next tokens, each of which is said before the next are asked for."""
+        and the logits [B, V] of their next tokens. The caller chooses these tokens before it takes the next pair."""
         ...
 
     def leave(self, gone: Collection[Generation]) -> None:
@@ -87,19 +88,20 @@ class SlotRows:
         """As `RunningRows.step` says."""
         saying = [(row, one.said[-1]) for one, row in self._rows.items() if not row.unread and one not in undecided]
         reading: list[tuple[Row, int]] = []
-        shown: dict[bytes, Tensor] = {}
+        wanted: dict[bytes, FittedPicture] = {}
         tokens, pictures = self._limits.chunk, self._limits.pictures
         for row in self._to_read(waiting):
-            count, new = self._as_many(row, tokens, pictures)
+            count, new = self._as_many(row, tokens, pictures, wanted)
             if not count:
                 break
-            numbers = row.prompt.pictures_in(row.tokens, count)
-            shown |= self._pictures.of([row.prompt.pictures[number] for number in numbers])
+            for number in row.prompt.pictures_in(row.tokens, count):
+                wanted[row.prompt.pictures[number].digest] = row.prompt.pictures[number]
             reading.append((row, count))
             tokens, pictures = tokens - count, pictures - new
             if not tokens:
                 break
         if saying or reading:
+            shown = self._pictures.of(list(wanted.values()))  # all rows' together: alone, each costs twice as much
             heard, logits = self._batch.step(saying, reading, shown)
             if heard:
                 of = {row: one for one, row in self._rows.items()}
@@ -108,11 +110,13 @@ class SlotRows:
     def leave(self, gone: Collection[Generation]) -> None:
         self._batch.leave([self._rows.pop(one) for one in gone])
 
-    def _as_many(self, row: Row, tokens: int, pictures: int) -> tuple[int, int]:
-        """How many tokens of a prompt may be read now, and how many pictures have to be encoded for them."""
+    def _as_many(self, row: Row, tokens: int, pictures: int, wanted: Container[bytes]) -> tuple[int, int]:
+        """How many tokens of a prompt may be read now, and how many pictures have to be encoded for them beside those
+        that are wanted already."""
         count, new = min(row.unread, tokens), 0
         for number in row.prompt.pictures_in(row.tokens, count):
-            if row.prompt.pictures[number] not in self._pictures:
+            picture = row.prompt.pictures[number]
+            if picture.digest not in wanted and picture not in self._pictures:
                 if new == pictures:
                     return max(0, row.prompt.picture_starts(number) - row.tokens), new
                 new += 1

@@ -62,6 +62,7 @@ def promote(
     alpha: float = 0.05,
     force: str | None = None,
     key: str | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Promotion:
     """Move the alias to the candidate if it is not significantly worse than the model that has it.
 
@@ -71,6 +72,7 @@ def promote(
         given: What the candidate was named by, for the next command.
         key: Of the run in MLflow that its version belongs to; None for one of its own.
         benchmarks: Names; by default all that the incumbent was measured on.
+        tags: Of the version, beside those of its promotion.
         force: A reason to promote whatever the gate says; it is recorded.
 
     Raises:
@@ -102,7 +104,7 @@ def promote(
                 if force is None:
                     raise
                 made = replace(made, forced=force, refused=str(e).partition("; next: ")[0])
-        number = _version(candidate, runs, tracker, name, alias, "remora promote", _tags(made), key)
+        number = _version(candidate, runs, tracker, name, alias, "remora promote", {**(tags or {}), **_tags(made)}, key)
         made = replace(made, version=number)
         lines.append(runs / FILE, [asdict(made)], sync=True)
         return made
@@ -116,6 +118,7 @@ def add_version(
     alias: str | None,
     source: str,
     key: str | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> str:
     """A version of the registered model `name` that is this bundle, with the alias on it: its number.
 
@@ -127,7 +130,7 @@ def add_version(
         TrackingError: MLflow cannot be reached or refuses.
     """
     verify(model.folder)
-    return _version(model, runs, tracker, name, alias, source, {}, key)
+    return _version(model, runs, tracker, name, alias, source, tags or {}, key)
 
 
 def _version(

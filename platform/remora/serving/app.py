@@ -19,7 +19,7 @@ from remora.errors import DataError
 from remora.inference.requests import Request
 from remora.serving import champion
 from remora.serving.api import api
-from remora.serving.args import EndpointArgs
+from remora.serving.args import EndpointArgs, IngressArgs
 from remora.serving.champion import ModelFacts, ServedModel
 from remora.serving.engines.builtin import BuiltinEngine
 from remora.serving.engines.protocol import Draining, ModelFailure, VersionedRequest
@@ -112,39 +112,37 @@ def application(args: EndpointArgs, load: Callable[[EndpointArgs], ServedModel] 
     args.check_keys()
     args = args.resolved()
     engine = ModelReplica.options(  # type: ignore[attr-defined]
-        autoscaling_config={
-            "min_replicas": args.min_replicas,
-            "max_replicas": args.max_replicas,
-            "target_ongoing_requests": max(1, args.max_ongoing_requests / 2),
-        },
-        max_ongoing_requests=args.max_ongoing_requests,
+        **_replicas(args),
         request_router_config={
             "request_router_class": "remora.serving.routing.PictureRouter",
             # Any other, if a picture's replica is full.
             "request_router_kwargs": {"num_fallback_replicas": args.max_replicas},
         },
-        health_check_period_s=HEALTH_PERIOD_S,
-        graceful_shutdown_timeout_s=GRACE_S,
-        # Serve's 3 tries per replica cost tens of seconds, and a model that fails to load fails again.
-        max_constructor_retry_count=args.min_replicas + 1,
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
     )
-    ingress = args.ingress
     endpoint = Endpoint.options(  # type: ignore[attr-defined]
-        autoscaling_config={
-            "min_replicas": ingress.min_replicas,
-            "max_replicas": ingress.max_replicas,
-            "target_ongoing_requests": max(1, ingress.max_ongoing_requests / 2),
-        },
-        max_ongoing_requests=ingress.max_ongoing_requests,
+        **_replicas(args.ingress),
         max_queued_requests=args.max_queued_requests,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),
-        health_check_period_s=HEALTH_PERIOD_S,
-        graceful_shutdown_timeout_s=GRACE_S,
-        max_constructor_retry_count=ingress.min_replicas + 1,
-        ray_actor_options={"num_cpus": ingress.num_cpus},
+        ray_actor_options={"num_cpus": args.ingress.num_cpus},
     )
     return endpoint.bind(args, engine.bind(args, load))
+
+
+def _replicas(of: EndpointArgs | IngressArgs) -> dict[str, object]:
+    """What engine and ingress replicas have in common: how many there are, how they scale, are checked and stop."""
+    return {
+        "autoscaling_config": {
+            "min_replicas": of.min_replicas,
+            "max_replicas": of.max_replicas,
+            "target_ongoing_requests": max(1, of.max_ongoing_requests / 2),
+        },
+        "max_ongoing_requests": of.max_ongoing_requests,
+        "health_check_period_s": HEALTH_PERIOD_S,
+        "graceful_shutdown_timeout_s": GRACE_S,
+        # Serve's 3 tries per replica cost tens of seconds, and a model that fails to load fails again.
+        "max_constructor_retry_count": of.min_replicas + 1,
+    }
 
 
 def build(args: dict[str, object]) -> serve.Application:

@@ -312,13 +312,15 @@ def registered(
     """(The version that the best variant is, how it got the alias, why it did not). It is promoted as by `remora
     promote`; where that is refused it is a version without the alias. No version while MLflow is away."""
     name, model = space.champion.register_as, tracking.Model(best.bundle, best.name)
+    score = best.scores[space.champion.benchmark]
+    tags = {"benchmark": score.benchmark, "accuracy": f"{score.accuracy:.4f}"}  # by which it was chosen
     try:
-        made = promote(model, str(best.bundle), runs, tracker, name, key=best.key)
+        made = promote(model, str(best.bundle), runs, tracker, name, key=best.key, tags=tags)
         return made.version, made, ""
     except RemoraError as e:  # the gate's, MLflow's, or what is wrong with today's champion
         refused = str(e)
     try:
-        return add_version(model, runs, tracker, name, None, "remora search", best.key), None, refused
+        return add_version(model, runs, tracker, name, None, "remora search", best.key, tags), None, refused
     except TrackingError as e:
         log.warning("%s is not registered yet: %s", best.name, e)
         return None, None, refused

@@ -196,9 +196,9 @@ class Simulation:
         found = Reached(name, name, stage, share, step, 0, self.rule.figure, self.merit(run), True)
         self._add(board, found)
         made = rule.at(board, found)
-        ranking = [r.run for r in board.ranking(stage, share)]
-        place = ranking.index(name) + 1
-        self._add(board, Decided(name, name, stage, share, made, rule.words, place, len(ranking)))
+        place = board.place(found)
+        assert place, "it was just added"
+        self._add(board, Decided(name, name, stage, share, made, rule.words, *place))
         return made
 
     def _add(self, board: Rungs, line: Reached | Decided) -> None:

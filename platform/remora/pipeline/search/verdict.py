@@ -63,8 +63,9 @@ class RungWatch:
             before = board.state(self.run)
             if before is None or before.share < share:
                 decision = rule.at(board, reached)
-                places = [r.run for r in board.ranking(self.stage, share)]
-                before = Decided(*said, decision, rule.words, places.index(self.run) + 1, len(places))
+                place = board.place(reached)
+                assert place, "it was just written"
+                before = Decided(*said, decision, rule.words, *place)
                 write(path, [before])
             return before.decision in ("go on", "promote")
 

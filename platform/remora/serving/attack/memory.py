@@ -12,7 +12,7 @@ RAY = ("ray::ServeReplica", "ray::ProxyActor")
 
 
 def resident(port: int) -> dict[int, int] | None:
-    """Bytes by process: whoever listens on `port`, its children, and Serve's replicas. None: not seen."""
+    """Bytes of memory by process: of those listening on `port`, their children and Serve's replicas. None: unknown."""
     if find_spec("psutil") is None:
         return None
     import psutil

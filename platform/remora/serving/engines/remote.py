@@ -27,10 +27,10 @@ ATTEMPTS = 3
 """Replicas that a request may cost: one that kills a replica may kill two more."""
 PATIENCE_S = 30.0
 """Seconds for which a request is given to other replicas because one stops or hangs."""
-READY_S = 1.0
-"""Timeout for asking whether a replica would take a request: less than the proxy gives us (front.HEALTH_S)."""
 PAUSE_S = 0.2
 """Between two of these attempts."""
+READY_S = 1.0
+"""Timeout for asking whether a replica would take a request: less than the proxy gives us (front.HEALTH_S)."""
 
 EngineItem = Delta | ModelFacts | Exception
 """What a replica streams: an answer's deltas, or what `ServingEngine.submit` raises, as a value, since Ray would wrap
