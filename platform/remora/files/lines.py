@@ -61,6 +61,30 @@ def parse(data: bytes, first: str, whole: Callable[[JsonRecord], bool] = lambda 
     return found
 
 
+class Tail:
+    """A file that others append to, read on from where it was read last. The arguments are those of `read`."""
+
+    def __init__(self, path: Path, first: str, whole: Callable[[JsonRecord], bool] = lambda record: True) -> None:
+        self.path, self._first, self._whole = path, first, whole
+        self._read = 0
+
+    def new(self) -> list[Any]:
+        """The whole records that were added since the last call; none if the file does not exist.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        try:
+            with disk_errors(self.path), self.path.open("rb") as f:
+                f.seek(self._read)
+                data = f.read()
+        except FileNotFoundError:
+            return []
+        found = parse(data, self._first, self._whole)
+        self._read += len(data) - len(found.open)
+        return found.records
+
+
 def _record(piece: bytes) -> JsonRecord | None:
     try:
         value = json.loads(piece.decode())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from remora.files import disk_errors, lines
+from remora.files.lines import Tail
 from remora.pipeline.search.board import RUNGS
 from remora.pipeline.search.driver import folder_of
 from remora.reporting.progress import StatusEvent
@@ -29,34 +29,15 @@ class Happened(StatusEvent, total=False):
     among: int
 
 
-class Tail:
-    """A file of JSON lines, read on from where it was read last."""
-
-    def __init__(self, path: Path, whole: Callable[[dict[str, object]], bool]) -> None:
-        self.path, self._whole, self._read = path, whole, 0
-
-    def new(self) -> list[Happened]:
-        """Raises:
-        StoreError: it cannot be read.
-        """
-        try:
-            with disk_errors(self.path), self.path.open("rb") as file:
-                file.seek(self._read)
-                data = file.read()
-        except FileNotFoundError:
-            return []
-        found = lines.parse(data, journal.FIRST, self._whole)
-        self._read += len(data) - len(found.open)
-        return found.records
-
-
 class Happenings:
     """Follows a search's variants, and its rungs, from a point in time on."""
 
     def __init__(self, runs: Path, search: str, since: float) -> None:
         self._status, self._since = runs / "status" / search, since
         self._tails: dict[str, Tail] = {}
-        self._rungs = Tail(folder_of(runs, search) / RUNGS, lambda line: "variant" in line and "share" in line)
+        self._rungs = Tail(
+            folder_of(runs, search) / RUNGS, journal.FIRST, lambda line: "variant" in line and "share" in line
+        )
         self._values: dict[tuple[object, object], str] = {}
         """(stage run, share) -> what was measured there."""
 
@@ -65,7 +46,7 @@ class Happenings:
         found: list[tuple[float, str, Happened]] = [(_time(e), str(e["variant"]), e) for e in self._rungs.new()]
         for name in variants:
             if name not in self._tails:
-                self._tails[name] = Tail(self._status / f"{name}.jsonl", journal.whole)
+                self._tails[name] = Tail(self._status / f"{name}.jsonl", journal.FIRST, journal.whole)
             found += [(_time(e), name, e) for e in self._tails[name].new()]
         reused: dict[str, list[str]] = {}
         for time, name, event in sorted(found, key=lambda f: f[0]):

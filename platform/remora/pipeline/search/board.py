@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from remora.files import disk_errors, lines
+from remora.files import lines
 
 RUNGS = "rungs.jsonl"
 Decision = Literal["pause", "promote", "stop", "go on"]
@@ -88,8 +88,8 @@ class Rungs:
         self._went_on: dict[tuple[str, float], set[str]] = {}
         self._newest: dict[str, Decided] = {}
         self._furthest: dict[str, Reached] = {}
-        self._read = 0
-        """Bytes of the file."""
+        self._tail: lines.Tail | None = None
+        """Of its file; a board follows one."""
 
     @classmethod
     def read(cls, path: Path, figure: str | None = None, words: str | None = None) -> Rungs:
@@ -102,15 +102,8 @@ class Rungs:
 
     def follow(self, path: Path) -> None:
         """Take the lines that were added since."""
-        try:
-            with disk_errors(path), path.open("rb") as file:
-                file.seek(self._read)
-                data = file.read()
-        except FileNotFoundError:
-            return
-        found = lines.parse(data, "event", _whole)
-        self._read += len(data) - len(found.open)
-        for line in found.records:
+        self._tail = self._tail or lines.Tail(path, "event", _whole)
+        for line in self._tail.new():
             self.take(_KINDS[line["event"]](**{k: v for k, v in line.items() if k not in ("event", "time")}))
 
     def take(self, line: Reached | Decided) -> None:
