@@ -216,7 +216,8 @@ def test_without_ray_a_stage_learns_what_it_does_on_it(runs: Path, env: dict[str
     command = [sys.executable, "jobs/train.py", "tests/e2e/tiny-base.yaml", "--runs", str(runs), "--local"]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert f"training {name}" in done.stdout and "language" not in done.stdout and "Ray" not in done.stdout
+    assert f"finetune begins ({name})" in done.stdout and "Ray" not in done.stdout
+    assert "language begins" not in done.stdout and "align begins" not in done.stdout
     ours, before = (
         [e["loss"] for e in steps_of(folder / "journal.jsonl")] for folder in (runs / "stages" / name, theirs)
     )
