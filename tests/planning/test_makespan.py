@@ -186,15 +186,16 @@ def test_the_command_says_where_its_figures_are_from(tmp_path, capsys, monkeypat
         main(["plan", str(file), "--runs", str(tmp_path), "--slots", "0"])
 
 
-def test_stage_runs_are_shown_behind_those_they_go_on_from(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+@pytest.mark.parametrize("columns", [80, 200])
+def test_stage_runs_are_shown_behind_those_they_go_on_from(tmp_path, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
     main(["plan", str(TUNE / "tinyllava-table-a1.yaml"), "--runs", str(tmp_path)])
     said = capsys.readouterr().out.splitlines()
     rows = [line.split("│")[1].rstrip() for line in said if line.startswith("│") and "-?" in line]
     assert len(rows) == 24 and rows[:4] == [" align-?", " └ finetune-?", " └ pretrain-?", "   └ finetune-?"]
-    assert "FLOPs: text of what is not downloaded is taken to be 128 tokens a sample." in said
-    (shape,) = (line for line in said if "384 x 384" in line)
-    assert shape.startswith("base-Sig-TL-mlp, base-Sig-SLM-mlp, base-Sig-Phi-mlp and 3 more: a picture of")
+    notes = " ".join(said)
+    assert "FLOPs: text of what is not downloaded is taken to be 128 tokens a sample." in notes
+    assert "base-Sig-TL-mlp, base-Sig-SLM-mlp, base-Sig-Phi-mlp and 3 more: a picture of 384 x 384" in notes
 
 
 def test_the_command_needs_neither_torch_nor_ray_nor_mlflow(tmp_path):

@@ -16,19 +16,27 @@ from remora.training.meter import duration
 
 SHOWN = 3
 """Variants that a cell or a line names."""
+WIDE = 100
+"""Columns of a terminal from which on the table has room for all names and counts."""
 STATES = {"finished": "is there", "to train": "to train", "no data": "its data is not here"}
 
 
 def print_plan(plan: Plan, title: str, data: Path, out: Console) -> None:
     """Print a plan; `data` is the folder of datasets."""
+    wide = out.width >= WIDE
     table = Table(title=f"{title}: stage runs", title_justify="left")
-    for column in ("stage run", "used by", "steps", "samples", "FLOPs", "state"):
-        table.add_column(column, justify="right" if column in ("steps", "samples", "FLOPs") else "left")
+    # A wrapped name would lose the indentation that makes a tree of them.
+    table.add_column("stage run", no_wrap=True)
+    table.add_column("used by")
+    for column in ("steps", *(["samples"] if wide else []), "FLOPs"):
+        table.add_column(column, justify="right")
+    table.add_column("state")
     for row, depth in _as_tree(plan):
-        counts = (f"{'' if row.exact else '~'}{n:,}" for n in (row.steps, row.samples))
         name = f"{'  ' * (depth - 1)}└ {row.run}" if depth else row.run
+        users = _named(row.variants) if wide or len(row.variants) == 1 else f"{len(row.variants)} variants"
+        counts = (f"{'' if row.exact else '~'}{n:,}" for n in ((row.steps, row.samples) if wide else (row.steps,)))
         state = f"{row.taken:,} steps are there" if row.taken and not row.finished else STATES[row.state]
-        table.add_row(name, _named(row.variants), *counts, f"{row.operations:.1e}", state)
+        table.add_row(name, users, *counts, f"{row.operations:.1e}", state)
     out.print(table)
     shapes: dict[tuple[int, ...], list[str]] = {}
     for shape in plan.shapes:
