@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -30,8 +31,18 @@ KNOWN = (
 
 def api(args: EndpointArgs, facts: Callable[[], ModelFacts], engine: ServingEngine) -> FastAPI:
     """The routes for the model that `engine` runs; `facts` are those of its version now."""
+    recorder = PrometheusRecorder(args.model)
+    metered = MeteredEngine(engine, recorder, args.cache_bytes)
+    chat = Chat(args, facts, metered)
+
+    @asynccontextmanager
+    async def running(_: FastAPI) -> AsyncIterator[None]:
+        chat.pictures.start()  # not by the first request
+        yield
+        chat.pictures.close()
+
     # No /docs: the page would load scripts from a CDN, and the API is OpenAI's.
-    app = FastAPI(title="Remora", openapi_url=None)
+    app = FastAPI(title="Remora", openapi_url=None, lifespan=running)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Exception, _failed)
@@ -40,9 +51,6 @@ def api(args: EndpointArgs, facts: Callable[[], ModelFacts], engine: ServingEngi
         origins = list(args.cors_origins)
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(_Marked, facts=Facts(args.limits.max_body_bytes, args.ingress.max_ongoing_requests))
-    recorder = PrometheusRecorder(args.model)
-    metered = MeteredEngine(engine, recorder, args.cache_bytes)
-    chat = Chat(args, facts, metered)
     app.add_api_route("/v1/chat/completions", chat.complete, methods=["POST"], response_model=None)
     about(app, args, facts, metered, recorder)
     page(app)

@@ -42,6 +42,10 @@ class Limits(Spec):
     """Longest side: recipes that pad to a square turn it into max_side x max_side pixels."""
     max_aspect: int = Field(default=64, ge=1)
     """Longest side over shortest: processors that resize the short side enlarge the long one."""
+    decode_seconds: float = Field(default=10, gt=0, le=60)
+    """CPU time for reading all pictures of a request."""
+    decode_bytes: int = Field(default=2**30, ge=2**26)
+    """Memory that reading a picture may take, of each process that reads them: up to 16 bytes a pixel, and its file."""
     fetch_seconds: float = Field(default=5, gt=0, le=60)
     """Time for fetching all pictures of a request, if any are fetched (`image_hosts`)."""
 
@@ -55,6 +59,10 @@ class IngressArgs(Spec):
     """CPUs that Ray reserves for one."""
     max_ongoing_requests: int = Field(default=64, ge=1)
     """Requests that one replica has in work, those included that wait for an engine replica."""
+    picture_processes: int = Field(default=2, ge=1, le=64)
+    """Processes of a replica that decode pictures, each those of one request at a time."""
+    waiting_pictures: int = Field(default=32, ge=0)
+    """Requests of a replica whose pictures wait for one of these processes before more are refused with 429."""
 
     @model_validator(mode="after")
     def _replicas(self) -> IngressArgs:

@@ -21,7 +21,9 @@ from remora.serving.champion import ModelFacts
 from remora.serving.completion import engine_requests
 from remora.serving.engines.protocol import Delta, Draining, OtherVersion, ReplicasDied, ServingEngine
 from remora.serving.fetch import Fetcher
+from remora.serving.messages import shows_pictures
 from remora.serving.openai_api import ChatRequest, Refusal, read_request, too_large
+from remora.serving.picture_pool import shared
 from remora.serving.responses import Head, events, whole
 
 if TYPE_CHECKING:
@@ -39,9 +41,13 @@ class Chat:
 
     def __init__(self, args: EndpointArgs, facts: Callable[[], ModelFacts], engine: ServingEngine) -> None:
         self.args, self.facts, self.engine = args, facts, engine
-        # Two threads decode pictures, apart from the event loop; only two, which bounds their memory.
         self._fetcher = Fetcher(args.image_hosts, args.limits) if args.image_hosts else None
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="read")
+        limits, processes = args.limits, args.ingress.picture_processes
+        self.pictures = shared(processes, limits.decode_seconds, limits.decode_bytes)
+        # Threads of their own, so that slow pictures hold up no text.
+        self._viewers = ThreadPoolExecutor(processes, thread_name_prefix="pictures")
+        self._viewed = 0
 
     async def complete(self, http: Request) -> Response:
         _check_media_type(http)
@@ -88,7 +94,21 @@ class Chat:
         request = await run(self._readers, read_request, body, self.args.names(facts.name), limits)
         if self._fetcher is not None:
             await self._fetcher.fill(request.messages)
-        return request, await run(self._readers, engine_requests, request, limits, facts)
+        if not shows_pictures(request.messages):
+            return request, await run(self._readers, engine_requests, request, limits, facts)
+        ingress = self.args.ingress
+        if self._viewed >= ingress.picture_processes + ingress.waiting_pictures:
+            raise Refusal(
+                "as many requests with images wait as may; try again in 1 s",
+                status=429,
+                code="overloaded",
+                retry_after=1,
+            )
+        self._viewed += 1
+        try:
+            return request, await run(self._viewers, engine_requests, request, limits, facts, self.pictures.decode)
+        finally:
+            self._viewed -= 1
 
 
 async def side_by_side(streams: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[tuple[int, Delta], None]:

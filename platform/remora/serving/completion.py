@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from remora.serving.args import Limits
 from remora.serving.champion import ModelFacts
@@ -13,6 +14,8 @@ from remora.serving.messages import ChatTurn, read_messages
 from remora.serving.openai_api import ChatRequest, Refusal
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from remora.inference import Message
 
 DEFAULT_TOKENS = 128
@@ -21,8 +24,18 @@ CHARACTERS_PER_TOKEN = 64
 """Characters per token, above any tokenizer's average: longer text cannot fit."""
 
 
-def engine_requests(chat: ChatRequest, limits: Limits, facts: ModelFacts) -> tuple[VersionedRequest, ...]:
-    """Read a request for a model and decode its pictures: a request to an engine for each of its `n` answers.
+class Reading(Protocol):
+    """`images.decode`, or a `PicturePool`'s: from URLs to RGB pictures that `shrink` has made smaller."""
+
+    def __call__(
+        self, urls: Sequence[str | bytes], limits: Limits, shrink: Callable[[Image.Image], Image.Image], /
+    ) -> list[Image.Image]: ...
+
+
+def engine_requests(
+    chat: ChatRequest, limits: Limits, facts: ModelFacts, decode: Reading = decode
+) -> tuple[VersionedRequest, ...]:
+    """Read a request for a model and `decode` its pictures: a request to an engine for each of its `n` answers.
 
     Cheap checks come before expensive work.
 
@@ -31,7 +44,7 @@ def engine_requests(chat: ChatRequest, limits: Limits, facts: ModelFacts) -> tup
     """
     said = read_messages(chat.messages, limits, CHARACTERS_PER_TOKEN * facts.max_length)
     bias = _bias(chat, facts)
-    turns = _turns(said, limits, facts)
+    turns = _turns(said, limits, facts, decode)
     # Clients send one limit for a whole benchmark, up to 4096, for any model.
     wanted = chat.tokens or min(DEFAULT_TOKENS, max(1, facts.max_length // 4))
     first = secrets.randbelow(2**31) if chat.seed is None else chat.seed % 2**31
@@ -54,11 +67,12 @@ def engine_requests(chat: ChatRequest, limits: Limits, facts: ModelFacts) -> tup
     )
 
 
-def _turns(said: list[ChatTurn], limits: Limits, facts: ModelFacts) -> tuple[Message, ...]:
+def _turns(said: list[ChatTurn], limits: Limits, facts: ModelFacts, decode: Reading) -> tuple[Message, ...]:
     from remora.inference import FittedPicture, Message
 
     # All pictures in one call, since limits are per request. Queued requests hold pictures at the encoder's size only.
-    pictures = iter(decode([url for one in said for url in one.urls], limits, facts.fitted))
+    urls = [url for one in said for url in one.urls]
+    pictures = iter(decode(urls, limits, facts.fitted) if urls else ())
     return tuple(
         Message(one.role, one.text.strip(), tuple(FittedPicture(next(pictures)) for _ in one.urls)) for one in said
     )

@@ -66,6 +66,13 @@ def read_messages(messages: Sequence[object], limits: Limits, characters: int) -
     return _in_turns(said)
 
 
+def shows_pictures(messages: Sequence[object]) -> bool:
+    """Whether any part of the messages may be a picture. Nothing is checked."""
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return any(isinstance(part, dict) and "image_url" in part for part in parts)
+
+
 def _in_turns(said: Sequence[ChatTurn]) -> list[ChatTurn]:
     turns: list[ChatTurn] = []
     for one in said:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,13 @@ if TYPE_CHECKING:
     import psutil
 
 RAY = ("ray::ServeReplica", "ray::ProxyActor")
+READS_PICTURES = "remora.serving.picture_worker"
+"""A picture may end it, and another takes its place. So it counts as part of the process that started it."""
 
 
 def resident(port: int) -> dict[int, int] | None:
-    """Bytes of memory by process: of those listening on `port`, their children and Serve's replicas. None: unknown."""
+    """Bytes of memory by process: of those listening on `port`, Serve's replicas, and the children of both. None:
+    unknown."""
     if find_spec("psutil") is None:
         return None
     import psutil
@@ -27,15 +31,14 @@ def resident(port: int) -> dict[int, int] | None:
         try:
             process = psutil.Process(pid)
             serves |= process.name().startswith("ray::") or _title(process).startswith("ray::")
-            for one in (process, *process.children(recursive=True)):
-                found[one.pid] = one.memory_info().rss
+            _add(found, process)
         except psutil.Error:
             continue
     if serves:  # the proxy listens; replicas are children of Ray's, not of the proxy
         for process in psutil.process_iter():
             try:
                 if _title(process).startswith(RAY):
-                    found[process.pid] = process.memory_info().rss
+                    _add(found, process)
             except psutil.Error:
                 continue
     return found or None
@@ -43,3 +46,19 @@ def resident(port: int) -> dict[int, int] | None:
 
 def _title(process: psutil.Process) -> str:
     return "".join(process.cmdline()[:1])
+
+
+def _add(found: dict[int, int], process: psutil.Process) -> None:
+    """A process and its descendants.
+
+    Raises:
+        psutil.Error: it ended.
+    """
+    import psutil
+
+    found[process.pid] = process.memory_info().rss
+    for child in process.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            own = READS_PICTURES not in child.cmdline()
+            at = child.pid if own else process.pid
+            found[at] = found.get(at, 0) + child.memory_info().rss
