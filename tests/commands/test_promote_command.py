@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -217,10 +219,54 @@ def test_the_history_is_listed(capsys, runs: Path) -> None:
     assert first.endswith(" remora@champion: version 2, close instead of version 1, today")
     assert figures.startswith("  held: accuracy 0.8167 against 0.8333")
     assert second.endswith(" remora@champion: version 3, better instead of version 2, close")
-    assert [json.loads(line)["variant"] for line in (runs / HISTORY).read_text().splitlines()[:2]] == [
-        "close",
-        "better",
-    ]
+    meant, done = (json.loads(line) for line in (runs / HISTORY).read_text().splitlines()[:2])
+    assert meant["intent"] == done | {"version": "", "gate": meant["intent"]["gate"]} and done["variant"] == "close"
+
+
+DIES = """
+import os, sys
+from remora import tracking
+from remora.cli import main
+register = tracking.register
+def dies(*given, **more):
+    if sys.argv[1] == "moved":
+        register(*given, **more)
+    elif sys.argv[1] == "asked":  # it is in the run's record, and the next sync makes the version
+        tracking.Tracker.sync = lambda self: os._exit(9)
+        register(*given, **more)
+    os._exit(9)
+tracking.register = dies
+main(["promote", "close", "--runs", sys.argv[2]])
+"""
+
+
+@pytest.mark.parametrize("when", ["moved", "asked", "meant"])
+def test_a_promotion_that_was_killed_is_in_the_history_once_if_the_alias_moved(capsys, runs: Path, when: str) -> None:
+    died = subprocess.run([sys.executable, "-c", DIES, when, str(runs)], capture_output=True, text=True, timeout=120)
+    assert died.returncode == 9, died.stderr
+    assert champion(runs)["version"] == ("2" if when == "moved" else "1") and not history(runs)
+    said = promote(capsys, runs, "--history").splitlines()
+    if when == "meant":
+        assert said == [f"{runs}: nothing was promoted; next: remora promote MODEL"]
+    else:
+        assert len(said) == 2 and said[0].endswith(" remora@champion: version 2, close instead of version 1, today")
+        assert champion(runs)["version"] == "2"
+    file = (runs / HISTORY).read_bytes()
+    assert promote(capsys, runs, "--history").splitlines() == said and (runs / HISTORY).read_bytes() == file
+    promote(capsys, runs, "better")
+    assert [p.variant for p in history(runs)] == (["better"] if when == "meant" else ["close", "better"])
+
+
+def test_the_history_is_shown_while_mlflow_is_away(capsys, runs: Path) -> None:
+    promote(capsys, runs, "close")
+    assert (
+        subprocess.run([sys.executable, "-c", DIES.replace('"close"', '"better"'), "moved", str(runs)]).returncode == 9
+    )
+    note, first, _ = promote(capsys, runs, "--history", "--tracking-uri", "http://127.0.0.1:9").splitlines()
+    assert note.startswith(
+        "note: the last promotion did not come to its end, and MLflow cannot say what became of it: "
+    )
+    assert first.endswith("version 2, close instead of version 1, today") and len(history(runs)) == 1
 
 
 def test_a_search_passes_the_same_gate(runs: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from remora.commands.options import PromoteOptions
 from remora.commands.run import say
-from remora.errors import SpecError
-from remora.pipeline.promotion import Promotion, history
+from remora.errors import SpecError, TrackingError
+from remora.pipeline.promotion import Promotion, history, settle
 from remora.pipeline.promotion import promote as run
 from remora.reporting.results import history_lines, promotion_lines
 from remora.tracking import Tracker, check_alias, find_model
@@ -14,6 +14,10 @@ from remora.tracking import Tracker, check_alias, find_model
 def promote(options: PromoteOptions) -> None:
     """Promote a model and print the figures of the gate, or print what was promoted before."""
     if options.history:
+        try:
+            settle(options.runs, Tracker(options.runs, options.tracking_uri))
+        except TrackingError as e:
+            say(f"note: the last promotion did not come to its end, and MLflow cannot say what became of it: {e}")
         say(*history_lines(history(options.runs), options.runs))
         return
     say(*promotion_lines(promoted(options)))

@@ -1,4 +1,8 @@
-"""A registered alias moves to a model that is not significantly worse than the one it names; the history is kept."""
+"""A registered alias moves to a model that is not significantly worse than the one it names; the history is kept.
+
+`<runs>/promotions.jsonl` has a line before the alias moves, the intent, and one once it has. An intent whose process
+died in between is settled by what MLflow says: a promotion, or nothing (`settle`).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from remora.inference.bundle import bundle_name, weights_digest
 from remora.runs.rungs import figure_name
 from remora.tracking import Model, Run, Tracker
 
-FILE = "promotions.jsonl"
+FILE, INTENT, NOTHING = "promotions.jsonl", "intent", "nothing_came_of"
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ def promote(
         raise SpecError("--force needs a reason, which is recorded: --force 'fixes the crash on PNGs'")
     verify(candidate.folder)
     with exclusive(runs / f".{FILE}.lock"):  # two promotions at once would each be held against the same incumbent
+        _settle(runs, tracker)
         info = tracking.standing(tracker, name, alias)
         weights = weights_digest(candidate.folder)
         at, before = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), info["version"] if info else None
@@ -104,6 +109,7 @@ def promote(
                 if force is None:
                     raise
                 made = replace(made, forced=force, refused=str(e).partition("; next: ")[0])
+        lines.append(runs / FILE, [{INTENT: asdict(made)}], sync=True)
         number = _version(candidate, runs, tracker, name, alias, "remora promote", {**(tags or {}), **_tags(made)}, key)
         made = replace(made, version=number)
         lines.append(runs / FILE, [asdict(made)], sync=True)
@@ -162,6 +168,39 @@ def history(runs: Path) -> list[Promotion]:
         except ValidationError:
             continue
     return found
+
+
+def settle(runs: Path, tracker: Tracker) -> None:
+    """Complete the history by promotions whose process died before it had written that they were done.
+
+    Raises:
+        TrackingError: there are such, and MLflow cannot be reached.
+    """
+    if _unsettled(runs):
+        with exclusive(runs / f".{FILE}.lock"):
+            _settle(runs, tracker)
+
+
+def _settle(runs: Path, tracker: Tracker) -> None:
+    open_ = _unsettled(runs)
+    if open_:
+        tracker.sync()  # a version that was asked for is made by the next sync, whoever it is
+    for made in open_:
+        version = tracking.promoted_version(tracker, made.model, made.at, made.variant)
+        record = asdict(replace(made, version=version)) if version else {NOTHING: _which(made)}
+        lines.append(runs / FILE, [record], sync=True)
+
+
+def _unsettled(runs: Path) -> list[Promotion]:
+    """Intents of which nothing is known."""
+    over = [_which(made) for made in history(runs)]
+    over += [line[NOTHING] for line in lines.read(runs / FILE, NOTHING).records]
+    meant = [line[INTENT] for line in lines.read(runs / FILE, INTENT).records]
+    return [made for made in map(_PROMOTION.validate_python, meant) if _which(made) not in over]
+
+
+def _which(made: Promotion) -> list[str]:
+    return [made.at, made.model, made.alias, made.variant]
 
 
 def _reports(

@@ -7,7 +7,15 @@ functions of this room, so that importing it stays light.
 from remora.tracking.metric_names import Input, compare, id_of, link
 from remora.tracking.models import Model, find_model
 from remora.tracking.record import Run
-from remora.tracking.registry import check_alias, facts_of_run, fetch, register, standing, version_info
+from remora.tracking.registry import (
+    check_alias,
+    facts_of_run,
+    fetch,
+    promoted_version,
+    register,
+    standing,
+    version_info,
+)
 from remora.tracking.tracker import Tracker
 
 __all__ = [
@@ -22,6 +30,7 @@ __all__ = [
     "find_model",
     "id_of",
     "link",
+    "promoted_version",
     "register",
     "standing",
     "version_info",

@@ -162,6 +162,17 @@ def standing(tracker: Tracker, name: str, alias: str) -> VersionInfo | None:
     return version_info(tracker, name, alias) if any(alias in model.aliases for model in there) else None
 
 
+def promoted_version(tracker: Tracker, name: str, at: str, variant: str) -> str | None:
+    """The version of a variant that was promoted at a time, by its tags; None if there is none.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    with tracker.client() as client:
+        found = client.search_model_versions(f"name = '{name}' and tags.promoted_at = '{at}'")
+    return next((str(v.version) for v in found if v.tags.get("variant") == variant), None)
+
+
 def check_alias(name: str, alias: str) -> None:
     """Raises:
     TrackingError: the alias is empty or reads as a version, so that it would never be found.
