@@ -22,11 +22,14 @@ def test_by_default_it_is_the_champions_benchmark() -> None:
     assert [(o.figure, o.direction) for o in objectives_of(space())] == [("easy-vqa-val", "max")]
     both = objectives_of(space("/my/colours.yaml", "parameters", {"figure": "steps", "direction": "max"}))
     assert [(o.figure, o.direction) for o in both] == [("colours", "max"), ("parameters", "min"), ("steps", "max")]
+    measured = objectives_of(space("answers_per_second", "answering_memory"))
+    assert [(o.figure, o.direction) for o in measured] == [("answers_per_second", "max"), ("answering_memory", "min")]
 
 
 def test_a_figure_that_a_search_does_not_have_is_refused() -> None:
     check_objectives(space("easy-vqa", "parameters", "picture_tokens", "steps"))
-    there = "there are its benchmarks: easy-vqa-val, easy-vqa, openmoji-unseen; and: parameters, picture_tokens, steps$"
+    there = "there are its benchmarks: easy-vqa-val, easy-vqa, openmoji-unseen; and: parameters, picture_tokens, "
+    there += "steps, answers_per_second, answering_memory$"
     with pytest.raises(SpecError, match=rf"'paramters' is no figure .*did you mean 'parameters'\?; {there}"):
         check_objectives(space("easy-vqa", "paramters"))
     with pytest.raises(SpecError, match=r"memory is that of GPUs, and cluster\.gpus_per_worker is 0"):

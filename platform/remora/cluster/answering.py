@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from remora.carrier import carried, ours
 from remora.errors import ClusterError
-from remora.pipeline import worker
+from remora.pipeline import answer_speed, worker
 from remora.pipeline.executor import AskJob
 from remora.spec import Cluster
 
@@ -19,6 +20,26 @@ def _answer(job: AskJob) -> Iterator[list[dict[str, object]]]:
     """The task that a worker runs. Ray shows its name as the process title."""
     with carried(job.runs / "logs"):
         yield from worker.answer(job)
+
+
+def _time(job: AskJob, file: Path) -> None:
+    with carried(job.runs / "logs"):
+        answer_speed.in_a_new_process(job, file)
+
+
+def time(job: AskJob, file: Path, cluster: Cluster) -> None:
+    """How fast a worker answers the first piece, written into `file`."""
+    import ray
+
+    remote = ray.remote(_time).options(
+        num_cpus=cluster.cpus_per_worker,
+        num_gpus=cluster.gpus_per_worker,
+        scheduling_strategy="DEFAULT",  # as of `answer`
+    )
+    try:
+        ray.get(remote.remote(job, file))
+    except ray.exceptions.RayError as e:
+        raise ours(e, job.runs / "logs") from None
 
 
 def answer(job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, object]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from remora.cluster.answering import answer
+from remora.cluster.answering import answer, time
 from remora.cluster.train import train_stages
 from remora.pipeline.executor import AskJob
 from remora.pipeline.feed import Feed
@@ -20,3 +20,6 @@ class OnRay:
 
     def answer(self, job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, object]]]:
         return answer(job, cluster)
+
+    def time(self, job: AskJob, file: Path, cluster: Cluster) -> None:
+        time(job, file, cluster)

@@ -116,3 +116,11 @@ class Executor(Protocol):
             RemoraError: a worker's error.
             ClusterError: workers died of the same questions repeatedly.
         """
+
+    def time(self, job: AskJob, file: Path, cluster: Cluster) -> None:
+        """Have a new process answer the first piece of a job and write into `file` how fast it did
+        (`pipeline.answer_speed`).
+
+        Raises:
+            RemoraError: what that process met.
+        """

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from remora.errors import RemoraError, WorkerError
-from remora.pipeline import worker
+from remora.pipeline import answer_speed, worker
 from remora.pipeline.executor import ENVIRONMENT, AskJob, Ended, Executor, Task, Tries
 from remora.pipeline.feed import Feed
 from remora.pipeline.search.crew import OneByOne, Trainer
@@ -44,6 +44,9 @@ class Local:
     def answer(self, job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, object]]]:
         _be_quiet()
         return worker.answer(job)
+
+    def time(self, job: AskJob, file: Path, cluster: Cluster) -> None:
+        answer_speed.in_a_new_process(job, file)
 
 
 def _be_quiet() -> None:

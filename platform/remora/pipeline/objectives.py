@@ -8,11 +8,12 @@ from typing import TypedDict
 
 from remora.errors import SpecError, nearest
 from remora.evaluation.pareto import front
+from remora.pipeline import answer_speed
 from remora.pipeline.choice import cost
 from remora.pipeline.variant import Outcome
 from remora.runs import StageRun, Store
 from remora.runs.rungs import figure_name
-from remora.spec import COSTS, Objective, Space, Variant
+from remora.spec import COSTS, SPEEDS, Objective, Space, Variant
 from remora.training import journal
 
 
@@ -70,7 +71,7 @@ def check_objectives(space: Space) -> None:
     SpecError: a figure that a search does not have.
     """
     measured = [figure_name(b) for b in space.benchmarks]
-    costs = [c for c in COSTS if c != "memory" or space.cluster.gpus_per_worker]
+    costs = [c for c in COSTS if c != "memory" or space.cluster.gpus_per_worker] + list(SPEEDS)
     for objective in objectives_of(space):
         if objective.figure == "memory" and "memory" not in costs:
             raise SpecError(
@@ -84,12 +85,21 @@ def check_objectives(space: Space) -> None:
             )
 
 
+def speed_benchmark(space: Space) -> str:
+    """The benchmark by whose questions variants' speed is measured; empty if no objective asks for it."""
+    asked = any(o.figure in SPEEDS for o in space.objectives)
+    return space.champion.benchmark if asked else ""
+
+
 def figures_of(outcome: Outcome, variant: Variant, lineage: Sequence[StageRun], store: Store) -> dict[str, float]:
-    """A measured variant's headline scores and costs: COSTS, as far as they are known."""
+    """A measured variant's headline scores, and its COSTS and SPEEDS as far as they are known."""
     steps = [journal.steps_of(store.journal(run)) for run in lineage]
     memory = [step["memory"] for step in steps[-1] if step.get("memory")]
     found = {figure_name(name): score.accuracy for name, score in outcome.scores.items()}
     found |= cost(variant, lineage[-1], store) | {"steps": float(sum(map(len, steps)))}
+    for folder in outcome.reports.values():
+        if speed := answer_speed.read(folder):
+            found |= answer_speed.figures(speed)
     return found | ({"memory": max(memory)} if memory and variant.cluster.gpus_per_worker else {})
 
 

@@ -19,7 +19,7 @@ from remora.spec.recipe import (
     Validation,
     step_at,
 )
-from remora.spec.space import COSTS, Budget, Champion, Objective, Rule, Sampler, Space
+from remora.spec.space import COSTS, SPEEDS, Budget, Champion, Objective, Rule, Sampler, Space
 from remora.spec.strict_yaml import KeyLines, parse_yaml, read_yaml
 from remora.spec.variant import Cluster, Job, Precision, Rows, Variant
 
@@ -27,6 +27,7 @@ __all__ = [
     "ALL_LINEAR",
     "COSTS",
     "PARTS",
+    "SPEEDS",
     "Axis",
     "AxisSpec",
     "BenchmarkSample",

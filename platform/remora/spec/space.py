@@ -83,21 +83,24 @@ class Rule(Spec):
 COSTS = ("parameters", "picture_tokens", "steps", "memory")
 """What is counted of every variant: parameters of all its parts; embeddings that a picture becomes; optimiser steps of
 all its stages; the last stage's peak of GPU memory, in GiB a worker."""
+SPEEDS = ("answers_per_second", "answering_memory")
+"""What is measured of every variant while it answers, if a space's objectives have one: answers a second, and the peak
+of memory in GiB (`pipeline.answer_speed` says how)."""
 
 
 class Objective(Spec):
     """A figure that a search maximises or minimises. A plain string is its name."""
 
     figure: str
-    """One of the space's benchmarks (its headline score), or of COSTS."""
+    """One of the space's benchmarks (its headline score), of COSTS or of SPEEDS."""
     direction: Literal["max", "min"] = "max"
-    """Default: max for a score, min for a cost."""
+    """Default: max for a score and for answers a second, min for a cost and for memory."""
 
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, value: object) -> object:
         said = {"figure": value} if isinstance(value, str) else value
-        if isinstance(said, dict) and said.get("figure") in COSTS:
+        if isinstance(said, dict) and said.get("figure") in (*COSTS, "answering_memory"):
             return {"direction": "min"} | said
         return said
 

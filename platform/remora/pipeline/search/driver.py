@@ -18,7 +18,7 @@ from remora.data.mixture import Readable, read_mixture
 from remora.errors import RemoraError, StoreError
 from remora.files import is_held
 from remora.pipeline import tracked_runs
-from remora.pipeline.objectives import figures_of, objectives_of
+from remora.pipeline.objectives import figures_of, objectives_of, speed_benchmark
 from remora.pipeline.search import space_file
 from remora.pipeline.search.board import RUNGS, Reached, Rungs
 from remora.pipeline.search.ledger import LEDGER, Ledger
@@ -110,7 +110,8 @@ class Driver:
             watch = self._watch(trial) if item.last and self.work.rule.rungs else None
         number = self.ledger.begin(kind, run.name, trial.name, self._taken(run)[0] if kind == "train" else 0)
         self._going[number] = item
-        return Order(number, kind, self.space.name, self.key, trial.variant, run.name, watch)
+        speed = speed_benchmark(self.space) if kind == "measure" else ""
+        return Order(number, kind, self.space.name, self.key, trial.variant, run.name, watch, speed)
 
     def done(self, number: int, performed: Performed) -> None:
         """An order was performed."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from remora import tracking
-from remora.pipeline import tracked_runs
+from remora.pipeline import answer_speed, tracked_runs
 from remora.pipeline.executor import Task
 from remora.pipeline.measure import prepare
 from remora.pipeline.search.crew import Trainer
@@ -35,6 +35,8 @@ class Order:
     run: str
     """The stage run's name; the last one's, if the variant is to be measured."""
     watch: RungWatch | None = None
+    speed: str = ""
+    """The benchmark by whose questions its speed is measured; none if empty."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ def perform(order: Order, runs: Path, trainer: Trainer) -> Performed:
         key = tracked_runs.variant_key(lineage, order.key)
         tracked = tracking.Run.again(runs, key)
         found = measured(variant, benchmarks, bundle, store, trainer.executor, tracked, status)
+        if order.speed:
+            (by,) = (p for b, p in zip(variant.benchmarks, benchmarks, strict=True) if b == order.speed)
+            speed = answer_speed.of(by, found[order.speed].folder, bundle, store, trainer.executor, variant.cluster)
+            tracked.note(metrics=answer_speed.figures(speed))
     except BaseException as e:
         journal.append(status, "failed", error=str(e))
         raise
@@ -98,7 +104,7 @@ def _train(run: StageRun, parent: str, order: Order, store: Store, trainer: Trai
 
 def as_plain(order: Order) -> dict[str, Any]:
     """As JSON takes it; `read` there."""
-    plain = {k: getattr(order, k) for k in ("number", "kind", "search", "key", "run")}
+    plain = {k: getattr(order, k) for k in ("number", "kind", "search", "key", "run", "speed")}
     watch = order.watch.plain() if order.watch else None
     return plain | {"variant": order.variant.model_dump(mode="json"), "watch": watch}
 

@@ -81,6 +81,7 @@ def rendered(found: Findings, sections: tuple[PageSection, ...]) -> str:
     )
     environment.filters |= {"count": wording.count, "figure": wording.figure, "duration": duration}
     environment.globals |= {"span": wording.span, "apart": wording.apart, "drop": wording.drop, "alpha": ALPHA}
+    environment.globals["objective"] = wording.objective
     return environment.get_template(TEMPLATE).render(
         found=found,
         record=found.record,
@@ -94,6 +95,7 @@ def rendered(found: Findings, sections: tuple[PageSection, ...]) -> str:
 def _sections(found: Findings) -> Iterator[PageSection]:
     yield PageSection("ablations", "What each axis does", tuple(_ablations(found)), _unmatched(found))
     yield PageSection("tradeoffs", "Score against cost", tuple(_tradeoffs(found)))
+    yield PageSection("pareto", "Objectives", (), _pareto(found))
     yield PageSection("axes", "All axes at once", tuple(_axes(found)), _no_importance(found.importances))
     yield PageSection("curves", "Learning curves", tuple(_curves(found)))
     yield PageSection("rungs", "Rungs", tuple(_rungs(found)))
@@ -147,6 +149,16 @@ def _tradeoffs(found: Findings) -> Iterator[Plate]:
             f"{p.variant} {wording.figure(p.figure)} at {wording.priced(t.cost, p.cost)}" for p in t.points
         )
         yield plate(f"score-by-{t.cost.replace('_', '-')}", charts.scatter(t, rank), caption, said)
+
+
+def _pareto(found: Findings) -> str:
+    pareto = found.record.result.get("pareto")
+    if not pareto:
+        return ""
+    best = sum(v["front"] for v in pareto["variants"])
+    said = ", ".join(f"{name} ({direction})" for name, direction in pareto["objectives"].items())
+    without = f" Without one of the figures: {', '.join(pareto['without'])}." if pareto["without"] else ""
+    return f"No variant beats the first {best} of {len(pareto['variants'])} in all of {said}: the Pareto set.{without}"
 
 
 def _axes(found: Findings) -> Iterator[Plate]:

@@ -51,6 +51,9 @@ class SearchedVariant:
     """Optimiser steps of its whole lineage, as far as they were taken: its price without sharing."""
     seconds: float
     """Of the same steps, by the clock."""
+    answer_seconds: float | None = None
+    """Of an answer, and the memory in GiB, as `pipeline.answer_speed` measured them, if an objective asked for it."""
+    answering_memory: float | None = None
     error: str = ""
 
 
@@ -129,10 +132,12 @@ def read_search(runs: Path, name: str) -> SearchRecord:
     names = list(specs) or [*(v["name"] for v in result.get("variants", ())), *(e.variant for e in entries)]
     known = list(dict.fromkeys(names))
     told = {v["name"]: v for v in (*result.get("variants", ()), *result.get("others", ()))}
+    by = {v["name"]: v["figures"] for v in (result.get("pareto") or {}).get("variants", ())}
     lineages = {n: lineages.get(n) or tuple(told.get(n, {}).get("stages", ())) for n in known}
     stages = _stages(runs, lineages)
     variants = tuple(
-        _variant(n, specs.get(n), lineages[n], told.get(n, {}), now.get(n), board, entries, stages) for n in known
+        _variant(n, specs.get(n), lineages[n], told.get(n, {}), now.get(n), board, entries, stages, by.get(n, {}))
+        for n in known
     )
     space, steps = (found.space, found.steps) if found else (None, {})
     return SearchRecord(name, runs, variants, stages, tuple(entries), board, space, result, steps)
@@ -171,6 +176,7 @@ def _variant(
     board: Rungs,
     entries: list[Entry],
     stages: Mapping[str, Trained],
+    figures: Mapping[str, float],
 ) -> SearchedVariant:
     scores = {s["benchmark"]: s for s in told.get("benchmarks", {}).values()} or (dict(now.scores) if now else {})
     last = stages[lineage[-1]] if lineage else None
@@ -187,7 +193,9 @@ def _variant(
         _picture_tokens(spec),
         sum(s.taken for s in known),
         sum(s.seconds for s in known),
-        (now.error or "") if now and now.state == "failed" else "",
+        answer_seconds=1 / speed if (speed := figures.get("answers_per_second")) else None,
+        answering_memory=figures.get("answering_memory"),
+        error=(now.error or "") if now and now.state == "failed" else "",
     )
 
 

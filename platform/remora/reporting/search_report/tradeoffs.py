@@ -1,4 +1,4 @@
-"""What a better score costs: parameters, picture tokens, steps and seconds, with the Pareto front of each."""
+"""What a better score costs: parameters, picture tokens, steps, seconds, answering, with the Pareto front of each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ PRICES = {
     "picture_tokens": "tokens a picture",
     "steps": "optimiser steps",
     "seconds": "seconds of training",
+    "answer_seconds": "seconds an answer",
+    "answering_memory": "GiB while it answers",
 }
 """A variant's cost -> what its axis says."""
 

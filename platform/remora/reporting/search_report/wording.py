@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from remora.reporting.search_report.graph import StageGraph
+from remora.spec import SPEEDS
 from remora.training.meter import duration
 
 
@@ -38,7 +39,16 @@ def priced(cost: str, value: float) -> str:
         "picture_tokens": f"{value:,.0f} tokens a picture",
         "steps": f"{value:,.0f} steps",
         "seconds": f"{duration(value)} of training",
+        "answer_seconds": f"{value:.3g} s an answer",
+        "answering_memory": f"{value:.3g} GiB",
     }[cost]
+
+
+def objective(name: str, value: float) -> str:
+    """A figure of the Pareto set, which is a score, a count or something measured."""
+    if name in ("parameters", "picture_tokens", "steps"):
+        return count(value)
+    return f"{value:.3g}" if name in SPEEDS or name == "memory" else figure(value)
 
 
 def apart(behind: tuple[float, float, float]) -> str:
