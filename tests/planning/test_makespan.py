@@ -16,14 +16,16 @@ from remora import catalog
 from remora.cli import main
 from remora.files import publishing
 from remora.model.refs import PartRef
-from remora.pipeline.search.rules import Everyone
+from remora.pipeline.search import board, space_file
+from remora.pipeline.search.board import Decided, Decision, Reached
+from remora.pipeline.search.rules import Everyone, Halving
 from remora.pipeline.search.simulation import SimulatedStore, Simulation
 from remora.pipeline.search.work import Trial
-from remora.planning import Rate, forecasts, plan_of, rate_of, taken_up
+from remora.planning import Begun, Rate, begun, forecasts, plan_of, rate_of, taken_up
 from remora.planning.plan import Plan
 from remora.runs import Store, graph, paths, read_survey, variants_of
 from remora.runs.operations import SampleSize, operations
-from remora.spec import Budget, Cluster, Rule, Space, Variant
+from remora.spec import Budget, Cluster, Rule, Space, Variant, step_at
 from remora.training.job import StageJob
 
 TUNE = Path(__file__).parents[2] / "tune"
@@ -131,6 +133,64 @@ def test_halving_trains_the_shares_that_its_rungs_say(tmp_path):
         "halving by loss, eta 3, from 0.1111",
         "none",
     ) and stopped.seconds < shared.seconds
+
+
+def test_what_a_search_has_decided_is_over(tmp_path):
+    """Of nine, three were promoted; two of these have reached the next rung, and the third is on its way."""
+    axes = {"finetune.lr": [n * 1e-6 for n in range(1, 10)]}
+    rule = {"kind": "halving", "eta": 3, "first": 1 / 9}
+    plan, variants = planned(tmp_path, llm=["tinyllama-1.1b-chat"], axes=axes)
+    space = Space.model_validate(SPACE | {"llm": ["tinyllama-1.1b-chat"], "axes": axes, "rule": rule})
+    assert begun(tmp_path / "runs", space) is None
+    trials = [Trial(name, v, plan.paths[name]) for name, v in zip(plan.paths, variants, strict=True)]
+    steps = {r.id: r.steps for r in plan.rows}
+    folder, words = tmp_path / "runs" / "searches" / space.name, Halving.of(3, 1 / 9).words
+    folder.mkdir(parents=True)
+    space_file.write(folder, space, trials, lambda run: steps[run.id])
+
+    def at(trial: Trial, share: float, decision: Decision, loss: float) -> list[Reached | Decided]:
+        run = trial.last
+        found = Reached(trial.name, run.name, "finetune", share, step_at(share, steps[run.id]), 0, "loss", loss, False)
+        return [found, Decided(trial.name, run.name, "finetune", share, decision, words, 1, 1)]
+
+    def taken(trial: Trial) -> int:
+        return step_at(0.333333 if trial in trials[:2] else 0.111111, steps[trial.last.id])
+
+    lines = [line for i, t in enumerate(trials) for line in at(t, 0.111111, "pause", float(i))]
+    lines += [at(t, 0.111111, "promote", 0.0)[1] for t in trials[:3]]
+    lines += [line for t in trials[:2] for line in at(t, 0.333333, "pause", 0.0)]
+    board.write(folder / board.RUNGS, lines)
+    on = {t.last.id: taken(t) for t in trials}
+    rows = tuple(replace(r, taken=on[r.id]) if r.id in on else replace(r, state="finished") for r in plan.rows)
+    past = begun(tmp_path / "runs", space)
+    assert past and (past.count, past.trained, past.paused, past.stopped) == (9, 0, 8, 0)
+    left, everyone, *_ = forecasts(replace(plan, rows=rows), variants, RATE, 2, space.rule, begun=past).ways
+    whole = plan.rows[-1].operations
+    assert left.operations == pytest.approx(whole * (2 / 9 + 6 / 9), rel=1e-3) and left.stage_runs <= 2
+    assert everyone.operations == pytest.approx(whole * (7 * 8 / 9 + 2 * 6 / 9), rel=1e-3)
+    (over,) = forecasts(
+        replace(plan, rows=rows),
+        variants,
+        RATE,
+        2,
+        space.rule,
+        begun=replace(past, steps=10**9),
+        budget=Budget(steps=1),
+    ).over
+    assert over.endswith(" more; 1e+09 are spent")
+
+
+def test_a_sampler_that_has_asked_for_variants_is_planned_with_them(tmp_path):
+    ranged = {
+        "axes": {"finetune.lr": {"low": 1e-6, "high": 1e-4, "log": True}},
+        "sampler": {"kind": "optuna", "trials": 7},
+    }
+    space = Space.model_validate(SPACE | ranged)
+    drawn = taken_up(space)
+    other = Space.model_validate(SPACE | {"llm": ["phi-2"], "axes": {"finetune.lr": [3.3e-5]}})
+    (asked,) = variants_of(other)
+    past = Begun((), (asked,), 1, 0, 0, 0, 0, 0.0, 0.0)
+    assert taken_up(space, past) == [asked, *drawn[:6]]
 
 
 def test_a_sampled_space_is_planned_with_the_trials_that_it_draws(tmp_path):

@@ -16,7 +16,7 @@ from remora import catalog as known
 from remora.commands.indexes import entries_of, prepare
 from remora.commands.options import PlanOptions, RenderOptions
 from remora.errors import SpecError
-from remora.planning import Plan, forecasts, is_here, plan_of, rate_of, taken_up
+from remora.planning import Plan, begun, forecasts, is_here, plan_of, rate_of, taken_up
 from remora.reporting.columns import console as wide_console
 from remora.reporting.columns import literal
 from remora.reporting.plans import print_forecasts, print_plan
@@ -52,7 +52,8 @@ def _planned(survey: Survey, options: PlanOptions, console: Console) -> Plan:
         checked_stages(variant)
     prepare([e for e in entries_of(variants) if is_here(e, store.data)], options.place, console)
     made = plan_of(variants, store)
-    drawn = taken_up(space) if space else None
+    past = begun(options.runs, space) if space else None
+    drawn = taken_up(space, past) if space else None
     cluster = variants[0].cluster
     found = forecasts(
         plan_of(drawn, store) if drawn else made,
@@ -63,6 +64,7 @@ def _planned(survey: Survey, options: PlanOptions, console: Console) -> Plan:
         space.sampler if space else None,
         options.price,
         space.budget if space else None,
+        past,
     )
     return replace(made, forecasts=found)
 

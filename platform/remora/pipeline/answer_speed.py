@@ -67,7 +67,17 @@ def read(folder: Path) -> AnswerSpeed | None:
     except (FileNotFoundError, ValueError):
         return None
     whole = isinstance(found, dict) and found.keys() == AnswerSpeed.__required_keys__ and found["way"] == WAY
-    return AnswerSpeed(**found) if whole else None
+    if not whole:
+        return None
+    return AnswerSpeed(
+        way=found["way"],
+        answers=found["answers"],
+        tokens=found["tokens"],
+        seconds=found["seconds"],
+        clock=found["clock"],
+        memory=found["memory"],
+        device=found["device"],
+    )
 
 
 def of(

@@ -3,6 +3,7 @@
 `remora.planning.sizes` counts parameters; it builds modules, so it imports torch.
 """
 
+from remora.planning.begun import Begun, begun
 from remora.planning.compositions import compositions
 from remora.planning.makespan import Forecast, Forecasts, forecasts, taken_up
 from remora.planning.outline import is_here
@@ -10,11 +11,13 @@ from remora.planning.plan import Plan, PlanRow, plan_of
 from remora.planning.rates import Rate, rate_of
 
 __all__ = [
+    "Begun",
     "Forecast",
     "Forecasts",
     "Plan",
     "PlanRow",
     "Rate",
+    "begun",
     "compositions",
     "forecasts",
     "is_here",

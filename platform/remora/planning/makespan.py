@@ -10,15 +10,18 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from statistics import fmean
 
 from remora.errors import SpecError
 from remora.files import digest
+from remora.pipeline.search.board import Decided, Reached
 from remora.pipeline.search.rules import Everyone, StoppingRule
 from remora.pipeline.search.samplers import drawn
 from remora.pipeline.search.simulation import SimulatedStore, Simulation
 from remora.pipeline.search.verdict import rule_of
 from remora.pipeline.search.work import Trial
+from remora.planning.begun import Begun
 from remora.planning.plan import Plan
 from remora.planning.rates import Rate
 from remora.runs import StageRun, variant_at, variant_name
@@ -63,6 +66,8 @@ class Forecasts:
     trials: int
     over: tuple[str, ...] = ()
     """Budgets that end it before."""
+    begun: Begun | None = None
+    """What the search has done already: the first way is what is left."""
 
     @property
     def saved(self) -> float:
@@ -71,9 +76,9 @@ class Forecasts:
         return 1 - self.ways[0].operations / most if most else 0.0
 
 
-def taken_up(space: Space) -> list[Variant] | None:
+def taken_up(space: Space, begun: Begun | None = None) -> list[Variant] | None:
     """The variants that a search by chance takes up; None for a grid. Those that Optuna will ask for are not known, so
-    as many are drawn by chance.
+    as many are drawn by chance, besides those that it has taken up already.
 
     Raises:
         SpecError: none makes a model.
@@ -85,10 +90,15 @@ def taken_up(space: Space) -> list[Variant] | None:
         variant = variant_at(space, assignment)
         return Trial(variant_name(variant), variant, ())
 
-    found = drawn(space, made, space.sampler.trials or 1, space.sampler.seed)
+    number, found = space.sampler.trials or 1, list[Variant]()
+    if begun and space.sampler.kind == "optuna":
+        found += begun.variants[:number]
+    had = {variant_name(v) for v in found}
+    more = (t.variant for t in drawn(space, made, number + len(had), space.sampler.seed) if t.name not in had)
+    found += islice(more, number - len(found))
     if not found:
         raise SpecError(f"space {space.name}: of all that was drawn nothing makes a model; see: remora plan")
-    return [trial.variant for trial in found]
+    return found
 
 
 def forecasts(
@@ -100,11 +110,13 @@ def forecasts(
     sampler: Sampler | None = None,
     price: float | None = None,
     budget: Budget | None = None,
+    begun: Begun | None = None,
 ) -> Forecasts:
     """With and without sharing, with and without stopping.
 
     Args:
         plan: Of these variants.
+        begun: What the search has done already; whom its rule has stopped stays stopped.
         price: Of a GPU-hour; default: the cluster's.
     """
     cluster = variants[0].cluster
@@ -132,7 +144,8 @@ def forecasts(
         of = {key: rows[origin.get(key, key)] for key in store.lengths}
         for stopping in [*rules, Everyone()]:
             draws = DRAWS if stopping.rungs and len(trials) <= FEW else 1
-            found = [_run(store, listed, stopping, slots, known, draw, most) for draw in range(draws)]
+            past = begun.rungs if begun and store is shared and stopping.rungs else ()
+            found = [_run(store, listed, stopping, slots, known, draw, most, past) for draw in range(draws)]
             gained = [_gained(sim, store) for sim in found]
             done = [sum(of[k].operations * n / store.lengths[k] for k, n in each.items()) for each in gained]
             busy = fmean(sim.store.busy for sim in found)
@@ -149,16 +162,23 @@ def forecasts(
                     gpu_hours * (price or 0.0) if priced else None,
                 )
             )
-    return Forecasts(slots, cluster, rate, tuple(ways), len(trials), tuple(_over(budget, ways[0])) if budget else ())
+    return Forecasts(
+        slots, cluster, rate, tuple(ways), len(trials), tuple(_over(budget, ways[0], begun)) if budget else (), begun
+    )
 
 
-def _over(budget: Budget, way: Forecast) -> Iterator[str]:
+def _over(budget: Budget, way: Forecast, begun: Begun | None) -> Iterator[str]:
     takes = {"steps": way.steps, "hours": way.seconds / 3600, "gpu_hours": way.gpu_hours, "cost": way.cost}
+    spent = {"steps": begun.steps, "hours": begun.hours, "gpu_hours": begun.gpu_hours} if begun else {}
+    if way.cost is not None and way.gpu_hours:
+        spent["cost"] = spent.get("gpu_hours", 0.0) * way.cost / way.gpu_hours
     limits = {"steps": budget.steps, "hours": budget.hours, "gpu_hours": budget.gpu_hours, "cost": budget.cost}
     for name, limit in limits.items():
         amount = takes[name]
-        if limit is not None and amount is not None and amount > limit:
-            yield f"budget.{name}: {limit:,g} ends the search before, which would take {amount:,.4g}"
+        if limit is None or amount is None or amount + (had := spent.get(name, 0.0)) <= limit:
+            continue
+        more = f" more; {had:,.4g} are spent" if had else ""
+        yield f"budget.{name}: {limit:,g} ends the search before, which would take {amount:,.4g}{more}"
 
 
 def _run(
@@ -169,12 +189,21 @@ def _run(
     known: bool,
     draw: int,
     most: int | None,
+    past: Sequence[Reached | Decided],
 ) -> Simulation:
-    def merit(run: StageRun) -> float:
-        return random.Random(f"{draw}/{run.name}").random()
+    there: dict[tuple[str, float], list[float]] = {}
+    for line in past:
+        if isinstance(line, Reached):
+            there.setdefault((line.stage, line.share), []).append(line.merit)
+
+    def merit(run: StageRun, share: float) -> float:
+        """By chance: any place among those that came to the rung already."""
+        dice = random.Random(f"{draw}/{run.name}")
+        known = there.get((run.stage.name, share))
+        return dice.choice(known) + 1e-9 * (dice.random() - 0.5) if known else dice.random()
 
     fresh = SimulatedStore(store.lengths, store.costs, store.there, Counter(store.steps))
-    simulation = Simulation(trials, rule, fresh, slots, known=known, merit=merit, most=most)
+    simulation = Simulation(trials, rule, fresh, slots, known=known, merit=merit, most=most, before=past)
     simulation.go()
     return simulation
 

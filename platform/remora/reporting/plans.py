@@ -85,6 +85,14 @@ def print_forecasts(found: Forecasts, out: Console) -> None:
     """Print what the whole takes: with and without sharing, with and without stopping."""
     cluster, money = found.cluster, found.ways[0].cost is not None
     workers, gpus = cluster.least_workers, cluster.gpus_per_worker > 0
+    if past := found.begun:
+        came = [f"{past.trained:,} trained to their ends", f"{past.paused:,} paused", f"{past.stopped:,} stopped"]
+        out.print(
+            f"The search has begun: of {past.count:,} variants {', '.join(came)}; {past.steps:,} steps were taken. "
+            "What follows is what is left; each variant on its own is from the start.",
+            highlight=False,
+            soft_wrap=True,
+        )
     table = Table(title="Time and cost of training", title_justify="left")
     table.add_column("", overflow="fold")
     columns = ["stage runs", "FLOPs", *(["GPU-hours"] if gpus else []), "makespan", *(["cost"] if money else [])]
@@ -107,4 +115,6 @@ def print_forecasts(found: Forecasts, out: Console) -> None:
     for line in found.over:
         out.print(line, highlight=False, soft_wrap=True)
     if any(way.rule != "none" for way in found.ways):
-        out.print("Who is stopped is drawn by chance: nothing is known of the variants yet.", highlight=False)
+        who = "Who is stopped of those that have still to reach a rung" if found.begun else "Who is stopped"
+        why = "" if found.begun else ": nothing is known of the variants yet"
+        out.print(f"{who} is drawn by chance{why}.", highlight=False)

@@ -39,7 +39,11 @@ class SimulatedStore:
     published: Counter[str] = field(default_factory=Counter)
     """How often each was published by the search."""
     paid: int = 0
-    """Steps that were taken, with those that a kill lost."""
+    """Steps that were taken, with those that a death lost."""
+    deaths: int = 0
+    """Times that a slot died while it trained, by itself or with the search's process."""
+    lost: int = 0
+    """Steps between a stage run's newest checkpoint and such a death."""
     busy: float = 0.0
     """Seconds that slots trained."""
     held: set[str] = field(default_factory=set)
@@ -58,8 +62,8 @@ class SimulatedStore:
         return ()  # what is there was validated at no rung
 
 
-def by_chance(run: StageRun) -> float:
-    """How good a stage run is, as a function of its name."""
+def by_chance(run: StageRun, share: float) -> float:
+    """How good a stage run is at any rung, as a function of its name."""
     return random.Random(run.name).random()
 
 
@@ -89,7 +93,10 @@ class Simulation:
     """`rungs.jsonl`; without one, rungs are kept in memory, and a new driver finds none."""
     known: bool = True
     """Whether all trials are known beforehand, as they are unless Optuna draws them."""
-    merit: Callable[[StageRun], float] = by_chance
+    merit: Callable[[StageRun, float], float] = by_chance
+    """Of a stage run at a share of it; higher is better."""
+    before: Sequence[Reached | Decided] = ()
+    """What its board has from the start; without a board's file."""
     most: int | None = None
     """Trials that are taken up; None for all."""
     measure: float = 0.0
@@ -117,7 +124,7 @@ class Simulation:
 
     def driver(self) -> Work:
         """The search as a new driver finds it."""
-        return Work(self.source(), self.rule, self.store, self.board, self.most)
+        return Work(self.source(), self.rule, self.store, self.board, self.most, self.before)
 
     def go(self, most: float = float("inf")) -> Work:
         """Until nothing is left, or such a time has come: then all that runs dies with its driver."""
@@ -186,6 +193,8 @@ class Simulation:
         store.paid += reached - at
         store.busy += store.costs[run.id] * (reached - at) / store.lengths[run.id]
         store.steps[run.id] = to if reached == to else max(at, reached // self.checkpoint * self.checkpoint)
+        store.deaths += reached != to
+        store.lost += reached - store.steps[run.id]
 
     def _shares(self, run: StageRun) -> dict[int, float]:
         return {step_at(share, self.store.lengths[run.id]): share for share in self.rule.rungs}
@@ -193,7 +202,7 @@ class Simulation:
     def _reach(self, board: Rungs, run: StageRun, share: float, rule: StoppingRule) -> Decision:
         """What a worker writes at a rung."""
         step, name, stage = step_at(share, self.store.lengths[run.id]), run.name, run.stage.name
-        found = Reached(name, name, stage, share, step, 0, self.rule.figure, self.merit(run), True)
+        found = Reached(name, name, stage, share, step, 0, self.rule.figure, self.merit(run, share), True)
         self._add(board, found)
         made = rule.at(board, found)
         place = board.place(found)

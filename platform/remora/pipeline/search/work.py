@@ -11,7 +11,7 @@ is remembered but in the board, the store and the sampler's file: a search that 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -105,14 +105,22 @@ class Work:
     """The search's items, handed out one at a time. Not for several threads."""
 
     def __init__(
-        self, sampler: TrialSource, rule: StoppingRule, world: World, board: Path | None, most: int | None = None
+        self,
+        sampler: TrialSource,
+        rule: StoppingRule,
+        world: World,
+        board: Path | None,
+        most: int | None = None,
+        before: Iterable[Reached | Decided] = (),
     ) -> None:
-        """Without a file for its `board`, rungs are kept in memory: for simulations. `most`: trials that are taken up;
-        None for all."""
+        """Without a file for its `board`, rungs are kept in memory: for simulations; they begin with those `before`.
+        `most`: trials that are taken up; None for all."""
         self.sampler, self.rule, self.world, self.most = sampler, rule, world, most
         self.board_file, self.board = board, Rungs(rule.figure, rule.words)
         if board:
             self.board.follow(board)
+        for line in before:
+            self.board.take(line)
         self.trials: dict[str, Trial] = {}
         self.exhausted = False
         """Whether no more trials are taken up: the sampler has none, or `most` are."""
