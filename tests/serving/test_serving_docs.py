@@ -16,6 +16,7 @@ from serving_docs import PAGE, ROOT, commands, examples, table
 
 from remora.cli import main
 from remora.commands import attack, chat, keys, serve
+from remora.inference.vllm.process import PYTHON
 from remora.serving import completion, front, openai_api
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.attack.run import ATTACKS, Verdict
@@ -36,6 +37,10 @@ def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert (ROOT / script).is_file() and yaml.safe_load((ROOT / config).read_text())["applications"]
             case [verdict, *_] if verdict in get_args(Verdict):
                 assert verdict in ("ok", "none")
+            case ["make", target]:
+                assert f"\n{target}: " in (ROOT / "Makefile").read_text()
+            case ["export", setting] if setting.startswith(PYTHON):
+                assert setting == f"{PYTHON}=$PWD/.venv-vllm/bin/python"
             case ["export", setting] if setting.startswith(front.KEYS):
                 assert setting == f"{front.KEYS}=/shared/keys.yaml"
             case ["export", setting]:
@@ -48,6 +53,7 @@ def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
         ("alice", Path("keys.yaml"), False),
         ("remora@champion", Path("keys.yaml"), False),
         ("remora@champion", None, True),
+        ("MODEL", None, False),
         ("http://127.0.0.1:8000", None, False),
         ("http://127.0.0.1:8000", None, True),
         ("https://models.example.org", None, True),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remora import catalog
 from remora.inference import Answerer, Message, Request
@@ -29,11 +29,16 @@ class Pixels(nn.Module):
         return nn.functional.adaptive_avg_pool2d(pixels, 4).flatten(1).view(len(pixels), IMAGE_TOKENS, 12)
 
 
-def answerer_of(name: str, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.float32) -> Answerer:
+def answerer_of(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype = torch.float32,
+    llm: PreTrainedModel | None = None,
+) -> Answerer:
     """Its answers are noise, which makes them sensitive, and some that are drawn stop."""
-    llm = llm_of(name)
+    llm = llm or llm_of(name)
     torch.manual_seed(1)
-    model = VisionLanguageModel(llm, Pixels(), nn.Linear(12, 16), 96, IMAGE_TOKENS)
+    model = VisionLanguageModel(llm, Pixels(), nn.Linear(12, llm.config.hidden_size), 96, IMAGE_TOKENS)
     prompter = Prompter(catalog.template("brief"), tokenizer, IMAGE_TOKENS)
     answerer = Answerer(name, model.to(dtype), prompter, "efficientnet-lite0")
     answerer.stop_id = -1

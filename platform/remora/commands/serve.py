@@ -7,6 +7,7 @@ from collections.abc import Callable
 from remora.commands.endpoint_options import ServeOptions
 from remora.commands.run import say, say_nothing
 from remora.errors import ServingError
+from remora.inference.vllm.process import vllm_python
 from remora.serving import champion
 from remora.serving.args import EndpointArgs
 from remora.serving.client import KEY, curl_command
@@ -42,6 +43,8 @@ def served(
     keys = options.keys if key is None else {"this run": ApiKey(sha256=hash_of(key))}
     if options.no_keys and options.keys is not None:
         raise ServingError("--keys and --no-keys contradict each other; leave one out")
+    if options.engine == "vllm" and options.address is None:  # on a cluster, its nodes' environments count
+        vllm_python()
     # Resolved once, here: errors show at once, and replicas that start later serve the same version.
     model = find_model(options.model, options.runs, options.tracking_uri)
     name = model.registered or model.name
@@ -52,6 +55,7 @@ def served(
         tracking_uri=options.tracking_uri,
         keys=keys,
         no_keys=options.no_keys,
+        engine=options.engine,
     )
     tell(f"serving {model.shown}")
     tell(f"starting Ray and {endpoint.min_replicas} replicas, each of which loads the model")

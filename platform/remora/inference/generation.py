@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from remora.errors import DataError, TooLong
 from remora.inference.decoding import WholeBatch
@@ -79,6 +80,12 @@ class Generation:
             return None
         (token,), _ = choose(self._alone.logits, [self], near=0.0)
         return token
+
+    @property
+    def alone_logits(self) -> Tensor:
+        """The logits [V] by which `listen` decided last."""
+        assert self._alone is not None
+        return self._alone.logits[0]
 
     def say(self, token: int) -> Answer | None:
         """Add the next token; returns the whole answer if it was the last."""

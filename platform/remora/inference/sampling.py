@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,16 +18,28 @@ from torch import Tensor
 
 from remora.inference.requests import Logprobs, Request
 
-if TYPE_CHECKING:
-    from remora.inference.generation import Generation
-
 NEAR = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Two best scores that differ by less than this fraction of the row's largest logit are a near tie. It is at least
 five times the largest effect of a batch on a logit in the tests' model classes. Half precision saves memory, but leaves
 many choices to batch size 1."""
 
 
-def choose(logits: Tensor, rows: Sequence[Generation], near: float) -> tuple[list[int], list[bool]]:
+class ChoosingRow(Protocol):
+    """A request whose next token is chosen (`Generation`)."""
+
+    @property
+    def request(self) -> Request: ...
+
+    @property
+    def said(self) -> Sequence[int]:
+        """Its answer so far."""
+        ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+def choose(logits: Tensor, rows: Sequence[ChoosingRow], near: float) -> tuple[list[int], list[bool]]:
     """The rows' tokens from logits [B, V], and which of them are near ties: closer than `near`, or NaN.
 
     With `near` 0, logits are exact. Above 0, a row whose choice could depend on which tokens `top_p` and `top_k` keep

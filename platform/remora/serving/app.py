@@ -21,7 +21,7 @@ from remora.serving import champion
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs, IngressArgs
 from remora.serving.champion import ModelFacts, ServedModel
-from remora.serving.engines.builtin import BuiltinEngine
+from remora.serving.engines.chosen import engine_of
 from remora.serving.engines.protocol import Draining, ModelFailure, VersionedRequest
 from remora.serving.engines.remote import EngineItem, RemoteEngine
 from remora.serving.exported import ServeRecorder
@@ -50,8 +50,8 @@ class ModelReplica:
         assert args.runs is not None, "resolved at deployment"
         with carried(args.runs / "logs"):
             model = load(args)
+            self._engine = engine_of(args, model)
         self._facts = model.facts
-        self._engine = BuiltinEngine.of(model.answerer, args.cache_bytes)
         self._metered = MeteredEngine(self._engine, ServeRecorder(args.model), args.cache_bytes)
 
     def facts(self) -> ModelFacts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -90,6 +90,10 @@ class EndpointArgs(Spec):
     num_cpus: float = Field(default=0.3, gt=0)
     """CPUs that Ray reserves for an engine replica; torch uses as many threads, at least one."""
     num_gpus: float = Field(default=0, ge=0)
+    engine: Literal["builtin", "vllm"] = "builtin"
+    """What runs the language model: our own engine, or vLLM in a process beside it."""
+    vllm_python: Path | None = None
+    """For `engine: vllm`, the Python that has it. Default: $REMORA_VLLM_PYTHON, or the replica's own."""
     cache_bytes: int = Field(default=2 * 2**30, ge=2**20)
     """Bytes of a replica's key-value cache: running requests with room for their longest answers, and shared prefixes
     of prompts. Requests wait until there is room; one that needs more than all of it runs alone."""
@@ -162,4 +166,8 @@ class EndpointArgs(Spec):
         runs = (self.runs or Path(os.environ.get("REMORA_RUNS") or "~/remora")).expanduser().resolve()
         uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
         keys = self.keys.expanduser().resolve() if isinstance(self.keys, Path) else self.keys
-        return self.model_copy(update={"runs": runs, "tracking_uri": uri, "keys": keys})
+        # An environment's Python is a link: following it would leave the environment.
+        named = self.vllm_python or os.environ.get("REMORA_VLLM_PYTHON") or None
+        python = None if named is None else Path(named).expanduser().absolute()
+        found = {"runs": runs, "tracking_uri": uri, "keys": keys, "vllm_python": python}
+        return self.model_copy(update=found)

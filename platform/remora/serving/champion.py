@@ -46,6 +46,8 @@ class ServedModel:
     version: str
     run_id: str | None = None
     lineage: Lineage = field(default_factory=Lineage)
+    folder: Path | None = None
+    """Its bundle."""
 
     @property
     def facts(self) -> ModelFacts:
@@ -93,7 +95,7 @@ def load(args: EndpointArgs) -> ServedModel:
     info = find(args)
     folder = tracking.fetch(tracker, info, into=cache / "champions")
     known = lineage(folder, args.runs, tracker, info["run_id"], info["tags"])
-    return ServedModel(Answerer.load(folder, cache), info["version"], info["run_id"], known)
+    return ServedModel(Answerer.load(folder, cache), info["version"], info["run_id"], known, folder)
 
 
 def loader(model: Model) -> Callable[[EndpointArgs], ServedModel]:
@@ -114,4 +116,4 @@ def _load_bundle(args: EndpointArgs, folder: Path, version: str, run_id: str | N
         with contextlib.suppress(RemoraError):  # lineage alone: the files are here
             tags = tracking.version_info(tracker, args.model, version)["tags"]
     known = lineage(folder, runs, tracker, run_id, tags)
-    return ServedModel(Answerer.load(folder, runs / "cache"), version, run_id, known)
+    return ServedModel(Answerer.load(folder, runs / "cache"), version, run_id, known, folder)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from remora.errors import ServingError
-from remora.inference.requests import Request
+from remora.inference.requests import Event, Request
 
 if TYPE_CHECKING:
     from remora.inference import Stats
@@ -89,6 +89,24 @@ class EngineStats:
     """Requests that failed in a step."""
     rebuilt: int
     """Failures of a step, after each of which the running requests were given to a fresh engine."""
+
+
+class StepEngine(Protocol):
+    """Answers requests step by step; one thread owns it. `remora.inference.AnswerEngine` says what each does."""
+
+    def add(self, request: Request) -> int: ...
+
+    def cancel(self, number: int) -> None: ...
+
+    def waits(self, number: int) -> bool: ...
+
+    @property
+    def busy(self) -> bool: ...
+
+    @property
+    def stats(self) -> Stats: ...
+
+    def step(self) -> list[Event]: ...
 
 
 class ServingEngine(Protocol):
