@@ -11,7 +11,7 @@ import re
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -103,9 +103,9 @@ def icns() -> bytes:
     return out.getvalue()
 
 
-def written(rng: random.Random) -> tuple[str, bytes]:
+def written(rng: random.Random, forms: Sequence[str] = tuple(PLAIN)) -> tuple[str, bytes]:
     """A whole file, of one frame or two, with metadata of all sorts."""
-    form = rng.choice(list(PLAIN))
+    form = rng.choice(forms)
     if form == "ICNS":
         return form, icns()
     image = noise(rng, rng.choice(PLAIN[form]))
@@ -124,7 +124,7 @@ def written(rng: random.Random) -> tuple[str, bytes]:
     try:
         image.save(out, form, **options)
     except (OSError, ValueError, KeyError, TypeError, SystemError, struct.error):  # not every mode at every size
-        return written(rng)
+        return written(rng, forms)
     return form, out.getvalue()
 
 
@@ -180,9 +180,10 @@ HURTS: list[Callable[[random.Random, bytes], bytes]] = [
 ]
 
 
-def case(seed: int) -> tuple[str, bytes]:
+def case(seed: int, forms: Sequence[str] = tuple(PLAIN)) -> tuple[str, bytes]:
+    """A file of one of `forms`, most often hurt."""
     rng = random.Random(seed)
-    form, content = written(rng)
+    form, content = written(rng, forms)
     if form == "PNG" and rng.random() < 0.6:
         content = with_chunk(rng, content)
     return form, rng.choice(HURTS)(rng, content)

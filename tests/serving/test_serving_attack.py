@@ -252,9 +252,18 @@ def test_a_failure_is_exit_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert "! svg: status 500" in capsys.readouterr().out
 
 
+def test_an_attack_that_was_cut_is_exit_1(open_one: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["attack", open_one, "--only", "json-bodies", "--seconds", "0.01"])
+    told = "1 cut before all was sent: json-bodies; next: remora attack "
+    assert told in str(ended.value.code) and str(ended.value.code).endswith("--seconds 0.05")
+    assert "cut    json-bodies" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
+        (["http://127.0.0.1:9", "--seconds", "0"], "--seconds is up to 600; found 0"),
         (["http://192.0.2.1:8000"], "192.0.2.1 is not this machine; attack only what you operate"),
         (["http://192.0.2.1:8000", "--host", "192.0.2.2"], "is not this machine"),
         (["ftp://127.0.0.1"], "is no endpoint; expected http://HOST:PORT"),

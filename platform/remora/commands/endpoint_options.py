@@ -55,4 +55,5 @@ class AttackOptions(Options):
     url: str = argument("the endpoint (default: http://127.0.0.1:8000)", "http://127.0.0.1:8000")
     only: tuple[str, ...] = option("attacks by name (default: all)", (), metavar="NAME")
     host: str | None = option("the endpoint's host again, if it is not this machine", metavar="HOST")
+    seconds: float = option("the time of one attack, in seconds (default: 12)", 12.0, metavar="S")
     json: bool = option("print everything as JSON", False)

@@ -21,11 +21,13 @@ from remora.serving.engines.protocol import ServingEngine
 from remora.serving.front import MARK, Facts
 from remora.serving.metrics import MeteredEngine, PrometheusRecorder
 from remora.serving.openai_api import Refusal
+from remora.serving.openapi import describe
 from remora.serving.page import page
 from remora.serving.responses import failed
 
 KNOWN = (
-    "POST /v1/chat/completions; GET / (a page), /v1/models, /v1/models/{name}, /version, /metrics, /healthz, /readyz"
+    "POST /v1/chat/completions; GET / (a page), /v1/models, /v1/models/{name}, /version, /openapi.json, /metrics, "
+    "/healthz, /readyz"
 )
 
 
@@ -54,6 +56,7 @@ def api(args: EndpointArgs, facts: Callable[[], ModelFacts], engine: ServingEngi
     app.add_api_route("/v1/chat/completions", chat.complete, methods=["POST"], response_model=None)
     about(app, args, facts, metered, recorder)
     page(app)
+    describe(app)
     return app
 
 

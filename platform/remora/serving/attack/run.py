@@ -52,7 +52,7 @@ class AttackRow:
     sent: str
     came: str
     verdict: Verdict
-    """`cut`: its time was over before all was sent. `none`: nothing here to attack."""
+    """`cut`: its time was over before all was sent, so nothing is known of the rest. `none`: nothing here to attack."""
     problems: tuple[str, ...] = ()
     seconds: float = 0.0
     shots: tuple[Shot, ...] = ()
