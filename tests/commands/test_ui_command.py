@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from remora.cli import main
+from remora.commands import ui
 from remora.tracking import Tracker
 from support.ports import free_port
 
@@ -37,6 +38,17 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
         said = refused("--runs", str(tmp_path), "--port", str(port))
     assert f"127.0.0.1:{port} cannot be used (Address already in use); next: --port {port + 1}" in said
     assert "from 1 to 65535; found 70000" in refused("--runs", str(tmp_path), "--port", "70000")
+
+
+def test_tensorboard_that_is_not_there_or_has_nothing_to_show_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("--tensorboard", "--runs", str(tmp_path), "--port", str(free_port()))
+    monkeypatch.setattr(ui, "find_spec", lambda name: None)
+    assert refused(*given).endswith("TensorBoard is not installed; next: pip install tensorboard")
+    monkeypatch.setattr(ui, "find_spec", lambda name: name)
+    assert "nothing was trained there; give the right run folder with --runs DIR" in refused(*given)
+    assert not (tmp_path / "tensorboard").exists()
 
 
 @pytest.mark.slow

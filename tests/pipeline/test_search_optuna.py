@@ -127,6 +127,7 @@ def test_a_person_can_open_the_study(tmp_path: Path) -> None:
     assert study.metric_names == ["gqa"] and study.direction.name == "MAXIMIZE"
     assert [t.user_attrs["variant"] for t in study.trials] == [t.name for t in first]
     assert study.trials[0].params.keys() >= {"vision", "recipe", "finetune.lr", "finetune.batch"}
+    assert not study.trials[0].params.keys() & {"llm", "connector"}, "they have one value"
     assert study.best_trial.user_attrs["variant"] == max(first, key=lambda t: score(t.choice)).name
     # Other axes are another study; the first one is kept.
     other = space(trials=2, vision=["clip-l-336"])

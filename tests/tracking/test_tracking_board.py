@@ -62,12 +62,12 @@ def test_a_journal_becomes_points_each_once_and_a_resumed_stage_repeats_none(tmp
     assert again.write() == 1
     again.close()
     said = points(tmp_path / FOLDER / "align-0123")
-    assert sorted(at for tag, at, *_ in said if tag == "loss") == [0, 1, 2]
-    assert [v for tag, _, v, _ in said if tag == "lr.llm"] == [pytest.approx(1e-3)]
-    twice = [v for tag, at, v, _ in said if (tag, at) == ("val_loss", 1)]
+    assert sorted(at for tag, at, *_ in said if tag == "train/loss") == [0, 1, 2]
+    assert [v for tag, _, v, _ in said if tag == "train/lr.llm"] == [pytest.approx(1e-3)]
+    twice = [v for tag, at, v, _ in said if (tag, at) == ("val/loss", 1)]
     assert len(twice) == 2 and 1.5 in twice and any(map(math.isnan, twice))  # one that was made again is told again
     written = [e["time"] for e in journal.read(file) if e["event"] == "step" and e["step"] == 2]
-    assert [at for tag, n, _, at in said if (tag, n) == ("loss", 2)] == [pytest.approx(written[0], abs=0.01)]
+    assert [at for tag, n, _, at in said if (tag, n) == ("train/loss", 2)] == [pytest.approx(written[0], abs=0.01)]
 
 
 def test_without_the_folder_nothing_is_written_and_nothing_is_loaded(tmp_path, file):
@@ -85,10 +85,14 @@ assert "tensorboardX" not in sys.modules and "torch" not in sys.modules
 
 def test_every_command_writes_them_once_the_folder_is_there(tracker, file, capsys):
     step(file, 0)
-    Run(tracker.runs, key="stage/x", name="align-0123", stage="align-0123").keep()
+    Run(tracker.runs, key="variant/x/alone", name="base-C-TL-mlp").keep()
+    Run(tracker.runs, key="stage/x", name="align-0123", stage="align-0123", parent="variant/x/alone").keep()
     main(["sync", "--tensorboard", "--runs", str(tracker.runs)])
     assert "TensorBoard: 1 stage runs brought up to date; next: tensorboard --logdir" in capsys.readouterr().out
     step(file, 1)
+    Run(tracker.runs, key="variant/x/alone", name="renamed").keep()
     with Tracker(tracker.runs):
         pass
-    assert sorted(at for tag, at, *_ in points(tracker.runs / FOLDER / "align-0123") if tag == "loss") == [0, 1]
+    place = tracker.runs / FOLDER / "base-C-TL-mlp" / "align-0123"  # who it was trained for, and it stays there
+    assert sorted(at for tag, at, *_ in points(place) if tag == "train/loss") == [0, 1]
+    assert [p.parent for p in (tracker.runs / FOLDER).rglob("written.json")] == [place]

@@ -309,9 +309,10 @@ class SyncOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class UiOptions(Options):
-    """open MLflow's pages on the run folder"""
+    """open MLflow's pages on the run folder, or TensorBoard's"""
 
     port: int = option(default=5000)
+    tensorboard: bool = option("TensorBoard's pages instead: losses and rates of all stage runs, as they train", False)
 
 
 @dataclass(frozen=True, kw_only=True)

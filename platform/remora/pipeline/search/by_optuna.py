@@ -3,10 +3,10 @@
     optuna-dashboard sqlite:///<runs>/searches/<name>/optuna.db      # also while the search runs
     optuna.load_study(study_name=<name>, storage="sqlite:///<runs>/searches/<name>/optuna.db")
 
-Parameters are named as the axes, a trial's `user_attrs` have its variant. A trial is RUNNING while it is worked at;
-PRUNED once it pauses or stops, with its value at the rung (FAIL where there are several objectives, of which Optuna
-prunes none); and once more COMPLETE if it went on to its end. What was RUNNING when its search died becomes FAIL, which
-Optuna learns nothing from, and is asked again before anything new.
+Parameters are the axes that have more than one value, by their names; a trial's `user_attrs` have its variant. A trial
+is RUNNING while it is worked at; PRUNED once it pauses or stops, with its value at the rung (FAIL where there are
+several objectives, of which Optuna prunes none); and once more COMPLETE if it went on to its end. What was RUNNING when
+its search died becomes FAIL, which Optuna learns nothing from, and is asked again before anything new.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class ByOptuna:
             drawn = assigned(self.space, lambda name, axis: by_chance(axis, dice))
             if self._made(drawn):
                 said = {name: v if isinstance(a := domain[name], Range) else a.label(v) for name, v in drawn.items()}
-                self.study.enqueue_trial(said)
+                self.study.enqueue_trial({k: v for k, v in said.items() if _varies(domain[k])})
                 return True
         return False
 
@@ -231,8 +231,14 @@ def _study(space: Space, objectives: Sequence[Objective], storage: optuna.storag
     return study
 
 
+def _varies(axis: Axis) -> bool:
+    return isinstance(axis, Range) or len(axis.labels) > 1
+
+
 def _suggested(asked: optuna.Trial, name: str, axis: Axis) -> object:
     if not isinstance(axis, Range):
+        if not _varies(axis):  # nothing to learn, and one more line in every chart of the study
+            return axis.find(axis.labels[0])
         return axis.find(asked.suggest_categorical(name, axis.labels))
     if axis.integer:
         return axis.find(asked.suggest_int(name, int(axis.low), int(axis.high), log=axis.log))
