@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from remora.cli import main
 from remora.serving.args import EndpointArgs
-from remora.serving.attack import canary, storms
+from remora.serving.attack import listener, storms
 from remora.serving.attack.judge import Wanted, problem
 from remora.serving.attack.run import ATTACKS, AttackRow, run
 from remora.serving.attack.wire import Attacked, Came
@@ -222,8 +222,8 @@ def test_a_budget_is_held(open_one: str) -> None:
     assert late.verdict == "FAILED" and late.problems == ("the run's time was over; next: --only svg",)
 
 
-def test_the_canary_sees_who_comes() -> None:
-    with canary.canary() as watching:
+def test_the_listener_sees_who_comes() -> None:
+    with listener.listener() as watching:
         for path in ("redirect", "a.png"):
             with urllib.request.urlopen(f"http://127.0.0.1:{watching.port}/{path}", timeout=30) as found:
                 assert found.read(4) == b"\x89PNG"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def forged(port: int) -> dict[str, str]:
-    """URLs by name. Those that lead to this machine lead to `port`, where the canary listens."""
+    """URLs by name. Those that lead to this machine lead to `port`, where the listener is."""
     here = f"127.0.0.1:{port}"
     return {
         "loopback": f"http://{here}/a.png",

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 
 from remora.serving.attack import bodies, connections, pictures
 from remora.serving.attack.addresses import FILES, forged
-from remora.serving.attack.canary import canary
 from remora.serving.attack.judge import Shot, Wanted, problem
+from remora.serving.attack.listener import listener
 from remora.serving.attack.wire import CHAT, Attacked, question, shown
 from remora.serving.keys import is_loopback
 
@@ -72,7 +72,7 @@ def ssrf(at: Attacked) -> Iterator[Shot]:
     differently: CVE-2025-6242 in vLLM, and CVE-2026-24779, where a backslash passed an allow-list. A listener of the
     attack's own on loopback must see no connection. Redirects from an allowed host and rebinding of its name need such
     a host: tests/serving/test_serving_fetch.py has them."""
-    with canary() as watching:
+    with listener() as watching:
         for name, url in forged(watching.port).items():
             before = watching.seen
             body = shown(url)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from remora.serving.attack.pictures import saved
 
 
-class Canary:
+class Listener:
     """Counts connections and answers each with a picture, or at /redirect with the way to one."""
 
     def __init__(self, port: int) -> None:
@@ -38,11 +38,11 @@ class Canary:
 
 
 @contextlib.contextmanager
-def canary() -> Iterator[Canary]:
+def listener() -> Iterator[Listener]:
     """One that listens on every address of loopback, by IPv4 and where there is one by IPv6."""
     with contextlib.ExitStack() as open_ones:
         first = open_ones.enter_context(socket.create_server(("127.0.0.1", 0)))
-        found = Canary(int(first.getsockname()[1]))
+        found = Listener(int(first.getsockname()[1]))
         listening = [first]
         for host, family in (("127.8.9.10", socket.AF_INET), ("::1", socket.AF_INET6)):
             with contextlib.suppress(OSError):  # macOS has 127.0.0.1 alone; a container may lack IPv6
