@@ -42,6 +42,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "register": Verb(told_by.RegisterOptions, "register.register", "track", ("mlflow",)),
     "promote": Verb(told_by.PromoteOptions, "promote.promote", "track", ("mlflow",)),
     "serve": Verb(endpoint_options.ServeOptions, "serve.serve", "serve", ("ray", "uvicorn")),
+    "canary": Verb(endpoint_options.CanaryOptions, "canary.canary", first=("scipy",)),
     "chat": Verb(endpoint_options.ChatOptions, "chat.chat"),
     "keys": Verb(endpoint_options.KeysOptions, "keys.keys"),
     "attack": Verb(endpoint_options.AttackOptions, "attack.attack"),

@@ -26,6 +26,16 @@ class ServeOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CanaryOptions(Options):
+    """an endpoint's last canary: show it, or replay its journal under another rule"""
+
+    what: str = argument("show | replay", choices=["show", "replay"])
+    endpoint: str | None = argument("the endpoint's model name (default: the only one)", None)
+    rule: tuple[str, ...] = option("replay: settings of the rule to change: alpha=0.01", (), metavar="NAME=VALUE")
+    json: bool = option("print it as JSON", False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class KeysOptions(Options):
     """keys of the endpoint: add one to a file and print it once, remove one, list their names"""
 

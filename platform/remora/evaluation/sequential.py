@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, bdtrc, gammaln, ndtr, ndtri
 
-Spending = Literal["pocock", "obrien-fleming", "linear"]
-SPENT: dict[Spending, Callable[[float, float], float]] = {
+AlphaSpending = Literal["pocock", "obrien-fleming", "linear"]
+SPENT: dict[AlphaSpending, Callable[[float, float], float]] = {
     "pocock": lambda share, alpha: alpha * math.log1p((math.e - 1) * share),
     "obrien-fleming": lambda share, alpha: 2 * float(ndtr(ndtri(alpha / 2) / math.sqrt(share))),
     "linear": lambda share, alpha: alpha * share,
@@ -33,7 +33,7 @@ TINY = 1e-13
 
 
 @lru_cache(maxsize=64)
-def levels(looks: int, alpha: float, spending: Spending) -> tuple[float, ...]:
+def levels(looks: int, alpha: float, spending: AlphaSpending) -> tuple[float, ...]:
     """The one-sided level of each of so many looks at equal shares of the data.
 
     A test whose p is uniform under its hypothesis, and whose looks depend on each other as sums of independent data do,
