@@ -54,6 +54,7 @@ def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
         ("remora@champion", Path("keys.yaml"), False),
         ("remora@champion", None, True),
         ("MODEL", None, False),
+        ("remora@champion", None, False),
         ("http://127.0.0.1:8000", None, False),
         ("http://127.0.0.1:8000", None, True),
         ("https://models.example.org", None, True),

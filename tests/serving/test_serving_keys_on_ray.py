@@ -41,6 +41,8 @@ def test_the_proxy_checks_keys(tmp_path: Path) -> None:
 
         assert httpx.get(f"{url}/healthz").status_code == 200
         assert [httpx.get(url + path).status_code for path in ("/v1/models", "/-/routes")] == [401, 401]
+        told = httpx.get(f"{url}/version", headers={"Authorization": f"Bearer {key}"}).json()
+        assert told["key_limits_of"] == "proxy"
         assert (ask(key), ask("rmr-none"), ask(other), ask(other)) == (200, 401, 200, 429)
         head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
         with socket.create_connection(("127.0.0.1", port), timeout=30) as raw:

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from remora.inference import Request, Stats
 from remora.serving.args import EndpointArgs
 from remora.serving.engines.protocol import Delta, EngineStats
+from remora.serving.engines.remote import RemoteEngine
 from remora.serving.metrics import METRICS, MeteredEngine, PrometheusRecorder
 from support.serving_fake import CHAT, fake_api
 
@@ -122,6 +123,16 @@ def test_every_end_is_counted_once(deltas: Any, most: int, reason: str | None) -
     ends = {name: value for name, value in found.items() if name.startswith("vllm:request_success_total")}
     assert ends == ({} if reason is None else {f"vllm:request_success_total{{finished_reason={reason}}}": 1})
     assert found["vllm:e2e_request_latency_seconds_count"] == (reason == "length")
+
+
+def test_an_engine_elsewhere_has_no_cache_here() -> None:
+    """Its replicas export its use; 0 here would say that it is empty."""
+    engine, recorder = ScriptedEngine([]), PrometheusRecorder("remora")
+    metered = MeteredEngine(engine, recorder, 1000)
+    metered.engine = RemoteEngine(None, None)  # type: ignore[arg-type]
+    metered.sample()
+    found = figures(recorder.text())
+    assert "vllm:kv_cache_usage_perc" not in found and found["vllm:num_requests_running"] == 0
 
 
 def test_over_http() -> None:

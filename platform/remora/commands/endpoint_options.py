@@ -20,6 +20,7 @@ class ServeOptions(Options):
     port: int = option("port to listen on (default: 8000)", 8000)
     keys: Path | None = option("file of keys, from `remora keys add` (default: one new key)", metavar="FILE")
     no_keys: bool = option("answer every program on this machine; with a host of this machine only", False)
+    trace: bool = option("a trace of each answer in MLflow, without texts and pictures", False)
     engine: str = option(
         "what runs the language model: builtin | vllm (default: builtin)", "builtin", choices=["builtin", "vllm"]
     )

@@ -55,6 +55,7 @@ def served(
         tracking_uri=options.tracking_uri,
         keys=keys,
         no_keys=options.no_keys,
+        trace=options.trace,
         engine=options.engine,
     )
     tell(f"serving {model.shown}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from remora import __version__
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import ModelFacts
+from remora.serving.front import KEYS
 from remora.serving.metrics import MeteredEngine, PrometheusRecorder
 from remora.serving.openai_api import Refusal
 
@@ -68,6 +70,8 @@ def about(
                 "version": of.version,
                 "name": of.name,
                 "system_fingerprint": f"{args.model}@{of.version}",
+                # Each counts by itself; a cluster without keys in its proxies leaves it to the ingress replicas.
+                "key_limits_of": "proxy" if os.environ.get(KEYS) else "ingress replica",
                 "lineage": {**lineage, "data": dict(of.lineage.data)},
             }
         )

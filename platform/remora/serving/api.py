@@ -24,6 +24,7 @@ from remora.serving.openai_api import Refusal
 from remora.serving.openapi import describe
 from remora.serving.page import page
 from remora.serving.responses import failed
+from remora.serving.tracer import traced
 
 KNOWN = (
     "POST /v1/chat/completions; GET / (a page), /v1/models, /v1/models/{name}, /version, /openapi.json, /metrics, "
@@ -35,13 +36,16 @@ def api(args: EndpointArgs, facts: Callable[[], ModelFacts], engine: ServingEngi
     """The routes for the model that `engine` runs; `facts` are those of its version now."""
     recorder = PrometheusRecorder(args.model)
     metered = MeteredEngine(engine, recorder, args.cache_bytes)
-    chat = Chat(args, facts, metered)
+    tracer = traced(args) if args.trace else None
+    chat = Chat(args, facts, metered, tracer)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         chat.pictures.start()  # not by the first request
         yield
         chat.pictures.close()
+        if tracer is not None:
+            tracer.sink.close()
 
     # No /docs: the page would load scripts from a CDN, and the API is OpenAI's.
     app = FastAPI(title="Remora", openapi_url=None, lifespan=running)

@@ -107,6 +107,8 @@ class EndpointArgs(Spec):
     """A key file that every node sees (`remora keys add`), or its `keys` themselves. Requests need one of them."""
     no_keys: bool = False
     """Requests need no key. Only this machine is answered then."""
+    trace: bool = False
+    """A trace of each answer in MLflow: times, settings and tokens, without texts and pictures."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may send requests from a browser: `https://chat.example.org`, or `*`."""
     image_hosts: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ here.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -25,6 +26,7 @@ from remora.serving.messages import shows_pictures
 from remora.serving.openai_api import ChatRequest, Refusal, read_request, too_large
 from remora.serving.picture_pool import shared
 from remora.serving.responses import Head, events, whole
+from remora.serving.tracer import Tracer
 
 if TYPE_CHECKING:
     from remora import inference
@@ -39,8 +41,14 @@ VERSIONS = 10
 class Chat:
     """The route's work, for one model behind one engine."""
 
-    def __init__(self, args: EndpointArgs, facts: Callable[[], ModelFacts], engine: ServingEngine) -> None:
-        self.args, self.facts, self.engine = args, facts, engine
+    def __init__(
+        self,
+        args: EndpointArgs,
+        facts: Callable[[], ModelFacts],
+        engine: ServingEngine,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self.args, self.facts, self.engine, self.tracer = args, facts, engine, tracer
         self._fetcher = Fetcher(args.image_hosts, args.limits) if args.image_hosts else None
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="read")
         limits, processes = args.limits, args.ingress.picture_processes
@@ -77,9 +85,13 @@ class Chat:
 
     async def _answered(self, http: Request, body: bytes, facts: ModelFacts) -> Response:
         """The response of a model with these facts. Until there is something to send, a failure is raised."""
+        began = time.time_ns()
         request, asked = await self._read(body, facts)
         deltas = side_by_side([self.engine.submit(one) for one in asked])
         head = Head(facts.name, f"{self.args.model}@{facts.version}")
+        if self.tracer is not None:
+            told = head.system_fingerprint, http.headers.get("x-request-id")
+            deltas = self.tracer.followed(deltas, request, began, *told)
         if not request.stream:
             answers = await while_connected(http, _complete(deltas, len(asked)))
             return Response(status_code=GONE) if answers is None else JSONResponse(whole(head, answers))

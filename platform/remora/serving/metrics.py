@@ -87,7 +87,7 @@ class PrometheusRecorder:
         self._histograms = {
             name: Histogram(*of[name], buckets=METRICS[name].buckets, registry=registry) for name in named("histogram")
         }
-        for name, metric in (self._counters | self._gauges | self._histograms).items():
+        for name, metric in (self._counters | self._histograms).items():
             if not METRICS[name].labels:
                 metric.labels(model_name=model_name)  # shown before the first request
         self._model_name = model_name
@@ -174,7 +174,8 @@ class MeteredEngine:
         stats = self.stats
         self.recorder.set("num_requests_running", stats.load.running)
         self.recorder.set("num_requests_waiting", stats.load.waiting)
-        self.recorder.set("kv_cache_usage_perc", stats.load.cache_bytes / self.cache_bytes)
+        if stats.has_cache:
+            self.recorder.set("kv_cache_usage_perc", stats.load.cache_bytes / self.cache_bytes)
         self.recorder.set("engine_stalled_seconds", stats.stalled_s)
 
     async def ready(self) -> bool:

@@ -89,6 +89,8 @@ class EngineStats:
     """Requests that failed in a step."""
     rebuilt: int
     """Failures of a step, after each of which the running requests were given to a fresh engine."""
+    has_cache: bool = True
+    """Whether the keys and values are here, so that `load.cache_bytes` is known."""
 
 
 class StepEngine(Protocol):

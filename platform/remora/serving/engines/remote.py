@@ -134,7 +134,7 @@ class RemoteEngine:
         given to another replica."""
         load = Stats(self._open - self._begun, self._begun, 0, 0, 0, 0, 0, 0)
         stalled = self._clock() - self._heard if self._open else 0.0
-        return EngineStats(load, self._deltas, stalled, self._failed, self._moved)
+        return EngineStats(load, self._deltas, stalled, self._failed, self._moved, has_cache=False)
 
     async def ready(self) -> bool:
         """Whether a replica that is not full answers within READY_S."""
