@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 
-.PHONY: help setup demo test test-fast faults fuzz check check-cuda vllm upgrade clean
+.PHONY: help setup demo test test-fast faults serve-faults fuzz check check-cuda vllm upgrade clean
 help:
 	@echo "make demo   everything end to end on this machine, about ten minutes on two CPU cores"
 	@echo "make test   every test but those of make faults and the long runs of make fuzz"
@@ -13,6 +13,7 @@ help:
 	@echo "make check-cuda every code path of a GPU on fake CUDA tensors; installs torch for CUDA separately, 5 GB"
 	@echo "make vllm   an environment with vLLM for CPUs, for its tests and benchmarks, 3.5 GB"
 	@echo "make faults real kills, hangs and lost nodes during training"
+	@echo "make serve-faults the same of an endpoint under load; OVERLOAD=600 for ten minutes of overload"
 	@echo "make fuzz   100,000 seeded cases for each kind of input (CASES=…)"
 	@echo "make upgrade the fast tests against the newest release of each dependency; lists what fails"
 	@echo "make setup  install only"
@@ -43,7 +44,11 @@ test-fast: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow and not ray and not faults' $(ARGS)
 
 faults: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/cluster/test_group.py -m 'ray or faults' $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --ignore=tests/faults/test_endpoint_faults.py tests/cluster/test_group.py -m 'ray or faults' $(ARGS)
+
+OVERLOAD ?= 20
+serve-faults: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults/test_endpoint_faults.py -m faults --overload-seconds $(OVERLOAD) $(ARGS)
 
 # Seeded cases for every kind of input: pictures, records, tables, specs, checkpoints, answer files, requests. Tests run a few
 # thousand of each; here CASES sets the number. Also tests every composition of the catalog, not only a quarter.

@@ -1,4 +1,5 @@
-"""An endpoint with a real, tiny model, whose steps take a while: `python serving_small.py PORT FOLDER`, until SIGTERM.
+"""An endpoint with a real, tiny model, whose steps take a while: `python serving_small.py PORT FOLDER [KEYS]`, until
+SIGTERM.
 
 Each engine replica leaves a file with its process id in FOLDER, and `cancelled-<pid>-<number>` for requests that are
 cancelled; its model hangs while there is a file `hang-<pid>`.
@@ -63,8 +64,10 @@ if __name__ == "__main__":
     def ready(url: str) -> None:
         print("METRICS", ray.nodes()[0]["MetricsExportPort"], "READY", flush=True)
 
+    keys = Path(sys.argv[3]) if sys.argv[3:] else None
+    ingress = IngressArgs(min_replicas=1)
     serve_forever(
-        EndpointArgs(no_keys=True, max_replicas=2, stalled_seconds=2, ingress=IngressArgs(min_replicas=1)),
+        EndpointArgs(keys=keys, no_keys=not keys, max_replicas=2, stalled_seconds=2, ingress=ingress),
         port=int(sys.argv[1]),
         ready=ready,
         load=partial(load, folder=Path(sys.argv[2])),

@@ -1,0 +1,251 @@
+"""A live endpoint of two engine replicas under load, for the scorecard of serving: what clients saw of a fault."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from openai import APIError, APIStatusError, AsyncOpenAI, OpenAI
+
+from support import serving_small
+from support.ports import free_port
+from support.serving_fake import data_url
+from support.small_answerers import pictures
+from support.waiting import until
+
+SMALL = Path(serving_small.__file__)
+CLIENTS = 8
+QUESTIONS = 24
+ENGINE, INGRESS, PICTURES = ":ModelReplica", ":Endpoint", "remora.serving.picture_worker"
+"""Of the titles of processes."""
+
+
+def question(i: int, tokens: int = 30) -> dict[str, Any]:
+    """Greedy and sampled ones, half of them with a picture."""
+    content: list[dict[str, Any]] = [{"type": "text", "text": "What is this?" + " Is it blue?" * (i % 3)}]
+    if i % 2:
+        content.append({"type": "image_url", "image_url": {"url": data_url(pictures(5)[i % 5])}})
+    warm = {"temperature": 0.3, "seed": i} if i % 4 > 1 else {"temperature": 0}
+    return {"model": "remora", "messages": [{"role": "user", "content": content}], "max_tokens": tokens, **warm}
+
+
+class LiveEndpoint:
+    """`serving_small.py` in a process of its own, with Ray."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        folder.mkdir(parents=True)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        self.log = self.folder / f"log-{time.monotonic_ns()}"
+        env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(SMALL.parents[1])}
+        with self.log.open("w") as out:
+            command = [sys.executable, str(SMALL), str(self.port), str(self.folder)]
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
+        until("the endpoint", lambda: "READY" in self.log.read_text() or self.process.poll() is not None, 0.2)
+        assert self.process.poll() is None, self.log.read_text()
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(200)
+
+    def client(self, retries: int = 0) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=retries, timeout=120)
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """The endpoint's processes whose command line has `title`."""
+        found = []
+        for one in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if title in " ".join(one.cmdline()):
+                    found.append(one)
+            except psutil.Error:
+                continue
+        return found
+
+    def pids(self, title: str) -> set[int]:
+        return {one.pid for one in self.processes(title)}
+
+    def loaded(self) -> set[int]:
+        written = {int(p.name) for p in self.folder.iterdir() if p.name.isdecimal()}
+        return {pid for pid in written if psutil.pid_exists(pid)}
+
+    def memory(self) -> int:
+        """Resident bytes of the proxy, the replicas and the processes that read pictures."""
+        total = 0
+        for title in (ENGINE, INGRESS, PICTURES, "ProxyActor"):
+            for one in self.processes(title):
+                try:
+                    total += one.memory_info().rss
+                except psutil.Error:
+                    continue
+        return total
+
+
+@dataclass
+class Asked:
+    """One request as its client saw it."""
+
+    began: float
+    took: float
+    number: int
+    stream: bool
+    text: str = ""
+    failed: str = ""
+
+
+def ask(client: OpenAI, i: int, stream: bool) -> Asked:
+    began = time.monotonic()
+    asked = Asked(began, 0, i, stream)
+    try:
+        if stream:
+            with client.chat.completions.create(**question(i), stream=True) as chunks:
+                for chunk in chunks:
+                    asked.text += chunk.choices[0].delta.content or ""
+        else:
+            asked.text = str(client.chat.completions.create(**question(i)).choices[0].message.content)
+    except (APIError, httpx.HTTPError) as e:  # a stream that breaks off is httpx's
+        asked.failed = f"{type(e).__name__} {getattr(e, 'status_code', '')}".strip()
+    asked.took = time.monotonic() - began
+    return asked
+
+
+@dataclass
+class Load:
+    """CLIENTS that ask, one question after the other, until the block ends. `streams`: half of them in pieces."""
+
+    live: LiveEndpoint
+    streams: bool = True
+    retries: int = 0
+    done: list[Asked] = field(default_factory=list)
+
+    def __enter__(self) -> Load:
+        self._stop, self._client = threading.Event(), self.live.client(self.retries)
+        self._threads = [threading.Thread(target=self._go, args=(n,)) for n in range(CLIENTS)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(300)
+        self._client.close()
+
+    def _go(self, number: int) -> None:
+        draw = random.Random(number)
+        while not self._stop.is_set():
+            asked = ask(self._client, draw.randrange(QUESTIONS), self.streams and number % 2 == 0)
+            self.done.append(asked)
+            if asked.failed:
+                self._stop.wait(0.2)
+
+    def answered(self, count: int, since: float = 0.0) -> None:
+        """Wait until so many requests that began after `since` have ended."""
+        until(f"{count} answers", lambda: sum(one.began > since for one in self.done) >= count)
+
+    def failed(self) -> Counter[str]:
+        return Counter(one.failed for one in self.done if one.failed)
+
+    def changed(self, expected: list[str]) -> int:
+        """Whole answers that are others than those of an idle endpoint."""
+        return sum(one.text != expected[one.number] for one in self.done if not one.failed)
+
+    def longest(self) -> float:
+        return max(one.took for one in self.done)
+
+
+@dataclass
+class Overload:
+    """An open loop: requests come at `rate` a second, whatever becomes of them. Clients do not try again."""
+
+    live: LiveEndpoint
+    rate: float
+    seconds: float
+    statuses: Counter[int] = field(default_factory=Counter)
+    memory: list[int] = field(default_factory=list)
+    """Of the endpoint, a second apart."""
+    longest: float = 0.0
+    waits: int = 0
+    """429s that say when to come again."""
+
+    def run(self) -> None:
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        limits = httpx.Limits(max_connections=2000)
+        async with (
+            httpx.AsyncClient(limits=limits, timeout=200, trust_env=False) as http,
+            AsyncOpenAI(base_url=f"{self.live.url}/v1", api_key="none", max_retries=0, http_client=http) as client,
+        ):
+            loop = asyncio.get_running_loop()
+            began, going, watch = loop.time(), set[asyncio.Task[None]](), asyncio.create_task(self._watch())
+            for i in range(int(self.rate * self.seconds)):
+                await asyncio.sleep(max(0.0, began + i / self.rate - loop.time()))
+                task = asyncio.create_task(self._one(client, i % QUESTIONS))
+                going.add(task)
+                task.add_done_callback(going.discard)
+            await asyncio.gather(*going)
+            watch.cancel()
+
+    async def _one(self, client: AsyncOpenAI, i: int) -> None:
+        began = time.monotonic()
+        try:
+            await client.chat.completions.create(**question(i))
+        except APIStatusError as e:
+            self.statuses[e.status_code] += 1
+            self.waits += "retry-after" in e.response.headers
+        except APIError:  # no answer
+            self.statuses[0] += 1
+        else:
+            self.statuses[200] += 1
+        self.longest = max(self.longest, time.monotonic() - began)
+
+    async def _watch(self) -> None:
+        while True:
+            self.memory.append(await asyncio.to_thread(self.live.memory))
+            await asyncio.sleep(1)
+
+
+def capacity(live: LiveEndpoint, seconds: float, at_once: int = 40) -> float:
+    """Answers a second of an endpoint that always has `at_once` requests."""
+    done = 0
+
+    async def go() -> None:
+        nonlocal done
+        end = time.monotonic() + seconds
+        async with AsyncOpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0, timeout=200) as client:
+
+            async def one(first: int) -> None:
+                nonlocal done
+                i = first
+                while time.monotonic() < end:
+                    await client.chat.completions.create(**question(i % QUESTIONS))
+                    done += time.monotonic() < end
+                    i += 7
+
+            await asyncio.gather(*(one(i) for i in range(at_once)))
+
+    asyncio.run(go())
+    return done / seconds
+
+
+def seconds_until(found: Callable[[], object], what: str) -> float:
+    began = time.monotonic()
+    until(what, found)
+    return time.monotonic() - began

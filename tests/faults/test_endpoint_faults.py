@@ -1,0 +1,160 @@
+"""The scorecard of serving: real faults of a live endpoint under load, and what its clients saw of them.
+
+make serve-faults                                     # five minutes
+make serve-faults OVERLOAD=600 ARGS="--scorecard docs/faults.md"
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from endpoint import ENGINE, INGRESS, PICTURES, QUESTIONS, LiveEndpoint, Load, Overload, ask, capacity, seconds_until
+
+from support.waiting import until
+
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
+AddRow = Callable[..., None]
+FLAT = 100 * 2**20
+"""Bytes by which the endpoint may grow from the first to the last third of an overload."""
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveEndpoint]:
+    made = LiveEndpoint(tmp_path_factory.mktemp("serving") / "live")
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def expected(live: LiveEndpoint) -> list[str]:
+    """The answers of an idle endpoint."""
+    with live.client() as client:
+        found = [ask(client, i, stream=False) for i in range(QUESTIONS)]
+    assert not any(one.failed for one in found) and len({one.text for one in found}) > 8
+    return [one.text for one in found]
+
+
+def undisturbed(live: LiveEndpoint) -> None:
+    until("two engine replicas", lambda: len(live.loaded()) == 2)
+    until("an ingress replica", lambda: live.pids(INGRESS))
+
+
+def kill(live: LiveEndpoint, title: str) -> set[int]:
+    """kill -9 of one process; of all of them, if they read pictures."""
+    killed = live.pids(title) if title == PICTURES else {min(live.pids(title))}
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    return killed
+
+
+@pytest.mark.parametrize(
+    ("title", "fault", "happened", "count"),
+    [
+        (ENGINE, "kill -9 of one of two engine replicas", "the other one goes on behind the tokens that were sent", 2),
+        (PICTURES, "kill -9 of all processes that read pictures", "others read them", 1),
+    ],
+    ids=["engine", "pictures"],
+)
+def test_a_killed_process_costs_no_request(
+    live: LiveEndpoint, expected: list[str], serving_card: AddRow, title: str, fault: str, happened: str, count: int
+) -> None:
+    undisturbed(live)
+    before = live.memory()
+    with Load(live) as load:
+        load.answered(16)
+        killed = kill(live, title)
+        at = max(one.began for one in load.done)
+        if title == ENGINE:
+            back = seconds_until(lambda: len(live.loaded() - killed) >= count, "another replica")
+        else:
+            back = seconds_until(lambda: live.pids(title) - killed, "another process")
+        load.answered(32, at)
+    assert (load.failed(), load.changed(expected)) == ({}, 0)
+    serving_card(fault, happened, load, back, before, live.memory())
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "streams"])
+def test_a_killed_ingress(live: LiveEndpoint, expected: list[str], serving_card: AddRow, streams: bool) -> None:
+    """A stream that has begun breaks off, which a client can see; all others are answered."""
+    undisturbed(live)
+    before = live.memory()
+    with Load(live, streams) as load:
+        load.answered(16)
+        killed, at = kill(live, INGRESS), max(one.began for one in load.done)
+        back = seconds_until(lambda: live.pids(INGRESS) - killed, "another one")
+        load.answered(32, at)
+    assert load.changed(expected) == 0
+    assert all(one.stream for one in load.done if one.failed), load.failed()
+    assert sum(load.failed().values()) <= (4 if streams else 0)
+    happened = "begun streams break off, all others go on" if streams else "its requests go to the next one"
+    what = "one of four streams" if streams else "whole answers"
+    serving_card(f"kill -9 of the only ingress replica ({what})", happened, load, back, before, live.memory())
+
+
+def test_an_engine_that_hangs(live: LiveEndpoint, expected: list[str], serving_card: AddRow) -> None:
+    undisturbed(live)
+    before = live.memory()
+    with Load(live) as load:
+        load.answered(16)
+        hangs = min(live.loaded())
+        (live.folder / f"hang-{hangs}").touch()
+        at = max(one.began for one in load.done)
+        back = seconds_until(lambda: len(live.loaded() - {hangs}) >= 2, "another replica")
+        load.answered(32, at)
+    assert (load.failed(), load.changed(expected)) == ({}, 0)
+    happened = "its requests go to the other one after `stalled_seconds`, here 2 s"
+    serving_card("an engine's step hangs", happened, load, back, before, live.memory())
+
+
+def test_overload_at_twice_the_capacity(
+    live: LiveEndpoint, expected: list[str], serving_card: AddRow, overload_seconds: float
+) -> None:
+    """Answered or told when to come again, in flat memory, and afterwards all is as before."""
+    undisturbed(live)
+    most = capacity(live, 10)
+    over = Overload(live, 2 * most, overload_seconds)
+    over.run()
+    assert set(over.statuses) <= {200, 429} and over.waits == over.statuses[429]
+    assert over.statuses[429] and over.statuses[200] >= 0.5 * most * overload_seconds
+    third = len(over.memory) // 3
+    first, last = (statistics.mean(some) for some in (over.memory[:third], over.memory[-third:]))
+    if third > 30:
+        assert last - first < FLAT
+    with Load(live) as load:
+        back = seconds_until(lambda: any(not one.failed for one in load.done), "an answer")
+        load.answered(16)
+    assert load.changed(expected) == 0 and not load.failed()
+    happened = (
+        f"{2 * most:.0f} requests a second for {overload_seconds:g} s: {over.statuses[200]:,} answered, "
+        f"{over.statuses[429]:,} told to come again (429)"
+    )
+    serving_card(
+        "twice the capacity", happened, load, back, first, last, longest=over.longest, asked=over.statuses.total()
+    )
+
+
+def test_the_head_dies(live: LiveEndpoint, expected: list[str], serving_card: AddRow) -> None:
+    """The last one: the endpoint ends with its cluster, in one line, and the same command starts both."""
+    undisturbed(live)
+    before = live.memory()
+    with Load(live, retries=0) as load:
+        load.answered(16)
+        (head,) = live.pids("gcs_server")
+        killed = time.monotonic()
+        os.kill(head, signal.SIGKILL)
+        ended = seconds_until(lambda: live.process.poll() is not None, "the endpoint's end")
+        assert live.process.returncode != 0
+        told = live.log.read_text().strip().splitlines()[-1]
+        assert "Traceback" not in told
+        live.start()
+        until("an answer", lambda: not load.done[-1].failed)
+        back, at = time.monotonic() - killed, max(one.began for one in load.done)
+        load.answered(16, at)
+    assert load.changed(expected) == 0
+    happened = f"the command ends after {ended:.0f} s; the same command starts it again"
+    serving_card("kill -9 of Ray's head", happened, load, back, before, live.memory())
