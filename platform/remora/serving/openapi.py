@@ -80,7 +80,7 @@ _ANSWER = {
     },
     "required": ["id", "object", "created", "model", "system_fingerprint", "choices", "usage"],
 }
-_STREAM = {"schema": {"type": "string", "description": "server-sent events"}}
+_STREAM = {"schema": {"description": "server-sent events of chat.completion.chunk objects, then [DONE]"}}
 
 
 def describe(app: FastAPI) -> None:
