@@ -113,7 +113,7 @@ def _fill(parser: argparse.ArgumentParser, options: type[Options], help: dict[st
         required = f.default is MISSING and f.default_factory is MISSING
         if not f.metadata["flags"]:
             if not required:
-                parsing["nargs"] = "?"
+                parsing["nargs"] = "*" if several else "?"
             parser.add_argument(f.name, **parsing)
             continue
         where: argparse._ActionsContainer = parser

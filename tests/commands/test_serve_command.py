@@ -49,7 +49,9 @@ def test_a_variant_that_was_never_registered_is_served(runs: Path, served: dict[
     assert lines[5].startswith("curl -sS http://127.0.0.1:8000/v1/chat/completions ")
     assert '"model": "mid"' in lines[6], "the name that this endpoint has"
     assert served["args"].model == "mid"
-    assert served["load"].keywords["folder"] == folder, "found once: every replica loads these files"
+    (source,) = served["sources"]
+    assert source.load.keywords["folder"] == folder, "found once: every replica loads these files"
+    assert not source.follows
     assert not (runs / "mlflow.db").exists()
 
 

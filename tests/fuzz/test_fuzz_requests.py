@@ -15,6 +15,7 @@ from remora.serving.args import EndpointArgs, Limits
 from remora.serving.completion import engine_requests
 from remora.serving.engines.builtin import BuiltinEngine
 from remora.serving.openai_api import Refusal, read_request
+from remora.serving.versions import table_of
 from support.serving_fake import CHAT, FakeAnswerer, facts_of, load
 from support.serving_requests import request
 
@@ -51,7 +52,8 @@ def test_every_body_is_answered_over_http() -> None:
 
     async def go(count: int) -> None:
         champion = load(EndpointArgs())
-        app = api(EndpointArgs(), lambda: champion.facts, BuiltinEngine.of(champion.answerer, 2**20))
+        table = table_of("remora", "champion", champion.facts)
+        app = api(EndpointArgs(), lambda: table, {"remora": BuiltinEngine.of(champion.answerer, 2**20)})
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             for round_ in range(4):

@@ -78,7 +78,7 @@ class Handle:
 
 def run(handle: Handle, take: int = 99, request: Request = ASKED) -> tuple[list[Delta], RemoteEngine]:
     async def go() -> tuple[list[Delta], RemoteEngine]:
-        engine, found = RemoteEngine(handle, FACTS), []  # type: ignore[arg-type]
+        engine, found = RemoteEngine(handle), []  # type: ignore[arg-type]
         async with aclosing(engine.submit(request)) as deltas:
             async for delta in deltas:
                 found.append(delta)
@@ -129,25 +129,12 @@ def test_replicas_that_all_stop_are_not_asked_for_ever(monkeypatch: pytest.Monke
         run(Handle(*((0, Draining("it stops")) for _ in range(99))))
 
 
-@pytest.mark.parametrize("error", [TooLong(600, 1, 512), ModelFailure("KeyError")])
+@pytest.mark.parametrize("error", [TooLong(600, 1, 512), ModelFailure("KeyError"), OtherVersion("4")])
 def test_what_an_engine_raises_is_raised_here_and_nobody_else_is_asked(error: Exception) -> None:
     handle = Handle((0, error))
     with pytest.raises(type(error)) as caught:
         run(handle)
     assert str(caught.value) == str(error) and len(handle.asked) == 1
-
-
-def test_another_version_is_told_and_remembered() -> None:
-    other = replace(FACTS, version="4")
-    handle = Handle((0, other))
-
-    async def go() -> None:
-        engine = RemoteEngine(handle, FACTS)  # type: ignore[arg-type]
-        with pytest.raises(OtherVersion) as caught:
-            await anext(engine.submit(ASKED))
-        assert caught.value.facts is engine.facts is other
-
-    asyncio.run(go())
 
 
 def test_a_reader_that_goes_cancels_its_replicas_stream() -> None:
@@ -156,7 +143,7 @@ def test_a_reader_that_goes_cancels_its_replicas_stream() -> None:
     assert len(found) == 2 and handle.streams[0].was_cancelled
 
     async def go() -> None:
-        engine = RemoteEngine(handle, FACTS)  # type: ignore[arg-type]
+        engine = RemoteEngine(handle)  # type: ignore[arg-type]
         handle.script.append((2, "hangs"))
         task = asyncio.ensure_future(_all(engine))
         while engine.stats.steps < 2:
@@ -180,7 +167,7 @@ def test_silence_is_counted_while_a_request_waits() -> None:
 
     async def go() -> None:
         nonlocal now
-        engine = RemoteEngine(Handle((1, "hangs")), FACTS, lambda: now)  # type: ignore[arg-type]
+        engine = RemoteEngine(Handle((1, "hangs")), lambda: now)  # type: ignore[arg-type]
         assert engine.stats.stalled_s == 0
         now = 50.0
         stream = engine.submit(ASKED)
@@ -216,7 +203,7 @@ def test_ready_is_that_a_replica_answers(monkeypatch: pytest.MonkeyPatch) -> Non
     handle = Handle()
     for how, ready in ((FACTS, True), ("hangs", False), (died(), False)):
         handle.state = State(how)
-        assert asyncio.run(RemoteEngine(handle, FACTS).ready()) is ready  # type: ignore[arg-type]
+        assert asyncio.run(RemoteEngine(handle).ready()) is ready  # type: ignore[arg-type]
         assert handle.state.was_cancelled is not ready
 
 

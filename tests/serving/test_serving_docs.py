@@ -24,7 +24,7 @@ from remora.serving.openai_api import ChatRequest
 
 
 def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, Path | None, bool]] = []
+    asked: list[tuple[str | tuple[str, ...], Path | None, bool]] = []
     monkeypatch.setattr(serve, "serve", lambda args: asked.append((args.model, args.keys, args.no_keys)))
     monkeypatch.setattr(chat, "chat", lambda args: asked.append((args.url, *args.image, False)))
     monkeypatch.setattr(keys, "keys", lambda args: asked.append((args.name, args.file, False)))
@@ -48,20 +48,24 @@ def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
             case other:
                 assert other == ["ray", "start", "--head"]
     assert asked == [
-        ("remora@champion", None, False),
-        ("MODEL", None, False),
+        (("remora@champion",), None, False),
+        (("MODEL",), None, False),
+        (("A", "B"), None, False),
         ("alice", Path("keys.yaml"), False),
-        ("remora@champion", Path("keys.yaml"), False),
-        ("remora@champion", None, True),
-        ("MODEL", None, False),
-        ("remora@champion", None, False),
+        (("remora@champion",), Path("keys.yaml"), False),
+        (("remora@champion",), None, True),
+        (("MODEL",), None, False),
+        (("remora@champion",), None, False),
         ("http://127.0.0.1:8000", None, False),
         ("http://127.0.0.1:8000", None, True),
         ("https://models.example.org", None, True),
+        (("remora@champion", "other@champion", "small-variant"), None, False),
         ("http://127.0.0.1:8000", Path("picture.png"), False),
         ("http://127.0.0.1:8000", Path("picture.png"), False),
     ]
-    assert {language for language, _ in examples()} == {"sh", "python"}
+    assert {language for language, _ in examples()} == {"sh", "python", "yaml"}
+    (config,) = (yaml.safe_load(text) for language, text in examples() if language == "yaml")
+    assert [one.model for one in EndpointArgs.read(config["args"]).each()] == ["remora", "other", "third"]
 
 
 def test_its_settings_are_those_of_a_request() -> None:

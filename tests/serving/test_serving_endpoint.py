@@ -341,7 +341,7 @@ def test_the_examples_of_the_docs(server: Server, tmp_path: Path) -> None:
     """Each command verbatim, except for the port, in a folder with a picture.png."""
     RED.save(tmp_path / "picture.png")
     found = []
-    for language, example in examples():
+    for language, example in (each for each in examples() if each[0] != "yaml"):
         example = example.replace("http://127.0.0.1:8000/", f"{server.url}/")
         assert example.count(server.url) == 1
         run = ["bash", "-c"] if language == "sh" else [sys.executable, "-W", "error", "-c"]

@@ -127,6 +127,9 @@ def test_the_endpoint_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
         "version": "3",
         "name": "share-Fake",
         "system_fingerprint": "remora@3",
+        "key_limits_of": "ingress replica",
         "lineage": {"run_id": "run-1", "weights": "w", "stages": ["align-1"], "data": {"captions": "abc"}},
+        "draining": [],
+        "refused": None,
     }
     assert call("GET", "/readyz").json() == {"status": "ready", "model": "share-Fake", "version": "3"}

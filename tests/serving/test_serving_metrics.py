@@ -129,7 +129,7 @@ def test_an_engine_elsewhere_has_no_cache_here() -> None:
     """Its replicas export its use; 0 here would say that it is empty."""
     engine, recorder = ScriptedEngine([]), PrometheusRecorder("remora")
     metered = MeteredEngine(engine, recorder, 1000)
-    metered.engine = RemoteEngine(None, None)  # type: ignore[arg-type]
+    metered.engine = RemoteEngine(None)  # type: ignore[arg-type]
     metered.sample()
     found = figures(recorder.text())
     assert "vllm:kv_cache_usage_perc" not in found and found["vllm:num_requests_running"] == 0

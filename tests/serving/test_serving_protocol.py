@@ -318,16 +318,21 @@ print([m for m in ("ray", "torch", "fastapi", "mlflow", "transformers") if m in 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_the_shipped_config_is_what_serve_and_the_endpoint_read() -> None:
+def test_the_shipped_configs_are_what_serve_and_the_endpoint_read() -> None:
     code = """
 import yaml
 from pathlib import Path
 from pkgutil import resolve_name
 from ray.serve.schema import ServeDeploySchema
+from remora.serving.app import application
 from remora.serving.args import EndpointArgs
-(app,) = ServeDeploySchema.model_validate(yaml.safe_load(Path("serve/local.yaml").read_text())).applications
-assert EndpointArgs.read(app.args) == EndpointArgs(no_keys=True)
-assert app.name == "remora" and resolve_name(app.import_path) is resolve_name("serve.app:build")
+for name in ("local", "production"):
+    (app,) = ServeDeploySchema.model_validate(yaml.safe_load(Path(f"serve/{name}.yaml").read_text())).applications
+    args = EndpointArgs.read(app.args)
+    assert name == "production" or args == EndpointArgs(no_keys=True)
+    assert app.name == "remora" and resolve_name(app.import_path) is resolve_name("serve.app:build")
+    application(args)
+assert args.follow and args.keys == Path("/shared/keys.yaml") and not args.no_keys
 """
     root = Path(__file__).parents[2]
     ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)

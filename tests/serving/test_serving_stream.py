@@ -19,6 +19,7 @@ from remora.serving.api import api
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import ServedModel
 from remora.serving.engines.builtin import BuiltinEngine
+from remora.serving.versions import table_of
 from support.serving_fake import CHAT, data_url
 from support.small_answerers import answerer_of, pictures
 from support.waiting import until
@@ -30,7 +31,8 @@ class Endpoint:
     def __init__(self, answerer: Answerer) -> None:
         self.answerer, self.fails = answerer, False
         self.engine = BuiltinEngine(answerer, self._make, 16)
-        app = api(EndpointArgs(), lambda: ServedModel(answerer, "3").facts, self.engine)
+        table = table_of("remora", "champion", ServedModel(answerer, "3").facts)
+        app = api(EndpointArgs(), lambda: table, {"remora": self.engine})
         self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
         self._thread = threading.Thread(target=self._server.run)
 

@@ -17,6 +17,7 @@ from remora.serving import tracer
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs
 from remora.serving.engines.builtin import BuiltinEngine
+from remora.serving.versions import table_of
 from remora.tracking import traces
 from remora.tracking.traces import EXPERIMENT, USAGE, Traces, TraceSpan
 from support.ports import free_port
@@ -85,7 +86,8 @@ def test_mlflow_has_the_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     async def go() -> None:
         champion = load(args)
         engine = BuiltinEngine.of(champion.answerer, args.cache_bytes)
-        app = api(args, lambda: champion.facts, engine)
+        table = table_of(args.model, args.alias, champion.facts)
+        app = api(args, lambda: table, {args.model: engine})
         async with app.router.lifespan_context(app):  # its end writes what waits
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:

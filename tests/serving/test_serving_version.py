@@ -69,7 +69,7 @@ def test_a_config_is_deployed_with_its_aliases_versions(
     mine = {
         "name": "remora",
         "import_path": "remora.serving.app:build",
-        "args": {"runs": str(registry.runs), "no_keys": True},
+        "args": {"runs": str(registry.runs), "no_keys": True, "follow": False},
     }
     other = {"name": "other", "import_path": "elsewhere:app", "route_prefix": "/other"}
     config = tmp_path / "serve.yaml"
@@ -80,6 +80,16 @@ def test_a_config_is_deployed_with_its_aliases_versions(
         assert deployed[-1] == {"http_options": {"port": 8000}, "applications": [expected, other]}
         publish(registry, tmp_path / "two", "two")
     assert deployed[0] != deployed[1], "so Ray sees that something changed"
+    twice = {**mine, "args": {**mine["args"], "models": [{"model": "more", "version": 1}]}}  # type: ignore[dict-item]
+    more = register(registry, "more", "variant/two", tmp_path / "two")
+    config.write_text(yaml.safe_dump({"applications": [twice]}))
+    assert rollout.main([str(config), "--address", "x"]) == 0
+    args = deployed.pop()["applications"][0]["args"]
+    assert (args["version"], args["models"]) == ("2", [{"model": "more", "version": more}])
+    followed = {**mine, "args": {**mine["args"], "follow": True}}  # type: ignore[dict-item]
+    config.write_text(yaml.safe_dump({"applications": [followed]}))
+    assert rollout.main([str(config), "--address", "x"]) == 0
+    assert deployed.pop()["applications"] == [followed], "it finds the version itself"
     monkeypatch.chdir(tmp_path)
     keyed = {**mine, "args": {"runs": str(registry.runs), "keys": "keys.yaml"}}
     config.write_text(yaml.safe_dump({"applications": [keyed]}))

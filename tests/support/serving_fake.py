@@ -23,6 +23,7 @@ from remora.serving.api import api
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import ModelFacts, ServedModel
 from remora.serving.engines.builtin import BuiltinEngine
+from remora.serving.versions import table_of
 from support.waiting import until
 
 CHAT = "/v1/chat/completions"
@@ -167,7 +168,8 @@ def fake_api(args: EndpointArgs) -> tuple[FastAPI, BuiltinEngine]:
     """The application over the model that echoes, and its engine."""
     champion = load(args)
     engine = BuiltinEngine.of(champion.answerer, args.cache_bytes)
-    return api(args, lambda: champion.facts, engine), engine
+    table = table_of(args.model, args.alias, champion.facts)
+    return api(args, lambda: table, {args.model: engine}), engine
 
 
 def call(method: str, path: str, args: EndpointArgs | None = None, **request: Any) -> httpx.Response:

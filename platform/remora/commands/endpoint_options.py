@@ -13,9 +13,12 @@ from remora.commands.options import A_MODEL, Options, cluster_address, tracking_
 class ServeOptions(Options):
     """serve a model: OpenAI's chat completions with images"""
 
-    model: str = argument(f"{A_MODEL} (default: remora@champion)", "remora@champion")
+    model: tuple[str, ...] = argument(
+        f"{A_MODEL}; several: requests choose one by its name (default: remora@champion)", ("remora@champion",)
+    )
     address: str | None = cluster_address()
     tracking_uri: str | None = tracking_server()
+    pin: bool = option("stay with the version that name@alias is now; else it follows the alias", False)
     host: str = option("address to listen on (default: 127.0.0.1)", "127.0.0.1")
     port: int = option("port to listen on (default: 8000)", 8000)
     keys: Path | None = option("file of keys, from `remora keys add` (default: one new key)", metavar="FILE")

@@ -1,4 +1,4 @@
-"""`remora serve`: serve a model until Ctrl-C."""
+"""`remora serve`: serve a model, or several, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from remora.commands.run import say, say_nothing
 from remora.errors import ServingError
 from remora.inference.vllm.process import vllm_python
 from remora.serving import champion
-from remora.serving.args import EndpointArgs
+from remora.serving.args import EndpointArgs, ModelArgs
+from remora.serving.champion import ModelSource
 from remora.serving.client import KEY, curl_command
 from remora.serving.deploy import serve_forever
 from remora.serving.keys import ApiKey, hash_of, new_key
-from remora.tracking import find_model
+from remora.tracking import Model, find_model
 
 
 def serve(options: ServeOptions) -> None:
@@ -45,26 +46,43 @@ def served(
         raise ServingError("--keys and --no-keys contradict each other; leave one out")
     if options.engine == "vllm" and options.address is None:  # on a cluster, its nodes' environments count
         vllm_python()
-    # Resolved once, here: errors show at once, and replicas that start later serve the same version.
-    model = find_model(options.model, options.runs, options.tracking_uri)
-    name = model.registered or model.name
+    # Looked for here, so that errors show before Ray starts.
+    found = [find_model(each, options.runs, options.tracking_uri) for each in options.model]
+    first, *further = (
+        _named(model, given.rpartition("@")[2], options.pin) for given, model in zip(options.model, found, strict=True)
+    )
     endpoint = EndpointArgs(
-        model=name,
-        alias=model.name,
+        **first.model_dump(exclude_none=True),
         runs=options.runs,
         tracking_uri=options.tracking_uri,
         keys=keys,
         no_keys=options.no_keys,
         trace=options.trace,
         engine=options.engine,
+        models=tuple(further),
     )
-    tell(f"serving {model.shown}")
-    tell(f"starting Ray and {endpoint.min_replicas} replicas, each of which loads the model")
+    for model, one in zip(found, endpoint.each(), strict=True):
+        tell(f"serving {model.shown}{f', and follows {one.alias!r}' if one.version is None else ''}")
+    count = sum(one.min_replicas for one in endpoint.each())
+    tell(f"starting Ray and {count} replicas, each of which loads {'a' if further else 'the'} model")
     serve_forever(
         endpoint,
         host=options.host,
         port=options.port,
         address=options.address,
-        ready=lambda url: ready(url, name, key),
-        load=champion.loader(model),
+        ready=lambda url: ready(url, endpoint.model, key),
+        sources=[_source(model, one) for model, one in zip(found, endpoint.resolved().each(), strict=True)],
     )
+
+
+def _named(model: Model, label: str, pin: bool) -> ModelArgs:
+    """A model as the endpoint names it; with its version, unless it follows an alias."""
+    if model.registered is None:
+        return ModelArgs(model=model.name, alias=model.name, version=champion.version_of(model))
+    if label.removeprefix("v").isdecimal():
+        return ModelArgs(model=model.registered, alias=model.name, version=model.version)
+    return ModelArgs(model=model.registered, alias=label, version=model.version if pin else None)
+
+
+def _source(model: Model, args: EndpointArgs) -> ModelSource:
+    return ModelSource(args) if model.registered else ModelSource(args, champion.loader(model))

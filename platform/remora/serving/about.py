@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
@@ -12,31 +13,32 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from remora import __version__
 from remora.serving.args import EndpointArgs
-from remora.serving.champion import ModelFacts
 from remora.serving.front import KEYS
 from remora.serving.metrics import MeteredEngine, PrometheusRecorder
 from remora.serving.openai_api import Refusal
+from remora.serving.versions import ModelVersions, VersionTable
 
 
 def about(
     app: FastAPI,
     args: EndpointArgs,
-    facts: Callable[[], ModelFacts],
-    engine: MeteredEngine,
+    table: Callable[[], VersionTable],
+    engines: Mapping[str, MeteredEngine],
     recorder: PrometheusRecorder,
 ) -> None:
     """Add the routes to `app`."""
     started = int(time.time())
 
-    def card(name: str) -> dict[str, object]:
-        of = facts()
+    def card(name: str, names: Mapping[str, ModelVersions]) -> dict[str, object]:
+        model = names[name]
+        of = model.stable.facts
         metadata: dict[str, object] = {
-            "registered": args.model,
-            "alias": args.alias,
+            "registered": model.model,
+            "alias": model.alias,
             "version": of.version,
             "run_id": of.run_id,
             "name": of.name,
-            "names": list(args.names(of.name)),
+            "names": [name for name, one in names.items() if one is model],
             "max_length": of.max_length,
             "chosen_by": of.lineage.chosen_by,
             "scores": of.lineage.scores_body(),
@@ -45,11 +47,12 @@ def about(
 
     @app.get("/v1/models", response_model=None)
     async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [card(name) for name in args.names(facts().name)]})
+        names = table().names()
+        return JSONResponse({"object": "list", "data": [card(name, names) for name in names]})
 
     @app.get("/v1/models/{name:path}", response_model=None)
     async def model(name: str) -> JSONResponse:
-        names = args.names(facts().name)
+        names = table().names()
         if name not in names:
             raise Refusal(
                 f"model {name[:80]!r} is not served here; served: {', '.join(names)}",
@@ -57,38 +60,50 @@ def about(
                 code="model_not_found",
                 param="model",
             )
-        return JSONResponse(card(name))
+        return JSONResponse(card(name, names))
 
     @app.get("/version", response_model=None)
     async def version() -> JSONResponse:
-        of = facts()
-        lineage = {"run_id": of.run_id, "weights": of.lineage.weights, "stages": list(of.lineage.stages)}
-        return JSONResponse(
-            {
-                "remora": __version__,
-                "model": args.model,
-                "version": of.version,
-                "name": of.name,
-                "system_fingerprint": f"{args.model}@{of.version}",
-                # Each counts by itself; a cluster without keys in its proxies leaves it to the ingress replicas.
-                "key_limits_of": "proxy" if os.environ.get(KEYS) else "ingress replica",
-                "lineage": {**lineage, "data": dict(of.lineage.data)},
-            }
-        )
+        first, *further = (_version_body(model) for model in table().models)
+        # Each counts by itself; a cluster without keys in its proxies leaves it to the ingress replicas.
+        limits = {"key_limits_of": "proxy" if os.environ.get(KEYS) else "ingress replica"}
+        models = {"models": [first, *further]} if further else {}
+        return JSONResponse({"remora": __version__, **limits, **first, **models})
 
     @app.get("/healthz", response_model=None)
     async def healthz() -> JSONResponse:
-        return JSONResponse({"status": "ok", "model": facts().name, "version": facts().version})
+        return JSONResponse({"status": "ok", **_first(table())})
 
     @app.get("/readyz", response_model=None)
     async def readyz() -> JSONResponse:
-        if engine.stats.stalled_s > args.stalled_seconds or not await engine.ready():
-            raise Refusal(
-                "the model takes no request now; try again in 10 s", status=503, code="not_ready", retry_after=10
-            )
-        return JSONResponse({"status": "ready", "model": facts().name, "version": facts().version})
+        for engine in engines.values():
+            if engine.stats.stalled_s > args.stalled_seconds or not await engine.ready():
+                raise Refusal(
+                    "the model takes no request now; try again in 10 s", status=503, code="not_ready", retry_after=10
+                )
+        return JSONResponse({"status": "ready", **_first(table())})
 
     @app.get("/metrics", response_model=None)
     async def metrics() -> Response:
-        engine.sample()
+        for engine in engines.values():
+            engine.sample()
         return Response(recorder.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _first(table: VersionTable) -> dict[str, object]:
+    of = table.models[0].stable.facts
+    return {"model": of.name, "version": of.version}
+
+
+def _version_body(model: ModelVersions) -> dict[str, object]:
+    of = model.stable.facts
+    lineage = {"run_id": of.run_id, "weights": of.lineage.weights, "stages": list(of.lineage.stages)}
+    return {
+        "model": model.model,
+        "version": of.version,
+        "name": of.name,
+        "system_fingerprint": model.fingerprint(of.version),
+        "lineage": {**lineage, "data": dict(of.lineage.data)},
+        "draining": [one.version for one in model.retired],
+        "refused": None if model.refused is None else asdict(model.refused),
+    }

@@ -1,8 +1,8 @@
-"""OpenAI's API over one model, as a FastAPI application. No Ray here: app.py puts it behind Serve's proxy."""
+"""OpenAI's API over the served models, as a FastAPI application. No Ray here: app.py puts it behind Serve's proxy."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
@@ -15,16 +15,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from remora.serving.about import about
 from remora.serving.args import EndpointArgs
 from remora.serving.auth import KeyCheck
-from remora.serving.champion import ModelFacts
 from remora.serving.chat import Chat
 from remora.serving.engines.protocol import ServingEngine
 from remora.serving.front import MARK, Facts
-from remora.serving.metrics import MeteredEngine, PrometheusRecorder
+from remora.serving.metrics import MeteredEngine, PrometheusRecorder, VersionsCollector
 from remora.serving.openai_api import Refusal
 from remora.serving.openapi import describe
 from remora.serving.page import page
 from remora.serving.responses import failed
 from remora.serving.tracer import traced
+from remora.serving.versions import VersionTable
 
 KNOWN = (
     "POST /v1/chat/completions; GET / (a page), /v1/models, /v1/models/{name}, /version, /openapi.json, /metrics, "
@@ -32,12 +32,15 @@ KNOWN = (
 )
 
 
-def api(args: EndpointArgs, facts: Callable[[], ModelFacts], engine: ServingEngine) -> FastAPI:
-    """The routes for the model that `engine` runs; `facts` are those of its version now."""
+def api(args: EndpointArgs, table: Callable[[], VersionTable], engines: Mapping[str, ServingEngine]) -> FastAPI:
+    """The routes for the models of the table, which may change; `engines` has one for each, by the model's name."""
     recorder = PrometheusRecorder(args.model)
-    metered = MeteredEngine(engine, recorder, args.cache_bytes)
+    recorder.registry.register(VersionsCollector(table))
+    metered = {
+        one.model: MeteredEngine(engines[one.model], recorder.beside(one.model), one.cache_bytes) for one in args.each()
+    }
     tracer = traced(args) if args.trace else None
-    chat = Chat(args, facts, metered, tracer)
+    chat = Chat(args, table, metered, tracer)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
@@ -58,7 +61,7 @@ def api(args: EndpointArgs, facts: Callable[[], ModelFacts], engine: ServingEngi
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(_Marked, facts=Facts(args.limits.max_body_bytes, args.ingress.max_ongoing_requests))
     app.add_api_route("/v1/chat/completions", chat.complete, methods=["POST"], response_model=None)
-    about(app, args, facts, metered, recorder)
+    about(app, args, table, metered, recorder)
     page(app)
     describe(app)
     return app

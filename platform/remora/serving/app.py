@@ -1,89 +1,95 @@
-"""The Serve application: ingress replicas with OpenAI's API, and engine replicas that each hold the model.
+"""The Serve application: ingress replicas with OpenAI's API, and one `ModelFleet`, which brings up the versions of the
+models beside it (replica.py) and says which of them answer.
 
 serve deploy serve/local.yaml         # import_path: remora.serving.app:build
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+import os
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextvars import Context
 
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import BackpressureConfig
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
 
 from remora.carrier import carried
-from remora.errors import DataError
-from remora.inference.requests import Request
 from remora.serving import champion
 from remora.serving.api import api
-from remora.serving.args import EndpointArgs, IngressArgs
-from remora.serving.champion import ModelFacts, ServedModel
-from remora.serving.engines.chosen import engine_of
-from remora.serving.engines.protocol import Draining, ModelFailure, VersionedRequest
-from remora.serving.engines.remote import EngineItem, RemoteEngine
-from remora.serving.exported import ServeRecorder
-from remora.serving.metrics import MeteredEngine
+from remora.serving.args import EndpointArgs
+from remora.serving.champion import ModelSource
+from remora.serving.engines.remote import RemoteEngine
+from remora.serving.engines.versions import VersionsEngine
+from remora.serving.fleet import Fleet
+from remora.serving.replica import GRACE_S, HEALTH_PERIOD_S, ServeDock, delete_versions, engine_handle, replica_options
+from remora.serving.versions import ModelVersions, RunningVersion, VersionTable
 
 LOG = logging.getLogger(__name__)
-REQUEST_TIMEOUT_S = 120.0
-"""The proxy's timeout for a request."""
-GRACE_S = REQUEST_TIMEOUT_S + 10
-"""A stopping replica finishes its requests first, so this must exceed the longest of them."""
 RETRY_AFTER_S = 2
 """Retry-After of the 429 when the endpoint is full."""
-HEALTH_PERIOD_S = 2
-"""Seconds between two checks of a replica. With Serve's 10 s a dead one would be noticed that much later."""
+REPORT_S = 0.5
+"""Seconds between two reports of an ingress replica to the fleet: how late it takes a new version at most."""
 
 
 @serve.deployment
-class ModelReplica:
-    """One engine replica: a champion and the engine that runs it."""
+class ModelFleet:
+    """The only one that watches the aliases, brings versions up and stops them. One replica; if it dies, the endpoint
+    goes on with the versions that it has, and the next one takes them over."""
 
-    def __init__(self, args: EndpointArgs, load: Callable[[EndpointArgs], ServedModel]) -> None:
-        import torch
+    def __init__(self, sources: Sequence[ModelSource]) -> None:
+        self._app = serve.get_replica_context().app_name
+        self._fleet = Fleet(sources, ServeDock(self._app))
+        began: Future[None] = Future()
+        # A loop of its own: a Fleet waits for registries and for Serve, and reports must not wait for it.
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(began)), name="fleet", daemon=True)
+        runs = sources[0].args.runs
+        assert runs is not None, "resolved at deployment"
+        with carried(runs / "logs"):
+            self._thread.start()
+            began.result()
 
-        torch.set_num_threads(max(1, int(args.num_cpus)))
-        self._stalled_s = args.stalled_seconds
-        assert args.runs is not None, "resolved at deployment"
-        with carried(args.runs / "logs"):
-            model = load(args)
-            self._engine = engine_of(args, model)
-        self._facts = model.facts
-        self._metered = MeteredEngine(self._engine, ServeRecorder(args.model), args.cache_bytes)
-
-    def facts(self) -> ModelFacts:
-        return self._facts
-
-    async def submit(self, request: Request) -> AsyncGenerator[EngineItem, None]:
-        """An answer's deltas, or why there is none (`EngineItem`). Closing the stream cancels the request."""
-        if isinstance(request, VersionedRequest) and request.version != self._facts.version:
-            yield self._facts
-            return
+    async def _run(self, began: Future[None]) -> None:
         try:
-            async with aclosing(self._metered.submit(request)) as deltas:
-                async for delta in deltas:
-                    yield delta
-        except (DataError, Draining) as error:
-            yield error
-        except Exception as error:
-            LOG.exception("a request failed")
-            yield ModelFailure(type(error).__name__)
+            await self._fleet.begin()
+        except BaseException as error:  # noqa: BLE001 (raised in the constructor)
+            return began.set_exception(error)
+        began.set_result(None)
+        while True:
+            try:
+                await self._fleet.follow()
+            except Exception:
+                LOG.exception("the fleet failed, and goes on")
+
+    def report(self, ingress: str, number: int, busy: frozenset[str]) -> VersionTable:
+        """`Fleet.report`"""
+        return self._fleet.report(ingress, number, busy)
 
     def check_health(self) -> None:
-        """For Serve, which asks every HEALTH_PERIOD_S, and replaces a replica that fails this three times.
+        if not self._thread.is_alive():
+            raise RuntimeError("the fleet's thread has ended")
 
-        Raises:
-            Draining: the engine's thread hangs. Its requests are given back before.
-        """
-        self._metered.sample()
-        stalled = self._engine.stats.stalled_s
-        if stalled > self._stalled_s:
-            hangs = Draining(f"the model hangs: a step has taken {stalled:.0f} s")
-            self._engine.abandon(hangs)
-            raise hangs
+    def __del__(self) -> None:
+        """Serve calls it when this replica stops. If the whole endpoint does, its versions end with it, after the
+        ingress replicas have answered the last request."""
+        end = time.monotonic() + GRACE_S
+        while True:
+            app = serve.status().applications.get(self._app)
+            if app is not None and app.status != ApplicationStatus.DELETING:
+                return
+            ingress = None if app is None else app.deployments.get(Endpoint.name)  # type: ignore[attr-defined]
+            if ingress is None or not any(ingress.replica_states.values()) or time.monotonic() > end:
+                return delete_versions(self._app)
+            time.sleep(0.2)
 
 
 @serve.deployment
@@ -91,58 +97,77 @@ class ModelReplica:
 class Endpoint:
     """One ingress replica: keys, parsing, decoding of pictures, and answers in OpenAI's form. It has no model."""
 
-    def __init__(self, args: EndpointArgs, engine: DeploymentHandle[object]) -> None:
-        self._args, self._engine = args, engine
+    def __init__(self, args: EndpointArgs, fleet: DeploymentHandle[object]) -> None:
+        self._args, self._fleet = args, fleet.options(method_name="report")
+        self._name = f"{serve.get_replica_context().replica_tag} {os.getpid()}"
+        self._table = VersionTable(0, ())
+        self._engines: dict[str, VersionsEngine] = {}
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         # Built in the replica. `serve.ingress(app)` would pickle a FastAPI object by value while this class is being
         # defined: string annotations and later definitions of the module are lost (Ray 2.60).
-        facts = await self._engine.options(method_name="facts").remote()  # once an engine replica has loaded the model
-        assert isinstance(facts, ModelFacts)
-        engine = RemoteEngine(self._engine, facts)
-        return api(self._args, lambda: engine.facts, engine)
+        await self._report()  # once the fleet has brought up the models
+        self._engines = {model.model: self._engine(model.model) for model in self._table.models}
+        self._follows = asyncio.create_task(self._follow())
+        return api(self._args, lambda: self._table, self._engines)
+
+    def _engine(self, model: str) -> VersionsEngine:
+        def versions() -> ModelVersions:
+            return next(one for one in self._table.models if one.model == model)
+
+        def connect(running: RunningVersion) -> RemoteEngine:
+            return RemoteEngine(engine_handle(running.app))
+
+        return VersionsEngine(versions, connect)
+
+    async def _report(self) -> None:
+        busy = frozenset[str]().union(*(engine.busy for engine in self._engines.values()))
+        # In a context of its own, as the engine's calls (engines/remote.py).
+        table = await Context().run(self._fleet.remote, self._name, self._table.number, busy)
+        assert isinstance(table, VersionTable)
+        if table.number > self._table.number:
+            self._table = table
+
+    async def _follow(self) -> None:
+        """Take the fleet's table as it changes. While there is no fleet the last one stays."""
+        there = True
+        while True:
+            await asyncio.sleep(REPORT_S)
+            try:
+                await self._report()
+                there = True
+            except (RayError, RayServeException) as e:
+                if there:
+                    LOG.warning("the fleet does not answer (%s); the versions stay as they are", type(e).__name__)
+                there = False
 
 
-def application(args: EndpointArgs, load: Callable[[EndpointArgs], ServedModel] = champion.load) -> serve.Application:
-    """The application for `args`; an engine replica gets its model by `load`.
+def application(args: EndpointArgs, sources: Sequence[ModelSource] | None = None) -> serve.Application:
+    """The application for `args` and, if they are not those of the registry, for these models.
 
     Raises:
         SpecError: neither keys nor `no_keys`.
     """
     args.check_keys()
     args = args.resolved()
-    engine = ModelReplica.options(  # type: ignore[attr-defined]
-        **_replicas(args),
-        request_router_config={
-            "request_router_class": "remora.serving.routing.PictureRouter",
-            # Any other, if a picture's replica is full.
-            "request_router_kwargs": {"num_fallback_replicas": args.max_replicas},
-        },
-        ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
+    sources = sources or champion.sources(args)
+    fleet = ModelFleet.options(  # type: ignore[attr-defined]
+        num_replicas=1,
+        max_ongoing_requests=1000,
+        health_check_period_s=HEALTH_PERIOD_S,
+        graceful_shutdown_timeout_s=2 * GRACE_S,  # the ingress replicas' last requests, then its versions'
+        max_constructor_retry_count=1,
+        max_surge_percent=100,
+        ray_actor_options={"num_cpus": 0},
     )
     endpoint = Endpoint.options(  # type: ignore[attr-defined]
-        **_replicas(args.ingress),
+        **replica_options(args.ingress),
         max_queued_requests=args.max_queued_requests,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),
+        max_surge_percent=100,
         ray_actor_options={"num_cpus": args.ingress.num_cpus},
     )
-    return endpoint.bind(args, engine.bind(args, load))
-
-
-def _replicas(of: EndpointArgs | IngressArgs) -> dict[str, object]:
-    """What engine and ingress replicas have in common: how many there are, how they scale, are checked and stop."""
-    return {
-        "autoscaling_config": {
-            "min_replicas": of.min_replicas,
-            "max_replicas": of.max_replicas,
-            "target_ongoing_requests": max(1, of.max_ongoing_requests / 2),
-        },
-        "max_ongoing_requests": of.max_ongoing_requests,
-        "health_check_period_s": HEALTH_PERIOD_S,
-        "graceful_shutdown_timeout_s": GRACE_S,
-        # Serve's 3 tries per replica cost tens of seconds, and a model that fails to load fails again.
-        "max_constructor_retry_count": of.min_replicas + 1,
-    }
+    return endpoint.bind(args, fleet.bind(tuple(sources)))
 
 
 def build(args: dict[str, object]) -> serve.Application:
@@ -152,4 +177,6 @@ def build(args: dict[str, object]) -> serve.Application:
         SpecError: an unknown argument, or a value that breaks a rule.
         TrackingError: there is no such model, alias or version; the running deployment stays.
     """
-    return application(champion.pinned(EndpointArgs.read(args)))
+    read = EndpointArgs.read(args)
+    champion.check(read)
+    return application(read)

@@ -71,15 +71,47 @@ class IngressArgs(Spec):
         return self
 
 
+class ModelArgs(Spec):
+    """A further model of an endpoint. What is left out is as for the first one."""
+
+    model: str
+    alias: str | None = None
+    version: str | None = None
+    min_replicas: int | None = Field(default=None, ge=1)
+    max_replicas: int | None = Field(default=None, ge=1)
+    num_cpus: float | None = Field(default=None, gt=0)
+    num_gpus: float | None = Field(default=None, ge=0)
+    cache_bytes: int | None = Field(default=None, ge=2**20)
+    max_ongoing_requests: int | None = Field(default=None, ge=1)
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _version(cls, version: object) -> object:
+        return as_version(version)
+
+
+def as_version(version: object) -> object:
+    """`version: 3` in YAML is the version "3"."""
+    return str(version) if type(version) is int else version
+
+
 class EndpointArgs(Spec):
     """The served model, the number of replicas, and the limits of a request."""
 
     model: str = "remora"
     """Name in the model registry; clients may send it as `model`."""
     alias: str = "champion"
-    """Registry alias; the version that it names at deployment is served."""
+    """Registry alias; the version that it names is served."""
     version: str | None = None
-    """Version of the registered model. Default: the alias's, resolved once at deployment, for all replicas."""
+    """Version of the registered model. Default: the alias's."""
+    follow: bool = True
+    """When the alias moves, its new version takes over. If not: the version that it names at deployment stays."""
+    follow_seconds: float = Field(default=5, ge=0.2, le=3600)
+    """Seconds between two looks at the registry."""
+    load_seconds: float = Field(default=600, gt=0)
+    """Timeout for the replicas of a new version to come up."""
+    models: tuple[ModelArgs, ...] = ()
+    """Further models, which requests choose by name."""
     runs: Path | None = None
     """Runs folder. Default: $REMORA_RUNS, or ~/remora."""
     tracking_uri: str | None = None
@@ -119,8 +151,8 @@ class EndpointArgs(Spec):
 
     @field_validator("version", mode="before")
     @classmethod
-    def _version(cls, version: Any) -> Any:
-        return str(version) if type(version) is int else version  # `version: 3` in YAML
+    def _version(cls, version: object) -> object:
+        return as_version(version)
 
     @field_validator("image_hosts")
     @classmethod
@@ -138,6 +170,9 @@ class EndpointArgs(Spec):
             raise ValueError(f"max_replicas is {self.max_replicas}, below min_replicas {self.min_replicas}")
         if self.no_keys and self.keys is not None:
             raise ValueError("keys and no_keys contradict each other; leave one out")
+        names = [self.model, *(one.model for one in self.models)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"the model {twice!r} is there twice; a name is one model's")
         return self
 
     @classmethod
@@ -149,9 +184,15 @@ class EndpointArgs(Spec):
         """
         return validate(cls, raw, "endpoint args")
 
-    def names(self, variant: str) -> tuple[str, ...]:
-        """What a request may call the model, if that is a variant of this name."""
-        return tuple(dict.fromkeys((self.model, variant, self.alias)))
+    def each(self) -> tuple[EndpointArgs, ...]:
+        """The settings of each model, as if it were the only one."""
+        own = self.model_copy(update={"models": ()})
+        return (own, *(self._of(further) for further in self.models))
+
+    def _of(self, further: ModelArgs) -> EndpointArgs:
+        said = {"models": (), "version": None, **further.model_dump(exclude_none=True)}
+        own = {name: getattr(self, name) for name in EndpointArgs.model_fields}
+        return validate(EndpointArgs, own | said, f"endpoint args: model {further.model!r}")
 
     def check_keys(self) -> None:
         """Raises:

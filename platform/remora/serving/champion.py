@@ -1,16 +1,16 @@
-"""The model that an engine replica serves, loaded once when the replica starts, and what others know of it."""
+"""The model that an engine replica serves: where it comes from, what it is in memory, what others know of it."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remora.errors import RemoraError
-from remora.files import MANIFEST, sha256_file
+from remora.files import MANIFEST, is_published, sha256_file, verify
 from remora.serving.args import EndpointArgs
 from remora.serving.lineage import Lineage, lineage
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from remora.inference import Answerer
-    from remora.tracking import Model
+    from remora.tracking import Model, Tracker
     from remora.tracking.registry import VersionInfo
 
 
@@ -55,6 +55,10 @@ class ServedModel:
         return ModelFacts(of.name, self.version, of.max_length, of.vocabulary, of.fitted, self.run_id, self.lineage)
 
 
+ModelLoader = Callable[[EndpointArgs], ServedModel]
+"""Loads a model where it is called. Can be pickled."""
+
+
 def find(args: EndpointArgs) -> VersionInfo:
     """The version to serve. Cheap, so call it before a cluster is started.
 
@@ -63,20 +67,41 @@ def find(args: EndpointArgs) -> VersionInfo:
     """
     from remora import tracking
 
+    return tracking.version_info(_tracker(args), args.model, args.version or args.alias)
+
+
+def _tracker(args: EndpointArgs) -> Tracker:
     args = args.resolved()
     assert args.runs is not None
-    tracker = tracking.Tracker(args.runs, args.tracking_uri)
-    return tracking.version_info(tracker, args.model, args.version or args.alias)
+    return _tracker_of(args.runs, args.tracking_uri)
+
+
+@lru_cache(4)  # an alias is looked up every few seconds
+def _tracker_of(runs: Path, uri: str | None) -> Tracker:
+    from remora import tracking
+
+    return tracking.Tracker(runs, uri)
+
+
+def check(args: EndpointArgs) -> None:
+    """Raises:
+    TrackingError: as `find`, for any of the models.
+    """
+    for one in args.each():
+        find(one)
 
 
 def pinned(args: EndpointArgs) -> EndpointArgs:
-    """With the version that the alias names now. Called once, at deployment: replicas that start later, by autoscaling
-    or after a crash, load that version even if the alias has moved.
+    """With the versions that the aliases name now.
 
     Raises:
         TrackingError: as `find`.
     """
-    return args.resolved().model_copy(update={"version": find(args)["version"]})
+    first, *further = (find(one)["version"] for one in args.each())
+    models = tuple(
+        one.model_copy(update={"version": version}) for one, version in zip(args.models, further, strict=True)
+    )
+    return args.resolved().model_copy(update={"version": first, "models": models})
 
 
 def load(args: EndpointArgs) -> ServedModel:
@@ -85,23 +110,98 @@ def load(args: EndpointArgs) -> ServedModel:
     Raises:
         TrackingError: as `find`, or its files are gone.
     """
+    args = args.resolved()
+    info = find(args)
+    folder = _folder(args, info)
+    return _load_version(args, info, _lineage(args, info, folder))
+
+
+def _folder(args: EndpointArgs, info: VersionInfo) -> Path:
     from remora import tracking
+
+    assert args.runs is not None, "resolved"
+    return tracking.fetch(_tracker(args), info, into=args.runs / "cache" / "champions")
+
+
+def _lineage(args: EndpointArgs, info: VersionInfo, folder: Path) -> Lineage:
+    assert args.runs is not None, "resolved"
+    return lineage(folder, args.runs, _tracker(args), info["run_id"], info["tags"])
+
+
+def _load_version(args: EndpointArgs, info: VersionInfo, known: Lineage) -> ServedModel:
     from remora.inference import Answerer
 
-    args = args.resolved()
-    assert args.runs is not None
-    cache = args.runs / "cache"
-    tracker = tracking.Tracker(args.runs, args.tracking_uri)
-    info = find(args)
-    folder = tracking.fetch(tracker, info, into=cache / "champions")
-    known = lineage(folder, args.runs, tracker, info["run_id"], info["tags"])
-    return ServedModel(Answerer.load(folder, cache), info["version"], info["run_id"], known, folder)
+    assert args.runs is not None, "resolved"
+    folder = _folder(args, info)
+    return ServedModel(Answerer.load(folder, args.runs / "cache"), info["version"], info["run_id"], known, folder)
 
 
-def loader(model: Model) -> Callable[[EndpointArgs], ServedModel]:
+@dataclass(frozen=True)
+class ModelSource:
+    """A model to serve: which version of it, and how a replica loads one."""
+
+    args: EndpointArgs
+    """Those of this model alone, resolved. Without a `version` the alias is followed."""
+    load: ModelLoader = load
+    """Loads `args.version`."""
+
+    @property
+    def registered(self) -> bool:
+        return self.load is load
+
+    @property
+    def follows(self) -> bool:
+        return self.registered and self.args.version is None
+
+    def wanted(self) -> str:
+        """The version to serve.
+
+        Raises:
+            TrackingError: as `find`.
+        """
+        return find(self.args)["version"] if self.follows else self.args.version or ""
+
+    def at(self, version: str) -> EndpointArgs:
+        """The settings of a replica that loads this version."""
+        return self.args.model_copy(update={"version": version or None})
+
+    def prepared(self, version: str) -> ModelLoader:
+        """How replicas load a version. If it is the registry's, its files are read and checked here, and replicas that
+        see them need not ask the registry: to import MLflow takes longer than to load a small model.
+
+        Raises:
+            TrackingError: it is not there, or its files are not.
+            TornArtifact: they are not as they were registered.
+        """
+        if not self.registered:
+            return self.load
+        args = self.at(version)
+        info = find(args)
+        folder = _folder(args, info)
+        if is_published(folder):
+            verify(folder)
+        return partial(_load_version, info=info, known=_lineage(args, info, folder))
+
+
+def sources(args: EndpointArgs, load: ModelLoader = load) -> tuple[ModelSource, ...]:
+    """The models of an endpoint. Those that do not follow their alias have the version that it names now.
+
+    Raises:
+        TrackingError: as `find`.
+    """
+    if load is globals()["load"] and not args.follow:
+        args = pinned(args)
+    return tuple(ModelSource(one, load) for one in args.resolved().each())
+
+
+def loader(model: Model) -> ModelLoader:
     """A function with which replicas load `model`, resolved once at deployment: later replicas serve the same."""
-    version = model.version or sha256_file(model.folder / MANIFEST)[:12]
-    return partial(_load_bundle, folder=model.folder, version=version, run_id=model.run_id)
+    return partial(_load_bundle, folder=model.folder, version=version_of(model), run_id=model.run_id)
+
+
+def version_of(model: Model) -> str:
+    """The registry's version, or that of a bundle's content."""
+    return model.version or sha256_file(model.folder / MANIFEST)[:12]
 
 
 def _load_bundle(args: EndpointArgs, folder: Path, version: str, run_id: str | None) -> ServedModel:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
@@ -18,7 +18,6 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from remora.errors import DataError, TooLong
 from remora.serving.args import EndpointArgs
-from remora.serving.champion import ModelFacts
 from remora.serving.completion import engine_requests
 from remora.serving.engines.protocol import Delta, Draining, OtherVersion, ReplicasDied, ServingEngine
 from remora.serving.fetch import Fetcher
@@ -27,28 +26,30 @@ from remora.serving.openai_api import ChatRequest, Refusal, read_request, too_la
 from remora.serving.picture_pool import shared
 from remora.serving.responses import Head, events, whole
 from remora.serving.tracer import Tracer
+from remora.serving.versions import VersionChoice, VersionTable
 
 if TYPE_CHECKING:
     from remora import inference
+    from remora.serving.champion import ModelFacts
 
 T = TypeVar("T")
 GONE = 499
 """nginx's status for a client that closed its connection; nobody reads it."""
 VERSIONS = 10
-"""Times that a request is read because its model's version changes: while replicas are replaced, both are there."""
+"""Times that a request is given to another version because its own is retired before it begins."""
 
 
 class Chat:
-    """The route's work, for one model behind one engine."""
+    """The route's work, for the models of a table, with an engine for each, by the model's name."""
 
     def __init__(
         self,
         args: EndpointArgs,
-        facts: Callable[[], ModelFacts],
-        engine: ServingEngine,
+        table: Callable[[], VersionTable],
+        engines: Mapping[str, ServingEngine],
         tracer: Tracer | None = None,
     ) -> None:
-        self.args, self.facts, self.engine, self.tracer = args, facts, engine, tracer
+        self.args, self.table, self.engines, self.tracer = args, table, engines, tracer
         self._fetcher = Fetcher(args.image_hosts, args.limits) if args.image_hosts else None
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="read")
         limits, processes = args.limits, args.ingress.picture_processes
@@ -62,12 +63,15 @@ class Chat:
         body = await read_body(http, self.args.limits.max_body_bytes)
         if not body and "upgrade" in http.headers:  # a server that switched protocols has lost it: see front.py
             raise Refusal("the body was lost with an offer to upgrade; speak HTTP/1.1 without one", code="no_body")
-        facts = self.facts()
+        run = asyncio.get_running_loop().run_in_executor
+        request = await run(self._readers, read_request, body, tuple(self.table().names()), self.args.limits)
+        if self._fetcher is not None:
+            await self._fetcher.fill(request.messages)
         for _ in range(VERSIONS):
             try:
-                return await self._answered(http, body, facts)
-            except OtherVersion as other:
-                facts = other.facts
+                return await self._answered(http, request, self.table().choose(request.model, key_of(request)))
+            except OtherVersion:
+                continue
             except TooLong as e:
                 # Clients recognise this wording (litellm, LangChain).
                 raise Refusal(
@@ -83,12 +87,12 @@ class Chat:
                 raise Refusal(f"{e}; try again in 1 s", status=503, code=code, retry_after=1) from None
         raise Refusal("the endpoint changes its model; try again in 1 s", status=503, code="not_ready", retry_after=1)
 
-    async def _answered(self, http: Request, body: bytes, facts: ModelFacts) -> Response:
-        """The response of a model with these facts. Until there is something to send, a failure is raised."""
-        began = time.time_ns()
-        request, asked = await self._read(body, facts)
-        deltas = side_by_side([self.engine.submit(one) for one in asked])
-        head = Head(facts.name, f"{self.args.model}@{facts.version}")
+    async def _answered(self, http: Request, request: ChatRequest, choice: VersionChoice) -> Response:
+        """The response of one version. Until there is something to send, a failure is raised."""
+        began, facts = time.time_ns(), choice.version.facts
+        asked, engine = await self._read(request, facts), self.engines[choice.model.model]
+        deltas = side_by_side([engine.submit(one) for one in asked])
+        head = Head(facts.name, choice.fingerprint)
         if self.tracer is not None:
             told = head.system_fingerprint, http.headers.get("x-request-id")
             deltas = self.tracer.followed(deltas, request, began, *told)
@@ -101,13 +105,10 @@ class Chat:
         sent = events(head, _before(first, deltas), len(asked), request.includes_usage)
         return StreamingResponse(sent, media_type="text/event-stream", headers={"cache-control": "no-cache"})
 
-    async def _read(self, body: bytes, facts: ModelFacts) -> tuple[ChatRequest, tuple[inference.Request, ...]]:
+    async def _read(self, request: ChatRequest, facts: ModelFacts) -> tuple[inference.Request, ...]:
         run, limits = asyncio.get_running_loop().run_in_executor, self.args.limits
-        request = await run(self._readers, read_request, body, self.args.names(facts.name), limits)
-        if self._fetcher is not None:
-            await self._fetcher.fill(request.messages)
         if not shows_pictures(request.messages):
-            return request, await run(self._readers, engine_requests, request, limits, facts)
+            return await run(self._readers, engine_requests, request, limits, facts)
         ingress = self.args.ingress
         if self._viewed >= ingress.picture_processes + ingress.waiting_pictures:
             raise Refusal(
@@ -118,9 +119,14 @@ class Chat:
             )
         self._viewed += 1
         try:
-            return request, await run(self._viewers, engine_requests, request, limits, facts, self.pictures.decode)
+            return await run(self._viewers, engine_requests, request, limits, facts, self.pictures.decode)
         finally:
             self._viewed -= 1
+
+
+def key_of(request: ChatRequest) -> str:
+    """What the requests of one user have in common, if they say so."""
+    return str((request.model_extra or {}).get("user") or "")
 
 
 async def side_by_side(streams: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[tuple[int, Delta], None]:

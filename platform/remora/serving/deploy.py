@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from remora.carrier import unpack
@@ -17,7 +17,7 @@ from remora.cluster.session import ray_session
 from remora.errors import ServingError, first_line
 from remora.serving import champion
 from remora.serving.args import EndpointArgs
-from remora.serving.champion import ServedModel
+from remora.serving.champion import ModelSource, ServedModel
 from remora.serving.keys import is_loopback, read_keys, written
 
 NAME = "remora"
@@ -32,9 +32,11 @@ def serve_forever(
     address: str | None = None,
     ready: Callable[[str], None] | None = None,
     load: Callable[[EndpointArgs], ServedModel] = champion.load,
+    sources: Sequence[ModelSource] | None = None,
 ) -> None:
     """Deploy the endpoint, call `ready` with its URL, and block until SIGINT or SIGTERM.
 
+    `sources` are the models, if they are not those that the arguments name, each loaded by `load`.
     With `address` (or RAY_ADDRESS) that cluster is used and left running; otherwise one is started and stopped here.
 
     Raises:
@@ -65,10 +67,12 @@ def serve_forever(
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is restarted after 3 of these
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # after 5 s a busy machine's would be killed while it loads
     }
+    from remora.serving.replica import delete_app, delete_versions
+
     with ray_session(address, env, dashboard=False), _sigterm_as_interrupt(), contextlib.suppress(KeyboardInterrupt):
         owns_serve = _start(host, port)
         try:
-            _deploy(args, load)
+            _deploy(args, sources or champion.sources(args, load))
             url = _url(host, port)
             _wait_until_healthy(url)
             if ready is not None:
@@ -76,7 +80,8 @@ def serve_forever(
             threading.Event().wait()
         finally:
             # First: shutting down alone kills the proxy and drops requests in progress.
-            _delete(NAME)
+            delete_app(NAME)
+            delete_versions(NAME)  # if its fleet did not live to do it
             if owns_serve and not ours:  # our own cluster ends with Serve
                 from ray import serve
 
@@ -87,7 +92,7 @@ def _start(host: str, port: int) -> bool:
     """Start Serve unless it runs already, as on a joined cluster; returns whether it was started here."""
     from ray import serve
 
-    from remora.serving.app import REQUEST_TIMEOUT_S
+    from remora.serving.replica import REQUEST_TIMEOUT_S
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     status = serve.status()
@@ -108,33 +113,21 @@ def _start(host: str, port: int) -> bool:
     return False
 
 
-def _deploy(args: EndpointArgs, load: Callable[[EndpointArgs], ServedModel]) -> None:
+def _deploy(args: EndpointArgs, sources: Sequence[ModelSource]) -> None:
     from ray import serve
 
     from remora.serving.app import application
+    from remora.serving.replica import delete_versions
 
+    delete_versions(NAME)  # of an endpoint that was killed
     try:
-        serve.run(application(args, load), name=NAME, route_prefix="/")
+        serve.run(application(args, sources), name=NAME, route_prefix="/")
     except RuntimeError as e:
         status = serve.status().applications.get(NAME)
         told = [d.message for d in status.deployments.values()] if status else []
         if error := unpack(str(e), *told):
             raise error from None
         raise ServingError(f"the endpoint could not be deployed: {first_line(e)}; next: serve status") from e
-
-
-def _delete(name: str) -> None:
-    from ray import serve
-
-    from remora.serving.app import GRACE_S
-
-    end = time.monotonic() + GRACE_S
-    while True:
-        try:
-            return serve.delete(name)
-        except TimeoutError:  # serve.delete itself gives up after 60 s; requests may take longer
-            if time.monotonic() > end:
-                return
 
 
 def _refuse_port_in_use(host: str, port: int) -> None:

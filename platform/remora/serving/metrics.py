@@ -5,19 +5,25 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from remora.errors import DataError
 from remora.serving.engines.protocol import Delta, EngineStats, OtherVersion, ServingEngine
 
 if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric as MetricFamily
+
     from remora.inference import Request
+    from remora.serving.versions import VersionTable
 
 SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
 GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5)
@@ -74,10 +80,10 @@ class PrometheusRecorder:
     """A Recorder whose figures Prometheus reads: `vllm:<name>{model_name="…"}`."""
 
     def __init__(self, model_name: str, prefix: str = "vllm:") -> None:
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         of = {name: (prefix + name, m.about, ("model_name", *m.labels)) for name, m in METRICS.items()}
-        registry = self._registry
+        registry = self.registry
 
         def named(kind: str) -> list[str]:
             return [name for name, metric in METRICS.items() if metric.kind == kind]
@@ -87,10 +93,19 @@ class PrometheusRecorder:
         self._histograms = {
             name: Histogram(*of[name], buckets=METRICS[name].buckets, registry=registry) for name in named("histogram")
         }
+        self._show(model_name)
+
+    def _show(self, model_name: str) -> None:
         for name, metric in (self._counters | self._histograms).items():
             if not METRICS[name].labels:
                 metric.labels(model_name=model_name)  # shown before the first request
         self._model_name = model_name
+
+    def beside(self, model_name: str) -> PrometheusRecorder:
+        """One for another model, whose figures are in the same text."""
+        other = copy.copy(self)
+        other._show(model_name)
+        return other
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
         self._counters[name].labels(model_name=self._model_name, **labels).inc(amount)
@@ -103,7 +118,30 @@ class PrometheusRecorder:
 
     def text(self) -> bytes:
         """All figures, in Prometheus's text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
+
+
+class VersionsCollector(Collector):
+    """Which versions are served, and which one that an alias names is not, as `table` has them when they are read."""
+
+    def __init__(self, table: Callable[[], VersionTable]) -> None:
+        self._table = table
+
+    def collect(self) -> Iterator[MetricFamily]:
+        served = GaugeMetricFamily(
+            "remora:served_version", "1: it is served.", labels=("model_name", "version", "role")
+        )
+        refused = GaugeMetricFamily(
+            "remora:refused_version",
+            "1: the alias names it, and it could not be taken.",
+            labels=("model_name", "version"),
+        )
+        for model in self._table().models:
+            for one in model.running:
+                served.add_metric((model.model, one.version, model.role(one)), 1)
+            if model.refused is not None:
+                refused.add_metric((model.model, model.refused.version), 1)
+        yield from (served, refused)
 
 
 class MeteredEngine:

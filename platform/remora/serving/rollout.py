@@ -1,7 +1,7 @@
-"""`serve deploy` with the versions that aliases name now.
+"""`serve deploy`, after a look at what the config says: the endpoints' keys and host, and that their models are there.
 
-Ray rebuilds an application only if its config changed, so deploying a file again after its alias moved changes nothing.
-With the version written into the config, Ray sees the change and replaces the replicas one by one.
+Endpoints follow their aliases. Where one does not (`follow: false`), the version that its alias names now is written
+into the config: Ray rebuilds an application only if its config changed, so deploying it again would change nothing.
 
     python serve/deploy.py serve/local.yaml
 """
@@ -19,14 +19,14 @@ import yaml
 
 from remora.errors import RemoraError, SpecError
 from remora.serving.args import EndpointArgs
-from remora.serving.champion import pinned
+from remora.serving.champion import check, pinned
 from remora.serving.keys import is_loopback
 
 APPLICATIONS = ("remora.serving.app:build", "serve.app:build")
 
 
 def with_versions(config: Any) -> dict[str, Any]:
-    """A Serve config in which each endpoint names a version: its own, or the one its alias names now.
+    """A Serve config in which each endpoint that does not follow its alias names the version that it names now.
 
     Raises:
         SpecError: not a Serve config, an argument that breaks a rule, or no keys where others can ask.
@@ -43,12 +43,22 @@ def with_versions(config: Any) -> dict[str, Any]:
             args = {} if application.get("args") is None else application["args"]
             read = EndpointArgs.read(args)
             _check_host(config, read)
-            version = pinned(read).version
+            check(read)
+            versions = {} if read.follow else _pinned(args, read)
             # A path is meant as seen from here; the application is built elsewhere.
             keys = {"keys": str(read.keys.expanduser().absolute())} if isinstance(read.keys, Path) else {}
-            application = {**application, "args": {**args, "version": version, **keys}}
+            application = {**application, "args": {**args, **versions, **keys}}
         applications.append(application)
     return {**config, "applications": applications}
+
+
+def _pinned(args: Mapping[str, object], read: EndpointArgs) -> dict[str, object]:
+    found = pinned(read)
+    models = args.get("models")
+    if not isinstance(models, list):
+        return {"version": found.version}
+    versions = [one.version for one in found.models]
+    return {"version": found.version, "models": [{**a, "version": b} for a, b in zip(models, versions, strict=True)]}
 
 
 def _check_host(config: Mapping[str, object], args: EndpointArgs) -> None:

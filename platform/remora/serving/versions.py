@@ -71,6 +71,12 @@ class ModelVersions:
         trial = () if self.trial is None else (self.trial.running,)
         return (self.stable, *trial, *self.retired)
 
+    def role(self, running: RunningVersion) -> str:
+        """Of one of them: stable, trial or retired."""
+        if running == self.stable:
+            return "stable"
+        return "trial" if self.trial is not None and running == self.trial.running else "retired"
+
     def fingerprint(self, version: str) -> str:
         """OpenAI's `system_fingerprint`: `remora@3`."""
         return f"{self.model}@{version}"
@@ -128,6 +134,11 @@ class VersionTable:
             KeyError: no model has this name.
         """
         return (self.models[0] if name is None else self.names()[name]).choose(key)
+
+
+def table_of(model: str, alias: str, facts: ModelFacts) -> VersionTable:
+    """That of one model, in this process."""
+    return VersionTable(0, (ModelVersions(model, alias, RunningVersion(facts)),))
 
 
 def place(model: str, key: str) -> float:

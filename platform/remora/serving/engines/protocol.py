@@ -18,7 +18,6 @@ from remora.inference.requests import Event, Request
 
 if TYPE_CHECKING:
     from remora.inference import Stats
-    from remora.serving.champion import ModelFacts
 
 
 @dataclass(frozen=True)
@@ -154,8 +153,4 @@ class ReplicasDied(ServingError):
 
 
 class OtherVersion(ServingError):
-    """The engine has another version of the model than the one that a request was read for; `facts` are its own."""
-
-    def __init__(self, facts: ModelFacts) -> None:
-        super().__init__(f"the model's version is {facts.version} now; read the request again")
-        self.facts = facts
+    """The version that a request was read for takes no new requests; another one does."""

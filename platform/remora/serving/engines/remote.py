@@ -1,4 +1,4 @@
-"""An engine in other processes: replicas of the Serve deployment `ModelReplica` (serving/app.py).
+"""An engine in other processes: the replicas of one version (`ModelReplica`, serving/replica.py).
 
 A replica that dies, hangs or stops costs no request: another one goes on behind the tokens that came. Requests about
 the same picture go to the same replica while it has room (serving/routing.py), which has read the picture already.
@@ -19,8 +19,7 @@ from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableE
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from remora.inference.requests import FittedPicture, Prompt, Request, Stats
-from remora.serving.champion import ModelFacts
-from remora.serving.engines.protocol import Delta, Draining, EngineStats, ModelFailure, OtherVersion, ReplicasDied
+from remora.serving.engines.protocol import Delta, Draining, EngineStats, ModelFailure, ReplicasDied
 
 LOG = logging.getLogger(__name__)
 ATTEMPTS = 3
@@ -32,18 +31,15 @@ PAUSE_S = 0.2
 READY_S = 1.0
 """Timeout for asking whether a replica would take a request: less than the proxy gives us (front.HEALTH_S)."""
 
-EngineItem = Delta | ModelFacts | Exception
+EngineItem = Delta | Exception
 """What a replica streams: an answer's deltas, or what `ServingEngine.submit` raises, as a value, since Ray would wrap
-an exception. ModelFacts: the replica has another version."""
+an exception."""
 
 
 class RemoteEngine:
-    """A `ServingEngine` behind a handle of the deployment; `facts` are those of the version that was met last."""
+    """A `ServingEngine` behind a handle of the deployment."""
 
-    def __init__(
-        self, handle: DeploymentHandle[object], facts: ModelFacts, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.facts = facts
+    def __init__(self, handle: DeploymentHandle[object], clock: Callable[[], float] = time.monotonic) -> None:
         self._handle, self._clock = handle, clock
         self._open = self._begun = 0
         self._heard = clock()
@@ -117,9 +113,6 @@ class RemoteEngine:
                 if isinstance(item, Delta):
                     finished = item.finish_reason is not None
                     yield item
-                elif isinstance(item, ModelFacts):
-                    self.facts = item
-                    raise OtherVersion(item)
                 elif isinstance(item, Exception):
                     self._failed += isinstance(item, ModelFailure)
                     raise item
