@@ -1,4 +1,4 @@
-"""How many of a search's orders are performed at a time; no Ray."""
+"""How many of a search's orders are performed at a time, and what a slot says of one that fails; no Ray."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from remora.carrier import unpack
 from remora.cluster import search
-from remora.spec import Cluster, Space, load
+from remora.errors import DataError, WorkerError
+from remora.pipeline.search.perform import Order
+from remora.spec import Cluster, Space, Variant, load
 
 SPACE = Path(__file__).parents[1] / "e2e" / "tiny.yaml"
 
@@ -28,3 +31,28 @@ def test_as_many_trials_as_there_is_room_for(cluster: dict, have: tuple, trials:
     monkeypatch.setattr(search, "cpus_and_gpus", lambda: have)
     space = load(Space, SPACE).model_copy(update={"cluster": Cluster.model_validate(cluster)})
     assert search._concurrent(space) == trials
+
+
+@pytest.mark.parametrize(
+    ("met", "said", "tries"),
+    [
+        (DataError("a broken picture"), DataError("a broken picture"), 1),  # trying again would meet it again
+        (WorkerError("a worker died"), WorkerError("a worker died"), 3),
+        (ZeroDivisionError("of ours"), WorkerError("unexpected ZeroDivisionError: of ours"), 3),
+    ],
+)
+def test_what_stops_an_order_is_a_result_and_not_a_dead_process(
+    met: Exception, said: Exception, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def fails(*given: object) -> None:
+        tried.append(given)
+        raise met
+
+    monkeypatch.setattr(search, "perform", fails)
+    parts = {"vision": "clip-l-336", "connector": "linear", "llm": "phi-2", "recipe": "base"}
+    variant = Variant.model_validate(parts | {"cluster": {"max_failures": 2}})
+    found = search._performed(Order(1, "train", "s", "key", variant, "run"), tmp_path)
+    error = unpack(str(found["error"]))
+    assert type(error) is type(said) and str(error).startswith(str(said)) and len(tried) == tries

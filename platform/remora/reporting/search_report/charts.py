@@ -70,7 +70,8 @@ def scatter(found: Tradeoff, ranks: Mapping[str, str]) -> Drawing:
     least, most = found.points[0].cost, found.points[-1].cost
     kind: Literal["log", "linear"] = "log" if most > 10 * least else "linear"
     x = alt.X("cost:Q", title=PRICES[found.cost], scale=alt.Scale(type=kind, zero=False, nice=True, padding=16))
-    x = x.axis(format="~s", tickCount=5, labelExpr="replace(datum.label, 'G', 'B')")
+    small = most < 100  # seconds or GiB, of which nobody says "100m"
+    x = x.axis(format="~g" if small else "~s", tickCount=5, labelExpr="replace(datum.label, 'G', 'B')")
     y = alt.Y("figure:Q", title=found.benchmark, scale=alt.Scale(zero=False))
     best = [row for row, p in zip(rows, found.points, strict=True) if p.front]
     stair = [*best, {**best[-1], "cost": most}]
