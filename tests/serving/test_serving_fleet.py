@@ -161,7 +161,10 @@ def test_an_alias_that_moves_back_takes_the_version_that_drains() -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Harbour], object], str]] = {
-    "no start": (lambda d: d.states.update({"remora@2": AppState(failed="the bundle\nis torn")}), "the bundle is torn"),
+    "no start": (
+        lambda d: d.states.update({"remora@2": AppState(failed=ServingError("the bundle\nis torn"))}),
+        "the bundle is torn",
+    ),
     "nothing": (lambda d: d.engines.update({"remora@2": Scripted("  ")}), "answers a probe with nothing"),
     "nan": (lambda d: d.engines.update({"remora@2": Scripted(logprob=float("nan"))}), "are no numbers"),
     "fails": (lambda d: setattr(d.engine("remora@2"), "end", ServingError("it is ill")), "it is ill"),
@@ -248,7 +251,7 @@ def test_a_pinned_version_stays() -> None:
 def test_several_models_move_apart() -> None:
     world = begun(ModelArgs(model="other"))
     world.points["remora"] = "2"
-    world.dock.states["remora@2"] = AppState(failed="no")
+    world.dock.states["remora@2"] = AppState(failed=ServingError("no"))
     world.points["other"] = "8"
     world.look()
     assert [one.stable.version for one in world.fleet.table.models] == ["1", "8"]
@@ -256,7 +259,7 @@ def test_several_models_move_apart() -> None:
 
 def test_the_first_versions_have_to_come_up() -> None:
     world = World(ModelArgs(model="other"))
-    world.dock.states["other@7"] = AppState(failed="the bundle is torn")
+    world.dock.states["other@7"] = AppState(failed=ServingError("the bundle is torn"))
     with pytest.raises(ServingError, match="the bundle is torn"):
         asyncio.run(world.fleet.begin())
     assert "other@7" not in world.dock.there
@@ -285,6 +288,35 @@ def test_another_fleet_takes_over_what_runs_and_stops_the_rest() -> None:
     later.report("a", later.table.number, frozenset())
     asyncio.run(later.look())
     assert set(world.dock.there) == {"remora@1"}
+
+
+@pytest.mark.parametrize("why", ["broken", "slow", "away"])
+def test_another_fleet_begins_with_what_runs_where_the_wanted_version_does_not(why: str) -> None:
+    """So that a fleet that dies while the alias names a broken version is not the end of it."""
+    world = begun()
+    for since, app in enumerate(("remora@0", "remora@1")):
+        world.dock.there[app] = AppState(up=True, since=since)
+    world.points["remora"] = TrackingError("MLflow does not answer") if why == "away" else "2"
+    if why == "broken":
+        world.dock.there["remora@2"] = world.dock.states["remora@2"] = AppState(
+            failed=ServingError("the bundle is torn"), since=3
+        )
+    if why == "slow":
+        world.dock.there["remora@2"] = AppState(since=3)
+    later = Fleet(world.fleet._sources, world.dock, lambda: world.now)
+    asyncio.run(later.begin())
+    assert later.table.models[0].stable.version == "1" and "remora@1" in world.dock.there
+    world.points["remora"] = "3"
+    asyncio.run(later.look())
+    assert later.table.models[0].stable.version == "3"
+
+
+def test_what_was_begun_ends_if_another_model_does_not_come_up() -> None:
+    world = World(ModelArgs(model="other"))
+    world.dock.states["other@7"] = AppState(failed=ServingError("the bundle is torn"))
+    with pytest.raises(ServingError):
+        asyncio.run(world.fleet.begin())
+    assert world.dock.there == {}
 
 
 class Behind:

@@ -17,9 +17,7 @@ from contextvars import Context
 
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayError
 from ray.serve.config import BackpressureConfig
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
@@ -31,7 +29,15 @@ from remora.serving.champion import ModelSource
 from remora.serving.engines.remote import RemoteEngine
 from remora.serving.engines.versions import VersionsEngine
 from remora.serving.fleet import Fleet
-from remora.serving.replica import GRACE_S, HEALTH_PERIOD_S, ServeDock, delete_versions, engine_handle, replica_options
+from remora.serving.replica import (
+    GRACE_S,
+    HEALTH_PERIOD_S,
+    ServeDock,
+    delete_versions,
+    engine_handle,
+    log_with_serve,
+    replica_options,
+)
 from remora.serving.versions import ModelVersions, RunningVersion, VersionTable
 
 LOG = logging.getLogger(__name__)
@@ -47,6 +53,7 @@ class ModelFleet:
     goes on with the versions that it has, and the next one takes them over."""
 
     def __init__(self, sources: Sequence[ModelSource]) -> None:
+        log_with_serve()
         self._app = serve.get_replica_context().app_name
         self._fleet = Fleet(sources, ServeDock(self._app))
         began: Future[None] = Future()
@@ -98,6 +105,7 @@ class Endpoint:
     """One ingress replica: keys, parsing, decoding of pictures, and answers in OpenAI's form. It has no model."""
 
     def __init__(self, args: EndpointArgs, fleet: DeploymentHandle[object]) -> None:
+        log_with_serve()
         self._args, self._fleet = args, fleet.options(method_name="report")
         self._name = f"{serve.get_replica_context().replica_tag} {os.getpid()}"
         self._table = VersionTable(0, ())
@@ -136,7 +144,7 @@ class Endpoint:
             try:
                 await self._report()
                 there = True
-            except (RayError, RayServeException) as e:
+            except Exception as e:  # noqa: BLE001 (it follows on, whatever it is)
                 if there:
                     LOG.warning("the fleet does not answer (%s); the versions stay as they are", type(e).__name__)
                 there = False

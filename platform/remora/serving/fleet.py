@@ -19,7 +19,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -36,6 +36,8 @@ AGAIN_S = 60.0
 MOST_AGAIN_S = 3600.0
 GONE_S = 30.0
 """An ingress replica that has said nothing for this long has stopped."""
+FACTS_S = 10.0
+"""Timeout for asking a version that runs what it is."""
 PROBE_TOKENS = 8
 PROBE_S = 60.0
 """Timeout of a probe's answer."""
@@ -46,8 +48,10 @@ class AppState:
     """How far the replicas of a version are."""
 
     up: bool = False
-    failed: str | None = None
-    """Why they cannot start, in one line."""
+    failed: RemoraError | None = None
+    """Why they cannot start."""
+    since: float = 0.0
+    """When it was deployed, by a clock of which only the order counts."""
 
 
 class Dock(Protocol):
@@ -114,16 +118,46 @@ class Fleet:
         """Bring up each model's version, or take the one that an earlier Fleet has brought up.
 
         Raises:
-            RemoraError: one that is wanted does not come up. Nothing else has changed.
+            RemoraError: one that is wanted does not come up, and no other one of its model is there. Nothing changes.
         """
         there = await asyncio.to_thread(self._dock.apps)
-        found = []
-        for source in self._sources:
-            version = await asyncio.to_thread(source.wanted)
-            found.append(ModelVersions(source.args.model, source.args.alias, await self._up(source, version, None)))
+        found = list[ModelVersions]()
+        try:
+            for source in self._sources:
+                running = await self._first(source, there)
+                found.append(ModelVersions(source.args.model, source.args.alias, running))
+        except BaseException:
+            await self._stop({one.stable.app for one in found} - set(there))
+            raise
         mine = {one.stable.app for one in found}
         self._strangers = set(there) - mine
         self.table = VersionTable(self.table.number, tuple(found))
+
+    async def _first(self, source: ModelSource, there: Mapping[str, AppState]) -> RunningVersion:
+        """The version that is wanted; if that does not run yet, or not at all, the newest one that does."""
+        others, wanted = list[RunningVersion](), ""
+        if source.follows:
+            newest = sorted(there, key=lambda app: -there[app].since)
+            running = [await self._running(app) for app in newest if there[app].up]
+            others = [one for one in running if one and self._dock.name(source, one.version) == one.app]
+        try:
+            version = await asyncio.to_thread(source.wanted)
+            wanted = self._dock.name(source, version)
+            if not others or any(one.app == wanted for one in others):
+                return await self._up(source, version, None)
+        except RemoraError:
+            others = [one for one in others if one.app != wanted]
+            if not others:
+                raise
+        return others[0]
+
+    async def _running(self, app: str) -> RunningVersion | None:
+        try:
+            async with asyncio.timeout(FACTS_S):
+                return RunningVersion(await self._dock.facts(app), app)
+        except Exception as e:  # noqa: BLE001 (whatever it is, it does not answer)
+            LOG.warning("%s is there and does not answer (%s)", app, type(e).__name__)
+            return None
 
     async def follow(self) -> None:
         """Never returns."""
@@ -178,10 +212,11 @@ class Fleet:
             _Moved: the alias points elsewhere by now, and another version answers meanwhile.
             RemoraError: it does not come up; what was started of it is stopped.
         """
-        app = self._dock.name(source, version)
+        app, deployed = self._dock.name(source, version), False
         try:
             if app not in await asyncio.to_thread(self._dock.apps):
                 load = await asyncio.to_thread(source.prepared, version)
+                deployed = True
                 await asyncio.to_thread(self._dock.deploy, app, source.at(version), load, beside)
             await self._wait(app, source, version, moves=beside is not None)
             facts = await self._dock.facts(app)
@@ -190,7 +225,7 @@ class Fleet:
                     raise ServingError("it answers a probe with nothing")
                 LOG.warning("%s answers a probe with nothing", app)  # as the version that is asked for, it is served
         except BaseException:
-            if app not in self._used():
+            if deployed or (beside is not None and app not in self._used()):
                 await asyncio.to_thread(self._dock.delete, app)
             raise
         return RunningVersion(facts, app)
@@ -200,7 +235,7 @@ class Fleet:
         while True:
             state = (await asyncio.to_thread(self._dock.apps)).get(app, AppState())
             if state.failed is not None:
-                raise ServingError(state.failed)
+                raise state.failed
             if state.up:
                 return
             if self._clock() > end:

@@ -18,7 +18,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from remora import __version__
 from remora.carrier import carried, unpack
-from remora.errors import DataError
+from remora.errors import DataError, ServingError
 from remora.inference.requests import Request
 from remora.serving.args import EndpointArgs, IngressArgs
 from remora.serving.champion import ModelFacts, ModelLoader, ModelSource
@@ -52,6 +52,7 @@ class ModelReplica:
     def __init__(self, args: EndpointArgs, load: ModelLoader) -> None:
         import torch
 
+        log_with_serve()
         torch.set_num_threads(max(1, int(args.num_cpus)))
         self._stalled_s = args.stalled_seconds
         assert args.runs is not None, "resolved at deployment"
@@ -160,6 +161,12 @@ class ServeDock:
         return engine_handle(app)
 
 
+def log_with_serve() -> None:
+    """Have this process's replica write what Remora logs into its log of Serve (logs/serve/ of Ray's session)."""
+    for handler in logging.getLogger("ray.serve").handlers:
+        logging.getLogger("remora").addHandler(handler)
+
+
 def engine_handle(app: str) -> DeploymentHandle[object]:
     return serve.get_deployment_handle(ModelReplica.name, app)  # type: ignore[attr-defined]
 
@@ -197,13 +204,14 @@ def delete_versions(endpoint: str) -> None:
 
 
 def _state(app: ApplicationStatusOverview) -> AppState:
+    since = app.last_deployed_time_s
     if app.status == ApplicationStatus.RUNNING:
-        return AppState(up=True)
-    if app.status not in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-        return AppState()
+        return AppState(up=True, since=since)
+    if app.status != ApplicationStatus.DEPLOY_FAILED:  # also UNHEALTHY: Serve replaces its replicas
+        return AppState(since=since)
     told = [each.message for each in app.deployments.values()]
     error = unpack(app.message, *told)
-    return AppState(failed=str(error) if error else " ".join((*told, app.message))[:300])
+    return AppState(failed=error or ServingError(" ".join(" ".join((*told, app.message)).split())[:200]), since=since)
 
 
 def _replicas(app: ApplicationStatusOverview | None) -> int | None:
