@@ -114,6 +114,27 @@ def test_what_a_replica_says_passes() -> None:
     assert (status, body["got"], body["id"], headers[MARK]) == (200, 2, "mine", "1000 4")
 
 
+def test_what_serve_reads_as_utf_8_is_ascii() -> None:
+    """It would answer 500. The client gets its id back as far as it is ASCII."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        for name, value in scope["headers"]:
+            name.decode(), value.decode()
+        await replica(scope, receive, send)
+
+    scope = scope_of()
+    for name in (b"X-Request-Id", b"X-Session-Id", b"Serve_Multiplexed_Model_Id", b"traceparent"):
+        scope["headers"].append((name, b"a \xe9\xff"))
+    status, _, answer = exchange(serve, scope)
+    assert (status, answer["id"]) == (200, "a ??")
+
+
+@pytest.mark.parametrize("path", ["http://169.254.169.254/latest", "*", "healthz"])
+def test_what_is_no_path_has_no_route(path: str) -> None:
+    status, headers, answer = exchange(hangs, scope_of(path))
+    assert (status, answer["error"]["type"]) == (404, "NotFoundError") and "retry-after" not in headers
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_death_is_another_replicas_request(times: int) -> None:
     proxy, asked = dies(times)

@@ -48,6 +48,7 @@ LATER = 2
 """Retry-After, in seconds."""
 OVERRIDDEN = (b"x-request-id", b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
 """Headers set here, or with which a client could lift the proxy's limits."""
+_ASCII = bytes(i if i < 128 else ord("?") for i in range(256))
 
 
 def middlewares() -> list[Middleware]:
@@ -97,11 +98,15 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith("/-/"):
             return await self.app(scope, receive, send)
-        request_id = (Headers(scope=scope).get("x-request-id") or str(uuid.uuid4()))[:200]
-        headers = [(key, value) for key, value in scope["headers"] if key.lower() not in OVERRIDDEN]
-        scope = {**scope, "headers": [*headers, (b"x-request-id", request_id.encode("latin-1", "replace"))]}
+        # Serve's proxy reads some headers as UTF-8, and a letter beyond it would be a 500.
+        headers = [(key.lower(), value.translate(_ASCII)) for key, value in scope["headers"]]
+        request_id = (Headers(raw=headers).get("x-request-id") or str(uuid.uuid4()))[:200]
+        headers = [(key, value) for key, value in headers if key not in OVERRIDDEN]
+        scope = {**scope, "headers": [*headers, (b"x-request-id", request_id.encode())]}
         held = bytearray()
         try:
+            if not scope["path"].startswith("/"):  # a whole URL, which is for proxies; Serve has no route for it
+                raise Refusal(f"no route: {scope['path'][:80]!r} is no path", status=404)
             if scope["path"] in ("/healthz", "/readyz") and scope["method"] in ("GET", "HEAD"):
                 state = await (self._healthz() if scope["path"] == "/healthz" else self._readyz())
                 return await _send(send, 200, state, {"x-request-id": request_id})

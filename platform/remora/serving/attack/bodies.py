@@ -55,7 +55,7 @@ TEXTS: dict[str, str] = {
 SETTINGS: dict[str, dict[str, object]] = {
     "a million answers": {"n": MILLION},
     "no answers": {"n": 0},
-    "an answer of 2^63 tokens": {"max_tokens": 2**63},
+    "an answer of 2^63 tokens": {"max_tokens": 2**63, "stream": True},
     "a seed of 2^70": {"seed": 2**70},
     "a negative temperature": {"temperature": -1},
     "a million best tokens": {"logprobs": True, "top_logprobs": MILLION},

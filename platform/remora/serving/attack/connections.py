@@ -45,6 +45,8 @@ def malformed(head: HeadMaker) -> dict[str, bytes]:
     upgrade = ("Upgrade: websocket", "Connection: Upgrade")
     return {
         "letters beyond ascii": head("X-Request-Id: é\xff", length) + BODY,
+        "letters beyond ascii, for Ray": head("X-Session-Id: \xff", "Serve_Multiplexed_Model_Id: \xff", length) + BODY,
+        "letters beyond ascii, for traces": head("Traceparent: \xff", length) + BODY,
         "a folded header": head("X-Request-Id: a", " b: c", length) + BODY,
         "a nul in a header": head("X-Request-Id: a\x00b", length) + BODY,
         "no host": b"POST /v1/chat/completions HTTP/1.1\r\n\r\n",
