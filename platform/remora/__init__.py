@@ -263,12 +263,15 @@ def promote(
 
 
 def serve(
-    model: File = "remora@champion",
+    model: File | list[File] | tuple[File, ...] = ("remora@champion",),
     *,
+    pin: bool = False,
     host: str = "127.0.0.1",
     port: int = 8000,
     keys: File | None = None,
     no_keys: bool = False,
+    trace: bool = False,
+    engine: str = "builtin",
     ready: Callable[[str, str, str | None], None] | None = None,
     address: str | None = None,
     tracking_uri: str | None = None,
@@ -277,9 +280,13 @@ def serve(
     """Serve a model by OpenAI's chat completions with images, until it is interrupted (Ctrl-C).
 
     Args:
-        model: A variant's name, the folder of a bundle, or name@alias of the registry.
+        model: A variant's name, the folder of a bundle, or name@alias of the registry, which is followed; several:
+            requests choose one by its name.
+        pin: Stay with the version that name@alias is now.
         keys: A file of keys (`remora keys add`); default: one key is made.
         no_keys: Requests need no key; only with a host of this machine.
+        trace: A trace of each answer in MLflow, without texts and pictures.
+        engine: What runs the language model: builtin or vllm.
         ready: Called once it answers, with its URL, the model's name there, and the key if one was made.
 
     Raises:
@@ -291,8 +298,9 @@ def serve(
         from remora.commands.endpoint_options import ServeOptions
         from remora.commands.serve import served
 
+        models = map(str, model) if isinstance(model, list | tuple) else (str(model),)
         given = {
-            "model": str(model), "host": host, "port": port, "address": address, "tracking_uri": tracking_uri,
-            "runs": runs, "keys": keys, "no_keys": no_keys,
+            "model": tuple(models), "pin": pin, "host": host, "port": port, "address": address, "trace": trace,
+            "tracking_uri": tracking_uri, "runs": runs, "keys": keys, "no_keys": no_keys, "engine": engine,
         }  # fmt: skip
         served(ServeOptions.of(given), ready or (lambda url, name, key: None))
