@@ -126,6 +126,7 @@ def evaluate(
     *,
     data: File | None = None,
     limit: int | None = None,
+    weights: str = "float32",
     protocol: str | None = None,
     judge_model: str | None = None,
     out: File | None = None,
@@ -144,6 +145,7 @@ def evaluate(
         benchmarks: Names, YAMLs of your own, or "all".
         data: The benchmarks' folders; default: <run folder>/data/eval.
         limit: Ask only the first questions of each.
+        weights: int8 for the language model's linear layers in 8 bits, on CPUs.
         protocol: Way of scoring; default: the papers'.
         out: Also write the reports to this folder.
         workers: Processes that answer, with `gpus_per_worker` GPUs each.
@@ -162,8 +164,9 @@ def evaluate(
         from remora.reporting.columns import literal, silent
 
         given = {
-            "model": str(model), "benchmarks": benchmarks, "data": data, "limit": limit, "protocol": protocol,
-            "judge_model": judge_model, "out": out, "workers": workers, "gpus_per_worker": gpus_per_worker,
+            "model": str(model), "benchmarks": benchmarks, "data": data, "limit": limit,
+            "weights": weights, "protocol": protocol, "judge_model": judge_model, "out": out,
+            "workers": workers, "gpus_per_worker": gpus_per_worker,
             "local": local, "address": address, "tracking_uri": tracking_uri, "runs": runs,
         }  # fmt: skip
         return evaluated(EvaluateOptions.of(given), literal() if aloud else silent(), say if aloud else say_nothing)
@@ -272,6 +275,7 @@ def serve(
     no_keys: bool = False,
     trace: bool = False,
     engine: str = "builtin",
+    weights: str = "float32",
     ready: Callable[[str, str, str | None], None] | None = None,
     address: str | None = None,
     tracking_uri: str | None = None,
@@ -287,6 +291,7 @@ def serve(
         no_keys: Requests need no key; only with a host of this machine.
         trace: A trace of each answer in MLflow, without texts and pictures.
         engine: What runs the language model: builtin or vllm.
+        weights: int8 for the language model's linear layers in 8 bits, on CPUs.
         ready: Called once it answers, with its URL, the model's name there, and the key if one was made.
 
     Raises:
@@ -302,5 +307,6 @@ def serve(
         given = {
             "model": tuple(models), "pin": pin, "host": host, "port": port, "address": address, "trace": trace,
             "tracking_uri": tracking_uri, "runs": runs, "keys": keys, "no_keys": no_keys, "engine": engine,
+            "weights": weights,
         }  # fmt: skip
         served(ServeOptions.of(given), ready or (lambda url, name, key: None))

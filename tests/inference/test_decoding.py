@@ -11,6 +11,7 @@ from remora import catalog
 from remora.inference import Prompt
 from remora.inference.attention import SLOTS
 from remora.inference.decoding import Row, SlotBatch, WholeBatch, can_join, token_bytes
+from remora.inference.sampling import NEAR
 from remora.token_ids import IMAGE
 from support.small_llms import CONFIGS, JOIN, OTHERS, PICTURES, WINDOWED, embeddings, llm_of, prompts
 
@@ -81,7 +82,7 @@ def test_every_class_of_the_catalog_is_here():
 def test_logits_do_not_depend_on_the_batch(name):
     llm, asked = llm_of(name), prompts(TAILS)
     with torch.inference_mode():
-        assert can_join(llm) is JOIN[name]
+        assert can_join(llm, NEAR[torch.float32]) is JOIN[name]
         expected = torch.stack([alone(llm, prompt) for prompt in asked])
         assert expected.std() > 0.1  # they say something
         for at_once in (3, 32):
@@ -160,7 +161,7 @@ def test_prefixes_are_kept_up_to_their_limit():
     llm, asked = llm_of("smollm2-135m"), prompts([3] * 4, each=1)
     body, head = asked[0].body * token_bytes(llm), asked[0].head * token_bytes(llm)
     with torch.inference_mode():
-        assert can_join(llm)
+        assert can_join(llm, NEAR[torch.float32])
         batch, begun = SlotBatch(llm, 2 * body + head), []
         for i in (0, 1, 0, 2, 0, 1):
             batch.resize(1, 20)
@@ -191,9 +192,9 @@ def test_a_model_that_takes_no_positions_does_not_join(monkeypatch):
 
     for other in (counting, refusing):
         monkeypatch.setattr(type(llm), "forward", other)
-        assert not can_join(llm)
+        assert not can_join(llm, NEAR[torch.float32])
     monkeypatch.undo()
-    assert can_join(llm)
+    assert can_join(llm, NEAR[torch.float32])
 
 
 def test_the_classes_that_need_care_are_those_that_no_entry_has():

@@ -15,7 +15,7 @@ import yaml
 from serving_docs import PAGE, ROOT, commands, examples, table
 
 from remora.cli import main
-from remora.commands import attack, chat, keys, serve
+from remora.commands import attack, chat, evaluate, keys, serve
 from remora.inference.vllm.process import PYTHON
 from remora.serving import completion, front, openai_api
 from remora.serving.args import EndpointArgs, Limits
@@ -26,6 +26,7 @@ from remora.serving.openai_api import ChatRequest
 def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str | tuple[str, ...], Path | None, bool]] = []
     monkeypatch.setattr(serve, "serve", lambda args: asked.append((args.model, args.keys, args.no_keys)))
+    monkeypatch.setattr(evaluate, "evaluate", lambda args: asked.append((args.model, None, False)))
     monkeypatch.setattr(chat, "chat", lambda args: asked.append((args.url, *args.image, False)))
     monkeypatch.setattr(keys, "keys", lambda args: asked.append((args.name, args.file, False)))
     monkeypatch.setattr(attack, "attack", lambda args: asked.append((args.url, None, bool(args.only or args.host))))
@@ -56,6 +57,8 @@ def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
         (("remora@champion",), None, True),
         (("MODEL",), None, False),
         (("remora@champion",), None, False),
+        ("MODEL", None, False),
+        (("MODEL",), None, False),
         ("http://127.0.0.1:8000", None, False),
         ("http://127.0.0.1:8000", None, True),
         ("https://models.example.org", None, True),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.commands.declaring import REQUIRED, argument, option
-from remora.commands.options import A_MODEL, Options, cluster_address, tracking_server
+from remora.commands.options import A_MODEL, Options, cluster_address, tracking_server, weights_of_the_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class ServeOptions(Options):
     keys: Path | None = option("file of keys, from `remora keys add` (default: one new key)", metavar="FILE")
     no_keys: bool = option("answer every program on this machine; with a host of this machine only", False)
     trace: bool = option("a trace of each answer in MLflow, without texts and pictures", False)
+    weights: str = weights_of_the_model()
     engine: str = option(
         "what runs the language model: builtin | vllm (default: builtin)", "builtin", choices=["builtin", "vllm"]
     )

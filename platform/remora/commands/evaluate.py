@@ -17,7 +17,7 @@ from remora.data.outputs import writes
 from remora.errors import DataError, SpecError
 from remora.evaluation.measured import Measured
 from remora.files import write_json
-from remora.inference.bundle import check_bundle, weights_digest
+from remora.inference.bundle import check_bundle, weights_digest, with_weights
 from remora.pipeline.measure import notes, prepare
 from remora.pipeline.suite import evaluate as run
 from remora.reporting.bars import counted
@@ -68,13 +68,13 @@ def evaluated(options: EvaluateOptions, console: Console, tell: Callable[..., No
         known = ", ".join(catalog.PAPERS)
         raise DataError(f"--benchmarks names none; there are: {known}; see: remora catalog benchmarks")
     model = find_model(options.model, options.runs, options.tracking_uri)
-    bundle = model.folder
     if options.local and options.workers != 1:
         alone = f"--local answers in this process; --workers {options.workers} is for Ray"
         raise SpecError(f"{alone}; leave out one of them")
     store.check_writable()
     # Missing and damaged files are found before a cluster is started.
-    check_bundle(bundle)
+    check_bundle(model.folder)
+    bundle = with_weights(model.folder, options.weights, store.cache)
     prepared = [prepare(name, store, options.data) for name in dict.fromkeys(names)]
     console.print(f"model: {model.shown}, weights {weights_digest(bundle)[:12]}", highlight=False, soft_wrap=True)
 

@@ -37,6 +37,14 @@ def tracking_server() -> str | None:
     return option("MLflow server (default: MLFLOW_TRACKING_URI, or <run folder>/mlflow.db)")
 
 
+def weights_of_the_model() -> str:
+    return option(
+        "of the language model's linear layers when it answers: float32 | int8, on CPUs (default: the model's)",
+        "float32",
+        choices=["float32", "int8"],
+    )
+
+
 def _protocol() -> str | None:
     return option("way of scoring (default: the papers')", metavar="P")
 
@@ -175,6 +183,7 @@ class EvaluateOptions(Options):
     workers: int = option("processes that answer (default: 1)", 1, metavar="N")
     gpus_per_worker: float = option("GPUs of each (default: 0)", 0.0, metavar="N")
     limit: int | None = option("ask only the first N questions of each", metavar="N")
+    weights: str = weights_of_the_model()
     out: Path | None = option("also write the reports there", metavar="DIR")
     address: str | None = cluster_address()
     local: bool = _local()

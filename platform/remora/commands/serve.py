@@ -60,6 +60,7 @@ def served(
         trace=options.trace,
         engine=options.engine,
         models=tuple(further),
+        weights=options.weights,
     )
     for model, one in zip(found, endpoint.each(), strict=True):
         tell(f"serving {model.shown}{f', and follows {one.alias!r}' if one.version is None else ''}")

@@ -20,10 +20,12 @@ from remora.inference.bundle import Bundle, read_bundle
 from remora.inference.decoding import can_join, token_bytes
 from remora.inference.engine import CACHE_BYTES, CHUNK, ROWS, AnswerEngine
 from remora.inference.generation import Generation
+from remora.inference.int8 import to_int8
 from remora.inference.pictures import PICTURES
 from remora.inference.products import pack
 from remora.inference.recent import Recent
 from remora.inference.requests import Answer, FittedPicture, Message, Prompt, Request
+from remora.inference.sampling import NEAR, NEAR_INT8
 from remora.inference.text import Detokenizer
 from remora.model.blocks import token_table
 from remora.model.parts import compose
@@ -50,6 +52,7 @@ class Answerer:
         prompter: Prompter,
         vision: str,
         aspect: Literal["square", "pad"] = "square",
+        near: float | None = None,
     ) -> None:
         self.name = name
         self.model = model.eval().requires_grad_(False)
@@ -64,7 +67,9 @@ class Answerer:
         self.vocabulary = int(token_table(llm).shape[0])
         """Number of tokens that it can generate."""
         self.dtype: torch.dtype = token_table(llm).dtype
-        self.joins = can_join(llm)
+        self.near: float = NEAR[self.dtype] if near is None else near
+        """How near two scores are a near tie (sampling.py)."""
+        self.joins = can_join(llm, self.near)
         """Whether prompts of different lengths go through the language model together."""
         self.token_bytes = token_bytes(llm)
         """Bytes of one token's keys and values."""
@@ -82,9 +87,15 @@ class Answerer:
         """Load a variant from the folders of its parts; see `load`."""
         model, tokenizer = compose(bundle.parts, bundle.seed)
         prompter = Prompter(catalog.template(bundle.template), tokenizer, model.image_tokens)
-        model = model.to("cuda" if torch.cuda.is_available() else "cpu", dtype)
+        device, near = "cuda" if torch.cuda.is_available() else "cpu", None
+        if bundle.weights == "int8":
+            if device == "cuda":
+                raise DataError(f"{bundle.name}: int8 weights answer on CPUs only; next: without --weights int8")
+            to_int8(model.llm)
+            near = NEAR_INT8
+        model = model.to(device, dtype)
         pack(model)
-        return cls(bundle.name, model, prompter, bundle.parts["vision"].name, bundle.aspect)
+        return cls(bundle.name, model, prompter, bundle.parts["vision"].name, bundle.aspect, near)
 
     def prompt(self, conversation: Sequence[Message]) -> Prompt:
         """The conversation as tokens, checked; its last turn is the user's. Any thread may call this.

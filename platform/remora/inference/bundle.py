@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict, get_args
 
 from remora import catalog
 from remora.errors import DataError, UnknownName
-from remora.files import copy, digest, manifest, publishing, verify
+from remora.files import copy, digest, is_published, manifest, publishing, verify
 from remora.model.hub import cached
 from remora.model.refs import PartRecord, PartRef, source_digest
 from remora.spec import PARTS
 
 FILE = "bundle.json"
+Weights = Literal["float32", "int8"]
+"""Of the language model's linear layers when it answers; int8.py says how they are made from float32."""
 AGAIN = "copy it again whole, or make it again with the command that made it (remora train, import or average)"
 
 
@@ -33,6 +35,7 @@ class Bundle:
     """The prompt template for questions, from the last stage."""
     aspect: Literal["square", "pad"]
     seed: int
+    weights: Weights = "float32"
 
 
 class BundleFile(TypedDict):
@@ -44,6 +47,8 @@ class BundleFile(TypedDict):
     aspect: Literal["square", "pad"]
     seed: int
     about: dict[str, object]
+    weights: NotRequired[Weights]
+    """Only if not float32."""
 
 
 def write_bundle(folder: Path, bundle: Bundle, about: Mapping[str, object]) -> None:
@@ -71,6 +76,7 @@ def write_bundle(folder: Path, bundle: Bundle, about: Mapping[str, object]) -> N
                     "aspect": bundle.aspect,
                     "seed": bundle.seed,
                     "about": dict(about),
+                    **({} if bundle.weights == "float32" else {"weights": bundle.weights}),
                 },
                 indent=1,
             )
@@ -122,7 +128,28 @@ def weights_digest(folder: Path) -> str:
     # An untrained connector is made from the seed.
     fresh = "connector" in parts and said["parts"]["connector"]["folder"] is None
     template = catalog.template(said["template"]).model_dump(mode="json", exclude={"source"})
-    return digest([files, parts, template, said["aspect"], said["seed"] if fresh else None])
+    found = [files, parts, template, said["aspect"], said["seed"] if fresh else None]
+    return digest([*found, said["weights"]] if "weights" in said else found)
+
+
+def with_weights(folder: Path, weights: str, cache: Path) -> Path:
+    """A bundle's folder, or that of one with the same parts whose language model answers with other weights: a model
+    of its own, with its own name, digest and scores. It is made once, below `cache`, of links where those can be.
+
+    Raises:
+        DataError: no bundle there, or no such weights.
+        TornArtifact: its files are not what was published.
+    """
+    said = _said(folder)
+    if weights not in get_args(Weights):
+        raise DataError(f"weights are {' or '.join(get_args(Weights))}; found {weights!r}")
+    if weights in ("float32", said.get("weights", "float32")):
+        return folder
+    made = cache / "weights" / f"{said['name']}-{weights}-{weights_digest(folder)[:12]}"
+    if not is_published(made):
+        bundle = read_bundle(folder, cache)
+        write_bundle(made, replace(bundle, name=f"{bundle.name}-int8", weights="int8"), said["about"])
+    return made
 
 
 def _said(folder: Path) -> BundleFile:
@@ -152,6 +179,8 @@ def _problem(said: object) -> str | None:
             return f"{key!r} is missing" if key not in said else f"{key!r} is {said[key]!r}, not {shape.__name__}"
     if said["aspect"] not in ("square", "pad"):
         return f"'aspect' is {said['aspect']!r}, neither square nor pad"
+    if (weights := said.get("weights", "float32")) not in get_args(Weights):
+        return f"'weights' is {weights!r}, none of {', '.join(get_args(Weights))}"
     for part, ref in said["parts"].items():
         whole = isinstance(ref, dict) and {"name", "folder", "adapters"} <= ref.keys()
         if part not in PARTS or not (whole and isinstance(ref["name"], str) and isinstance(ref["adapters"], list)):
@@ -183,4 +212,5 @@ def read_bundle(folder: Path, cache: Path) -> Bundle:
                 raise DataError(f"{folder / FILE}: {e}; an entry of your own is read from REMORA_CATALOG") from None
             where = pretrained_folder(ref["name"], entry, cache / "llm")
         parts[part] = PartRef(ref["name"], where, tuple(folder / a for a in ref["adapters"]))
-    return Bundle(said["name"], parts, said["template"], said["aspect"], said["seed"])
+    weights = said.get("weights", "float32")
+    return Bundle(said["name"], parts, said["template"], said["aspect"], said["seed"], weights)

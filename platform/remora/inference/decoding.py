@@ -16,7 +16,6 @@ from remora.inference.attention import SLOTS, SlotSpan, spans_mask
 from remora.inference.cache import Prefix, SlotCache
 from remora.inference.recent import Recent
 from remora.inference.requests import FittedPicture, Prompt
-from remora.inference.sampling import NEAR
 from remora.model.blocks import token_table
 from remora.model.vlm import place
 from remora.token_ids import IMAGE
@@ -187,9 +186,9 @@ def embed(
     return place(embeddings, at, found[before:][: some.count(IMAGE)])
 
 
-def can_join(llm: PreTrainedModel) -> bool:
+def can_join(llm: PreTrainedModel, near: float) -> bool:
     """Whether `SlotBatch` gives every row the logits that it has at batch size 1; if so, the model's attention is set
-    to slot_attention, which changes nothing elsewhere.
+    to slot_attention, which changes nothing elsewhere. `near` is the rule for near ties (sampling.py).
 
     False if a layer's cache drops tokens or is not a cache of tokens (sliding windows, convolutions, recurrence), if
     rotary frequencies follow the longest row, or if the model's attention is not sdpa. Models that count positions
@@ -205,7 +204,7 @@ def can_join(llm: PreTrainedModel) -> bool:
     try:
         llm.set_attn_implementation(SLOTS)
         with torch.inference_mode():
-            joins = _trial(llm)
+            joins = _trial(llm, near)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # it does not take such a pass
         joins = False
     if not joins:
@@ -213,7 +212,7 @@ def can_join(llm: PreTrainedModel) -> bool:
     return joins
 
 
-def _trial(llm: PreTrainedModel) -> bool:
+def _trial(llm: PreTrainedModel, near: float) -> bool:
     """Compare three rows about two pictures, one of which is read in pieces beside the others, with each row alone."""
     table = token_table(llm)
     pictures = [FittedPicture(Image.new("L", (1, 1), shade)) for shade in (0, 1)]
@@ -239,7 +238,7 @@ def _trial(llm: PreTrainedModel) -> bool:
     for prompt, token, together in zip(prompts, said, logits, strict=True):
         alone = WholeBatch(llm, [prompt], shown)
         for found in together:
-            off = NEAR[table.dtype] / 2 * float(alone.logits.abs().max())
+            off = near / 2 * float(alone.logits.abs().max())
             if not torch.allclose(found, alone.logits[0], rtol=0, atol=off):
                 return False
             alone.step([token])

@@ -22,7 +22,7 @@ from remora.inference.generation import Generation
 from remora.inference.pictures import PICTURES
 from remora.inference.requests import Event, Request, Stats
 from remora.inference.rows import EngineLimits, EqualRows, RunningRows, SlotRows
-from remora.inference.sampling import NEAR, choose, logprobs
+from remora.inference.sampling import choose, logprobs
 
 if TYPE_CHECKING:
     from remora.inference.answerer import Answerer
@@ -57,7 +57,7 @@ class AnswerEngine:
         pictures: int = PICTURES,
     ) -> None:
         self.answerer = answerer
-        self._near = NEAR[answerer.dtype]
+        self._near = answerer.near
         self._waiting: deque[Generation] = deque()
         limits = EngineLimits(rows, cache_bytes, chunk, pictures)
         self._rows: RunningRows = SlotRows(answerer, limits) if answerer.joins else EqualRows(answerer, limits)

@@ -22,6 +22,8 @@ NEAR = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Two best scores that differ by less than this fraction of the row's largest logit are a near tie. It is at least
 five times the largest effect of a batch on a logit in the tests' model classes. Half precision saves memory, but leaves
 many choices to batch size 1."""
+NEAR_INT8 = 3e-2
+"""The same with int8 layers: a last bit may round an input to the next integer, which moves logits by up to 1.4 %."""
 
 
 class ChoosingRow(Protocol):

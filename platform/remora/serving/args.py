@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from remora.errors import SpecError
+from remora.inference.bundle import Weights
 from remora.serving.keys import ApiKey
 from remora.spec.base import Spec, validate
 
@@ -124,6 +125,8 @@ class EndpointArgs(Spec):
     num_gpus: float = Field(default=0, ge=0)
     engine: Literal["builtin", "vllm"] = "builtin"
     """What runs the language model: our own engine, or vLLM in a process beside it."""
+    weights: Weights = "float32"
+    """Of the language model's linear layers: int8 takes a quarter of their memory, on CPUs."""
     vllm_python: Path | None = None
     """For `engine: vllm`, the Python that has it. Default: $REMORA_VLLM_PYTHON, or the replica's own."""
     cache_bytes: int = Field(default=2 * 2**30, ge=2**20)

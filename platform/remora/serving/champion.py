@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from remora.errors import RemoraError
 from remora.files import MANIFEST, is_published, sha256_file, verify
+from remora.inference.bundle import with_weights
 from remora.serving.args import EndpointArgs
 from remora.serving.lineage import Lineage, lineage
 
@@ -132,8 +133,9 @@ def _load_version(args: EndpointArgs, info: VersionInfo, known: Lineage) -> Serv
     from remora.inference import Answerer
 
     assert args.runs is not None, "resolved"
-    folder = _folder(args, info)
-    return ServedModel(Answerer.load(folder, args.runs / "cache"), info["version"], info["run_id"], known, folder)
+    cache = args.runs / "cache"
+    folder = with_weights(_folder(args, info), args.weights, cache)
+    return ServedModel(Answerer.load(folder, cache), info["version"], info["run_id"], known, folder)
 
 
 @dataclass(frozen=True)
@@ -216,4 +218,5 @@ def _load_bundle(args: EndpointArgs, folder: Path, version: str, run_id: str | N
         with contextlib.suppress(RemoraError):  # lineage alone: the files are here
             tags = tracking.version_info(tracker, args.model, version)["tags"]
     known = lineage(folder, runs, tracker, run_id, tags)
+    folder = with_weights(folder, args.weights, runs / "cache")
     return ServedModel(Answerer.load(folder, runs / "cache"), version, run_id, known, folder)

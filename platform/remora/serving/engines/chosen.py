@@ -28,6 +28,8 @@ def engine_of(args: EndpointArgs, model: ServedModel) -> ThreadedEngine:
     if model.folder is None:
         raise ServingError(f"engine vllm needs a bundle, which {model.answerer.name} has not; next: engine: builtin")
     assert args.runs is not None, "resolved at deployment"
+    if args.weights != "float32":
+        raise ServingError(f"engine vllm runs float32 weights; found weights: {args.weights}; next: engine: builtin")
     llm = language_model_folder(model.folder, args.runs / "cache")
     log = args.runs / "logs" / f"vllm-{os.getpid()}.log"
     return VllmServing.of(model.answerer, llm, args.cache_bytes, args.vllm_python, log)
