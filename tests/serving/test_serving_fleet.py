@@ -287,6 +287,10 @@ def test_another_fleet_takes_over_what_runs_and_stops_the_rest() -> None:
     assert "remora@0" in world.dock.there
     later.report("a", later.table.number, frozenset())
     asyncio.run(later.look())
+    assert "remora@0" in world.dock.there, "another one may not have reported yet"
+    world.now += GONE_S
+    later.report("a", later.table.number, frozenset())
+    asyncio.run(later.look())
     assert set(world.dock.there) == {"remora@1"}
 
 

@@ -113,6 +113,8 @@ class Fleet:
         self._told: dict[str, str] = {}
         self._strangers: set[str] = set()
         """Apps of an earlier Fleet that are in no table of this one."""
+        self._all_reported_at = 0.0
+        """When every ingress replica of an earlier Fleet has reported to this one, or is gone."""
 
     async def begin(self) -> None:
         """Bring up each model's version, or take the one that an earlier Fleet has brought up.
@@ -121,6 +123,7 @@ class Fleet:
             RemoraError: one that is wanted does not come up, and no other one of its model is there. Nothing changes.
         """
         there = await asyncio.to_thread(self._dock.apps)
+        self._all_reported_at = self._clock() + GONE_S if there else 0.0
         found = list[ModelVersions]()
         try:
             for source in self._sources:
@@ -269,8 +272,8 @@ class Fleet:
     async def _stop_idle(self) -> None:
         now = self._clock()
         self._reports = {name: one for name, one in self._reports.items() if now - one.at < GONE_S}
-        if any(report.number < self.table.number for report in self._reports.values()):
-            return  # it may still choose a version that is retired here
+        if now < self._all_reported_at or any(one.number < self.table.number for one in self._reports.values()):
+            return  # one of them may still choose a version that is retired here
         busy = frozenset[str]().union(*(report.busy for report in self._reports.values()))
         for model in self.table.models:
             if idle := {one.app for one in model.retired} - busy:
