@@ -24,11 +24,12 @@ def test_what_was_measured_in_another_way_or_is_torn_counts_as_not_measured(tmp_
 
 
 @pytest.mark.slow
-def test_a_search_measures_each_variant_once_and_shows_whom_no_other_beats(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["--local", pytest.param("", marks=pytest.mark.ray)], ids=["local", "ray"])
+def test_a_search_measures_each_variant_once_and_shows_whom_no_other_beats(tmp_path: Path, where: str) -> None:
     objectives = [str(tmp_path / "colours.yaml"), "answers_per_second", "answering_memory", "parameters"]
     axes = {"connector": ["linear", "mlp2x_gelu"]}
     space = write_space(tmp_path, objectives=objectives, rule={"kind": "none"}, axes={}, **axes)
-    said = ended(space)
+    said = ended(space, where=where)
     assert "Pareto set of colours (max), answers_per_second (max), answering_memory (min), parameters (min)" in said
     files = sorted((tmp_path / "r" / "scores").glob(f"*/{FILE}"))
     found = [json.loads(file.read_text()) for file in files]
@@ -37,7 +38,7 @@ def test_a_search_measures_each_variant_once_and_shows_whom_no_other_beats(tmp_p
     result = json.loads((tmp_path / "r" / "searches" / "rates.json").read_text())
     shown = {v["name"]: v["figures"] for v in result["pareto"]["variants"]}
     assert {f["answers_per_second"] for f in shown.values()} == {f["answers"] / f["seconds"] for f in found}
-    ended(space)
+    ended(space, where=where)
     assert [json.loads(file.read_text()) for file in files] == found, "measured again"
     page = (tmp_path / "r" / "searches" / "rates" / "report" / "report.html").read_text()
     assert 'id="pareto"' in page and "answers per second" in page and "seconds an answer" in page

@@ -89,7 +89,7 @@ def of(
         RemoraError: what stopped it.
     """
     shown = [i for i, ask in enumerate(prepared.asks) if ask.condition == "pictures"]
-    with exclusive(folder / f".{FILE}.lease"):
+    with exclusive(folder.with_name(f".{folder.name}.speed.lease")):
         if not (found := read(folder)):
             job = AskJob(bundle, store.runs, prepared.name, prepared.data, [shown[:QUESTIONS]])
             executor.time(job, folder / FILE, cluster)

@@ -1,7 +1,7 @@
 """One variant from spec to scores: its stage runs (trained, awaited or reused), its bundle, its benchmarks.
 
-The same function is a Ray Tune trial and `remora train`. It writes a record, from which MLflow is brought up to date,
-and a status journal `<runs>/status/<search>/<variant>.jsonl`, which the display follows.
+`remora train` runs it whole, a search by its pieces (search/perform.py). It writes a record, from which MLflow is
+brought up to date, and a status journal `<runs>/status/<search>/<variant>.jsonl`, which the display follows.
 """
 
 from __future__ import annotations

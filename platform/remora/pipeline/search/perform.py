@@ -1,6 +1,6 @@
 """An item of a search done: a stage run trained up to its next rung or its end, or a variant measured.
 
-A trial of Ray Tune performs an order, or this process with `--local`.
+A slot of Ray Tune performs an order, or this process with `--local`.
 """
 
 from __future__ import annotations
