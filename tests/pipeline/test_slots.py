@@ -19,6 +19,7 @@ class Driver:
 
     def __init__(self, count: int, ready: int) -> None:
         self.space = SPACE.model_copy(update={"cluster": Cluster(max_failures=1)})
+        self.runs = Path()
         self.count, self.ready, self.begun = count, ready, 0
         self.ended: list[int] = []
         self.problems: list[RemoraError] = []
@@ -27,6 +28,9 @@ class Driver:
     @property
     def over(self) -> bool:
         return len(self.ended) == self.count
+
+    def look(self) -> None:
+        """Nobody asks it to stop."""
 
     def next(self) -> Order | None:
         if self.full:

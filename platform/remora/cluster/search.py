@@ -22,9 +22,8 @@ from remora.cluster.executor import OnRay
 from remora.cluster.session import cpus_and_gpus
 from remora.errors import WorkerError
 from remora.pipeline.search.crew import Crew
-from remora.pipeline.search.driver import Driver
 from remora.pipeline.search.perform import Order, perform
-from remora.pipeline.search.slots import Slots, orders
+from remora.pipeline.search.slots import OrderSource, Slots, orders
 from remora.runs.leftovers import attempt
 from remora.spec import Space
 
@@ -35,7 +34,7 @@ QUIET = ("execution.tune_controller", "tune", "analysis.experiment_analysis")
 class OnTune:
     """Needs a Ray session."""
 
-    def work(self, driver: Driver) -> None:
+    def work(self, driver: OrderSource) -> None:
         # Tune would take the first Ctrl-C as a wish to end the experiment some time; stage runs are safe, so stop at
         # once.
         os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
@@ -68,7 +67,7 @@ def _performed(order: Order, runs: Path) -> dict[str, object]:
     raise AssertionError
 
 
-def _tuned(driver: Driver, name: str) -> None:
+def _tuned(driver: OrderSource, name: str) -> None:
     from ray import tune
     from ray.tune.search import ConcurrencyLimiter, Searcher
 

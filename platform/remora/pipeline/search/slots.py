@@ -35,7 +35,15 @@ class OrderSource(Protocol):
     def space(self) -> Space: ...
 
     @property
+    def runs(self) -> Path: ...
+
+    @property
     def over(self) -> bool: ...
+
+    def look(self) -> None:
+        """Raises:
+        KeyboardInterrupt: somebody asked the search to stop.
+        """
 
     def next(self) -> Order | None: ...
 
