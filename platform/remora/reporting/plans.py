@@ -86,10 +86,11 @@ def print_forecasts(found: Forecasts, out: Console) -> None:
     cluster, money = found.cluster, found.ways[0].cost is not None
     workers, gpus = cluster.least_workers, cluster.gpus_per_worker > 0
     if past := found.begun:
-        came = [f"{past.trained:,} trained to their ends", f"{past.paused:,} paused", f"{past.stopped:,} stopped"]
+        states = {"trained to the end": past.trained, "paused": past.paused, "stopped": past.stopped}
+        came = ", ".join(f"{count:,} {state}" for state, count in states.items() if count) or "none trained to the end"
         out.print(
-            f"The search has begun: of {past.count:,} variants {', '.join(came)}; {past.steps:,} steps were taken. "
-            "What follows is what is left; each variant on its own is from the start.",
+            f"The search has begun, with {past.steps:,} steps: of {past.count:,} variant{'s' * (past.count != 1)} "
+            f"{came}. What follows is what is left; each variant on its own is from the start.",
             highlight=False,
             soft_wrap=True,
         )
