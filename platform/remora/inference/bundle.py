@@ -14,7 +14,7 @@ from typing import Literal, NotRequired, TypedDict, get_args
 
 from remora import catalog
 from remora.errors import DataError, UnknownName
-from remora.files import copy, digest, is_published, manifest, publishing, verify
+from remora.files import copy, digest, exclusive, is_published, manifest, publishing, verify
 from remora.model.hub import cached
 from remora.model.refs import PartRecord, PartRef, source_digest
 from remora.spec import PARTS
@@ -146,7 +146,9 @@ def with_weights(folder: Path, weights: str, cache: Path) -> Path:
     if weights in ("float32", said.get("weights", "float32")):
         return folder
     made = cache / "weights" / f"{said['name']}-{weights}-{weights_digest(folder)[:12]}"
-    if not is_published(made):
+    with exclusive(made.with_name(f".{made.name}.lock")):  # replicas start together
+        if is_published(made):
+            return made
         bundle = read_bundle(folder, cache)
         write_bundle(made, replace(bundle, name=f"{bundle.name}-int8", weights="int8"), said["about"])
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from remora.files import is_published, publishing
+from remora.files import exclusive, is_published, publishing
 from remora.inference.bundle import read_bundle, weights_digest
 from remora.model.llm import full_state, load_llm
 from remora.model.lora import merge_adapter
@@ -26,7 +26,9 @@ def language_model_folder(bundle: Path, cache: Path) -> Path:
     if not ref.adapters and keeps_bias and _says_its_class(ref.folder):
         return ref.folder
     folder = cache / "vllm" / weights_digest(bundle)[:16]
-    if not is_published(folder):
+    with exclusive(folder.with_name(f".{folder.name}.lock")):  # replicas start together
+        if is_published(folder):
+            return folder
         llm, _ = load_llm(ref.folder, keeps_bias)
         for adapter in ref.adapters:
             merge_adapter(llm, adapter)
