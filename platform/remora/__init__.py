@@ -276,6 +276,11 @@ def serve(
     trace: bool = False,
     engine: str = "builtin",
     weights: str = "float32",
+    canary: str | None = None,
+    shadow: float = 0.2,
+    share: str = "0.05,0.25,0.5",
+    rule: tuple[str, ...] = (),
+    no_promote: bool = False,
     ready: Callable[[str, str, str | None], None] | None = None,
     address: str | None = None,
     tracking_uri: str | None = None,
@@ -292,6 +297,11 @@ def serve(
         trace: A trace of each answer in MLflow, without texts and pictures.
         engine: What runs the language model: builtin or vllm.
         weights: int8 for the language model's linear layers in 8 bits, on CPUs.
+        canary: A candidate beside the first model.
+        shadow: Share of the requests that both versions answer.
+        share: Shares of the clients that get the candidate's answers, in steps.
+        rule: Settings of its rule: `alpha=0.01`.
+        no_promote: Only tell the verdict.
         ready: Called once it answers, with its URL, the model's name there, and the key if one was made.
 
     Raises:
@@ -307,6 +317,7 @@ def serve(
         given = {
             "model": tuple(models), "pin": pin, "host": host, "port": port, "address": address, "trace": trace,
             "tracking_uri": tracking_uri, "runs": runs, "keys": keys, "no_keys": no_keys, "engine": engine,
-            "weights": weights,
+            "weights": weights, "canary": canary, "shadow": shadow, "share": share, "rule": rule,
+            "no_promote": no_promote,
         }  # fmt: skip
         served(ServeOptions.of(given), ready or (lambda url, name, key: None))

@@ -23,6 +23,11 @@ from remora.pipeline.promotion import FILE as HISTORY
 from remora.pipeline.promotion import history
 from remora.pipeline.search.search import registered
 from remora.pipeline.variant import Outcome
+from remora.serving.args import EndpointArgs
+from remora.serving.canary.args import CanaryArgs
+from remora.serving.canary.candidate import candidate_of
+from remora.serving.canary.trial import CandidateSource
+from remora.serving.champion import ModelSource
 from remora.spec import Space, load
 from remora.tracking import Run, Tracker, find_model, register, standing, version_info
 
@@ -340,3 +345,18 @@ def test_it_is_the_same_from_python(runs: Path) -> None:
 def test_what_cannot_be_promoted_is_one_line(runs: Path, argv: list[str], says: str) -> None:
     assert says in refused(runs, *argv)
     assert not (runs / HISTORY).exists()
+
+
+def test_a_canarys_candidate_becomes_a_version_and_takes_the_alias_by_the_gate(runs: Path) -> None:
+    def candidate(model: str) -> CandidateSource:
+        args = EndpointArgs(runs=runs, no_keys=True, canary=CanaryArgs(model=model)).resolved()
+        return candidate_of(args, ModelSource(args.each()[0]))
+
+    with pytest.raises(GateError, match=r"worse is significantly worse on held.*; or serve it with --no-promote"):
+        candidate("worse")
+    found = candidate("close")
+    assert (found.version, found.source.args.version, found.source.registered) == ("2", "2", True)
+    assert champion(runs)["version"] == "1" and not history(runs), "a version without the alias"
+    assert found.promote() == "remora@champion: version 2 instead of version 1"
+    assert champion(runs)["version"] == "2" and history(runs)[-1].variant == "close"
+    assert found.promote() == "remora@champion named it already"

@@ -15,11 +15,13 @@ import yaml
 from serving_docs import PAGE, ROOT, commands, examples, table
 
 from remora.cli import main
-from remora.commands import attack, chat, evaluate, keys, serve
+from remora.commands import attack, canary, chat, evaluate, keys, serve
+from remora.commands.canary import settings_of
 from remora.inference.vllm.process import PYTHON
 from remora.serving import completion, front, openai_api
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.attack.run import ATTACKS, Verdict
+from remora.serving.canary.args import CanaryArgs
 from remora.serving.openai_api import ChatRequest
 
 
@@ -30,6 +32,7 @@ def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "chat", lambda args: asked.append((args.url, *args.image, False)))
     monkeypatch.setattr(keys, "keys", lambda args: asked.append((args.name, args.file, False)))
     monkeypatch.setattr(attack, "attack", lambda args: asked.append((args.url, None, bool(args.only or args.host))))
+    monkeypatch.setattr(canary, "canary", lambda args: asked.append((args.what, None, bool(args.rule))))
     for command in commands():
         match shlex.split(command):
             case ["remora", *rest] | ["echo", _, "|", "remora", *rest]:
@@ -63,12 +66,19 @@ def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http://127.0.0.1:8000", None, True),
         ("https://models.example.org", None, True),
         (("remora@champion", "other@champion", "small-variant"), None, False),
+        (("remora@champion",), None, False),
+        ("show", None, False),
+        ("replay", None, True),
         ("http://127.0.0.1:8000", Path("picture.png"), False),
         ("http://127.0.0.1:8000", Path("picture.png"), False),
     ]
     assert {language for language, _ in examples()} == {"sh", "python", "yaml"}
-    (config,) = (yaml.safe_load(text) for language, text in examples() if language == "yaml")
-    assert [one.model for one in EndpointArgs.read(config["args"]).each()] == ["remora", "other", "third"]
+    several, tried = (yaml.safe_load(text) for language, text in examples() if language == "yaml")
+    assert [one.model for one in EndpointArgs.read(several["args"]).each()] == ["remora", "other", "third"]
+    read = EndpointArgs.read(tried).canary
+    assert read is not None and read == CanaryArgs(model=read.model), "the defaults"
+    replayed = next(command for command in commands() if command.startswith("remora canary replay"))
+    assert read.with_rule(settings_of(tuple(shlex.split(replayed, comments=True)[4:]))).rule != read.rule
 
 
 def test_its_settings_are_those_of_a_request() -> None:

@@ -26,7 +26,8 @@ def test_a_key_stays_with_its_version_while_the_share_grows() -> None:
         tried = replace(model, trial=TrialVersion(running("4"), share))
         now = {key for key in KEYS if tried.choose(key).version.version == "4"}
         assert chosen <= now and abs(len(now) / len(KEYS) - share) < 0.03
-        assert {tried.choose(key).shadow for key in KEYS} == {None}
+        both = {(choice.version.version, choice.shadow and choice.shadow.version) for choice in map(tried.choose, KEYS)}
+        assert both <= {("3", "4"), ("4", "3")}, "the other one may answer, too"
         chosen = now
     assert chosen == set(KEYS)
     apart = {key for key in KEYS if place("remora", key) < 0.5} ^ {key for key in KEYS if place("other", key) < 0.5}

@@ -28,6 +28,15 @@ class ServeOptions(Options):
     engine: str = option(
         "what runs the language model: builtin | vllm (default: builtin)", "builtin", choices=["builtin", "vllm"]
     )
+    canary: str | None = option(f"a candidate beside the first one: {A_MODEL}", metavar="MODEL")
+    shadow: float = option("canary: share of the requests that both versions answer (default: 0.2)", 0.2, metavar="P")
+    share: str = option(
+        "canary: shares of the clients that get its answers, in steps (default: 0.05,0.25,0.5)",
+        "0.05,0.25,0.5",
+        metavar="P,P,…",
+    )
+    rule: tuple[str, ...] = option("canary: settings of its rule: alpha=0.01", (), metavar="NAME=VALUE")
+    no_promote: bool = option("canary: only tell the verdict", False)
 
 
 @dataclass(frozen=True, kw_only=True)

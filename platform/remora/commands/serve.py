@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from remora.commands.canary import settings_of
 from remora.commands.endpoint_options import ServeOptions
 from remora.commands.run import say, say_nothing
 from remora.errors import ServingError
 from remora.inference.vllm.process import vllm_python
 from remora.serving import champion
 from remora.serving.args import EndpointArgs, ModelArgs
+from remora.serving.canary.args import CanaryArgs
+from remora.serving.canary.candidate import candidate_of
 from remora.serving.champion import ModelSource
 from remora.serving.client import KEY, curl_command
 from remora.serving.deploy import serve_forever
 from remora.serving.keys import ApiKey, hash_of, new_key
+from remora.spec.base import validate
 from remora.tracking import Model, find_model
 
 
@@ -61,9 +65,15 @@ def served(
         engine=options.engine,
         models=tuple(further),
         weights=options.weights,
+        canary=_canary(options),
     )
+    sources = [_source(model, one) for model, one in zip(found, endpoint.resolved().each(), strict=True)]
+    candidate = None if endpoint.canary is None else candidate_of(endpoint.resolved(), sources[0])
     for model, one in zip(found, endpoint.each(), strict=True):
         tell(f"serving {model.shown}{f', and follows {one.alias!r}' if one.version is None else ''}")
+    if candidate is not None and endpoint.canary is not None:
+        tell(f"version {candidate.version} ({endpoint.canary.model}) beside it, first in the shadow")
+        tell(f"its rule: {endpoint.canary.rule.words}; next: remora canary show {endpoint.model}")
     count = sum(one.min_replicas for one in endpoint.each())
     tell(f"starting Ray and {count} replicas, each of which loads {'a' if further else 'the'} model")
     serve_forever(
@@ -72,8 +82,25 @@ def served(
         port=options.port,
         address=options.address,
         ready=lambda url: ready(url, endpoint.model, key),
-        sources=[_source(model, one) for model, one in zip(found, endpoint.resolved().each(), strict=True)],
+        sources=sources,
+        candidate=candidate,
     )
+
+
+def _canary(options: ServeOptions) -> CanaryArgs | None:
+    """Raises:
+    SpecError: a value that breaks a rule.
+    """
+    if options.canary is None:
+        return None
+    said = {
+        "model": options.canary,
+        "shadow": options.shadow,
+        "share": [share for share in options.share.split(",") if share],
+        "promote": not options.no_promote,
+        "rule": settings_of(options.rule),
+    }
+    return validate(CanaryArgs, said, "canary")
 
 
 def _named(model: Model, label: str, pin: bool) -> ModelArgs:

@@ -24,6 +24,8 @@ from remora.runs.rungs import figure_name
 from remora.tracking import Model, Run, Tracker
 
 FILE, INTENT, NOTHING = "promotions.jsonl", "intent", "nothing_came_of"
+ALPHA = 0.05
+"""Level of the gate, unless another is given."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def promote(
     name: str = "remora",
     alias: str = "champion",
     benchmarks: Sequence[str] = (),
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
     force: str | None = None,
     key: str | None = None,
     tags: Mapping[str, str] | None = None,
@@ -114,6 +116,25 @@ def promote(
         made = replace(made, version=number)
         lines.append(runs / FILE, [asdict(made)], sync=True)
         return made
+
+
+def check(candidate: Model, given: str, runs: Path, tracker: Tracker, name: str, alias: str) -> None:
+    """Whether `promote` would move the alias now; nothing is changed.
+
+    Raises:
+        GateError, TrackingError: as `promote`.
+    """
+    info = tracking.standing(tracker, name, alias)
+    if info is None:
+        return
+    incumbent = tracking.fetch(tracker, info, into=runs / "cache" / "champions")
+    weights, its_weights = weights_digest(candidate.folder), weights_digest(incumbent)
+    if weights == its_weights:
+        return
+    both = _reports(runs / "scores", (given, weights), (f"{name}@{alias}", its_weights), ())
+    standing, its_variant = info["version"], bundle_name(incumbent)
+    made = Promotion("", name, alias, "", candidate.name, standing, its_variant, ALPHA, gate(both, ALPHA))
+    _check(made, given)
 
 
 def add_version(

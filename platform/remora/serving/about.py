@@ -13,6 +13,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from remora import __version__
 from remora.serving.args import EndpointArgs
+from remora.serving.canary.told import CanaryGauges, canary_body
+from remora.serving.canary.traffic import CanaryTraffic
 from remora.serving.front import KEYS
 from remora.serving.metrics import MeteredEngine, PrometheusRecorder
 from remora.serving.openai_api import Refusal
@@ -25,9 +27,11 @@ def about(
     table: Callable[[], VersionTable],
     engines: Mapping[str, MeteredEngine],
     recorder: PrometheusRecorder,
+    canary: CanaryTraffic | None = None,
 ) -> None:
     """Add the routes to `app`."""
     started = int(time.time())
+    gauges = CanaryGauges(recorder.registry, args.model) if canary is not None else None
 
     def card(name: str, names: Mapping[str, ModelVersions]) -> dict[str, object]:
         model = names[name]
@@ -65,6 +69,9 @@ def about(
     @app.get("/version", response_model=None)
     async def version() -> JSONResponse:
         first, *further = (_version_body(model) for model in table().models)
+        if canary is not None:
+            await canary.refresh()
+            first["canary"] = canary_body(table().models[0], canary)
         # Each counts by itself; a cluster without keys in its proxies leaves it to the ingress replicas.
         limits = {"key_limits_of": "proxy" if os.environ.get(KEYS) else "ingress replica"}
         models = {"models": [first, *further]} if further else {}
@@ -87,6 +94,9 @@ def about(
     async def metrics() -> Response:
         for engine in engines.values():
             engine.sample()
+        if canary is not None and gauges is not None:
+            await canary.refresh()
+            gauges.sample(canary)
         return Response(recorder.text(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from remora.serving.about import about
 from remora.serving.args import EndpointArgs
 from remora.serving.auth import KeyCheck
+from remora.serving.canary.judge import CanaryJudge
+from remora.serving.canary.traffic import CanaryTraffic
 from remora.serving.chat import Chat
 from remora.serving.engines.protocol import ServingEngine
 from remora.serving.front import MARK, Facts
@@ -32,15 +34,24 @@ KNOWN = (
 )
 
 
-def api(args: EndpointArgs, table: Callable[[], VersionTable], engines: Mapping[str, ServingEngine]) -> FastAPI:
-    """The routes for the models of the table, which may change; `engines` has one for each, by the model's name."""
+def api(
+    args: EndpointArgs,
+    table: Callable[[], VersionTable],
+    engines: Mapping[str, ServingEngine],
+    judge: CanaryJudge | None = None,
+) -> FastAPI:
+    """The routes for the models of the table, which may change; `engines` has one for each, by the model's name. With
+    `args.canary`, its `judge` gets the comparisons."""
     recorder = PrometheusRecorder(args.model)
     recorder.registry.register(VersionsCollector(table))
     metered = {
         one.model: MeteredEngine(engines[one.model], recorder.beside(one.model), one.cache_bytes) for one in args.each()
     }
     tracer = traced(args) if args.trace else None
-    chat = Chat(args, table, metered, tracer)
+    canary = None
+    if args.canary is not None and judge is not None:
+        canary = CanaryTraffic(args.canary, metered[args.model], judge, args.limits)
+    chat = Chat(args, table, metered, tracer, canary)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
@@ -61,7 +72,7 @@ def api(args: EndpointArgs, table: Callable[[], VersionTable], engines: Mapping[
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(_Marked, facts=Facts(args.limits.max_body_bytes, args.ingress.max_ongoing_requests))
     app.add_api_route("/v1/chat/completions", chat.complete, methods=["POST"], response_model=None)
-    about(app, args, table, metered, recorder)
+    about(app, args, table, metered, recorder, canary)
     page(app)
     describe(app)
     return app

@@ -25,6 +25,11 @@ from remora.carrier import carried
 from remora.serving import champion
 from remora.serving.api import api
 from remora.serving.args import EndpointArgs
+from remora.serving.canary.args import CanaryArgs
+from remora.serving.canary.candidate import candidate_of
+from remora.serving.canary.course import CanaryState
+from remora.serving.canary.observed import Comparison
+from remora.serving.canary.trial import CanaryTrial, CandidateSource
 from remora.serving.champion import ModelSource
 from remora.serving.engines.remote import RemoteEngine
 from remora.serving.engines.versions import VersionsEngine
@@ -52,10 +57,14 @@ class ModelFleet:
     """The only one that watches the aliases, brings versions up and stops them. One replica; if it dies, the endpoint
     goes on with the versions that it has, and the next one takes them over."""
 
-    def __init__(self, sources: Sequence[ModelSource]) -> None:
+    def __init__(
+        self, sources: Sequence[ModelSource], candidate: CandidateSource | None = None, plan: CanaryArgs | None = None
+    ) -> None:
         log_with_serve()
         self._app = serve.get_replica_context().app_name
         self._fleet = Fleet(sources, ServeDock(self._app))
+        self._trial = None if candidate is None or plan is None else CanaryTrial(self._fleet, candidate, plan)
+        self._loop: asyncio.AbstractEventLoop | None = None
         began: Future[None] = Future()
         # A loop of its own: a Fleet waits for registries and for Serve, and reports must not wait for it.
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run(began)), name="fleet", daemon=True)
@@ -70,16 +79,31 @@ class ModelFleet:
             await self._fleet.begin()
         except BaseException as error:  # noqa: BLE001 (raised in the constructor)
             return began.set_exception(error)
+        self._loop = asyncio.get_running_loop()
         began.set_result(None)
+        if self._trial is not None:
+            self._beginning = asyncio.create_task(self._begin(self._trial))
         while True:
             try:
                 await self._fleet.follow()
             except Exception:
                 LOG.exception("the fleet failed, and goes on")
 
+    async def _begin(self, trial: CanaryTrial) -> None:
+        try:
+            await trial.begin()
+        except Exception:
+            LOG.exception("the canary could not be begun; the endpoint goes on without it")
+
     def report(self, ingress: str, number: int, busy: frozenset[str]) -> VersionTable:
         """`Fleet.report`"""
         return self._fleet.report(ingress, number, busy)
+
+    async def judge(self, comparisons: Sequence[Comparison]) -> CanaryState:
+        """`CanaryJudge.record`"""
+        assert self._trial is not None and self._loop is not None, "an ingress replica has a canary"
+        recorded = asyncio.run_coroutine_threadsafe(self._trial.record(comparisons), self._loop)
+        return await asyncio.wrap_future(recorded)
 
     def check_health(self) -> None:
         if not self._thread.is_alive():
@@ -99,6 +123,18 @@ class ModelFleet:
             time.sleep(0.2)
 
 
+class FleetJudge:
+    """The `CanaryJudge` that the fleet has."""
+
+    def __init__(self, handle: DeploymentHandle[object]) -> None:
+        self._handle = handle
+
+    async def record(self, comparisons: Sequence[Comparison]) -> CanaryState:
+        state = await Context().run(self._handle.remote, list(comparisons))
+        assert isinstance(state, CanaryState)
+        return state
+
+
 @serve.deployment
 @serve.ingress()
 class Endpoint:
@@ -107,6 +143,7 @@ class Endpoint:
     def __init__(self, args: EndpointArgs, fleet: DeploymentHandle[object]) -> None:
         log_with_serve()
         self._args, self._fleet = args, fleet.options(method_name="report")
+        self._judge = FleetJudge(fleet.options(method_name="judge"))
         self._name = f"{serve.get_replica_context().replica_tag} {os.getpid()}"
         self._table = VersionTable(0, ())
         self._engines: dict[str, VersionsEngine] = {}
@@ -117,7 +154,7 @@ class Endpoint:
         await self._report()  # once the fleet has brought up the models
         self._engines = {model.model: self._engine(model.model) for model in self._table.models}
         self._follows = asyncio.create_task(self._follow())
-        return api(self._args, lambda: self._table, self._engines)
+        return api(self._args, lambda: self._table, self._engines, self._judge)
 
     def _engine(self, model: str) -> VersionsEngine:
         def versions() -> ModelVersions:
@@ -150,15 +187,20 @@ class Endpoint:
                 there = False
 
 
-def application(args: EndpointArgs, sources: Sequence[ModelSource] | None = None) -> serve.Application:
-    """The application for `args` and, if they are not those of the registry, for these models.
+def application(
+    args: EndpointArgs, sources: Sequence[ModelSource] | None = None, candidate: CandidateSource | None = None
+) -> serve.Application:
+    """The application for `args` and, if they are not those of the registry, for these models and this candidate.
 
     Raises:
         SpecError: neither keys nor `no_keys`.
+        RemoraError: as `candidate_of`, if there is a canary and no `candidate`.
     """
     args.check_keys()
     args = args.resolved()
     sources = sources or champion.sources(args)
+    if args.canary is not None and candidate is None:
+        candidate = candidate_of(args, sources[0])
     fleet = ModelFleet.options(  # type: ignore[attr-defined]
         num_replicas=1,
         max_ongoing_requests=1000,
@@ -175,7 +217,7 @@ def application(args: EndpointArgs, sources: Sequence[ModelSource] | None = None
         max_surge_percent=100,
         ray_actor_options={"num_cpus": args.ingress.num_cpus},
     )
-    return endpoint.bind(args, fleet.bind(tuple(sources)))
+    return endpoint.bind(args, fleet.bind(tuple(sources), candidate, args.canary))
 
 
 def build(args: dict[str, object]) -> serve.Application:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from remora.errors import SpecError
 from remora.inference.bundle import Weights
+from remora.serving.canary.args import CanaryArgs
 from remora.serving.keys import ApiKey
 from remora.spec.base import Spec, validate
 
@@ -149,6 +150,8 @@ class EndpointArgs(Spec):
     image_hosts: tuple[str, ...] = ()
     """Hosts from which pictures are fetched by https: `images.example.org`, `*.example.org`, with a port if it is not
     443. Default: none."""
+    canary: CanaryArgs | None = None
+    """A candidate beside the model, first in the shadow, then for a share of the clients."""
     limits: Limits = Limits()
     ingress: IngressArgs = IngressArgs()
 
@@ -189,11 +192,11 @@ class EndpointArgs(Spec):
 
     def each(self) -> tuple[EndpointArgs, ...]:
         """The settings of each model, as if it were the only one."""
-        own = self.model_copy(update={"models": ()})
+        own = self.model_copy(update={"models": (), "canary": None})
         return (own, *(self._of(further) for further in self.models))
 
     def _of(self, further: ModelArgs) -> EndpointArgs:
-        said = {"models": (), "version": None, **further.model_dump(exclude_none=True)}
+        said = {"models": (), "version": None, "canary": None, **further.model_dump(exclude_none=True)}
         own = {name: getattr(self, name) for name in EndpointArgs.model_fields}
         return validate(EndpointArgs, own | said, f"endpoint args: model {further.model!r}")
 

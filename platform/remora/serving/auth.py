@@ -95,6 +95,7 @@ class KeyCheck:
         found = self.ring.find(key.strip().encode("latin-1"))
         if found is None:
             raise Refusal("the key is not valid here", status=401, code="invalid_api_key")
+        scope.setdefault("state", {})["key_name"] = found[0]
         return None if reading else self._counted(*found)
 
     def _counted(self, name: str, key: ApiKey) -> _Holder:

@@ -7,6 +7,7 @@ here.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from remora.errors import DataError, TooLong
 from remora.serving.args import EndpointArgs
+from remora.serving.canary.sticky import client_of
+from remora.serving.canary.traffic import CanaryTraffic
 from remora.serving.completion import engine_requests
 from remora.serving.engines.protocol import Delta, Draining, OtherVersion, ReplicasDied, ServingEngine
 from remora.serving.fetch import Fetcher
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from remora import inference
     from remora.serving.champion import ModelFacts
 
+LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 GONE = 499
 """nginx's status for a client that closed its connection; nobody reads it."""
@@ -48,8 +52,9 @@ class Chat:
         table: Callable[[], VersionTable],
         engines: Mapping[str, ServingEngine],
         tracer: Tracer | None = None,
+        canary: CanaryTraffic | None = None,
     ) -> None:
-        self.args, self.table, self.engines, self.tracer = args, table, engines, tracer
+        self.args, self.table, self.engines, self.tracer, self.canary = args, table, engines, tracer, canary
         self._fetcher = Fetcher(args.image_hosts, args.limits) if args.image_hosts else None
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="read")
         limits, processes = args.limits, args.ingress.picture_processes
@@ -57,6 +62,8 @@ class Chat:
         # Threads of their own, so that slow pictures hold up no text.
         self._viewers = ThreadPoolExecutor(processes, thread_name_prefix="pictures")
         self._viewed = 0
+        if canary is not None:
+            canary.decode = self.pictures.decode
 
     async def complete(self, http: Request) -> Response:
         _check_media_type(http)
@@ -64,12 +71,12 @@ class Chat:
         if not body and "upgrade" in http.headers:  # a server that switched protocols has lost it: see front.py
             raise Refusal("the body was lost with an offer to upgrade; speak HTTP/1.1 without one", code="no_body")
         run = asyncio.get_running_loop().run_in_executor
-        request = await run(self._readers, read_request, body, tuple(self.table().names()), self.args.limits)
+        request, client = await run(self._readers, self._parsed, body, getattr(http.state, "key_name", None))
         if self._fetcher is not None:
             await self._fetcher.fill(request.messages)
         for _ in range(VERSIONS):
             try:
-                return await self._answered(http, request, self.table().choose(request.model, key_of(request)))
+                return await self._tried(http, request, self.table().choose(request.model, client))
             except OtherVersion:
                 continue
             except TooLong as e:
@@ -87,11 +94,36 @@ class Chat:
                 raise Refusal(f"{e}; try again in 1 s", status=503, code=code, retry_after=1) from None
         raise Refusal("the endpoint changes its model; try again in 1 s", status=503, code="not_ready", retry_after=1)
 
+    def _parsed(self, body: bytes, key_name: str | None) -> tuple[ChatRequest, str]:
+        """A request, and who sends it, as far as a canary needs that."""
+        request = read_request(body, tuple(self.table().names()), self.args.limits)
+        if self.canary is None:
+            return request, ""
+        user = (request.model_extra or {}).get("user")
+        return request, client_of(self.canary.plan.sticky, key_name, user, request.messages)
+
+    async def _tried(self, http: Request, request: ChatRequest, choice: VersionChoice) -> Response:
+        """The response of the chosen version, or the stable one's if a version on trial has none."""
+        if not choice.on_trial:
+            return await self._answered(http, request, choice)
+        try:
+            return await self._answered(http, request, choice)
+        except OtherVersion:
+            raise
+        except Exception as error:  # noqa: BLE001 (the stable version says what is wrong with the request, if anything)
+            LOG.warning("version %s on trial has no answer (%s)", choice.version.version, type(error).__name__)
+            if self.canary is not None:
+                self.canary.counts.rescued += 1
+            return await self._answered(http, request, VersionChoice(choice.model, choice.model.stable))
+
     async def _answered(self, http: Request, request: ChatRequest, choice: VersionChoice) -> Response:
         """The response of one version. Until there is something to send, a failure is raised."""
         began, facts = time.time_ns(), choice.version.facts
         asked, engine = await self._read(request, facts), self.engines[choice.model.model]
-        deltas = side_by_side([engine.submit(one) for one in asked])
+        streams = [engine.submit(one) for one in asked]
+        if self.canary is not None:
+            streams[0] = self.canary.watched(choice, request, asked[0], streams[0])
+        deltas = side_by_side(streams)
         head = Head(facts.name, choice.fingerprint)
         if self.tracer is not None:
             told = head.system_fingerprint, http.headers.get("x-request-id")
@@ -122,11 +154,6 @@ class Chat:
             return await run(self._viewers, engine_requests, request, limits, facts, self.pictures.decode)
         finally:
             self._viewed -= 1
-
-
-def key_of(request: ChatRequest) -> str:
-    """What the requests of one user have in common, if they say so."""
-    return str((request.model_extra or {}).get("user") or "")
 
 
 async def side_by_side(streams: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[tuple[int, Delta], None]:

@@ -17,6 +17,7 @@ from remora.cluster.session import ray_session
 from remora.errors import ServingError, first_line
 from remora.serving import champion
 from remora.serving.args import EndpointArgs
+from remora.serving.canary.trial import CandidateSource
 from remora.serving.champion import ModelSource, ServedModel
 from remora.serving.keys import is_loopback, read_keys, written
 
@@ -33,10 +34,12 @@ def serve_forever(
     ready: Callable[[str], None] | None = None,
     load: Callable[[EndpointArgs], ServedModel] = champion.load,
     sources: Sequence[ModelSource] | None = None,
+    candidate: CandidateSource | None = None,
 ) -> None:
     """Deploy the endpoint, call `ready` with its URL, and block until SIGINT or SIGTERM.
 
-    `sources` are the models, if they are not those that the arguments name, each loaded by `load`.
+    `sources` are the models, if they are not those that the arguments name, each loaded by `load`; `candidate` is that
+    of `args.canary`, if it is known already.
     With `address` (or RAY_ADDRESS) that cluster is used and left running; otherwise one is started and stopped here.
 
     Raises:
@@ -72,7 +75,7 @@ def serve_forever(
     with ray_session(address, env, dashboard=False), _sigterm_as_interrupt(), contextlib.suppress(KeyboardInterrupt):
         owns_serve = _start(host, port)
         try:
-            _deploy(args, sources or champion.sources(args, load))
+            _deploy(args, sources or champion.sources(args, load), candidate)
             url = _url(host, port)
             _wait_until_healthy(url)
             if ready is not None:
@@ -113,7 +116,7 @@ def _start(host: str, port: int) -> bool:
     return False
 
 
-def _deploy(args: EndpointArgs, sources: Sequence[ModelSource]) -> None:
+def _deploy(args: EndpointArgs, sources: Sequence[ModelSource], candidate: CandidateSource | None = None) -> None:
     from ray import serve
 
     from remora.serving.app import application
@@ -121,7 +124,7 @@ def _deploy(args: EndpointArgs, sources: Sequence[ModelSource]) -> None:
 
     delete_versions(NAME)  # of an endpoint that was killed
     try:
-        serve.run(application(args, sources), name=NAME, route_prefix="/")
+        serve.run(application(args, sources, candidate), name=NAME, route_prefix="/")
     except RuntimeError as e:
         status = serve.status().applications.get(NAME)
         told = [d.message for d in status.deployments.values()] if status else []

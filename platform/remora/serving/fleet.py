@@ -28,7 +28,7 @@ from remora.errors import RemoraError, ServingError
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import ModelFacts, ModelLoader, ModelSource
 from remora.serving.engines.protocol import ServingEngine, VersionedRequest
-from remora.serving.versions import ModelVersions, RefusedVersion, RunningVersion, VersionTable
+from remora.serving.versions import ModelVersions, RefusedVersion, RunningVersion, TrialVersion, VersionTable
 
 LOG = logging.getLogger(__name__)
 AGAIN_S = 60.0
@@ -180,6 +180,27 @@ class Fleet:
         self._reports[ingress] = IngressReport(self._clock(), number, busy)
         return self.table
 
+    def model(self, name: str) -> ModelVersions:
+        """A model's versions now."""
+        return next(one for one in self.table.models if one.model == name)
+
+    async def bring_up(self, source: ModelSource, version: str) -> RunningVersion:
+        """A version for a trial, beside those that answer.
+
+        Raises:
+            RemoraError: it does not come up; what was started of it is stopped.
+        """
+        self._strangers.discard(self._dock.name(source, version))
+        return await self._up(source, version, None)
+
+    def try_out(self, name: str, trial: TrialVersion | None) -> None:
+        """Put a version on trial, change its share, or end the trial: then it finishes what it has begun."""
+        now = self.model(name)
+        before = None if now.trial is None else now.trial.running
+        kept = {now.stable.app} if trial is None else {now.stable.app, trial.running.app}
+        ended = () if before is None or before.app in kept else (before,)
+        self._put(replace(now, trial=trial, retired=(*now.retired, *ended)))
+
     async def _move(self, source: ModelSource, model: ModelVersions) -> None:
         try:
             wanted = await asyncio.to_thread(source.wanted)
@@ -205,8 +226,10 @@ class Fleet:
             return self._refuse(model, wanted, str(e))
         self._refused.pop(model.model, None)
         LOG.warning("%s: version %s answers now, version %s drains", model.model, wanted, model.stable.version)
-        retired = tuple(one for one in (*model.retired, model.stable) if one.app != running.app)
-        self._put(replace(model, stable=running, retired=retired, refused=None))
+        now = self.model(model.model)  # a trial may have begun or ended meanwhile
+        trial = None if now.trial is not None and now.trial.running.app == running.app else now.trial
+        retired = tuple(one for one in (*now.retired, now.stable) if one.app != running.app)
+        self._put(replace(now, stable=running, trial=trial, retired=retired, refused=None))
 
     async def _up(self, source: ModelSource, version: str, beside: str | None) -> RunningVersion:
         """A version whose replicas run and have answered.

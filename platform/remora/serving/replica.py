@@ -40,7 +40,7 @@ APART = "--"
 """Between an endpoint's name and that of a version: `remora--remora@3--1f2e3d4c`."""
 OURS = {
     *("keys", "no_keys", "cors_origins", "image_hosts", "limits", "ingress", "max_queued_requests", "trace"),
-    *("models", "alias", "version", "follow", "follow_seconds", "load_seconds"),
+    *("models", "alias", "version", "follow", "follow_seconds", "load_seconds", "canary"),
 }
 """Settings that are none of an engine replica's: it need not be replaced when they change."""
 

@@ -3,7 +3,7 @@
     choice = table.choose("remora", key)
     choice.model       # the model that the request names
     choice.version     # whose answer the client gets
-    choice.shadow      # answers the same request, for comparison alone; None: none does
+    choice.shadow      # may answer the same request, for comparison alone; None: no version is on trial
 
 A table is a value: whoever changes what is served makes another one with a higher number (fleet.py), and ingress
 replicas take it. One on trial is `ModelVersions.trial`. No Ray here.
@@ -40,7 +40,7 @@ class TrialVersion:
     running: RunningVersion
     share: float = 0.0
     """That part, from 0 to 1, chosen by the requests' keys: a key that it has stays with it while the share grows. With
-    0 it answers in the shadow: all requests, beside the stable one, whose answers clients get."""
+    0 it answers in the shadow alone, and clients get the stable one's answers."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,10 @@ class ModelVersions:
         """The version for a request with this key: the same key, the same version, while the share does not sink."""
         if self.trial is None:
             return VersionChoice(self, self.stable)
-        if self.trial.share <= 0:
-            return VersionChoice(self, self.stable, self.trial.running)
-        return VersionChoice(self, self.trial.running if place(self.model, key) < self.trial.share else self.stable)
+        trial = self.trial.running
+        if place(self.fingerprint(trial.version), key) < self.trial.share:
+            return VersionChoice(self, trial, self.stable)
+        return VersionChoice(self, self.stable, trial)
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,12 @@ class VersionChoice:
     model: ModelVersions
     version: RunningVersion
     shadow: RunningVersion | None = None
+    """The other one, while a version is on trial: it may answer, too, for comparison alone."""
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether the version on trial answers."""
+        return self.shadow is not None and self.shadow == self.model.stable
 
     @property
     def fingerprint(self) -> str:
@@ -141,7 +148,8 @@ def table_of(model: str, alias: str, facts: ModelFacts) -> VersionTable:
     return VersionTable(0, (ModelVersions(model, alias, RunningVersion(facts)),))
 
 
-def place(model: str, key: str) -> float:
-    """Where a key stands among all, from 0 to 1: evenly, by nothing else than the key and the model's name."""
-    digest = hashlib.sha256(f"{model}\0{key}".encode(errors="surrogatepass")).digest()
+def place(version: str, key: str) -> float:
+    """Where a key stands among all, from 0 to 1: evenly, by nothing else than the key and the version on trial, so that
+    not the same clients are first in every trial."""
+    digest = hashlib.sha256(f"{version}\0{key}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

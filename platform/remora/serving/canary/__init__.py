@@ -7,7 +7,10 @@
     course.py       the course of a canary: a fold over comparisons, in the endpoint and in a replay
     journal.py      the course on disk
     judge.py        who keeps the journal and acts on the verdict, one for all ingress replicas
-    traffic.py      one ingress replica's part: who answers, and the other version's answer in the shadow
+    trial.py        the canary in the fleet (serving/fleet.py): up, its share, over or away
+    candidate.py    from a model's name to a version that may take over
+    traffic.py      one ingress replica's part: the other version's answer in the shadow
+    told.py         what /version and /metrics say of it; wording.py: what `remora canary` prints
 
-No Ray here: serving/app.py puts the judge into a deployment of its own.
+No Ray here: serving/app.py has the fleet and its trial in one replica.
 """

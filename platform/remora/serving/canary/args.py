@@ -95,14 +95,12 @@ class CanaryArgs(Spec):
     """An answer in the shadow that takes longer has failed."""
     promote: bool = True
     """Move the alias when the verdict is in, by the gate of `remora promote`. False: only tell."""
-    min_replicas: int = Field(default=1, ge=1)
-    """Engine replicas of the candidate."""
     rule: CanaryRule = CanaryRule()
 
     @model_validator(mode="after")
     def _rises(self) -> CanaryArgs:
-        if not all(0 < share <= 1 for share in self.share) or any(a >= b for a, b in pairwise(self.share)):
-            raise ValueError(f"share must rise, above 0 and up to 1: 0.05, 0.25, 0.5; found {list(self.share)}")
+        if not all(0 < share < 1 for share in self.share) or any(a >= b for a, b in pairwise(self.share)):
+            raise ValueError(f"share must rise, above 0 and below 1: 0.05, 0.25, 0.5; found {list(self.share)}")
         if self.rule.looks < self.steps:
             raise ValueError(f"rule.looks is {self.rule.looks}, fewer than the {self.steps} steps of shadow and share")
         return self

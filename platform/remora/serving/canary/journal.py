@@ -113,6 +113,12 @@ def read(file: Path) -> list[Canary]:
     return found
 
 
+def is_of(file: Path, id: str) -> bool:
+    """Whether the last canary of a journal is that of this id."""
+    canaries = read(file) if file.exists() else []
+    return bool(canaries) and canaries[-1].id == id
+
+
 def last(runs: Path, endpoint: str | None) -> Canary:
     """The last canary of an endpoint; of the only one, if none is named.
 

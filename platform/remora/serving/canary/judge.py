@@ -13,7 +13,6 @@ from typing import Protocol
 
 from remora.errors import RemoraError, first_line
 from remora.serving.canary import journal
-from remora.serving.canary.args import CanaryArgs
 from remora.serving.canary.course import CanaryState, Course, Phase
 from remora.serving.canary.journal import Canary
 from remora.serving.canary.observed import Comparison
@@ -82,6 +81,21 @@ class JournalJudge:
                 await self._act()
             return self.state
 
+    async def end(self, phase: Phase, why: str) -> None:
+        """End it for another reason than the rule's.
+
+        Raises:
+            StoreError: the journal cannot be written.
+        """
+        async with self._lock:
+            if self._phase is None:
+                await self._end(phase, why)
+
+    async def settled(self) -> None:
+        """Return when the alias was moved, or it was refused, if that was begun."""
+        if self._promoting is not None:
+            await self._promoting
+
     async def _take(self, comparisons: Sequence[Comparison]) -> None:
         await asyncio.to_thread(journal.write, self._file, [journal.compared(c) for c in comparisons])
         for comparison in comparisons:
@@ -126,8 +140,3 @@ def _to_go_on(canaries: Sequence[Canary], this: Canary) -> Canary | None:
     last = canaries[-1]
     same = (last.stable, last.candidate, last.plan) == (this.stable, this.candidate, this.plan)
     return last if last.id == this.id or (same and last.phase is None) else None
-
-
-def state_of(plan: CanaryArgs) -> CanaryState:
-    """Of a canary that has not begun: no client gets the candidate."""
-    return Course(plan).state()

@@ -23,7 +23,7 @@ class Observation:
     finish_reason: str | None = None
     first_token_s: float | None = None
     token_s: float | None = None
-    """Seconds a token, from the first one on; None for an answer of one token."""
+    """Seconds a token, from the first one on; None if all came at once."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,13 @@ class Watcher:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock, self._began = clock, clock()
         self._first = self._last = 0.0
+        self._with_it = 0  # tokens that came with the first one
         self._whole: Delta | None = None
 
     def heard(self, delta: Delta) -> None:
         self._last = self._clock()
         if self._whole is None:
-            self._first = self._last
+            self._first, self._with_it = self._last, len(delta.tokens)
         self._whole = delta if self._whole is None else self._whole + delta
 
     @property
@@ -68,7 +69,8 @@ class Watcher:
             kind = error.kind if isinstance(error, ModelFailure) else type(error).__name__ if error else "no end"
             return Observation(error=kind)
         count = len(whole.tokens)
-        pace = (self._last - self._first) / (count - 1) if count > 1 else None
+        later = count - self._with_it
+        pace = (self._last - self._first) / later if later > 0 else None
         first = self._first - self._began
         return Observation(None, not whole.text.strip(), count, whole.finish_reason, first, pace)
 

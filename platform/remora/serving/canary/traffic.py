@@ -15,53 +15,38 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from remora.errors import DataError
 from remora.serving.args import Limits
 from remora.serving.canary.args import CanaryArgs
-from remora.serving.canary.course import CanaryState
+from remora.serving.canary.course import CanaryState, Course
 from remora.serving.canary.judge import CanaryJudge
 from remora.serving.canary.observed import Comparison, Observation, Watcher, overlap
 from remora.serving.champion import ModelFacts
-from remora.serving.completion import engine_requests
+from remora.serving.completion import Reading, engine_requests
 from remora.serving.engines.protocol import Delta, OtherVersion, ServingEngine
+from remora.serving.images import decode
 from remora.serving.openai_api import ChatRequest, Refusal
-from remora.serving.versions import place
+from remora.serving.versions import VersionChoice
 
 if TYPE_CHECKING:
     from remora.inference import Request
 
 LOG = logging.getLogger(__name__)
 Which = Literal["stable", "candidate"]
-STALE_S = 1.0
-"""A state older than this is asked for again, beside the request that finds it so."""
 KEPT = 1000
 """Comparisons that wait for a judge that does not answer."""
 AT_ONCE = 100
-
-
-@dataclass(frozen=True)
-class Side:
-    """A version that answers."""
-
-    engine: ServingEngine
-    facts: Callable[[], ModelFacts]
-
-
-@dataclass(frozen=True)
-class Candidate(Side):
-    """The candidate, who judges it, and where its canary is."""
-
-    judge: CanaryJudge
-    state: CanaryState
 
 
 @dataclass
 class TrafficCounts:
     """Since this replica started."""
 
+    answered: dict[Which, int] = field(default_factory=lambda: {"stable": 0, "candidate": 0})
+    """Whose answers clients got while a version was on trial."""
     compared: int = 0
     dropped: int = 0
     """To be compared, but there was no room in the shadow, or the client went."""
@@ -75,48 +60,47 @@ class CanaryTraffic:
     def __init__(
         self,
         plan: CanaryArgs,
-        stable: Side,
-        candidate: Side,
+        engine: ServingEngine,
         judge: CanaryJudge,
-        state: CanaryState,
         limits: Limits,
         draw: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.plan, self.judge, self.state, self.limits = plan, judge, state, limits
-        self.sides: dict[Which, Side] = {"stable": stable, "candidate": candidate}
+        """`engine` answers for either version, by the one that a request was read for."""
+        self.plan, self.engine, self.judge, self.limits = plan, engine, judge, limits
+        self.state = Course(plan).state()
+        """As the judge has told last; who answers whom is the table's."""
         self.counts = TrafficCounts()
+        self.decode: Reading = decode
+        """Of pictures, for the shadow."""
         self._draw, self._clock = draw, clock
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._shadows: set[asyncio.Task[None]] = set()
         self._out: deque[Comparison] = deque(maxlen=KEPT)
         self._told_dropped = 0
-        self._asked = clock()
         self._asking: asyncio.Task[None] | None = None
 
-    def answers(self, client: str) -> Which:
-        """Who answers a client now."""
-        if self._clock() - self._asked > STALE_S:
-            self._ask()
-        candidate = self.sides["candidate"].facts().version
-        return "candidate" if place(candidate, client) < self.state.share else "stable"
-
     def watched(
-        self, which: Which, request: ChatRequest, asked: Request, deltas: AsyncGenerator[Delta, None]
+        self, choice: VersionChoice, request: ChatRequest, asked: Request, deltas: AsyncGenerator[Delta, None]
     ) -> AsyncGenerator[Delta, None]:
         """A client's answer, which is compared with the other version's if the request is among those of the shadow.
 
         Args:
-            which: The version that answers the client.
-            asked: As that version's engine is asked; `request` is read again for the other one.
+            choice: Who answers the client, and the other version.
+            asked: As the engine is asked; `request` is read again for the other version.
         """
-        if not self.state.running or self._draw() >= self.plan.shadow:
+        trial = choice.model.trial
+        if choice.shadow is None or trial is None or trial.share >= 1:
+            return deltas
+        which: Which = "candidate" if choice.on_trial else "stable"
+        self.counts.answered[which] += 1
+        if self._draw() >= self.plan.shadow:
             return deltas
         if len(self._shadows) >= self.plan.in_flight:
             self.counts.dropped += 1
             return deltas
         client: asyncio.Future[tuple[Observation, str] | None] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._compare(which, request, asked, client))
+        task = asyncio.create_task(self._compare(which, choice.shadow.facts, request, asked, client))
         self._shadows.add(task)
         task.add_done_callback(self._shadows.discard)
         return self._told(which, deltas, client)
@@ -161,12 +145,12 @@ class CanaryTraffic:
     async def _compare(
         self,
         which: Which,
+        other: ModelFacts,
         request: ChatRequest,
         asked: Request,
         client: asyncio.Future[tuple[Observation, str] | None],
     ) -> None:
-        other: Which = "candidate" if which == "stable" else "stable"
-        shadow = asyncio.create_task(self._shadow(other, request, asked))
+        shadow = asyncio.create_task(self._shadow(which, other, request, asked))
         try:
             async with asyncio.timeout(2 * self.plan.patience_s):  # a client that goes at once tells nothing
                 await asyncio.wait({shadow, client}, return_when=asyncio.FIRST_COMPLETED)
@@ -189,22 +173,24 @@ class CanaryTraffic:
         self.counts.compared += 1
         self._ask()
 
-    async def _shadow(self, which: Which, request: ChatRequest, asked: Request) -> tuple[Observation, str] | None:
-        """The other version's answer; None if there is none that can be compared."""
-        side = self.sides[which]
+    async def _shadow(
+        self, which: Which, other: ModelFacts, request: ChatRequest, asked: Request
+    ) -> tuple[Observation, str] | None:
+        """The answer of the version that does not answer the client; None if there is none that can be compared."""
         watcher = Watcher(self._clock)
         run = asyncio.get_running_loop().run_in_executor
         try:
             async with asyncio.timeout(self.plan.patience_s):
-                read = await run(self._reader, engine_requests, request, self.limits, side.facts())
+                read = await run(self._reader, engine_requests, request, self.limits, other, self.decode)
                 watcher = Watcher(self._clock)
-                async with aclosing(side.engine.submit(replace(read[0], seed=asked.seed))) as deltas:
+                async with aclosing(self.engine.submit(replace(read[0], seed=asked.seed))) as deltas:
                     async for delta in deltas:
                         watcher.heard(delta)
         except OtherVersion:
             return None
         except (DataError, Refusal) as error:
-            return None if which == "stable" else (watcher.ended(error), "")
+            own = isinstance(error, Refusal) and error.status != 400  # no process to decode its pictures
+            return None if which == "candidate" or own else (watcher.ended(error), "")
         except Exception as error:  # noqa: BLE001 (a figure of the comparison)
             return watcher.ended(error), ""
         return watcher.ended(), watcher.text
@@ -215,7 +201,6 @@ class CanaryTraffic:
             self._asking = asyncio.create_task(self._give())
 
     async def _give(self) -> None:
-        self._asked = self._clock()
         while True:
             batch = [self._out.popleft() for _ in range(min(AT_ONCE, len(self._out)))]
             try:
