@@ -272,10 +272,12 @@ def test_a_version_that_stopped_on_the_way_is_another_one_and_a_draining_one_is_
         of.engines["app 3"].end = Draining("it stops")
         with pytest.raises(Draining):
             await of.ask("3")
-        stream = of.engine.submit(VersionedRequest((Message("user", "hi"),), 9, version="3"))
-        asked = asyncio.create_task(anext(stream))
+        of.engines["app 3"].go.clear()
+        asked = asyncio.create_task(of.ask("3"))
+        await asyncio.sleep(0)
         of.versions = replace(of.versions, stable=running("4"))
-        with pytest.raises(OtherVersion):
+        of.engines["app 3"].go.set()
+        with pytest.raises(OtherVersion, match="was stopped"):
             await asked
 
     asyncio.run(go())

@@ -55,6 +55,7 @@ class Scripted:
         self.running += 1
         try:
             if self.end is not None:
+                await self.go.wait()
                 raise self.end
             yield Delta("", (1,), (Chosen(Likely(1, "", None, self.logprob)),))
             await self.go.wait()
