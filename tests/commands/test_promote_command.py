@@ -347,6 +347,16 @@ def test_what_cannot_be_promoted_is_one_line(runs: Path, argv: list[str], says: 
     assert not (runs / HISTORY).exists()
 
 
+def test_a_torn_bundle_is_refused_with_what_makes_it_whole(runs: Path) -> None:
+    (next((runs / "bundles").glob("better-*")) / "llm" / "model.safetensors").write_bytes(b"to")
+    for verb in ("promote", "register"):
+        with pytest.raises(SystemExit) as stopped:
+            main([verb, "better", "--runs", str(runs)])
+        said = str(stopped.value)
+        assert "llm/model.safetensors does not match its sha256; copy it again whole, or make it again" in said
+        assert "delete" not in said, "nothing makes a bundle again by itself"
+
+
 def test_a_canarys_candidate_becomes_a_version_and_takes_the_alias_by_the_gate(runs: Path) -> None:
     def candidate(model: str) -> CandidateSource:
         args = EndpointArgs(runs=runs, no_keys=True, canary=CanaryArgs(model=model)).resolved()

@@ -72,6 +72,26 @@ def test_what_is_wrong_is_told_before_ray_starts(runs: Path, served: dict[str, A
     assert not served and not (runs / "mlflow.db").exists()
 
 
+def test_settings_of_a_canary_need_one(runs: Path, served: dict[str, Any]) -> None:
+    for argv, named in (
+        (["--shadow", "0.3"], "--shadow"),
+        (["--share", "0.5", "--no-promote"], "--share, --no-promote"),
+        (["--rule", "alpha=0.01"], "--rule"),
+    ):
+        with pytest.raises(SystemExit) as e:
+            main(["serve", "mid", "--runs", str(runs), "--no-keys", *argv])
+        assert str(e.value.code).startswith(f"remora: {named}: of a canary, and there is none; next: ")
+    assert not served
+
+
+def test_a_candidate_that_is_served_already_is_told(runs: Path, served: dict[str, Any], capsys) -> None:
+    main(["serve", "mid", "--runs", str(runs), "--no-keys", "--canary", "mid", "--no-promote"])
+    version = served["candidate"].version
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"no canary: mid is version {version}, the one that is served already"
+    assert "beside it" not in "".join(lines)
+
+
 def test_without_a_word_on_keys_one_is_made_and_printed(runs: Path, served: dict[str, Any], capsys) -> None:
     main(["serve", "mid", "--runs", str(runs)])
     lines = capsys.readouterr().out.splitlines()

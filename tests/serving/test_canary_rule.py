@@ -232,6 +232,8 @@ def test_another_rule_may_decide_otherwise(tmp_path: Path, capsys: pytest.Captur
             main([*replay, "--rule", wrong])
     with pytest.raises(SystemExit, match=r"no canary of an endpoint 'other'; there are: remora; next: remora serve"):
         main(["canary", "show", "other", "--runs", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"--rule: show tells what happened; next: remora canary replay --rule"):
+        main(["canary", "show", "--runs", str(tmp_path), "--rule", "alpha=0.01"])
 
 
 def test_a_judge_that_is_killed_anywhere_goes_on(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 import yaml
 
 from remora import inference
-from remora.errors import TrackingError
+from remora.errors import DataError, TornArtifact, TrackingError
 from remora.files import publishing
 from remora.serving import champion, rollout
 from remora.serving.args import EndpointArgs
+from remora.serving.champion import ModelSource
 from remora.tracking import Tracker, register
 
 ARGS = b"applications: [{import_path: 'serve.app:build', args: 3}]"
@@ -52,6 +54,29 @@ def test_replicas_load_the_version_that_was_deployed(registry: Tracker, tmp_path
     assert champion.pinned(EndpointArgs.read({"runs": registry.runs, "version": 2})).version == "2"
     with pytest.raises(TrackingError, match="has no version 3"):
         champion.pinned(EndpointArgs(runs=registry.runs, version="3"))
+
+
+@pytest.mark.slow
+def test_a_version_that_is_no_whole_bundle_is_refused_before_a_replica_starts(
+    registry: Tracker, tmp_path: Path
+) -> None:
+    source = ModelSource(EndpointArgs(runs=registry.runs, no_keys=True).resolved().each()[0])
+    with pytest.raises(DataError, match=r"no bundle\.json there"):
+        source.prepared("1")
+    parts = {part: {"name": "x", "folder": None, "adapters": []} for part in ("vision", "llm")}
+    parts["connector"] = {"name": "x", "folder": "connector", "adapters": []}
+    said = {"name": "mid", "parts": parts, "template": "brief", "aspect": "square", "seed": 0, "about": {}}
+    with publishing(tmp_path / "mid") as made:
+        (made / "bundle.json").write_text(json.dumps(said))
+        (made / "connector").mkdir()
+        (made / "connector" / "model.safetensors").write_bytes(b"weights")
+    version = register(registry, "remora", "variant/mid", tmp_path / "mid", alias="champion")
+    source.prepared(version)
+    for kept in registry.runs.rglob("connector/model.safetensors"):
+        kept.unlink()
+        kept.write_bytes(b"wei")
+    with pytest.raises(TornArtifact, match=r"connector/model\.safetensors does not match its sha256; copy it again"):
+        source.prepared(version)
 
 
 def test_a_config_is_deployed_with_its_aliases_versions(

@@ -21,6 +21,8 @@ from remora.serving.canary.wording import canary_lines, replayed_lines
 
 def canary(options: CanaryOptions) -> None:
     """Print what was asked for."""
+    if options.what == "show" and options.rule:
+        raise SpecError("--rule: show tells what happened; next: remora canary replay --rule NAME=VALUE")
     found = last(options.runs, options.endpoint)
     if options.what == "replay":
         course = replayed(found, options.rule)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from remora.commands.canary import settings_of
 from remora.commands.endpoint_options import ServeOptions
 from remora.commands.run import say, say_nothing
-from remora.errors import ServingError
+from remora.errors import ServingError, SpecError
 from remora.inference.vllm.process import vllm_python
 from remora.serving import champion
 from remora.serving.args import EndpointArgs, ModelArgs
@@ -72,8 +72,11 @@ def served(
     for model, one in zip(found, endpoint.each(), strict=True):
         tell(f"serving {model.shown}{f', and follows {one.alias!r}' if one.version is None else ''}")
     if candidate is not None and endpoint.canary is not None:
-        tell(f"version {candidate.version} ({endpoint.canary.model}) beside it, first in the shadow")
-        tell(f"its rule: {endpoint.canary.rule.words}; next: remora canary show {endpoint.model}")
+        if candidate.version == sources[0].wanted():
+            tell(f"no canary: {endpoint.canary.model} is version {candidate.version}, the one that is served already")
+        else:
+            tell(f"version {candidate.version} ({endpoint.canary.model}) beside it, first in the shadow")
+            tell(f"its rule: {endpoint.canary.rule.words}; next: remora canary show {endpoint.model}")
     count = sum(one.min_replicas for one in endpoint.each())
     tell(f"starting Ray and {count} replicas, each of which loads {'a' if further else 'the'} model")
     serve_forever(
@@ -89,9 +92,14 @@ def served(
 
 def _canary(options: ServeOptions) -> CanaryArgs | None:
     """Raises:
-    SpecError: a value that breaks a rule.
+    SpecError: a value that breaks a rule, or settings of a canary without one.
     """
     if options.canary is None:
+        standard = ServeOptions()
+        settings = [n for n in ("shadow", "share", "rule", "no_promote") if getattr(options, n) != getattr(standard, n)]
+        if settings:
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in settings)
+            raise SpecError(f"{named}: of a canary, and there is none; next: remora serve name@alias --canary MODEL")
         return None
     said = {
         "model": options.canary,

@@ -18,8 +18,8 @@ from remora.errors import GateError, RemoraError, SpecError
 from remora.evaluation.gate import GateFigure, gate
 from remora.evaluation.kept import Kept, pairs, reports_of
 from remora.evaluation.report import Report
-from remora.files import MANIFEST, exclusive, lines, sha256_file, verify
-from remora.inference.bundle import bundle_name, weights_digest
+from remora.files import MANIFEST, exclusive, lines, sha256_file
+from remora.inference.bundle import bundle_name, check_bundle, weights_digest
 from remora.runs.rungs import figure_name
 from remora.tracking import Model, Run, Tracker
 
@@ -89,7 +89,7 @@ def promote(
         raise SpecError(f"--alpha {alpha:g} is no probability between 0 and 1; the usual one is 0.05")
     if force is not None and not force.strip():
         raise SpecError("--force needs a reason, which is recorded: --force 'fixes the crash on PNGs'")
-    verify(candidate.folder)
+    check_bundle(candidate.folder)
     with exclusive(runs / f".{FILE}.lock"):  # two promotions at once would each be held against the same incumbent
         _settle(runs, tracker)
         info = tracking.standing(tracker, name, alias)
@@ -156,7 +156,7 @@ def add_version(
         TornArtifact: the bundle's files are not what was published.
         TrackingError: MLflow cannot be reached or refuses.
     """
-    verify(model.folder)
+    check_bundle(model.folder)
     return _version(model, runs, tracker, name, alias, source, tags or {}, key)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from remora.errors import RemoraError
 from remora.files import MANIFEST, is_published, sha256_file, verify
-from remora.inference.bundle import with_weights
+from remora.inference.bundle import bundle_name, check_bundle, with_weights
 from remora.serving.args import EndpointArgs
 from remora.serving.lineage import Lineage, lineage
 
@@ -173,6 +173,7 @@ class ModelSource:
 
         Raises:
             TrackingError: it is not there, or its files are not.
+            DataError: they are no bundle's.
             TornArtifact: they are not as they were registered.
         """
         if not self.registered:
@@ -180,8 +181,11 @@ class ModelSource:
         args = self.at(version)
         info = find(args)
         folder = _folder(args, info)
+        bundle_name(folder)
         if is_published(folder):
-            verify(folder)
+            assert args.runs is not None, "resolved"
+            downloaded = folder.is_relative_to(args.runs / "cache")
+            (verify if downloaded else check_bundle)(folder)  # what was downloaded can be downloaded again
         return partial(_load_version, info=info, known=_lineage(args, info, folder))
 
 
