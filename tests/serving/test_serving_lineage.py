@@ -109,6 +109,13 @@ def test_mlflow_itself(tmp_path: Path, empty_database: Path, monkeypatch: pytest
     assert found.lineage.scores == {"easy-vqa": BenchmarkScore("accuracy", 0.75, (0.7, 0.8))}
     model = tracking.find_model("remora@champion", runs, uri)
     assert champion.loader(model)(EndpointArgs(runs=runs, tracking_uri=uri)).lineage == found.lineage
+    with publishing(tmp_path / "int8") as folder:
+        (folder / "bundle.json").write_text(json.dumps(SAID | {"about": {}, "weights": "int8"}))
+    monkeypatch.setattr(champion, "with_weights", lambda *_: tmp_path / "int8")
+    for load in (champion.load, champion.loader(model)):
+        own = load(EndpointArgs(runs=runs, tracking_uri=uri, weights="int8")).lineage
+        assert own.weights == weights_digest(tmp_path / "int8") != found.lineage.weights
+        assert (own.data, own.scores) == ({"captions": "abc"}, {}), "the scores are those of other weights"
     with pytest.raises(TrackingError, match="has no run"):
         tracking.facts_of_run(tracker, "0" * 32)
 

@@ -19,11 +19,14 @@ from remora.serving.args import EndpointArgs
 from remora.serving.champion import ModelSource
 from remora.tracking import Tracker, register
 
+PARTS = {part: {"name": "x", "folder": None, "adapters": []} for part in ("vision", "llm", "connector")}
+SAID = {"name": "mid", "parts": PARTS, "template": "brief", "aspect": "square", "seed": 0, "about": {}}
 ARGS = b"applications: [{import_path: 'serve.app:build', args: 3}]"
 
 
 def publish(tracker: Tracker, folder: Path, weights: str, alias: str | None = "champion") -> str:
     with publishing(folder) as made:
+        (made / "bundle.json").write_text(json.dumps(SAID))
         (made / "weights").write_text(weights)
     return register(tracker, "remora", f"variant/{weights}", folder, alias=alias)
 
@@ -61,22 +64,16 @@ def test_a_version_that_is_no_whole_bundle_is_refused_before_a_replica_starts(
     registry: Tracker, tmp_path: Path
 ) -> None:
     source = ModelSource(EndpointArgs(runs=registry.runs, no_keys=True).resolved().each()[0])
-    with pytest.raises(DataError, match=r"no bundle\.json there"):
-        source.prepared("1")
-    parts = {part: {"name": "x", "folder": None, "adapters": []} for part in ("vision", "llm")}
-    parts["connector"] = {"name": "x", "folder": "connector", "adapters": []}
-    said = {"name": "mid", "parts": parts, "template": "brief", "aspect": "square", "seed": 0, "about": {}}
-    with publishing(tmp_path / "mid") as made:
-        (made / "bundle.json").write_text(json.dumps(said))
-        (made / "connector").mkdir()
-        (made / "connector" / "model.safetensors").write_bytes(b"weights")
-    version = register(registry, "remora", "variant/mid", tmp_path / "mid", alias="champion")
-    source.prepared(version)
-    for kept in registry.runs.rglob("connector/model.safetensors"):
+    source.prepared("1")
+    for kept in registry.runs.rglob("weights"):
         kept.unlink()
-        kept.write_bytes(b"wei")
-    with pytest.raises(TornArtifact, match=r"connector/model\.safetensors does not match its sha256; copy it again"):
-        source.prepared(version)
+        kept.write_text("on")
+    with pytest.raises(TornArtifact, match=r"weights does not match its sha256; copy it again whole"):
+        source.prepared("1")
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "readme.txt").write_text("hello")
+    with pytest.raises(DataError, match=r"no bundle\.json there"):
+        source.prepared(register(registry, "remora", "junk", tmp_path / "junk", alias="champion"))
 
 
 def test_a_config_is_deployed_with_its_aliases_versions(

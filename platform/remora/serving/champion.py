@@ -13,7 +13,7 @@ from remora.errors import RemoraError
 from remora.files import MANIFEST, is_published, sha256_file, verify
 from remora.inference.bundle import bundle_name, check_bundle, with_weights
 from remora.serving.args import EndpointArgs
-from remora.serving.lineage import Lineage, lineage
+from remora.serving.lineage import Lineage, lineage, with_weights_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -133,8 +133,9 @@ def _load_version(args: EndpointArgs, info: VersionInfo, known: Lineage) -> Serv
     from remora.inference import Answerer
 
     assert args.runs is not None, "resolved"
-    cache = args.runs / "cache"
-    folder = with_weights(_folder(args, info), args.weights, cache)
+    cache, whole = args.runs / "cache", _folder(args, info)
+    folder = with_weights(whole, args.weights, cache)
+    known = known if folder == whole else with_weights_of(known, folder, args.runs)
     return ServedModel(Answerer.load(folder, cache), info["version"], info["run_id"], known, folder)
 
 
@@ -221,6 +222,7 @@ def _load_bundle(args: EndpointArgs, folder: Path, version: str, run_id: str | N
         tracker = tracking.Tracker(runs, args.tracking_uri)
         with contextlib.suppress(RemoraError):  # lineage alone: the files are here
             tags = tracking.version_info(tracker, args.model, version)["tags"]
-    known = lineage(folder, runs, tracker, run_id, tags)
-    folder = with_weights(folder, args.weights, runs / "cache")
+    whole, folder = folder, with_weights(folder, args.weights, runs / "cache")
+    known = lineage(whole, runs, tracker, run_id, tags)
+    known = known if folder == whole else with_weights_of(known, folder, runs)
     return ServedModel(Answerer.load(folder, runs / "cache"), version, run_id, known, folder)

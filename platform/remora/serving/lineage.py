@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from remora import tracking
@@ -72,6 +72,13 @@ def lineage(
         except RemoraError as e:
             LOG.warning("the lineage of %s is not complete: %s", folder.name, e)
     return Lineage(weights, stages, data, scores, (tags or {}).get("benchmark"))
+
+
+def with_weights_of(known: Lineage, folder: Path, runs: Path) -> Lineage:
+    """The lineage of the bundle in `folder`, which was made of a known one with other weights: its origin, and a digest
+    and scores of its own."""
+    weights = _weights(folder)
+    return replace(known, weights=weights, scores=_scores(runs / "scores", weights))
 
 
 def _weights(folder: Path) -> str:
