@@ -16,10 +16,12 @@ def blocks_of(module: nn.Module) -> tuple[nn.ModuleList, list[nn.Module]]:
     """
     if isinstance(module, Tower):
         return module.blocks, module.tail
-    backbone = module.base_model
-    blocks, embeddings = backbone.layers, module.get_input_embeddings()  # type: ignore[operator,union-attr]
-    others = [m for m in backbone.children() if m is not blocks and m is not embeddings]  # type: ignore[union-attr]
-    return blocks, [m for m in others if any(True for _ in m.parameters())]  # type: ignore[return-value]
+    assert isinstance(module, PreTrainedModel)
+    backbone, embeddings = module.base_model, module.get_input_embeddings()
+    blocks = backbone.get_submodule("layers")
+    assert isinstance(blocks, nn.ModuleList)
+    others = [m for m in backbone.children() if m is not blocks and m is not embeddings]
+    return blocks, [m for m in others if any(True for _ in m.parameters())]
 
 
 def token_table(llm: PreTrainedModel) -> Tensor:
