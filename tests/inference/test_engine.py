@@ -107,12 +107,12 @@ def test_logits_may_be_off_by_less_than_half_of_what_is_near(made, monkeypatch, 
 
     monkeypatch.setattr(SlotBatch, "step", off_in_slots)
     monkeypatch.setattr(WholeBatch, "step", off_in_groups)
-    monkeypatch.setitem(sampling.NEAR, torch.float32, 0.021)
+    monkeypatch.setattr(answerer, "near", 0.021)
     for seed in range(2):
         engine = AnswerEngine(answerer, rows=9)
         assert disturbed(engine, requests, random.Random(seed)) == dict(enumerate(expected))
         assert engine.stats.near_ties > 3, "this test would see nothing"
-    monkeypatch.setitem(sampling.NEAR, torch.float32, 0.0)
+    monkeypatch.setattr(answerer, "near", 0.0)
     assert any(answerer.answer(requests) != expected for _ in range(5))
 
 

@@ -80,7 +80,8 @@ def test_parts_that_do_not_fit_are_told_before_any_data_is_looked_for(store):
         plan_of([Variant(**PARTS | {"connector": "ldp"}, recipe="base")], store)
 
 
-def test_the_shipped_job_can_be_planned_and_rendered(tmp_path, capsys, pytestconfig):
+def test_the_shipped_job_can_be_planned_and_rendered(tmp_path, capsys, pytestconfig, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # with counts of samples
     job = str(pytestconfig.rootpath / "jobs" / "tinyllava-3b.yaml")
     main(["plan", job, "--runs", str(tmp_path / "runs")])
     said = " ".join(capsys.readouterr().out.split())
