@@ -228,7 +228,7 @@ def main() -> None:
     reached = all(good for _, good in rows)
     goals = f"the state machine below {MOST:.0%} of the time, work at most {OVER:.0%} over the optimum, none twice"
     lines = [*head, *(row for row, _ in rows), "", f"Goals ({goals}): {'reached' if reached else 'MISSED'}."]
-    lines += ["", f"A death loses what lies behind the last checkpoint, at most {CHECKPOINT} steps, whoever schedules."]
+    lines += ["", f"A kill loses the steps since the last checkpoint, at most {CHECKPOINT}, with any scheduler."]
     if given.ray:
         lines += ["", "## On Ray Tune", "", " ".join((__doc__ or "").split("\n\n")[2].split()), ""]
         lines += on_tune(given.ray, given.sleep, given.items)
