@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -21,6 +22,12 @@ from remora.carrier import unpack
 from remora.errors import RemoraError, WorkerError
 
 MARK = "REMORA_CHILD"
+
+
+def peak_memory() -> int:
+    """Bytes that this process had at most, or the one that it was forked from: what getrusage says."""
+    unit = 1 if sys.platform == "darwin" else 1024  # it counts KiB, but on macOS bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class Child:

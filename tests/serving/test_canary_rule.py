@@ -13,6 +13,7 @@ from scipy import stats
 
 from remora.cli import main
 from remora.errors import GateError, SpecError, StoreError
+from remora.files.lines import utc_now
 from remora.serving.canary import journal
 from remora.serving.canary.args import CanaryArgs, CanaryRule
 from remora.serving.canary.course import Course, course_of
@@ -160,7 +161,7 @@ class Promoting:
 
 
 def begun(plan: CanaryArgs = QUICK, id: str = "c1") -> Canary:
-    return Canary(id, "remora", "3", "4", plan, journal.now())
+    return Canary(id, "remora", "3", "4", plan, utc_now())
 
 
 def judged(file: Path, comparisons: list[Comparison], promote: Promoting, canary: Canary | None = None) -> JournalJudge:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict
 
 from remora.carrier import carried, ours
 from remora.errors import ClusterError
@@ -27,15 +28,28 @@ def _time(job: AskJob, file: Path) -> None:
         answer_speed.in_a_new_process(job, file)
 
 
+class AnsweringOptions(TypedDict):
+    """What Ray gives a worker that answers."""
+
+    num_cpus: float
+    num_gpus: float
+    scheduling_strategy: str
+    """DEFAULT: in a trial, tasks would inherit its placement group, which has no CPU for them."""
+
+
+def _options(cluster: Cluster) -> AnsweringOptions:
+    return {
+        "num_cpus": cluster.cpus_per_worker,
+        "num_gpus": cluster.gpus_per_worker,
+        "scheduling_strategy": "DEFAULT",
+    }
+
+
 def time(job: AskJob, file: Path, cluster: Cluster) -> None:
     """How fast a worker answers the first piece, written into `file`."""
     import ray
 
-    remote = ray.remote(_time).options(
-        num_cpus=cluster.cpus_per_worker,
-        num_gpus=cluster.gpus_per_worker,
-        scheduling_strategy="DEFAULT",  # as of `answer`
-    )
+    remote = ray.remote(_time).options(**_options(cluster))
     try:
         ray.get(remote.remote(job, file))
     except ray.exceptions.RayError as e:
@@ -49,12 +63,9 @@ def answer(job: AskJob, cluster: Cluster) -> Iterator[list[dict[str, object]]]:
     import ray
 
     remote = ray.remote(_answer).options(
-        num_cpus=cluster.cpus_per_worker,
-        num_gpus=cluster.gpus_per_worker,
+        **_options(cluster),
         num_returns="streaming",
         max_retries=0,  # Ray would repeat all of its pieces
-        # In a trial, tasks would inherit its placement group, which has no CPU for them.
-        scheduling_strategy="DEFAULT",
     )
     workers, n = min(cluster.most_workers, len(job.pieces)), len(job.pieces)
     shares: list[tuple[Sequence[Sequence[int]], int]]

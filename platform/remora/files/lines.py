@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,11 @@ from typing import Any
 from remora.files import disk_errors
 
 JsonRecord = dict[str, object]
+
+
+def utc_now() -> str:
+    """The time for a line that people read: UTC, as 2026-11-30T04:20:11Z."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 @dataclass

@@ -141,16 +141,17 @@ def with_weights(folder: Path, weights: str, cache: Path) -> Path:
         TornArtifact: its files are not what was published.
     """
     said = _said(folder)
-    if weights not in get_args(Weights):
+    kind: Weights | None = next((one for one in get_args(Weights) if one == weights), None)
+    if kind is None:
         raise DataError(f"weights are {' or '.join(get_args(Weights))}; found {weights!r}")
-    if weights in ("float32", said.get("weights", "float32")):
+    if kind in ("float32", said.get("weights", "float32")):
         return folder
-    made = cache / "weights" / f"{said['name']}-{weights}-{weights_digest(folder)[:12]}"
+    made = cache / "weights" / f"{said['name']}-{kind}-{weights_digest(folder)[:12]}"
     with exclusive(made.with_name(f".{made.name}.lock")):  # replicas start together
         if is_published(made):
             return made
         bundle = read_bundle(folder, cache)
-        write_bundle(made, replace(bundle, name=f"{bundle.name}-int8", weights="int8"), said["about"])
+        write_bundle(made, replace(bundle, name=f"{bundle.name}-{kind}", weights=kind), said["about"])
     return made
 
 

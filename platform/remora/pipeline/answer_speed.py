@@ -25,7 +25,7 @@ from remora.files import disk_errors, exclusive, write_json
 from remora.pipeline.executor import ENVIRONMENT, AskJob, Executor
 from remora.pipeline.measure import Prepared
 from remora.pipeline.worker import asks_of
-from remora.processes import Child
+from remora.processes import Child, peak_memory
 from remora.runs import Store
 from remora.spec import Cluster
 
@@ -67,17 +67,8 @@ def read(folder: Path) -> AnswerSpeed | None:
     except (FileNotFoundError, ValueError):
         return None
     whole = isinstance(found, dict) and found.keys() == AnswerSpeed.__required_keys__ and found["way"] == WAY
-    if not whole:
-        return None
-    return AnswerSpeed(
-        way=found["way"],
-        answers=found["answers"],
-        tokens=found["tokens"],
-        seconds=found["seconds"],
-        clock=found["clock"],
-        memory=found["memory"],
-        device=found["device"],
-    )
+    speed: AnswerSpeed | None = found if whole else None
+    return speed
 
 
 def of(
@@ -146,17 +137,12 @@ def _measure(bundle: Path, runs: Path, name: str, data: Path, questions: Sequenc
 
 
 def _peak() -> float:
-    """Bytes that this process had at most. What getrusage says has the peak of the process that it was forked from."""
+    """Bytes that this process had at most, where Linux says so: not those of the process that it was forked from."""
     try:
         found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     except OSError:
         found = None
-    if found:
-        return float(found[1]) * 1024
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(most) * (1 if sys.platform == "darwin" else 1024)
+    return float(found[1]) * 1024 if found else peak_memory()
 
 
 def _cpu() -> str:

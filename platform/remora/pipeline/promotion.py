@@ -6,7 +6,6 @@ died in between is settled by what MLflow says: a promotion, or nothing (`settle
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from remora.evaluation.gate import GateFigure, gate
 from remora.evaluation.kept import Kept, pairs, reports_of
 from remora.evaluation.report import Report
 from remora.files import MANIFEST, exclusive, lines, sha256_file
+from remora.files.lines import utc_now
 from remora.inference.bundle import bundle_name, check_bundle, weights_digest
 from remora.runs.rungs import figure_name
 from remora.tracking import Model, Run, Tracker
@@ -94,18 +94,15 @@ def promote(
         _settle(runs, tracker)
         info = tracking.standing(tracker, name, alias)
         weights = weights_digest(candidate.folder)
-        at, before = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), info["version"] if info else None
-        made = Promotion(at, name, alias, "", candidate.name, before, None, alpha, ())
+        made = Promotion(utc_now(), name, alias, "", candidate.name, info and info["version"], None, alpha, ())
         if info:
-            named = f"{name}@{alias}"
             try:
                 incumbent = tracking.fetch(tracker, info, into=runs / "cache" / "champions")
                 made = replace(made, from_variant=bundle_name(incumbent))
-                its_weights = weights_digest(incumbent)
-                if its_weights == weights:
+                found = _gate(runs, (given, weights), (f"{name}@{alias}", incumbent), benchmarks, alpha)
+                if found is None:
                     return replace(made, version=info["version"], moved=False)
-                both = _reports(runs / "scores", (given, weights), (named, its_weights), benchmarks)
-                made = replace(made, gate=gate(both, alpha))
+                made = replace(made, gate=found)
                 _check(made, given)
             except RemoraError as e:
                 if force is None:
@@ -128,13 +125,10 @@ def check(candidate: Model, given: str, runs: Path, tracker: Tracker, name: str,
     if info is None:
         return
     incumbent = tracking.fetch(tracker, info, into=runs / "cache" / "champions")
-    weights, its_weights = weights_digest(candidate.folder), weights_digest(incumbent)
-    if weights == its_weights:
-        return
-    both = _reports(runs / "scores", (given, weights), (f"{name}@{alias}", its_weights), ())
-    standing, its_variant = info["version"], bundle_name(incumbent)
-    made = Promotion("", name, alias, "", candidate.name, standing, its_variant, ALPHA, gate(both, ALPHA))
-    _check(made, given)
+    found = _gate(runs, (given, weights_digest(candidate.folder)), (f"{name}@{alias}", incumbent), (), ALPHA)
+    if found is not None:
+        its_variant = bundle_name(incumbent)
+        _check(Promotion("", name, alias, "", candidate.name, info["version"], its_variant, ALPHA, found), given)
 
 
 def add_version(
@@ -222,6 +216,25 @@ def _unsettled(runs: Path) -> list[Promotion]:
 
 def _which(made: Promotion) -> list[str]:
     return [made.at, made.model, made.alias, made.variant]
+
+
+def _gate(
+    runs: Path, candidate: tuple[str, str], incumbent: tuple[str, Path], benchmarks: Sequence[str], alpha: float
+) -> tuple[GateFigure, ...] | None:
+    """The gate's figures; None if both models have the same weights.
+
+    Args:
+        candidate: What it is named by, and the digest of its weights.
+        incumbent: What it is named by, and its folder.
+
+    Raises:
+        GateError: as `_reports`.
+    """
+    (named, folder), (_, weights) = incumbent, candidate
+    its_weights = weights_digest(folder)
+    if its_weights == weights:
+        return None
+    return gate(_reports(runs / "scores", candidate, (named, its_weights), benchmarks), alpha)
 
 
 def _reports(

@@ -114,7 +114,7 @@ def load(args: EndpointArgs) -> ServedModel:
     args = args.resolved()
     info = find(args)
     folder = _folder(args, info)
-    return _load_version(args, info, _lineage(args, info, folder))
+    return _served(args, folder, info["version"], info["run_id"], _lineage(args, info, folder))
 
 
 def _folder(args: EndpointArgs, info: VersionInfo) -> Path:
@@ -130,13 +130,18 @@ def _lineage(args: EndpointArgs, info: VersionInfo, folder: Path) -> Lineage:
 
 
 def _load_version(args: EndpointArgs, info: VersionInfo, known: Lineage) -> ServedModel:
+    return _served(args, _folder(args, info), info["version"], info["run_id"], known)
+
+
+def _served(args: EndpointArgs, whole: Path, version: str, run_id: str | None, known: Lineage) -> ServedModel:
+    """The bundle in `whole`, whose lineage is known, with the weights that the arguments ask for."""
     from remora.inference import Answerer
 
     assert args.runs is not None, "resolved"
-    cache, whole = args.runs / "cache", _folder(args, info)
+    cache = args.runs / "cache"
     folder = with_weights(whole, args.weights, cache)
     known = known if folder == whole else with_weights_of(known, folder, args.runs)
-    return ServedModel(Answerer.load(folder, cache), info["version"], info["run_id"], known, folder)
+    return ServedModel(Answerer.load(folder, cache), version, run_id, known, folder)
 
 
 @dataclass(frozen=True)
@@ -213,7 +218,6 @@ def version_of(model: Model) -> str:
 
 def _load_bundle(args: EndpointArgs, folder: Path, version: str, run_id: str | None) -> ServedModel:
     from remora import tracking
-    from remora.inference import Answerer
 
     args = args.resolved()
     runs, tracker, tags = args.runs, None, {}
@@ -222,7 +226,4 @@ def _load_bundle(args: EndpointArgs, folder: Path, version: str, run_id: str | N
         tracker = tracking.Tracker(runs, args.tracking_uri)
         with contextlib.suppress(RemoraError):  # lineage alone: the files are here
             tags = tracking.version_info(tracker, args.model, version)["tags"]
-    whole, folder = folder, with_weights(folder, args.weights, runs / "cache")
-    known = lineage(whole, runs, tracker, run_id, tags)
-    known = known if folder == whole else with_weights_of(known, folder, runs)
-    return ServedModel(Answerer.load(folder, runs / "cache"), version, run_id, known, folder)
+    return _served(args, folder, version, run_id, lineage(folder, runs, tracker, run_id, tags))

@@ -158,9 +158,8 @@ class Chat:
 
 async def side_by_side(streams: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[tuple[int, Delta], None]:
     """The deltas of several answers as they come, each with its answer's number. The first failure ends all."""
-    arrived: asyncio.Queue[tuple[int, Delta] | Exception] = asyncio.Queue(
-        1
-    )  # a slow client gets several tokens a delta
+    # One waits: a slow client gets several tokens a delta.
+    arrived: asyncio.Queue[tuple[int, Delta] | Exception] = asyncio.Queue(1)
 
     async def read(number: int, stream: AsyncGenerator[Delta, None]) -> None:
         try:

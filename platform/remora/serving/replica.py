@@ -127,12 +127,8 @@ class ServeDock:
         return f"{self._endpoint}{APART}{model}@{version}{APART}{digest}"
 
     def apps(self) -> dict[str, AppState]:
-        found = serve.status().applications
-        return {
-            name: _state(app)
-            for name, app in found.items()
-            if name.startswith(f"{self._endpoint}{APART}") and app.status != ApplicationStatus.DELETING
-        }
+        found = _versions(self._endpoint)
+        return {name: _state(app) for name, app in found.items() if app.status != ApplicationStatus.DELETING}
 
     def deploy(self, app: str, args: EndpointArgs, load: ModelLoader, beside: str | None) -> None:
         end = time.monotonic() + GRACE_S
@@ -198,9 +194,13 @@ def delete_app(name: str) -> None:
 
 def delete_versions(endpoint: str) -> None:
     """Delete whatever versions of an endpoint there are."""
-    for name in serve.status().applications:
-        if name.startswith(f"{endpoint}{APART}"):
-            delete_app(name)
+    for name in _versions(endpoint):
+        delete_app(name)
+
+
+def _versions(endpoint: str) -> dict[str, ApplicationStatusOverview]:
+    found = serve.status().applications
+    return {name: app for name, app in found.items() if name.startswith(f"{endpoint}{APART}")}
 
 
 def _state(app: ApplicationStatusOverview) -> AppState:

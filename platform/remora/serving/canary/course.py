@@ -11,7 +11,7 @@ from typing import Literal
 
 from remora.serving.canary.args import CanaryArgs
 from remora.serving.canary.observed import Comparison
-from remora.serving.canary.rule import CanaryLook, decide
+from remora.serving.canary.rule import CanaryLook, CanaryVerdict, decide
 
 Phase = Literal["shadow", "share", "deciding", "promoted", "rolled back", "told"]
 """deciding: the rule has decided, and the alias is being moved. told: it has, and `promote` is off."""
@@ -45,7 +45,7 @@ class Course:
     looks: list[CanaryLook] = field(default_factory=list)
 
     @property
-    def verdict(self) -> Literal["go on", "roll back", "promote"]:
+    def verdict(self) -> CanaryVerdict:
         return self.looks[-1].verdict if self.looks else "go on"
 
     @property

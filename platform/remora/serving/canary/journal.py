@@ -11,7 +11,6 @@ Several canaries follow each other. One process writes (the judge), and what it 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from remora.errors import RemoraError, StoreError
 from remora.files import disk_errors, lines
+from remora.files.lines import utc_now
 from remora.serving.canary.args import CanaryArgs
 from remora.serving.canary.course import Phase
 from remora.serving.canary.observed import Comparison
@@ -72,15 +72,15 @@ def begin(file: Path, canary: Canary) -> None:
 
 
 def compared(comparison: Comparison) -> dict[str, object]:
-    return {"what": "comparison", "at": now(), "comparison": asdict(comparison)}
+    return {"what": "comparison", "at": utc_now(), "comparison": asdict(comparison)}
 
 
 def looked(look: CanaryLook, share: float) -> dict[str, object]:
-    return {"what": "look", "at": now(), "look": look.as_json(), "share": share}
+    return {"what": "look", "at": utc_now(), "look": look.as_json(), "share": share}
 
 
 def ended(phase: Phase, why: str) -> dict[str, object]:
-    return {"what": "end", "at": now(), "phase": phase, "why": why}
+    return {"what": "end", "at": utc_now(), "phase": phase, "why": why}
 
 
 def write(file: Path, records: Sequence[Mapping[str, object]]) -> None:
@@ -144,8 +144,3 @@ def _add(canary: Canary, record: Mapping[str, object]) -> None:
     elif record["what"] == "end":
         canary.phase, canary.why = _PHASE.validate_python(record["phase"]), str(record["why"])
         canary.ended = str(record["at"])
-
-
-def now() -> str:
-    """UTC, as 2026-11-30T04:20:11Z."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

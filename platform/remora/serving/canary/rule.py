@@ -19,6 +19,7 @@ from remora.evaluation.sequential import levels, paired_rates, quantile, sign_te
 from remora.serving.canary.args import CanaryRule
 from remora.serving.canary.observed import Comparison, Observation
 
+CanaryVerdict = Literal["go on", "roll back", "promote"]
 FEW = 30
 """Answers with a time, below which times are not tested: of answers of one token there is no token time at all."""
 SLOWEST = 0.95
@@ -80,7 +81,7 @@ class CanaryLook:
     n: int
     level: float
     """At which each criterion was tested for being beyond its limit."""
-    verdict: Literal["go on", "roll back", "promote"]
+    verdict: CanaryVerdict
     why: str
     figures: tuple[CriterionFigure, ...]
     told: ToldFigures
@@ -96,7 +97,7 @@ def decide(comparisons: Sequence[Comparison], rule: CanaryRule, look: int) -> Ca
     level = levels(rule.looks, rule.alpha / len(found), rule.spending)[look - 1]
     beyond = [figure for figure in found if figure.tested and figure.p_beyond <= level]
     open_ones = [figure for figure in found if figure.tested and figure.p_within > rule.beta]
-    verdict: Literal["go on", "roll back", "promote"] = "go on"
+    verdict: CanaryVerdict = "go on"
     why = ""
     if beyond:
         verdict, why = "roll back", "beyond its limit: " + "; ".join(f.shown for f in beyond)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from remora.errors import RemoraError
+from remora.files.lines import utc_now
 from remora.serving.canary import journal
 from remora.serving.canary.args import CanaryArgs
 from remora.serving.canary.course import CanaryState, Course
@@ -60,7 +61,7 @@ class CanaryTrial:
     async def begin(self) -> None:
         """Bring the candidate up, unless its canary was decided. One that does not come up is rolled back."""
         stable = self._fleet.model(self._model).stable.version
-        this = Canary(self._candidate.id, self._model, stable, self._candidate.version, self._plan, journal.now())
+        this = Canary(self._candidate.id, self._model, stable, self._candidate.version, self._plan, utc_now())
         runs = self._candidate.source.args.runs
         assert runs is not None, "resolved at deployment"
         file = journal.journal_of(runs, self._model)

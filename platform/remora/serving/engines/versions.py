@@ -48,9 +48,12 @@ class VersionsEngine:
         for app in self._engines.keys() - {one.app for one in now.running}:
             if not self._is_busy(app):
                 del self._engines[app]
-        if found.app not in self._engines:
-            self._engines[found.app] = self._connect(found)
-        return self._engines[found.app]
+        return self._connected(found)
+
+    def _connected(self, running: RunningVersion) -> ServingEngine:
+        if running.app not in self._engines:
+            self._engines[running.app] = self._connect(running)
+        return self._engines[running.app]
 
     def _serves(self, request: Request) -> bool:
         try:
@@ -78,10 +81,7 @@ class VersionsEngine:
 
     async def ready(self) -> bool:
         """Whether the stable version would take a request now."""
-        now = self._versions().stable
-        if now.app not in self._engines:
-            self._engines[now.app] = self._connect(now)
-        return await self._engines[now.app].ready()
+        return await self._connected(self._versions().stable).ready()
 
     async def drain(self) -> None:
         """As `ServingEngine.drain` says."""

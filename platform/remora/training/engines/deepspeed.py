@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import resource
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +24,7 @@ from remora.batch import Batch
 from remora.model.patches.activations import plain_name
 from remora.model.split import whole
 from remora.model.vlm import VisionLanguageModel
+from remora.processes import peak_memory
 from remora.spec import Cluster, Stage
 from remora.training.engines import hooks
 from remora.training.engines.precision import DTYPES, LossScale
@@ -173,8 +172,7 @@ class DeepSpeedEngine:
             peak = torch.cuda.max_memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
             return peak / (1 << 30)
-        unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts KiB, but on macOS bytes
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / (1 << 30)
+        return peak_memory() / (1 << 30)
 
     # Full state by name, on every rank. All ranks must call these together.
 
