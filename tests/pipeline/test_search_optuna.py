@@ -125,7 +125,7 @@ def test_a_person_can_open_the_study(tmp_path: Path) -> None:
     first = tried(sampler(space(trials=4), tmp_path))
     study = optuna.load_study(study_name="rates", storage=f"sqlite:///{tmp_path / 'optuna.db'}")
     assert study.metric_names == ["gqa"] and study.direction.name == "MAXIMIZE"
-    assert [t.user_attrs["variant"] for t in study.trials] == [t.name for t in first]
+    assert [t.user_attrs for t in study.trials] == [{"variant": t.name} for t in first]  # a column each in its table
     assert study.trials[0].params.keys() >= {"vision", "recipe", "finetune.lr", "finetune.batch"}
     assert not study.trials[0].params.keys() & {"llm", "connector"}, "they have one value"
     assert study.best_trial.user_attrs["variant"] == max(first, key=lambda t: score(t.choice)).name
@@ -155,6 +155,18 @@ def test_a_killed_search_asks_again_for_what_was_on_its_way(tmp_path: Path) -> N
         finish(again, t)
     new = [again.ask(), again.ask()]
     assert again.ask() is None and {t.name for t in new if t}.isdisjoint(t.name for t in found)
+
+
+def test_a_trial_that_lacks_an_axis_by_now_is_passed_over(tmp_path: Path) -> None:
+    axis = {"low": 1.0e-6, "high": 1.0e-3, "log": True}
+    rates = [{"finetune.lr": axis, "pretrain.lr": axis | {"when": {"recipe": r}}} for r in ("share", ["base", "share"])]
+    narrow, wide = rates
+    first = tried(sampler(space(trials=6, axes=narrow), tmp_path))
+    again = sampler(space(trials=8, axes=wide), tmp_path)
+    found = tried(again)
+    kept = [t.name for t in first if t.choice["recipe"] == "share"]
+    assert 0 < len(kept) < 6 and [t.name for t in found[: len(kept)]] == kept
+    assert len(found) == 8 and all("pretrain.lr" in t.choice for t in found)
 
 
 def test_what_went_on_to_its_end_is_known_once(tmp_path: Path) -> None:

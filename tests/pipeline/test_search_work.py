@@ -204,6 +204,22 @@ def test_nobody_is_promoted_who_failed(tmp_path):
     assert rule.promote(board, "finetune", 0.5, True).variant != best.name
 
 
+@pytest.mark.parametrize("until", [140, 170, 200, 280])
+def test_of_a_space_that_was_changed_the_rest_goes_on(tmp_path, until):
+    """The best at a rung is taken out while the search is interrupted: it holds no place, and nobody waits for it."""
+    trials = grid(widths=(1, 1, 2, 4))
+    store, rule = store_of(trials), Halving.of(2, 0.25)
+    simulated(trials, rule, tmp_path / RUNGS, 2, store).go(until)
+    best = Rungs.read(tmp_path / RUNGS).ranking("finetune", 0.25)[0].run
+    left = [t for t in trials if t.name != best]
+    work = simulated(left, rule, tmp_path / RUNGS, 2, store).go()
+    assert [t.name for t in work.trials.values() if t.state == "finished"] == [
+        max(left, key=lambda t: merit(t.name)).name
+    ]
+    last = work.board.decided[-1]
+    assert last.among <= len(left) and not store.published[best]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", [Everyone(), Halving.of(3, 1 / 9), Median((0.2, 0.6))], ids=lambda r: r.words)
 def test_a_search_that_is_killed_anywhere_repeats_nothing(tmp_path, rule):

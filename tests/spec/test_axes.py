@@ -198,6 +198,7 @@ def test_a_smoke_block_replaces_keys_and_keeps_their_lines(space, tmp_path):
     smoke, lines = load_job(tmp_path / "spec.yaml", "space", smoke=True)
     assert isinstance(smoke, Space) and smoke.name == "s-smoke" and smoke.vision == ("demo",)
     assert smoke.axes == whole.axes and smoke.seeds == () and smoke.expect is None
+    assert (whole.champion.register_as, smoke.champion.register_as) == ("remora", "remora-smoke")
     assert smoke.overrides == {"align": {"steps": 2}} and lines["overrides", "align"] == 15
     assert ("vision", 0) in lines and ("vision", 1) not in lines
     (tmp_path / "spec.yaml").write_text(HEAD + text.replace("[demo]", "3"))

@@ -17,14 +17,16 @@ from remora.commands.run import say
 from remora.errors import StoreError, nearest
 from remora.files import is_held
 from remora.pipeline.search.board import RUNGS, Rungs
-from remora.pipeline.search.driver import folder_of, stop_file
+from remora.pipeline.search.driver import folder_of
 from remora.pipeline.search.ledger import LEDGER, Ledger
 from remora.pipeline.search.replay import Replayed, replay
 from remora.pipeline.search.search import lease_of, result_file
 from remora.pipeline.search.spending import spent
+from remora.pipeline.search.stopping import stop_file
 from remora.pipeline.search.verdict import rule_of
 from remora.reporting.columns import console
 from remora.reporting.results import pareto_lines, spent_lines
+from remora.reporting.search_report.record import json_of
 from remora.reporting.searches import SearchSummary, listed, replayed_table, rungs_table
 from remora.spec import Rule
 
@@ -102,8 +104,7 @@ def _summary(runs: Path, name: str) -> SearchSummary:
     entries = Ledger.entries(folder_of(runs, name) / LEDGER)
     runs_now = is_held(lease_of(runs, name))
     last = max((e.ended or e.began for e in entries), default=0.0)
-    file = result_file(runs, name)
-    result = json.loads(file.read_text()) if file.exists() else {}
+    result = json_of(result_file(runs, name))
     done = bool(result) and result.get("ended", 0.0) >= last
     return {
         "search": name,
@@ -124,7 +125,7 @@ def _stop(runs: Path, name: str) -> None:
     if not is_held(lease_of(runs, name)):
         say(f"search {name} does not run")
         return
-    stop_file(runs, name).touch()
+    stop_file(folder_of(runs, name)).touch()
     say(f"asked search {name} to stop; what was finished is kept")
     while is_held(lease_of(runs, name)):
         time.sleep(0.2)

@@ -322,6 +322,9 @@ class Space(Job):
 def smoked(raw: object, lines: KeyLines, file: str) -> tuple[object, KeyLines]:
     """The content of a space's file with its smoke block applied, and the lines of its keys.
 
+    Its champion is another registered model, with `-smoke` behind the name: what a trial run finds never takes the
+    alias of the model that is served.
+
     Raises:
         SpecError: it has no smoke block.
     """
@@ -333,6 +336,10 @@ def smoked(raw: object, lines: KeyLines, file: str) -> tuple[object, KeyLines]:
         )
     kept = {k: v for k, v in content.items() if k not in ("smoke", "published", "expect")} | smoke
     changed = {k: v for k, v in kept.items() if v is not None} | {"name": f"{content.get('name')}-smoke"}
+    if isinstance(champion := changed.get("champion"), dict):
+        whole = content["champion"] if isinstance(content.get("champion"), dict) else {}
+        name = champion.get("register_as", whole.get("register_as", Champion.model_fields["register_as"].default))
+        changed["champion"] = champion | {"register_as": f"{name}-smoke"}
     own = {k: n for k, n in lines.items() if k[0] not in smoke}
     return changed, own | {k[1:]: n for k, n in lines.items() if k[0] == "smoke" and len(k) > 1}
 

@@ -83,7 +83,7 @@ class Rungs:
         """The same, in order."""
         self.decided: list[Decided] = []
         self.gone: set[str] = set()
-        """Stage runs that failed later: nobody is compared with them."""
+        """Stage runs that failed later, or that the search's space has no more: nobody is compared with them."""
         self._rankings: dict[tuple[str, float], list[Reached]] = {}
         self._went_on: dict[tuple[str, float], set[str]] = {}
         self._newest: dict[str, Decided] = {}
@@ -134,7 +134,7 @@ class Rungs:
         return self._furthest.get(run)
 
     def place(self, at: Reached) -> tuple[int, int] | None:
-        """(place, of how many) among all that came there so far; None if the stage run failed later."""
+        """(place, of how many) among all that came there so far; None if the stage run is gone."""
         runs = [each.run for each in self.ranking(at.stage, at.share)]
         return (runs.index(at.run) + 1, len(runs)) if at.run in runs else None
 

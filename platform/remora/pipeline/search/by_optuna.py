@@ -3,10 +3,11 @@
     optuna-dashboard sqlite:///<runs>/searches/<name>/optuna.db      # also while the search runs
     optuna.load_study(study_name=<name>, storage="sqlite:///<runs>/searches/<name>/optuna.db")
 
-Parameters are the axes that have more than one value, by their names; a trial's `user_attrs` have its variant. A trial
-is RUNNING while it is worked at; PRUNED once it pauses or stops, with its value at the rung (FAIL where there are
-several objectives, of which Optuna prunes none); and once more COMPLETE if it went on to its end. What was RUNNING when
-its search died becomes FAIL, which Optuna learns nothing from, and is asked again before anything new.
+Parameters are the axes that have more than one value, by their names. A trial's `user_attrs` have its variant, since
+Optuna has numbers for trials and no names. It is RUNNING while it is worked at; PRUNED once it pauses or stops, with
+its value at the rung (FAIL where there are several objectives, of which Optuna prunes none); and once more COMPLETE
+if it went on to its end. What was RUNNING when its search died becomes FAIL, which Optuna learns nothing from, and is
+asked again before anything new.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import math
 import random
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -37,7 +38,7 @@ STUBBORN = 5
 """Trials in a row that give nothing new before the next ones are drawn by chance: TPE may repeat itself."""
 PATIENCE = 60.0
 """Seconds that it waits for somebody else who writes the study."""
-VARIANT, ASSIGNMENT, SPACE, WENT_ON, PAUSED = "variant", "assignment", "space", "went_on", "paused"
+VARIANT, SPACE, WENT_ON, PAUSED = "variant", "space", "went_on", "paused"
 """Attributes of trials; SPACE of studies."""
 
 
@@ -145,7 +146,7 @@ class ByOptuna:
 
         states = optuna.trial.TrialState
         if known.state in (states.COMPLETE, states.PRUNED) or known.user_attrs.get(PAUSED):
-            if trial := self._made(known.user_attrs[ASSIGNMENT]):
+            if trial := self._known(known.params):
                 self._asked[trial.name] = known
             return trial
         self.study.enqueue_trial(known.params)
@@ -156,14 +157,25 @@ class ByOptuna:
         import optuna
 
         asked = self.study.ask()
-        assignment = assigned(self.space, lambda name, axis: _suggested(asked, name, axis))
+        assignment = self._assigned(lambda name, axis: _suggested(asked, name, axis))
         if trial := self._made(assignment):
             asked.set_user_attr(VARIANT, trial.name)
-            asked.set_user_attr(ASSIGNMENT, assignment)
             self._asked[trial.name] = asked
             return trial
         self.study.tell(asked, state=optuna.trial.TrialState.FAIL)  # it learns nothing from it
         return None
+
+    def _known(self, params: Mapping[str, object]) -> Trial | None:
+        """The trial of Optuna's parameters; None if it is not a new one of the space."""
+        try:
+            return self._made(self._assigned(lambda name, axis: params[name]))
+        except KeyError:  # a `when` has changed: the trial lacks an axis
+            return None
+
+    def _assigned(self, pick: Callable[[str, Axis], object]) -> dict[str, object]:
+        """An assignment as `pick` has it. An axis of one value is no parameter: there is nothing to learn, and it would
+        be one more line in every chart of the study."""
+        return assigned(self.space, lambda name, axis: axis.find(pick(name, axis) if _varies(axis) else axis.labels[0]))
 
     def _made(self, assignment: dict[str, object]) -> Trial | None:
         try:
@@ -237,9 +249,7 @@ def _varies(axis: Axis) -> bool:
 
 def _suggested(asked: optuna.Trial, name: str, axis: Axis) -> object:
     if not isinstance(axis, Range):
-        if not _varies(axis):  # nothing to learn, and one more line in every chart of the study
-            return axis.find(axis.labels[0])
-        return axis.find(asked.suggest_categorical(name, axis.labels))
+        return asked.suggest_categorical(name, axis.labels)
     if axis.integer:
-        return axis.find(asked.suggest_int(name, int(axis.low), int(axis.high), log=axis.log))
-    return axis.find(asked.suggest_float(name, axis.low, axis.high, log=axis.log))
+        return asked.suggest_int(name, int(axis.low), int(axis.high), log=axis.log)
+    return asked.suggest_float(name, axis.low, axis.high, log=axis.log)

@@ -24,6 +24,7 @@ from remora.pipeline.search.board import RUNGS, Reached, Rungs
 from remora.pipeline.search.ledger import LEDGER, Ledger
 from remora.pipeline.search.perform import Order, Performed
 from remora.pipeline.search.samplers import Listed, drawn
+from remora.pipeline.search.stopping import stop_file
 from remora.pipeline.search.verdict import RungWatch, rule_of
 from remora.pipeline.search.work import Measure, Train, Trial, TrialSource, Work, WorkItem
 from remora.pipeline.variant import Outcome, status_file
@@ -42,11 +43,6 @@ def folder_of(runs: Path, search: str) -> Path:
     return runs / "searches" / search
 
 
-def stop_file(runs: Path, search: str) -> Path:
-    """Whose presence asks the search to stop."""
-    return folder_of(runs, search) / "stop"
-
-
 class Driver:
     """Hands out a search's orders and hears what came of them. For one thread.
 
@@ -60,7 +56,7 @@ class Driver:
         self.folder = folder_of(runs, space.name)
         self.folder.mkdir(parents=True, exist_ok=True)
         status_file(runs, space.name, "").parent.mkdir(parents=True, exist_ok=True)  # of variants still to be asked for
-        stop_file(runs, space.name).unlink(missing_ok=True)
+        stop_file(self.folder).unlink(missing_ok=True)
         self.ledger = Ledger(self.folder / LEDGER)
         self._bury_lost()
         self.outcomes: dict[str, Outcome] = {}
@@ -86,7 +82,7 @@ class Driver:
         """Raises:
         KeyboardInterrupt: somebody asked the search to stop, which ends it as Ctrl-C does.
         """
-        if (asked := stop_file(self.runs, self.space.name)).exists():
+        if (asked := stop_file(self.folder)).exists():
             asked.unlink()
             raise KeyboardInterrupt
 

@@ -29,6 +29,7 @@ from remora.pipeline.search.ledger import Ledger
 from remora.pipeline.search.perform import perform
 from remora.pipeline.search.records import ResultRecord, StoppedAt
 from remora.pipeline.search.spending import Spending, spending
+from remora.pipeline.search.stopping import stoppable
 from remora.pipeline.search.work import Trial
 from remora.pipeline.variant import Outcome
 from remora.runs import Store, union
@@ -53,7 +54,10 @@ class Here:
         self._trainer_of = trainer_of
 
     def work(self, driver: Driver) -> None:
-        with contextlib.closing(self._trainer_of(driver.space.cluster, driver.runs)) as trainer:
+        with (
+            contextlib.closing(self._trainer_of(driver.space.cluster, driver.runs)) as trainer,
+            stoppable(driver.folder),
+        ):
             self._work(driver, trainer)
 
     def _work(self, driver: Driver, trainer: Trainer) -> None:

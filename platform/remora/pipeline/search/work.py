@@ -121,6 +121,7 @@ class Work:
             self.board.follow(board)
         for line in before:
             self.board.take(line)
+        self.board.gone |= {at.run for at in self.board.arrivals}  # until their trials are taken up
         self.trials: dict[str, Trial] = {}
         self.exhausted = False
         """Whether no more trials are taken up: the sampler has none, or `most` are."""
@@ -238,6 +239,7 @@ class Work:
             self._users[run.id].append(trial)
             parent = run.id
         self._lasts[trial.last.name] = trial.last
+        self.board.gone.discard(trial.last.name)
         self._become(trial, "waiting")
         if self._schedule.state(trial.last.id) == "done":
             self._recall(trial)
