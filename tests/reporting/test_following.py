@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -53,6 +54,17 @@ def drawn(runs: Path, search: Iterator[bool], terminal: bool) -> str:
     console = Console(file=out, force_terminal=terminal, width=100)
     following.draw(SearchProgress(runs, "demo", NAMES, 0.0), "a search", console, search.__next__)
     return out.getvalue()
+
+
+def test_a_reader_that_has_gone_ends_nothing() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    file = os.fdopen(writer, "w")
+    write = following._flushed(file)
+    write("a line\n")
+    write("another\n")
+    with pytest.raises(BrokenPipeError):
+        file.close()
 
 
 def test_a_terminal_shows_a_table_that_ends_with_what_came_last(tmp_path, search) -> None:

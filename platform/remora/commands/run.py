@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -39,6 +39,8 @@ from remora.training.meter import duration
 
 SINGLE = "single"
 """The status folder of variants trained without a search."""
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended, as `remora.cli.main` has it."""
 
 
 def say(*lines: str) -> None:
@@ -89,6 +91,15 @@ def trained(options: TrainOptions, aloud: bool = False) -> Outcome:
 
 def search(options: SearchOptions) -> None:
     """Train and measure every variant of a space, register the best, and print the result and where its report is."""
+    try:
+        _search(options)
+    except KeyboardInterrupt:  # Ctrl-C, or `remora searches stop`
+        with suppress(BrokenPipeError):
+            say("stopped; what was finished is kept; next: the same command again goes on from there")
+        raise
+
+
+def _search(options: SearchOptions) -> None:
     began = time.time()
     if options.plain or not sys.stdout.isatty():
         result = searched(options, aloud=True)
@@ -231,6 +242,7 @@ def live(
 
     Raises:
         RemoraError: the child's own.
+        KeyboardInterrupt: the child was asked to stop.
     """
     log = place.runs / "logs" / f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}.log"
     since = time.time()
@@ -241,6 +253,8 @@ def live(
         draw(progress, title, console, lambda: child.running)
     finally:
         child.stop()  # also the watcher that prints its last line if Ray ended it
+    if child.process.returncode == INTERRUPTED:
+        raise KeyboardInterrupt
     if child.process.returncode:
         raise child.error()
     return progress

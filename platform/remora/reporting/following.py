@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -65,8 +65,9 @@ def _flushed(file: IO[str]) -> Callable[[str], object]:
     """Unbuffered writes: without a terminal Python buffers 8 kB."""
 
     def write(text: str) -> None:
-        file.write(text)
-        file.flush()
+        with suppress(OSError):  # whoever read it has gone, or its disk is full: the work goes on
+            file.write(text)
+            file.flush()
 
     return write
 

@@ -152,8 +152,10 @@ def check(space: Space, store: Store) -> None:
     """Check what a search needs besides its variants, before anything starts.
 
     Raises:
-        RemoraError: an unmeasured champion, a budget that cannot be counted, a run folder that is not writable.
+        RemoraError: an unmeasured champion, a budget that cannot be counted, a run folder that is not writable, or in
+            which that search runs.
     """
+    _check_free(store.runs, space.name)
     if space.champion.benchmark not in space.benchmarks:
         raise SpecError(
             f"champion.benchmark {space.champion.benchmark!r} is not measured; "
@@ -183,12 +185,21 @@ def search(space: Space, runs: Path, tracker: tracking.Tracker, room: Room) -> R
     Raises:
         RemoraError: a spec, dataset or cluster that cannot be used, or a variant that failed.
     """
-    lease = lease_of(runs, space.name)
-    if is_held(lease):
-        holder = lease.read_text(errors="replace").strip()
-        raise StoreError(f"search {space.name} runs already ({holder}); wait for it, or give the space another name")
-    with exclusive(lease):
+    _check_free(runs, space.name)
+    with exclusive(lease_of(runs, space.name)):
         return _searched(space, runs, tracker, room)
+
+
+def _check_free(runs: Path, search: str) -> None:
+    """Raises:
+    StoreError: the search runs already.
+    """
+    if is_held(lease := lease_of(runs, search)):
+        holder = lease.read_text(errors="replace").strip()
+        raise StoreError(
+            f"search {search} runs already ({holder}); wait for it, give the space another name, or end it: "
+            f"remora searches stop {search}"
+        )
 
 
 def _searched(space: Space, runs: Path, tracker: tracking.Tracker, room: Room) -> Result:
