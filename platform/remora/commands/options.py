@@ -304,7 +304,9 @@ class SearchesOptions(Options):
     name: str | None = argument("the search's name, as its space has it", None)
     rule: str = option("replay: none, halving or median", "halving", choices=["none", "halving", "median"])
     eta: int = option("replay: one of so many goes on (default: 3)", 3)
-    first: float = option("replay: the first rung, as a share of the last stage (default: 0.1)", 0.1)
+    first: float | None = option(
+        "replay: the first rung, as a share of the last stage (default: the search's own)", None
+    )
     json: bool = option("print it as JSON", False)
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from remora.commands.options import SearchesOptions
 from remora.commands.run import say
-from remora.errors import StoreError, nearest
+from remora.errors import SpecError, StoreError, nearest
 from remora.files import is_held
+from remora.pipeline.search import space_file
 from remora.pipeline.search.board import RUNGS, Rungs
 from remora.pipeline.search.driver import folder_of
 from remora.pipeline.search.ledger import LEDGER, Ledger
@@ -27,13 +28,15 @@ from remora.pipeline.search.verdict import rule_of
 from remora.reporting.columns import console
 from remora.reporting.results import pareto_lines, spent_lines
 from remora.reporting.search_report.record import json_of
-from remora.reporting.searches import SearchSummary, listed, replayed_table, rungs_table
-from remora.spec import Rule
+from remora.reporting.searches import SearchSummary, listed, replayed_lines, rungs_table
+from remora.spec import Rule, validate
 
 
 def searches(options: SearchesOptions) -> None:
     """Print or do what was asked for."""
     if options.what == "ls":
+        if options.name is not None:
+            raise SpecError(f"ls lists all searches; next: remora searches show {options.name}")
         found = [_summary(options.runs, name) for name in _names(options.runs)]
         if options.json:
             say(json.dumps(found, indent=1))
@@ -66,7 +69,7 @@ def searches(options: SearchesOptions) -> None:
         if options.json:
             say(json.dumps([vars(r) for r in found_again], indent=1))
         else:
-            console().print(replayed_table(found_again))
+            say(*replayed_lines(found_again))
     else:
         _stop(options.runs, name)
 
@@ -75,15 +78,25 @@ def replayed(options: SearchesOptions, name: str) -> list[Replayed]:
     """What the search's rungs say of another rule, for each last stage that its variants have.
 
     Raises:
-        StoreError: it has no rungs.
+        RemoraError: it has no rungs, or none as early as the rule's first; a rule that is none.
     """
-    board = Rungs.read(folder_of(options.runs, name) / RUNGS)
+    folder = folder_of(options.runs, name)
+    board, found = Rungs.read(folder / RUNGS), space_file.read(folder)
     if not board.arrivals:
         raise StoreError(f"search {name} has no rungs, since its space has no rule (docs/searching.md)")
     figure = board.arrivals[-1].figure  # by which the search goes now
-    said = {"kind": options.rule, "eta": options.eta, "first": options.first, "figure": figure}
-    rule = rule_of(Rule.model_validate(said))
-    return [replay(board, s, rule) for s in dict.fromkeys(at.stage for at in board.arrivals if at.figure == figure)]
+    arrivals = [at for at in board.arrivals if at.figure == figure]
+    earliest = min(at.share for at in arrivals)
+    own = found.space.rule if found and found.space.rule.kind != "none" else None
+    first = options.first if options.first is not None else own.first if own else earliest
+    said = {"kind": options.rule, "eta": options.eta, "first": first, "figure": figure}
+    rule = rule_of(validate(Rule, said, f"--rule {options.rule}"))
+    if rule.rungs and rule.rungs[0] < earliest - 1e-6:
+        raise StoreError(
+            f"search {name} has measured nobody before {earliest:.2%} of the last stage, so what a rung at "
+            f"{rule.rungs[0]:.2%} decides is not known; next: --first {earliest:g}"
+        )
+    return [replay(board, stage, rule) for stage in dict.fromkeys(at.stage for at in arrivals)]
 
 
 def _names(runs: Path) -> list[str]:

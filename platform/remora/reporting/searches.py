@@ -1,8 +1,8 @@
-"""Tables of searches: those of a run folder, the rungs of one, and what another rule would have made of it."""
+"""Searches as people read them: those of a run folder, the rungs of one, what another rule would have made of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
 from rich.table import Table
@@ -10,6 +10,7 @@ from rich.table import Table
 from remora.pipeline.objectives import ParetoRecord
 from remora.pipeline.search.board import Rungs
 from remora.pipeline.search.replay import Replayed
+from remora.reporting.results import SHOWN
 from remora.training.meter import duration
 
 
@@ -45,9 +46,10 @@ def listed(searches: Sequence[SearchSummary]) -> Table:
 
 def rungs_table(board: Rungs) -> Table:
     """Who reached which rung, the furthest and best first, and what was decided there."""
-    table = Table(title="Rungs", title_justify="left")
+    stages = dict.fromkeys(at.stage for at in board.arrivals)
+    table = Table(title=f"Rungs of {', '.join(stages)}", title_justify="left")
     table.add_column("variant", overflow="fold")
-    for column in ("stage at", "value", "place"):
+    for column in ("rung", "value", "place"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("decided", no_wrap=True)
     decided = {(d.run, d.share): d for d in board.decided}
@@ -55,20 +57,19 @@ def rungs_table(board: Rungs) -> Table:
         made = decided.get((at.run, at.share))
         place = f"{made.place} of {made.among}" if made else ""
         value = f"{at.figure} {at.value:.4f}"
-        table.add_row(at.variant, f"{at.share:.0%}", value, place, made.decision if made else "")
+        rung = f"{at.share:.0%}" + (f" of {at.stage}" if len(stages) > 1 else "")
+        table.add_row(at.variant, rung, value, place, made.decision if made else "")
     return table
 
 
-def replayed_table(found: Sequence[Replayed]) -> Table:
+def replayed_lines(found: Sequence[Replayed]) -> Iterator[str]:
     """What a rule would have trained, in steps of the last stage."""
-    table = Table(title="Under another rule", title_justify="left")
-    table.add_column("rule", no_wrap=True)
-    for column in ("variants", "steps", "of all", "to the end"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("best / open", overflow="fold")
     for r in found:
-        best = f"{r.finish[0]}" if r.finish else "unknown"
-        unknown = f"; never trained so far: {len(r.unknown)}" if r.unknown else ""
-        share = f"{r.steps / r.of:.0%}" if r.of else ""
-        table.add_row(r.rule, f"{len(r.trained):,}", f"{r.steps:,}", share, f"{len(r.finish):,}", best + unknown)
-    return table
+        share = f" ({r.steps / r.of:.0%})" if r.of else ""
+        yield f"{r.rule}: {r.steps:,} of {r.of:,} steps of {r.stage}{share}; so far there were {r.so_far:,}"
+        ends = sum(share == 1.0 for share in r.trained.values())
+        best = f"the best is {r.finish[0]}" if r.finish else "which, is not known"
+        yield f"  to the end: {ends:,} of {len(r.trained):,} variants; {best}"
+        if r.unknown:
+            shown = ", ".join(r.unknown[:SHOWN]) + (", …" if len(r.unknown) > SHOWN else "")
+            yield f"  open: {len(r.unknown):,} would have gone on from where they were measured last ({shown})"

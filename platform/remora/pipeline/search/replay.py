@@ -17,14 +17,17 @@ class Replayed:
     """The last stages of a search's variants under a rule."""
 
     rule: str
+    stage: str
     trained: dict[str, float]
     """Variant -> the share of its last stage that is trained."""
     steps: int
     """Steps of last stages: the shares, times the stages' lengths."""
     of: int
     """Steps of last stages if all variants are trained to their ends."""
+    so_far: int
+    """Steps of last stages up to where each variant was measured last."""
     finish: tuple[str, ...]
-    """Variants that are trained to their end, the best at the last rung first."""
+    """Variants of which it is known that they are trained to their end, the best at the last rung first."""
     unknown: tuple[str, ...]
     """Those that would have been trained further than they were, so that what follows from their values is open."""
 
@@ -44,12 +47,15 @@ def replay(board: Rungs, stage: str, rule: StoppingRule) -> Replayed:
         trained, unknown = dict.fromkeys(runs, 1.0), []
     lengths = {run: round(at.step / at.share) for run in runs for at in [_last(curves[run])]}
     names = {run: _last(curves[run]).variant for run in runs}
-    finish = sorted((r for r in runs if trained[r] == 1.0), key=lambda r: -_last(curves[r]).merit)
+    known = [r for r in runs if trained[r] == 1.0 and r not in unknown]
+    finish = sorted(known, key=lambda r: -_last(curves[r]).merit)
     return Replayed(
         rule.words,
+        stage,
         {names[run]: share for run, share in trained.items()},
         sum(round(share * lengths[run]) for run, share in trained.items()),
         sum(lengths.values()),
+        sum(_last(curves[run]).step for run in runs),
         tuple(names[run] for run in finish),
         tuple(names[run] for run in unknown),
     )
@@ -77,8 +83,9 @@ def _halved(
         known = {run: at for run in alive if (at := _at(curves[run], share))}
         unknown += [run for run in alive if run not in known]
         best = sorted(known, key=lambda run: -known[run].merit)
-        alive = best[: max(1, len(alive) // rule.eta)]
-    return trained | dict.fromkeys(alive, 1.0), unknown
+        rest = [run for run in alive if run not in known]  # whoever goes on, it costs the same
+        alive = [*best, *rest][: max(1, len(alive) // rule.eta)]
+    return trained | dict.fromkeys(alive, 1.0), list(dict.fromkeys(unknown))
 
 
 def _by_median(
