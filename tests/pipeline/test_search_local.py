@@ -8,11 +8,14 @@ import time
 from collections import Counter
 
 import pytest
+import yaml
 
+from remora.cli import main
 from remora.pipeline.search.board import RUNGS, Rungs
 from remora.pipeline.search.ledger import Ledger
 from remora.training.journal import steps_of, validations_of
 from support.rates import STEPS, ended, start, write_space
+from support.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -82,3 +85,20 @@ def test_another_rule_of_the_same_search_decides_anew_from_what_was_measured(pla
     assert len(result["variants"]) == 3 and result["others"] == []
     spent = result["steps"]
     assert spent["taken"] == 2 + 2 + 3 * STEPS + spent["again"] and len(Rungs.read(file).decided) == before
+
+
+def test_a_search_that_is_asked_to_stop_does_so_within_a_stage_run(tmp_path, capsys):
+    """Its last stage would take a day."""
+    space = write_space(tmp_path, rule={"kind": "none"})
+    said = yaml.safe_load(space.read_text())
+    said["overrides"]["finetune"]["steps"] = 100_000
+    space.write_text(yaml.safe_dump(said))
+    search = start(space)
+    until(
+        "a step of the last stage", lambda: any(map(steps_of, tmp_path.glob("r/stages/finetune-*.work/journal.jsonl")))
+    )
+    main(["searches", "stop", "rates", "--runs", str(tmp_path / "r")])
+    told, _ = search.communicate()
+    assert search.returncode == 130, told
+    assert told.endswith("stopped; what was finished is kept; next: the same command again goes on from there\n")
+    assert "search rates has stopped" in capsys.readouterr().out

@@ -89,6 +89,11 @@ def test_a_searchs_results() -> None:
         f"{GATE.shown}: not significantly worse",
         "next: remora serve cats@champion",
     ]
+    changed = result | {"steps": {**result["steps"], "taken": 1250, "dropped": 200}}
+    spent = (
+        "spent: 1,250 steps (50 again, after interruptions, 200 of variants that the space has no more), 105.0% of what"
+    )
+    assert any(line.startswith(spent) for line in search_lines(changed))
     kept = list(search_lines(result | {"refused": "cats@champion stays version 2", "stopped": ""}))
     assert kept[-2:] == [
         "cats@champion was not moved: cats@champion stays version 2",

@@ -139,10 +139,12 @@ def stopped_at(at: StoppedAt) -> str:
 
 def spent_lines(steps: SpentSteps) -> Iterator[str]:
     """What a search spent and saved, against each missing stage run trained once."""
-    needed = steps["optimum"] - steps["unspent"]
-    ratio = f", {steps['taken'] / needed:.1%} of what each stage run trained once needs" if needed else ""
-    again = f" ({steps['again']:,} again, after interruptions)" if steps["again"] else ""
-    yield f"spent: {steps['taken']:,} steps{again}{ratio}"
+    needed, dropped = steps["optimum"] - steps["unspent"], steps.get("dropped", 0)
+    ratio = f", {(steps['taken'] - dropped) / needed:.1%} of what each stage run trained once needs" if needed else ""
+    of = [f"{steps['again']:,} again, after interruptions"] if steps["again"] else []
+    of += [f"{dropped:,} of variants that the space has no more"] if dropped else []
+    among = f" ({', '.join(of)})" if of else ""
+    yield f"spent: {steps['taken']:,} steps{among}{ratio}"
     saved = [f"{steps['alone'] - steps['optimum']:,} by sharing and reuse"]
     saved += [f"{steps['unspent']:,} by stopping"] if steps["unspent"] else []
     yield f"saved: {' and '.join(saved)}, of {steps['alone']:,} steps of all variants on their own"

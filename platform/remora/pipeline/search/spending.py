@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from remora.files import is_published
 from remora.pipeline.search import space_file
@@ -21,6 +21,7 @@ class SpentSteps(TypedDict):
     there: int
     alone: int
     unspent: int
+    dropped: NotRequired[int]
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,14 @@ class Spending:
     """Of all variants, each with stage runs of its own."""
     unspent: int
     """What the optimum has more than was trained: of variants that were stopped, failed, or are still to come."""
+    dropped: int = 0
+    """Steps that were taken of stage runs that the space, since it was changed, has no more."""
 
     @property
     def ratio(self) -> float:
         """The steps that were taken, to those that what was trained needs."""
         needed = self.optimum - self.unspent
-        return self.taken / needed if needed else 1.0
+        return (self.taken - self.dropped) / needed if needed else 1.0
 
     @property
     def shared(self) -> int:
@@ -59,6 +62,7 @@ class Spending:
             there=self.there,
             alone=self.alone,
             unspent=self.unspent,
+            dropped=self.dropped,
         )
 
 
@@ -92,6 +96,7 @@ def spending(
         sum(steps.get(run, 0) for run in there),
         sum(steps.get(run, 0) for lineage in lineages.values() for run in lineage),
         sum(max(0, ours[run] - net[run]) for run in ours),
+        sum(e.steps for e in trained if e.run not in union),
     )
 
 

@@ -69,6 +69,7 @@ def saved(found: StageGraph) -> str:
     spent = found.spending
     each, whole = f"{spent.alone:,}", spent.alone or 1
     again = f", {spent.again:,} of them again after interruptions" if spent.again else ""
+    again += f", {spent.dropped:,} of variants that the space has no more" if spent.dropped else ""
     return (
         f"Each variant on its own: {found.planned_runs} stage runs, {each} steps. Sharing and reuse saved "
         f"{spent.shared:,} steps ({spent.shared / whole:.0%}), stopping {spent.unspent:,} "
