@@ -14,8 +14,9 @@ from remora.errors import StoreError
 from remora.files import lines
 from remora.pipeline.search import board
 from remora.pipeline.search.driver import LEDGER, Driver
-from remora.pipeline.search.ledger import Ledger
+from remora.pipeline.search.ledger import Entry, Ledger
 from remora.pipeline.search.perform import Performed
+from remora.pipeline.search.spending import spending
 from remora.pipeline.variant import Outcome
 from remora.runs import read_space
 from remora.training.journal import JOURNAL, Validated, read
@@ -149,3 +150,9 @@ def test_losses_over_unlike_numbers_of_tokens_are_noted(tmp_path: Path) -> None:
     assert text.endswith(
         "over 18, since max_length cuts them elsewhere; raise max_length, or compare a score (rule.figure)"
     )
+
+
+def test_steps_of_variants_that_the_space_has_no_more_are_no_price_of_what_it_has() -> None:
+    entries = [Entry(n, "train", run, run, 0.0, 1.0, "trained", 10 * n, 0, 0) for n, run in enumerate("ab", 1)]
+    found = spending(entries, {"a": ["a"]}, {"a": 10}, lambda run: True)
+    assert (found.taken, found.dropped, found.optimum, found.ratio) == (30, 20, 10, 1.0)
