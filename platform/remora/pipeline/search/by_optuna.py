@@ -28,7 +28,7 @@ from remora.pipeline.search.board import Reached
 from remora.pipeline.search.samplers import VAIN, Make, assigned, by_chance
 from remora.pipeline.search.work import Trial
 from remora.spec import Objective, Space
-from remora.spec.axes import Axis, Range
+from remora.spec.axes import Axis, Choice, Range
 
 if TYPE_CHECKING:
     import optuna
@@ -175,7 +175,13 @@ class ByOptuna:
     def _assigned(self, pick: Callable[[str, Axis], object]) -> dict[str, object]:
         """An assignment as `pick` has it. An axis of one value is no parameter: there is nothing to learn, and it would
         be one more line in every chart of the study."""
-        return assigned(self.space, lambda name, axis: axis.find(pick(name, axis) if _varies(axis) else axis.labels[0]))
+
+        def value(name: str, axis: Axis) -> object:
+            if isinstance(axis, Choice) and not _varies(axis):
+                return axis.values[0]
+            return axis.find(pick(name, axis))
+
+        return assigned(self.space, value)
 
     def _made(self, assignment: dict[str, object]) -> Trial | None:
         try:
