@@ -15,6 +15,7 @@
     ├── ClusterError      Ray: no cluster, no room
     ├── WorkerError       a process that crashed unexpectedly
     ├── TrackingError     MLflow: no server, no champion
+    │   └── MissingVersion  a model, version or alias that the registry does not have
     ├── GateError         a model that may not take another's place
     └── ServingError      the endpoint: a port in use, a deployment that failed
 
@@ -106,6 +107,10 @@ class WorkerError(RemoraError):
 
 class TrackingError(RemoraError):
     """MLflow cannot be reached, or does not have what was asked for."""
+
+
+class MissingVersion(TrackingError):
+    """MLflow answers, and has no such model, version or alias."""
 
 
 class GateError(RemoraError):

@@ -247,7 +247,7 @@ def test_overrides_are_merged_key_by_key():
         ({"algn": {}}, "overrides: no stage 'algn'; did you mean 'align'?; there are: language, align, finetune"),
         ({"align": {"lrr": 1}}, "overrides: align: unknown key 'lrr'; did you mean 'lr'? (known: name, mixture"),
         ({"align": {"lr": -1}}, "overrides: align: lr: must be above 0 (found -1)"),
-        ({"align": {"steps": 1, "epochs": 1}}, "overrides: align: spec: give either epochs or steps"),
+        ({"align": {"steps": 1, "epochs": 1}}, "overrides: align: give either epochs or steps"),
         ({"align": {"tune": "full"}}, "overrides: align: tune: must be keys with values (found 'full')"),
         ({"align": {"tune": {"lm": "full"}}}, "overrides: align: unknown key 'tune.lm'; did you mean 'llm'?"),
         ({"align": {"tune": {"connector": "frozen"}}}, "overrides: align: tune: nothing trains"),

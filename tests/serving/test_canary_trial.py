@@ -67,6 +67,60 @@ def test_a_candidate_comes_up_in_the_shadow_gets_its_share_and_takes_over(tmp_pa
     assert world.dock.done == deployed, "its replicas are the stable version's now"
 
 
+@pytest.mark.parametrize("looks", [True, False])
+@pytest.mark.parametrize("later", ["3", "1"])
+def test_what_the_alias_names_after_a_promotion_is_served_and_told(tmp_path: Path, later: str, looks: bool) -> None:
+    """Also if the fleet was asked nothing about the canary meanwhile, and if another fleet takes over."""
+    world = begun()
+
+    def moves() -> str:
+        world.points["remora"] = "2"
+        return "moved"
+
+    trial = trial_in(world, tmp_path, moves)
+
+    async def go() -> None:
+        await trial.begin()
+        await trial.record(drawn(100, GOOD, 1))
+        assert trial._judge is not None
+        await trial._settle(trial._judge)
+        await world.fleet.look()
+        assert world.fleet.model("remora").stable.version == "2" and trial.state.phase == "promoted"
+        if looks:
+            assert (await trial.record(())).share == 1.0
+        world.points["remora"] = later
+        await world.fleet.look()
+        for _ in range(2):
+            state = await trial.record(())
+            model = world.fleet.model("remora")
+            assert (model.stable.version, model.trial) == (later, None), "nobody gets the candidate any more"
+            assert (state.phase, state.share) == ("replaced", 0.0)
+            assert state.why.endswith(f"; version {later} has been served since")
+        again = trial_in(world, tmp_path, moves)
+        await again.begin()
+        assert world.fleet.model("remora").trial is None and again.state.phase == "replaced"
+
+    asyncio.run(go())
+    assert journal.last(tmp_path, "remora").phase == "promoted"
+
+
+def test_an_alias_that_moves_to_the_candidate_and_back_ends_the_canary(tmp_path: Path) -> None:
+    world = begun()
+    trial = trial_in(world, tmp_path)
+
+    async def go() -> None:
+        await trial.begin()
+        for version in ("2", "1"):
+            world.points["remora"] = version
+            await world.fleet.look()
+        await trial.record(())
+
+    asyncio.run(go())
+    model = world.fleet.model("remora")
+    assert (model.stable.version, model.trial, trial.state.phase) == ("1", None, "rolled back")
+    assert trial.state.why == "the alias was moved to it and back"
+
+
 @pytest.mark.parametrize("bad", [Version(errors=0.9), Version(first=9)])
 def test_a_bad_candidate_is_taken_away_and_its_replicas_end_when_they_are_idle(tmp_path: Path, bad: Version) -> None:
     world = begun()
@@ -205,11 +259,13 @@ def test_the_route_gives_a_share_the_candidates_answers_and_the_stable_ones_if_i
     by_candidate = sum(one.answered == "candidate" for one in judge.got)
     assert found[:10] == found[10:] and 4 <= by_candidate <= 16
     assert set(found) == ({"remora@3"} if fails else {"remora@3", "remora@4"})
-    assert told["rescued"] == (by_candidate if fails else 0) and told["compared"] == 20
+    counted = told["ingress_replica"]
+    assert counted["rescued"] == (by_candidate if fails else 0) and counted["compared"] == 20
+    assert not {"answered", "compared", "dropped", "rescued"} & set(told), "the endpoint's figures stand apart"
     assert {one.candidate.error for one in judge.got} == ({"RuntimeError"} if fails else {None})
     assert not any(one.stable.error for one in judge.got)
     assert told["candidate"] == {"version": "4", "name": "share-Fake", "system_fingerprint": "remora@4"}
-    assert (told["phase"], told["share"], told["answered"]["candidate"]) == ("share", 0.5, by_candidate)
+    assert (told["phase"], told["share"], counted["answered"]["candidate"]) == ("share", 0.5, by_candidate)
     assert 'remora:canary_phase{model_name="remora",phase="share"} 1.0' in figures
     assert 'remora:canary_compared_total{model_name="remora"} 20.0' in figures
     assert f'remora:canary_answers_total{{model_name="remora",role="candidate"}} {by_candidate}.0' in figures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -135,6 +136,12 @@ def test_what_an_engine_raises_is_raised_here_and_nobody_else_is_asked(error: Ex
     with pytest.raises(type(error)) as caught:
         run(handle)
     assert str(caught.value) == str(error) and len(handle.asked) == 1
+
+
+@pytest.mark.parametrize("error", [ModelFailure("KeyError"), Draining("it stops"), ReplicasDied("3 died")])
+def test_an_error_crosses_processes_as_it_is(error: Exception) -> None:
+    there = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(error))))
+    assert (type(there), str(there), vars(there)) == (type(error), str(error), vars(error))
 
 
 def test_a_reader_that_goes_cancels_its_replicas_stream() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from remora.errors import ServingError, TrackingError
+from remora.errors import MissingVersion, ServingError, TrackingError
 from remora.inference import Message
 from remora.serving.args import ModelArgs
 from remora.serving.engines.protocol import Draining, OtherVersion, VersionedRequest
@@ -128,6 +128,18 @@ def test_a_registry_that_is_away_changes_nothing(caplog: pytest.LogCaptureFixtur
     assert [record.message for record in caplog.records] == [
         "remora@champion cannot be looked up, version 1 goes on: MLflow does not answer"
     ]
+
+
+@pytest.mark.parametrize("away", [MissingVersion("no alias 'champion'"), TrackingError("MLflow does not answer")])
+def test_a_refusal_ends_with_its_alias_and_not_with_a_registry_that_is_away(away: TrackingError) -> None:
+    world = begun(torn=frozenset({"2"}))
+    world.points["remora"] = "2"
+    assert world.look().refused is not None
+    world.points["remora"] = away
+    now = world.look()
+    assert now.stable.version == "1" and (now.refused is None) == isinstance(away, MissingVersion)
+    world.points["remora"] = "2"
+    assert world.look().refused is not None, "the alias is there again"
 
 
 def test_a_pinned_version_stays() -> None:

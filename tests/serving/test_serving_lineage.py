@@ -15,6 +15,7 @@ from remora.inference.bundle import weights_digest
 from remora.serving import champion
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import ServedModel
+from remora.serving.keys import ApiKey, hash_of, new_key
 from remora.serving.lineage import BenchmarkScore, Lineage, lineage
 from support import serving_fake
 from support.serving_fake import call
@@ -134,9 +135,13 @@ def test_the_endpoint_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
         "version": "3",
         "name": "share-Fake",
         "system_fingerprint": "remora@3",
-        "key_limits_of": "ingress replica",
+        "key_limits_of": None,
         "lineage": {"run_id": "run-1", "weights": "w", "stages": ["align-1"], "data": {"captions": "abc"}},
         "draining": [],
         "refused": None,
     }
+    key = new_key()
+    keyed = EndpointArgs(keys={"alice": ApiKey(sha256=hash_of(key))})
+    asked = {"headers": {"authorization": f"Bearer {key}"}}
+    assert call("GET", "/version", keyed, **asked).json()["key_limits_of"] == "ingress replica"
     assert call("GET", "/readyz").json() == {"status": "ready", "model": "share-Fake", "version": "3"}

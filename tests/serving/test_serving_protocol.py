@@ -288,12 +288,31 @@ def test_arguments_are_strict_and_take_the_environment(monkeypatch: pytest.Monke
         EndpointArgs.read({"replicas": 2})
     with pytest.raises(SpecError, match="max_replicas is 1, below min_replicas 2"):
         EndpointArgs.read({"max_replicas": 1})
+    with pytest.raises(SpecError, match=r"^endpoint args: canary: share must rise, above 0"):
+        EndpointArgs.read({"canary": {"model": "better", "share": [0.5, 0.25]}})
     assert EndpointArgs.read({"min_replicas": "3"}).min_replicas == 3  # `serve run app:build min_replicas=3`
     monkeypatch.setenv("REMORA_RUNS", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     args = EndpointArgs().resolved()
     assert (args.runs, args.tracking_uri) == (tmp_path, "http://mlflow:5000")
     assert EndpointArgs(runs=Path("/there")).resolved().runs == Path("/there")
+
+
+def test_a_further_model_may_have_an_engine_and_weights_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REMORA_VLLM_PYTHON", raising=False)
+    monkeypatch.chdir("/")
+    others: list[dict[str, object]] = [
+        {"model": "fast", "engine": "vllm", "weights": "float32", "vllm_python": "venv/bin/python"},
+        {"model": "small"},
+    ]
+    read = EndpointArgs.read({"weights": "int8", "models": others}).resolved()
+    assert [(one.engine, one.weights, one.vllm_python) for one in read.each()] == [
+        ("builtin", "int8", None),
+        ("vllm", "float32", Path("/venv/bin/python")),
+        ("builtin", "int8", None),
+    ]
+    with pytest.raises(SpecError, match=r"models\.0\.engine: must be 'builtin' or 'vllm' \(found 'vlm'\)"):
+        EndpointArgs.read({"models": [{"model": "fast", "engine": "vlm"}]})
 
 
 def test_curl_keeps_every_character(tmp_path: Path) -> None:

@@ -121,7 +121,8 @@ def test_a_server_that_is_away_costs_traces_alone(tmp_path: Path, monkeypatch: p
         away.put(TraceSpan("chat", 1, 2))
     away.close(120)
     assert (away.written, away.dropped) == (0, 3)
-    assert len(notes) == 1 and "answers go on, their traces are dropped" in notes[0]
+    assert len(notes) == 2 and "answers go on, their traces are dropped" in notes[0]
+    assert notes[1] == ("the endpoint stops: 0 waiting traces were written to MLflow, 0 in all; 3 were dropped")
 
 
 def test_a_server_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,3 +137,33 @@ def test_a_server_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch: pytest
     go.set()
     hung.close(60)
     assert hung.written + hung.dropped == 1000
+    assert notes[1:] == [
+        f"the endpoint stops: {hung.written} waiting traces were written to MLflow, {hung.written} in all; "
+        f"{hung.dropped} were dropped"
+    ]
+
+
+@pytest.mark.parametrize("waiting", [1, 5, 6])
+def test_what_still_waits_when_the_endpoint_stops_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: int
+) -> None:
+    began, go, notes = threading.Event(), threading.Event(), list[str]()
+    monkeypatch.setattr(traces, "WAITING", 5)
+    monkeypatch.setattr(Traces, "_write", lambda self, trace: (began.set(), go.wait(600)))
+    hung = Traces(tmp_path / "runs", note=notes.append)
+    hung.put(TraceSpan("chat", 1, 2))
+    assert began.wait(600)
+    for _ in range(waiting - 1):
+        hung.put(TraceSpan("chat", 1, 2))
+    hung.close(0.05)
+    go.set()
+    assert notes == [
+        f"the endpoint stops: 0 waiting traces were written to MLflow, 0 in all; {waiting} were dropped, {waiting} "
+        "that were not written within 0.05 s among them"
+    ]
+
+
+def test_an_endpoint_without_answers_says_nothing_of_traces_when_it_stops(tmp_path: Path) -> None:
+    notes = list[str]()
+    Traces(tmp_path / "runs", note=notes.append).close(60)
+    assert notes == []

@@ -172,7 +172,7 @@ def test_tunings_of_a_stage_that_make_no_sense_are_refused(tune, why):
 
 def test_a_stage_has_either_epochs_or_steps():
     for length in ({}, {"epochs": 1, "steps": 10}):
-        with pytest.raises(SpecError, match=r"^here: spec: give either epochs or steps$"):
+        with pytest.raises(SpecError, match=r"^here: give either epochs or steps$"):
             validate(Stage, {**STAGE, **length}, "here")
     assert validate(Stage, {**STAGE, "steps": 10}, "here").epochs is None
 

@@ -73,7 +73,8 @@ def about(
             await canary.refresh()
             first["canary"] = canary_body(table().models[0], canary)
         # Each counts by itself; a cluster without keys in its proxies leaves it to the ingress replicas.
-        limits = {"key_limits_of": "proxy" if os.environ.get(KEYS) else "ingress replica"}
+        here = None if args.keys is None else "ingress replica"
+        limits = {"key_limits_of": "proxy" if os.environ.get(KEYS) else here}
         models = {"models": [first, *further]} if further else {}
         return JSONResponse({"remora": __version__, **limits, **first, **models})
 

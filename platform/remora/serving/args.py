@@ -18,6 +18,8 @@ from remora.spec.base import Spec, validate
 HOST = re.compile(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9](:[0-9]{1,5})?", re.ASCII)
 """A name whose last label begins with a letter, so that it is no address."""
 
+EngineName = Literal["builtin", "vllm"]
+
 
 class Limits(Spec):
     """Limits of one request. All are checked before a picture is decoded."""
@@ -83,6 +85,9 @@ class ModelArgs(Spec):
     max_replicas: int | None = Field(default=None, ge=1)
     num_cpus: float | None = Field(default=None, gt=0)
     num_gpus: float | None = Field(default=None, ge=0)
+    engine: EngineName | None = None
+    weights: Weights | None = None
+    vllm_python: Path | None = None
     cache_bytes: int | None = Field(default=None, ge=2**20)
     max_ongoing_requests: int | None = Field(default=None, ge=1)
 
@@ -124,7 +129,7 @@ class EndpointArgs(Spec):
     num_cpus: float = Field(default=0.3, gt=0)
     """CPUs that Ray reserves for an engine replica; torch uses as many threads, at least one."""
     num_gpus: float = Field(default=0, ge=0)
-    engine: Literal["builtin", "vllm"] = "builtin"
+    engine: EngineName = "builtin"
     """What runs the language model: our own engine, or vLLM in a process beside it."""
     weights: Weights = "float32"
     """Of the language model's linear layers: int8 takes a quarter of their memory, on CPUs."""
@@ -215,8 +220,12 @@ class EndpointArgs(Spec):
         runs = (self.runs or Path(os.environ.get("REMORA_RUNS") or "~/remora")).expanduser().resolve()
         uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
         keys = self.keys.expanduser().resolve() if isinstance(self.keys, Path) else self.keys
-        # An environment's Python is a link: following it would leave the environment.
-        named = self.vllm_python or os.environ.get("REMORA_VLLM_PYTHON") or None
-        python = None if named is None else Path(named).expanduser().absolute()
-        found = {"runs": runs, "tracking_uri": uri, "keys": keys, "vllm_python": python}
+        python = _python(self.vllm_python or os.environ.get("REMORA_VLLM_PYTHON") or None)
+        models = tuple(one.model_copy(update={"vllm_python": _python(one.vllm_python)}) for one in self.models)
+        found = {"runs": runs, "tracking_uri": uri, "keys": keys, "vllm_python": python, "models": models}
         return self.model_copy(update=found)
+
+
+def _python(named: Path | str | None) -> Path | None:
+    # An environment's Python is a link: following it would leave the environment.
+    return None if named is None else Path(named).expanduser().absolute()

@@ -17,17 +17,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from remora.errors import RemoraError, ServingError
+from remora.errors import MissingVersion, RemoraError, ServingError
 from remora.serving.args import EndpointArgs
 from remora.serving.champion import ModelFacts, ModelLoader, ModelSource
-from remora.serving.engines.protocol import ServingEngine, VersionedRequest
+from remora.serving.engines.protocol import ServingEngine
+from remora.serving.probe import probe
 from remora.serving.versions import ModelVersions, RefusedVersion, RunningVersion, TrialVersion, VersionTable
 
 LOG = logging.getLogger(__name__)
@@ -38,9 +37,6 @@ GONE_S = 30.0
 """An ingress replica that has said nothing for this long has stopped."""
 FACTS_S = 10.0
 """Timeout for asking a version that runs what it is."""
-PROBE_TOKENS = 8
-PROBE_S = 60.0
-"""Timeout of a probe's answer."""
 
 
 @dataclass(frozen=True)
@@ -205,15 +201,14 @@ class Fleet:
         try:
             wanted = await asyncio.to_thread(source.wanted)
         except RemoraError as e:
+            if isinstance(e, MissingVersion):  # nothing is asked for, so nothing is refused
+                self._forget_refusal(model)
             return self._tell(
                 model, f"{model.model}@{model.alias} cannot be looked up, version {model.stable.version} goes on: {e}"
             )
         self._tell(model, None)
         if wanted == model.stable.version:
-            self._refused.pop(model.model, None)
-            if model.refused is not None:
-                self._put(replace(model, refused=None))
-            return
+            return self._forget_refusal(model)
         before = self._refused.get(model.model)
         if before is not None and before.version == wanted and self._clock() < before.next_at:
             return
@@ -292,6 +287,11 @@ class Fleet:
             )
             self._put(replace(model, refused=told))
 
+    def _forget_refusal(self, model: ModelVersions) -> None:
+        self._refused.pop(model.model, None)
+        if model.refused is not None:
+            self._put(replace(model, refused=None))
+
     async def _stop_idle(self) -> None:
         now = self._clock()
         self._reports = {name: one for name, one in self._reports.items() if now - one.at < GONE_S}
@@ -324,36 +324,3 @@ class Fleet:
         elif self._told.get(model.model) != line:
             self._told[model.model] = line
             LOG.warning(line)
-
-
-async def probe(engine: ServingEngine, facts: ModelFacts) -> str:
-    """A model's answer to a question about a picture.
-
-    Raises:
-        ServingError: it gives none in time, or one whose log probabilities are no numbers.
-    """
-    try:
-        async with asyncio.timeout(PROBE_S):
-            text, certain = await _answer(engine, facts)
-    except TimeoutError:
-        raise ServingError(f"it does not answer a probe within {PROBE_S:.0f} s") from None
-    if not certain:
-        raise ServingError("it answers a probe with log probabilities that are no numbers")
-    return text
-
-
-async def _answer(engine: ServingEngine, facts: ModelFacts) -> tuple[str, bool]:
-    """The answer's text, and whether its log probabilities are numbers."""
-    from PIL import Image
-
-    from remora.inference import FittedPicture, Message
-
-    picture = FittedPicture(facts.fitted(Image.linear_gradient("L").convert("RGB")))
-    turns = (Message("user", "What is in the picture?", (picture,)),)
-    request = VersionedRequest(turns, PROBE_TOKENS, top_logprobs=0, version=facts.version)
-    text, numbers = "", list[float]()
-    async with aclosing(engine.submit(request)) as deltas:
-        async for delta in deltas:
-            text += delta.text
-            numbers += [one.token.logprob for one in delta.logprobs]
-    return text.strip(), all(map(math.isfinite, numbers))

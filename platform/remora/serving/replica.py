@@ -26,8 +26,9 @@ from remora.serving.engines.chosen import engine_of
 from remora.serving.engines.protocol import Draining, ModelFailure, OtherVersion, VersionedRequest
 from remora.serving.engines.remote import EngineItem, RemoteEngine
 from remora.serving.exported import ServeRecorder
-from remora.serving.fleet import AppState, probe
+from remora.serving.fleet import AppState
 from remora.serving.metrics import MeteredEngine
+from remora.serving.probe import probe
 
 LOG = logging.getLogger(__name__)
 REQUEST_TIMEOUT_S = 120.0

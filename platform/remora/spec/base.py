@@ -83,7 +83,8 @@ def _explain(model: type[BaseModel], err: ErrorDetails, name: str, lines: KeyLin
         return f"{where}: unknown key {_key((*at, *loc))!r}{hint} (known: {', '.join(fields)})"
     if err["type"] == "missing":
         return f"{where}: key {_key((*at, *loc))!r} is missing"
-    return f"{where}: {_key((*at, *loc)) or 'spec'}: {broken_rule(err)}"
+    key = _key((*at, *loc))
+    return f"{where}: {key}: {broken_rule(err)}" if key else f"{where}: {broken_rule(err)}"
 
 
 def _key(path: tuple[str | int, ...]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from remora.errors import TrackingError, nearest
+from remora.errors import MissingVersion, TrackingError, nearest
 from remora.files import digest, is_published, scratch, sha256_file, verify
 from remora.tracking import metric_names
 from remora.tracking.connection import MlflowRefused
@@ -113,7 +113,8 @@ def version_info(tracker: Tracker, name: str, label: str = "champion") -> Versio
     """The version of model `name` with `label`, an alias or a number. Read-only: creates no database.
 
     Raises:
-        TrackingError: MLflow cannot be reached, or has no such model, alias or version; the line lists what it has.
+        TrackingError: MLflow cannot be reached.
+        MissingVersion: it has no such model, alias or version; the line lists what it has.
     """
     tracker.check_there()
     number = label.removeprefix("v")
@@ -122,7 +123,7 @@ def version_info(tracker: Tracker, name: str, label: str = "champion") -> Versio
             asked = client.get_model_version if number.isdecimal() else client.get_model_version_by_alias
             found = asked(name, number if number.isdecimal() else label)
     except MlflowRefused:
-        raise TrackingError(_missing(tracker, name, label)) from None
+        raise MissingVersion(_missing(tracker, name, label)) from None
     return {
         "name": name,
         "label": label,

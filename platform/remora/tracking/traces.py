@@ -14,6 +14,7 @@ import logging
 import os
 import queue
 import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Traces:
         experiment: str = EXPERIMENT,
         note: Callable[[str], None] = log.warning,
     ) -> None:
-        self.written = self.dropped = 0
+        self.written = self.dropped = self._put = 0
         self._uri = Tracker(runs, uri).uri
         self._connection = Connection(runs, self._uri, experiment)
         self._note = note
@@ -69,6 +70,7 @@ class Traces:
 
     def put(self, trace: TraceSpan) -> None:
         """Have a trace written, or drop it if too many wait."""
+        self._put += 1
         try:
             self._waiting.put_nowait(trace)
         except queue.Full:
@@ -76,10 +78,19 @@ class Traces:
             self._say(f"{WAITING} traces wait for MLflow; further ones are dropped")
 
     def close(self, seconds: float = 5.0) -> None:
-        """Write what waits, for so many seconds at most."""
+        """Write what waits, for so many seconds at most. The rest is dropped, and one line says how many were."""
+        before, end = self.written, time.monotonic() + seconds
         with contextlib.suppress(queue.Full):
             self._waiting.put(None, timeout=seconds)
-        self._thread.join(seconds)
+        self._thread.join(max(0.0, end - time.monotonic()))
+        left = self._put - self.written - self.dropped  # one of them may be on its way
+        self.dropped += left
+        late = f", {left:,} that were not written within {seconds:g} s among them" if left else ""
+        if before < self.written or self.dropped:
+            self._note(
+                f"the endpoint stops: {self.written - before:,} waiting traces were written to MLflow, "
+                f"{self.written:,} in all; {self.dropped:,} were dropped{late}"
+            )
 
     def _write_all(self) -> None:
         while (trace := self._waiting.get()) is not None:

@@ -13,8 +13,9 @@ from remora.serving.canary.args import CanaryArgs
 from remora.serving.canary.observed import Comparison
 from remora.serving.canary.rule import CanaryLook, CanaryVerdict, decide
 
-Phase = Literal["shadow", "share", "deciding", "promoted", "rolled back", "told"]
-"""deciding: the rule has decided, and the alias is being moved. told: it has, and `promote` is off."""
+Phase = Literal["shadow", "share", "deciding", "promoted", "replaced", "rolled back", "told"]
+"""deciding: the rule has decided, and the alias is being moved. replaced: it was promoted, and another version has been
+served since. told: the rule has decided, and `promote` is off."""
 
 
 @dataclass(frozen=True)

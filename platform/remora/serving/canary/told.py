@@ -15,7 +15,8 @@ PREFIX = "remora:canary_"
 
 
 def canary_body(model: ModelVersions, canary: CanaryTraffic) -> dict[str, object]:
-    """Of /version: the candidate, where its canary is, and the rule. The stable version is told beside."""
+    """Of /version: the candidate, where its canary is, and the rule; what one ingress replica has counted is below its
+    name. The stable version is told beside."""
     trial = None if model.trial is None else model.trial.running
     on_trial = trial and {
         "version": trial.version,
@@ -24,7 +25,7 @@ def canary_body(model: ModelVersions, canary: CanaryTraffic) -> dict[str, object
     }
     state, counts = asdict(canary.state), asdict(canary.counts)
     plan = {"shadow": canary.plan.shadow, "shares": list(canary.plan.share), "rule": canary.plan.rule.words}
-    return {"candidate": on_trial, "model": canary.plan.model, **state, **counts, **plan}
+    return {"candidate": on_trial, "model": canary.plan.model, **state, **plan, "ingress_replica": counts}
 
 
 class CanaryGauges:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from remora.errors import RemoraError
 from remora.files.lines import utc_now
@@ -56,7 +56,11 @@ class CanaryTrial:
     def state(self) -> CanaryState:
         if self._judge is None:
             return CanaryState("shadow", 0.0, of=self._plan.rule.comparisons, why=self._why)
-        return self._judge.state
+        state, now = self._judge.state, self._fleet.model(self._model)
+        if state.phase == "promoted" and now.trial is None and now.stable.version != self._candidate.version:
+            why = f"{state.why}; version {now.stable.version} has been served since"
+            return replace(state, phase="replaced", share=0.0, why=why)
+        return state
 
     async def begin(self) -> None:
         """Bring the candidate up, unless its canary was decided. One that does not come up is rolled back."""
@@ -70,12 +74,15 @@ class CanaryTrial:
             LOG.warning("canary: %s", self._why)
             return
         judge = await asyncio.to_thread(JournalJudge, file, this, self._candidate.promote)
-        if judge.state.phase not in ("rolled back", "told") and stable != self._candidate.version:
+        # One that was promoted has its alias, which the fleet follows.
+        if judge.state.phase not in ("promoted", "rolled back", "told") and stable != self._candidate.version:
             try:
                 self._running = await self._fleet.bring_up(self._candidate.source, self._candidate.version)
             except RemoraError as e:
                 await judge.end("rolled back", f"it does not come up: {' '.join(str(e).split())}")
         self._judge = judge
+        if self._running is not None:
+            self._fleet.try_out(self._model, TrialVersion(self._running, judge.state.share))
         await self.record(())
 
     async def record(self, comparisons: Sequence[Comparison]) -> CanaryState:
@@ -86,27 +93,34 @@ class CanaryTrial:
         """
         if self._judge is None:
             return self.state
-        stable = self._fleet.model(self._model).stable.version
+        now = self._fleet.model(self._model)
+        stable = now.stable.version
         if self._judge.state.running and stable == self._judge.canary.candidate:
             await self._judge.end("promoted", "the alias was moved to it")
+        elif self._judge.state.running and stable == self._judge.canary.stable and now.trial is None:
+            await self._judge.end("rolled back", "the alias was moved to it and back")
         elif self._judge.state.running and stable != self._judge.canary.stable:
             why = f"the stable version is {stable} now, and it was compared with version {self._judge.canary.stable}"
             await self._judge.end("rolled back", why)
-        state = await self._judge.record(comparisons)
+        await self._judge.record(comparisons)
         self._apply()
-        if state.phase == "deciding" and self._settling is None:
+        if self.state.phase == "deciding" and self._settling is None:
             self._settling = asyncio.create_task(self._settle(self._judge))
-        return state
+        return self.state
 
     async def _settle(self, judge: JournalJudge) -> None:
         await judge.settled()
         self._apply()
 
     def _apply(self) -> None:
-        """Make the state the table's."""
+        """Make the state the table's. A trial that is over there never begins again: when the candidate has become
+        the stable version, the alias decides what is served, whatever comes after it."""
         now, state = self._fleet.model(self._model), self.state
-        ended = state.phase in ("rolled back", "told") or now.stable.version == self._candidate.version
-        trial = None if ended or self._running is None else TrialVersion(self._running, state.share)
+        if now.trial is None or self._running is None or self._judge is None:
+            return
+        moved = now.stable.version != self._judge.canary.stable
+        ended = moved or state.phase in ("rolled back", "told")
+        trial = None if ended else TrialVersion(self._running, state.share)
         if trial != now.trial:
             self._fleet.try_out(self._model, trial)
 

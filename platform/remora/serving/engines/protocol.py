@@ -147,6 +147,9 @@ class ModelFailure(ServingError):
         super().__init__(f"the model failed with {kind}")
         self.kind = kind
 
+    def __reduce__(self) -> tuple[type[ModelFailure], tuple[str]]:
+        return type(self), (self.kind,)
+
 
 class ReplicasDied(ServingError):
     """Several replicas died of a request, or beside it."""
