@@ -16,7 +16,8 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from remora.serving import front
-from remora.serving.front import MARK, Front
+from remora.serving.front import Front
+from remora.serving.relay import MARK
 from support.waiting import until
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]

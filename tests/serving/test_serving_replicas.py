@@ -153,14 +153,17 @@ def test_a_killed_engine_costs_no_request_and_changes_no_answer(small: Small) ->
 
 
 @pytest.mark.ray
-def test_a_killed_ingress_costs_no_request_whose_answer_has_not_begun(small: Small) -> None:
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_killed_ingress_costs_no_request(small: Small, streams: bool) -> None:
+    """Streams that it has begun go on behind what their clients have."""
+
     def ingress() -> list[int]:
         workers = psutil.Process(small.process).children(recursive=True)
         return [each.pid for each in workers if ":Endpoint" in " ".join(each.cmdline())]
 
-    expected = ask_all(small, 16, streams=False)
+    expected = ask_all(small, 16, streams=streams)
     (killed,) = ingress()
-    assert ask_all(small, 16, lambda: os.kill(killed, signal.SIGKILL), streams=False) == expected
+    assert ask_all(small, 16, lambda: os.kill(killed, signal.SIGKILL), streams=streams) == expected
     assert killed not in ingress()
 
 

@@ -19,11 +19,11 @@ from remora.serving.canary.judge import CanaryJudge
 from remora.serving.canary.traffic import CanaryTraffic
 from remora.serving.chat import Chat
 from remora.serving.engines.protocol import ServingEngine
-from remora.serving.front import MARK, Facts
 from remora.serving.metrics import MeteredEngine, PrometheusRecorder, VersionsCollector
 from remora.serving.openai_api import Refusal
 from remora.serving.openapi import describe
 from remora.serving.page import page
+from remora.serving.relay import MARK, Facts
 from remora.serving.responses import failed
 from remora.serving.tracer import traced
 from remora.serving.versions import VersionTable

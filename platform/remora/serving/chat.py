@@ -24,6 +24,7 @@ from remora.serving.canary.traffic import CanaryTraffic
 from remora.serving.completion import engine_requests
 from remora.serving.engines.protocol import Delta, Draining, OtherVersion, ReplicasDied, ServingEngine
 from remora.serving.fetch import Fetcher
+from remora.serving.front import SEED
 from remora.serving.messages import shows_pictures
 from remora.serving.openai_api import ChatRequest, Refusal, read_request, too_large
 from remora.serving.picture_pool import shared
@@ -72,6 +73,9 @@ class Chat:
             raise Refusal("the body was lost with an offer to upgrade; speak HTTP/1.1 without one", code="no_body")
         run = asyncio.get_running_loop().run_in_executor
         request, client = await run(self._readers, self._parsed, body, getattr(http.state, "key_name", None))
+        seed = http.headers.get(SEED, "")
+        if request.seed is None and seed.isdecimal() and len(seed) <= 10:
+            request = request.model_copy(update={"seed": int(seed)})
         if self._fetcher is not None:
             await self._fetcher.fill(request.messages)
         for _ in range(VERSIONS):

@@ -1,5 +1,6 @@
 """Middleware in Serve's proxy, before the replicas: it reads request bodies, reports the server's state in OpenAI's
-error format, and resends the requests of a dead ingress replica. (One of the model's is engines/remote.py's matter.)
+error format, resends the requests of a dead ingress replica, and goes on with the streams that it has begun
+(resumed.py). (One of the model's replicas is engines/remote.py's matter.)
 
 Serve's proxy takes middleware from a function that an environment variable names:
 
@@ -16,24 +17,23 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import uuid
-from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from remora.serving.args import EndpointArgs
 from remora.serving.auth import KeyCheck
 from remora.serving.keys import from_written
 from remora.serving.openai_api import Refusal, too_large
+from remora.serving.relay import Facts, Reply, Upload, later
+from remora.serving.resumed import ClientStream
 
 VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 KEYS = "REMORA_KEYS"
 """The proxy's key file, or keys as JSON (keys.written). Without it replicas check keys, after the body is read here."""
-MARK = "x-remora"
-"""A header of every replica's response; responses without it are the proxy's own."""
 BODY_S = 60.0
 """Timeout for receiving a body; then 408."""
 HEALTH_S = 2.0
@@ -44,9 +44,11 @@ HELD = 512 * 2**20
 """Bytes of bodies held at a time."""
 ATTEMPTS = 3
 """Tries per request: one that kills an ingress replica may kill two more."""
-LATER = 2
-"""Retry-After, in seconds."""
-OVERRIDDEN = (b"x-request-id", b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
+SEED = "x-remora-seed"
+"""A header of every request: the seed of one that names none, so that a second replica draws as the first one did."""
+BREAKS_S = 110.0
+"""A stream that breaks off after this time did so by Serve's time limit, 120 s by default, and not by a death."""
+OVERRIDDEN = (b"x-request-id", SEED.encode(), b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
 """Headers set here, or with which a client could lift the proxy's limits."""
 _ASCII = bytes(i if i < 128 else ord("?") for i in range(256))
 
@@ -64,23 +66,6 @@ def middlewares() -> list[Middleware]:
     keys = os.environ.get(KEYS)
     checks = [Middleware(KeyCheck, keys=from_written(keys))] if keys else []
     return [Middleware(Front), *checks]  # Serve's last one sees a request first
-
-
-@dataclass(frozen=True)
-class Facts:
-    """A replica's facts about itself, from its mark."""
-
-    max_body_bytes: int = EndpointArgs().limits.max_body_bytes
-    places: int = EndpointArgs().max_ongoing_requests
-    """Requests that it works on at a time."""
-
-    def written(self) -> str:
-        return f"{self.max_body_bytes} {self.places}"
-
-    @classmethod
-    def read(cls, text: str) -> Facts:
-        numbers = [int(number) for number in text.split() if number.isdecimal()]
-        return cls(*numbers) if len(numbers) == 2 else cls()
 
 
 class Front:
@@ -102,7 +87,8 @@ class Front:
         headers = [(key.lower(), value.translate(_ASCII)) for key, value in scope["headers"]]
         request_id = (Headers(raw=headers).get("x-request-id") or str(uuid.uuid4()))[:200]
         headers = [(key, value) for key, value in headers if key not in OVERRIDDEN]
-        scope = {**scope, "headers": [*headers, (b"x-request-id", request_id.encode())]}
+        seed = (SEED.encode(), str(secrets.randbelow(2**31)).encode())
+        scope = {**scope, "headers": [*headers, (b"x-request-id", request_id.encode()), seed]}
         held = bytearray()
         try:
             if not scope["path"].startswith("/"):  # a whole URL, which is for proxies; Serve has no route for it
@@ -141,7 +127,7 @@ class Front:
             self.held += len(chunk)
             await self._check_length(len(held), declared)
             if self.held > HELD:
-                raise _later("the endpoint holds as many uploads as it may", "overloaded", status=429)
+                raise later("the endpoint holds as many uploads as it may", "overloaded", status=429)
             if not message.get("more_body", False):
                 return
 
@@ -152,34 +138,63 @@ class Front:
             raise too_large(self.facts.max_body_bytes, declared)
 
     async def _answered(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """Have a replica answer; if it dies, another one: an answer depends only on its request.
+        """Have a replica answer; if it dies, another one: an answer depends only on its request. A stream goes on
+        behind what its client has; if that is not possible it ends with an error.
 
         Raises:
             Refusal: none could.
             ConnectionResetError: the client is gone.
         """
+        client = ClientStream(send)
+        try:
+            await self._by_some_replica(scope, body, receive, client)
+        except Refusal as refusal:
+            if not client.begun:
+                raise
+            await client.fail(refusal)
+
+    async def _by_some_replica(self, scope: Scope, body: bytes, receive: Receive, client: ClientStream) -> None:
+        began = asyncio.get_running_loop().time()
         for attempt in range(ATTEMPTS):
-            upload, reply = _Upload(body, receive), _Reply(self, send)
+            upload = Upload(body, receive)
+            reply = Reply(self._heard, upload, client.send, client)
             task = asyncio.ensure_future(self.app({**scope, "headers": list(scope["headers"])}, upload, reply))
             try:
                 if await self._is_silent(task, reply):
-                    raise _later("no replica answers", "no_replica", 10)
+                    raise later("no replica answers", "no_replica", 10)
                 await task
             finally:
                 upload.gone.set()  # Serve removes the request from its queue
                 if not task.done():
                     await asyncio.wait({task}, timeout=1)
-            if reply.passed:
+            if reply.complete or (reply.passed and not reply.streams):
                 return
             if upload.client_is_gone:
                 raise ConnectionResetError
-            if reply.status is not None:
+            if client.over:
+                return await client.end()
+            if client.begun:
+                self._check_goes_on(client, reply, began)
+            elif reply.status is not None:
                 return await reply.told()
-            self.health = None  # no response: the replica died, or its node
+            self.health = None  # no response, or half of one: the replica died, or its node
             await asyncio.sleep(0.1 * attempt)
-        raise _later(f"{ATTEMPTS} replicas died of this request or beside it", "replica_died")
+        raise later(f"{ATTEMPTS} replicas died of this request or beside it", "replica_died")
 
-    async def _is_silent(self, task: asyncio.Future[None], reply: _Reply) -> bool:
+    def _check_goes_on(self, client: ClientStream, reply: Reply, began: float) -> None:
+        """Raises:
+        Refusal: a stream that broke off cannot go on.
+        """
+        if asyncio.get_running_loop().time() - began > BREAKS_S:
+            raise later("no answer within the endpoint's time limit", "timeout", status=504)
+        if not reply.streams or reply.differs or not client.resumable:
+            raise later("the replica that sent this answer died, and no other one goes on with it", "replica_died")
+
+    def _heard(self, facts: Facts) -> None:
+        self.facts = facts
+        self.health = self.health or {"status": "ok"}
+
+    async def _is_silent(self, task: asyncio.Future[None], reply: Reply) -> bool:
         """Wait for a request's end; true if it must be given up, since no living replica could answer it."""
         loop = asyncio.get_running_loop()
         last = loop.time()
@@ -193,9 +208,10 @@ class Front:
             elif loop.time() - last > self.silence_s:
                 return True
 
-    async def _ask_health(self, path: str = "/healthz") -> _Reply:
+    async def _ask_health(self, path: str = "/healthz") -> Reply:
         """Ask a replica for its health, with a timeout that one that is not full meets."""
-        upload, reply = _Upload(b""), _Reply(self, None)
+        upload = Upload(b"")
+        reply = Reply(self._heard, upload, None)
         scope: dict[str, object] = {
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -232,7 +248,7 @@ class Front:
             return {**self.health, "status": "busy"}
         if reply.status is not None:
             raise reply.refusal()
-        raise _later("no replica answers", "no_replica")
+        raise later("no replica answers", "no_replica")
 
     async def _readyz(self) -> dict[str, object]:
         """A replica's answer to whether it would take a request now.
@@ -245,96 +261,8 @@ class Front:
             with contextlib.suppress(ValueError):
                 return dict(json.loads(reply.text))
         if reply.marked or reply.status is None:
-            raise _later("no replica would answer now", "not_ready")
+            raise later("no replica would answer now", "not_ready")
         raise reply.refusal()
-
-
-class _Upload:
-    """A received body, replayed as a client's messages; disconnects when `gone` is set or the real client leaves."""
-
-    def __init__(self, body: bytes, receive: Receive | None = None) -> None:
-        self.body: bytes | None = body
-        self.receive = receive
-        self.gone = asyncio.Event()
-        self.client_is_gone = False
-
-    async def __call__(self) -> Message:
-        if self.body is not None:
-            body, self.body = self.body, None
-            return {"type": "http.request", "body": body, "more_body": False}
-        waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self.gone.wait())]
-        if self.receive is not None:
-            waits.append(asyncio.ensure_future(_disconnected(self.receive)))
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            self.client_is_gone = len(waits) == 2 and waits[1].done()
-        finally:
-            for wait in waits:
-                wait.cancel()
-        return {"type": "http.disconnect"}
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-class _Reply:
-    """Forwards a replica's response, and holds back the proxy's own responses: plain text, only for errors."""
-
-    def __init__(self, front: Front, send: Send | None) -> None:
-        self.front, self.send = front, send
-        self.status: int | None = None
-        self.headers = Headers()
-        self.marked = self.passed = False
-        self.messages: list[Message] = []
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status, self.headers = message["status"], Headers(raw=message["headers"])
-            mark = self.headers.get(MARK)
-            self.marked = mark is not None
-            if mark is not None:
-                self.front.facts = Facts.read(mark)
-                self.front.health = self.front.health or {"status": "ok"}
-            plain = self.headers.get("content-type", "").startswith("text/plain")
-            self.passed = self.marked or not (plain and message["status"] in (404, 408, 429, 503))
-        if self.passed and self.send is not None:
-            await self.send(message)
-        else:
-            self.messages.append(message)
-
-    @property
-    def text(self) -> str:
-        return b"".join(message.get("body", b"") for message in self.messages).decode(errors="replace")
-
-    async def told(self) -> None:
-        """Send the client the proxy's response, or another application's on this cluster.
-
-        Raises:
-            Refusal: the proxy's message, in OpenAI's format.
-        """
-        if self.status == 404 and not self.text.startswith("Path '"):
-            assert self.send is not None
-            for message in self.messages:
-                await self.send(message)
-            return
-        raise self.refusal()
-
-    def refusal(self) -> Refusal:
-        if self.status == 408:
-            return _later("no answer within the endpoint's time limit", "timeout", status=504)
-        if self.status == 404:  # the proxy has no route before the application is deployed and after it is deleted
-            return _later("the endpoint is starting or stopping", "not_ready")
-        after = self.headers.get("retry-after", "")
-        wait = int(after) if after.isdecimal() else LATER
-        if "backpressure" in self.text:
-            return _later("the endpoint is full", "overloaded", wait, self.status or 503)
-        return _later("no replica could be started; see serve status", "not_ready", 10)
-
-
-def _later(message: str, code: str, after: int = LATER, status: int = 503) -> Refusal:
-    return Refusal(f"{message}; try again in {after} s", status=status, code=code, retry_after=after)
 
 
 async def _send(send: Send, status: int, body: dict[str, object], headers: dict[str, str]) -> None:
