@@ -74,7 +74,13 @@ def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert {language for language, _ in examples()} == {"sh", "python", "yaml"}
     several, tried = (yaml.safe_load(text) for language, text in examples() if language == "yaml")
-    assert [one.model for one in EndpointArgs.read(several["args"]).each()] == ["remora", "other", "third", "fourth"]
+    assert [one.model for one in EndpointArgs.read(several["args"]).each()] == [
+        "remora",
+        "other",
+        "third",
+        "fourth",
+        "fifth",
+    ]
     read = EndpointArgs.read(tried).canary
     assert read is not None and read == CanaryArgs(model=read.model), "the defaults"
     replayed = next(command for command in commands() if command.startswith("remora canary replay"))

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from remora import inference
-from remora.errors import DataError, TornArtifact, TrackingError
+from remora.errors import DataError, SpecError, TornArtifact, TrackingError
 from remora.files import publishing
 from remora.serving import champion, rollout
 from remora.serving.args import EndpointArgs
@@ -76,6 +76,25 @@ def test_a_version_that_is_no_whole_bundle_is_refused_before_a_replica_starts(
         source.prepared(register(registry, "remora", "junk", tmp_path / "junk", alias="champion"))
 
 
+def test_a_bundle_is_served_without_a_registry(registry: Tracker, tmp_path: Path) -> None:
+    def args(**fields: object) -> EndpointArgs:
+        return EndpointArgs.read({"runs": registry.runs, "no_keys": True, "model": "mine", **fields})
+
+    with_another = args(bundle=str(tmp_path / "one"), models=[{"model": "remora"}])
+    champion.check(with_another)
+    own, other = champion.sources(with_another)
+    assert (own.follows, own.registered, other.follows) == (False, False, True)
+    served = own.prepared(own.wanted())(own.at(own.wanted()))
+    assert (served.answerer, served.version, own.args.model) == ("one", own.wanted(), "mine")
+    assert own.args.version == own.wanted() != other.wanted() == "1"
+    with pytest.raises(DataError, match="nowhere"):
+        champion.check(args(bundle="nowhere"))
+    with pytest.raises(SpecError, match=r"found 'remora@1', a version of remora; next: model: remora, with an alias"):
+        champion.check(args(bundle="remora@1"))
+    with pytest.raises(SpecError, match="bundle 'one' has its own version; leave version '3' out"):
+        args(bundle="one", version=3)
+
+
 def test_a_config_is_deployed_with_its_aliases_versions(
     registry: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +136,23 @@ def test_a_config_is_deployed_with_its_aliases_versions(
     config.write_text(yaml.safe_dump({"applications": [keyed]}))
     assert rollout.main([str(config), "--address", "x"]) == 0
     assert deployed.pop()["applications"][0]["args"]["keys"] == str(tmp_path / "keys.yaml")
+    bundled = {
+        **mine,
+        "args": {
+            **mine["args"],
+            "model": "mine",
+            "bundle": "one",
+            "models": [  # type: ignore[dict-item]
+                {"model": "second", "bundle": "two"},
+                {"model": "remora"},
+            ],
+        },
+    }
+    config.write_text(yaml.safe_dump({"applications": [bundled]}))
+    assert rollout.main([str(config), "--address", "x"]) == 0
+    args = deployed.pop()["applications"][0]["args"]
+    assert args["bundle"] == str(tmp_path / "one") and args["models"][0]["bundle"] == str(tmp_path / "two")
+    assert [args["version"], *(one["version"] for one in args["models"])] == [None, None, "2"]
     for wrong in ([], [str(tmp_path / "nowhere.yaml")], [str(tmp_path)]):
         assert rollout.main(wrong) == 1
         told = capsys.readouterr().err

@@ -16,9 +16,9 @@ from support.tiny import shrunk
 WORDS = ["USER: What is this? ASSISTANT: a red circle", "USER: Which of these is it: a, b or c? ASSISTANT: blue"] * 3
 
 
-def write_noise(root: Path, name: str = "noise", seed: int = 0) -> Path:
-    """The folder of a bundle: EfficientNet-Lite0, a connector, a Llama of 48 channels."""
-    small = {"config": shrunk(llm("demo-2m").config, 48, 64)}
+def write_noise(root: Path, name: str = "noise", seed: int = 0, channels: int = 48) -> Path:
+    """The folder of a bundle: EfficientNet-Lite0, a connector, a Llama of so many channels."""
+    small = {"config": shrunk(llm("demo-2m").config, channels, 64)}
     create_from_scratch(llm("demo-2m").model_copy(update=small), WORDS, seed + 1, root / f"{name}-start")
     parts = {
         "vision": PartRef("efficientnet-lite0"),

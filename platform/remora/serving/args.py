@@ -81,6 +81,7 @@ class ModelArgs(Spec):
     model: str
     alias: str | None = None
     version: str | None = None
+    bundle: str | None = None
     min_replicas: int | None = Field(default=None, ge=1)
     max_replicas: int | None = Field(default=None, ge=1)
     num_cpus: float | None = Field(default=None, gt=0)
@@ -111,6 +112,8 @@ class EndpointArgs(Spec):
     """Registry alias; the version that it names is served."""
     version: str | None = None
     """Version of the registered model. Default: the alias's."""
+    bundle: str | None = None
+    """A variant, or a bundle's folder that every node sees, instead of a registered model; `model` is its name here."""
     follow: bool = True
     """When the alias moves, its new version takes over. If not: the version that it names at deployment stays."""
     follow_seconds: float = Field(default=5, ge=0.2, le=3600)
@@ -181,6 +184,8 @@ class EndpointArgs(Spec):
             raise ValueError(f"max_replicas is {self.max_replicas}, below min_replicas {self.min_replicas}")
         if self.no_keys and self.keys is not None:
             raise ValueError("keys and no_keys contradict each other; leave one out")
+        if self.bundle is not None and self.version is not None:
+            raise ValueError(f"bundle {self.bundle!r} has its own version; leave version {self.version!r} out")
         names = [self.model, *(one.model for one in self.models)]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"the model {twice!r} is there twice; a name is one model's")
@@ -201,7 +206,7 @@ class EndpointArgs(Spec):
         return (own, *(self._of(further) for further in self.models))
 
     def _of(self, further: ModelArgs) -> EndpointArgs:
-        said = {"models": (), "version": None, "canary": None, **further.model_dump(exclude_none=True)}
+        said = {"models": (), "version": None, "bundle": None, "canary": None, **further.model_dump(exclude_none=True)}
         own = {name: getattr(self, name) for name in EndpointArgs.model_fields}
         return validate(EndpointArgs, own | said, f"endpoint args: model {further.model!r}")
 

@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from remora.errors import RemoraError
+from remora.errors import RemoraError, SpecError
 from remora.files import MANIFEST, is_published, sha256_file, verify
 from remora.inference.bundle import bundle_name, check_bundle, with_weights
 from remora.serving.args import EndpointArgs
@@ -87,18 +87,22 @@ def _tracker_of(runs: Path, uri: str | None) -> Tracker:
 def check(args: EndpointArgs) -> None:
     """Raises:
     TrackingError: as `find`, for any of the models.
+    DataError, SpecError: as `source_of`.
     """
-    for one in args.each():
-        find(one)
+    for one in args.resolved().each():
+        if one.bundle is None:
+            find(one)
+        else:
+            source_of(one)
 
 
 def pinned(args: EndpointArgs) -> EndpointArgs:
-    """With the versions that the aliases name now.
+    """With the versions that the aliases name now; a bundle has none.
 
     Raises:
         TrackingError: as `find`.
     """
-    first, *further = (find(one)["version"] for one in args.each())
+    first, *further = (find(one)["version"] if one.bundle is None else None for one in args.each())
     models = tuple(
         one.model_copy(update={"version": version}) for one, version in zip(args.models, further, strict=True)
     )
@@ -200,10 +204,36 @@ def sources(args: EndpointArgs, load: ModelLoader = load) -> tuple[ModelSource, 
 
     Raises:
         TrackingError: as `find`.
+        DataError, SpecError: as `source_of`.
     """
     if load is globals()["load"] and not args.follow:
         args = pinned(args)
-    return tuple(ModelSource(one, load) for one in args.resolved().each())
+    return tuple(source_of(one, load) for one in args.resolved().each())
+
+
+def source_of(args: EndpointArgs, load: ModelLoader = load) -> ModelSource:
+    """The source of one model: registered, or the bundle that its arguments name.
+
+    Args:
+        args: Of this model alone, resolved.
+
+    Raises:
+        DataError: no variant or bundle has that name.
+        SpecError: it names a registered model.
+    """
+    if args.bundle is None:
+        return ModelSource(args, load)
+    from remora import tracking
+
+    assert args.runs is not None, "resolved"
+    found = tracking.find_model(args.bundle, args.runs, args.tracking_uri)
+    if found.registered is not None:
+        raise SpecError(
+            f"endpoint args: bundle names a variant or a folder; found {args.bundle!r}, a version of "
+            f"{found.registered}; next: model: {found.registered}, with an alias or a version"
+        )
+    own = args.model_copy(update={"alias": args.model, "version": version_of(found)})
+    return ModelSource(own, loader(found))
 
 
 def loader(model: Model) -> ModelLoader:

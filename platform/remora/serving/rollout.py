@@ -45,9 +45,7 @@ def with_versions(config: Any) -> dict[str, Any]:
             _check_host(config, read)
             check(read)
             versions = {} if read.follow else _pinned(args, read)
-            # A path is meant as seen from here; the application is built elsewhere.
-            keys = {"keys": str(read.keys.expanduser().absolute())} if isinstance(read.keys, Path) else {}
-            application = {**application, "args": {**args, **versions, **keys}}
+            application = {**application, "args": _as_seen_from_here({**args, **versions}, read)}
         applications.append(application)
     return {**config, "applications": applications}
 
@@ -59,6 +57,20 @@ def _pinned(args: Mapping[str, object], read: EndpointArgs) -> dict[str, object]
         return {"version": found.version}
     versions = [one.version for one in found.models]
     return {"version": found.version, "models": [{**a, "version": b} for a, b in zip(models, versions, strict=True)]}
+
+
+def _as_seen_from_here(args: dict[str, object], read: EndpointArgs) -> dict[str, object]:
+    """With absolute paths: the application is built elsewhere."""
+    keys = {"keys": str(read.keys.expanduser().absolute())} if isinstance(read.keys, Path) else {}
+    models = args.get("models")
+    further = {"models": [{**one, **_bundle(one)} for one in models]} if isinstance(models, list) else {}
+    return {**args, **keys, **further, **_bundle(args)}
+
+
+def _bundle(args: Mapping[str, object]) -> dict[str, object]:
+    named = args.get("bundle")
+    folder = Path(named).expanduser() if isinstance(named, str) else None
+    return {"bundle": str(folder.absolute())} if folder is not None and folder.is_dir() else {}
 
 
 def _check_host(config: Mapping[str, object], args: EndpointArgs) -> None:
