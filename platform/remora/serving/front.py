@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from remora.serving.auth import KeyCheck
 from remora.serving.keys import from_written
 from remora.serving.openai_api import Refusal, too_large
-from remora.serving.relay import Facts, Reply, Upload, later
+from remora.serving.relay import Facts, ProxyReply, Upload, later
 from remora.serving.resumed import ClientStream
 
 VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
@@ -157,7 +157,7 @@ class Front:
         began = asyncio.get_running_loop().time()
         for attempt in range(ATTEMPTS):
             upload = Upload(body, receive)
-            reply = Reply(self._heard, upload, client.send, client)
+            reply = ProxyReply(self._heard, upload, client.send, client)
             task = asyncio.ensure_future(self.app({**scope, "headers": list(scope["headers"])}, upload, reply))
             try:
                 if await self._is_silent(task, reply):
@@ -181,7 +181,7 @@ class Front:
             await asyncio.sleep(0.1 * attempt)
         raise later(f"{ATTEMPTS} replicas died of this request or beside it", "replica_died")
 
-    def _check_goes_on(self, client: ClientStream, reply: Reply, began: float) -> None:
+    def _check_goes_on(self, client: ClientStream, reply: ProxyReply, began: float) -> None:
         """Raises:
         Refusal: a stream that broke off cannot go on.
         """
@@ -194,7 +194,7 @@ class Front:
         self.facts = facts
         self.health = self.health or {"status": "ok"}
 
-    async def _is_silent(self, task: asyncio.Future[None], reply: Reply) -> bool:
+    async def _is_silent(self, task: asyncio.Future[None], reply: ProxyReply) -> bool:
         """Wait for a request's end; true if it must be given up, since no living replica could answer it."""
         loop = asyncio.get_running_loop()
         last = loop.time()
@@ -208,10 +208,10 @@ class Front:
             elif loop.time() - last > self.silence_s:
                 return True
 
-    async def _ask_health(self, path: str = "/healthz") -> Reply:
+    async def _ask_health(self, path: str = "/healthz") -> ProxyReply:
         """Ask a replica for its health, with a timeout that one that is not full meets."""
         upload = Upload(b"")
-        reply = Reply(self._heard, upload, None)
+        reply = ProxyReply(self._heard, upload, None)
         scope: dict[str, object] = {
             "type": "http",
             "asgi": {"version": "3.0"},

@@ -66,7 +66,7 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-class Reply:
+class ProxyReply:
     """Forwards a replica's response, and holds back the proxy's own responses: plain text, only for errors."""
 
     def __init__(
