@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from remora.commands.evaluate import Evaluation
     from remora.evaluation.report import Report
     from remora.inference.loaded import LoadedModel
+    from remora.pipeline.origin.explanation import Explanation
     from remora.pipeline.promotion import Promotion
     from remora.pipeline.search.search import Result
     from remora.pipeline.variant import Outcome
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     File = str | PathLike[str]
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "load", "plan", "promote", "score", "search", "serve", "train"]
+__all__ = ["evaluate", "explain", "load", "plan", "promote", "score", "search", "serve", "train"]
 
 
 def load(model: File, *, runs: File | None = None, tracking_uri: str | None = None) -> LoadedModel:
@@ -230,6 +231,21 @@ def plan(
 
     given = {"spec": spec, "smoke": smoke, "slots": slots, "rate": rate, "price": price, "address": address}
     return planned(PlanOptions.of(given | {"runs": runs}), silent())
+
+
+def explain(model: File, *, runs: File | None = None, tracking_uri: str | None = None) -> Explanation:
+    """Where a model comes from: who promoted it by which figures, what chose it, its stage runs, data, parts, licences.
+
+    Args:
+        model: An endpoint's URL, a variant's name, the folder of a bundle, or name@alias of the registry.
+
+    Raises:
+        RemoraError: no such model, or the endpoint or registry does not answer.
+    """
+    from remora.commands.explain import explanation
+    from remora.commands.options import ExplainOptions
+
+    return explanation(ExplainOptions.of({"model": model, "runs": runs, "tracking_uri": tracking_uri}))
 
 
 def promote(

@@ -47,6 +47,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "keys": Verb(endpoint_options.KeysOptions, "keys.keys"),
     "attack": Verb(endpoint_options.AttackOptions, "attack.attack"),
     "plan": Verb(told_by.PlanOptions, "show.plan"),
+    "explain": Verb(told_by.ExplainOptions, "explain.explained"),
     "render": Verb(told_by.RenderOptions, "show.render"),
     "catalog": Verb(told_by.CatalogOptions, "catalog.catalog"),
     "export": Verb(told_by.ExportOptions, "exchange.export", first=("torch",)),

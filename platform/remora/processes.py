@@ -7,7 +7,10 @@ in its environment that its descendants inherit, so all of them can be found and
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
+import platform
+import re
 import resource
 import signal
 import socket
@@ -28,6 +31,23 @@ def peak_memory() -> int:
     """Bytes that this process had at most, or the one that it was forked from: what getrusage says."""
     unit = 1 if sys.platform == "darwin" else 1024  # it counts KiB, but on macOS bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def user_name() -> str:
+    """Whose process this is; empty for a container's user without a name."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""
+
+
+def cpu_kind() -> str:
+    """The processor's name, where Linux says it; else the machine's kind."""
+    try:
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 class Child:

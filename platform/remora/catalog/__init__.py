@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from remora.catalog.entries import LLM, Connector, DatasetEntry, Folder, OwnBenchmark, Template, Vision
+from remora.catalog.licences import Licence, LicenceLine
 from remora.catalog.papers import PAPERS
 from remora.catalog.published import PublishedModel, Scores
 from remora.catalog.resolution import tokens_at
@@ -36,6 +37,7 @@ KINDS: dict[str, type[Spec]] = {
     "recipes": Recipe,
     "published": PublishedModel,
     "scores": Scores,
+    "licences": Licence,
 }
 
 
@@ -147,6 +149,7 @@ template = _getter("templates", "template", Template)
 dataset = _getter("datasets", "dataset", DatasetEntry)
 benchmark = _getter("benchmarks", "benchmark", OwnBenchmark)
 published = _getter("published", "published model", PublishedModel)
+licence = _getter("licences", "licence", Licence)
 _listed_scores = _getter("scores", "model with scores", Scores)
 _listed_vision = _getter("vision", "vision encoder", Vision)
 _listed_connector = _getter("connectors", "connector", Connector)
@@ -233,6 +236,7 @@ GETTERS: dict[str, Callable[[str], Spec]] = {
     "recipes": recipe,
     "published": published,
     "scores": scores,
+    "licences": licence,
 }
 """For every kind, the function that finds an entry by a name as written in a spec."""
 
@@ -245,6 +249,8 @@ __all__ = [
     "Connector",
     "DatasetEntry",
     "Folder",
+    "Licence",
+    "LicenceLine",
     "OwnBenchmark",
     "PublishedModel",
     "Scores",
@@ -254,6 +260,7 @@ __all__ = [
     "connector",
     "dataset",
     "entries",
+    "licence",
     "listed",
     "llm",
     "published",

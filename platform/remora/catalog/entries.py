@@ -262,6 +262,7 @@ class DatasetEntry(Spec):
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     """Published sha256 of the file at `path`; None if no source was found."""
     licence: str | None = None
+    """`NAME[, and NAME] (what it covers, or who says so[; what it leaves open])`: see catalog/licences.py."""
     skip: tuple[Skippable, ...] = ()
     """Known problems of the published file. Mixtures skip and count such records, as they do those of their own
     `skip`."""

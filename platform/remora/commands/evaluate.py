@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from remora import catalog
+from remora.commands.cards import keep_cards
 from remora.commands.options import EvaluateOptions
 from remora.commands.run import executor_of, say
 from remora.data.outputs import writes
@@ -96,4 +97,6 @@ def evaluated(options: EvaluateOptions, console: Console, tell: Callable[..., No
             if each.report:
                 with writes(options.out, "--out"):
                     write_json(options.out / f"{each.benchmark}.json", each.report.as_json())
+    if bundle.parent == options.runs / "bundles" and (problem := keep_cards(options.runs, [(bundle, None)])):
+        note(problem)
     return Evaluation(model, tuple(measured))

@@ -11,7 +11,11 @@ from remora.errors import DataError
 from remora.inference.bundle_average import average_bundles
 from remora.inference.exporting import export_bundle
 from remora.inference.importing import import_checkpoint
+from remora.pipeline.origin.explanation import explain
 from remora.reporting.columns import literal
+from remora.reporting.model_card.bom import BOM
+from remora.reporting.model_card.card import README
+from remora.reporting.model_card.papers import INSTALL, has_bom, papers
 from remora.tracking import find_model
 
 
@@ -25,12 +29,19 @@ def export(options: ExportOptions) -> None:
     """Write a model to a folder, in the stock llava layout if it has one."""
     _quiet()
     bundle = find_model(options.model, options.runs, options.tracking_uri).folder
-    made = export_bundle(bundle, options.out, options.runs / "cache")
+
+    def with_papers(layout: str) -> dict[str, str]:
+        return papers(explain(bundle, options.runs, options.model, siblings=False), layout)
+
+    made = export_bundle(bundle, options.out, options.runs / "cache", with_papers)
     if made.layout == "llava":
         said = "the stock llava layout; transformers' LlavaForConditionalGeneration and vLLM load it directly"
     else:
         said = f"Remora's own layout with every part in it, and not the stock one: {made.reason}"
-    literal(soft_wrap=True).print(f"{options.out}: {said}", markup=False, highlight=False)
+    out = literal(soft_wrap=True)
+    out.print(f"{options.out}: {said}", markup=False, highlight=False)
+    bom = f"bill of materials: {options.out / BOM}" if has_bom() else f"no bill of materials: {INSTALL}"
+    out.print(f"model card: {options.out / README}; {bom}", markup=False, highlight=False)
 
 
 def import_(options: ImportOptions) -> None:

@@ -241,6 +241,18 @@ class PlanOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExplainOptions(Options):
+    """where a model comes from: who promoted it by which figures, its stage runs, data, parts, licences, versions"""
+
+    model: str = argument(f"an endpoint's URL, a stage run, {A_MODEL}, or an MLflow run's id")
+    json: bool = _everything_as_json()
+    html: Path | None = option("write it as a page to FILE", metavar="FILE")
+    pictures: Path | None = option("write each picture that was trained on, with its sha256, to FILE", metavar="FILE")
+    card: Path | None = option("write model card and bill of materials to DIR", metavar="DIR")
+    tracking_uri: str | None = tracking_server()
+
+
+@dataclass(frozen=True, kw_only=True)
 class RenderOptions(Options):
     """print a space or a variant with everything resolved"""
 
@@ -250,7 +262,7 @@ class RenderOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogOptions(Options):
-    """list what is known: vision, llm, connectors, templates, datasets, benchmarks, recipes"""
+    """list what is known: vision, llm, connectors, templates, datasets, benchmarks, recipes, licences"""
 
     kind: str | None = argument("one of these, or `check`: which encoder x connector x llm fit together", None)
     name: str | None = argument(default=None)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from remora.commands.cards import keep_cards
 from remora.commands.indexes import entries_of, prepare
 from remora.commands.options import SearchOptions, TrainOptions, Workplace
 from remora.commands.report import keep_report, report_line
@@ -86,7 +87,10 @@ def trained(options: TrainOptions, aloud: bool = False) -> Outcome:
         executor_of(place, tell) as executor,
     ):
         queued(place.runs, SINGLE, [name])
-        return run_variant(variant, place.runs, executor, SINGLE)
+        outcome = run_variant(variant, place.runs, executor, SINGLE)
+        if problem := keep_cards(place.runs, [(outcome.bundle, outcome.key)]):
+            tell(f"note: {problem}")
+        return outcome
 
 
 def search(options: SearchOptions) -> None:
@@ -137,7 +141,8 @@ def searched(options: SearchOptions, aloud: bool = False) -> Result:
     ):
         queued(place.runs, space.name, names)
         result = run_search(space, place.runs, tracker, room)
-        if problem := keep_report(place.runs, space.name, search_key(space)):
+        cards = keep_cards(place.runs, [(o.bundle, o.key) for o in result.outcomes])
+        for problem in filter(None, (keep_report(place.runs, space.name, search_key(space)), cards)):
             tell(f"note: {problem}")
         return result
 

@@ -172,6 +172,10 @@ class Dataset(Sequence[Sample]):
             raise _torn(self.folder, f"records.bin: record {number} does not match its digest")
         return record
 
+    def spans(self) -> tuple[np.ndarray, memoryview]:
+        """(where each record begins, [records + 1], the bytes of all records), not verified."""
+        return np.asarray(self._offsets, np.int64), np.asarray(self._records).data
+
     def number(self, i: int) -> int:
         """The number of a sample's record in the source."""
         return i % len(self) if self._kept is None else int(self._kept[i])

@@ -33,8 +33,8 @@ class Skipped:
         self._since: list[dict[str, str]] = [{} for _ in mixture]  # sample id -> kind
 
     def name(self, entry: int) -> str:
-        """The entry's dataset, or the last part of its path: MLflow's names must not have empty parts."""
-        return self._mixture[entry].dataset or str(self._mixture[entry].path).rstrip("/").rpartition("/")[2]
+        """The entry's label: MLflow's names must not have empty parts."""
+        return self._mixture[entry].label
 
     def add(self, entry: int, sample: str, kind: str) -> None:
         """Count a broken sample of an entry, once however often it is read.

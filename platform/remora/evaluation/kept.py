@@ -37,10 +37,12 @@ def read_report(file: Path) -> Kept:
         ) from None
 
 
-def reports_of(scores: Path, weights: str) -> list[Kept]:
-    """Every report below `scores` of the model with that digest, latest first; its name does not matter."""
+def reports_of(scores: Path, weights: str, benchmark: str | None = None) -> list[Kept]:
+    """Every report below `scores` of the model with that digest, latest first; its name does not matter. With a
+    `benchmark`, only those on it."""
     folders = [p.parent for p in scores.glob(f"*/{ABOUT}") if (p.parent / REPORT).is_file()]
-    mine = [f / REPORT for f in folders if (about := read_about(f)) and about.weights == weights]
+    of = [(f / REPORT, about) for f in folders if (about := read_about(f)) and about.weights == weights]
+    mine = [f for f, about in of if benchmark in (None, about.benchmark)]
     return [read_report(f) for f in sorted(mine, key=lambda p: p.stat().st_mtime, reverse=True)]
 
 

@@ -94,8 +94,10 @@ def write_llava(
     stop: str,
     llm_hub: str = "",
     aspect: Literal["square", "pad"] = "square",
+    papers: Mapping[str, str] | None = None,
 ) -> None:
-    """Publish a stock llava folder: config, weights, tokenizer, processor with chat template, generation config.
+    """Publish a stock llava folder: config, weights, tokenizer, processor with chat template, generation config; and
+    `papers`, texts by their files' names.
 
     vision_state has the tower by the names of its transformers class (blocks after the used one may be missing),
     connector_state is an `nn.Sequential`'s `{0,2}.{weight,bias}`, `chat` is the chat template (see
@@ -150,6 +152,8 @@ def write_llava(
     with publishing(folder) as tmp:
         model.save_pretrained(tmp, state_dict={k: v.contiguous() for k, v in state.items()})
         write_processor(tokenizer, chat, encoder, vision.patch_size, aspect, tmp)
+        for name, paper in (papers or {}).items():
+            (tmp / name).write_text(paper)
 
 
 def _language_state(llm: PreTrainedModel, rows: int) -> dict[str, Tensor]:

@@ -20,6 +20,8 @@ from remora.model.refs import PartRecord, PartRef, source_digest
 from remora.spec import PARTS
 
 FILE = "bundle.json"
+PAPERS = ("README.md", "bom.cdx.json")
+"""What an exported bundle has besides: they decide no answer."""
 Weights = Literal["float32", "int8"]
 """Of the language model's linear layers when it answers; int8.py says how they are made from float32."""
 AGAIN = "copy it again whole, or make it again with the command that made it (remora train, import or average)"
@@ -51,10 +53,13 @@ class BundleFile(TypedDict):
     """Only if not float32."""
 
 
-def write_bundle(folder: Path, bundle: Bundle, about: Mapping[str, object]) -> None:
+def write_bundle(
+    folder: Path, bundle: Bundle, about: Mapping[str, object], papers: Mapping[str, str] | None = None
+) -> None:
     """Publish a bundle. Parts with a folder below a stage run are copied, pretrained ones stay references.
 
-    `about` is stored unchanged, as information: the resolved spec and the stage runs it came from.
+    `about` is stored unchanged, as information: the resolved spec and the stage runs it came from. `papers` are texts
+    by their files' names, of PAPERS.
     """
     with publishing(folder) as tmp:
         said: dict[str, PartRecord] = {}
@@ -67,6 +72,8 @@ def write_bundle(folder: Path, bundle: Bundle, about: Mapping[str, object]) -> N
                 copy(ref.folder, tmp / part)
             for adapter, name_of in zip(ref.adapters, adapters, strict=True):
                 copy(adapter, tmp / name_of)
+        for name, text in (papers or {}).items():
+            (tmp / name).write_text(text)
         (tmp / FILE).write_text(
             json.dumps(
                 {
@@ -99,7 +106,7 @@ def bundle_name(folder: Path) -> str:
     Raises:
         DataError: not a bundle, or its bundle.json was edited.
     """
-    return str(_said(folder)["name"])
+    return str(read_bundle_file(folder)["name"])
 
 
 def check_bundle(folder: Path) -> None:
@@ -120,8 +127,8 @@ def weights_digest(folder: Path) -> str:
         DataError: no bundle there.
         TornArtifact: no manifest there.
     """
-    said = _said(folder)
-    files = {name: sha for name, sha in manifest(folder, AGAIN).items() if name != FILE}
+    said = read_bundle_file(folder)
+    files = {name: sha for name, sha in manifest(folder, AGAIN).items() if name not in (FILE, *PAPERS)}
     parts = {}
     for part, ref in said["parts"].items():
         parts[part] = [ref["name"], ref["adapters"], None if ref["folder"] else source_digest(part, ref["name"])]
@@ -140,7 +147,7 @@ def with_weights(folder: Path, weights: str, cache: Path) -> Path:
         DataError: no bundle there, or no such weights.
         TornArtifact: its files are not what was published.
     """
-    said = _said(folder)
+    said = read_bundle_file(folder)
     kind: Weights | None = next((one for one in get_args(Weights) if one == weights), None)
     if kind is None:
         raise DataError(f"weights are {' or '.join(get_args(Weights))}; found {weights!r}")
@@ -155,8 +162,12 @@ def with_weights(folder: Path, weights: str, cache: Path) -> Path:
     return made
 
 
-def _said(folder: Path) -> BundleFile:
-    """The validated contents of bundle.json, which people edit."""
+def read_bundle_file(folder: Path) -> BundleFile:
+    """The validated contents of bundle.json, which people edit. Reads no weights.
+
+    Raises:
+        DataError: not a bundle, or its bundle.json was edited.
+    """
     try:
         said = json.loads((folder / FILE).read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -201,7 +212,7 @@ def read_bundle(folder: Path, cache: Path) -> Bundle:
         DataError: no bundle there.
         TornArtifact: its files are not what was published.
     """
-    said = _said(folder)
+    said = read_bundle_file(folder)
     check_bundle(folder)
     parts = {}
     for part, ref in said["parts"].items():

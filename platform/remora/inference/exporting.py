@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +35,10 @@ PROBES = (
 """Conversations for which the exported tokenizer must give the same tokens as our own prompter."""
 
 
+Papers = Callable[[str], Mapping[str, str]]
+"""Gives the texts that go with a model in a layout, by their files' names."""
+
+
 @dataclass(frozen=True)
 class Exported:
     """The layout written: `llava` (the stock layout), or `remora` with the reason."""
@@ -43,8 +47,9 @@ class Exported:
     reason: str | None = None
 
 
-def export_bundle(folder: Path, out: Path, cache: Path) -> Exported:
-    """Write a bundle's model to `out`: in the stock llava layout if it has one, else whole in Remora's own.
+def export_bundle(folder: Path, out: Path, cache: Path, papers: Papers = lambda layout: {}) -> Exported:
+    """Write a bundle's model to `out`: in the stock llava layout if it has one, else whole in Remora's own. `papers`
+    are written with it.
 
     Raises:
         DataError: no bundle there, or `out` holds files already.
@@ -59,7 +64,8 @@ def export_bundle(folder: Path, out: Path, cache: Path) -> Exported:
     chat, reason = stock_chat(prompter)
     reason = reason_against(encoder, connector, llm) or reason
     if reason or chat is None:
-        _write_whole(out, bundle, model, tokenizer, json.loads((folder / FILE).read_text())["about"])
+        about = json.loads((folder / FILE).read_text())["about"]
+        _write_whole(out, bundle, model, tokenizer, about, papers("remora"))
         return Exported("remora", reason)
     assert model.vision is not None and model.connector is not None
     tower = module_of(model.vision)
@@ -76,6 +82,7 @@ def export_bundle(folder: Path, out: Path, cache: Path) -> Exported:
             stop=prompter.stop,
             aspect=bundle.aspect,
             llm_hub=catalog.llm(bundle.parts["llm"].name).hub or "",
+            papers=papers("llava"),
         )
     return Exported("llava")
 
@@ -140,10 +147,15 @@ def _folded(ids: list[int], image_tokens: int, picture: int) -> list[int]:
 
 
 def _write_whole(
-    out: Path, bundle: Bundle, model: VisionLanguageModel, tokenizer: PreTrainedTokenizerBase, about: dict[str, object]
+    out: Path,
+    bundle: Bundle,
+    model: VisionLanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
+    about: dict[str, object],
+    papers: Mapping[str, str],
 ) -> None:
     """Write a bundle with every part in it: loading it reads no hub and no cache."""
     with writing(out) as tmp:
         save_parts(model, tokenizer, tmp)
         parts = {part: PartRef(bundle.parts[part].name, tmp / part) for part in PARTS}
-        write_bundle(out, replace(bundle, parts=parts), about)
+        write_bundle(out, replace(bundle, parts=parts), about, papers)

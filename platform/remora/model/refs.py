@@ -30,6 +30,17 @@ class PartRecord(TypedDict):
     adapters: list[str]
 
 
+class SourceRecord(TypedDict):
+    """Where an untrained part comes from."""
+
+    hub: str | None
+    package: str | None
+    revision: str | None
+    """Commit of the hub's repository, or a digest of a local folder's files."""
+    digest: str
+    """See `source_digest`: what an identity has of it."""
+
+
 @dataclass(frozen=True)
 class PartRef:
     """A part: its catalog name, the folder of its weights if they are not the catalog's, and its adapters."""
@@ -63,6 +74,15 @@ def source_digest(part: str, name: str) -> str:
     if hub := facts.get("hub"):
         facts["revision"] = resolved_revision(hub, facts.get("revision"))
     return digest(facts)
+
+
+def source_record(part: str, name: str) -> SourceRecord:
+    """The source of an untrained part, as it is here and now."""
+    entry = {"vision": catalog.vision, "connector": catalog.connector, "llm": catalog.llm}[part](name)
+    hub = getattr(entry, "hub", None)
+    revision = resolved_revision(hub, getattr(entry, "revision", None)) if hub else None
+    package = getattr(entry, "package", None)
+    return {"hub": hub, "package": package, "revision": revision, "digest": source_digest(part, name)}
 
 
 def weights_file(entry: Vision) -> str:

@@ -11,7 +11,6 @@ peak (VmHWM), on a GPU torch's. A figure is of the device that it names: another
 from __future__ import annotations
 
 import json
-import platform
 import re
 import sys
 import time
@@ -25,7 +24,7 @@ from remora.files import disk_errors, exclusive, write_json
 from remora.pipeline.executor import ENVIRONMENT, AskJob, Executor
 from remora.pipeline.measure import Prepared
 from remora.pipeline.worker import asks_of
-from remora.processes import Child, peak_memory
+from remora.processes import Child, cpu_kind, peak_memory
 from remora.runs import Store
 from remora.spec import Cluster
 
@@ -124,7 +123,7 @@ def _measure(bundle: Path, runs: Path, name: str, data: Path, questions: Sequenc
     told = [line["metadata"] for line in lines if "metadata" in line]
     tokens = sum(m["tokens"] for m in told if isinstance(m, dict))
     memory = torch.cuda.max_memory_allocated() if gpu else _peak()
-    device = torch.cuda.get_device_name() if gpu else f"one thread of {_cpu()}"
+    device = torch.cuda.get_device_name() if gpu else f"one thread of {cpu_kind()}"
     return AnswerSpeed(
         way=WAY,
         answers=len(told),
@@ -143,14 +142,6 @@ def _peak() -> float:
     except OSError:
         found = None
     return float(found[1]) * 1024 if found else peak_memory()
-
-
-def _cpu() -> str:
-    try:
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def main() -> None:

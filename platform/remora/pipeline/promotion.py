@@ -20,6 +20,7 @@ from remora.evaluation.report import Report
 from remora.files import MANIFEST, exclusive, lines, sha256_file
 from remora.files.lines import utc_now
 from remora.inference.bundle import bundle_name, check_bundle, weights_digest
+from remora.processes import user_name
 from remora.runs.rungs import figure_name
 from remora.tracking import Model, Run, Tracker
 
@@ -52,6 +53,10 @@ class Promotion:
     """What the gate said then."""
     moved: bool = True
     """False where the alias named this very model already."""
+    weights: str = ""
+    """Digest of the model's weights; empty in lines from before it was recorded."""
+    by: str = ""
+    """Who did it, and by which command."""
 
 
 _PROMOTION = TypeAdapter(Promotion)
@@ -69,6 +74,7 @@ def promote(
     force: str | None = None,
     key: str | None = None,
     tags: Mapping[str, str] | None = None,
+    command: str = "remora promote",
 ) -> Promotion:
     """Move the alias to the candidate if it is not significantly worse than the model that has it.
 
@@ -79,6 +85,7 @@ def promote(
         key: Of the run in MLflow that its version belongs to; None for one of its own.
         benchmarks: Names; by default all that the incumbent was measured on.
         tags: Of the version, beside those of its promotion.
+        command: What it was promoted by.
         force: A reason to promote whatever the gate says; it is recorded.
 
     Raises:
@@ -95,6 +102,7 @@ def promote(
         info = tracking.standing(tracker, name, alias)
         weights = weights_digest(candidate.folder)
         made = Promotion(utc_now(), name, alias, "", candidate.name, info and info["version"], None, alpha, ())
+        made = replace(made, weights=weights, by=f"{user_name()}, {command}".removeprefix(", "))
         if info:
             try:
                 incumbent = tracking.fetch(tracker, info, into=runs / "cache" / "champions")
@@ -109,7 +117,7 @@ def promote(
                     raise
                 made = replace(made, forced=force, refused=str(e).partition("; next: ")[0])
         lines.append(runs / FILE, [{INTENT: asdict(made)}], sync=True)
-        number = _version(candidate, runs, tracker, name, alias, "remora promote", {**(tags or {}), **_tags(made)}, key)
+        number = _version(candidate, runs, tracker, name, alias, command, {**(tags or {}), **_tags(made)}, key)
         made = replace(made, version=number)
         lines.append(runs / FILE, [asdict(made)], sync=True)
         return made

@@ -12,6 +12,7 @@ from pathlib import Path
 from remora import catalog, tracking
 from remora.data.index import Dataset
 from remora.evaluation.score import Score
+from remora.model.refs import source_record
 from remora.runs import StageRun, variant_name
 from remora.spec import Variant
 
@@ -104,9 +105,8 @@ def _inputs(lineage: Iterable[StageRun]) -> list[tracking.Input]:
         for entry, folder in zip(run.stage.mixture, run.datasets, strict=False):  # unknown for a run without its data
             dataset = Dataset(folder, entry.skip)
             place = entry.path or catalog.dataset(entry.dataset or "").path
-            name = entry.dataset or place.rstrip("/").rpartition("/")[2]
             counts = {"records": dataset.records, "skipped": dataset.skipped}
-            found[name, dataset.digest] = tracking.Input(name, dataset.digest, place, "training", counts)
+            found[entry.label, dataset.digest] = tracking.Input(entry.label, dataset.digest, place, "training", counts)
     return list(found.values())
 
 
@@ -121,6 +121,8 @@ def variant_key(lineage: Sequence[StageRun], within: str) -> str:
 
 
 def published_record(run: StageRun, variant: Variant) -> dict[str, object]:
+    """What is kept with a stage run's result, beside its job and its journal. The worker adds when it began, how long
+    its last attempt took, and what its attempts ran on."""
     return {
         "identity": run.id,
         "stage": run.stage.name,
@@ -129,6 +131,11 @@ def published_record(run: StageRun, variant: Variant) -> dict[str, object]:
         "trained": list(run.stage.tune.trained),
         "seed": run.seed,
         "workers": variant.cluster.workers,
+        "sources": {part: source_record(part, name) for part, name in run.parts},
+        "data": [
+            {"dataset": entry.label, "digest": Dataset(folder).digest}
+            for entry, folder in zip(run.stage.mixture, run.datasets, strict=False)
+        ],
     }
 
 

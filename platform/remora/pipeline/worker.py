@@ -16,7 +16,7 @@ from remora.files import is_published, write_atomic
 from remora.pipeline.executor import AskJob, Task
 from remora.pipeline.feed import Feed
 from remora.runs import Store
-from remora.training import journal
+from remora.training import journal, totals
 
 if TYPE_CHECKING:
     from remora.inference import Answerer
@@ -54,7 +54,9 @@ def train(feed: Feed, runs: Path, preempted: Callable[[], bool]) -> None:
                 dist.barrier()
                 continue
             if lead:
-                record = {**task.record, "began": began, "seconds": time.time() - began}
+                ran_on = totals.environments(list(journal.read(task.job.folder / journal.JOURNAL)))
+                about = {"began": began, "seconds": time.time() - began, "environments": ran_on}
+                record = {**task.record, **about}
                 store.publish(task.name, record, int(figures["attempt"]))
                 journal.append(task.status, "stage", **told, state="trained")
         if lead:

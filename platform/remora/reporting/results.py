@@ -28,12 +28,12 @@ def variant_lines(scores: Mapping[str, ScoreRecord], bundle: Path | str) -> Iter
 
 def score_line(score: ScoreRecord) -> str:
     """`easy-vqa: accuracy 0.8650 (0.8581 to 0.8712), blind 0.6680, question only 0.6700, n 9,673`."""
-    low, high = score["ci"]
-    n = 4 if 0 <= score["accuracy"] <= 1 else 2
+    ci, n = score.get("ci") or [], 4 if 0 <= score["accuracy"] <= 1 else 2
+    interval = f" ({ci[0]:.{n}f} to {ci[1]:.{n}f})" if len(ci) == 2 else ", no interval"
     baselines = (("blind", score.get("blind")), ("question only", score.get("question_only")))
     beside = [f", {what} {v:.{n}f}" for what, v in baselines if v is not None]
     broken = f", {score['broken']:,} could not be asked" if score.get("broken") else ""
-    figure = f"{score['metric']} {score['accuracy']:.{n}f} ({low:.{n}f} to {high:.{n}f})"
+    figure = f"{score['metric']} {score['accuracy']:.{n}f}{interval}"
     return f"{score['benchmark']}: {figure}{''.join(beside)}, n {score['n']:,}{broken}"
 
 

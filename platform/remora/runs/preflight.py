@@ -23,6 +23,7 @@ from remora.files import is_published
 from remora.runs.graph import StageRun, paths, union
 from remora.runs.store import Store
 from remora.spec import MixtureEntry, Stage, Variant
+from remora.training.environment import differences, environment
 from remora.training.schedule import check_schedule
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def preflight(variants: Sequence[Variant], store: Store, tokenizers: bool = True
     lengths: dict[str, tuple[int, int]] = {}
     notes: list[str] = []
     loaded: dict[Path, PreTrainedTokenizerBase] = {}
+    reused: list[StageRun] = []
     for run in union(found.values()).values():
         datasets, held = opened(run.stage, run.datasets), opened_held_out(run.stage, run.datasets, run.others)
         there = is_published(store.folder(run))  # trained stages were checked then
@@ -74,10 +76,23 @@ def preflight(variants: Sequence[Variant], store: Store, tokenizers: bool = True
                 f"stage trains on them as well; held out are {held.samples:,}"
             )
         if there:
+            reused.append(run)
             continue
         if tokenizers:
             notes += _check_lengths(run, datasets, store, loaded)
+    notes += _trained_otherwise(reused, store)
     return Preflight(found, lengths, tuple(dict.fromkeys(notes)))
+
+
+def _trained_otherwise(reused: Sequence[StageRun], store: Store) -> list[str]:
+    """A note for each way in which published stage runs were trained on something else than what is here."""
+    here, names = environment(), dict[str, list[str]]()
+    for run in reused:
+        for then in store.trained_on(run.name):
+            if differ := differences(then, here):
+                names.setdefault("; ".join(differ), []).append(run.name)
+    said = "reused as they are, trained with other versions"
+    return [f"{said}: {', '.join(runs)} ({how})" for how, runs in names.items()]
 
 
 def outlook(stage: Stage, datasets: Sequence[Readable], there: bool = False) -> tuple[tuple[int, int], list[str]]:

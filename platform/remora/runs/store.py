@@ -40,6 +40,7 @@ from remora.model.refs import PartRef
 from remora.runs.graph import StageRun
 from remora.spec import Cluster
 from remora.training import journal, pausing
+from remora.training.environment import EnvironmentRecord, read_environment
 from remora.training.job import PARTS_FOLDER, START_FOLDER, StageJob
 from remora.training.journal import JOURNAL, Validated, validations_of
 
@@ -223,6 +224,14 @@ class Store:
     def record(self, run: StageRun) -> dict[str, object]:
         """The record of a published run."""
         return json.loads((self.folder(run) / "record.json").read_text())
+
+    def trained_on(self, name: str) -> list[EnvironmentRecord]:
+        """What the attempts at a published stage run ran on; empty if that was not recorded."""
+        try:
+            found = json.loads((self.root / name / "record.json").read_text()).get("environments", [])
+        except (OSError, ValueError, AttributeError):
+            return []
+        return [ran_on for each in found if (ran_on := read_environment(each))]
 
     def publish(self, name: str, record: dict[str, object], attempt: int | None = None) -> Path:
         """Publish the trained parts of a run, with journal and record but without checkpoints.

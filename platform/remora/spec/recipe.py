@@ -198,6 +198,11 @@ class MixtureEntry(Spec):
             raise ValueError("give either dataset (a catalog name) or path (a JSON file)")
         return self
 
+    @property
+    def label(self) -> str:
+        """What it is called in counts and lists: its catalog name, or the last part of its path."""
+        return self.dataset or str(self.path).rstrip("/").rpartition("/")[2]
+
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 

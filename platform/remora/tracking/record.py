@@ -11,7 +11,6 @@ repeat steps: they are in the journal of the stage run that it names.
 from __future__ import annotations
 
 import contextlib
-import getpass
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +23,7 @@ from pydantic import TypeAdapter
 
 from remora.errors import Paused, StoreError
 from remora.files import digest, disk_errors, is_held, write_json
+from remora.processes import user_name
 from remora.tracking import metric_names
 from remora.tracking.locks import held, locked
 from remora.tracking.metric_names import Input
@@ -236,8 +236,8 @@ def within(runs: Path, folder: Path) -> str:
 def _source() -> dict[str, str]:
     """The tags that MLflow's list of runs shows in its columns."""
     said = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "remora"}
-    with contextlib.suppress(OSError, KeyError):  # a container's user without a name
-        said["mlflow.user"] = getpass.getuser()
+    if user := user_name():
+        said["mlflow.user"] = user
     return said
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.files import is_published, manifest
-from remora.training import journal
+from remora.training import journal, totals
 from remora.training.events import JournalEvent
 from remora.training.job import PARTS_FOLDER
 
@@ -82,15 +82,12 @@ def tuning(events: Iterable[JournalEvent]) -> str:
 
 
 def left_out(events: Iterable[JournalEvent]) -> dict[str, float]:
-    """Records of each dataset, and those that were left out by kind: when it was indexed, or while a stage read it; and
-    bad steps, by what was done about them."""
+    """Records of each dataset, and those that were left out by kind, as metrics; and bad steps, by what was done about
+    them."""
     events = list(events)
-    datasets = [e["data"] for e in events if e["event"] == "started" and "data" in e][-1:]
-    met = {(e["entry"], e["sample"]): e["kind"] for e in events if e["event"] == "dropped" and "kind" in e}
     found = Counter(f"steps/{e['event']}" for e in events if e["event"] in ("left_out", "rolled_back"))
-    for number, data in enumerate(datasets[0] if datasets else []):  # a torn journal may have lost it
+    for data in totals.left_out(events):
         found[f"data/{data['dataset']}/records"] += data["records"]
-        kinds = Counter(data["skipped"]) + Counter(kind for (entry, _), kind in met.items() if entry == number)
-        for kind, n in kinds.items():
+        for kind, n in data["skipped"].items():
             found[f"data/{data['dataset']}/skipped.{kind}"] += n
     return dict(found)

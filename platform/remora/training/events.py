@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal, NotRequired, Required, TypedDict
 
 from remora.data.skipped import EntryCounts
+from remora.training.environment import EnvironmentRecord
 
 
 class StepFigures(TypedDict, total=False):
@@ -120,6 +121,8 @@ class OtherEvent(TypedDict, total=False):
     table: list[PartRow]
     data: list[EntryCounts]
     """What the indexes skip, by entry of the mixture."""
+    environment: EnvironmentRecord
+    """What an attempt runs on, in its "started"."""
     entry: int
     sample: str
     kind: str

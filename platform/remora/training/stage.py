@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -33,6 +34,7 @@ from remora.training import engines, pausing
 from remora.training.allocator import keep_freed
 from remora.training.build import build_model, check_samples, open_data, open_held_out
 from remora.training.checkpoint import Writer
+from remora.training.environment import environment
 from remora.training.events import StepFigures
 from remora.training.flops import StepFlops, peak_flops
 from remora.training.groups import count_groups, weigh_groups
@@ -144,7 +146,9 @@ class Training:
             closing.callback(self.writer.wait)
         table = [dataclasses.asdict(row) for row in tuning_table(self.model, stage)]
         about = {"stage": stage.name, "steps": self.data.steps, "at": self.start, "again": past.again, "workers": world}
-        self.notes.write("started", **about, data=self.notes.skipped.as_json(), table=table)
+        gpu = torch.cuda.get_device_name(self.engine.device) if self.engine.device.type == "cuda" else None
+        ran_on = environment(gpu)
+        self.notes.write("started", **about, data=self.notes.skipped.as_json(), table=table, environment=ran_on)
         rehearse(self.engine, self.data, cluster, job.folder / JOURNAL)
 
     def train(self, preempted: Callable[[], bool]) -> None:

@@ -330,7 +330,8 @@ def registered(
     score = best.scores[space.champion.benchmark]
     tags = {"benchmark": score.benchmark, "accuracy": f"{score.accuracy:.4f}"}  # by which it was chosen
     try:
-        made = promote(model, str(best.bundle), runs, tracker, name, key=best.key, tags=tags)
+        command = f"remora search {space.name}"
+        made = promote(model, str(best.bundle), runs, tracker, name, key=best.key, tags=tags, command=command)
         return made.version, made, ""
     except RemoraError as e:  # the gate's, MLflow's, or what is wrong with today's champion
         refused = str(e)

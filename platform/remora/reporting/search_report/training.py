@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.files import is_published
-from remora.training import journal
-from remora.training.events import JournalEvent, StepEvent, StepFigures, ValidationEvent
+from remora.training import journal, totals
+from remora.training.events import JournalEvent, StepFigures, ValidationEvent
 from remora.training.journal import JOURNAL, VALIDATION
 
 WINDOWS = 40
@@ -62,7 +62,7 @@ def read_trained(runs: Path, name: str, parent: str | None) -> Trained:
     published = is_published(done)
     folder = done if published else done.with_name(f"{name}.work")
     events = journal.load(folder / JOURNAL).records
-    steps = _counted(events)
+    steps = totals.counted(events)
     started = [e for e in events if e["event"] == "started"]
     table = next((e["table"] for e in reversed(started) if e.get("table")), None)
     return Trained(
@@ -73,7 +73,7 @@ def read_trained(runs: Path, name: str, parent: str | None) -> Trained:
         started[-1].get("steps", 0) if started else 0,
         len(steps),
         sum(s.get("samples", 0) for s in steps),
-        _seconds(events),
+        totals.seconds(events),
         sum(row["parameters"] for row in table) if table else None,
         smoothed(steps),
         tuple(CurvePoint(e["samples_seen"], e["loss"]) for e in _validations(events)),
@@ -92,29 +92,9 @@ def _parent(folder: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _counted(events: Iterable[JournalEvent]) -> list[StepEvent]:
-    """Events of steps, each step once: what a rollback undid is not among them."""
-    found: dict[int, StepEvent] = {}
-    for e in events:
-        if e["event"] == "step":
-            found[e["step"]] = e
-        elif e["event"] == "rolled_back":
-            found = {step: kept for step, kept in found.items() if step < e["to"]}
-    return [found[step] for step in sorted(found)]
-
-
 def _validations(events: Iterable[JournalEvent]) -> list[ValidationEvent]:
     found = {e["step"]: e for e in events if e["event"] == VALIDATION}
     return [found[step] for step in sorted(found)]
-
-
-def _seconds(events: Sequence[JournalEvent]) -> float:
-    """From where an attempt started to its last step, over all attempts."""
-    spans: dict[int, list[float]] = {}
-    for e in events:
-        if e["event"] in ("started", "step"):
-            spans.setdefault(e.get("attempt", 0), []).append(e["time"])
-    return sum(max(times) - min(times) for times in spans.values())
 
 
 def smoothed(steps: Sequence[StepFigures], windows: int = WINDOWS) -> tuple[CurvePoint, ...]:

@@ -34,7 +34,9 @@ class PromotedCandidate:
             TrackingError: MLflow cannot be reached or refuses.
         """
         tracker = Tracker(self.runs, self.tracking_uri)
-        made = promotion.promote(self.candidate, self.given, self.runs, tracker, self.model, self.alias)
+        made = promotion.promote(
+            self.candidate, self.given, self.runs, tracker, self.model, self.alias, command="remora serve --canary"
+        )
         if not made.moved:
             return f"{made.model}@{made.alias} named it already"
         return f"{made.model}@{made.alias}: version {made.version} instead of version {made.from_version}"
