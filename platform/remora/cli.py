@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 from remora import __version__
-from remora.commands import endpoint_options
+from remora.commands import data_options, endpoint_options
 from remora.commands import options as told_by
 from remora.commands.options import Options, kind_of
 from remora.extras import needs
@@ -54,12 +54,12 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "import": Verb(told_by.ImportOptions, "exchange.import_", first=("torch",)),  # `import` is Python's own word
     "average": Verb(told_by.AverageOptions, "exchange.average", first=("torch",)),
     "data": {
-        "demo": Verb(told_by.DataDemoOptions, "data.demo"),
-        "check": Verb(told_by.DataCheckOptions, "data.check"),
-        "index": Verb(told_by.DataIndexOptions, "data.index"),
-        "convert": Verb(told_by.DataConvertOptions, "data.convert"),
-        "condense": Verb(told_by.DataCondenseOptions, "data.condense", "train", ("torch",)),
-        "show": Verb(told_by.DataShowOptions, "data.show"),
+        "demo": Verb(data_options.DataDemoOptions, "data.demo"),
+        "check": Verb(data_options.DataCheckOptions, "data.check"),
+        "index": Verb(data_options.DataIndexOptions, "data.index"),
+        "convert": Verb(data_options.DataConvertOptions, "data.convert"),
+        "condense": Verb(data_options.DataCondenseOptions, "data.condense", "train", ("torch",)),
+        "show": Verb(data_options.DataShowOptions, "data.show"),
     },
     "runs": Verb(told_by.RunsOptions, "runs.runs"),
     "sync": Verb(told_by.SyncOptions, "sync.sync", "track", ("mlflow",)),

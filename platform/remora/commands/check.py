@@ -13,7 +13,7 @@ from rich.console import Console
 
 from remora import catalog
 from remora.catalog.compatibility import check_composition
-from remora.commands.options import DataCheckOptions
+from remora.commands.data_options import DataCheckOptions
 from remora.data.check import TurnsCheck, check_dataset
 from remora.data.layout import count_differences, layout
 from remora.data.locations import absolute

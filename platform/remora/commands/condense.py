@@ -12,8 +12,8 @@ import yaml
 from rich.console import Console
 
 from remora import tracking
+from remora.commands.data_options import DataCondenseOptions
 from remora.commands.indexes import prepare
-from remora.commands.options import DataCondenseOptions
 from remora.commands.run import say, session
 from remora.condense.embedding import EmbeddingJob, embed_here, identity, load_encoder
 from remora.condense.result import CondensationRecord, LeftOutRow, write_output

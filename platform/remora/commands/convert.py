@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from remora.commands.options import DataConvertOptions
+from remora.commands.data_options import DataConvertOptions
 from remora.data.convert import convert_dataset
 from remora.data.index_builder import OnProgress
 from remora.data.locations import absolute

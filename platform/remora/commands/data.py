@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from remora.commands.options import (
+from remora.commands.data_options import (
     DataCheckOptions,
     DataCondenseOptions,
     DataConvertOptions,

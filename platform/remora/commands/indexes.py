@@ -10,7 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from remora import catalog
-from remora.commands.options import DataIndexOptions, Workplace
+from remora.commands.data_options import DataIndexOptions
+from remora.commands.options import Workplace
 from remora.data.index import Dataset
 from remora.data.index_builder import Indexed, Spread
 from remora.data.mixture import open_entry, with_known

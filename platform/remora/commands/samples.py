@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from remora import catalog
 from remora.catalog.compatibility import check_composition
-from remora.commands.options import DataShowOptions
+from remora.commands.data_options import DataShowOptions
 from remora.data.conversation import Sample, image_field, name_of, parse_turns, short
 from remora.data.held_out import trained_on
 from remora.data.index_builder import size_of
