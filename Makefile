@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 
-.PHONY: help setup demo test test-fast faults serve-faults fuzz check check-cuda vllm upgrade clean
+.PHONY: help setup demo test test-fast faults serve-faults fuzz check check-cuda vllm docs upgrade clean
 help:
 	@echo "make demo   everything end to end on this machine, about ten minutes on two CPU cores"
 	@echo "make test   every test but those of make faults and the long runs of make fuzz"
 	@echo "make test-fast the tests that need neither Ray nor minutes"
 	@echo "make check  lint, types"
 	@echo "make check-cuda every code path of a GPU on fake CUDA tensors; installs torch for CUDA separately, 5 GB"
+	@echo "make docs   the documentation as a site in site/; remora docs opens it"
 	@echo "make vllm   an environment with vLLM for CPUs, for its tests and benchmarks, 3.5 GB"
 	@echo "make faults real kills, hangs and lost nodes during training"
 	@echo "make serve-faults the same of an endpoint under load; OVERLOAD=600 for ten minutes of overload"
@@ -88,9 +89,14 @@ $(VLLM_VENV)/.installed: pyproject.toml tests/support/vllm_environment.py
 
 vllm: $(VLLM_VENV)/.installed
 
+# Strict: a dead link, a missing anchor or a page outside the navigation ends it.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "site/index.html; $(BIN)/remora docs opens it"
+
 # One row per package: how far pyproject.toml's bounds may be widened. PACKAGES selects them; torch only if named.
 upgrade: setup
 	-OMP_NUM_THREADS=1 $(BIN)/python tests/upgrade.py $(PACKAGES)
 
 clean:
-	rm -rf $(VENV) $(CUDA_VENV) $(VLLM_VENV) build platform/*.egg-info
+	rm -rf $(VENV) $(CUDA_VENV) $(VLLM_VENV) build site platform/*.egg-info

@@ -64,11 +64,13 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "runs": Verb(told_by.RunsOptions, "runs.runs"),
     "sync": Verb(told_by.SyncOptions, "sync.sync", "track", ("mlflow",)),
     "ui": Verb(told_by.UiOptions, "ui.ui"),
+    "docs": Verb(told_by.DocsOptions, "docs.docs"),
 }
 """By name; `data` has subcommands."""
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The parser of every verb."""
     parser = argparse.ArgumentParser(
         prog="remora", description="Compose, train, search, measure and serve small multimodal models on Ray."
     )
@@ -126,7 +128,7 @@ def _fill(parser: argparse.ArgumentParser, options: type[Options], help: dict[st
 
 def main(argv: list[str] | None = None) -> None:
     """Run one verb; exits with 1 and one line on an error, 130 on Ctrl-C."""
-    given = vars(_parser().parse_args(argv))
+    given = vars(parser().parse_args(argv))
     verb: Verb = given.pop("verb")
     options = verb.options.of(given)
     if sys.stdout is None:  # closed by the shell (>&-)

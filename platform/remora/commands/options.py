@@ -232,7 +232,7 @@ class PromoteOptions(Options):
 class PlanOptions(Options):
     """plan a space or a variant: which stage runs exist, which will be trained, how long it takes and what it costs"""
 
-    spec: Path = argument()
+    spec: Path = argument("a variant or a space")
     smoke: bool = _smoke()
     slots: int | None = option("groups of workers that train at once (default: as many as have room here)", metavar="N")
     rate: float | None = option("FLOP/s of one worker (default: as measured in the run folder)", metavar="FLOPS")
@@ -256,7 +256,7 @@ class ExplainOptions(Options):
 class RenderOptions(Options):
     """print a space or a variant with everything resolved"""
 
-    spec: Path = argument()
+    spec: Path = argument("a variant or a space")
     smoke: bool = _smoke()
 
 
@@ -265,7 +265,7 @@ class CatalogOptions(Options):
     """list what is known: vision, llm, connectors, templates, datasets, benchmarks, recipes, licences"""
 
     kind: str | None = argument("one of these, or `check`: which encoder x connector x llm fit together", None)
-    name: str | None = argument(default=None)
+    name: str | None = argument("one entry of that kind", None)
     json: Path | None = option("with `check`: write every composition to FILE", metavar="FILE")
 
 
@@ -334,5 +334,12 @@ class SyncOptions(Options):
 class UiOptions(Options):
     """open MLflow's pages on the run folder, or TensorBoard's"""
 
-    port: int = option(default=5000)
+    port: int = option("port of the pages (default: 5000)", 5000)
     tensorboard: bool = option("TensorBoard's pages instead: losses and rates of all stage runs, as they train", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocsOptions(Options):
+    """open the documentation in a browser, without a network"""
+
+    page: str = argument("a page by its name: troubleshooting, commands (default: the first)", "index")

@@ -51,11 +51,13 @@ def about(
 
     @app.get("/v1/models", response_model=None)
     async def models() -> JSONResponse:
+        """What is served: each model with its names, version, scores and lineage."""
         names = table().names()
         return JSONResponse({"object": "list", "data": [card(name, names) for name in names]})
 
     @app.get("/v1/models/{name:path}", response_model=None)
     async def model(name: str) -> JSONResponse:
+        """One of these, by any of its names."""
         names = table().names()
         if name not in names:
             raise Refusal(
@@ -68,6 +70,7 @@ def about(
 
     @app.get("/version", response_model=None)
     async def version() -> JSONResponse:
+        """Remora's version, the model's with what it was trained on, those that drain, and why one was refused."""
         first, *further = (_version_body(model) for model in table().models)
         if canary is not None:
             await canary.refresh()
@@ -80,10 +83,12 @@ def about(
 
     @app.get("/healthz", response_model=None)
     async def healthz() -> JSONResponse:
+        """200 while an ingress replica lives, also when all are full."""
         return JSONResponse({"status": "ok", **_first(table())})
 
     @app.get("/readyz", response_model=None)
     async def readyz() -> JSONResponse:
+        """200 while a replica of each kind would take a request now; else 503."""
         for engine in engines.values():
             if engine.stats.stalled_s > args.stalled_seconds or not await engine.ready():
                 raise Refusal(
@@ -93,6 +98,7 @@ def about(
 
     @app.get("/metrics", response_model=None)
     async def metrics() -> Response:
+        """Figures in the format of Prometheus."""
         for engine in engines.values():
             engine.sample()
         if canary is not None and gauges is not None:

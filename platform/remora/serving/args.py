@@ -58,7 +58,9 @@ class IngressArgs(Spec):
     """The replicas that read requests and send answers. They have no model."""
 
     min_replicas: int = Field(default=2, ge=1)
+    """Replicas when nothing is asked."""
     max_replicas: int = Field(default=4, ge=1)
+    """Replicas under load."""
     num_cpus: float = Field(default=0.1, gt=0)
     """CPUs that Ray reserves for one."""
     max_ongoing_requests: int = Field(default=64, ge=1)
@@ -79,18 +81,31 @@ class ModelArgs(Spec):
     """A further model of an endpoint. What is left out is as for the first one."""
 
     model: str
+    """Name in the model registry, by which requests choose it."""
     alias: str | None = None
+    """Registry alias."""
     version: str | None = None
+    """Version of the registered model."""
     bundle: str | None = None
+    """A variant, or a bundle's folder, in place of a registered version."""
     min_replicas: int | None = Field(default=None, ge=1)
+    """Engine replicas."""
     max_replicas: int | None = Field(default=None, ge=1)
+    """Engine replicas under load."""
     num_cpus: float | None = Field(default=None, gt=0)
+    """CPUs reserved for one."""
     num_gpus: float | None = Field(default=None, ge=0)
+    """GPUs of one."""
     engine: EngineName | None = None
+    """What runs its language model."""
     weights: Weights | None = None
+    """Of its language model's linear layers."""
     vllm_python: Path | None = None
+    """For `engine: vllm`, the Python that has it."""
     cache_bytes: int | None = Field(default=None, ge=2**20)
+    """Bytes of one's key-value cache."""
     max_ongoing_requests: int | None = Field(default=None, ge=1)
+    """Answers that one works on."""
 
     @field_validator("version", mode="before")
     @classmethod
@@ -129,9 +144,11 @@ class EndpointArgs(Spec):
     min_replicas: int = Field(default=2, ge=1)
     """Engine replicas: each has the model."""
     max_replicas: int = Field(default=4, ge=1)
+    """Engine replicas under load."""
     num_cpus: float = Field(default=0.3, gt=0)
     """CPUs that Ray reserves for an engine replica; torch uses as many threads, at least one."""
     num_gpus: float = Field(default=0, ge=0)
+    """GPUs of an engine replica: 0, 1 or a share."""
     engine: EngineName = "builtin"
     """What runs the language model: our own engine, or vLLM in a process beside it."""
     weights: Weights = "float32"

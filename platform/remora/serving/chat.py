@@ -67,6 +67,7 @@ class Chat:
             canary.decode = self.pictures.decode
 
     async def complete(self, http: Request) -> Response:
+        """Answers to a conversation with pictures, as OpenAI's chat completions."""
         _check_media_type(http)
         body = await read_body(http, self.args.limits.max_body_bytes)
         if not body and "upgrade" in http.headers:  # a server that switched protocols has lost it: see front.py

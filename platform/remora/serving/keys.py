@@ -50,6 +50,7 @@ class KeyFile(Spec):
     """Contents of a key file."""
 
     keys: dict[FileName, ApiKey] = Field(min_length=1)
+    """Whose key -> its hash and limits."""
 
 
 def is_loopback(host: str) -> bool:

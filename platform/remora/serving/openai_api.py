@@ -138,24 +138,39 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     messages: list[Any] = Field(min_length=1)
-    """As sent; messages.py reads them."""
+    """The conversation: turns with `role` and `content`, as sent (docs/serving.md#messages)."""
     model: str | None = None
+    """A name from GET /v1/models; default: the first model."""
     max_tokens: int | None = Field(None, ge=1)
+    """Tokens of the answer, at most; default: 128, or a quarter of a small context."""
     max_completion_tokens: int | None = Field(None, ge=1)
+    """The same by its newer name."""
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    """0, the default: the likeliest token. Above: drawn."""
     top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    """Draw from the likeliest tokens that have this much probability together."""
     top_k: int | None = Field(None, ge=-1)
     """As in vLLM; -1 and 0 mean all tokens."""
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    """The same seed draws the same answer."""
     stop: list[str] | None = Field(None, max_length=16)
+    """Texts that end the answer, which does not have them: one, or up to 16."""
     frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    """Subtracted from a token's score for each time that the answer has it."""
     presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    """Subtracted from a token's score if the answer has it."""
     logit_bias: dict[int, float] | None = Field(None, max_length=1024)
+    """Token id to what is added to its score, -100 to 100."""
     n: int | None = Field(None, ge=1)
+    """Answers to the same question."""
     logprobs: bool | None = None
+    """Whether each token comes with its log probability."""
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
+    """Likeliest tokens that come with each token."""
     stream: bool | None = None
+    """Whether the answer comes as server-sent events, token by token."""
     stream_options: StreamOptions | None = None
+    """`include_usage: true` adds a last event with the token counts."""
 
     @field_validator("stop", mode="before")
     @classmethod

@@ -89,6 +89,7 @@ def describe(app: FastAPI) -> None:
 
     @app.get("/openapi.json", response_model=None)
     async def openapi() -> JSONResponse:
+        """This description, for clients that are generated."""
         return JSONResponse(described)
 
 
@@ -100,6 +101,7 @@ def document(routes: Sequence[APIRoute]) -> dict[str, object]:
     paths: dict[str, dict[str, object]] = {}
     for route in routes:
         operation: dict[str, object] = {
+            "summary": route.description,
             "responses": {"200": _answered(route.path), "default": _REFUSED},
             "parameters": [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}

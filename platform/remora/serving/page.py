@@ -22,6 +22,7 @@ def page(app: FastAPI) -> None:
 
     @app.api_route("/", methods=["GET", "HEAD"], response_model=None)
     async def root() -> Response:
+        """The page: ask in a browser, see scores and lineage."""
         content, policy = _page()
         headers = {
             "Content-Security-Policy": policy,

@@ -131,8 +131,9 @@ class AxisSpec(Spec):
     values: dict[str, object] | None = None
     """Label -> value; for a list, labels follow from the values."""
     low: float | None = None
+    """The range's lower end, included."""
     high: float | None = None
-    """The range's ends, both included."""
+    """The range's upper end, included."""
     log: bool = False
     """Whether numbers of the range are sampled uniformly in their logarithm."""
     integer: bool = False

@@ -30,6 +30,7 @@ class Embeddings(Spec):
     """Precomputed embeddings: folders of .npy files [rows, width], read in order of their names."""
 
     images: str
+    """The pictures' embeddings."""
     texts: str | None = None
     """The texts' embeddings, in the same row order as `images`."""
 
@@ -38,8 +39,11 @@ class Workers(Spec):
     """Ray workers that compute embeddings. Nothing here changes the result."""
 
     count: int = Field(1, ge=1)
+    """How many."""
     cpus: float = Field(1, gt=0)
+    """CPUs that Ray reserves for each."""
     gpus: float = Field(0, ge=0)
+    """GPUs of each: 0, 1 or a share."""
 
 
 class Clusters(Spec):
@@ -69,6 +73,7 @@ class Condensation(Spec):
     """What to condense, and how. Defaults are Bunny's (arXiv 2402.11530)."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+    """Names its folder in <run folder>/condensed."""
     source: MixtureEntry | None = None
     """The dataset. Without one, the output is row numbers only."""
     encoder: Encoder | None = None
@@ -85,6 +90,7 @@ class Condensation(Spec):
     sample: int | None = Field(None, ge=1)
     """Samples to draw from the rest; default: all."""
     seed: int = Field(0, ge=0)
+    """Decides the first centroids and the drawn sample."""
     workers: Workers = Workers()
 
     @model_validator(mode="after")

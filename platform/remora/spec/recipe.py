@@ -20,9 +20,11 @@ class Lora(Spec):
     """Low-rank adapters on a part's linear layers (arXiv 2106.09685); the part's own weights stay frozen."""
 
     r: int = Field(128, ge=1)
+    """Rank of the adapters."""
     alpha: float = Field(256, gt=0)
     """The adapter's output is scaled by alpha / r."""
     dropout: float = Field(0.05, ge=0, lt=1)
+    """Dropout before the adapters."""
     targets: tuple[str, ...] = ()
     """Linear layers that get an adapter, by the end of their names (q_proj, self_attn.q_proj). Default, and peft's
     `all-linear`: all but the head."""
@@ -279,15 +281,18 @@ class Stage(Spec):
     """One stage of a recipe. Rates are peak rates; batch sizes are global (all workers and gradient accumulation)."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """How `overrides` and axes refer to the stage."""
     mixture: tuple[MixtureEntry, ...] = Field(min_length=1)
+    """The datasets that it reads."""
     template: str = "vicuna"
     """Prompt template, from `remora catalog templates`."""
     tune: Tuning = Tuning()
     batch: int = Field(256, ge=1, le=10**6)
     """Samples per step over all workers."""
     epochs: float | None = Field(None, gt=0, le=1e6)
+    """Passes over the mixture; give either epochs or steps."""
     steps: int | None = Field(None, ge=1, le=10**9)
-    """Either epochs or steps."""
+    """Optimiser steps; give either epochs or steps."""
     aspect: Literal["square", "pad"] = "square"
     """How pictures become square: `square` by the encoder's own preprocessing, `pad` with its mean colour."""
     max_length: int = Field(2048, ge=8, le=1 << 24)
@@ -302,6 +307,7 @@ class Stage(Spec):
     """What to do with a longer conversation: `cut` it at the end of a turn, so that answers stay whole (if no turn
     fits, the sample is dropped and listed), or stop with an error."""
     lr: float = Field(gt=0)
+    """Peak learning rate of every part that trains and has no `lr` of its own."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """After the warm-up: decay to 0 by cosine or linearly; constant; or constant, then decay over the last steps
     (wsd)."""
@@ -313,8 +319,11 @@ class Stage(Spec):
     decay: float = Field(0.1, gt=0, le=1)
     """Fraction of the steps in which wsd decays to 0; MiniCPM (arXiv 2404.06395) found a tenth enough."""
     weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay (AdamW)."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """AdamW's decay rates of the two moments."""
     eps: float = Field(1e-8, gt=0)
+    """AdamW's epsilon."""
     clip: float | None = Field(None, gt=0)
     """Maximum gradient norm. Default: no clipping, as in the LLaVA family's published runs."""
     loss_groups: int | None = Field(None, ge=1, le=10**6)
@@ -356,9 +365,11 @@ class Recipe(Spec):
     """An ordered list of stages, with the source of its hyperparameters."""
 
     name: str
+    """Its name in variants' names; a catalog recipe is named as its file."""
     source: str = ""
     """Paper, repository and file that the hyperparameters come from."""
     stages: tuple[Stage, ...] = Field(min_length=1)
+    """The stages, in the order in which they run."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -43,6 +43,7 @@ class Case(Spec):
     """Overrides for some variants: of one recipe, encoder, language model, or value of an axis."""
 
     when: When
+    """Axis to the values for which the overrides hold."""
     overrides: dict[str, dict[str, object]] = Field(min_length=1)
     """Like the space's overrides; if both have a key, these win."""
 
@@ -53,7 +54,9 @@ class Sampler(Spec):
     kind: Literal["grid", "random", "optuna"] = "grid"
     """grid: all. random: `trials` of them. optuna: `trials`, each chosen from the results so far (TPE)."""
     trials: int | None = Field(None, ge=1, le=MOST_VARIANTS)
+    """Variants to try (random, optuna)."""
     seed: int = Field(0, ge=0)
+    """Decides which variants are drawn."""
 
     @model_validator(mode="after")
     def _trials_belong(self) -> Self:
@@ -125,19 +128,28 @@ class Expect(Spec):
     """What a plan without any data gives for the space. A test recomputes it for shipped spaces."""
 
     variants: int = Field(ge=1)
+    """Variants of the space."""
     stage_runs: int = Field(ge=1)
+    """Distinct stage runs of all of them."""
     steps: int = Field(ge=1)
+    """Optimiser steps of those."""
     samples: int = Field(ge=1)
+    """Samples that they read."""
 
 
 class Space(Job):
     """What a search may choose from: every combination of the lists is a variant."""
 
     name: FileName
+    """Its name, and that of its file in the run folder."""
     vision: tuple[str, ...] = Field(min_length=1)
+    """Encoders to try."""
     connector: tuple[str, ...] = Field(min_length=1)
+    """Connectors to try."""
     llm: tuple[str, ...] = Field(min_length=1)
+    """Language models to try."""
     recipe: tuple[str, ...] = Field(min_length=1)
+    """Recipes to try, by name or path."""
     axes: dict[AxisName, AxisSpec] = Field(default_factory=dict)
     """Keys of stages by their dotted names, or names of your choice for values that set several keys."""
     seeds: int | tuple[int, ...] = ()

@@ -19,6 +19,7 @@ class Cluster(Spec):
     workers: int | tuple[int, int] = 1
     """Training processes, or [min, max]: a stage runs with as many as the cluster has room for."""
     cpus_per_worker: float = Field(1, gt=0)
+    """CPUs that Ray reserves per worker."""
     gpus_per_worker: float = Field(0, ge=0, le=1)
     """0, 1 or a share: with 0.5 and a single worker, two small stage runs train on one GPU, each with half of its
     memory."""
@@ -49,6 +50,7 @@ class Cluster(Spec):
     checkpoint_every: int = Field(50, ge=1)
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(2, ge=1)
+    """The newest checkpoints that are kept while a stage trains."""
     rehearse: bool | None = None
     """Whether a stage begins with a dry run of its largest pass, so that out of memory happens at once or not at all.
     Default: on GPUs only. On a CPU it can take minutes, and the kernel kills a process that takes too much."""
@@ -104,6 +106,7 @@ class Job(Spec):
     overrides: dict[str, dict[str, object]] = Field(default_factory=dict)
     """Stage name to overrides of the recipe's keys, merged key by key."""
     seed: int = Field(0, ge=0)
+    """Decides the order of samples, dropout and the weights of new parts. Another seed is another stage run."""
     cluster: Cluster = Cluster()
     benchmarks: tuple[str, ...] = ()
     """Names from `remora catalog benchmarks`, measured after the last stage."""
@@ -125,9 +128,13 @@ class Variant(Job):
     name: FileName | None = None
     """Display name; default: recipe-vision-llm-connector in the catalog's short names."""
     vision: str
+    """The encoder: a name from `remora catalog vision`."""
     connector: str
+    """The connector: a name from `remora catalog connectors`."""
     llm: str
+    """The language model: a name from `remora catalog llm`."""
     recipe: str
+    """A name from `remora catalog recipes`, or the path of a YAML."""
     choice: dict[str, object] = Field(default_factory=dict, exclude_if=lambda choice: not choice)
     """A space's choices on axes other than parts and recipe, for display only. Training depends only on the other
     keys."""
