@@ -30,7 +30,7 @@ def driver(**states: str) -> SimpleNamespace:
 
 @pytest.mark.parametrize("why", ["train.json is not there", "ValueError: nobody foresaw this"])
 def test_a_variant_that_failed_is_named_with_its_reason_and_the_others_are_kept(why) -> None:
-    with pytest.raises(ClusterError, match=r"1 of 2 variants failed: share: .*; the others are kept") as failed:
+    with pytest.raises(ClusterError, match=r"1 of 2 variants failed: share: .*; what was finished is kept") as failed:
         search._check(driver(base="", share=why))
     assert why in str(failed.value) and "\n" not in str(failed.value)
 

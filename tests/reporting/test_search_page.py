@@ -58,6 +58,9 @@ def test_a_page_is_whole(tmp_path: Path) -> None:
     assert text.count("600 questions") >= 5 and "not distinguishable" in text.lower()
     for name in folder.variants:
         assert name in text
+    # What a figure says of itself holds without its caption, too.
+    assert all(f">{axis}</text>" in text for axis in ("vision", "llm", "finetune.lr"))
+    assert "none of them was measured here" in text and ">85.5</text>" in text and "1 variants" not in text
     for image in written.images:
         assert image.read_bytes().startswith(b"\x89PNG") and image.parent == tmp_path / "out-figures"
     # Light and dark: the colours that differ are variables, of which each is given twice.

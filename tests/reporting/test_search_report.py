@@ -15,6 +15,7 @@ import pytest
 from remora.errors import SpecError, StoreError
 from remora.evaluation.kept import read_report
 from remora.evaluation.ranking import rank
+from remora.evaluation.score import ScoreRecord
 from remora.files import lines
 from remora.pipeline.search import space_file
 from remora.pipeline.search.ledger import Entry
@@ -154,6 +155,23 @@ def test_costs_in_which_variants_differ_are_drawn(record: SearchRecord) -> None:
     assert next(p.front for p in found["parameters"].points if p.variant == best.name)
 
 
+def test_a_measured_cost_is_drawn_where_variants_differ_in_it_by_more_than_chance(record: SearchRecord) -> None:
+    for much, drawn in ((1.05, False), (1.2, True)):
+        slow, *others = record.measured
+        slower = (replace(slow, seconds=slow.seconds * much), *others)
+        assert ("seconds" in {t.cost for t in tradeoffs(replace(record, variants=slower))}) == drawn
+
+
+def test_a_figure_that_its_baselines_reach_is_told() -> None:
+    score: ScoreRecord = {"benchmark": "easy-vqa-val", "accuracy": 0.366, "ci": [0.344, 0.388]}
+    blind = "with the pictures shuffled it has 0.367"
+    guess = "the best answers from the questions' words alone have 0.656"
+    head = "The champion's 0.366 on easy-vqa-val does not show that it looks at the pictures: "
+    assert wording.unseeing({**score, "blind": 0.367, "question_only": 0.656}) == f"{head}{blind}, and {guess}."
+    assert wording.unseeing({**score, "blind": 0.2, "question_only": 0.656}) == f"{head}{guess}."
+    assert wording.unseeing({**score, "blind": 0.2, "question_only": 0.3}) == "" == wording.unseeing(score)
+
+
 def test_a_curve_is_the_mean_loss_of_equal_windows_by_tokens() -> None:
     steps = [{"step": i, "loss": float(i % 5), "tokens": 1.0 + i % 3, "samples": 4} for i in range(23)]
     steps[7]["loss"] = float("nan")
@@ -183,6 +201,18 @@ def test_curves_know_whose_they_are(folder: SearchFolder, record: SearchRecord) 
     (at,) = rungs(record, board)
     assert (at.figure, len(at.points)) == ("gqa", 24)
     assert {p.variant for p in at.points if p.decision == "pause"} == set(folder.paused)
+
+
+def test_curves_stand_as_the_longest_lineage_has_its_stages(record: SearchRecord) -> None:
+    """The first variant goes from the first stage to the last; another one has a stage between."""
+    v, other = record.variants[:2]
+    first, last = v.lineage
+    between = replace(record.stages[first], name="between-1", stage="between", parent=first)
+    longer = replace(other, lineage=(first, between.name, other.lineage[-1]))
+    stages = {run: record.stages[run] for run in (first, last)} | {between.name: between}
+    stages[longer.lineage[-1]] = record.stages[longer.lineage[-1]]
+    found = curves(replace(record, variants=(v, longer), stages=stages), leaderboard(record))
+    assert [c.stage for c in found] == ["pretrain", "between", "finetune"]
 
 
 def test_the_graph_counts_what_was_shared_and_stopped(folder: SearchFolder, record: SearchRecord) -> None:

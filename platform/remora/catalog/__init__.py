@@ -163,7 +163,10 @@ def check_benchmark(name: str) -> None:
         UnknownName: it does not; the message lists the known ones.
     """
     known = [*PAPERS, *entries("benchmarks")]
-    if name not in known and not (name.endswith((".yaml", ".yml")) and Path(name).exists()):
+    a_path = name.endswith((".yaml", ".yml"))
+    if name not in known and a_path and not Path(name).exists():
+        raise UnknownName(f"benchmark {name}: there is no such file; benchmarks with a name: remora catalog benchmarks")
+    if name not in known and not a_path:
         raise UnknownName(
             f"unknown benchmark {name!r}{nearest(name, known)}; known: {', '.join(known)}, or the path of a YAML; "
             "see: remora catalog benchmarks"

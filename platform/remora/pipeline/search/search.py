@@ -297,8 +297,8 @@ def _check(driver: Driver) -> None:
     ]
     if problems:
         raise ClusterError(
-            f"{len(problems)} of {len(trials)} variants failed: {problems[0]}; "
-            "the others are kept, run the same command again"
+            f"{len(problems)} of {len(trials)} variants failed: {problems[0]}; what was finished is kept; "
+            "next: the same command again"
         )
     if not driver.outcomes:
         raise ClusterError(f"no variant was trained to its end: {driver.stopped() or 'there is none'}")

@@ -19,7 +19,12 @@ from remora.reporting.search_report.wording import figure, priced, span
 
 MOST_LABELS = 40
 """Leaves of a graph that are named; the others have tooltips."""
-WIDE = 760
+WIDE, GAP = 760, 56
+LETTER = 8
+"""Of a heading in bold, at most."""
+SHORT, EXACT = "format(datum.value, '~s')", "format(datum.value, '~g')"
+"""Labels that are each formatted by itself. Vega has one format for an axis: 200 would be 0.2k beside 1k, and where all
+figures are 85.5 its digits would follow from a range of 0."""
 
 
 def bars(found: Ablation, metrics: Mapping[str, str]) -> Drawing:
@@ -39,17 +44,22 @@ def bars(found: Ablation, metrics: Mapping[str, str]) -> Drawing:
     panels = list(dict.fromkeys(str(row["panel"]) for row in rows))
     colours = [VALUES[i % len(VALUES)] for i in range(len(found.values))]
     x = alt.X("value:N", sort=list(found.values), title=None, axis=None)
-    colour = alt.Color("value:N", scale=alt.Scale(domain=list(found.values), range=colours))
+    scale, legend = alt.Scale(domain=list(found.values), range=colours), alt.Legend(title=found.axis)
+    colour = alt.Color("value:N", scale=scale, legend=legend)
+    width = max(44 * len(found.values), *(LETTER * len(panel) for panel in panels))
     base = alt.Chart().encode(x=x, description="tip:N")
     layers = alt.layer(
         base.mark_bar(width={"band": 0.84}).encode(y=alt.Y("figure:Q", title=None), color=colour),
         base.mark_rule(color=FAINT, strokeWidth=1.5).encode(y="low:Q", y2="high:Q"),
         base.mark_text(dy=-5, baseline="bottom").encode(y="high:Q", text="said:N"),
+        # Room for the text: what stands out of a panel moves its heading.
+        alt.Chart().mark_point(opacity=0).transform_calculate(top="1.12 * datum.high").encode(y="top:Q"),
         data=_data(rows),
-    ).properties(width=max(110, 44 * len(found.values)), height=170)
-    columns = max(1, WIDE // (max(110, 44 * len(found.values)) + 60))
-    faceted = layers.facet(facet=alt.Facet("panel:N", sort=panels, title=None), columns=columns)
-    return faceted.resolve_scale(y="independent")
+    ).properties(width=width, height=170)
+    faceted = layers.facet(
+        facet=alt.Facet("panel:N", sort=panels, title=None), columns=max(1, (WIDE + GAP) // (width + GAP))
+    )
+    return faceted.resolve_scale(y="independent").properties(bounds="flush", spacing=GAP)
 
 
 def scatter(found: Tradeoff, ranks: Mapping[str, str]) -> Drawing:
@@ -97,7 +107,7 @@ def learning(found: StageCurves) -> Drawing:
             {**about, "samples": p.samples, "loss": p.loss, "tip": f"{tip}; validation {p.loss:.4f}"}
             for p in curve.run.validations
         ]
-    x = alt.X("samples:Q", title=f"samples of {found.stage}", axis=alt.Axis(format="~s", tickCount=5))
+    x = alt.X("samples:Q", title=f"samples of {found.stage}", axis=alt.Axis(labelExpr=SHORT, tickCount=5))
     y = alt.Y("loss:Q", title="loss (nats a token)", scale=alt.Scale(zero=False))
     colour, detail = _ranks(c.rank for c in found.curves), alt.Detail(["order:Q", "run:N"])
     layers = [
@@ -167,7 +177,7 @@ def threads(found: Parallel) -> Drawing:
     text = alt.Chart(_data(spots)).encode(x=x, y=y, text="value:N")
     layers = [
         alt.Chart(_data([{"axis": c} for c in columns])).mark_rule(color=RULE, strokeWidth=2).encode(x=x),
-        *([_line(without, RANK["stopped"]).encode(x=x, y=y, **order)] * bool(without)),
+        *([_line(without, 1.0, RANK["stopped"]).encode(x=x, y=y, **order)] * bool(without)),
         *([_line(scored).encode(x=x, y=y, color=colour, **order)] * bool(scored)),
         text.mark_text(stroke=CARD, strokeWidth=4, strokeJoin="round", align="left", dx=5),
         text.mark_text(align="left", dx=5),
@@ -175,8 +185,10 @@ def threads(found: Parallel) -> Drawing:
     return alt.layer(*layers).properties(width=max(440, min(WIDE + 100, 140 * len(columns))), height=240)
 
 
-def _line(rows: Sequence[Mapping[str, object]], colour: str | alt.UndefinedType = alt.Undefined) -> alt.Chart:
-    return alt.Chart(_data(rows)).mark_line(strokeWidth=1.8, opacity=0.8, color=colour)
+def _line(
+    rows: Sequence[Mapping[str, object]], width: float = 1.8, colour: str | alt.UndefinedType = alt.Undefined
+) -> alt.Chart:
+    return alt.Chart(_data(rows)).mark_line(strokeWidth=width, opacity=0.8, color=colour)
 
 
 def shares(found: Importances) -> Drawing:
@@ -275,7 +287,9 @@ def dumbbells(found: Sequence[Beside]) -> Drawing:
     shape = alt.Shape("whose:N", scale=alt.Scale(domain=["ours", "published"], range=["circle", "diamond"]))
     y = alt.Y("variant:N", sort=list(dict.fromkeys(b.variant for b in found)), title=None)
     base = alt.Chart().encode(y=y, description="tip:N")
-    x = alt.X("figure:Q", title=None, scale=alt.Scale(zero=False, padding=8), axis=alt.Axis(tickCount=4))
+    x = alt.X(
+        "figure:Q", title=None, scale=alt.Scale(zero=False, padding=8), axis=alt.Axis(tickCount=4, labelExpr=EXACT)
+    )
     layers = alt.layer(
         base.transform_filter("datum.whose == 'ours'").mark_rule(color=FAINT).encode(x="low:Q", x2="high:Q"),
         base.mark_point(filled=True, size=60, opacity=1).encode(x=x, color=whose, shape=shape),

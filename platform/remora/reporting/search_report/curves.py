@@ -77,7 +77,9 @@ def curves(record: SearchRecord, board: Leaderboard) -> tuple[StageCurves, ...]:
         if trained.curve:
             best = min((rank[v] for v in users[name]), key=RANKS.index)
             found.setdefault(trained.stage, []).append(Curve(trained, best, tuple(users[name])))
-    return tuple(StageCurves(stage, tuple(several)) for stage, several in found.items())
+    # As the longest lineage has them: that of a variant which lacks a stage may come first.
+    stages = sorted(found, key=lambda stage: max(depth.get(curve.run.name, 0) for curve in found[stage]))
+    return tuple(StageCurves(stage, tuple(found[stage])) for stage in stages)
 
 
 def rungs(record: SearchRecord, board: Leaderboard) -> tuple[RungCurves, ...]:

@@ -97,6 +97,7 @@ def _config() -> dict[str, Any]:
         "labelFontSize": 11,
         "titleFontSize": 11,
         "titleFontWeight": "normal",
+        "titlePadding": 8,  # the reader's font may be wider than the one that is measured here
     }
     return {
         "background": "transparent",

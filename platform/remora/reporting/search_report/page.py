@@ -19,6 +19,7 @@ from remora.reporting.search_report.findings import Findings, findings
 from remora.reporting.search_report.record import page_of
 from remora.reporting.search_report.tradeoffs import PRICES
 from remora.reporting.search_report.training import WINDOWS
+from remora.reporting.search_report.wording import several
 from remora.training.meter import duration
 
 TEMPLATE = "page.html.j2"
@@ -81,13 +82,14 @@ def rendered(found: Findings, sections: tuple[PageSection, ...]) -> str:
     )
     environment.filters |= {"count": wording.count, "figure": wording.figure, "duration": duration}
     environment.globals |= {"span": wording.span, "apart": wording.apart, "drop": wording.drop, "alpha": ALPHA}
-    environment.globals["objective"] = wording.objective
+    environment.globals |= {"objective": wording.objective, "several": several, "unseeing": wording.unseeing}
     return environment.get_template(TEMPLATE).render(
         found=found,
         record=found.record,
         board=found.leaderboard,
         verdict=found.leaderboard.verdict,
         sections=sections,
+        blind=any(s.get("blind") is not None for v in found.record.measured for s in v.scores.values()),
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     )
 
@@ -96,7 +98,8 @@ def _sections(found: Findings) -> Iterator[PageSection]:
     yield PageSection("ablations", "What each axis does", tuple(_ablations(found)), _unmatched(found))
     yield PageSection("tradeoffs", "Score against cost", tuple(_tradeoffs(found)))
     yield PageSection("pareto", "Objectives", (), _pareto(found))
-    yield PageSection("axes", "All axes at once", tuple(_axes(found)), _no_importance(found.importances))
+    why_none = _no_importance(found.importances) if found.parallel else ""  # of one axis there is nothing to say
+    yield PageSection("axes", "All axes at once", tuple(_axes(found)), why_none)
     yield PageSection("curves", "Learning curves", tuple(_curves(found)))
     yield PageSection("rungs", "Rungs", tuple(_rungs(found)))
     yield PageSection("stages", "Stage runs", tuple(_stages(found)))
@@ -139,9 +142,10 @@ def _tradeoffs(found: Findings) -> Iterator[Plate]:
     for t in found.tradeoffs:
         n = _scores(found)[t.benchmark]["n"]
         front = [p.variant for p in t.points if p.front]
+        ends = f"from {front[0]} to {front[-1]}" if len(front) > 1 else f"{front[0]} alone"
         caption = (
             f"{t.benchmark} ({n:,} questions, 95% intervals) by {PRICES[t.cost]}, {len(t.points)} variants. "
-            f"Dashed: the Pareto front, from {front[0]} to {front[-1]}."
+            f"Dashed: the Pareto front, {ends}."
         )
         if t.cost in ("steps", "seconds"):
             caption += " Of the whole lineage, as if nothing were shared."
@@ -188,22 +192,21 @@ def _curves(found: Findings) -> Iterator[Plate]:
         samples = max(c.run.samples for c in stage.curves)
         held = sum(len(c.run.validations) for c in stage.curves)
         smooth = f"means of {window} steps" if window > 1 else "every step"
-        caption = (
-            f"Training loss of {len(stage.curves)} stage runs of {stage.stage}, up to {samples:,} samples "
-            f"({smooth}, weighted by supervised tokens)."
-        )
-        caption += f" Diamonds: loss over held-out samples, {held} validations." if held else ""
-        said = f"Losses of {len(stage.curves)} stage runs of {stage.stage} by samples, in {WINDOWS} points at most"
+        of = f"{several(len(stage.curves), 'stage run')} of {stage.stage}"
+        caption = f"Training loss of {of}, up to {samples:,} samples ({smooth}, weighted by supervised tokens)."
+        if held:
+            caption += f" Diamonds: loss over held-out samples, {several(held, 'validation')}."
+        said = f"Losses of {of} by samples, in {WINDOWS} points at most"
         yield plate(f"curves-{stage.stage}", charts.learning(stage), caption, said)
 
 
 def _rungs(found: Findings) -> Iterator[Plate]:
     rule = found.record.board.decided[-1].rule if found.record.board.decided else "none"
     for i, r in enumerate(found.rungs):
-        several = len({p.variant for p in r.points})
+        arrived = len({p.variant for p in r.points})
         kept = sum(p.decision in ("promote", "go on") for p in r.points)
         caption = (
-            f"{r.figure} of {several} variants at the rungs of {r.stage}; rule: {rule}. "
+            f"{r.figure} of {several(arrived, 'variant')} at the rungs of {r.stage}; rule: {rule}. "
             f"{kept} of {len(r.points)} arrivals went on."
         )
         said = "; ".join(f"{p.variant} {p.value:.4g} at {p.share:.0%}" for p in r.points)
@@ -212,19 +215,17 @@ def _rungs(found: Findings) -> Iterator[Plate]:
 
 def _stages(found: Findings) -> Iterator[Plate]:
     if g := found.graph:
-        caption = (
-            f"{len(g.nodes)} stage runs of {len(found.record.variants)} variants, sized by steps; a line leads to the "
-            f"stage runs that go on from one. {wording.saved(g)}"
-        )
-        said = f"A tree of {len(g.nodes)} stage runs; {wording.saved(g)}"
+        of = f"{several(len(g.nodes), 'stage run')} of {several(len(found.record.variants), 'variant')}"
+        caption = f"{of}, sized by steps; a line leads to the stage runs that go on from one. {wording.saved(g)}"
+        said = f"A tree of {several(len(g.nodes), 'stage run')}; {wording.saved(g)}"
         yield plate("stage-graph", charts.stages(g), caption, said)
 
 
 def _timeline(found: Findings) -> Iterator[Plate]:
     if t := found.timeline:
         caption = (
-            f"{len(t.spans)} items of the ledger, in as many rows as were at work at once ({t.lanes}); rows were busy "
-            f"for {t.busy:.0%} of {duration(t.seconds)}."
+            f"{several(len(t.spans), 'item')} of the ledger, in as many rows as were at work at once ({t.lanes}); "
+            f"rows were busy for {t.busy:.0%} of {duration(t.seconds)}."
         )
         if any(s.how == "lost" for s in t.spans):
             caption += " Lost: its worker or the search was killed; drawn up to the next item."
@@ -234,12 +235,11 @@ def _timeline(found: Findings) -> Iterator[Plate]:
 
 
 def _published(found: Findings) -> Iterator[Plate]:
-    if several := found.beside:
-        ours = sum(b.ours is not None for b in several)
-        inside = sum(b.inside for b in several)
-        caption = (
-            f"{len(several)} published figures as the space names them; of {ours} that were measured here, {inside} "
-            "have the published one in their 95% interval."
-        )
-        said = "; ".join(f"{b.variant} {b.benchmark} {b.published:g}" for b in several)
-        yield plate("published-figures", charts.dumbbells(several), caption, said)
+    if figures := found.beside:
+        ours = sum(b.ours is not None for b in figures)
+        inside = sum(b.inside for b in figures)
+        here = f"of {ours} that were measured here, {inside} have the published one in their 95% interval"
+        named = f"{several(len(figures), 'published figure')} as the space names them"
+        caption = f"{named}; {here if ours else 'none of them was measured here'}."
+        said = "; ".join(f"{b.variant} {b.benchmark} {b.published:g}" for b in figures)
+        yield plate("published-figures", charts.dumbbells(figures), caption, said)

@@ -16,6 +16,8 @@ PRICES = {
     "answering_memory": "GiB while it answers",
 }
 """A variant's cost -> what its axis says."""
+TIMED, APART = ("seconds", "answer_seconds", "answering_memory"), 1.1
+"""Costs that no two runs measure alike: shown where the dearest is so many times the cheapest."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def tradeoffs(record: SearchRecord) -> tuple[Tradeoff, ...]:
     for cost in PRICES:
         points = [(v.name, getattr(v, cost), v.scores[record.benchmark or ""]) for v in record.measured]
         known = [(name, float(price), score) for name, price, score in points if price]
-        if len({price for _, price, _ in known}) < 2:
+        prices = {price for _, price, _ in known}
+        if len(prices) < 2 or (cost in TIMED and max(prices) < APART * min(prices)):
             continue
         best = front([(-price, score["accuracy"]) for _, price, score in known])
         priced = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from remora.evaluation.score import ScoreRecord
 from remora.reporting.search_report.graph import StageGraph
 from remora.spec import SPEEDS
 from remora.training.meter import duration
@@ -32,6 +33,11 @@ def count(number: float | None) -> str:
     return f"{number:,.0f}"
 
 
+def several(number: int, noun: str) -> str:
+    """`1 variant`, `1,200 variants`."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
 def priced(cost: str, value: float) -> str:
     """A cost with its unit."""
     return {
@@ -58,6 +64,19 @@ def apart(behind: tuple[float, float, float]) -> str:
     return f"{value:+.{n}f} ({high:+.{n}f} to {low:+.{n}f})"
 
 
+def unseeing(score: ScoreRecord) -> str:
+    """Why a figure does not show that the model looks at the pictures: baselines that its interval does not exceed."""
+    baselines = (
+        ("with the pictures shuffled it has", score.get("blind")),
+        ("the best answers from the questions' words alone have", score.get("question_only")),
+    )
+    found = [f"{what} {figure(value)}" for what, value in baselines if value is not None and value >= score["ci"][0]]
+    if not found:
+        return ""
+    of = f"The champion's {figure(score['accuracy'])} on {score['benchmark']}"
+    return f"{of} does not show that it looks at the pictures: {', and '.join(found)}."
+
+
 def drop(expected: float, of: float) -> str:
     """What the figure `of` is expected to fall by, in its digits: `-0.4`; `under 0.1`."""
     n = decimals(of)
@@ -71,7 +90,7 @@ def saved(found: StageGraph) -> str:
     again = f", {spent.again:,} of them again after interruptions" if spent.again else ""
     again += f", {spent.dropped:,} of variants that the space has no more" if spent.dropped else ""
     return (
-        f"Each variant on its own: {found.planned_runs} stage runs, {each} steps. Sharing and reuse saved "
+        f"Each variant on its own: {several(found.planned_runs, 'stage run')}, {each} steps. Sharing and reuse saved "
         f"{spent.shared:,} steps ({spent.shared / whole:.0%}), stopping {spent.unspent:,} "
         f"({spent.unspent / whole:.0%}). {spent.taken:,} were taken{again}, {spent.ratio:.1%} of what each stage run "
         "trained once needs."
