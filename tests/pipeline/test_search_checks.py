@@ -90,7 +90,8 @@ def test_a_full_disk_after_an_item_ends_the_search_with_its_line(monkeypatch) ->
         heard.append(said)
 
     order, space = SimpleNamespace(number=0), load(Space, SPACE)
-    full = SimpleNamespace(over=False, next=lambda: order, done=done, failed=failed, space=space, runs=Path("r"))
+    places = {"runs": Path("r"), "folder": Path("r/searches/tiny")}
+    full = SimpleNamespace(over=False, next=lambda: order, done=done, failed=failed, space=space, **places)
     trainer = SimpleNamespace(close=lambda: closed.append(1))
     monkeypatch.setattr(search, "perform", lambda order, runs, trainer: "performed")
     with pytest.raises(StoreError, match="the disk is full"):
