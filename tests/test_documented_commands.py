@@ -86,6 +86,18 @@ def test_its_snippets_are_keys_of_a_job(page: str) -> None:
             assert validate(Stage, base | stage, page)
 
 
+def test_the_readme_is_read_in_one_sitting() -> None:
+    """Where it links to is there; it has a hundred lines at most."""
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 100
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (ROOT / link).exists(), link
+    variant = validate(
+        Variant, next(yaml.safe_load(block) for kind, block in FENCED.findall(text) if kind == "yaml"), "it"
+    )
+    assert [stage.mixture[0].path for stage in resolve_stages(variant)[1:]] == ["train.csv", "train.csv"]
+
+
 FLAG = re.compile(r"`([^`]+)`")
 
 
