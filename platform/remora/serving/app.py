@@ -52,7 +52,6 @@ REPORT_S = 0.5
 """Seconds between two reports of an ingress replica to the fleet: how late it takes a new version at most."""
 
 
-@serve.deployment
 class ModelFleet:
     """The only one that watches the aliases, brings versions up and stops them. One replica; if it dies, the endpoint
     goes on with the versions that it has, and the next one takes them over."""
@@ -117,7 +116,7 @@ class ModelFleet:
             app = serve.status().applications.get(self._app)
             if app is not None and app.status != ApplicationStatus.DELETING:
                 return
-            ingress = None if app is None else app.deployments.get(Endpoint.name)  # type: ignore[attr-defined]
+            ingress = None if app is None else app.deployments.get(Endpoint.__name__)
             if ingress is None or not any(ingress.replica_states.values()) or time.monotonic() > end:
                 return delete_versions(self._app)
             time.sleep(0.2)
@@ -135,7 +134,6 @@ class FleetJudge:
         return state
 
 
-@serve.deployment
 @serve.ingress()
 class Endpoint:
     """One ingress replica: keys, parsing, decoding of pictures, and answers in OpenAI's form. It has no model."""
@@ -201,7 +199,7 @@ def application(
     sources = sources or champion.sources(args)
     if args.canary is not None and candidate is None:
         candidate = candidate_of(args, sources[0])
-    fleet = ModelFleet.options(  # type: ignore[attr-defined]
+    fleet = serve.deployment()(ModelFleet).options(
         num_replicas=1,
         max_ongoing_requests=1000,
         health_check_period_s=HEALTH_PERIOD_S,
@@ -210,7 +208,7 @@ def application(
         max_surge_percent=100,
         ray_actor_options={"num_cpus": 0},
     )
-    endpoint = Endpoint.options(  # type: ignore[attr-defined]
+    endpoint = serve.deployment()(Endpoint).options(
         **replica_options(args.ingress),
         max_queued_requests=args.max_queued_requests,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),

@@ -46,7 +46,6 @@ OURS = {
 """Settings that are none of an engine replica's: it need not be replaced when they change."""
 
 
-@serve.deployment
 class ModelReplica:
     """One engine replica: a version of a model and the engine that runs it."""
 
@@ -165,12 +164,12 @@ def log_with_serve() -> None:
 
 
 def engine_handle(app: str) -> DeploymentHandle[object]:
-    return serve.get_deployment_handle(ModelReplica.name, app)  # type: ignore[attr-defined]
+    return serve.get_deployment_handle(ModelReplica.__name__, app)
 
 
 def engines(args: EndpointArgs, load: ModelLoader, initial: int | None = None) -> serve.Application:
     """The application of a version's replicas."""
-    deployment = ModelReplica.options(  # type: ignore[attr-defined]
+    deployment = serve.deployment()(ModelReplica).options(
         **replica_options(args, initial),
         request_router_config={
             "request_router_class": "remora.serving.routing.PictureRouter",
@@ -216,5 +215,5 @@ def _state(app: ApplicationStatusOverview) -> AppState:
 
 
 def _replicas(app: ApplicationStatusOverview | None) -> int | None:
-    states: Mapping[str, int] = {} if app is None else app.deployments[ModelReplica.name].replica_states  # type: ignore
+    states: Mapping[str, int] = {} if app is None else app.deployments[ModelReplica.__name__].replica_states
     return states.get("RUNNING")
