@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -32,8 +34,8 @@ TUNINGS = {
 }
 
 
-@pytest.fixture
-def shallow():
+@pytest.fixture(scope="module")
+def built():
     """CLIP-L and TinyLlama as wide as they are, with few blocks: entries, and the model. It is not narrowed: of two
     blocks that would save a fourth, of all of TinyLlama's two percent, which are not looked at here."""
     vision, llm = catalog.vision("clip-l-336"), catalog.llm("tinyllama-1.1b-chat")
@@ -46,6 +48,12 @@ def shallow():
     attend_per_sample(model.llm)
     weights = sum(p.numel() for p in language.parameters())
     return vision, llm.model_copy(update={"parameters": weights}), model
+
+
+@pytest.fixture
+def shallow(built):
+    """Of its own for each tuning, which changes it; drawing its weights takes longer than a step."""
+    return copy.deepcopy(built)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from support.launch import launch
 
 pytestmark = pytest.mark.slow
 RANKS = Path(__file__).with_name("ranks.py")
-STEPS, TOKENS = 24, 410
+STEPS, TOKENS = 14, 410
 Runs = dict[str, list[dict[str, Any]]]
 
 
