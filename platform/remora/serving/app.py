@@ -41,7 +41,7 @@ from remora.serving.replica import (
     delete_versions,
     engine_handle,
     log_with_serve,
-    replica_options,
+    replicas_of,
 )
 from remora.serving.versions import ModelVersions, RunningVersion, VersionTable
 
@@ -208,8 +208,7 @@ def application(
         max_surge_percent=100,
         ray_actor_options={"num_cpus": 0},
     )
-    endpoint = serve.deployment()(Endpoint).options(
-        **replica_options(args.ingress),
+    endpoint = replicas_of(Endpoint, args.ingress).options(
         max_queued_requests=args.max_queued_requests,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),
         max_surge_percent=100,

@@ -8,11 +8,12 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
 from ray import serve
+from ray.serve import Deployment
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
@@ -95,22 +96,22 @@ class ModelReplica:
             raise hangs
 
 
-def replica_options(of: EndpointArgs | IngressArgs, initial: int | None = None) -> dict[str, object]:
+def replicas_of(kind: type, of: EndpointArgs | IngressArgs, initial: int | None = None) -> Deployment:
     """What engine and ingress replicas have in common: how many there are, how they scale, are checked and stop."""
     first = {} if initial is None else {"initial_replicas": max(of.min_replicas, min(initial, of.max_replicas))}
-    return {
-        "autoscaling_config": {
+    return serve.deployment()(kind).options(
+        autoscaling_config={
             "min_replicas": of.min_replicas,
             "max_replicas": of.max_replicas,
             "target_ongoing_requests": max(1, of.max_ongoing_requests / 2),
             **first,
         },
-        "max_ongoing_requests": of.max_ongoing_requests,
-        "health_check_period_s": HEALTH_PERIOD_S,
-        "graceful_shutdown_timeout_s": GRACE_S,
+        max_ongoing_requests=of.max_ongoing_requests,
+        health_check_period_s=HEALTH_PERIOD_S,
+        graceful_shutdown_timeout_s=GRACE_S,
         # Serve's 3 tries per replica cost tens of seconds, and a model that fails to load fails again.
-        "max_constructor_retry_count": of.min_replicas + 1,
-    }
+        max_constructor_retry_count=of.min_replicas + 1,
+    )
 
 
 class ServeDock:
@@ -169,8 +170,7 @@ def engine_handle(app: str) -> DeploymentHandle[object]:
 
 def engines(args: EndpointArgs, load: ModelLoader, initial: int | None = None) -> serve.Application:
     """The application of a version's replicas."""
-    deployment = serve.deployment()(ModelReplica).options(
-        **replica_options(args, initial),
+    deployment = replicas_of(ModelReplica, args, initial).options(
         request_router_config={
             "request_router_class": "remora.serving.routing.PictureRouter",
             # Any other, if a picture's replica is full.
@@ -215,5 +215,5 @@ def _state(app: ApplicationStatusOverview) -> AppState:
 
 
 def _replicas(app: ApplicationStatusOverview | None) -> int | None:
-    states: Mapping[str, int] = {} if app is None else app.deployments[ModelReplica.__name__].replica_states
-    return states.get("RUNNING")
+    states = {} if app is None else app.deployments[ModelReplica.__name__].replica_states
+    return next((count for state, count in states.items() if state == "RUNNING"), None)
