@@ -110,6 +110,7 @@ def test_an_alias_that_reads_as_a_version_is_refused(tmp_path: Path, capsys) -> 
         assert f"alias {alias!r} would never be found" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [">&-", "> /dev/full"])
 def test_an_output_that_takes_nothing(tmp_path: Path, where: str) -> None:
     """A closed one was an AttributeError, "a fault of Remora"; a full one added Python's own lines and gave 120."""

@@ -65,6 +65,7 @@ def ids_of(said: str) -> list[str]:
     return [line.rpartition(" · id ")[2] for line in said.splitlines() if " · id " in line]
 
 
+@pytest.mark.slow
 def test_a_variants_stages_in_the_order_in_which_they_read(spec, tmp_path, capsys):
     said = show(capsys, spec, "--runs", tmp_path / "runs", "-n", 4)
     assert "demo-2m has no tokenizer before stage 'language' has run; trained here as that stage will, on 6" in said
@@ -81,6 +82,7 @@ def test_a_variants_stages_in_the_order_in_which_they_read(spec, tmp_path, capsy
         assert ids_of(part) == [data.sample(p).id for p in range(4)]
 
 
+@pytest.mark.slow
 def test_more_positions_another_seed_and_one_stage(spec, tmp_path, capsys):
     runs = ("--runs", tmp_path / "runs", "--stage", "align")
     first = ids_of(show(capsys, spec, *runs, "-n", 8))

@@ -68,6 +68,7 @@ def refused(argv: list[str], *gone: str) -> str:
     return done.stderr.strip()
 
 
+@pytest.mark.slow
 def test_a_verb_whose_extra_is_missing_says_which(tmp_path: Path) -> None:
     runs = ["--runs", str(tmp_path)]
     heavy = ("torch", "ray", "mlflow", "deepspeed", "transformers", "scipy")

@@ -90,6 +90,7 @@ def run(verbs: list[list[str]], *banned: str) -> dict[str, str]:
     return {k.splitlines()[0]: k.partition("\n")[2] for k in done.stdout.split("## ")[1:]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["catalog", "catalog check", "render", "plan", "score", "data check", "compare"])
 def test_a_light_verb_loads_nothing_heavy(verb: str, said: dict[str, str]) -> None:
     printed = [text for words, text in said.items() if words.startswith(verb)]

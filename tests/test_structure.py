@@ -109,6 +109,7 @@ def type_names(path: Path) -> set[str]:
     return aliases | {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
 
 
+@pytest.mark.slow
 def test_the_name_of_a_type_is_defined_once():
     found: dict[str, list[str]] = {}
     for path in MODULES:
@@ -156,6 +157,7 @@ LIGHT = tuple(f"tests/{room}" for room in ("catalog", "data", "planning", "repor
 """Whose tests start without torch. planning/sizes.py builds modules, so its tests import it when they run."""
 
 
+@pytest.mark.slow
 def test_tests_of_a_room_without_torch_are_collected_without_it():
     ban = "import sys, pytest; sys.modules['torch'] = None; sys.exit(pytest.main(sys.argv[1:]))"
     assert "tests collected" in python("-c", ban, "--collect-only", "-q", *LIGHT).stdout

@@ -42,6 +42,7 @@ def piped(url: str, lines: str, *options: str, key: str = "") -> subprocess.Comp
     return subprocess.run(command, input=lines, env=env, capture_output=True, text=True, check=False, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_answers_only(picture: Path) -> None:
     with served() as (url, app):
         app.scripted = False
@@ -71,6 +72,7 @@ def test_settings_and_conversation() -> None:
         assert [(m["role"], m["content"]) for m in second["messages"]] == turns
 
 
+@pytest.mark.slow
 def test_keys(tmp_path: Path) -> None:
     with served(EndpointArgs(keys={"tests": ApiKey(sha256=hash_of(KEY))})) as (url, app):
         app.scripted = False
@@ -170,6 +172,7 @@ def says(status: int, content: bytes, kind: str = "text/event-stream") -> Iterat
         server.shutdown()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("status", "content"),
     [
@@ -191,6 +194,7 @@ def test_what_is_no_endpoint_is_one_line(status: int, content: bytes) -> None:
         assert "\n" not in str(caught.value) and session.messages == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "127.0.0.1:8000", "http://[", "ftp://127.0.0.1", ""])
 def test_nobody_there_is_one_line(url: str) -> None:
     said = piped(url, "what?\n")

@@ -106,6 +106,7 @@ def champion(runs: Path) -> dict:
     return version_info(Tracker(runs), "remora")
 
 
+@pytest.mark.slow
 def test_what_is_not_significantly_worse_takes_the_alias(capsys, runs: Path) -> None:
     said = promote(capsys, runs, "close").splitlines()
     assert said[0].startswith("held: accuracy 0.8167 against 0.8333, -0.0167 (-0.05") and "n 60: not sig" in said[0]
@@ -214,6 +215,7 @@ def test_a_run_of_mlflow_names_its_bundle(capsys, runs: Path) -> None:
     assert "is not in" in refused(runs, ids[key])
 
 
+@pytest.mark.slow
 def test_the_history_is_listed(capsys, runs: Path) -> None:
     assert promote(capsys, runs, "--history") == f"{runs}: nothing was promoted; next: remora promote MODEL\n"
     promote(capsys, runs, "close")
@@ -245,6 +247,7 @@ main(["promote", "close", "--runs", sys.argv[2]])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["moved", "asked", "meant"])
 def test_a_promotion_that_was_killed_is_in_the_history_once_if_the_alias_moved(capsys, runs: Path, when: str) -> None:
     died = subprocess.run([sys.executable, "-c", DIES, when, str(runs)], capture_output=True, text=True, timeout=120)
@@ -262,6 +265,7 @@ def test_a_promotion_that_was_killed_is_in_the_history_once_if_the_alias_moved(c
     assert [p.variant for p in history(runs)] == (["better"] if when == "meant" else ["close", "better"])
 
 
+@pytest.mark.slow
 def test_the_history_is_shown_while_mlflow_is_away(capsys, runs: Path) -> None:
     promote(capsys, runs, "close")
     assert (

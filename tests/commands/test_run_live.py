@@ -14,6 +14,7 @@ from remora.errors import WorkerError
 ENDED = "(while kill -0 $$ 2>/dev/null; do :; done; sleep 0.5; echo 'remora: the head died; next: x') & "
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "said"),
     [

@@ -68,6 +68,7 @@ def broken(tmp_path):
     return tmp_path / "train.json", {kind: i for i, kind in enumerate(said)}
 
 
+@pytest.mark.slow
 def test_each_kind_is_counted_and_named_by_file_and_record(broken):
     file, numbers = broken
     report = check_dataset(str(file), str(file.parent))
@@ -90,6 +91,7 @@ def test_a_picture_of_several_records_is_named_for_each(tmp_path):
     assert [int(re.search(r"record (\d+)", e)[1]) for e in report.examples["missing-image"]] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_what_a_mixture_skips_is_counted_and_not_fatal(broken, tmp_path, capsys):
     file, _ = broken
     report = check_dataset(str(file), str(file.parent), skip=["corrupt-image"])

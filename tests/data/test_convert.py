@@ -52,6 +52,7 @@ def content(location: Path | str, images: Path | str | None = None) -> list:
 NAMED = ("t.json", "t.jsonl", "t.csv", "t.tsv")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("one", NAMES)
 def test_every_pair_of_formats_keeps_turns_and_pictures(tiny_data, tmp_path, one):
     file = tiny_data("train.json", count=4)

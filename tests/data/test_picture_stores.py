@@ -145,6 +145,7 @@ def _read_in_child(url: str, pipe) -> None:
     pipe.send(Picture(url).read())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_another_process_reads_though_this_one_has_read_before(shop, method):
     """A forked one has the parent's sockets and its dead event loop."""

@@ -25,6 +25,7 @@ def test_five_looks_are_those_of_the_tables(spending, bounds) -> None:
     assert found == pytest.approx(bounds, abs=2e-4)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("spending", SPENT)
 @pytest.mark.parametrize(("looks", "alpha"), [(1, 0.05), (2, 0.05), (20, 0.05), (20, 0.05 / 7), (100, 0.01)])
 def test_a_random_walk_crosses_with_probability_alpha(spending, looks, alpha) -> None:

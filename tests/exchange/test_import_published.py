@@ -77,6 +77,7 @@ def check(model, tmp_path, drop):
     torch.testing.assert_close(logits_of(tmp_path / "out", ids, pixels, tmp_path), expected, rtol=EXACT, atol=EXACT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("vision", "llm", "form", "modern"),
     [
@@ -230,6 +231,7 @@ def test_two_of_one_architecture_are_asked_for(tmp_path, known):
         import_checkpoint(source, tmp_path / "other", vision="siglip", llm="llama")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("change", "match"),
     [

@@ -77,7 +77,7 @@ def test_every_class_of_the_catalog_is_here():
     assert types <= {c["model_type"] for c in CONFIGS.values()}
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_do_not_depend_on_the_batch(name):
     llm, asked = llm_of(name), prompts(TAILS)

@@ -56,6 +56,7 @@ def answer_of(of: Detokenizer, tokens: list[int], stop: tuple[str, ...]) -> tupl
     return of.text(tokens).strip(), len(tokens)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stop", [(), ("STOP",), ("\n", "STOP.", " the"), ("é",)])
 def test_pieces_are_the_whole_text(kind, stop):

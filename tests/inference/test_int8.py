@@ -66,6 +66,7 @@ def test_the_blocks_layers_are_replaced_and_nothing_else(bundle: Path, tmp_path:
     assert made.joins and made.near == NEAR_INT8
 
 
+@pytest.mark.slow
 def test_such_a_bundle_is_a_model_of_its_own(bundle: Path, tmp_path: Path) -> None:
     before = weights_digest(bundle)
     made = with_weights(bundle, "int8", tmp_path)

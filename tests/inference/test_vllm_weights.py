@@ -60,6 +60,7 @@ def test_adapters_are_merged_once(bundle: Path, tmp_path: Path) -> None:
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_folder_without_its_class_is_written_again(bundle: Path, tmp_path: Path) -> None:
     """vLLM finds a model by `architectures`."""
     read = read_bundle(bundle, tmp_path)
@@ -75,6 +76,7 @@ def test_a_folder_without_its_class_is_written_again(bundle: Path, tmp_path: Pat
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(folder)), logits(model.llm))
 
 
+@pytest.mark.slow
 def test_the_endpoints_arguments_choose_the_engine(bundle: Path, tmp_path: Path) -> None:
     """A bundle on disk, its files and its answers; vLLM's process has a stand-in."""
     answerer = Answerer.load(bundle)

@@ -47,7 +47,7 @@ TUNINGS = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("llm", ["demo-2m", "phi-2"])
 @pytest.mark.parametrize("tuning", TUNINGS.values(), ids=TUNINGS)

@@ -68,6 +68,7 @@ def test_a_group_is_kept_for_the_next_task(tmp_path, task, monkeypatch):
     assert executor.groups == [["a-0", "a-1", "a-2"]] and not list((tmp_path / "feeds").iterdir())
 
 
+@pytest.mark.slow
 def test_of_many_idle_ends_none_loses_a_task(tmp_path, task, monkeypatch):
     """Tasks that come at about the time at which the group is sent home."""
     monkeypatch.setattr(crew, "IDLE", 0.03)

@@ -63,16 +63,19 @@ def test_ranks_that_end_well_are_all_there_is(train):
     assert train("exit 0", "exit 0") == []
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_others_and_all_start_again(train):
     (note,) = train(f"{AGAIN} || {HANGS}", f"{AGAIN} || kill -9 $$", max_failures=1)
     assert note.startswith("it: a rank failed, all restart from the last checkpoint: ended by SIGKILL")
 
 
+@pytest.mark.slow
 def test_after_the_last_try_it_is_given_up_with_the_log(train, tmp_path):
     with pytest.raises(ClusterError, match=r"^it: given up after 2 tries, .*; lost \(log: .*rank-1.log\)$"):
         train(HANGS, "echo lost; exit 1", max_failures=1)
 
 
+@pytest.mark.slow
 def test_what_a_retry_would_meet_again_is_raised_as_itself(train, monkeypatch):
     monkeypatch.setattr(local, "LEAVE_WITHIN", 60.0)  # both end by themselves, whichever is first
     with pytest.raises(DataError) as e:
@@ -103,6 +106,7 @@ def ranks(tmp_path, monkeypatch):
     trainer.close()
 
 
+@pytest.mark.slow
 def test_a_search_keeps_its_group_of_ranks(tmp_path, ranks):
     for name in ("one", "two", "three"):
         assert ranks.train(Task(name, Job(tmp_path), {}, tmp_path / "status.jsonl")) == "trained"
@@ -113,6 +117,7 @@ def test_a_search_keeps_its_group_of_ranks(tmp_path, ranks):
     assert len(list(tmp_path.glob("began-*"))) == 4
 
 
+@pytest.mark.slow
 def test_a_kept_group_that_dies_is_started_again(tmp_path, ranks):
     (tmp_path / "die").touch()
     assert ranks.train(Task("one", Job(tmp_path), {}, tmp_path / "status.jsonl")) == "trained"

@@ -48,12 +48,14 @@ def work(at: Driver) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_without_a_budget_all_is_done(tmp_path: Path) -> None:
     at = driver(tmp_path)
     found = work(at)
     assert len(found) == 2 + 3 + 3 and found.count("measure") == 3 and at.stopped() == ""
 
 
+@pytest.mark.slow
 def test_steps_end_it_and_more_of_them_go_on(tmp_path: Path) -> None:
     at = driver(tmp_path, budget={"steps": 3 * STEPS})
     first = work(at)
@@ -67,6 +69,7 @@ def test_steps_end_it_and_more_of_them_go_on(tmp_path: Path) -> None:
     assert len(work(again)) == 1 and again.ledger.steps == 4 * STEPS
 
 
+@pytest.mark.slow
 def test_trials_end_it(tmp_path: Path) -> None:
     at = driver(tmp_path, budget={"trials": 2})
     assert work(at).count("measure") == 2
@@ -114,6 +117,7 @@ def test_what_a_dead_process_took_counts(tmp_path: Path) -> None:
     assert ends == {"finetune-1": ("lost", 2, began + 1800.0), "gone-1": ("lost", 0, began)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figure", ["loss", "colours"])
 def test_rungs_of_other_samples_or_questions_are_not_mixed_with_these(tmp_path: Path, figure: str) -> None:
     """Neither is part of a stage run's identity, so only the rungs tell."""

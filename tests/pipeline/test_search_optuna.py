@@ -112,6 +112,7 @@ def test_it_finds_better_trials_than_chance(tmp_path: Path) -> None:
     assert better["best"] >= 6 and better["late"] >= 7, better
 
 
+@pytest.mark.slow
 def test_conditional_axes_are_asked_where_they_exist(tmp_path: Path) -> None:
     source = sampler(space(), tmp_path)
     for asked in tried(source):
@@ -121,6 +122,7 @@ def test_conditional_axes_are_asked_where_they_exist(tmp_path: Path) -> None:
     assert {t.params["recipe"] for t in source.study.trials} == {"base", "share"}
 
 
+@pytest.mark.slow
 def test_a_person_can_open_the_study(tmp_path: Path) -> None:
     first = tried(sampler(space(trials=4), tmp_path))
     study = optuna.load_study(study_name="rates", storage=f"sqlite:///{tmp_path / 'optuna.db'}")
@@ -137,6 +139,7 @@ def test_a_person_can_open_the_study(tmp_path: Path) -> None:
     assert states(tmp_path, "rates-2") == {COMPLETE: 2}
 
 
+@pytest.mark.slow
 def test_a_killed_search_asks_again_for_what_was_on_its_way(tmp_path: Path) -> None:
     source = sampler(space(trials=8), tmp_path)
     asked = [source.ask() for _ in range(6)]
@@ -169,6 +172,7 @@ def test_a_trial_that_lacks_an_axis_by_now_is_passed_over(tmp_path: Path) -> Non
     assert len(found) == 8 and all("pretrain.lr" in t.choice for t in found)
 
 
+@pytest.mark.slow
 def test_what_went_on_to_its_end_is_known_once(tmp_path: Path) -> None:
     source = sampler(space(trials=1), tmp_path)
     asked = source.ask()
@@ -184,6 +188,7 @@ def test_what_went_on_to_its_end_is_known_once(tmp_path: Path) -> None:
     assert again.study.best_trial.user_attrs["variant"] == asked.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["max", "min"])
 def test_a_loss_at_a_rung_counts_in_the_studys_direction(tmp_path: Path, direction: str) -> None:
     of = space(trials=2, objectives=[{"figure": "gqa", "direction": direction}])
@@ -209,6 +214,7 @@ def test_what_failed_is_tried_again_by_the_next_command(tmp_path: Path) -> None:
     assert (found := again.ask()) and found.name == asked.name and again.ask() is None
 
 
+@pytest.mark.slow
 def test_several_objectives(tmp_path: Path) -> None:
     of = space(trials=12, objectives=["gqa", "parameters"])
     source = sampler(of, tmp_path)
@@ -238,6 +244,7 @@ def test_several_objectives(tmp_path: Path) -> None:
     assert states(tmp_path) == {COMPLETE: 12, FAIL: 1}
 
 
+@pytest.mark.slow
 def test_a_small_space_is_tried_whole(tmp_path: Path) -> None:
     of = space(trials=50, axes={"finetune.lr": [1e-5, 2e-5, 4e-5]})
     assert len(tried(sampler(of, tmp_path))) == 3 * 2 * 3
@@ -258,6 +265,7 @@ for _ in range(20):
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_a_damaged_study_are_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FULL, str(Path(__file__).parents[1]), str(tmp_path)]
     said = subprocess.run(command, capture_output=True, text=True).stderr.splitlines()[-1]

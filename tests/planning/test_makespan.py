@@ -258,6 +258,7 @@ def test_stage_runs_are_shown_behind_those_they_go_on_from(tmp_path, capsys, mon
     assert "base-Sig-TL-mlp, base-Sig-SLM-mlp, base-Sig-Phi-mlp and 3 more: a picture of 384 x 384" in notes
 
 
+@pytest.mark.slow
 def test_the_command_needs_neither_torch_nor_ray_nor_mlflow(tmp_path):
     code = (
         "import sys, remora.cli\n"

@@ -68,6 +68,7 @@ def test_mipha_trains_the_encoder_up_to_its_features(sizes):
     assert size.vision - size.trained["finetune"]["vision"] == block + 2 * width + 15_238_352  # norm and pooling head
 
 
+@pytest.mark.slow
 def test_lora_trains_two_thin_matrices_a_linear_layer(sizes):
     # TinyLlama's layers: q and o 2048 x 2048, k and v 2048 x 256, three of 2048 x 5632; not the output head.
     ends = 22 * (2 * (2048 + 2048) + 2 * (2048 + 256) + 3 * (2048 + 5632))
@@ -78,6 +79,7 @@ def test_lora_trains_two_thin_matrices_a_linear_layer(sizes):
     assert smaller.trained["finetune"]["llm"] == 8 * ends
 
 
+@pytest.mark.slow
 def test_scales_widen_the_connector_and_nothing_else(sizes):
     one, three = sizes(variant("base")), sizes(variant("base", "clip-l-336-s2"))
     assert three.connector - one.connector == 2 * 1024 * 2048

@@ -51,6 +51,7 @@ def loads_of(lengths, count):
         yield max(loads)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6))
 def test_few_samples_are_packed_as_well_as_they_can_be(lengths):

@@ -39,6 +39,7 @@ class Read(html.parser.HTMLParser):
         self.labels += [found.get("aria-label") or ""] if found.get("class") == "drawn" else []
 
 
+@pytest.mark.slow
 def test_a_page_is_whole(tmp_path: Path) -> None:
     folder = write_search(tmp_path / "runs")
     written = write_report(folder.runs, "papers", tmp_path / "out.html")
@@ -98,6 +99,7 @@ def test_a_page_opens_for_what_a_search_left(
     assert ('id="rungs"' in text) == (left.get("ruled", True))
 
 
+@pytest.mark.slow
 def test_json_needs_nothing_to_draw_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +114,7 @@ def test_json_needs_nothing_to_draw_with(
     assert str(ended.value.code).endswith("next: pip install 'remora[report]'")
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_its_report_in_mlflow_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_search(tmp_path)
     began, page = time.time(), tmp_path / "searches" / "papers" / "report" / "report.html"

@@ -351,6 +351,7 @@ def test_figures_are_printed_in_their_unit() -> None:
     assert (wording.drop(0.113, 64.3), wording.drop(0.0001, 0.9)) == ("-0.1", "under 0.001")
 
 
+@pytest.mark.slow
 def test_reading_a_search_loads_nothing_heavy() -> None:
     code = (
         "import sys, remora.commands.report, remora.reporting.search_report.findings\n"

@@ -95,6 +95,7 @@ def died() -> ActorDiedError:
     return ActorDiedError()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("end", [died, lambda: Draining("it stops")])
 @pytest.mark.parametrize("at", [[0], [3], [6], [2, 2], [0, 5]])
 def test_another_replica_goes_on_behind_what_came(end: Callable[[], Any], at: list[int]) -> None:

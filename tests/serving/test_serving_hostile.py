@@ -66,6 +66,7 @@ BAD: dict[str, Callable[[], str]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", GOOD)
 def test_what_is_a_picture_by_its_bytes_is_read(port: int, name: str) -> None:
     response = post(port, shown(GOOD[name]()))
@@ -73,6 +74,7 @@ def test_what_is_a_picture_by_its_bytes_is_read(port: int, name: str) -> None:
     assert ("2x2 RGB" if name == "2 x 2" else "24x16 RGB") in response.text
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_none_is_refused(port: int, name: str) -> None:
     body = shown(BAD[name]())
@@ -84,6 +86,7 @@ def test_a_profile_that_unpacks_to_much_is_not_unpacked(port: int) -> None:
     assert post(port, shown(PICTURES["a colour profile of 50 MB"][1]())).status_code in (200, 400)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", JSON)
 def test_json_of_any_kind_is_refused_in_one_line(port: int, name: str) -> None:
     refused(post(port, JSON[name]), JSON[name])
@@ -98,6 +101,7 @@ HEAD = Attacked("http://localhost:80", key="none").head
 CONNECTIONS = connections.floods(HEAD) | connections.lengths(HEAD) | connections.malformed(HEAD)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CONNECTIONS)
 def test_connections_of_any_kind(port: int, name: str) -> None:
     came = Attacked(f"http://127.0.0.1:{port}").said(CONNECTIONS[name], whole=False)

@@ -126,6 +126,7 @@ def test_a_process_that_dies_by_itself_costs_no_request(pool: PicturePool) -> No
         assert pool.decode([shown(20)], LIMITS, faulty)
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_replaced(pool: PicturePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped by a signal: its request is answered by another one. One that never goes on asks for another try."""
     monkeypatch.setattr(picture_pool, "STARTED_S", 4.0)
@@ -145,6 +146,7 @@ def test_a_machine_that_starts_no_process_asks_for_another_try(monkeypatch: pyte
     pool.close()
 
 
+@pytest.mark.slow
 def test_many_requests_share_few_processes(pool: PicturePool) -> None:
     hostile = {3: picture_faults.CRASHES, 7: picture_faults.MEMORY, 11: picture_faults.CRASHES}
 

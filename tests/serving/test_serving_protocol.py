@@ -329,6 +329,7 @@ def test_curl_keeps_every_character(tmp_path: Path) -> None:
     assert image["image_url"]["url"] == data_url(Image.new("RGB", (300, 300)))
 
 
+@pytest.mark.slow
 def test_importing_serving_is_light() -> None:
     code = """
 import sys, remora.serving, remora.serving.args, remora.serving.deploy, remora.serving.client
@@ -337,6 +338,7 @@ print([m for m in ("ray", "torch", "fastapi", "mlflow", "transformers") if m in 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_shipped_configs_are_what_serve_and_the_endpoint_read() -> None:
     code = """
 import yaml

@@ -95,6 +95,7 @@ def test_a_bundle_is_served_without_a_registry(registry: Tracker, tmp_path: Path
         args(bundle="one", version=3)
 
 
+@pytest.mark.slow
 def test_a_config_is_deployed_with_its_aliases_versions(
     registry: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,6 +98,7 @@ def endless(answerer: Answerer, i: int = 1, tokens: int = 900) -> Request:
     return Request(answerer.prompt(conversations()[i]), tokens, logit_bias=((answerer.stop_id, -100.0),))
 
 
+@pytest.mark.slow
 def test_streams_are_the_answers_at_batch_size_1(engine, requests, expected) -> None:
     """Greedy and drawn, with limits, penalties, biases and stop texts."""
     before = engine.stats.load
@@ -155,6 +156,7 @@ def test_a_client_that_goes_is_cancelled(engine, answerer, requests, expected) -
     assert engine.stats.load.answer_tokens - before < 700, "of 900 and a few"
 
 
+@pytest.mark.slow
 def test_near_ties_are_decided_at_batch_size_1(folder, python, answerer, requests, expected, monkeypatch) -> None:
     """With a wide rule, so that there are many; log probabilities come along."""
     monkeypatch.setitem(NEAR, torch.float32, 0.05)
@@ -171,6 +173,7 @@ def test_near_ties_are_decided_at_batch_size_1(folder, python, answerer, request
         run(engine.drain)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_costs_no_request(engine, answerer, requests, expected) -> None:
     async def go() -> tuple[list[list[Delta]], list[Delta]]:
         long = engine.submit(endless(answerer, 2, 60))
@@ -187,6 +190,7 @@ def test_a_process_that_dies_costs_no_request(engine, answerer, requests, expect
     assert engine.stats.rebuilt > rebuilt and engine.stats.failed == 0
 
 
+@pytest.mark.slow
 def test_another_model_is_refused(folder, python, answerer) -> None:
     llm = llm_for_vllm()
     with torch.no_grad():
@@ -196,6 +200,7 @@ def test_another_model_is_refused(folder, python, answerer) -> None:
         VllmServing.of(answerer, folder / "other", 1 << 26, python, folder / "other.log")
 
 
+@pytest.mark.slow
 def test_a_model_that_vllm_does_not_know_is_refused_in_one_line(folder, python, answerer) -> None:
     llm_for_vllm().save_pretrained(folder / "unknown")
     config = folder / "unknown" / "config.json"
@@ -211,6 +216,7 @@ def test_a_cache_too_small_for_the_context_is_refused(folder, answerer) -> None:
         VllmServing.of(answerer, folder / "llm", 1 << 20, python_or_skip(), folder / "small.log")
 
 
+@pytest.mark.slow
 def test_a_request_that_the_process_refuses_fails_alone(folder, answerer, requests, expected) -> None:
     """The stand-in refuses answers of 13 tokens."""
     engine = VllmServing.of(answerer, folder / "llm", 1 << 26, standin(folder), folder / "refuses.log")
@@ -227,12 +233,14 @@ def test_a_request_that_the_process_refuses_fails_alone(folder, answerer, reques
     run(engine.drain)
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_whoever_asked(folder, python, answerer) -> None:
     made = VllmServing.of(answerer, folder / "llm", 1 << 26, python, folder / "left.log")
     made.process._peer.shutdown(socket.SHUT_WR)  # as it is when this process is killed
     assert made.process._child.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_start_again_fails_its_requests(folder, answerer, requests) -> None:
     python = standin(folder)
     engine = VllmServing.of(answerer, folder / "llm", 1 << 26, python, folder / "gone.log")

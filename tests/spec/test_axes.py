@@ -179,6 +179,7 @@ def test_objectives_are_words_or_figures_with_a_direction(space):
     assert [(o.figure, o.direction) for o in found] == [("gqa", "max"), ("parameters", "min")]
 
 
+@pytest.mark.slow
 def test_a_sampled_space_may_be_larger_than_a_grid(refused, space):
     lists = "axes: {" + ", ".join(f"{k}: {list(range(1, 12))}" for k in ("lr", "batch", "eps", "clip")) + "}\n"
     assert "58,564 variants, and a space has 10,000 at most" in refused(lists)

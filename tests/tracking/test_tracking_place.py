@@ -136,6 +136,7 @@ def test_a_wrong_uri_is_one_line(tmp_path):
         assert "\n" not in str(e.value)
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_one_line_and_loses_nothing(tracker, capfd, runs_in):
     script = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('BEGIN EXCLUSIVE')"
     script += "; print('locked', flush=True); input()"

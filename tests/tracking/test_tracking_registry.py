@@ -87,6 +87,7 @@ def remote(monkeypatch):
     monkeypatch.setattr("remora.tracking.connection.Connection.local", lambda self, uri: None)
 
 
+@pytest.mark.slow
 def test_files_elsewhere_are_downloaded_once(tracker, folder, tmp_path, remote, named):
     run = named("a")
     register(tracker, "remora", run, folder)

@@ -54,6 +54,7 @@ TRAINED = {"part": "llm", "mode": "full", "parameters": 9, "trained": 9, "lr": 0
 READ = {"dataset": "demo", "records": 5, "skipped": {"torn": 1}}
 
 
+@pytest.mark.slow
 def test_a_validation_stands_beside_the_loss_of_its_step(tracker, points):
     def validated(path, number, loss):
         said = {"step": number, "loss": loss, "samples_seen": 4, "share": 0.5, "of": "x", "seconds": 0.5}
@@ -483,6 +484,7 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)

@@ -82,7 +82,7 @@ def counted(model: VisionLanguageModel, batch, monkeypatch) -> float:
     return whole.get_total_flops() - causal / 2
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("tuning", TUNINGS)
 @pytest.mark.parametrize(
     ("vision", "llm"),

@@ -69,6 +69,7 @@ SPLITS = [
 """Ranks, their passes, a pass's samples."""
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("rows", ["packed", "padded"])
 @pytest.mark.parametrize("groups", [1, 2, 3, 4, 11, 50])
 def test_the_loss_and_its_gradients_are_those_of_the_definition_in_any_split(tiny_model, groups, rows):

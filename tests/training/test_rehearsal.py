@@ -53,6 +53,7 @@ def stage_of(records: Path, **more: object) -> Stage:
     return Stage.model_validate({"mixture": [{"path": str(records / "records.json")}], **settings})
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("rows", ["packed", "padded"])
 @pytest.mark.parametrize(("world", "micro"), [(1, 8), (1, 3), (2, 2), (3, 16)])
 def test_no_pass_of_the_stage_is_larger_than_the_largest_rehearsed(records, tiny_tokenizer, rows, world, micro):
@@ -69,7 +70,7 @@ def test_no_pass_of_the_stage_is_larger_than_the_largest_rehearsed(records, tiny
     assert tried[-1].samples == min(micro, -(-8 // world)) and tried[-1].pictures <= 8 * 2
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("beside", [{}, {"past_context": True}], ids=["context", "past-context"])
 @pytest.mark.parametrize("rows", ["packed", "padded"])
 @pytest.mark.parametrize(("world", "micro"), [(1, 1), (1, 3), (3, 16)])

@@ -102,6 +102,7 @@ def summed(chosen: Benchmark, graded: Graded) -> None:
     json.dumps([asdict(i) for i in graded.items], allow_nan=False)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", FILES)
 def test_no_file_breaks_a_judged_benchmark(tmp_path, name, seed):

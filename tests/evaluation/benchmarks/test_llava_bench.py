@@ -98,6 +98,7 @@ def run(tmp_path, data, given):
     return json.loads(out.getvalue())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["folder", "file", "parquet"])
 def test_the_requests_scores_and_figures_are_llavas(data, tmp_path, monkeypatch, layout):
     asked = []

@@ -211,6 +211,7 @@ def test_the_submission_is_what_llava_writes(tmp_path):
     assert written.read_text() == expected
 
 
+@pytest.mark.slow
 def test_broken_files_are_named_and_nothing_else(tmp_path):
     rng = Random(5)
     held = [question(i, ten(rng), answerable=1) for i in range(4)]
