@@ -101,7 +101,9 @@ def test_a_server_that_fails_dies_and_forgets_costs_nothing(tmp_path, monkeypatc
                 assert points(tracker, "stage/one") == [(s, 1 / (s + 1)) for s in range(11)]
                 kill(server)
                 train(11, 20)
-                with pytest.raises(TrackingError, match="Connection refused"):
+                # Reset or closed: a process that was killed may take seconds to be gone on a busy machine.
+                gone = "Connection (refused|reset by peer)|Remote end closed connection"
+                with pytest.raises(TrackingError, match=f"MLflow at [^ ]*: ({gone})[^()]*; start it"):
                     tracker.sync()
                 server = serve(tmp_path / "second", port)  # and nothing is in it
                 train(21, 30)

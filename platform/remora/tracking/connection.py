@@ -297,8 +297,12 @@ def _misread(uri: str) -> Path | None:
 def _reason(error: BaseException) -> str:
     """The informative part of a chained network error."""
     text = str(error) or type(error).__name__
-    known = re.search(r"\[Errno -?\d+\] ([^'\")\]]+)|(timed out|too many \d+ error responses)", text)
-    return (known[1] or known[2]) if known else _first_sentence(text)
+    known = re.search(
+        r"\[Errno -?\d+\] ([^'\")\]]+)|(timed out|too many \d+ error responses)"
+        r"|(?:ConnectionResetError\(\d+, |RemoteDisconnected\()'([^']+)'",  # the server dies just now
+        text,
+    )
+    return (known[1] or known[2] or known[3]) if known else _first_sentence(text)
 
 
 def _first_sentence(text: str, most: int = 200) -> str:
