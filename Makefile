@@ -45,11 +45,12 @@ test-fast: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow and not ray and not faults' $(ARGS)
 
 faults: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --ignore=tests/faults/test_endpoint_faults.py tests/cluster/test_group.py -m 'ray or faults' $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --ignore=tests/faults/test_endpoint_faults.py tests/cluster/test_group.py \
+		tests/pipeline/test_answer_speed.py tests/pipeline/test_search_local.py -m 'ray or faults' $(ARGS)
 
 OVERLOAD ?= 20
 serve-faults: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults/test_endpoint_faults.py -m faults --overload-seconds $(OVERLOAD) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults/test_endpoint_faults.py tests/serving/test_serving_attack_on_ray.py -m faults --overload-seconds $(OVERLOAD) $(ARGS)
 
 # Seeded cases for every kind of input: pictures, records, tables, specs, checkpoints, answer files, requests. Tests run a few
 # thousand of each; here CASES sets the number. Also tests every composition of the catalog, not only a quarter.
