@@ -24,7 +24,9 @@ def test_what_was_measured_in_another_way_or_is_torn_counts_as_not_measured(tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["--local", pytest.param("", marks=[pytest.mark.ray, pytest.mark.faults])], ids=["local", "ray"])
+@pytest.mark.parametrize(
+    "where", ["--local", pytest.param("", marks=[pytest.mark.ray, pytest.mark.faults])], ids=["local", "ray"]
+)
 def test_a_search_measures_each_variant_once_and_shows_whom_no_other_beats(tmp_path: Path, where: str) -> None:
     objectives = [str(tmp_path / "colours.yaml"), "answers_per_second", "answering_memory", "parameters"]
     axes = {"connector": ["linear", "mlp2x_gelu"]}

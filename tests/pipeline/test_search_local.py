@@ -20,7 +20,11 @@ from support.waiting import until
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=["--local", pytest.param("", marks=[pytest.mark.ray, pytest.mark.faults])], ids=["local", "ray"])
+@pytest.fixture(
+    scope="module",
+    params=["--local", pytest.param("", marks=[pytest.mark.ray, pytest.mark.faults])],
+    ids=["local", "ray"],
+)
 def where(request):
     return request.param
 
