@@ -225,7 +225,7 @@ def plan(
     Raises:
         RemoraError: what would stop the spec from running.
     """
-    from remora.commands.options import PlanOptions
+    from remora.commands.plan_options import PlanOptions
     from remora.commands.show import planned
     from remora.reporting.columns import silent
 

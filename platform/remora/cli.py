@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 from remora import __version__
-from remora.commands import data_options, endpoint_options
+from remora.commands import data_options, endpoint_options, plan_options
 from remora.commands import options as told_by
 from remora.commands.options import Options, kind_of
 from remora.extras import needs
@@ -46,9 +46,9 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "chat": Verb(endpoint_options.ChatOptions, "chat.chat"),
     "keys": Verb(endpoint_options.KeysOptions, "keys.keys"),
     "attack": Verb(endpoint_options.AttackOptions, "attack.attack"),
-    "plan": Verb(told_by.PlanOptions, "show.plan"),
+    "plan": Verb(plan_options.PlanOptions, "show.plan"),
     "explain": Verb(told_by.ExplainOptions, "explain.explained"),
-    "render": Verb(told_by.RenderOptions, "show.render"),
+    "render": Verb(plan_options.RenderOptions, "show.render"),
     "catalog": Verb(told_by.CatalogOptions, "catalog.catalog"),
     "export": Verb(told_by.ExportOptions, "exchange.export", first=("torch",)),
     "import": Verb(told_by.ImportOptions, "exchange.import_", first=("torch",)),  # `import` is Python's own word

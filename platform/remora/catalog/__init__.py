@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from remora.catalog.devices import Device
 from remora.catalog.entries import LLM, Connector, DatasetEntry, Folder, OwnBenchmark, Template, Vision
 from remora.catalog.licences import Licence, LicenceLine
 from remora.catalog.papers import PAPERS
@@ -38,6 +39,7 @@ KINDS: dict[str, type[Spec]] = {
     "published": PublishedModel,
     "scores": Scores,
     "licences": Licence,
+    "devices": Device,
 }
 
 
@@ -150,6 +152,7 @@ dataset = _getter("datasets", "dataset", DatasetEntry)
 benchmark = _getter("benchmarks", "benchmark", OwnBenchmark)
 published = _getter("published", "published model", PublishedModel)
 licence = _getter("licences", "licence", Licence)
+device = _getter("devices", "device", Device)
 _listed_scores = _getter("scores", "model with scores", Scores)
 _listed_vision = _getter("vision", "vision encoder", Vision)
 _listed_connector = _getter("connectors", "connector", Connector)
@@ -240,6 +243,7 @@ GETTERS: dict[str, Callable[[str], Spec]] = {
     "published": published,
     "scores": scores,
     "licences": licence,
+    "devices": device,
 }
 """For every kind, the function that finds an entry by a name as written in a spec."""
 
@@ -251,6 +255,7 @@ __all__ = [
     "PAPERS",
     "Connector",
     "DatasetEntry",
+    "Device",
     "Folder",
     "Licence",
     "LicenceLine",
@@ -262,6 +267,7 @@ __all__ = [
     "benchmark",
     "connector",
     "dataset",
+    "device",
     "entries",
     "licence",
     "listed",

@@ -53,12 +53,20 @@ def _judge_model() -> str | None:
     return option("the judge (default: REMORA_JUDGE_MODEL, or the papers')", metavar="NAME")
 
 
-def _smoke() -> bool:
+def smoke_run() -> bool:
     return option("a space's trial run of minutes: what its smoke block replaces", False)
 
 
-def _everything_as_json() -> bool:
+def all_as_json() -> bool:
     return option("print everything as JSON", False)
+
+
+def max_hours() -> float | None:
+    return option("refuse a plan that takes longer", metavar="HOURS")
+
+
+def max_cost() -> float | None:
+    return option("refuse a plan that costs more", metavar="MONEY")
 
 
 def _new_folder() -> Path:
@@ -137,6 +145,8 @@ class TrainOptions(Options):
     local: bool = _local()
     tracking_uri: str | None = tracking_server()
     plain: bool = option("lines instead of a live table, in this process", False)
+    max_hours: float | None = max_hours()
+    max_cost: float | None = max_cost()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +158,9 @@ class SearchOptions(Options):
     local: bool = _local()
     tracking_uri: str | None = tracking_server()
     plain: bool = option("lines instead of a live table, in this process", False)
-    smoke: bool = _smoke()
+    smoke: bool = smoke_run()
+    max_hours: float | None = max_hours()
+    max_cost: float | None = max_cost()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +169,7 @@ class ReportOptions(Options):
 
     search: str = argument("its name, as the space has it")
     out: Path | None = option("the page (default: <run folder>/searches/NAME/report/report.html)", metavar="FILE")
-    json: bool = _everything_as_json()
+    json: bool = all_as_json()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +182,7 @@ class ScoreOptions(Options):
     questions: Path | None = option("LLaVA's question file", metavar="FILE")
     protocol: str | None = _protocol()
     judge_model: str | None = _judge_model()
-    json: bool = _everything_as_json()
+    json: bool = all_as_json()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +202,7 @@ class EvaluateOptions(Options):
     tracking_uri: str | None = tracking_server()
     protocol: str | None = _protocol()
     judge_model: str | None = _judge_model()
-    json: bool = _everything_as_json()
+    json: bool = all_as_json()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,35 +241,15 @@ class PromoteOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(Options):
-    """plan a space or a variant: which stage runs exist, which will be trained, how long it takes and what it costs"""
-
-    spec: Path = argument("a variant or a space")
-    smoke: bool = _smoke()
-    slots: int | None = option("groups of workers that train at once (default: as many as have room here)", metavar="N")
-    rate: float | None = option("FLOP/s of one worker (default: as measured in the run folder)", metavar="FLOPS")
-    price: float | None = option("of a GPU-hour (default: cluster.gpu_price)", metavar="MONEY")
-    address: str | None = option("Ray cluster whose room counts (default: this machine)")
-
-
-@dataclass(frozen=True, kw_only=True)
 class ExplainOptions(Options):
     """where a model comes from: who promoted it by which figures, its stage runs, data, parts, licences, versions"""
 
     model: str = argument(f"an endpoint's URL, a stage run, {A_MODEL}, or an MLflow run's id")
-    json: bool = _everything_as_json()
+    json: bool = all_as_json()
     html: Path | None = option("write it as a page to FILE", metavar="FILE")
     pictures: Path | None = option("write each picture that was trained on, with its sha256, to FILE", metavar="FILE")
     card: Path | None = option("write model card and bill of materials to DIR", metavar="DIR")
     tracking_uri: str | None = tracking_server()
-
-
-@dataclass(frozen=True, kw_only=True)
-class RenderOptions(Options):
-    """print a space or a variant with everything resolved"""
-
-    spec: Path = argument("a variant or a space")
-    smoke: bool = _smoke()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ def train(options: TrainOptions) -> None:
         return
     variant = read_variant(options.spec)
     prepare(entries_of([variant]), options.place, literal())
-    progress = live(options.place, "train", options.spec, SINGLE, [variant_name(variant)], literal())
+    progress = live(options.place, "train", options.spec, SINGLE, [variant_name(variant)], literal(), limits(options))
     (ended,) = progress.read()
     say(*variant_lines(ended.scores, ended.bundle))
 
@@ -79,6 +79,7 @@ def trained(options: TrainOptions, aloud: bool = False) -> Outcome:
     prepare(entries_of([variant]), place, literal() if aloud else silent())
     store.check_writable()
     look([variant], store, tell)
+    within_limits([variant], store, options)
     name = variant_name(variant)
     # MLflow is loaded (2 s) while Ray starts, which is mostly waiting.
     with (
@@ -112,7 +113,7 @@ def _search(options: SearchOptions) -> None:
     space = read_space(options.spec, options.smoke)
     looked = survey(space)
     prepare(entries_of(looked.variants), options.place, literal())
-    more = ["--smoke"] if options.smoke else []
+    more = ["--smoke"] * options.smoke + limits(options)
     live(options.place, "search", options.spec, space.name, known(space, looked), literal(), more)
     found = json.loads(result_file(options.runs, space.name).read_text())
     say(*search_lines(found), report_line(options.runs, space.name, began))
@@ -133,6 +134,7 @@ def searched(options: SearchOptions, aloud: bool = False) -> Result:
     prepare(entries_of(looked.variants), place, literal() if aloud else silent())
     check(space, store)
     found = look(looked.variants, store, tell)
+    within_limits(looked.variants, store, options, space)
     check_rungs(space.rule, found.paths, found.lengths)
     with (
         _shown(aloud, place, space.name, names),
@@ -145,6 +147,35 @@ def searched(options: SearchOptions, aloud: bool = False) -> Result:
         for problem in filter(None, (keep_report(place.runs, space.name, search_key(space)), cards)):
             tell(f"note: {problem}")
         return result
+
+
+def within_limits(
+    variants: Sequence[Variant], store: Store, options: TrainOptions | SearchOptions, space: Space | None = None
+) -> None:
+    """Plan time and money, if there is a limit, as `remora plan` does.
+
+    Raises:
+        SpecError: what is left takes more than the limit.
+    """
+    if options.max_hours is None and options.max_cost is None:
+        return
+    from remora.planning import begun, forecasts, plan_of, rate_of, taken_up
+    from remora.planning.limits import check_limits
+
+    past = begun(store.runs, space) if space else None
+    drawn = (taken_up(space, past) if space else None) or variants
+    rate, plan = rate_of(store.runs, variants[0].cluster), plan_of(drawn, store)
+    slots = (space.concurrent if space else None) or 1
+    found = forecasts(plan, drawn, rate, slots)
+    if space:
+        found = forecasts(plan, drawn, rate, slots, space.rule, space.sampler, None, space.budget, past)
+    check_limits(found, options.max_hours, options.max_cost)
+
+
+def limits(options: TrainOptions | SearchOptions) -> list[str]:
+    """The limits as options of the child that works."""
+    given = {"--max-hours": options.max_hours, "--max-cost": options.max_cost}
+    return [word for flag, limit in given.items() if limit is not None for word in (flag, str(limit))]
 
 
 def known(space: Space, looked: Survey) -> list[str]:

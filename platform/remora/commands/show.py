@@ -2,39 +2,68 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
 
 from remora import catalog as known
 from remora.commands.indexes import entries_of, prepare
-from remora.commands.options import PlanOptions, RenderOptions
+from remora.commands.plan_options import PlanOptions, RenderOptions
 from remora.errors import SpecError
 from remora.planning import Plan, begun, forecasts, is_here, plan_of, rate_of, taken_up
+from remora.planning.limits import check_limits, price_of
 from remora.reporting.columns import console as wide_console
 from remora.reporting.columns import literal
 from remora.reporting.plans import print_forecasts, print_plan
+from remora.reporting.sizing import plan_as_json, print_sizes
 from remora.reporting.spaces import space_lines
 from remora.runs import Store, Survey, checked_stages, read_survey, variant_name
 from remora.spec import Cluster, Space, Stage, Variant
+
+if TYPE_CHECKING:
+    from remora.planning.sizing import Sized
 
 
 def plan(options: PlanOptions) -> None:
     """Print every stage run of the spec: which variants use it, whether it exists; then what the whole takes."""
     survey = read_survey(options.spec, options.smoke)
     console = wide_console()
-    for line in space_lines(survey):
-        console.print(line, highlight=False, soft_wrap=True)
-    made = _planned(survey, options, literal())
-    print_plan(made, str(options.spec), Store(options.runs).data, console)
+    _check_device(options)
+    if not options.json:
+        for line in space_lines(survey):
+            console.print(line, highlight=False, soft_wrap=True)
+    made, found = _planned(survey, options, literal(stderr=options.json))
+    if options.json:
+        sys.stdout.write(json.dumps(plan_as_json(made, found, options.gpu), indent=1) + "\n")
+    else:
+        print_plan(made, str(options.spec), Store(options.runs).data, console)
+        if options.gpu:
+            print_sizes(found, options.gpu, console)
+        if made.forecasts:
+            print_forecasts(made.forecasts, console)
+    if options.gpu:
+        from remora.planning.sizing import check_fits
+
+        check_fits(found, options.gpu)
     if made.forecasts:
-        print_forecasts(made.forecasts, console)
+        check_limits(made.forecasts, options.max_hours, options.max_cost)
+
+
+def _check_device(options: PlanOptions) -> None:
+    if options.gpu:
+        known.device(options.gpu)
+    if options.gpus is not None and (not options.gpu or options.gpus < 1):
+        raise SpecError(f"--gpus {options.gpus}: give how many there are, 1 or more, with --gpu NAME")
+    if options.prices and not options.gpu:
+        raise SpecError(f"--prices {options.prices} has prices of devices; name one with --gpu, or give --price")
 
 
 def planned(options: PlanOptions, console: Console) -> Plan:
@@ -43,30 +72,44 @@ def planned(options: PlanOptions, console: Console) -> Plan:
     Raises:
         RemoraError: the spec could not run.
     """
-    return _planned(read_survey(options.spec, options.smoke), options, console)
+    return _planned(read_survey(options.spec, options.smoke), options, console)[0]
 
 
-def _planned(survey: Survey, options: PlanOptions, console: Console) -> Plan:
+def _planned(survey: Survey, options: PlanOptions, console: Console) -> tuple[Plan, tuple[Sized, ...]]:
+    """The plan, and with --gpu the memory of its stages there: its time and money are then of that device."""
     variants, space, store = survey.variants, survey.space, Store(options.runs)
     for variant in variants:
         checked_stages(variant)
     prepare([e for e in entries_of(variants) if is_here(e, store.data)], options.place, console)
     made = plan_of(variants, store)
+    sizes: tuple[Sized, ...] = ()
     past = begun(options.runs, space) if space else None
     drawn = taken_up(space, past) if space else None
-    cluster = variants[0].cluster
+    whole = plan_of(drawn, store) if drawn else made
+    cluster, price = variants[0].cluster, options.price
+    if options.gpu:
+        from remora.planning.sizing import counted, on_device, rate_on, sized
+
+        device = known.device(options.gpu)
+        cluster = on_device(cluster, device, options.gpus)
+        sizes = sized(made, cluster, device, cluster.least_workers, store)
+        made, whole = counted(made, sizes, store), counted(whole, sizes, store)
+        rate = rate_on(store, device, cluster, options.rate)
+        price = price_of(options.prices, options.gpu) if options.prices else price
+    else:
+        rate = rate_of(options.runs, cluster, options.rate)
     found = forecasts(
-        plan_of(drawn, store) if drawn else made,
-        drawn or variants,
-        rate_of(options.runs, cluster, options.rate),
+        whole,
+        [v.model_copy(update={"cluster": cluster}) for v in drawn or variants],
+        rate,
         _slots(options, space, cluster),
         space.rule if space else None,
         space.sampler if space else None,
-        options.price,
+        price,
         space.budget if space else None,
         past,
     )
-    return replace(made, forecasts=found)
+    return replace(made, forecasts=found), sizes
 
 
 def _slots(options: PlanOptions, space: Space | None, cluster: Cluster) -> int:

@@ -65,20 +65,27 @@ def compose(
     return VisionLanguageModel(llm, vision, connector, image_size, image_tokens), tokenizer
 
 
-def sketch(vision: Vision, connector: Connector, llm: LLM) -> VisionLanguageModel:
+def sketch(vision: Vision | None, connector: Connector | None, llm: LLM, device: str = "meta") -> VisionLanguageModel:
     """The model without weights, on torch's meta device, to count parameters without using memory.
+
+    Args:
+        vision, connector: None in a text-only stage.
+        device: "cpu" in torch's fake mode, whose tensors have no memory either, but choose kernels as real ones do.
 
     Raises:
         SpecError: no model can be built from the language model's config.
     """
-    with torch.device("meta"):
+    with torch.device(device):
         try:
             language = AutoModelForCausalLM.from_config(AutoConfig.for_model(**llm.config))
         except Exception as e:  # config classes raise all kinds of errors for the values of a user's entry
             why = (str(e).strip().splitlines() or [type(e).__name__])[-1].strip()
             raise SpecError(f"llm {llm.short}: cannot build its config: {why}; see: remora catalog llm") from e
+        language.tie_weights()  # not done where initialisation is left out
         if llm.head_bias is False:
             drop_head_bias(language)
+        if vision is None or connector is None:
+            return VisionLanguageModel(language, None, None, 0, 0)
         return VisionLanguageModel(
             language,
             build_tower(vision, pretrained=False),

@@ -1,6 +1,7 @@
 """Plans: which stage runs a spec needs, which exist, how long they take, and what sharing and stopping save.
 
-`remora.planning.sizes` counts parameters; it builds modules, so it imports torch.
+`remora.planning.sizes` counts parameters, `sizing` the memory of stages on a device (by `memory` and `fitting`): they
+build modules, so they import torch.
 """
 
 from remora.planning.begun import Begun, begun

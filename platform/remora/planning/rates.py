@@ -13,6 +13,7 @@ from remora.files import is_published
 from remora.runs.operations import SampleSize, operations
 from remora.spec import Cluster
 from remora.training import journal
+from remora.training.environment import read_environment
 from remora.training.job import StageJob
 
 GPU, GPU_WORDS = 0.4 * 312e12, "40% of an A100's 312 TFLOP/s in bf16"
@@ -47,14 +48,18 @@ def rate_of(runs: Path, cluster: Cluster, given: float | None = None) -> Rate:
     return Rate(CORE * cluster.cpus_per_worker, f"assumed: {CORE_WORDS}; --rate gives another")
 
 
-def measured(runs: Path, gpus: bool) -> Rate | None:
-    """What the newest published stage runs came to; None if there is none on such workers."""
+def measured(runs: Path, gpus: bool, device: str | None = None) -> Rate | None:
+    """What the newest published stage runs came to; None if there is none on such workers.
+
+    Args:
+        device: Only those on a device of that name in torch, or of which the journal does not say it.
+    """
     looked: dict[str, int] = {}
     work: dict[str, list[tuple[float, float]]] = {}
     there = sorted((f for f in (runs / "stages").glob("*-*") if is_published(f)), key=lambda f: -f.stat().st_mtime)
     for folder in there:
         stage = folder.name.rpartition("-")[0]
-        if looked.get(stage, 0) < MOST_RUNS and (found := _worked(runs, folder, gpus)):
+        if looked.get(stage, 0) < MOST_RUNS and (found := _worked(runs, folder, gpus, device)):
             looked[stage] = looked.get(stage, 0) + 1
             work.setdefault(stage, []).append(found)
     if not work:
@@ -65,7 +70,7 @@ def measured(runs: Path, gpus: bool) -> Rate | None:
     return Rate(overall, f"measured: {len(every)} stage runs of {runs}", each)
 
 
-def _worked(runs: Path, folder: Path, gpus: bool) -> tuple[float, float] | None:
+def _worked(runs: Path, folder: Path, gpus: bool, device: str | None) -> tuple[float, float] | None:
     """(operations, seconds times workers) of a stage run's steps."""
     try:
         job = StageJob.from_json((folder / "job.json").read_text(), runs)
@@ -81,6 +86,9 @@ def _worked(runs: Path, folder: Path, gpus: bool) -> tuple[float, float] | None:
         for e in events:
             if e["event"] == "started":
                 workers = e.get("workers", workers)
+                ran_on = read_environment(e.get("environment"))
+                if device and ran_on and (ran_on["gpu"] or "cpu") != device:
+                    return None
             if e["event"] != "step" or not e.get("samples_per_second") or not e.get("tokens_per_second"):
                 continue
             took = e["samples"] / e["samples_per_second"]

@@ -17,7 +17,7 @@ from remora.model.llm import create_from_scratch
 from remora.model.parts import compose
 from remora.model.patches.activations import checkpoint_activations
 from remora.model.patches.attention import attend_per_sample
-from remora.model.patches.narrow import narrow
+from remora.model.patches.narrow import candidates, narrow
 from remora.model.seeds import seed_for
 from remora.model.tuning import freeze_and_train, halve_frozen
 from remora.model.vlm import VisionLanguageModel
@@ -50,16 +50,16 @@ def build_model(job: StageJob) -> tuple[VisionLanguageModel, PreTrainedTokenizer
     return model, tokenizer
 
 
-def set_up(model: VisionLanguageModel, stage: Stage, cluster: Cluster, seed: int = 0) -> None:
-    """Set up a composed model for the stage on this cluster, in place.
+def set_up(model: VisionLanguageModel, stage: Stage, cluster: Cluster, seed: int = 0, untried: bool = False) -> None:
+    """Set up a composed model for the stage on this cluster, in place; `untried` if it has no values to be tried with.
 
     Raises:
         SpecError: the model does not support the settings.
     """
     if cluster.rows == "packed":
-        attend_per_sample(model.llm)
+        attend_per_sample(model.llm, untried)
     freeze_and_train(model, stage.tune, seed)
-    model.narrowed = narrow(model.llm)
+    model.narrowed = candidates(model.llm) if untried else narrow(model.llm)
     if half := DTYPES.get(cluster.precision):
         halve_frozen(model, stage.tune, half)
     if cluster.activation_checkpointing:

@@ -39,6 +39,7 @@ PEAKS: tuple[tuple[str, float, float, float], ...] = (
     ("H200 NVL", 835e12, 835e12, 60e12),
     ("H200", 989e12, 989e12, 67e12),
     ("A100", 312e12, 312e12, 19.5e12),
+    ("A10G", 70e12, 70e12, 35e12),
     ("L40S", 362e12, 362e12, 91.6e12),
     ("L4", 121e12, 121e12, 30.3e12),
     ("RTX 4090", 165.2e12, 165.2e12, 82.6e12),
@@ -50,8 +51,8 @@ PEAKS: tuple[tuple[str, float, float, float], ...] = (
 without TF32, which torch disables by default. The first match counts; 0 if the GPU does not support the dtype.
 
 Sources, NVIDIA's data sheets (where they print figures "with sparsity", half of them): H100 Tensor Core GPU, H200
-Tensor Core GPU, A100 80GB, L40S, L4, V100, T4; RTX 4090: Ada GPU architecture whitepaper, appendix A; RTX 3090: Ampere
-GA102 GPU architecture whitepaper, table 9."""
+Tensor Core GPU, A100 80GB, A10G (by AWS), L40S, L4, V100, T4; RTX 4090: Ada GPU
+architecture whitepaper, appendix A; RTX 3090: Ampere GA102 GPU architecture whitepaper, table 9."""
 
 
 def peak_flops(device: torch.device, precision: Precision) -> float | None:

@@ -68,25 +68,55 @@ class Pass:
         return Batch(ids, torch.ones_like(ids), labels, pixels, keys, image_keys, lengths)
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What bounds the passes of a stage, as far as the cluster does not."""
+
+    batch: int
+    """Samples of a step."""
+    max_length: int
+    """Tokens of a sample that count."""
+    whole: int | None
+    """Tokens of a sample with all of its pictures'; None if unlimited."""
+    counted: bool
+    """Whether a picture counts with all of its tokens."""
+    text: int
+    """Tokens of the shortest conversation about a picture, without the picture's."""
+    pictures: int
+    """Of a sample, at most."""
+
+
+def bounds_of(data: StageData, image_tokens: int) -> Bounds:
+    """The bounds of a stage whose data is here."""
+    batch, text, high = min(data.stage.batch, data.total), 0, 0
+    if data.encoder is not None:
+        text = len(data.prompter.encode([Turn("user", "", 1), Turn("assistant", "")]).ids) - image_tokens
+        high = max(n for dataset in data.samples for n in pictures_of(dataset))
+    return Bounds(batch, data.max_length, data.whole, data.stage.count_pictures, text, high)
+
+
 def passes(data: StageData, cluster: Cluster, world: int, image_tokens: int) -> list[Pass]:
     """The passes to try, smallest first; the last is the largest of the stage.
 
     Example: with 256 samples per step, 8 ranks and micro_batch 16, the last pass has 16 samples.
     """
-    batch = min(data.stage.batch, data.total)
+    return passes_within(bounds_of(data, image_tokens), cluster, world, image_tokens)
+
+
+def passes_within(bounds: Bounds, cluster: Cluster, world: int, image_tokens: int) -> list[Pass]:
+    """The same from the bounds alone."""
+    batch, text, high = bounds.batch, bounds.text, bounds.pictures
     share = math.ceil(batch / world)
     most = min(cluster.micro_batch, share)
     sizes = [2**i for i in range(most.bit_length()) if 2**i < most] + [most]
-    length, text, high = data.max_length, 0, 0
-    if data.encoder is not None:
-        text = len(data.prompter.encode([Turn("user", "", 1), Turn("assistant", "")]).ids) - image_tokens
-        high = max(n for dataset in data.samples for n in _pictures(dataset))
-        counted = image_tokens if data.stage.count_pictures else 1
-        high = min(high, max(0, data.max_length - text) // counted)
-        if data.whole is not None:
-            high = min(high, max(0, data.whole - text) // image_tokens)
+    length = bounds.max_length
+    if high:
+        counted = image_tokens if bounds.counted else 1
+        high = min(high, max(0, bounds.max_length - text) // counted)
+        if bounds.whole is not None:
+            high = min(high, max(0, bounds.whole - text) // image_tokens)
         length += high * (image_tokens - counted)
-        length = min(length, data.whole or length)
+        length = min(length, bounds.whole or length)
     if cluster.rows == "padded":
         return [Pass(size, length, size * high, size * length) for size in sizes]
     short = high * image_tokens + text
@@ -94,7 +124,7 @@ def passes(data: StageData, cluster: Cluster, world: int, image_tokens: int) -> 
     for size in sizes:
         # A row can always hold the longest sample; the last size means the whole micro_batch.
         rows = size if size < most else cluster.micro_batch
-        tokens = min(max(rows * data.max_length, length), share * length)
+        tokens = min(max(rows * bounds.max_length, length), share * length)
         pictures = 0
         if high:  # many short samples have more pictures than few long ones
             left = min(high, max(0, tokens % short - text) // image_tokens)
@@ -103,7 +133,8 @@ def passes(data: StageData, cluster: Cluster, world: int, image_tokens: int) -> 
     return found
 
 
-def _pictures(dataset: Sequence[Sample]) -> list[int]:
+def pictures_of(dataset: Sequence[Sample]) -> list[int]:
+    """Pictures of some of its records, spread over it."""
     step = max(1, len(dataset) // LOOKED_AT)
     return [len(dataset[i].images) for i in range(0, len(dataset), step)]
 

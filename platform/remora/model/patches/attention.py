@@ -129,11 +129,11 @@ AttentionInterface.register(PER_SAMPLE, per_sample_attention)
 AttentionMaskInterface.register(PER_SAMPLE, sdpa_mask)
 
 
-def attend_per_sample(llm: PreTrainedModel) -> None:
+def attend_per_sample(llm: PreTrainedModel, untried: bool = False) -> None:
     """Enable packed rows; the model's behaviour for other rows does not change.
 
     It is first tried on a row of two samples: a model that mixes them (recurrence, its own positions) would silently
-    train on wrong gradients.
+    train on wrong gradients. `untried` is for a model without values, which is only traced.
 
     Raises:
         SpecError: its config has layers other than attention, or a sample's states in a packed row differ from those in
@@ -143,6 +143,8 @@ def attend_per_sample(llm: PreTrainedModel) -> None:
     if mixing := set(getattr(llm.config, "layer_types", None) or ()) - LAYERS:
         raise SpecError(f"packed rows: {kind} has layers of type {', '.join(sorted(mixing))}{OTHERWISE}")
     llm.set_attn_implementation(PER_SAMPLE)
+    if untried:
+        return
     lengths = (3, 5)
     row = probe(llm, sum(lengths))
     try:

@@ -31,11 +31,7 @@ def narrow(llm: PreTrainedModel) -> list[nn.Module]:
     All are tried together. If that changes a selected state, each is tried alone, and those that change one are left
     out.
     """
-    blocks, tail = blocks_of(llm)
-    last = blocks[-1]
-    named = [m for name, m in last.named_children() if name in IN_BLOCK and not hasattr(m, "experts")]
-    named += [m for child in last.children() for name, m in child.named_children() if name in IN_ATTENTION]
-    named += [m for m in tail if "norm" in type(m).__name__.lower()]
+    named = candidates(llm)
     row = probe(llm, 8)
     rows = torch.tensor([1, 4, 7], device=row.device)
     with trying(llm):
@@ -49,6 +45,15 @@ def narrow(llm: PreTrainedModel) -> list[nn.Module]:
                 return False
 
         return named if same(named) else [module for module in named if same([module])]
+
+
+def candidates(llm: PreTrainedModel) -> list[nn.Module]:
+    """What `narrow` tries, by the names in transformers' models."""
+    blocks, tail = blocks_of(llm)
+    last = blocks[-1]
+    named = [m for name, m in last.named_children() if name in IN_BLOCK and not hasattr(m, "experts")]
+    named += [m for child in last.children() for name, m in child.named_children() if name in IN_ATTENTION]
+    return named + [m for m in tail if "norm" in type(m).__name__.lower()]
 
 
 @contextlib.contextmanager
