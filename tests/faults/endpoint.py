@@ -30,6 +30,7 @@ SMALL = Path(serving_small.__file__)
 CLIENTS = 8
 QUESTIONS = 24
 ENGINE, INGRESS, PICTURES = ":ModelReplica", ":Endpoint", "remora.serving.picture_worker"
+PROXY = "ray::ProxyActor"
 """Of the titles of processes."""
 
 
@@ -43,20 +44,22 @@ def question(i: int, tokens: int = 30) -> dict[str, Any]:
 
 
 class LiveEndpoint:
-    """`serving_small.py` in a process of its own, with Ray."""
+    """`serving_small.py` in a process of its own, with Ray; or another `script`, which gets a port and `told`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, script: Path = SMALL, told: Path | None = None) -> None:
         self.folder, self.port = folder, free_port()
         folder.mkdir(parents=True)
+        self._command = [sys.executable, str(script), str(self.port), str(told or folder)]
         self.url = f"http://127.0.0.1:{self.port}"
         self.start()
 
     def start(self) -> None:
         self.log = self.folder / f"log-{time.monotonic_ns()}"
-        env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(SMALL.parents[1])}
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))} | {
+            "PYTHONPATH": str(SMALL.parents[1])
+        }
         with self.log.open("w") as out:
-            command = [sys.executable, str(SMALL), str(self.port), str(self.folder)]
-            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
+            self.process = subprocess.Popen(self._command, stdout=out, stderr=subprocess.STDOUT, env=env)
         until("the endpoint", lambda: "READY" in self.log.read_text() or self.process.poll() is not None, 0.2)
         assert self.process.poll() is None, self.log.read_text()
 
@@ -88,7 +91,7 @@ class LiveEndpoint:
     def memory(self) -> int:
         """Resident bytes of the proxy, the replicas and the processes that read pictures."""
         total = 0
-        for title in (ENGINE, INGRESS, PICTURES, "ProxyActor"):
+        for title in (ENGINE, INGRESS, PICTURES, PROXY):
             for one in self.processes(title):
                 try:
                     total += one.memory_info().rss
@@ -123,6 +126,14 @@ def ask(client: OpenAI, i: int, stream: bool) -> Asked:
         asked.failed = f"{type(e).__name__} {getattr(e, 'status_code', '')}".strip()
     asked.took = time.monotonic() - began
     return asked
+
+
+def idle_answers(live: LiveEndpoint) -> list[str]:
+    """The answers to all questions, asked one after the other."""
+    with live.client() as client:
+        found = [ask(client, i, stream=False) for i in range(QUESTIONS)]
+    assert not any(one.failed for one in found) and len({one.text for one in found}) > 8
+    return [one.text for one in found]
 
 
 @dataclass
@@ -162,9 +173,9 @@ class Load:
     def failed(self) -> Counter[str]:
         return Counter(one.failed for one in self.done if one.failed)
 
-    def changed(self, expected: list[str]) -> int:
-        """Whole answers that are others than those of an idle endpoint."""
-        return sum(one.text != expected[one.number] for one in self.done if not one.failed)
+    def changed(self, *expected: list[str]) -> int:
+        """Whole answers that are none of those of an idle endpoint."""
+        return sum(one.text not in [each[one.number] for each in expected] for one in self.done if not one.failed)
 
     def longest(self) -> float:
         return max(one.took for one in self.done)
@@ -180,6 +191,8 @@ class Overload:
     statuses: Counter[int] = field(default_factory=Counter)
     memory: list[int] = field(default_factory=list)
     """Of the endpoint, a second apart."""
+    replicas: list[int] = field(default_factory=list)
+    """Ingress replicas, which scale with the load, at the same times."""
     longest: float = 0.0
     waits: int = 0
     """429s that say when to come again."""
@@ -219,6 +232,7 @@ class Overload:
     async def _watch(self) -> None:
         while True:
             self.memory.append(await asyncio.to_thread(self.live.memory))
+            self.replicas.append(len(await asyncio.to_thread(self.live.pids, INGRESS)))
             await asyncio.sleep(1)
 
 

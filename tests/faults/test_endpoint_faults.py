@@ -7,20 +7,41 @@ make serve-faults OVERLOAD=600 ARGS="--scorecard docs/faults.md"
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
-from endpoint import ENGINE, INGRESS, PICTURES, QUESTIONS, LiveEndpoint, Load, Overload, ask, capacity, seconds_until
+from endpoint import (
+    CLIENTS,
+    ENGINE,
+    INGRESS,
+    PICTURES,
+    PROXY,
+    LiveEndpoint,
+    Load,
+    Overload,
+    capacity,
+    idle_answers,
+    seconds_until,
+)
 
+from remora.tracking import Tracker, register, version_info
+from support import serving_champion
+from support.noise import write_noise
 from support.waiting import until
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 AddRow = Callable[..., None]
 FLAT = 100 * 2**20
-"""Bytes by which the endpoint may grow from the first to the last third of an overload."""
+"""Bytes by which the endpoint may grow from the middle to the last third of a long overload."""
+LONG = 150
+"""Seconds of one in which all has been scaled up after a third."""
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +53,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveEndpoint]:
 
 @pytest.fixture(scope="module")
 def expected(live: LiveEndpoint) -> list[str]:
-    """The answers of an idle endpoint."""
-    with live.client() as client:
-        found = [ask(client, i, stream=False) for i in range(QUESTIONS)]
-    assert not any(one.failed for one in found) and len({one.text for one in found}) > 8
-    return [one.text for one in found]
+    return idle_answers(live)
 
 
 def undisturbed(live: LiveEndpoint) -> None:
@@ -96,6 +113,22 @@ def test_a_killed_ingress(live: LiveEndpoint, expected: list[str], serving_card:
     serving_card(f"kill -9 of the only ingress replica ({what})", happened, load, back, before, live.memory())
 
 
+def test_a_killed_proxy(live: LiveEndpoint, expected: list[str], serving_card: AddRow) -> None:
+    """Its connections end, and it is back in seconds; clients try again twice, as openai's do by default."""
+    undisturbed(live)
+    before = live.memory()
+    with Load(live, streams=False, retries=2) as load:
+        load.answered(16)
+        killed, at = kill(live, PROXY), max(one.began for one in load.done)
+        began = time.monotonic()
+        until("an answer", lambda: any(one.began > at and not one.failed for one in load.done[-CLIENTS:]))
+        back = time.monotonic() - began
+        load.answered(48, at)
+    assert load.changed(expected) == 0 and live.pids(PROXY) - killed
+    happened = "its connections end; Serve starts another one; clients ask twice more"
+    serving_card("kill -9 of the HTTP proxy", happened, load, back, before, live.memory())
+
+
 def test_an_engine_that_hangs(live: LiveEndpoint, expected: list[str], serving_card: AddRow) -> None:
     undisturbed(live)
     before = live.memory()
@@ -121,25 +154,27 @@ def test_overload_at_twice_the_capacity(
     over.run()
     assert set(over.statuses) <= {200, 429} and over.waits == over.statuses[429]
     assert over.statuses[429] and over.statuses[200] >= 0.5 * most * overload_seconds
+    # In the first third the ingress scales up, which takes memory once.
     third = len(over.memory) // 3
-    first, last = (statistics.mean(some) for some in (over.memory[:third], over.memory[-third:]))
-    if third > 30:
-        assert last - first < FLAT
+    before, after = (statistics.mean(some) for some in (over.memory[third : 2 * third], over.memory[2 * third :]))
+    if overload_seconds >= LONG:
+        assert after - before < FLAT
     with Load(live) as load:
         back = seconds_until(lambda: any(not one.failed for one in load.done), "an answer")
         load.answered(16)
     assert load.changed(expected) == 0 and not load.failed()
     happened = (
         f"{2 * most:.0f} requests a second for {overload_seconds:g} s: {over.statuses[200]:,} answered, "
-        f"{over.statuses[429]:,} told to come again (429)"
+        f"{over.statuses[429]:,} told to come again (429); {max(over.replicas)} ingress replicas; memory of its middle "
+        "and its last third"
     )
     serving_card(
-        "twice the capacity", happened, load, back, first, last, longest=over.longest, asked=over.statuses.total()
+        "twice the capacity", happened, load, back, before, after, longest=over.longest, asked=over.statuses.total()
     )
 
 
 def test_the_head_dies(live: LiveEndpoint, expected: list[str], serving_card: AddRow) -> None:
-    """The last one: the endpoint ends with its cluster, in one line, and the same command starts both."""
+    """The last one of this endpoint, which ends with its cluster, in one line; the same command starts both."""
     undisturbed(live)
     before = live.memory()
     with Load(live, retries=0) as load:
@@ -155,6 +190,50 @@ def test_the_head_dies(live: LiveEndpoint, expected: list[str], serving_card: Ad
         until("an answer", lambda: not load.done[-1].failed)
         back, at = time.monotonic() - killed, max(one.began for one in load.done)
         load.answered(16, at)
+    assert not any(one.failed for one in load.done if one.began > at)
     assert load.changed(expected) == 0
-    happened = f"the command ends after {ended:.0f} s; the same command starts it again"
+    happened = f"the command ends after {ended:.0f} s; given again at once; clients ask every 0.2 s until it is there"
     serving_card("kill -9 of Ray's head", happened, load, back, before, live.memory())
+
+
+def told(live: LiveEndpoint) -> dict[str, Any]:
+    return dict(httpx.get(f"{live.url}/version", timeout=60).json())
+
+
+def test_the_alias_moves(tmp_path: Path, empty_database: Path, serving_card: AddRow) -> None:
+    """To a version that loads, then to one whose weights are gone."""
+    tracker = Tracker(tmp_path / "runs")
+    tracker.runs.mkdir()
+    shutil.copy(empty_database, tracker.runs / "mlflow.db")
+    assert register(tracker, "remora", "variant/one", write_noise(tmp_path, "one", 1)) == "1"
+    two, torn = write_noise(tmp_path, "two", 2), write_noise(tmp_path, "torn", 3)
+    live = LiveEndpoint(tmp_path / "live", Path(serving_champion.__file__), tracker.runs)
+    try:
+        old, before = idle_answers(live), live.memory()
+        with Load(live) as load:
+            load.answered(16)
+            assert register(tracker, "remora", "variant/two", two) == "2"
+            back = seconds_until(lambda: told(live)["version"] == "2", "the second version")
+            at = time.monotonic()
+            load.answered(32, at)
+        new = idle_answers(live)
+        assert not load.failed() and load.changed(old, new) == 0 and old != new
+        assert all(one.text == new[one.number] for one in load.done if one.began > at)
+        happened = "the new version loads beside, answers a probe and takes over"
+        serving_card("the alias moves", happened, load, back, before, live.memory())
+
+        assert register(tracker, "remora", "variant/torn", torn, alias=None) == "3"
+        source = tracker.server.local(version_info(tracker, "remora", "3")["source"])
+        assert source is not None
+        next((source / "llm").glob("*.safetensors")).unlink()
+        before = live.memory()
+        with Load(live) as load, tracker.client() as client:
+            load.answered(16)
+            client.set_registered_model_alias("remora", "champion", "3")
+            back = seconds_until(lambda: (told(live)["refused"] or {}).get("version") == "3", "its refusal")
+            load.answered(32, time.monotonic())
+        assert (load.failed(), load.changed(new)) == ({}, 0)
+        happened = "it is refused by name, the old version stays; the time is until it is refused"
+        serving_card("the alias moves to a broken version", happened, load, back, before, live.memory())
+    finally:
+        live.stop()
