@@ -111,6 +111,10 @@ class Asked:
     text: str = ""
     failed: str = ""
 
+    @property
+    def ended(self) -> float:
+        return self.began + self.took
+
 
 def ask(client: OpenAI, i: int, stream: bool) -> Asked:
     began = time.monotonic()
