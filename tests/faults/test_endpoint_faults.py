@@ -150,7 +150,10 @@ def test_overload_at_twice_the_capacity(
     most = capacity(live, 10)
     over = Overload(live, 2 * most, overload_seconds)
     over.run()
-    assert set(over.statuses) <= {200, 429} and over.waits == over.statuses[429]
+    told = (
+        f"{dict(over.statuses)}, longest {over.longest:.0f} s, memory {over.memory[:: max(1, len(over.memory) // 20)]}"
+    )
+    assert set(over.statuses) <= {200, 429} and over.waits == over.statuses[429], told
     assert over.statuses[429] and over.statuses[200] >= 0.5 * most * overload_seconds
     # In the first third the ingress scales up, which takes memory once.
     third = len(over.memory) // 3
