@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from remora.errors import StoreError
+from remora.errors import StoreError, TornArtifact
 from remora.files import lines
 from remora.pipeline.search import board
 from remora.pipeline.search.driver import LEDGER, Driver
@@ -160,3 +160,19 @@ def test_steps_of_variants_that_the_space_has_no_more_are_no_price_of_what_it_ha
     entries = [Entry(n, "train", run, run, 0.0, 1.0, "trained", 10 * n, 0, 0) for n, run in enumerate("ab", 1)]
     found = spending(entries, {"a": ["a"]}, {"a": 10}, lambda run: True)
     assert (found.taken, found.dropped, found.optimum, found.ratio) == (30, 20, 10, 1.0)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_search_and_fails_no_variant(tmp_path: Path) -> None:
+    at = driver(tmp_path)
+    order = at.next()
+    assert order
+    with pytest.raises(StoreError, match="the disk is full"):
+        at.failed(order.number, StoreError("the disk is full"))
+    assert {t.state for t in at.work.trials.values()} == {"waiting"}
+    other = driver(tmp_path)
+    order = other.next()
+    assert order
+    other.failed(order.number, TornArtifact("a part was changed"))
+    assert {t.state for t in other.work.trials.values()} == {"failed"}  # they all begin with that stage run
+    assert other.over or other.next() is None

@@ -15,7 +15,7 @@ from typing import Literal
 
 from remora import tracking
 from remora.data.mixture import Readable, read_mixture
-from remora.errors import RemoraError, StoreError
+from remora.errors import RemoraError, StoreError, TornArtifact
 from remora.files import is_held
 from remora.pipeline import tracked_runs
 from remora.pipeline.objectives import figures_of, objectives_of, speed_benchmark
@@ -133,10 +133,17 @@ class Driver:
             self._untrack(trial, None)
 
     def failed(self, number: int, error: RemoraError) -> None:
-        """An order cannot be performed: what needs it fails, the rest goes on."""
+        """An order cannot be performed: what needs it fails, the rest goes on.
+
+        Raises:
+            StoreError: `error`, if it is the run folder's. That is no variant's fault: others would fail as well, and a
+                rule would have the next best go on in its place.
+        """
         item = self._going.pop(number)
         steps = self._taken(item.run)[0] - self.ledger.began_at(number) if isinstance(item, Train) else 0
         self.ledger.end(number, "failed", steps)
+        if isinstance(error, StoreError) and not isinstance(error, TornArtifact):
+            raise error
         self.work.failed(item, str(error))
         for trial in self.work.trials.values():
             if trial.state == "failed" and trial.name in self._tracked:
