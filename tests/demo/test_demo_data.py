@@ -12,10 +12,11 @@ import easy_vqa
 import pytest
 from PIL import Image
 
-from remora.demo import VERSION, build_demo, concepts, openmoji, shapes
+from remora.demo import build_demo, concepts, openmoji, shapes
 from remora.demo.openmoji import RENDITIONS
 from remora.demo.question_makers import one
 from remora.errors import DataError
+from remora.versions import DEMO
 
 LIMIT = 8
 TRAINING = ("captions.json", "language.json", "finetune.json")
@@ -234,7 +235,7 @@ def test_a_harmed_folder_is_rebuilt(folder: Path, harm: str) -> None:
     elif harm == "torn manifest":
         (folder / "manifest.json").write_text(before[: len(before) // 2])
     else:
-        (folder / "manifest.json").write_text(before.replace(f'"version": {VERSION},', '"version": 0,', 1))
+        (folder / "manifest.json").write_text(before.replace(f'"version": {DEMO},', '"version": 0,', 1))
     steps: list[tuple[int, int]] = []
     build_demo(folder, limit=LIMIT, progress=lambda what, done, of: steps.append((done, of)))
     assert steps[-1][0] == steps[-1][1] > 0

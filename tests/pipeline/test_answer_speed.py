@@ -11,12 +11,12 @@ from remora.pipeline import answer_speed
 from remora.pipeline.answer_speed import FILE, AnswerSpeed
 from support.rates import ended, write_space
 
-SAID = AnswerSpeed(way=answer_speed.WAY, answers=4, tokens=9, seconds=0.5, clock="CPU", memory=0.5, device="x")
+SAID = AnswerSpeed(way=answer_speed.SPEED, answers=4, tokens=9, seconds=0.5, clock="CPU", memory=0.5, device="x")
 
 
 def test_what_was_measured_in_another_way_or_is_torn_counts_as_not_measured(tmp_path: Path) -> None:
     file = tmp_path / FILE
-    for text in ("", "[]", json.dumps({**SAID, "way": 0}), json.dumps({"way": answer_speed.WAY}), json.dumps(SAID)):
+    for text in ("", "[]", json.dumps({**SAID, "way": 0}), json.dumps({"way": answer_speed.SPEED}), json.dumps(SAID)):
         assert answer_speed.read(tmp_path) is None
         file.write_text(text)
     assert answer_speed.read(tmp_path) == SAID

@@ -2,7 +2,7 @@
 
     python tests/training/golden.py tests/golden/demo.json
 
-Update it only if a change is meant to change results. A change of code then raises NUMERICS (remora/runs/graph.py)
+Update it only if a change is meant to change results. A change of code then raises NUMERICS (remora/versions.py)
 too; a change of the demo's schedules changes its stages' names anyway.
 """
 

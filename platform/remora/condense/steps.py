@@ -26,9 +26,8 @@ from remora.errors import DataError, TornArtifact
 from remora.files import digest, is_published, publishing, verify, write_json
 from remora.model.seeds import seed_for
 from remora.spec import Condensation
+from remora.versions import CONDENSING
 
-RULES = 1
-"""Raise it when a change makes the same embeddings and parameters keep other rows."""
 COUNTS = "counts.json"
 Counts = Mapping[str, float]
 
@@ -101,7 +100,7 @@ class Condenser:
     def _step(
         self, name: str, parameters: object, before: Sequence[Step], make: Callable[[Path, Sequence[Step]], Counts]
     ) -> Step:
-        key = digest([RULES, name, before[-1].digest if before else self.embeddings, parameters])
+        key = digest([CONDENSING, name, before[-1].digest if before else self.embeddings, parameters])
         folder = self.folder / f"{name}-{key[:16]}"
         seconds = None
         if not whole(folder):

@@ -33,10 +33,7 @@ from remora.data.locations import is_url
 from remora.data.pictures import Picture
 from remora.errors import BrokenRecord, DataError, TornArtifact
 from remora.files import MANIFEST, digest, manifest, sha256_file
-
-FORMAT = 6
-"""Raise it when indexes are written or records are read differently; indexes of another format are rebuilt."""
-
+from remora.versions import INDEX
 
 SUM = 16
 """Size of a record's digest in bytes."""
@@ -283,7 +280,7 @@ class IndexWriter:
         np.asarray(self._ends, np.uint64).tofile(self.folder / "offsets.bin")
         content = self._digest.hexdigest()
         about = {
-            "format": FORMAT,
+            "format": INDEX,
             "digest": content,
             "records": self.records,
             "problems": self._counts,

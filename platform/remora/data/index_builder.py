@@ -25,13 +25,14 @@ from typing import TypedDict, TypeVar
 import numpy as np
 
 from remora.data.conversation import Problem, image_field, name_of, parse_turns, with_system
-from remora.data.index import FORMAT, Dataset, Flaw, IndexWriter, encode_record, sound
+from remora.data.index import Dataset, Flaw, IndexWriter, encode_record, sound
 from remora.data.locations import is_url, join, stamp
 from remora.data.pictures import Picture, examined
 from remora.data.pixels import NOTED
 from remora.data.sources import Raw, Shard, Source
 from remora.errors import DataError, MissingDataset
 from remora.files import digest, disk_errors, is_published, publishing, write_json
+from remora.versions import INDEX
 
 log = logging.getLogger(__name__)
 PICTURES = "pictures.npz"
@@ -102,7 +103,7 @@ def open_dataset(
             files = _stamps(source)
             total = sum(int(size) for _, size, _ in files)
             folder = _build(source, images, home, spread or over_processes, progress or (lambda done, of: None), total)
-            write_json(home / "state.json", {"format": FORMAT, "files": files, "index": folder.name})
+            write_json(home / "state.json", {"format": INDEX, "files": files, "index": folder.name})
     return Dataset(folder)
 
 
@@ -293,7 +294,7 @@ def _state(home: Path) -> IndexState | None:
         state = json.loads((home / "state.json").read_text())
     except (OSError, ValueError):
         return None
-    known = isinstance(state, dict) and state.get("format") == FORMAT and {"files", "index"} <= state.keys()
+    known = isinstance(state, dict) and state.get("format") == INDEX and {"files", "index"} <= state.keys()
     return state if known else None
 
 
@@ -303,7 +304,7 @@ def _write_seen(home: Path, seen: dict[str, Seen]) -> None:
     with tmp.open("wb") as f:
         np.savez(
             f,
-            format=np.array(FORMAT),
+            format=np.array(INDEX),
             names=np.frombuffer("\0".join(seen).encode(), np.uint8),
             stamps=np.array([(s.bytes, s.changed) for s in seen.values()], np.int64).reshape(-1, 2),
             digests=np.frombuffer(b"".join(bytes.fromhex(s.sha256 or "00" * 32) for s in seen.values()), np.uint8),
@@ -351,7 +352,7 @@ def _known(path: Path, changed: int) -> dict[str, Seen]:
     """The picture files that the last index was built from; `changed` is the mtime of their table."""
     try:
         with path.open("rb") as f, np.load(f) as table:
-            if int(table["format"]) != FORMAT:  # another version of the reader may have accepted other pictures
+            if int(table["format"]) != INDEX:  # another version of the reader may have accepted other pictures
                 return {}
             digests, problems = table["digests"].tobytes(), json.loads(table["problems"].tobytes())
             rows = zip(_names(table), table["stamps"].tolist(), table["sizes"].tolist(), strict=True)

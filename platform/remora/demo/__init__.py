@@ -4,6 +4,6 @@ openmoji   emoji drawings on coloured backgrounds: what is it, what kind is it; 
 easy-vqa   one coloured shape per picture, with the published questions and test split
 """
 
-from remora.demo.build import VERSION, build_demo
+from remora.demo.build import build_demo
 
-__all__ = ["VERSION", "build_demo"]
+__all__ = ["build_demo"]

@@ -17,9 +17,7 @@ from pathlib import Path
 from remora.data.conversation import LlavaRecord
 from remora.demo import concepts, openmoji, shapes, sources, testing, training
 from remora.errors import DataError
-
-VERSION = 2
-"""Raise it when the same seed gives other data; folders of another version are rebuilt."""
+from remora.versions import DEMO
 
 PARTS = ("openmoji", "easy-vqa/train", "easy-vqa/test")
 """The folders under images/."""
@@ -36,7 +34,7 @@ def build_demo(
     easy-VQA training pictures; the published test split is always complete.
     """
     folder = Path(folder).absolute()
-    key = {"version": VERSION, "seed": seed, "limit": limit}
+    key = {"version": DEMO, "seed": seed, "limit": limit}
     if manifest := _intact(folder, key):
         return manifest
     if folder.exists() and not (folder / "manifest.json").is_file() and any(folder.iterdir()):
@@ -109,7 +107,7 @@ def _fill(folder: Path, seed: int, limit: int | None, progress: OnPartProgress) 
     counts = {file: len(records) for file, records in (lessons | exams).items()}
     turns = sum(len(record["conversations"]) for record in lessons["finetune.json"]) // 2
     manifest: dict[str, object] = {
-        "version": VERSION,
+        "version": DEMO,
         "seed": seed,
         "limit": limit,
         "counts": counts | {"turns in finetune.json": turns},

@@ -18,9 +18,8 @@ from remora.evaluation.ask import Ask
 from remora.evaluation.hub_tables import InParquet
 from remora.evaluation.question import InlinePicture, Shown
 from remora.files import digest, disk_errors, sha256_file, write_atomic
+from remora.versions import ASKING
 
-ASKING = 3
-"""Raise by hand when a change makes the same model answer differently."""
 THREADS = 4
 """Files hashed in parallel: hashing waits for the disk."""
 MISSING = "missing"

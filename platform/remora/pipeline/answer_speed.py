@@ -27,10 +27,9 @@ from remora.pipeline.worker import asks_of
 from remora.processes import Child, cpu_kind, peak_memory
 from remora.runs import Store
 from remora.spec import Cluster
+from remora.versions import SPEED
 
 FILE = "speed.json"
-WAY = 1
-"""Bumped by hand: what was measured in another way is measured again."""
 QUESTIONS, WARM_UP = 32, 4
 
 
@@ -65,7 +64,7 @@ def read(folder: Path) -> AnswerSpeed | None:
             found = json.loads((folder / FILE).read_text())
     except (FileNotFoundError, ValueError):
         return None
-    whole = isinstance(found, dict) and found.keys() == AnswerSpeed.__required_keys__ and found["way"] == WAY
+    whole = isinstance(found, dict) and found.keys() == AnswerSpeed.__required_keys__ and found["way"] == SPEED
     speed: AnswerSpeed | None = found if whole else None
     return speed
 
@@ -125,7 +124,7 @@ def _measure(bundle: Path, runs: Path, name: str, data: Path, questions: Sequenc
     memory = torch.cuda.max_memory_allocated() if gpu else _peak()
     device = torch.cuda.get_device_name() if gpu else f"one thread of {cpu_kind()}"
     return AnswerSpeed(
-        way=WAY,
+        way=SPEED,
         answers=len(told),
         tokens=tokens,
         seconds=seconds,

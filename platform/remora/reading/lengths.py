@@ -23,10 +23,9 @@ from remora.data.index_builder import over_processes
 from remora.errors import DataError, RemoraError, StoreError, TornArtifact
 from remora.files import MANIFEST, digest, disk_errors, exclusive, publishing, verify
 from remora.reading.prompt import Prompter, Size
+from remora.versions import LENGTHS
 
 log = logging.getLogger(__name__)
-FORMAT = 1
-"""Raise it when conversations are rendered or measured differently; older tables are then measured again."""
 AT_ONCE = 4096
 """Conversations per task of a process: seconds of work, compared to the 4 s that a process takes to start."""
 FILE = "lengths.bin"
@@ -61,7 +60,7 @@ class Lengths:
 def open_lengths(dataset: Dataset, prompter: Prompter) -> Lengths | None:
     """The lengths of a dataset's samples, measured first if necessary; None if the table cannot be written."""
     home = dataset.folder.parent / "lengths"
-    folder = home / f"{dataset.folder.name}-{digest([FORMAT, prompter.identity])[:16]}"
+    folder = home / f"{dataset.folder.name}-{digest([LENGTHS, prompter.identity])[:16]}"
     bytes_ = 3 * np.uint32().nbytes * dataset.records
     try:
         if not _sound(folder, bytes_):

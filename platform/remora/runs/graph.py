@@ -19,9 +19,8 @@ from remora.files import digest
 from remora.model.refs import source_digest
 from remora.runs.tuning_check import check_stages
 from remora.spec import PARTS, KeyLines, MixtureEntry, Stage, Variant, validate
+from remora.versions import NUMERICS
 
-NUMERICS = 2
-"""Raise it when a change makes the same spec give other weights."""
 PLACE = {"dataset", "path", "images", "max_skipped"}
 """Fields of a mixture entry that locate its data; in an identity, the data's digest replaces them."""
 
