@@ -50,7 +50,8 @@ faults: setup
 
 OVERLOAD ?= 20
 serve-faults: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults/test_endpoint_faults.py tests/serving/test_serving_attack_on_ray.py -m faults --overload-seconds $(OVERLOAD) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults/test_endpoint_faults.py tests/serving/test_serving_attack_on_ray.py \
+		tests/serving/test_vllm_on_ray.py -m faults --overload-seconds $(OVERLOAD) $(ARGS)
 
 # Seeded cases for every kind of input: pictures, records, tables, specs, checkpoints, answer files, requests. Tests run a few
 # thousand of each; here CASES sets the number. Also tests every composition of the catalog, not only a quarter.

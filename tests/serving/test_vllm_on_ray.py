@@ -103,6 +103,7 @@ def ask(client: OpenAI, i: int) -> str:
 
 
 @pytest.mark.ray
+@pytest.mark.faults
 def test_its_answers_are_the_models_own_also_when_its_process_is_killed(served: VllmEndpoint) -> None:
     answerer = Answerer.load(served.folder)
     turns = [
