@@ -65,6 +65,8 @@ def train(
     address: str | None = None,
     tracking_uri: str | None = None,
     runs: File | None = None,
+    max_hours: float | None = None,
+    max_cost: float | None = None,
     aloud: bool = False,
 ) -> Outcome:
     """Train and measure one variant: its stage runs (trained or reused), its bundle, its scores.
@@ -73,6 +75,7 @@ def train(
         spec: A variant's YAML.
         local: Without Ray, on this machine.
         address: Ray cluster to use; default: RAY_ADDRESS, or a new one on this machine.
+        max_hours, max_cost: Begin nothing if what is left is planned to take more; money at `cluster.gpu_price`.
         aloud: Print progress.
 
     Raises:
@@ -84,7 +87,8 @@ def train(
         from remora.commands.options import TrainOptions
         from remora.commands.run import trained
 
-        given = {"spec": spec, "local": local, "address": address, "tracking_uri": tracking_uri, "runs": runs}
+        where = {"address": address, "local": local, "tracking_uri": tracking_uri, "runs": runs}
+        given = {"spec": spec, "max_hours": max_hours, "max_cost": max_cost, **where}
         return trained(TrainOptions.of(given), aloud)
 
 
@@ -96,6 +100,8 @@ def search(
     tracking_uri: str | None = None,
     smoke: bool = False,
     runs: File | None = None,
+    max_hours: float | None = None,
+    max_cost: float | None = None,
     aloud: bool = False,
 ) -> Result:
     """Train and measure every variant of a space on Ray and register the best. Returns every outcome and the champion.
@@ -105,6 +111,7 @@ def search(
         local: Run in this process, without Ray.
         address: Ray cluster to use; default: RAY_ADDRESS, or a new one on this machine.
         smoke: Run the space's trial run of minutes.
+        max_hours, max_cost: As of `train`.
         aloud: Print progress.
 
     Raises:
@@ -117,7 +124,7 @@ def search(
         from remora.commands.run import searched
 
         where = {"address": address, "local": local, "tracking_uri": tracking_uri, "runs": runs}
-        given = {"spec": spec, "smoke": smoke, **where}
+        given = {"spec": spec, "smoke": smoke, "max_hours": max_hours, "max_cost": max_cost, **where}
         return searched(SearchOptions.of(given), aloud)
 
 
@@ -212,6 +219,11 @@ def plan(
     rate: float | None = None,
     price: float | None = None,
     address: str | None = None,
+    gpu: str | None = None,
+    gpus: int | None = None,
+    prices: File | None = None,
+    max_hours: float | None = None,
+    max_cost: float | None = None,
     runs: File | None = None,
 ) -> Plan:
     """Plan a space or a variant: which stage runs exist, which will be trained, what it takes with and without sharing.
@@ -221,16 +233,22 @@ def plan(
         rate: Operations a second of one worker; default: as measured in the run folder, or an assumption.
         price: Of a GPU-hour; default: the spec's.
         address: Ray cluster whose room counts.
+        gpu: A device of the catalog, `h100` or `cpu`: `sizes` tells the memory of each stage there.
+        gpus: How many of them; default: the spec's workers.
+        prices: YAML: device -> price of an hour.
+        max_hours, max_cost: Limits of the whole.
 
     Raises:
-        RemoraError: what would stop the spec from running.
+        RemoraError: what would stop the spec from running, or it takes more than the limits. A stage that does not fit
+            its device is no error here: its `change` says what makes it fit.
     """
     from remora.commands.plan_options import PlanOptions
     from remora.commands.show import planned
     from remora.reporting.columns import silent
 
     given = {"spec": spec, "smoke": smoke, "slots": slots, "rate": rate, "price": price, "address": address}
-    return planned(PlanOptions.of(given | {"runs": runs}), silent())
+    device = {"gpu": gpu, "gpus": gpus, "prices": prices, "max_hours": max_hours, "max_cost": max_cost}
+    return planned(PlanOptions.of(given | device | {"runs": runs}), silent())
 
 
 def explain(model: File, *, runs: File | None = None, tracking_uri: str | None = None) -> Explanation:

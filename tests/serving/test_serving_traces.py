@@ -149,7 +149,8 @@ def test_what_still_waits_when_the_endpoint_stops_is_counted(
 ) -> None:
     began, go, notes = threading.Event(), threading.Event(), list[str]()
     monkeypatch.setattr(traces, "WAITING", 5)
-    monkeypatch.setattr(Traces, "_write", lambda self, trace: (began.set(), go.wait(600)))
+    asked: list[TraceSpan] = []
+    monkeypatch.setattr(Traces, "_write", lambda self, trace: (asked.append(trace), began.set(), go.wait(600)))
     hung = Traces(tmp_path / "runs", note=notes.append)
     hung.put(TraceSpan("chat", 1, 2))
     assert began.wait(600)
@@ -157,6 +158,8 @@ def test_what_still_waits_when_the_endpoint_stops_is_counted(
         hung.put(TraceSpan("chat", 1, 2))
     hung.close(0.05)
     go.set()
+    hung._thread.join(600)
+    assert len(asked) == 1  # none of the dropped ones is written later
     assert notes == [
         f"the endpoint stops: 0 waiting traces were written to MLflow, 0 in all; {waiting} were dropped, {waiting} "
         "that were not written within 0.05 s among them"

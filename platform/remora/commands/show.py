@@ -40,19 +40,19 @@ def plan(options: PlanOptions) -> None:
     if not options.json:
         for line in space_lines(survey):
             console.print(line, highlight=False, soft_wrap=True)
-    made, found = _planned(survey, options, literal(stderr=options.json))
+    made = _planned(survey, options, literal(stderr=options.json))
     if options.json:
-        sys.stdout.write(json.dumps(plan_as_json(made, found, options.gpu), indent=1) + "\n")
+        sys.stdout.write(json.dumps(plan_as_json(made, options.gpu), indent=1) + "\n")
     else:
         print_plan(made, str(options.spec), Store(options.runs).data, console)
         if options.gpu:
-            print_sizes(found, options.gpu, console)
+            print_sizes(made.sizes, options.gpu, console)
         if made.forecasts:
             print_forecasts(made.forecasts, console)
     if options.gpu:
         from remora.planning.sizing import check_fits
 
-        check_fits(found, options.gpu)
+        check_fits(made.sizes, options.gpu)
     if made.forecasts:
         check_limits(made.forecasts, options.max_hours, options.max_cost)
 
@@ -70,13 +70,17 @@ def planned(options: PlanOptions, console: Console) -> Plan:
     """The plan with its time and money; `console` shows progress of the indexes that it needs.
 
     Raises:
-        RemoraError: the spec could not run.
+        RemoraError: the spec could not run, or takes more than the limits.
     """
-    return _planned(read_survey(options.spec, options.smoke), options, console)[0]
+    _check_device(options)
+    made = _planned(read_survey(options.spec, options.smoke), options, console)
+    if made.forecasts:
+        check_limits(made.forecasts, options.max_hours, options.max_cost)
+    return made
 
 
-def _planned(survey: Survey, options: PlanOptions, console: Console) -> tuple[Plan, tuple[Sized, ...]]:
-    """The plan, and with --gpu the memory of its stages there: its time and money are then of that device."""
+def _planned(survey: Survey, options: PlanOptions, console: Console) -> Plan:
+    """The plan; with a device its time, money and memory are those there."""
     variants, space, store = survey.variants, survey.space, Store(options.runs)
     for variant in variants:
         checked_stages(variant)
@@ -109,7 +113,7 @@ def _planned(survey: Survey, options: PlanOptions, console: Console) -> tuple[Pl
         space.budget if space else None,
         past,
     )
-    return replace(made, forecasts=found), sizes
+    return replace(made, forecasts=found, sizes=sizes)
 
 
 def _slots(options: PlanOptions, space: Space | None, cluster: Cluster) -> int:

@@ -18,6 +18,7 @@ from remora.training import journal
 
 if TYPE_CHECKING:
     from remora.planning.makespan import Forecasts
+    from remora.planning.sizing import Sized
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Plan:
     """Variant -> its stage runs."""
     forecasts: Forecasts | None = None
     """What training takes; `remora.plan` and the command add it."""
+    sizes: tuple[Sized, ...] = ()
+    """Memory of its stages on a named device; the same two add it."""
 
     @property
     def distinct(self) -> int:

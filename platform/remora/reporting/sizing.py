@@ -60,7 +60,7 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def plan_as_json(plan: Plan, found: Sequence[Sized], device: str | None) -> dict[str, object]:
+def plan_as_json(plan: Plan, device: str | None) -> dict[str, object]:
     """A plan as JSON: its stage runs, what training takes, and the memory of each kind of stage if it was asked for."""
     fields = ("run", "variants", "steps", "samples", "state", "exact", "stage", "operations", "taken")
     made: dict[str, object] = {"stage_runs": [{name: getattr(row, name) for name in fields} for row in plan.rows]}
@@ -71,7 +71,7 @@ def plan_as_json(plan: Plan, found: Sequence[Sized], device: str | None) -> dict
         made["over"] = list(plan.forecasts.over)
     if device:
         made["device"] = device
-        made["memory"] = [_sized_as_json(one) for one in found]
+        made["memory"] = [_sized_as_json(one) for one in plan.sizes]
     return made
 
 

@@ -64,6 +64,7 @@ class Traces:
         self._connection = Connection(runs, self._uri, experiment)
         self._note = note
         self._told: set[str] = set()
+        self._given_up = False
         self._waiting: queue.Queue[TraceSpan | None] = queue.Queue(WAITING)
         self._thread = threading.Thread(target=self._write_all, name="traces", daemon=True)
         self._thread.start()
@@ -83,6 +84,7 @@ class Traces:
         with contextlib.suppress(queue.Full):
             self._waiting.put(None, timeout=seconds)
         self._thread.join(max(0.0, end - time.monotonic()))
+        self._given_up = True  # what is counted as dropped is not written later
         left = self._put - self.written - self.dropped  # one of them may be on its way
         self.dropped += left
         late = f", {left:,} that were not written within {seconds:g} s among them" if left else ""
@@ -93,7 +95,7 @@ class Traces:
             )
 
     def _write_all(self) -> None:
-        while (trace := self._waiting.get()) is not None:
+        while (trace := self._waiting.get()) is not None and not self._given_up:
             try:
                 self._write(trace)
                 self.written += 1
