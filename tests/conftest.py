@@ -5,6 +5,8 @@ Torch is imported by the fixtures that need it: a room without torch has its tes
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import settings
 
@@ -29,6 +31,17 @@ def pytest_collection_modifyitems(items):
         for i, item in enumerate(group):
             if i not in fast:
                 item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def where_mlflow_is():
+    """`mlflow.set_tracking_uri` sets this variable, by which later tests of the process would find another MLflow."""
+    name = "MLFLOW_TRACKING_URI"
+    before = os.environ.get(name)
+    yield
+    os.environ.pop(name, None)
+    if before is not None:
+        os.environ[name] = before
 
 
 WORDS = [

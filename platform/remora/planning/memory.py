@@ -33,8 +33,8 @@ CONTEXT = GIB * 3 // 4
 FRAGMENTS = 0.05
 """Share of what comes and goes in a pass that the caching allocator takes on top: assumed."""
 PROCESS = GIB * 7 // 10
-"""Bytes of a training process on a CPU without its tensors: assumed. One with torch, transformers and DeepSpeed imported
-has 0.5 GiB; gloo, data and pictures come on top."""
+"""Bytes of a training process on a CPU without its tensors: assumed. With torch, transformers and DeepSpeed imported
+it has 0.5 GiB; gloo, data and pictures come on top."""
 HELD = {WEIGHTS, SHARE, GATHERED, COPY, GRADIENTS, BUCKETS, MOMENTS, STEP}
 """Terms that do not come from the pass."""
 CHAT = 16
