@@ -43,4 +43,4 @@ def test_a_search_measures_each_variant_once_and_shows_whom_no_other_beats(tmp_p
     ended(space, where=where)
     assert [json.loads(file.read_text()) for file in files] == found, "measured again"
     page = (tmp_path / "r" / "searches" / "rates" / "report" / "report.html").read_text()
-    assert 'id="pareto"' in page and "answers per second" in page and "seconds an answer" in page
+    assert 'id="pareto"' in page and "answers per second" in page
