@@ -43,6 +43,7 @@ def test_a_child_ends_at_a_polite_word(start):
     assert child.log.read_text().splitlines()[-1] == "interrupted"
 
 
+@pytest.mark.slow
 def test_a_grandchild_that_left_its_session_is_stopped_too(start):
     child = start("setsid sh -c 'setsid sleep 600 & echo ready; wait' & wait")
     # Its own session, and two that leave it.
@@ -51,6 +52,7 @@ def test_a_grandchild_that_left_its_session_is_stopped_too(start):
     assert marked(child.mark) == [] and not child.running
 
 
+@pytest.mark.slow
 def test_who_ignores_every_polite_word_is_killed(start):
     child = start("trap '' INT TERM; setsid sh -c 'echo ready; while :; do sleep 0.05; done' & wait; sleep 600")
     stubborn = marked(child.mark)
@@ -60,6 +62,7 @@ def test_who_ignores_every_polite_word_is_killed(start):
     assert stubborn and marked(child.mark) == []
 
 
+@pytest.mark.slow
 def test_a_family_outlives_its_parent_until_it_is_stopped(start):
     child = start("setsid sleep 600 & echo ready")
     child.process.wait(20)
@@ -87,6 +90,7 @@ def test_the_environment_is_ours_and_what_was_given(start, monkeypatch):
     assert child.log.read_text().startswith("1 2\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "said"),
     [

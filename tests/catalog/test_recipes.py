@@ -193,6 +193,7 @@ def test_an_average_leaves_its_last_recipe_a_weight():
 PARTS = {"vision": "clip-l-336", "connector": "mlp2x_gelu", "llm": "tinyllama-1.1b-chat"}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_renders_and_plans_with_data_that_is_here(name, catalog_data, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(graph, "source_digest", lambda part, name: f"{part}/{name}")

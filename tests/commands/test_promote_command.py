@@ -124,6 +124,7 @@ def test_what_is_not_significantly_worse_takes_the_alias(capsys, runs: Path) -> 
     assert find_model("remora@champion", runs).name == "close"
 
 
+@pytest.mark.slow
 def test_what_is_worse_is_refused_with_the_figures_unless_there_is_a_reason(capsys, runs: Path) -> None:
     said = refused(runs, "worse")
     assert said.startswith(
@@ -175,6 +176,7 @@ def test_a_benchmark_that_is_not_named_does_not_count(capsys, runs: Path) -> Non
     assert "version 2, better" in promote(capsys, runs, "better", "--benchmarks", "held")
 
 
+@pytest.mark.slow
 def test_the_first_one_has_nothing_to_be_held_against(capsys, tmp_path: Path, runs: Path) -> None:
     assert "fresh@best: version 1, worse, the first" in promote(
         capsys, runs, "worse", "--as", "fresh", "--alias", "best"
@@ -185,6 +187,7 @@ def test_the_first_one_has_nothing_to_be_held_against(capsys, tmp_path: Path, ru
     assert not (tmp_path / "new").exists(), "asking makes no database"
 
 
+@pytest.mark.slow
 def test_a_champion_whose_files_are_gone_is_replaced_by_force_only(capsys, runs: Path) -> None:
     shutil.rmtree(find_model("remora@champion", runs).folder)
     assert "version 1: its files are not at" in refused(runs, "better")

@@ -25,6 +25,7 @@ def refused(*argv: str) -> str:
     return str(e.value.code)
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert "runz is not there: nothing was trained" in refused("--runs", str(tmp_path / "runz"))
     assert not (tmp_path / "runz").exists()

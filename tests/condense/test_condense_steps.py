@@ -104,6 +104,7 @@ def test_every_cluster_has_a_member_where_points_allow(tmp_path):
     assert len(np.unique(labels)) == 50
 
 
+@pytest.mark.slow
 def test_files_threads_and_seeds(tmp_path):
     """Other files and another number of threads give the same bytes; another seed does not."""
     images, texts = clustered(9000)

@@ -155,6 +155,7 @@ def test_jsonl_is_read_line_by_line_and_a_bad_line_is_one_problem(tmp_path):
     assert "record 1: " in report.examples["no-conversation"][0]
 
 
+@pytest.mark.slow
 def test_the_command_prints_counts_writes_json_and_ends_with_1(broken, tmp_path, capsys):
     file, _ = broken
     with pytest.raises(SystemExit, match=r"remora: 15 problems in 15 of 19 records would stop a training run"):

@@ -77,6 +77,7 @@ ROUND = st.tuples(TEXT, WORDS, st.integers(0, 2))
 """A question, its answer, and how many pictures it shows."""
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.lists(st.tuples(TEXT, WORDS, st.integers(0, 2)), min_size=1, max_size=3), TEXT), min_size=1)

@@ -37,6 +37,7 @@ def asked(shop: Store, path: str) -> int:
     return sum(p == path for p, _ in shop.asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script", [["503", "500"], ["half", "half"], ["429", "408", "425"], ["half", "hang", "502", "500"]]
 )

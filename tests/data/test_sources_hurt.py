@@ -150,6 +150,7 @@ def test_columns_of_wrong_types(tmp_path_factory, columns):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 @ROWS
 @given(
     st.text(max_size=60)
@@ -177,6 +178,7 @@ MEMBER = st.tuples(
 )
 
 
+@pytest.mark.slow
 @ROWS
 @given(st.lists(MEMBER, max_size=7))
 def test_odd_tars(tmp_path_factory, members):

@@ -171,6 +171,7 @@ def test_conversations_are_llavas(folder: Path) -> None:
     assert all("image" not in row for row in records(folder, "language.json"))
 
 
+@pytest.mark.slow
 def test_conversations_about_shapes_are_short_and_the_pictures_own(folder: Path) -> None:
     own = {picture.number: set(picture.turns) for picture in shapes.published("train")}
     firsts = []
@@ -243,6 +244,7 @@ def test_a_harmed_folder_is_rebuilt(folder: Path, harm: str) -> None:
     assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     def stop(what: str, done: int, of: int) -> None:
         if what == "pictures":

@@ -54,6 +54,7 @@ def a_step(model):
     return model.eval()
 
 
+@pytest.mark.slow
 def test_the_bias_is_never_loaded_trained_or_exported(tmp_path, bundle):
     made = bundle("phi-no-bias")
     model, tokenizer = compose(made.parts, 0)

@@ -58,6 +58,7 @@ def save_base(model, folder):
     model.llm.save_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_a_lora_result_of_llava_is_merged_into_the_base_that_it_names(tmp_path, known, monkeypatch):  # noqa: F811
     model, tokenizer = tiny_vlm("clip", "llama")
     save_base(model, tmp_path / "base")
@@ -180,6 +181,7 @@ def test_a_connector_alone_is_put_between_the_parts_that_its_config_names(tmp_pa
         import_checkpoint(source, tmp_path / "third")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["module.", "nested", "folder", "loose"])
 def test_what_merging_scripts_and_wrappers_write(tmp_path, known, form):  # noqa: F811
     """DistributedDataParallel's prefix; a state_dict below a key; zero_to_fp32's folder of a file's name; no index."""
@@ -351,6 +353,7 @@ def test_weights_that_are_no_weights_are_named(tmp_path, known, change, what):  
         import_checkpoint(source, tmp_path / "out")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("files", "what"),
     [

@@ -121,6 +121,7 @@ def test_factorys_patch_drops_siglips_first_patch_and_so_does_the_import(tmp_pat
     check(model, tmp_path, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("vision", "llm", "kind", "changes"),
     [

@@ -31,6 +31,7 @@ def expected(model, requests) -> list[Answer]:
     return [model.answer_alone(request) for request in requests]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [1, 7, 32])
 def test_answers_are_those_of_batch_size_1_in_the_order_of_their_requests(model, requests, expected, together):
     assert len({a.completion_tokens for a in expected}) > 3

@@ -21,6 +21,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_noise(tmp_path_factory.mktemp("bundle"))
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_transformers_own_generate(bundle: Path) -> None:
     answerer = Answerer.load(bundle)
     model, asked = answerer.model, conversations()

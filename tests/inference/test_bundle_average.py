@@ -48,6 +48,7 @@ def variant(root, seed, lora=False):
     return root / f"v{seed}"
 
 
+@pytest.mark.slow
 def test_every_weight_is_the_average_with_adapters_merged(tmp_path):
     folders = [variant(tmp_path, 1, lora=True), variant(tmp_path, 2)]
     average_bundles(folders, [0.3, 0.7], tmp_path / "mean", tmp_path / "cache")

@@ -84,6 +84,7 @@ def test_the_fewest_tokens_that_add_up_to_top_p_are_drawn():
         torch.testing.assert_close(drawn(how(9, 2.0, **narrowing), logits), expected, rtol=0, atol=0.04)
 
 
+@pytest.mark.slow
 def test_which_tokens_may_be_drawn_is_a_near_tie_too():
     """A batch's logits may put another token at the edge than the row's own."""
     logits = 20 + 2 * torch.tensor([0.2, 0.4, 0.1, 0.3]).log()

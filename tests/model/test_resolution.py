@@ -168,6 +168,7 @@ def test_an_entry_that_gives_other_tokens_than_it_says_is_refused(kind, changes,
         entry(kind, **changes)
 
 
+@pytest.mark.slow
 def test_whoever_reads_the_spec_refuses_it_in_one_line(tmp_path, monkeypatch, capsys):
     """A user's encoder entry at an unsupported size: `catalog check`, `plan` and `render` all refuse it."""
     own = tmp_path / "own"

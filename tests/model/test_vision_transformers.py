@@ -35,6 +35,7 @@ def quiet_saving():
     logging.enable_progress_bar()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layer", [-1, -2, -4])
 def test_tokens_are_the_hidden_states_of_the_whole_model(kind, layer, tmp_path):

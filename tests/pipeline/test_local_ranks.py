@@ -59,6 +59,7 @@ def train(tmp_path, monkeypatch):
     return train
 
 
+@pytest.mark.slow
 def test_ranks_that_end_well_are_all_there_is(train):
     assert train("exit 0", "exit 0") == []
 

@@ -269,6 +269,7 @@ def test_the_command_needs_neither_torch_nor_ray_nor_mlflow(tmp_path):
     subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("file", FILES, ids=[f.stem for f in FILES])
 def test_a_shipped_space_costs_its_optimum_whatever_dies(file, catalog_data, monkeypatch):
     """Workers die in one item of ten, and the search three times; the work stays within 5% of the graph's optimum."""

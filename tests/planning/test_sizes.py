@@ -46,6 +46,7 @@ CLIP_BLOCK = 4 * (1024 + 1) * 1024 + (1024 + 1) * 4096 + (4096 + 1) * 1024 + 2 *
 TINYLLAMA = 1_100_048_384
 
 
+@pytest.mark.slow
 def test_share_trains_the_later_blocks_that_are_read(sizes):
     size = sizes(variant("share"))
     assert (size.vision, size.connector, size.llm) == (303_507_456, CONNECTOR, TINYLLAMA)

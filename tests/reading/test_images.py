@@ -211,6 +211,7 @@ def published(image: Image.Image, entry: catalog.Vision, side: int) -> np.ndarra
     return processor(image, return_tensors="np")["pixel_values"][0]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("fit", ["crop", "stretch"])
 @pytest.mark.parametrize("side", [24, 33, 336])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -253,6 +254,7 @@ def as_shipped(name: str, image: Image.Image) -> np.ndarray:
     return processor(image, return_tensors="np")["pixel_values"][0]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("shape", ODD, ids=str)
 @pytest.mark.parametrize(
     "name",
@@ -354,6 +356,7 @@ def test_pixels_of_several_scales_come_at_the_largest():
     assert preprocess(image, entry, "pad").shape == (3, 72, 72)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("name", "entry"), catalog.entries("vision").items(), ids=catalog.entries("vision"))
 def test_pixels_have_the_encoders_size_and_range(name, entry):
     side = max((entry.image_size, *entry.scales))

@@ -159,6 +159,7 @@ def test_no_tokenizer_lets_a_text_write_a_special_token(prompters, words):
         ]
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(words=st.lists(st.tuples(spoken, spoken, st.integers(0, 2)), min_size=1, max_size=3))
 def test_every_prompt_and_every_beginning_is_how_training_got_there(prompters, words):

@@ -53,6 +53,7 @@ def made(model, tmp_path_factory):
     return make
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("template", "legacy"), PAIRS)
 def test_ids_and_labels_are_the_published_codes(made, template, legacy):
     prompter, published = made(template, legacy)

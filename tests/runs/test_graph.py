@@ -64,6 +64,7 @@ def test_equal_specs_have_equal_identities(catalog_data):
     assert dict(runs[0].parts) == {"llm": "demo-2m"} and dict(runs[1].parts) == PARTS
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("more", "expected"),
     [

@@ -188,6 +188,7 @@ def test_an_own_config_that_makes_no_model_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "name", sorted({json.dumps(m.config["model_type"]): n for n, m in catalog.shipped("llm").items()}.values())
 )

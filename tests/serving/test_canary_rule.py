@@ -237,6 +237,7 @@ def test_another_rule_may_decide_otherwise(tmp_path: Path, capsys: pytest.Captur
         main(["canary", "show", "--runs", str(tmp_path), "--rule", "alpha=0.01"])
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_killed_anywhere_goes_on(tmp_path: Path) -> None:
     """The journal is cut behind any of its bytes: what was read of it again, and the rest, give the same looks."""
     comparisons = drawn(100, GOOD, 1)

@@ -236,6 +236,7 @@ def test_a_bystander_tells_of_the_first_that_failed() -> None:
     assert beside.problem == "no answer" and beside.answered == 0
 
 
+@pytest.mark.slow
 def test_the_command(open_one: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["attack", open_one, "--only", "svg", "files"])
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -278,6 +279,7 @@ def test_what_is_refused(words: list[str], why: str) -> None:
     assert why in str(ended.value.code)
 
 
+@pytest.mark.slow
 def test_an_endpoint_with_keys_needs_one(keyed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REMORA_KEY", raising=False)
     with pytest.raises(SystemExit, match=r"next: export REMORA_KEY=KEY"):

@@ -303,6 +303,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Any:
     thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("upgrade", ["h2c", "h2c, foo", "TLS/1.0"])
 @pytest.mark.parametrize("size", [16, 300_000])
 def test_an_offer_to_upgrade_is_answered_over_http_1(served: tuple[str, int], upgrade: str, size: int) -> None:

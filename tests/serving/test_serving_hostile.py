@@ -92,6 +92,7 @@ def test_json_of_any_kind_is_refused_in_one_line(port: int, name: str) -> None:
     refused(post(port, JSON[name]), JSON[name])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", TEXTS)
 def test_texts_of_any_kind_are_texts(port: int, name: str) -> None:
     assert post(port, question(TEXTS[name])).status_code == 200

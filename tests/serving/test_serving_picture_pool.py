@@ -83,6 +83,7 @@ def test_a_picture_that_crashes_its_process_is_refused_and_named(pool: PicturePo
     assert pool.decode([shown(20)], LIMITS, faulty)
 
 
+@pytest.mark.slow
 def test_memory_is_limited(pool: PicturePool) -> None:
     lost = pool.lost
     found = refused(pool, shown(picture_faults.MEMORY))
@@ -93,6 +94,7 @@ def test_memory_is_limited(pool: PicturePool) -> None:
     assert decode([big], LIMITS) and pool.lost == lost, "by an error, not by a crash"
 
 
+@pytest.mark.slow
 def test_time_is_limited(pool: PicturePool) -> None:
     found = refused(pool, shown(20), shown(picture_faults.SLOW))
     assert (found.status, found.code) == (400, "image_timeout")

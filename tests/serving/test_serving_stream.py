@@ -85,6 +85,7 @@ def endless(endpoint: Endpoint, tokens: int = 12, **options: Any) -> dict[str, A
     return body(max_tokens=tokens, logit_bias={str(endpoint.answerer.stop_id): -100}, **options)
 
 
+@pytest.mark.slow
 def test_a_stream_is_the_answer(endpoint: Endpoint, client: Any) -> None:
     asked = endless(endpoint, n=3, temperature=0.5, seed=4, stop=[" 9"], logprobs=True, top_logprobs=2)
     whole = client.chat.completions.create(**asked)

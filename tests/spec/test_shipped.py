@@ -15,6 +15,7 @@ SPECS = sorted(p for folder in ("jobs", "tune") for p in (ROOT / folder).glob("*
 """Variants and spaces."""
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("spec", SPECS, ids=[p.name for p in SPECS])
 def test_a_shipped_spec_renders(spec, capsys):
     main(["render", str(spec)])

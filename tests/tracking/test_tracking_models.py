@@ -133,6 +133,7 @@ def test_an_edited_bundle_is_one_line(runs: Path, text: str, problem: str) -> No
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_what_was_trained_or_imported_is_registered_by_a_command(tracker: Tracker, tmp_path: Path, capsys) -> None:
     """`train`, `import` and `average` made what no command could register, so nothing could serve it by an alias."""
     made = bundle(tmp_path / "imported", "imported")

@@ -24,6 +24,7 @@ def folder(tmp_path):
     return made
 
 
+@pytest.mark.slow
 def test_the_champion_is_what_was_registered_last(tracker, folder, tmp_path, named, runs_in):
     run = named("share-Sig-Phi")
     assert register(tracker, "remora", run, folder, tags={"variant": "share-Sig-Phi", "gqa": 0.5}) == "1"
@@ -46,6 +47,7 @@ def test_the_champion_is_what_was_registered_last(tracker, folder, tmp_path, nam
     assert (first / "in" / "weights").read_text() == "one"
 
 
+@pytest.mark.slow
 def test_the_same_content_is_registered_once(tracker, folder, named):
     run = named("a")
     assert register(tracker, "remora", run, folder) == "1"
@@ -56,6 +58,7 @@ def test_the_same_content_is_registered_once(tracker, folder, named):
     assert version_info(tracker, "remora")["version"] == "1"
 
 
+@pytest.mark.slow
 def test_no_such_model_is_one_line_with_what_exists(tracker, folder, tmp_path, named):
     with pytest.raises(TrackingError) as e:
         served(tracker, tmp_path)
@@ -70,6 +73,7 @@ def test_no_such_model_is_one_line_with_what_exists(tracker, folder, tmp_path, n
         version_info(tracker, "remorra")
 
 
+@pytest.mark.slow
 def test_what_is_not_there_cannot_be_registered_or_served(tracker, folder, tmp_path, named):
     with pytest.raises(TrackingError, match="no folder"):
         register(tracker, "remora", named("a"), tmp_path / "gone")
@@ -100,6 +104,7 @@ def test_files_elsewhere_are_downloaded_once(tracker, folder, tmp_path, remote, 
     assert [p.name for p in (tmp_path / "cache").iterdir()] == [local.name]
 
 
+@pytest.mark.slow
 def test_a_torn_download_is_refused_by_name(tracker, folder, tmp_path, remote, named):
     run = named("a")
     register(tracker, "remora", run, folder)

@@ -229,6 +229,7 @@ def test_a_sync_that_fails_at_any_call_is_completed_by_the_next(arrives, empty_d
     raise AssertionError("it never went through")
 
 
+@pytest.mark.slow
 def test_a_server_that_forgot_everything_is_told_again(tracker, empty_database, runs_in, tmp_path):
     with tracker:
         story(tmp_path)
@@ -299,6 +300,7 @@ def test_many_steps_go_in_few_calls_of_whole_steps(tracker, points, monkeypatch)
         assert {m.key for m in metrics if m.step == metrics[-1].step} == {"loss", "a", "b"}
 
 
+@pytest.mark.slow
 def test_figures_arrive_while_the_training_runs(tracker, points, monkeypatch):
     monkeypatch.setattr(tracker_module, "INTERVAL", 0.02)
 
@@ -327,6 +329,7 @@ with Run(runs, key="search/x", name="x"), Run(runs, key="variant/v", name="v", p
 """
 
 
+@pytest.mark.slow
 def test_runs_of_a_killed_command_are_ended_by_the_next_sync(tracker, runs_in, capsys):
     command = [sys.executable, "-c", SLEEPER, str(tracker.runs)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

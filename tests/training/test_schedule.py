@@ -43,6 +43,7 @@ def published(schedule: str, warmup: float, steps: int) -> list[float]:
     return factors
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "wsd"])
 @pytest.mark.parametrize("warmup", [0.0, 0.03, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("steps", [1, 2, 33, 100, 173])

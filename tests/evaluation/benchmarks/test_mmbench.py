@@ -258,6 +258,7 @@ def test_answers_to_another_version_are_one_sentence(tmp_path):
         score_of(tmp_path, table(), tmp_path / "a.xlsx")
 
 
+@pytest.mark.slow
 def test_no_file_gives_anything_but_a_report_or_one_sentence(tmp_path):
     rng = random.Random(0)
     good = with_pictures(table())
