@@ -75,7 +75,8 @@ def train(
         spec: A variant's YAML.
         local: Without Ray, on this machine.
         address: Ray cluster to use; default: RAY_ADDRESS, or a new one on this machine.
-        max_hours, max_cost: Begin nothing if what is left is planned to take more; money at `cluster.gpu_price`.
+        max_hours: Begin nothing if what is left is planned to take more.
+        max_cost: The same of money, at `cluster.gpu_price`.
         aloud: Print progress.
 
     Raises:
@@ -111,7 +112,8 @@ def search(
         local: Run in this process, without Ray.
         address: Ray cluster to use; default: RAY_ADDRESS, or a new one on this machine.
         smoke: Run the space's trial run of minutes.
-        max_hours, max_cost: As of `train`.
+        max_hours: As of `train`.
+        max_cost: As of `train`.
         aloud: Print progress.
 
     Raises:
@@ -236,7 +238,8 @@ def plan(
         gpu: A device of the catalog, `h100` or `cpu`: `sizes` tells the memory of each stage there.
         gpus: How many of them; default: the spec's workers.
         prices: YAML: device -> price of an hour.
-        max_hours, max_cost: Limits of the whole.
+        max_hours: Limit of the whole.
+        max_cost: Limit of the whole.
 
     Raises:
         RemoraError: what would stop the spec from running, or it takes more than the limits. A stage that does not fit
