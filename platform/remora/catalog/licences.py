@@ -39,7 +39,7 @@ class LicenceLine:
 
     @classmethod
     def of(cls, text: str | None) -> LicenceLine:
-        """No names where nothing is said."""
+        """Parse a catalog entry's licence; an empty or missing one has no names."""
         found = _LINE.fullmatch((text or "").strip())
         if not found:
             return cls(((text or "").strip(),) if text else ())

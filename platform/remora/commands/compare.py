@@ -10,8 +10,7 @@ from remora.commands.options import CompareOptions
 from remora.errors import DataError
 from remora.evaluation.compare import Compared, compare_reports
 from remora.evaluation.kept import Kept, pairs, read_report, reports_of
-from remora.evaluation.measured import SCORE
-from remora.evaluation.sheet import ABOUT, REPORT
+from remora.evaluation.sheet import ABOUT, REPORT, SCORE
 from remora.reporting.columns import console as wide_console
 from remora.reporting.tables import compared_table
 

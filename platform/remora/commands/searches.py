@@ -78,7 +78,7 @@ def replayed(options: SearchesOptions, name: str) -> list[Replayed]:
     """What the search's rungs say of another rule, for each last stage that its variants have.
 
     Raises:
-        RemoraError: it has no rungs, or none as early as the rule's first; a rule that is none.
+        RemoraError: it has no rungs, or none as early as the rule's first, or the rule is invalid.
     """
     folder = folder_of(options.runs, name)
     board, found = Rungs.read(folder / RUNGS), space_file.read(folder)

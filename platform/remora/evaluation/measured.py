@@ -11,10 +11,8 @@ from remora.evaluation.benchmarks import Benchmark, score
 from remora.evaluation.judge import Judge
 from remora.evaluation.report import Report
 from remora.evaluation.score import Score, as_json, summarise
-from remora.evaluation.sheet import REPORT, Sheet
+from remora.evaluation.sheet import REPORT, SCORE, Sheet
 from remora.files import write_json
-
-SCORE = "score.json"
 
 
 @dataclass(frozen=True)

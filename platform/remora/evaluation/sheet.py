@@ -27,6 +27,7 @@ ASKED = "asked.jsonl"
 FIRST = "index"
 """The first key of every line."""
 ABOUT = "about.json"
+SCORE = "score.json"
 REPORT = "report.json"
 
 
@@ -54,6 +55,16 @@ def read_about(folder: Path) -> About | None:
         return About(**json.loads((folder / ABOUT).read_text()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def score_files(scores: Path, weights: str) -> list[Path]:
+    """The scores of a model by the digest of its weights, the oldest first; none without a digest."""
+    mine = [
+        file
+        for file in scores.glob(f"*/{SCORE}")
+        if weights and (about := read_about(file.parent)) and about.weights == weights
+    ]
+    return sorted(mine, key=lambda file: file.stat().st_mtime)
 
 
 class Sheet:

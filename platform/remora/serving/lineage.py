@@ -14,11 +14,10 @@ from pathlib import Path
 
 from remora import tracking
 from remora.errors import RemoraError
-from remora.evaluation.sheet import read_about
+from remora.evaluation.sheet import score_files
 from remora.inference.bundle import FILE, weights_digest
 
 LOG = logging.getLogger(__name__)
-SCORE = "score.json"
 STAGE_JOB = "job.json"
 
 
@@ -113,11 +112,8 @@ def _data(runs: Path, stages: tuple[str, ...]) -> dict[str, str]:
 
 def _scores(folder: Path, weights: str) -> dict[str, BenchmarkScore]:
     """The latest score of each benchmark that these weights were asked."""
-    mine = [
-        p for p in folder.glob(f"*/{SCORE}") if weights and (about := read_about(p.parent)) and about.weights == weights
-    ]
     found: dict[str, BenchmarkScore] = {}
-    for file in sorted(mine, key=lambda p: p.stat().st_mtime):
+    for file in score_files(folder, weights):
         said = _object(file)
         score, metric = _number(said.get("accuracy")), said.get("metric")
         if score is not None and isinstance(metric, str):

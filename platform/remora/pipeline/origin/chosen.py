@@ -72,8 +72,8 @@ class SearchDecision:
 
 
 def promotions_of(origin: ModelOrigin, runs: Path) -> tuple[Promotion, ...]:
-    """How aliases came to the model, the oldest first. A line from before weights were recorded is told by its
-    variant's name."""
+    """The promotions that moved an alias to the model, the oldest first. Old lines of the history have no weights and
+    are matched by the variant's name."""
     return tuple(
         made
         for made in history(runs)

@@ -15,9 +15,8 @@ from remora.catalog.compatibility import check_composition
 from remora.data.index import Dataset
 from remora.data.picture_list import AT_ONCE, PictureSet, picture_set
 from remora.errors import DataError, RemoraError
-from remora.evaluation.measured import SCORE
 from remora.evaluation.score import ScoreRecord
-from remora.evaluation.sheet import read_about
+from remora.evaluation.sheet import score_files
 from remora.files import manifest
 from remora.inference.bundle import FILE, BundleFile, read_bundle_file, weights_digest
 from remora.model.refs import source_record
@@ -173,9 +172,8 @@ def origin_of(folder: Path, runs: Path) -> ModelOrigin:
 
 def scores_of(scores: Path, weights: str) -> dict[str, ScoreRecord]:
     """The latest score of each benchmark that these weights were asked."""
-    files = [f for f in scores.glob(f"*/{SCORE}") if (about := read_about(f.parent)) and about.weights == weights]
     found: dict[str, ScoreRecord] = {}
-    for file in sorted(files, key=lambda f: f.stat().st_mtime):
+    for file in score_files(scores, weights):
         try:
             said: ScoreRecord = json.loads(file.read_text())
             if said.keys() >= {"benchmark", "metric", "accuracy", "n"}:

@@ -18,7 +18,7 @@ from remora.pipeline.origin.model import ModelOrigin, picture_tokens_of
 from remora.pipeline.origin.stages import stages_of
 
 MOST = 6
-"""Siblings that are told; each costs a paired test."""
+"""At most so many siblings are listed; each costs a paired test."""
 
 
 @dataclass(frozen=True)

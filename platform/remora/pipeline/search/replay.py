@@ -83,7 +83,7 @@ def _halved(
         known = {run: at for run in alive if (at := _at(curves[run], share))}
         unknown += [run for run in alive if run not in known]
         best = sorted(known, key=lambda run: -known[run].merit)
-        rest = [run for run in alive if run not in known]  # whoever goes on, it costs the same
+        rest = [run for run in alive if run not in known]  # the cost does not depend on which of them go on
         alive = [*best, *rest][: max(1, len(alive) // rule.eta)]
     return trained | dict.fromkeys(alive, 1.0), list(dict.fromkeys(unknown))
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from remora.errors import DataError
 from remora.evaluation.choice import ChampionChoice, choose
 from remora.evaluation.kept import read_report
-from remora.evaluation.measured import SCORE
 from remora.evaluation.report import Report
 from remora.evaluation.score import ScoreRecord
-from remora.evaluation.sheet import ABOUT, REPORT, read_about
+from remora.evaluation.sheet import ABOUT, REPORT, SCORE, read_about
 from remora.reporting.search_report.record import SearchedVariant, SearchRecord, json_of
 
 FAR = float("inf")
