@@ -18,7 +18,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without the import
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from os import PathLike
 
     from remora.commands.evaluate import Evaluation
@@ -61,6 +61,7 @@ def load(model: File, *, runs: File | None = None, tracking_uri: str | None = No
 def train(
     spec: File,
     *,
+    settings: Mapping[str, object] | Iterable[str] = (),
     local: bool = False,
     address: str | None = None,
     tracking_uri: str | None = None,
@@ -73,6 +74,7 @@ def train(
 
     Args:
         spec: A variant's YAML.
+        settings: Keys of the spec or its stages, `{"finetune.lr": 1e-4}`, as `--set` gives them.
         local: Without Ray, on this machine.
         address: Ray cluster to use; default: RAY_ADDRESS, or a new one on this machine.
         max_hours: Begin nothing if what is left is planned to take more.
@@ -89,13 +91,14 @@ def train(
         from remora.commands.run import trained
 
         where = {"address": address, "local": local, "tracking_uri": tracking_uri, "runs": runs}
-        given = {"spec": spec, "max_hours": max_hours, "max_cost": max_cost, **where}
+        given = {"spec": spec, "settings": settings, "max_hours": max_hours, "max_cost": max_cost, **where}
         return trained(TrainOptions.of(given), aloud)
 
 
 def search(
     spec: File,
     *,
+    settings: Mapping[str, object] | Iterable[str] = (),
     local: bool = False,
     address: str | None = None,
     tracking_uri: str | None = None,
@@ -109,6 +112,7 @@ def search(
 
     Args:
         spec: A space's YAML.
+        settings: As of `train`.
         local: Run in this process, without Ray.
         address: Ray cluster to use; default: RAY_ADDRESS, or a new one on this machine.
         smoke: Run the space's trial run of minutes.
@@ -126,7 +130,14 @@ def search(
         from remora.commands.run import searched
 
         where = {"address": address, "local": local, "tracking_uri": tracking_uri, "runs": runs}
-        given = {"spec": spec, "smoke": smoke, "max_hours": max_hours, "max_cost": max_cost, **where}
+        given = {
+            "spec": spec,
+            "settings": settings,
+            "smoke": smoke,
+            **where,
+            "max_hours": max_hours,
+            "max_cost": max_cost,
+        }
         return searched(SearchOptions.of(given), aloud)
 
 
@@ -216,6 +227,7 @@ def score(
 def plan(
     spec: File,
     *,
+    settings: Mapping[str, object] | Iterable[str] = (),
     smoke: bool = False,
     slots: int | None = None,
     rate: float | None = None,
@@ -231,6 +243,8 @@ def plan(
     """Plan a space or a variant: which stage runs exist, which will be trained, what it takes with and without sharing.
 
     Args:
+        spec: A variant's or a space's YAML.
+        settings: As of `train`.
         slots: Groups of workers that train at once; default: as many as have room here.
         rate: Operations a second of one worker; default: as measured in the run folder, or an assumption.
         price: Of a GPU-hour; default: the spec's.
@@ -249,9 +263,9 @@ def plan(
     from remora.commands.show import planned
     from remora.reporting.columns import silent
 
-    given = {"spec": spec, "smoke": smoke, "slots": slots, "rate": rate, "price": price, "address": address}
+    given = {"spec": spec, "settings": settings, "smoke": smoke, "slots": slots, "rate": rate, "price": price}
     device = {"gpu": gpu, "gpus": gpus, "prices": prices, "max_hours": max_hours, "max_cost": max_cost}
-    return planned(PlanOptions.of(given | device | {"runs": runs}), silent())
+    return planned(PlanOptions.of(given | device | {"address": address, "runs": runs}), silent())
 
 
 def explain(model: File, *, runs: File | None = None, tracking_uri: str | None = None) -> Explanation:

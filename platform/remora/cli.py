@@ -112,7 +112,7 @@ def _fill(parser: argparse.ArgumentParser, options: type[Options], help: dict[st
         if kind is bool:
             parsing["action"] = "store_true"
         else:
-            parsing |= {"type": kind, **({"nargs": "+"} if several else {})}
+            parsing |= {"type": kind, **({"nargs": "+"} if several and "action" not in parsing else {})}
         required = f.default is MISSING and f.default_factory is MISSING
         if not f.metadata["flags"]:
             if not required:

@@ -84,7 +84,7 @@ def _check_stages(options: DataCheckOptions, console: Console) -> None:
     Raises:
         RemoraError: a stage could not run, or would learn nothing.
     """
-    known = preflight(read_variants(options.target), Store(options.runs))
+    known = preflight(read_variants(options.target, options.settings), Store(options.runs))
     for run in known.runs.values():
         steps, samples = known.lengths[run.id]
         console.print(f"stage {run.stage.name}: {samples:,} samples in {steps:,} steps", highlight=False)
@@ -109,7 +109,7 @@ def _read_by_stages(options: DataCheckOptions, console: Console) -> Iterator[Dat
     store = Store(options.runs)
     tokenizers: dict[str, PreTrainedTokenizerBase | None] = {}
     seen = set()
-    for variant in read_variants(options.target):
+    for variant in read_variants(options.target, options.settings):
         vision, connector, llm = (
             catalog.vision(variant.vision),
             catalog.connector(variant.connector),

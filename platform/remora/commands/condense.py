@@ -25,6 +25,7 @@ from remora.data.mixture import locate, open_whole
 from remora.errors import DataError
 from remora.files import digest, disk_errors
 from remora.spec import Condensation, load
+from remora.spec.settings import settings_of
 
 
 def condense(options: DataCondenseOptions, console: Console) -> None:
@@ -33,7 +34,7 @@ def condense(options: DataCondenseOptions, console: Console) -> None:
     Raises:
         DataError: no spec is given, or its source and embeddings do not match.
     """
-    spec = load(Condensation, str(options.target))
+    spec = load(Condensation, str(options.target), settings_of(options.settings))
     out = (options.out or options.runs / "condensed" / spec.name).expanduser().absolute()
     data = options.runs / "data"
     source = prepare([spec.source], options.place, console, open_whole)[0][1] if spec.source else None

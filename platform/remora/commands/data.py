@@ -15,6 +15,7 @@ from remora.commands.data_options import (
     DataIndexOptions,
     DataShowOptions,
 )
+from remora.errors import SpecError
 from remora.files import disk_errors
 from remora.reporting.bars import counting
 from remora.reporting.columns import literal
@@ -22,7 +23,18 @@ from remora.reporting.columns import literal
 # Each verb loads its own: torch takes 4 s, and two of six need it.
 
 
+def _check_settings(options: DataCheckOptions | DataIndexOptions | DataShowOptions) -> None:
+    """Settings are of a spec: a dataset has none.
+
+    Raises:
+        SpecError: the target is a dataset, and there are some.
+    """
+    if options.settings and not options.target.endswith((".yaml", ".yml")):
+        raise SpecError(f"--set {options.settings[0]}: {options.target} is a dataset; give the YAML of a variant")
+
+
 def check(options: DataCheckOptions) -> None:
+    _check_settings(options)
     from remora.commands.check import check
 
     console = literal(soft_wrap=True)
@@ -31,6 +43,7 @@ def check(options: DataCheckOptions) -> None:
 
 
 def index(options: DataIndexOptions) -> None:
+    _check_settings(options)
     from remora.commands.indexes import index
 
     index(options, literal(soft_wrap=True))
@@ -51,6 +64,7 @@ def convert(options: DataConvertOptions) -> None:
 
 
 def show(options: DataShowOptions) -> None:
+    _check_settings(options)
     from remora.commands.samples import sections_of, show
 
     console = literal()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.commands.declaring import argument, option
-from remora.commands.options import A_DATASET, Options, cluster_address, tracking_server
+from remora.commands.options import A_DATASET, Options, cluster_address, settings, tracking_server
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class DataCheckOptions(Options):
 
     target: str = argument(A_DATASET)
     images: str | None = _images()
+    settings: tuple[str, ...] = settings()
     json: Path | None = option("write the report to FILE", metavar="FILE")
 
 
@@ -35,6 +36,7 @@ class DataIndexOptions(Options):
 
     target: str = argument(A_DATASET)
     images: str | None = _images()
+    settings: tuple[str, ...] = settings()
     address: str | None = cluster_address()
     tracking_uri: str | None = tracking_server()
 
@@ -54,6 +56,7 @@ class DataCondenseOptions(Options):
     """choose the part of a dataset that is worth training on"""
 
     target: str = argument("a condensation, e.g. jobs/condense.yaml", metavar="SPEC")
+    settings: tuple[str, ...] = settings()
     out: Path | None = option("its folder (default: <run folder>/condensed/NAME)", metavar="DIR")
     address: str | None = cluster_address()
     tracking_uri: str | None = tracking_server()
@@ -65,6 +68,7 @@ class DataShowOptions(Options):
 
     target: str = argument(A_DATASET)
     images: str | None = _images()
+    settings: tuple[str, ...] = settings()
     samples: int = option("samples per stage (default: 3)", 3, "-n", metavar="N")
     first: int = option("the first of them (default: 0)", 0, "--from", metavar="N")
     seed: int | None = option("seed of another order")

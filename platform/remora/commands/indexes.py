@@ -24,7 +24,7 @@ from remora.spec import MixtureEntry, Variant
 def index(options: DataIndexOptions, console: Console) -> None:
     """Build the index of a dataset, or of all that a variant or a space reads, and print their sample counts."""
     if str(options.target).endswith((".yaml", ".yml")):
-        entries = entries_of(read_variants(options.target))
+        entries = entries_of(read_variants(options.target, options.settings))
     elif options.target in catalog.entries("datasets"):
         entries = [MixtureEntry(dataset=options.target)]
     else:

@@ -8,7 +8,7 @@ since `remora --help` needs all of it. The parser reads the annotations as types
 # ruff: noqa: RUF009 (`option` and `argument` are dataclasses.field)
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType
@@ -55,6 +55,25 @@ def _judge_model() -> str | None:
 
 def smoke_run() -> bool:
     return option("a space's trial run of minutes: what its smoke block replaces", False)
+
+
+def settings() -> tuple[str, ...]:
+    return option(
+        "a key of the spec, or of its stages (finetune.lr=1e-4, lr=1e-4), as YAML; may be repeated",
+        (),
+        "--set",
+        action="append",
+        metavar="KEY=VALUE",
+    )
+
+
+def as_written(settings: str | Iterable[str] | Mapping[str, object]) -> tuple[str, ...]:
+    """Settings from Python, `{"finetune.lr": 1e-4}` or `["finetune.lr=1e-4"]`, as `--set` has them."""
+    if isinstance(settings, Mapping):
+        from json import dumps  # which is YAML
+
+        return tuple(f"{key}={dumps(value)}" for key, value in settings.items())
+    return (settings,) if isinstance(settings, str) else tuple(settings)
 
 
 def all_as_json() -> bool:
@@ -110,6 +129,8 @@ class Options:
                 continue
             if name == "runs":
                 value = run_folder(value)
+            elif name == "settings":
+                value = as_written(value)
             elif ... in kinds[name]:
                 several = (value,) if isinstance(value, str | Path) else tuple(value)
                 value = tuple(map(Path, several)) if Path in kinds[name] else several
@@ -141,6 +162,7 @@ class TrainOptions(Options):
     """train and measure one variant"""
 
     spec: Path = argument("a variant, e.g. jobs/demo-base.yaml")
+    settings: tuple[str, ...] = settings()
     address: str | None = cluster_address()
     local: bool = _local()
     tracking_uri: str | None = tracking_server()
@@ -154,6 +176,7 @@ class SearchOptions(Options):
     """train and measure every variant of a space, register the best"""
 
     spec: Path = argument("a space, e.g. tune/demo.yaml")
+    settings: tuple[str, ...] = settings()
     address: str | None = cluster_address()
     local: bool = _local()
     tracking_uri: str | None = tracking_server()

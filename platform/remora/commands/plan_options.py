@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.commands.declaring import argument, option
-from remora.commands.options import Options, all_as_json, max_cost, max_hours, smoke_run
+from remora.commands.options import Options, all_as_json, max_cost, max_hours, settings, smoke_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +14,7 @@ class PlanOptions(Options):
     """plan a space or a variant: which stage runs exist, which will be trained, how long it takes and what it costs"""
 
     spec: Path = argument("a variant or a space")
+    settings: tuple[str, ...] = settings()
     smoke: bool = smoke_run()
     slots: int | None = option("groups of workers that train at once (default: as many as have room here)", metavar="N")
     rate: float | None = option("FLOP/s of one worker (default: as measured in the run folder)", metavar="FLOPS")
@@ -32,4 +33,5 @@ class RenderOptions(Options):
     """print a space or a variant with everything resolved"""
 
     spec: Path = argument("a variant or a space")
+    settings: tuple[str, ...] = settings()
     smoke: bool = smoke_run()

@@ -61,9 +61,9 @@ def train(options: TrainOptions) -> None:
         scores = {name: as_json(score) for name, score in outcome.scores.items()}
         say(*variant_lines(scores, outcome.bundle))
         return
-    variant = read_variant(options.spec)
+    variant = read_variant(options.spec, options.settings)
     prepare(entries_of([variant]), options.place, literal())
-    progress = live(options.place, "train", options.spec, SINGLE, [variant_name(variant)], literal(), limits(options))
+    progress = live(options.place, "train", options.spec, SINGLE, [variant_name(variant)], literal(), given(options))
     (ended,) = progress.read()
     say(*variant_lines(ended.scores, ended.bundle))
 
@@ -74,7 +74,7 @@ def trained(options: TrainOptions, aloud: bool = False) -> Outcome:
     Raises:
         RemoraError: what stopped it; finished stage runs are kept.
     """
-    variant, store, place = read_variant(options.spec), Store(options.runs), options.place
+    variant, store, place = read_variant(options.spec, options.settings), Store(options.runs), options.place
     tell = say if aloud else say_nothing
     prepare(entries_of([variant]), place, literal() if aloud else silent())
     store.check_writable()
@@ -110,10 +110,10 @@ def _search(options: SearchOptions) -> None:
         result = searched(options, aloud=True)
         say(*search_lines(result.as_json()), report_line(options.runs, result.name, began))
         return
-    space = read_space(options.spec, options.smoke)
+    space = read_space(options.spec, options.smoke, options.settings)
     looked = survey(space)
     prepare(entries_of(looked.variants), options.place, literal())
-    more = ["--smoke"] * options.smoke + limits(options)
+    more = ["--smoke"] * options.smoke + given(options)
     live(options.place, "search", options.spec, space.name, known(space, looked), literal(), more)
     found = json.loads(result_file(options.runs, space.name).read_text())
     say(*search_lines(found), report_line(options.runs, space.name, began))
@@ -125,7 +125,7 @@ def searched(options: SearchOptions, aloud: bool = False) -> Result:
     Raises:
         RemoraError: what stopped it; finished stage runs are kept.
     """
-    space, store, place = read_space(options.spec, options.smoke), Store(options.runs), options.place
+    space, store, place = read_space(options.spec, options.smoke, options.settings), Store(options.runs), options.place
     looked = survey(space)
     names = known(space, looked)
     tell = say if aloud else say_nothing
@@ -172,10 +172,11 @@ def within_limits(
     check_limits(found, options.max_hours, options.max_cost)
 
 
-def limits(options: TrainOptions | SearchOptions) -> list[str]:
-    """The limits as options of the child that works."""
-    given = {"--max-hours": options.max_hours, "--max-cost": options.max_cost}
-    return [word for flag, limit in given.items() if limit is not None for word in (flag, str(limit))]
+def given(options: TrainOptions | SearchOptions) -> list[str]:
+    """Settings and limits as options of the child that works."""
+    limits = {"--max-hours": options.max_hours, "--max-cost": options.max_cost}
+    words = [word for setting in options.settings for word in ("--set", setting)]
+    return words + [word for flag, limit in limits.items() if limit is not None for word in (flag, str(limit))]
 
 
 def known(space: Space, looked: Survey) -> list[str]:

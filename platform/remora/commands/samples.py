@@ -74,7 +74,7 @@ def show(options: DataShowOptions, console: Console, sections: Sequence[Section]
 
 
 def _stages(options: DataShowOptions, console: Console, progress: Hear) -> Iterator[Section]:
-    variant, store = read_variant(options.target), Store(options.runs)
+    variant, store = read_variant(options.target, options.settings), Store(options.runs)
     if options.seed is not None:
         variant = variant.model_copy(update={"seed": options.seed})
     vision, llm = catalog.vision(variant.vision), catalog.llm(variant.llm)

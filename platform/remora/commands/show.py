@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def plan(options: PlanOptions) -> None:
     """Print every stage run of the spec: which variants use it, whether it exists; then what the whole takes."""
-    survey = read_survey(options.spec, options.smoke)
+    survey = read_survey(options.spec, options.smoke, options.settings)
     console = wide_console()
     _check_device(options)
     if not options.json:
@@ -73,7 +73,7 @@ def planned(options: PlanOptions, console: Console) -> Plan:
         RemoraError: the spec could not run, or takes more than the limits.
     """
     _check_device(options)
-    made = _planned(read_survey(options.spec, options.smoke), options, console)
+    made = _planned(read_survey(options.spec, options.smoke, options.settings), options, console)
     if made.forecasts:
         check_limits(made.forecasts, options.max_hours, options.max_cost)
     return made
@@ -138,7 +138,7 @@ def _slots(options: PlanOptions, space: Space | None, cluster: Cluster) -> int:
 
 def render(options: RenderOptions) -> None:
     """Print every variant with its stages as they will run; of a space, its axes first."""
-    survey = read_survey(options.spec, options.smoke)
+    survey = read_survey(options.spec, options.smoke, options.settings)
     sys.stdout.writelines(f"# {line}\n" for line in space_lines(survey))
     for number, variant in enumerate(survey.variants):
         sys.stdout.write("---\n" * bool(number) + rendered(variant, checked_stages(variant)))

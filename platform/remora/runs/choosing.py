@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def composed(space: Space, assignment: Mapping[str, object], written: Written | 
     for i, case in enumerate(space.cases):
         if space.holds(case.when, chosen):
             stages.override(case.overrides, written, ("cases", i))
+    stages.settle(space.settings)
     touched: dict[str, dict[str, str]] = {}
     for axis in (axis for axis in labels if axis != "seed"):
         about = f"{written.at('axes', axis)}: " if written else ""
@@ -67,6 +68,28 @@ def composed(space: Space, assignment: Mapping[str, object], written: Written | 
             raise Misfit(f"axes: {said}: {why}", name, {axis: shown[axis] for axis in axes}) from None
     more = {"name": name, "choice": shown} if labels else {}
     return plain.model_copy(update={"overrides": stages.overrides, **more})
+
+
+def settled(variant: Variant, settings: Mapping[str, object]) -> Variant:
+    """A variant with keys of stages set by their dotted names, which win over its overrides.
+
+    Raises:
+        SpecError: it has no such stage, or a stage becomes invalid.
+    """
+    stages = _Stages(variant)
+    for dotted in settings:
+        stage = stage_key(dotted).stage
+        if stage is not None and stage not in stages.stages:
+            raise no_stage(dotted, stage, stages.stages)
+    stages.override(variant.overrides, None)
+    stages.settle(settings)
+    return variant.model_copy(update={"overrides": stages.overrides})
+
+
+def no_stage(dotted: str, stage: str, known: Iterable[str]) -> SpecError:
+    """The error about a setting of a stage that there is not."""
+    known = list(known)
+    return SpecError(f"--set {dotted}: no stage {stage!r}{nearest(stage, known)}; there are: {', '.join(known)}")
 
 
 def _name(variant: Variant, labels: Mapping[str, str]) -> str:
@@ -110,6 +133,17 @@ class _Stages:
             before = self.overrides.get(name, {})
             self.overrides[name] = _joined(before, _change(self.stages[name], before, key.path, value, about))
         return names
+
+    def settle(self, settings: Mapping[str, object]) -> None:
+        """Set keys by their dotted names, of stages that exist."""
+        for dotted, value in settings.items():
+            stage = stage_key(dotted).stage
+            if stage is None or stage in self.stages:
+                for name in self.set(dotted, value, f"--set {dotted}"):
+                    try:
+                        self.check(name)
+                    except SpecError as e:
+                        raise SpecError(f"--set {dotted}: {str(e).removeprefix('overrides: ')}") from None
 
     def check(self, name: str) -> None:
         """Check that a stage is valid with its overrides."""

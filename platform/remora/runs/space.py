@@ -9,11 +9,13 @@ from pathlib import Path
 
 from remora import catalog
 from remora.errors import SpecError, UnknownName
-from remora.runs.choosing import Misfit, composed
+from remora.runs.choosing import Misfit, composed, no_stage, settled
 from remora.runs.graph import Written, check_names, check_overrides, recipe_stages, resolve_stages, variant_name
 from remora.runs.rungs import check_rule
 from remora.runs.tuning_check import check_stages
 from remora.spec import Space, Stage, Variant, load_job
+from remora.spec.axes import stage_key
+from remora.spec.settings import Setting, of_stages, settings_of, validated
 from remora.spec.space import MOST_VARIANTS
 
 
@@ -28,8 +30,9 @@ class Survey:
     """None for a single variant."""
 
 
-def read_variant(file: Path | str) -> Variant:
-    """The variant of a YAML file, or the published model of that name, with its overrides checked.
+def read_variant(file: Path | str, settings: Iterable[str] = ()) -> Variant:
+    """The variant of a YAML file, or the published model of that name, with its overrides checked; `settings` as in
+    `read_survey`.
 
     Raises:
         SpecError: the file is not a variant, or is invalid; the model is an average of several.
@@ -39,46 +42,61 @@ def read_variant(file: Path | str) -> Variant:
             raise SpecError(
                 f"{file} is an average of {len(models)} models, each trained on its own; next: remora render {file}"
             )
-        return models[0]
-    variant, lines = load_job(file, "variant")
+        return _set(models[0], settings_of(settings))
+    said = settings_of(settings)
+    variant, lines = load_job(file, "variant", settings=said)
     assert isinstance(variant, Variant)
     resolve_stages(variant, Written(str(file), lines))
-    return variant
+    return _settled(variant, said)
 
 
-def read_space(file: Path | str, smoke: bool = False) -> Space:
-    """The space of a YAML file, with all variants checked; with `smoke`, its trial run of minutes.
+def read_space(file: Path | str, smoke: bool = False, settings: Iterable[str] = ()) -> Space:
+    """The space of a YAML file, with all variants checked; with `smoke`, its trial run of minutes. `settings` as in
+    `read_survey`.
 
     Raises:
         SpecError: the file is not a space, is invalid, or has no smoke block.
     """
-    space, lines = load_job(file, "space", smoke=smoke)
+    space, lines = load_job(file, "space", smoke=smoke, settings=settings_of(settings))
     assert isinstance(space, Space)
     survey(space, Written(str(file), lines))
     return space
 
 
-def read_survey(file: Path | str, smoke: bool = False) -> Survey:
+def read_survey(file: Path | str, smoke: bool = False, settings: Iterable[str] = ()) -> Survey:
     """The variants of a YAML file with a space or a single variant. Of a range, both ends are taken.
 
-    The name of a published model (`remora catalog published`) is taken as well.
+    The name of a published model (`remora catalog published`) is taken as well. `settings` are KEY=VALUEs that win over
+    the file (spec/settings.py).
 
     Raises:
-        SpecError: the file is neither, or is invalid; with `smoke`, it has no smoke block.
+        SpecError: the file is neither, or is invalid; with `smoke`, it has no smoke block; a setting is invalid.
     """
+    said = settings_of(settings)
     if not smoke and (models := _published(file)):
-        return Survey(tuple(models))
-    job, lines = load_job(file, *(("space",) if smoke else ("variant", "space")), smoke=smoke)
+        return Survey(tuple(_set(model, said) for model in models))
+    job, lines = load_job(file, *(("space",) if smoke else ("variant", "space")), smoke=smoke, settings=said)
     written = Written(str(file), lines)
     if isinstance(job, Space):
         return survey(job, written)
     resolve_stages(job, written)
-    return Survey((job,))
+    return Survey((_settled(job, said),))
 
 
-def read_variants(file: Path | str) -> list[Variant]:
+def read_variants(file: Path | str, settings: Iterable[str] = ()) -> list[Variant]:
     """The variants of `read_survey`."""
-    return list(read_survey(file).variants)
+    return list(read_survey(file, settings=settings).variants)
+
+
+def _set(variant: Variant, settings: tuple[Setting, ...]) -> Variant:
+    """A variant that was not read from a file, with settings."""
+    raw = variant.model_dump(mode="json", exclude_unset=True)
+    return _settled(validated(Variant, raw, "published model", {}, settings), settings) if settings else variant
+
+
+def _settled(variant: Variant, settings: tuple[Setting, ...]) -> Variant:
+    below = of_stages(Variant, settings)
+    return settled(variant, {one.key: one.value for one in below}) if below else variant
 
 
 def _published(name: Path | str) -> list[Variant]:
@@ -172,5 +190,9 @@ def _check_overridden(space: Space, written: Written | None) -> None:
     stages = [recipe_stages(Variant(**any_variant, recipe=r, llm=m)) for r in space.recipe for m in space.llm]
     known = list(dict.fromkeys(stage.name for found in stages for stage in found))
     check_overrides(space.overrides, known, written)
+    for dotted in space.settings:
+        stage = stage_key(dotted).stage
+        if stage is not None and stage not in known:
+            raise no_stage(dotted, stage, known)
     for i, case in enumerate(space.cases):
         check_overrides(case.overrides, known, written, ("cases", i))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from remora.errors import SpecError
-from remora.spec.base import S, validate
+from remora.spec.base import S
 from remora.spec.paths import located
 from remora.spec.recipe import PARTS
+from remora.spec.settings import Setting, validated
 from remora.spec.space import Space, smoked
 from remora.spec.strict_yaml import KeyLines, read_yaml
 from remora.spec.variant import Variant
@@ -51,21 +53,24 @@ def read_kind(path: Path | str, *kinds: str) -> tuple[str, object, KeyLines]:
     return found, raw, lines
 
 
-def load(model: type[S], path: Path | str) -> S:
-    """Read `path` as one `model`; its relative paths are made absolute (spec/paths.py).
+def load(model: type[S], path: Path | str, settings: Iterable[Setting] = ()) -> S:
+    """Read `path` as one `model`, with `settings`; its relative paths are made absolute (spec/paths.py).
 
     Raises:
         SpecError: one line per error (file, line, key, value, what is known), or it is another kind of spec.
     """
     kind = model.__name__.lower()
     _, raw, lines = read_kind(path, kind) if kind in NEXT else ("", *read_yaml(path))
-    return validate(model, located(raw, Path(path).parent), str(path), lines)
+    return validated(model, located(raw, Path(path).parent), str(path), lines, settings)
 
 
-def load_job(path: Path | str, *kinds: str, smoke: bool = False) -> tuple[Variant | Space, KeyLines]:
+def load_job(
+    path: Path | str, *kinds: str, smoke: bool = False, settings: Iterable[Setting] = ()
+) -> tuple[Variant | Space, KeyLines]:
     """A variant or a space from a file, with absolute paths (spec/paths.py), and the line of every key.
 
-    `smoke` takes a space with what its smoke block replaces.
+    `smoke` takes a space with what its smoke block replaces. Of `settings`, a variant takes only those of the file's
+    own keys (see `settings.of_stages`).
 
     Raises:
         SpecError: it is invalid, or not one of `kinds`.
@@ -74,4 +79,4 @@ def load_job(path: Path | str, *kinds: str, smoke: bool = False) -> tuple[Varian
     if smoke:
         raw, lines = smoked(raw, lines, str(path))
     model: type[Variant] | type[Space] = Space if kind == "space" else Variant
-    return validate(model, located(raw, Path(path).parent), str(path), lines), lines
+    return validated(model, located(raw, Path(path).parent), str(path), lines, settings), lines

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from remora.errors import SpecError, nearest
-from remora.spec.axes import Axis, AxisName, AxisSpec, Choice, Range, When, changes
+from remora.spec.axes import Axis, AxisName, AxisSpec, Choice, Range, When, changes, stage_key
 from remora.spec.base import FileName, Spec
 from remora.spec.messages import found
 from remora.spec.strict_yaml import KeyLines
@@ -174,6 +174,8 @@ class Space(Job):
     smoke: dict[str, object] = Field(default_factory=dict)
     """Replacements of the space's keys for a trial run of minutes (`remora search FILE --smoke`); null removes a
     key."""
+    settings: dict[str, object] = Field(default_factory=dict, exclude_if=lambda settings: not settings)
+    """Keys of stages by their dotted names, which win over `overrides` and `cases`: what `--set` gives."""
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -210,11 +212,18 @@ class Space(Job):
     @field_validator("smoke")
     @classmethod
     def _replaces_known_keys(cls, smoke: dict[str, object]) -> dict[str, object]:
-        known = [k for k in cls.model_fields if k not in ("name", "published", "expect", "smoke")]
+        known = [k for k in cls.model_fields if k not in ("name", "published", "expect", "smoke", "settings")]
         for key in smoke:
             if key not in known:
                 raise _problem((key,), f"smoke cannot replace it{nearest(key, known)} (it can: {', '.join(known)})")
         return smoke
+
+    @field_validator("settings")
+    @classmethod
+    def _are_keys_of_stages(cls, settings: dict[str, object]) -> dict[str, object]:
+        for key in settings:
+            stage_key(key)
+        return settings
 
     @model_validator(mode="after")
     def _conditions_name_what_there_is(self) -> Self:
