@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from remora.demo import build_demo
 from remora.evaluation.measured import Measured
 from remora.evaluation.report import Report, ScoredAnswer
 from remora.evaluation.score import Score
-from remora.files import is_published, publishing, sha256_file, write_json
-from remora.pipeline import suite, variant
+from remora.files import digest, is_published, publishing, sha256_file, write_json
+from remora.pipeline import suite, tracked_runs, variant
 from remora.pipeline.search import perform, search
 from remora.pipeline.search.crew import OneByOne
 from remora.runs import Store
@@ -54,13 +55,22 @@ class Work:
             Store(runs).publish(task.name, task.record)
             feed.end("trained")
 
-    def measure(self, name, bundle, store, executor, cluster, **_):
+    def measure(self, prepared, bundle, store, executor, cluster, **_):
         self._call("measure")
+        name = prepared.name
         folder = store.runs / "scores" / name
         folder.mkdir(parents=True, exist_ok=True)
         items = [ScoredAnswer(i, "x", "x", float(i < 2)) for i in range(4)]
         write_json(folder / "report.json", Report(name, "own", {}, {}, items, [], own=OWN).as_json())
         return Measured(name, folder, None, Score(name, 4, "accuracy", 0.5, (0.2, 0.8)), questions="5" * 64)
+
+
+@dataclass
+class Asked:
+    """A benchmark as `prepare` gives it."""
+
+    name: str
+    data: Path = Path("questions")
 
 
 def bundled(folder, bundle, about):
@@ -73,7 +83,9 @@ def work(monkeypatch):
     made = Work()
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(variant, "write_bundle", bundled)
-    monkeypatch.setattr(perform, "prepare", lambda name, store: name)
+    monkeypatch.setattr(tracked_runs, "weights_digest", lambda bundle: digest(bundle.name))
+    monkeypatch.setattr(tracked_runs, "bundle_name", lambda bundle: bundle.name)
+    monkeypatch.setattr(perform, "prepare", lambda name, store: Asked(name))
     monkeypatch.setattr(variant, "measure", made.measure)
     return made
 
@@ -105,6 +117,18 @@ def killed(space, runs, work, monkeypatch, **left):
 def searched(space, runs, work):
     with Tracker(runs) as tracker:
         return search.search(space, runs, tracker, search.Here(partial(OneByOne, work)))
+
+
+def logged(runs):
+    tracker = Tracker(runs)
+    with tracker.client() as client:
+        return client.search_logged_models([tracker.server.open()])
+
+
+def whole(runs, run):
+    """A run with its models, which a search of MLflow's leaves out."""
+    with Tracker(runs).client() as client:
+        return client.get_run(run.info.run_id)
 
 
 def published(runs, run):
@@ -160,12 +184,34 @@ def test_a_search_that_was_killed_twice_is_one_run_with_links_and_datasets(runs,
 
     # And what it read: each dataset once, by its content, however often the run was taken up.
     for each in (*variants, *stages):
-        read = {i.dataset.name: i for i in each.inputs.dataset_inputs}
-        assert len(read) == len(each.inputs.dataset_inputs) > 0
-        assert all(json.loads(i.dataset.profile)["records"] > 0 for i in read.values())
-        assert all(len(i.dataset.digest) == 36 and i.tags[0].value == "training" for i in read.values())
-    names = {i.dataset.name for each in variants for i in each.inputs.dataset_inputs}
-    assert names == {"demo-language", "demo-captions", "demo-finetune"}
+        assert len({i.dataset.name for i in each.inputs.dataset_inputs}) == len(each.inputs.dataset_inputs) > 0
+        read = [i for i in each.inputs.dataset_inputs if i.tags[0].value == "training"]
+        assert all(json.loads(i.dataset.profile)["records"] > 0 for i in read)
+        assert all(len(i.dataset.digest) == 36 for i in each.inputs.dataset_inputs)
+    names = {(i.dataset.name, i.tags[0].value) for each in variants for i in each.inputs.dataset_inputs}
+    assert {name for name, context in names if context == "training"} == {
+        "demo-language", "demo-captions", "demo-finetune"
+    }  # fmt: skip
+    assert {name for name, context in names if context == "evaluation"} == set(space.benchmarks)
+
+    # Every result is a model, once; runs say which they read and made, and a figure knows its model and its questions.
+    models = {m.model_id: m for m in logged(runs)}
+    assert sorted(m.model_type for m in models.values()) == ["bundle"] * 2 + ["stage run"] * len(stages)
+    linked = {key: whole(runs, run) for key, run in found.items()}
+    made = {run.info.run_id: [o.model_id for o in run.outputs.model_outputs] for run in linked.values() if run.outputs}
+    for id, model in models.items():
+        assert made[model.source_run_id] == [id] and (runs / model.tags["remora.folder"]).is_dir()
+        (maker,) = (run for run in found.values() if run.info.run_id == model.source_run_id)
+        assert model.params == maker.data.params
+    for run in linked.values():
+        if run.data.tags["remora.kind"] != "search":
+            before = run.data.tags.get("remora.parent_stage")
+            read = [models[i.model_id].name for i in run.inputs.model_inputs]
+            assert read == ([before] if before else []) if run in of_kind(linked, "stage") else len(read) == 1
+    for model in models.values():
+        if model.model_type == "bundle":
+            by = {(m.key, m.dataset_name, m.dataset_digest) for m in model.metrics}
+            assert {(f"{b}/accuracy_low", b, "5" * 36) for b in space.benchmarks} <= by
 
 
 def cut(database):
@@ -181,7 +227,7 @@ def folder(database):
 @pytest.mark.parametrize("spoil", [cut, folder])
 def test_figures_come_although_mlflow_cannot_be_opened(spoil, runs, work, empty_database, monkeypatch):
     spoil(runs / "mlflow.db")
-    monkeypatch.setattr(suite, "measure", lambda prepared, *given, **_: work.measure(prepared.name, *given))
+    monkeypatch.setattr(suite, "measure", work.measure)
     monkeypatch.setattr(suite, "bundle_name", lambda bundle: "model")
     monkeypatch.setattr(suite, "weights_digest", lambda bundle: "ab")
 

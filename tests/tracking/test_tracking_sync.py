@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ import pytest
 from remora.cli import main
 from remora.errors import TrackingError
 from remora.files import publishing
-from remora.tracking import Input, Run, Tracker, compare, id_of, link, metric_names, register, version_info
+from remora.tracking import Input, Run, RunModel, Tracker, compare, id_of, link, metric_names, register, version_info
 from remora.tracking import tracker as tracker_module
 from remora.tracking.connection import MlflowRefused, MlflowUnreachable
 from remora.training import journal
@@ -46,8 +47,11 @@ def publish(runs, name="one"):
     shutil.rmtree(work(runs, name).parent)
 
 
+MODEL = RunModel("one", "stage run", "stages/one", True, {"remora.identity": "1"})
+
+
 def stage(runs, **more):
-    return Run(runs, key="stage/one", name="one", stage="one", **more)
+    return Run(runs, key="stage/one", name="one", stage="one", models={"stage/one": MODEL}, **more)
 
 
 TRAINED = {"part": "llm", "mode": "full", "parameters": 9, "trained": 9, "lr": 0.1}
@@ -95,6 +99,15 @@ def story(runs):
             (runs / "scores" / "report.json").write_text("[]")
             variant.note(tags={"remora.stage.one": id_of("stage/one")}, metrics={"gqa": {"accuracy": 0.5}})
             variant.note(files={"benchmarks/gqa": runs / "scores"})
+            with publishing(runs / "bundles" / "v.0") as tmp:
+                (tmp / "weights").write_text("v")
+            asked = Input("gqa", "q" * 64, "gqa", "evaluation", {"questions": 4})
+            models = {
+                "stage/one": replace(MODEL, made=False),
+                "bundle/7": RunModel("v.0", "bundle", "bundles/v.0", True),
+            }
+            variant.note(models=models, metrics={"gqa/accuracy": 0.25}, inputs=[asked])
+            variant.note(models={"stage/two": RunModel("two", "stage run", "stages/two", False)})  # not there
 
 
 def held(tracker, runs_in):
@@ -103,6 +116,10 @@ def held(tracker, runs_in):
     for key, run in runs_in(tracker).items():
         names[run.info.run_id] = key
     with tracker.client() as client:
+
+        def named(id):
+            return client.get_logged_model(id).name
+
         for key, run in runs_in(tracker).items():
             tags = {k: v for k, v in run.data.tags.items() if k != "remora.synced"}
             for id, name in names.items():
@@ -114,10 +131,19 @@ def held(tracker, runs_in):
             inputs = [(i.dataset.name, i.dataset.digest, i.dataset.profile) for i in run.inputs.dataset_inputs]
             place = tracker.runs / "mlruns" / run.info.run_id / "artifacts"
             files = {str(p.relative_to(place)): p.read_text() for p in sorted(place.rglob("*")) if p.is_file()}
-            info = (run.info.run_name, run.info.status, run.info.start_time, run.info.end_time)
+            whole = client.get_run(run.info.run_id)  # a search of MLflow's leaves models out
+            read = [named(m.model_id) for m in whole.inputs.model_inputs]
+            made = [named(m.model_id) for m in whole.outputs.model_outputs] if whole.outputs else []
+            info = (read, made, run.info.run_name, run.info.status, run.info.start_time, run.info.end_time)
             found[key] = (info, tags, run.data.params, steps, inputs, files)
+        models = []
+        for model in client.search_logged_models([tracker.server.open()]):
+            figures = sorted((m.key, m.value, m.dataset_name, m.dataset_digest) for m in model.metrics or ())
+            models.append(
+                (model.name, model.model_type, model.status, names[model.source_run_id], model.params, figures)
+            )
         versions = [(v.version, names[v.run_id], v.aliases) for v in client.search_model_versions()]
-    return found, sorted(versions, key=str)
+    return found, sorted(versions, key=str), sorted(models)
 
 
 def test_a_search_links_to_a_comparison_of_its_variants(tracker, runs_in):
@@ -150,8 +176,8 @@ def test_all_that_was_recorded_arrives(tracker, runs_in, tmp_path, monkeypatch):
     monkeypatch.chdir(elsewhere)
     story(tmp_path)
     assert tracker.sync().written == 3
-    found, _ = held(tracker, runs_in)
-    assert [info[1] for info, *_ in found.values()] == ["FINISHED"] * 3
+    found, _, models = held(tracker, runs_in)
+    assert [info[3] for info, *_ in found.values()] == ["FINISHED"] * 3
     _, tags, params, _, _, _ = found["search/x"]
     assert (
         params == {"n": "2"} and tags["note"].startswith("[v](#/experiments/") and tags["note"].endswith("variant/v)")
@@ -159,11 +185,18 @@ def test_all_that_was_recorded_arrives(tracker, runs_in, tmp_path, monkeypatch):
     assert tags["mlflow.user"] and tags["mlflow.source.name"] == "remora" and tags["remora.kind"] == "search"
     _, tags, _, steps, inputs, files = found["variant/v"]
     assert tags["mlflow.parentRunId"] == "search/x" and tags["remora.stage.one"] == "stage/one"
-    assert [value for _, value, _ in steps["gqa.accuracy"]] == [0.5] and inputs == [
-        ("demo", "d" * 36, '{"records": 5}')
-    ]
+    assert [value for _, value, _ in steps["gqa.accuracy"]] == [0.5]
+    assert inputs == [("demo", "d" * 36, '{"records": 5}'), ("gqa", "q" * 36, '{"questions": 4}')]
     assert files == {"v.json": "{}", "benchmarks/gqa/report.json": "[]"}
     _, tags, params, steps, _, files = found["stage/one"]
+    # Results are models, by what they were measured on, and the runs are linked by them.
+    assert [found[key][0][:2] for key in ("stage/one", "variant/v")] == [([], ["one"]), (["one"], ["v_0"])]
+    (one, bundle) = models
+    assert one[:5] == ("one", "stage run", "READY", "stage/one", {"lr.llm": "0.001"})
+    assert [figure[0] for figure in one[5]] == ["loss"] and one[5][0][1] == 1 / 5
+    asked = ("gqa", "q" * 36)
+    assert bundle[:4] == ("v_0", "bundle", "READY", "variant/v")
+    assert bundle[5] == [("gqa.accuracy", 0.5, None, None), ("gqa/accuracy", 0.25, *asked)]
     assert tags["mlflow.parentRunId"] == "variant/v" and tags["remora.notes"] == "it is warm"
     assert params == {"lr.llm": "0.001"} and [s for s, _, _ in steps["loss"]] == list(range(5))
     assert steps["data/demo/skipped.torn"][0][1] == 1 and set(files) == {"tuning.md", "parts.json"}

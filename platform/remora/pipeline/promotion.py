@@ -20,6 +20,7 @@ from remora.evaluation.report import Report
 from remora.files import MANIFEST, exclusive, lines, sha256_file
 from remora.files.lines import utc_now
 from remora.inference.bundle import bundle_name, check_bundle, weights_digest
+from remora.pipeline.tracked_runs import bundle_models
 from remora.processes import user_name
 from remora.runs.rungs import figure_name
 from remora.tracking import Model, Run, Tracker
@@ -176,7 +177,8 @@ def _version(
     if key is None:  # a version belongs to an MLflow run, and an imported or copied bundle has none
         identity = sha256_file(model.folder / MANIFEST)
         about = {"mlflow.source.name": source, "remora.bundle": identity, "remora.model": model.shown}
-        run = Run(runs, key=f"registration/{identity}", name=f"{model.name} registered", tags=about)
+        models = bundle_models(model.folder, runs, made=True)
+        run = Run(runs, key=f"registration/{identity}", name=f"{model.name} registered", tags=about, models=models)
         run.keep()
         key = run.key
     return tracking.register(tracker, name, key, model.folder, alias, tags={"variant": model.name, **tags})

@@ -11,7 +11,7 @@ from remora.evaluation.measured import Measured
 from remora.inference.bundle import bundle_name, weights_digest
 from remora.pipeline.executor import Executor
 from remora.pipeline.measure import Prepared, measure
-from remora.pipeline.tracked_runs import metrics_of
+from remora.pipeline.tracked_runs import bundle_models, measured_inputs, metrics_of
 from remora.runs import Store
 from remora.spec import Cluster
 
@@ -49,6 +49,7 @@ def evaluate(
         key=f"evaluation/{identity}",
         name=f"{model} evaluation",
         tags={"mlflow.source.name": "remora evaluate", "remora.weights": identity, **_versions()},
+        models=bundle_models(bundle, store.runs, made=False),
     )
     found = []
     with tracking.Tracker(store.runs, tracking_uri, note=note), run:
@@ -61,7 +62,7 @@ def evaluate(
             run.note(
                 tags=_tags(measured),
                 metrics=metrics_of(measured.score) if measured.score else None,
-                inputs=[_input(measured, prepared.data)],
+                inputs=measured_inputs(measured, prepared.data),
                 files={f"benchmarks/{measured.benchmark}": measured.folder},
             )
     return found
@@ -72,8 +73,3 @@ def _tags(measured: Measured) -> dict[str, str]:
     if measured.report:
         said |= {"protocol": measured.report.protocol, "judge": measured.report.judge or ""}
     return {f"remora.{what}.{measured.benchmark}": text for what, text in said.items() if text}
-
-
-def _input(measured: Measured, data: Path) -> tracking.Input:
-    asked = {"questions": measured.score.n} if measured.score else {}
-    return tracking.Input(measured.benchmark, measured.questions, str(data), "evaluation", asked)

@@ -11,10 +11,13 @@ from pathlib import Path
 
 from remora import catalog, tracking
 from remora.data.index import Dataset
+from remora.evaluation.measured import Measured
 from remora.evaluation.score import Score
+from remora.inference.bundle import bundle_name, weights_digest
 from remora.model.refs import source_record
 from remora.runs import StageRun, variant_name
 from remora.spec import Variant
+from remora.tracking.record import within
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow's page of a run shows first, as Markdown."""
@@ -36,16 +39,16 @@ def variant_run(variant: Variant, lineage: Sequence[StageRun], runs: Path, withi
         params=_variant_params(variant, lineage),
         texts={"variant.json": variant.model_dump_json(indent=1)},
         inputs=_inputs(lineage),
+        models={stage_key(lineage[-1]): _stage_model(lineage[-1], made=False)},
     )
 
 
 def _variant_params(variant: Variant, lineage: Sequence[StageRun]) -> dict[str, object]:
-    """Where variants differ: the parts, what was chosen on a space's axes, and each stage's rates, length and data."""
+    """All that decides the result: the parts, what was chosen on a space's axes, and each stage as it is resolved."""
     said: dict[str, object] = {p: getattr(variant, p) for p in ("vision", "connector", "llm", "recipe", "seed")}
     for run in lineage:
-        stage = run.stage.model_dump(mode="json", exclude_none=True)
-        kept = {k: stage[k] for k in ("lr", "epochs", "steps", "batch", "schedule", "warmup") if k in stage}
-        said[run.stage.name] = kept | {"data": _mixture(run)}
+        stage = run.stage.model_dump(mode="json", exclude={"name", "mixture"}, exclude_none=True)
+        said[run.stage.name] = stage | {"data": _mixture(run)}
     return said | variant.choice
 
 
@@ -74,6 +77,23 @@ def metrics_of(score: Score) -> dict[str, float]:
     return {f"{score.benchmark}/{k}": v for k, v in figures.items()}
 
 
+def measured_inputs(measured: Measured, data: Path) -> list[tracking.Input]:
+    """What a model was asked: the benchmark, by the digest of its questions and pictures."""
+    asked = {"questions": measured.score.n} if measured.score else {}
+    return [tracking.Input(measured.benchmark, measured.questions, str(data), "evaluation", asked)]
+
+
+def bundle_models(bundle: Path, runs: Path, made: bool) -> dict[str, tracking.RunModel]:
+    """The model in a bundle's folder, that a run made or measured."""
+    weights = weights_digest(bundle)
+    tags = {"remora.weights": weights, "remora.variant": bundle_name(bundle)}
+    return {f"bundle/{weights}": tracking.RunModel(bundle.name, "bundle", within(runs.resolve(), bundle), made, tags)}
+
+
+def _stage_model(run: StageRun, made: bool) -> tracking.RunModel:
+    return tracking.RunModel(run.name, "stage run", f"stages/{run.name}", made, {"remora.identity": run.id})
+
+
 def stage_run(run: StageRun, variant: Variant, runs: Path, parent: str | None = None) -> tracking.Run:
     """The stage run's run; steps and results are read from the stage run's own files."""
     return tracking.Run(
@@ -90,6 +110,7 @@ def stage_run(run: StageRun, variant: Variant, runs: Path, parent: str | None = 
         texts={"stage.json": run.stage.model_dump_json(indent=1)},
         inputs=_inputs([run]),
         stage=run.name,
+        models={stage_key(r): _stage_model(r, made=r is run) for r in (run, run.parent) if r},
     )
 
 

@@ -112,6 +112,7 @@ def measured(
     def asked(benchmark: str, done: int, of: int) -> None:
         journal.append(status, "asked", benchmark=benchmark, done=done, of=of)
 
+    tracked.note(models=tracked_runs.bundle_models(bundle, store.runs, made=True))
     found = {}
     for benchmark, prepared in zip(variant.benchmarks, benchmarks, strict=True):
         one = found[benchmark] = measure(prepared, bundle, store, executor, variant.cluster, hear=asked)
@@ -119,6 +120,7 @@ def measured(
             journal.append(status, "scored", **as_json(score))
         tracked.note(
             metrics=tracked_runs.metrics_of(score) if score else None,
+            inputs=tracked_runs.measured_inputs(one, prepared.data),
             files={f"benchmarks/{Path(benchmark).stem}": one.folder},
         )
     return found

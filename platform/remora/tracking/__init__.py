@@ -6,7 +6,7 @@ functions of this room, so that importing it stays light.
 
 from remora.tracking.metric_names import Input, compare, id_of, link
 from remora.tracking.models import Model, find_model
-from remora.tracking.record import Run
+from remora.tracking.record import Run, RunModel
 from remora.tracking.registry import (
     check_alias,
     facts_of_run,
@@ -22,6 +22,7 @@ __all__ = [
     "Input",
     "Model",
     "Run",
+    "RunModel",
     "Tracker",
     "check_alias",
     "compare",

@@ -50,6 +50,18 @@ class Claim:
 
 
 @dataclass
+class RunModel:
+    """A model that a run made or read. In MLflow it is a LoggedModel that points at the run folder."""
+
+    name: str
+    kind: Literal["stage run", "bundle"]
+    folder: str
+    made: bool
+    """By this run; else it was read."""
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
 class Record:
     """One MLflow run. Times are milliseconds since 1970; folders below the run folder are relative to it."""
 
@@ -73,6 +85,8 @@ class Record:
     stage: str | None = None
     """The folder of the stage run whose journal has its steps."""
     claims: list[Claim] = field(default_factory=list)
+    models: dict[str, RunModel] = field(default_factory=dict)
+    """By keys that are of their content: `stage/<identity>`, `bundle/<digest of the weights>`."""
 
 
 _RECORD = TypeAdapter(Record)
@@ -122,6 +136,7 @@ class Run:
         inputs: Iterable[Input] = (),
         texts: Mapping[str, str] | None = None,
         stage: str | None = None,
+        models: Mapping[str, RunModel] | None = None,
     ) -> None:
         self.runs, self.key = Path(runs).resolve(), key
         self._file = file_of(self.runs, key)
@@ -131,6 +146,7 @@ class Run:
             "params": metric_names.params(params or {}),
             "inputs": list(inputs),
             "texts": dict(texts or {}),
+            "models": dict(models or {}),
         }
         self._held = contextlib.ExitStack()
 
@@ -168,6 +184,7 @@ class Run:
         inputs: Iterable[Input] = (),
         texts: Mapping[str, str] | None = None,
         files: Mapping[str, Path] | None = None,
+        models: Mapping[str, RunModel] | None = None,
     ) -> None:
         """Add to the record; values with the same name are replaced.
 
@@ -183,6 +200,7 @@ class Run:
             inputs=list(inputs),
             texts=dict(texts or {}),
             files={path: (within(self.runs, folder), now) for path, folder in (files or {}).items()},
+            models=dict(models or {}),
         )
 
     def claim(self, claim: Claim) -> None:

@@ -75,8 +75,11 @@ def register(
     return str(found[0].version)
 
 
-def make_version(server: Server, run: str, claim: Claim) -> None:
+def make_version(server: Server, run: str, claim: Claim, model: str | None = None) -> None:
     """Execute a claim, once: an alias that was moved since stays there.
+
+    Args:
+        model: The id of the LoggedModel that the version is of.
 
     Raises:
         MlflowUnreachable, MlflowRefused: MLflow cannot do it now, or ever.
@@ -93,7 +96,9 @@ def make_version(server: Server, run: str, claim: Claim) -> None:
                 client.create_registered_model(claim.model)
             # `register_model("runs:/…")` needs a logged model in MLflow's own format; plain files need this call.
             source = f"{client.get_run(run).info.artifact_uri}/{path}"
-            version = client.create_model_version(claim.model, source, run, tags=marks)
+            version = client.create_model_version(claim.model, source, run, tags=marks, model_id=model)
+        if model:
+            server.tell_version(model, claim.model, str(version.version))
         done = f"{CLAIMED}.{claim.alias}"
         if version.tags.get(done) == str(claim.at):
             return

@@ -16,6 +16,8 @@ from remora.tracking.metric_names import Input, LoggedStep
 
 KEY, MARK = "remora.key", "remora.synced"
 """Tags: a run's key, and how much of its record MLflow has."""
+VERSIONS = "mlflow.modelVersions"
+"""MLflow's tag of a LoggedModel."""
 NO_STEP = -1
 _BATCH = 1000  # metrics a call, MLflow's limit
 _NAME, _DIGEST = 500, 36  # characters of a dataset's, MLflow's limits
@@ -94,11 +96,22 @@ class Server(Connection):
         points: Iterable[tuple[str, float, int, int]] = (),
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
+        model: str | None = None,
+        datasets: Mapping[str, Input] | None = None,
     ) -> None:
-        """Log metrics (name, value, milliseconds since 1970, step), params and tags."""
+        """Log metrics (name, value, milliseconds since 1970, step), params and tags.
+
+        Args:
+            model: The id of the LoggedModel that the metrics are of.
+            datasets: Those that metrics were measured on, by the first piece of their names.
+        """
         from mlflow.entities import Metric, Param, RunTag
 
-        metrics = [Metric(*point) for point in points]
+        def measured_on(name: str) -> tuple[str, str] | tuple[None, None]:
+            on = (datasets or {}).get(name.partition("/")[0])
+            return _dataset_key(on) if on else (None, None)
+
+        metrics = [Metric(*point, model, *measured_on(point[0])) for point in points]
         with self.answers() as client:
             for i in range(0, max(len(metrics), 1), _BATCH):
                 client.log_batch(
@@ -115,8 +128,7 @@ class Server(Connection):
         made = [
             DatasetInput(
                 Dataset(
-                    metric_names.shorten(i.name, _NAME),
-                    i.digest[:_DIGEST],
+                    *_dataset_key(i),
                     "local",
                     json.dumps({"uri": i.source}),
                     profile=json.dumps(dict(i.counts)),
@@ -128,6 +140,41 @@ class Server(Connection):
         if made:
             with self.answers() as client:
                 client.log_inputs(run, made)
+
+    def find_model(self, key: str) -> str | None:
+        """The id of the LoggedModel with that key."""
+        with self.answers() as client:
+            found = client.search_logged_models([self.open()], f"tags.`{KEY}` = '{key}'", max_results=1)
+        return str(found[0].model_id) if found else None
+
+    def make_model(
+        self, name: str, kind: str, run: str | None, params: Mapping[str, str], tags: Mapping[str, str]
+    ) -> str:
+        """A LoggedModel without files; its id."""
+        with self.answers() as client:
+            made = client.create_logged_model(self.open(), name, run, dict(tags), dict(params), kind)
+            client.finalize_logged_model(made.model_id, "READY")
+        return str(made.model_id)
+
+    def link_models(self, run: str, read: Iterable[str], made: Iterable[str]) -> None:
+        """Say which LoggedModels a run read and made; MLflow would hold the same one twice."""
+        from mlflow.entities import LoggedModelInput, LoggedModelOutput
+
+        with self.answers() as client:
+            known = client.get_run(run)
+            there = {m.model_id for m in known.inputs.model_inputs} if known.inputs else set()
+            if new := [LoggedModelInput(id) for id in read if id not in there]:
+                client.log_inputs(run, models=new)
+            there = {m.model_id for m in known.outputs.model_outputs} if known.outputs else set()
+            if outs := [LoggedModelOutput(id, step=0) for id in made if id not in there]:
+                client.log_outputs(run, outs)
+
+    def tell_version(self, model: str, name: str, version: str) -> None:
+        """Name a version of the registry on its LoggedModel's page. An MLflow server does so itself, a database not."""
+        with self.answers() as client:
+            told = json.loads(client.get_logged_model(model).tags.get(VERSIONS, "[]"))
+            if (one := {"name": name, "version": version}) not in told:
+                client.set_logged_model_tags(model, {VERSIONS: json.dumps([*told, one])})
 
     def last_step(self, run: str) -> int:
         """The last step of `loss` in MLflow, `NO_STEP` before the first."""
@@ -146,3 +193,8 @@ class Server(Connection):
             points += [(k, v, at, step) for k, v in values.items()]
         if points:
             self.log(run, points)
+
+
+def _dataset_key(data: Input) -> tuple[str, str]:
+    """The name and digest by which MLflow knows a dataset."""
+    return metric_names.shorten(data.name, _NAME), data.digest[:_DIGEST]

@@ -18,12 +18,17 @@ from remora.files import digest
 from remora.tracking import metric_names
 from remora.tracking.connection import MlflowMissing, MlflowRefused
 from remora.tracking.locks import locked
+from remora.tracking.logged_models import BUNDLE, STAGE, LoggedModels, Maker, makers
 from remora.tracking.record import FOLDER, Record, Status, file_of, lives, read_record
 from remora.tracking.registry import make_version
 from remora.tracking.server import MARK, NO_STEP, Known, Server
 from remora.tracking.stage_files import WEIGHTS, StageFiles, left_out, tuning
 from remora.training.events import JournalEvent
 
+EVALUATION = "evaluation"
+"""The context of an input whose questions a model was asked."""
+OF_A_MODEL = ("loss", "val_loss", "val_score")
+"""Figures of a stage run's last step that say something of its result."""
 log = logging.getLogger(__name__)
 
 
@@ -51,6 +56,8 @@ class Sync:
         """(run id, (step, time)) of validations that were sent."""
         self._uploaded: set[tuple[str, str, int]] = set()
         self._read: dict[Path, tuple[tuple[int, int], Record]] = {}
+        self._models = LoggedModels(server)
+        self._makers: dict[str, Record] = {}
 
     def run(self, ask: bool, wait: float) -> Synced | None:
         """Bring MLflow up to date; None if another process was syncing for all of `wait` seconds.
@@ -77,10 +84,12 @@ class Sync:
         self._known = None
         self._last.clear()
         self._validated.clear()
+        self._models.forget()
 
     def _round(self) -> Synced:
         report = Synced()
         records = list(self._records(report))
+        self._makers = makers(records)
         if self._known is None:
             self._known = self.server.runs_by_key()
         for record in records:  # all runs first: records link to each other
@@ -124,11 +133,12 @@ class Sync:
             if status == "RUNNING" and (known.deleted or known.status != status):
                 self.server.revive(known)
             events = stage.events() if stage else []
-            if known.mark.partition(" ")[0] != head:
-                self._write(record, known.id, tags)
-                if stage and stage.published:
-                    self._write_stage(stage, events, known.id)
+            if changed := known.mark.partition(" ")[0] != head:
+                models = self._models.link(record, known.id, self._maker)
+                self._write(record, known.id, tags, models.get(BUNDLE))
             self._write_events(events, known.id)
+            if changed and stage and stage.published:  # last: it repeats the last step, by which steps are counted
+                self._write_stage(stage, events, known.id, models.get(STAGE))
             if status != "RUNNING":
                 self.server.end(known, status, record.ended or self._ended(record, events))
         except MlflowMissing:
@@ -162,6 +172,11 @@ class Sync:
         known = (self._known or {}).get(key)
         return known.id if known else None
 
+    def _maker(self, model: str) -> Maker | None:
+        record = self._makers.get(model)
+        run = self._id(record.key) if record else None
+        return Maker(run, record) if run and record else None
+
     def _page(self, run: str) -> str:
         """The address of a run's page in MLflow."""
         return f"#/experiments/{self.server.open()}/runs/{run}"
@@ -173,9 +188,11 @@ class Sync:
             f"{k}={quote(json.dumps(v, separators=(',', ':')))}" for k, v in asked.items()
         )
 
-    def _write(self, record: Record, run: str, tags: dict[str, str]) -> None:
+    def _write(self, record: Record, run: str, tags: dict[str, str], model: str | None) -> None:
         self.server.params(run, record.params)
-        self.server.log(run, ((name, value, at, 0) for name, (value, at) in record.metrics.items()), tags=tags)
+        asked = {i.name: i for i in record.inputs if i.context == EVALUATION}
+        figures = ((name, value, at, 0) for name, (value, at) in record.metrics.items())
+        self.server.log(run, figures, tags=tags, model=model, datasets=asked)
         self.server.inputs(run, record.inputs)
         for file, text in record.texts.items():
             self.server.write_text(run, text, file)
@@ -188,9 +205,13 @@ class Sync:
             self.server.upload(run, self.runs / folder, path)
             self._uploaded.add((run, path, at))
 
-    def _write_stage(self, stage: StageFiles, events: list[JournalEvent], run: str) -> None:
+    def _write_stage(self, stage: StageFiles, events: list[JournalEvent], run: str, model: str | None) -> None:
         at = int(1000 * max((e["time"] for e in events), default=0))
         self.server.log(run, ((name, value, at, 0) for name, value in metric_names.metrics(left_out(events)).items()))
+        if model:  # what it came to
+            told = [found for e in events if (found := metric_names.step_of(e) or metric_names.validation_of(e))]
+            ends = {name: (name, value, when, step) for step, when, values in told for name, value in values.items()}
+            self.server.log(run, (ends[name] for name in OF_A_MODEL if name in ends), model=model)
         self.server.write_text(run, tuning(events), "tuning.md")
         self.server.write_text(run, stage.weights(self.runs), WEIGHTS)
 
@@ -227,7 +248,7 @@ class Sync:
         claims = [(claim, record, known) for record, known in stale for claim in record.claims]
         for claim, record, known in sorted(claims, key=lambda c: c[0].at):
             try:
-                make_version(self.server, known.id, claim)
+                make_version(self.server, known.id, claim, self._models.of_folder(record, claim.folder))
             except MlflowMissing:
                 raise
             except MlflowRefused as e:
