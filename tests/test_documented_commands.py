@@ -14,7 +14,8 @@ from remora.cli import VERBS, parser
 from remora.runs import resolve_stages
 from remora.spec import Cluster, Recipe, Stage, Validation, Variant
 from remora.spec.base import validate
-from remora.spec.recipe import Lora, MixtureEntry, PartTuning, Tuning
+from remora.spec.recipe import MixtureEntry
+from remora.spec.tuning import Lora, PartTuning, Tuning
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

@@ -5,16 +5,12 @@ The reference pages (reference.py) and tests/test_surface.py are made of it.
 
 from __future__ import annotations
 
-import ast
 import inspect
 import json
-import re
-import textwrap
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum
-from functools import cache
 from typing import Annotated, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -31,6 +27,7 @@ from remora.serving.keys import KeyFile
 from remora.spec import Recipe, Space, Variant
 from remora.spec.base import models_in
 from remora.spec.condensation import Condensation
+from remora.spec.doc_lines import meaning
 
 
 @dataclass(frozen=True)
@@ -154,39 +151,11 @@ def models(first: type[BaseModel]) -> list[type[BaseModel]]:
 
 def keys(model: type[BaseModel]) -> list[Key]:
     """The keys of a model: its own in their order, then those that it shares with others."""
-    lines = _doc_lines(model)
     own = inspect.get_annotations(model)
     return [
-        Key(info.alias or name, kind(info), _default(info), lines.get(name) or _of_block(info))
+        Key(info.alias or name, kind(info), _default(info), meaning(model, name, info))
         for name, info in sorted(model.model_fields.items(), key=lambda field: field[0] not in own)
     ]
-
-
-def _of_block(info: FieldInfo) -> str:
-    """A block's key without a line of its own: the first sentence about the block."""
-    first, *_ = [*models_in(info.annotation), BaseModel]
-    return "" if first is BaseModel else re.split(r"(?<=[.])\s", " ".join((first.__doc__ or "").split()))[0]
-
-
-@cache
-def _doc_lines(model: type[BaseModel]) -> dict[str, str]:
-    """The string below each field of a class and of those that it inherits from."""
-    found: dict[str, str] = {}
-    for owner in reversed(model.__mro__):
-        if not issubclass(owner, BaseModel) or owner is BaseModel:
-            continue
-        tree = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
-        assert isinstance(tree, ast.ClassDef)
-        for above, below in zip(tree.body, tree.body[1:], strict=False):
-            if (
-                isinstance(above, ast.AnnAssign)
-                and isinstance(above.target, ast.Name)
-                and isinstance(below, ast.Expr)
-                and isinstance(below.value, ast.Constant)
-                and isinstance(below.value.value, str)
-            ):
-                found[above.target.id] = inspect.cleandoc(below.value.value)
-    return found
 
 
 WORDS = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false", "Path": "path"}

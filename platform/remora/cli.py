@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 from remora import __version__
-from remora.commands import data_options, endpoint_options, plan_options
+from remora.commands import data_options, endpoint_options, plan_options, setup_options
 from remora.commands import options as told_by
 from remora.commands.options import Options, kind_of
 from remora.extras import needs
@@ -49,6 +49,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "plan": Verb(plan_options.PlanOptions, "show.plan"),
     "explain": Verb(told_by.ExplainOptions, "explain.explained"),
     "render": Verb(plan_options.RenderOptions, "show.render"),
+    "schema": Verb(setup_options.SchemaOptions, "schema.schema"),
     "catalog": Verb(told_by.CatalogOptions, "catalog.catalog"),
     "export": Verb(told_by.ExportOptions, "exchange.export", first=("torch",)),
     "import": Verb(told_by.ImportOptions, "exchange.import_", first=("torch",)),  # `import` is Python's own word

@@ -10,7 +10,7 @@ from remora import catalog
 from remora.planning import plan_of
 from remora.runs import Store, graph, read_survey, resolve_stages, variant_name
 from remora.spec import Space, Variant
-from remora.spec.space import Expect
+from remora.spec.search_blocks import Expect
 
 TUNE = Path(__file__).parents[2] / "tune"
 FILES = sorted(path for path in TUNE.glob("*.yaml") if path.stem != "demo")

@@ -6,10 +6,11 @@ from math import isqrt
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from remora.catalog.resolution import asks_for_interpolation, size_problem
 from remora.spec import Skippable, Spec, Stage
+from remora.spec.tuning import TEXTS
 
 
 class Vision(Spec):
@@ -270,7 +271,7 @@ class DatasetEntry(Spec):
     """The file of records."""
     images: str
     """The folder that its image paths are relative to."""
-    make: tuple[str, ...] = Field(min_length=1)
+    make: Annotated[tuple[str, ...], WithJsonSchema(TEXTS)] = Field(min_length=1)
     """The commands that download it, in order, with `{data}` for <run folder>/data. A line that begins with # is a
     manual step. A single command may be a plain string."""
     records: int | None = Field(None, ge=1)

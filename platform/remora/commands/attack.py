@@ -9,7 +9,7 @@ import dataclasses
 import json
 
 from remora.commands.endpoint_options import AttackOptions
-from remora.commands.run import say
+from remora.commands.saying import say
 from remora.errors import ServingError
 from remora.serving.attack.run import ATTACK_S, RUN_S, AttackRow, run
 from remora.serving.attack.wire import Attacked

@@ -12,7 +12,7 @@ from dataclasses import asdict
 import yaml
 
 from remora.commands.endpoint_options import CanaryOptions
-from remora.commands.run import say
+from remora.commands.saying import say
 from remora.errors import SpecError
 from remora.serving.canary.course import Course, course_of
 from remora.serving.canary.journal import Canary, last

@@ -6,7 +6,7 @@ remora keys add alice --file keys.yaml --requests-per-minute 60 --concurrent 4
 from __future__ import annotations
 
 from remora.commands.endpoint_options import KeysOptions
-from remora.commands.run import say
+from remora.commands.saying import say
 from remora.errors import SpecError
 from remora.serving.keys import add_key, read_keys, remove_key
 

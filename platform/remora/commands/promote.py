@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from remora.commands.options import PromoteOptions
-from remora.commands.run import say
+from remora.commands.saying import say
 from remora.errors import SpecError, TrackingError
 from remora.pipeline.promotion import Promotion, history, settle
 from remora.pipeline.promotion import promote as run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from remora.commands.options import RegisterOptions
-from remora.commands.run import say
+from remora.commands.saying import say
 from remora.pipeline.promotion import add_version
 from remora.tracking import Tracker, check_alias, find_model
 

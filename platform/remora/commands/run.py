@@ -20,6 +20,7 @@ from remora.commands.cards import keep_cards
 from remora.commands.indexes import entries_of, prepare
 from remora.commands.options import SearchOptions, TrainOptions, Workplace
 from remora.commands.report import keep_report, report_line
+from remora.commands.saying import say, say_nothing
 from remora.evaluation.score import as_json
 from remora.pipeline import measure
 from remora.pipeline.executor import Executor
@@ -42,16 +43,6 @@ SINGLE = "single"
 """The status folder of variants trained without a search."""
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ended, as `remora.cli.main` has it."""
-
-
-def say(*lines: str) -> None:
-    for line in lines:
-        sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def say_nothing(*lines: str) -> None:
-    """Print nothing, for callers from Python: results are returned, errors are raised."""
 
 
 def train(options: TrainOptions) -> None:

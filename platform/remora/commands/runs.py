@@ -6,7 +6,7 @@ remora runs gc --dry-run
 from __future__ import annotations
 
 from remora.commands.options import RunsOptions
-from remora.commands.run import say
+from remora.commands.saying import say
 from remora.errors import StoreError
 from remora.runs.leftovers import delete, leftovers
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from remora.commands.options import SearchesOptions
-from remora.commands.run import say
+from remora.commands.saying import say
 from remora.errors import SpecError, StoreError, nearest
 from remora.files import is_held
 from remora.pipeline.search import space_file

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from remora.commands.options import SyncOptions
-from remora.commands.run import say
+from remora.commands.saying import say
 from remora.errors import TrackingError
 from remora.files import disk_errors
 from remora.tracking import Tracker

@@ -16,7 +16,7 @@ from typing import NoReturn
 import httpx
 
 from remora.commands.options import UiOptions
-from remora.commands.run import say
+from remora.commands.saying import say
 from remora.errors import TrackingError
 from remora.files import disk_errors
 from remora.processes import Child, free_or_refused

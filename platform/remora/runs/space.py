@@ -15,8 +15,8 @@ from remora.runs.rungs import check_rule
 from remora.runs.tuning_check import check_stages
 from remora.spec import Space, Stage, Variant, load_job
 from remora.spec.axes import stage_key
+from remora.spec.search_blocks import MOST_VARIANTS
 from remora.spec.settings import Setting, of_stages, settings_of, validated
-from remora.spec.space import MOST_VARIANTS
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,19 @@ from remora.spec.base import Spec, validate
 from remora.spec.condensation import Condensation
 from remora.spec.kinds import load, load_job
 from remora.spec.recipe import (
-    ALL_LINEAR,
-    PARTS,
     BenchmarkSample,
     Guard,
-    Lora,
     MixtureEntry,
-    PartTuning,
     Recipe,
     Skippable,
     Stage,
-    Tuning,
     Validation,
     step_at,
 )
-from remora.spec.space import COSTS, SPEEDS, Budget, Champion, Objective, Rule, Sampler, Space
+from remora.spec.search_blocks import COSTS, SPEEDS, Budget, Champion, Objective, Rule, Sampler
+from remora.spec.space import Space
 from remora.spec.strict_yaml import KeyLines, parse_yaml, read_yaml
+from remora.spec.tuning import ALL_LINEAR, PARTS, Lora, PartTuning, Tuning
 from remora.spec.variant import Cluster, Job, Precision, Rows, Variant
 
 __all__ = [

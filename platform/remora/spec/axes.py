@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from math import floor, log10
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from remora.errors import nearest
 from remora.spec.base import Spec, keys_of, models_in
 from remora.spec.messages import found
-from remora.spec.recipe import MODES, PARTS, MixtureEntry, PartTuning, Stage
+from remora.spec.recipe import MixtureEntry, Stage
+from remora.spec.tuning import MODES, PARTS, PartTuning
 
 LABEL = re.compile(r"[A-Za-z0-9_.+-]{1,40}")
 OWN = re.compile(r"[a-z][a-z0-9_-]{0,39}")
@@ -120,7 +121,12 @@ def _condition(value: object) -> object:
     )
 
 
-When = Annotated[dict[str, tuple[object, ...]], Field(min_length=1), BeforeValidator(_condition)]
+When = Annotated[
+    dict[str, tuple[object, ...]],
+    Field(min_length=1),
+    BeforeValidator(_condition),
+    WithJsonSchema({"type": "object", "minProperties": 1}),
+]
 """A partial assignment: it holds if every axis in it has the given value, or one of those listed. A value may be given
 by its label."""
 
@@ -128,7 +134,7 @@ by its label."""
 class AxisSpec(Spec):
     """An axis as written in YAML: a list of values, labels with their values, or a range."""
 
-    values: dict[str, object] | None = None
+    values: Annotated[dict[str, object] | None, WithJsonSchema({"type": ["array", "object", "null"]})] = None
     """Label -> value; for a list, labels follow from the values."""
     low: float | None = None
     """The range's lower end, included."""
@@ -140,6 +146,11 @@ class AxisSpec(Spec):
     """Whether they are integers."""
     when: When | None = None
     """The axis exists only if this holds; it may only name earlier axes."""
+
+    @classmethod
+    def short_forms(cls) -> tuple[dict[str, object], ...]:
+        keys = [{"required": [key]} for key in cls.model_fields]
+        return {"type": "array"}, {"type": "object", "not": {"anyOf": keys}}
 
     @model_validator(mode="before")
     @classmethod

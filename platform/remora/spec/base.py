@@ -20,6 +20,11 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True)
 
+    @classmethod
+    def short_forms(cls) -> tuple[dict[str, object], ...]:
+        """What a file may have in its place, as JSON schemas."""
+        return ()
+
 
 def _file_name(name: str) -> str:
     if name.startswith(".") or "/" in name or not name.strip() or len(name.encode()) > 100:

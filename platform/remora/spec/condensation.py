@@ -20,6 +20,10 @@ class Encoder(Spec):
     part: int = Field(4096, ge=1)
     """Samples whose embeddings are published together; an interrupted run repeats at most this many per worker."""
 
+    @classmethod
+    def short_forms(cls) -> tuple[dict[str, object], ...]:
+        return ({"type": "string"},)
+
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, value: object) -> object:

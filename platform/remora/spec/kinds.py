@@ -8,10 +8,10 @@ from pathlib import Path
 from remora.errors import SpecError
 from remora.spec.base import S
 from remora.spec.paths import located
-from remora.spec.recipe import PARTS
 from remora.spec.settings import Setting, validated
 from remora.spec.space import Space, smoked
 from remora.spec.strict_yaml import KeyLines, read_yaml
+from remora.spec.tuning import PARTS
 from remora.spec.variant import Variant
 
 NEXT = {
