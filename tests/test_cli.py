@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
+import shlex
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import surface
 from PIL import Image
 
-from remora.cli import main
+from remora.cli import main, parser
 from support.ports import free_port
 
 VARIANT = """
@@ -50,6 +53,25 @@ def spec(tmp_path: Path, path: Path, extra: str = "lr: 1.0e-3") -> str:
     file = tmp_path / "spec.yaml"
     file.write_text(VARIANT.format(path=path, extra=extra))
     return str(file)
+
+
+@pytest.mark.parametrize("words", [words for words, _ in surface.verbs()])
+def test_the_help_of_a_verb_ends_with_an_example(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A whole line that can be copied, which the parser accepts."""
+    with pytest.raises(SystemExit):
+        main([*words.split(), "--help"])
+    example = capsys.readouterr().out.rstrip().splitlines()[-1]
+    assert example.startswith("example: ") and f"remora {words}" in example
+    inner = re.search(r"remora [^)\n]*", example)
+    assert inner
+    parser().parse_args(shlex.split(inner[0])[1:])
+
+
+def test_quiet_says_only_what_was_found(tmp_path: Path, data: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("REMORA_QUIET", "")  # set back afterwards
+    main(["data", "check", str(data), "--runs", str(tmp_path), "--quiet"])
+    assert os.environ["REMORA_QUIET"] == "1"
+    assert "nothing that would stop a training run" in capsys.readouterr().out
 
 
 def test_an_unknown_key(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

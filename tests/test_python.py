@@ -19,7 +19,7 @@ from remora.commands.options import TrainOptions, run_folder
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 OWN = {"aloud", "ready"}
 """What only Python has: whether anything is printed, and what is called in its place."""
-OF_THE_EDGE = {"debug", "plain", "json", "history", "html", "pictures", "card"}
+OF_THE_EDGE = {"debug", "quiet", "plain", "json", "history", "html", "pictures", "card"}
 """What only the command line has: how errors and results are shown."""
 
 

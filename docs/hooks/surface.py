@@ -135,7 +135,10 @@ def flags(verb: Verb) -> list[Flag]:
         flag = f.metadata["flags"][0] or f"--{f.name.replace('_', '-')}"
         word = f"{flag} {value}{more}".strip()
         found.append(
-            (2 if f.name in ("runs", "debug") else 1, Flag(word if optional else f"{word} (required)", meaning))
+            (
+                2 if f.name in ("runs", "debug", "quiet") else 1,
+                Flag(word if optional else f"{word} (required)", meaning),
+            )
         )
     return [flag for _, flag in sorted(found, key=lambda pair: pair[0])]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from remora import __version__
 from remora.commands import data_options, endpoint_options, plan_options, setup_options
 from remora.commands import options as told_by
+from remora.commands.examples import EXAMPLES
 from remora.commands.options import Options, kind_of
 from remora.extras import needs
 
@@ -49,6 +50,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "plan": Verb(plan_options.PlanOptions, "show.plan"),
     "explain": Verb(told_by.ExplainOptions, "explain.explained"),
     "render": Verb(plan_options.RenderOptions, "show.render"),
+    "completion": Verb(setup_options.CompletionOptions, "completion.completion"),
     "schema": Verb(setup_options.SchemaOptions, "schema.schema"),
     "catalog": Verb(told_by.CatalogOptions, "catalog.catalog"),
     "export": Verb(told_by.ExportOptions, "exchange.export", first=("torch",)),
@@ -70,6 +72,13 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
 """By name; `data` has subcommands."""
 
 
+class _Help(argparse.HelpFormatter):
+    """An example's command stays on one line."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("example: ") else super()._fill_text(text, width, indent)
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of every verb."""
     parser = argparse.ArgumentParser(
@@ -79,14 +88,15 @@ def parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for name, verb in VERBS.items():
         if isinstance(verb, Verb):
-            _add(verbs, name, verb)
+            _add(verbs, name, verb, name)
             continue
         help = "make, check, index, show, convert and condense datasets"
         group = verbs.add_parser(name, help=help, description=help)
         _fill(group, Options)
         within = group.add_subparsers(required=True, metavar="WHAT")
         for inner, verb_of_data in verb.items():
-            _add(within, inner, verb_of_data, {"runs": "run folder", "debug": "print the trace of an error"})
+            brief = {"runs": "run folder", "debug": "print the trace of an error"}
+            _add(within, inner, verb_of_data, f"{name} {inner}", brief)
     return parser
 
 
@@ -94,10 +104,12 @@ def _add(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
     verb: Verb,
+    words: str,
     help: dict[str, str] | None = None,
 ) -> None:
     about = verb.options.__doc__
-    parser = verbs.add_parser(name, help=about, description=about)
+    example = f"example: {EXAMPLES[words]}" if words in EXAMPLES else None
+    parser = verbs.add_parser(name, help=about, description=about, epilog=example, formatter_class=_Help)
     parser.set_defaults(verb=verb)
     _fill(parser, verb.options, help or {})
 
@@ -138,6 +150,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.reconfigure(line_buffering=True)  # a pipe gets each line as it is written, like a terminal
     if options.debug:
         os.environ["REMORA_DEBUG"] = "1"  # for child processes, too
+    if options.quiet:
+        os.environ["REMORA_QUIET"] = "1"
     # SIGTERM ends like Ctrl-C: child processes are stopped on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     module, _, function = verb.function.partition(".")

@@ -114,6 +114,7 @@ class Options:
         },
     )
     debug: bool = option("print the trace of an error (or REMORA_DEBUG=1)", False)
+    quiet: bool = option("no progress: only results, notes and errors (or REMORA_QUIET=1)", False)
 
     @property
     def place(self) -> Workplace:

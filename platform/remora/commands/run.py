@@ -28,6 +28,7 @@ from remora.pipeline.search.search import Here, Result, Room, check, result_file
 from remora.pipeline.search.search import search as run_search
 from remora.pipeline.variant import Outcome, run_variant, status_file
 from remora.processes import Child, remora_command
+from remora.reporting.bars import quiet
 from remora.reporting.columns import literal, silent
 from remora.reporting.following import draw, plain_progress
 from remora.reporting.progress import SearchProgress
@@ -241,6 +242,7 @@ def session(place: Workplace, tell: Callable[..., None] = say, dashboard: bool =
         env["REMORA_CATALOG"] = str(Path(own).absolute())
     where = place.address or os.environ.get("RAY_ADDRESS")
     began = time.monotonic()
+    tell = say_nothing if quiet() else tell
     tell(f"joining the Ray cluster at {where}" if where else "starting Ray on this machine")
     with ray_session(place.address, env, dashboard):
         tell(f"Ray is up after {duration(time.monotonic() - began)}")

@@ -15,3 +15,10 @@ class SchemaOptions(Options):
 
     kind: str | None = argument("variant, space, recipe, condensation, … (default: list them)", None)
     out: Path | None = option("write all of them to DIR, and print the line for the top of a YAML", metavar="DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionOptions(Options):
+    """a script that completes verbs, flags and values in a shell"""
+
+    shell: str = argument("bash | zsh | fish", choices=["bash", "zsh", "fish"])

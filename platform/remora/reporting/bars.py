@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -25,11 +26,20 @@ EVERY = 10.0
 """Seconds between two lines."""
 
 
+def quiet() -> bool:
+    """Whether no progress is shown: `--quiet`, or REMORA_QUIET=1, which child processes have as well."""
+    return os.environ.get("REMORA_QUIET", "") not in ("", "0")
+
+
+def _nothing(what: str, done: int, total: int) -> None:
+    """Progress that nobody sees."""
+
+
 @contextmanager
 def bars(console: Console, *columns: ProgressColumn, verb: str = "") -> Iterator[Hear]:
     """A function to report progress to: one bar per item, removed at the end; or lines that begin with `verb`."""
-    if not console.is_terminal:
-        yield lines(console, verb)
+    if quiet() or not console.is_terminal:
+        yield _nothing if quiet() else lines(console, verb)
         return
     with Progress(*columns, console=console, transient=True) as shown:
         tasks: dict[str, TaskID] = {}
@@ -71,8 +81,8 @@ def lines(console: Console, verb: str = "", clock: Callable[[], float] = time.mo
 @contextmanager
 def counted(console: Console) -> Iterator[Hear]:
     """A progress bar per benchmark on a terminal, occasional lines elsewhere."""
-    if not console.is_terminal:
-        yield _tenths(console)
+    if quiet() or not console.is_terminal:
+        yield _nothing if quiet() else _tenths(console)
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:

@@ -13,6 +13,7 @@ from typing import IO
 from rich.console import Console
 from rich.live import Live
 
+from remora.reporting.bars import quiet
 from remora.reporting.happenings import Happenings
 from remora.reporting.live import live_table
 from remora.reporting.progress import SearchProgress, VariantProgress
@@ -26,6 +27,10 @@ CHROME = 8
 
 def draw(progress: SearchProgress, title: str, console: Console, going: Callable[[], bool]) -> None:
     """Redraw the table while `going`, on a terminal in place, elsewhere a line whenever something changes."""
+    if quiet():
+        while going():
+            time.sleep(0.2)
+        return
     if not console.is_terminal:
         with _printing(progress, _flushed(console.file)):
             while going():
@@ -57,6 +62,9 @@ def _new_notes(variants: Sequence[VariantProgress], told: set[str]) -> list[str]
 @contextmanager
 def plain_progress(runs: Path, search_name: str, names: list[str]) -> Iterator[None]:
     """Print a line whenever something happens, and at intervals while a variant trains."""
+    if quiet():
+        yield
+        return
     with _printing(SearchProgress(runs, search_name, names, time.time()), _flushed(sys.stdout)):
         yield
 
