@@ -103,6 +103,16 @@ def test_it_trains_measures_and_records(place, one):
         assert [m.value for m in client.get_metric_history(run.info.run_id, "loss")] == taken[name]
 
 
+def test_what_was_predicted_of_a_stage_run_is_kept_beside_what_came(place, one):
+    for record in sorted((place / "one" / "stages").glob("*/record.json")):
+        found = json.loads(record.read_text())
+        said, came = found["predicted"]["figures"], found["came"]
+        assert 0.5 < said["memory"] / came["memory"] < 2 and said["step"] > 0 < came["step"]
+        assert found["predicted"]["workers"] == 1 and 0 < found["predicted"]["tensors"] < 0.5
+        stopped = found["stage"] == "finetune"  # of two attempts the time is not told
+        assert (came["seconds"] is None) == stopped
+
+
 def finetuned(place):
     (folder,) = (f for f in (place / "one" / "stages").glob("finetune-*") if f.is_dir())
     return folder

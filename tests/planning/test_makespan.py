@@ -24,6 +24,7 @@ from remora.pipeline.search.work import Trial
 from remora.planning import Begun, Rate, begun, forecasts, plan_of, rate_of, taken_up
 from remora.planning.plan import Plan
 from remora.runs import Store, graph, paths, read_survey, variants_of
+from remora.runs.around import Around
 from remora.runs.operations import SampleSize, operations
 from remora.spec import Budget, Cluster, Rule, Space, Variant, step_at
 from remora.training.job import StageJob
@@ -233,6 +234,16 @@ def test_a_rate_is_given_or_measured_or_assumed(tmp_path):
     assert rate_of(tmp_path, cpu, 3e9).of("align") == 3e9
     (tmp_path / "stages" / "align-000000000001" / "job.json").write_text("{}")
     assert rate_of(tmp_path, cpu).of("align") == pytest.approx(1e10)
+
+
+def test_what_is_no_step_is_counted_where_it_was_measured(tmp_path):
+    plan, variants = planned(tmp_path, benchmarks=["gqa", "pope"])
+    rate = replace(RATE, besides={"align": 100.0, "finetune": 200.0})
+    found = forecasts(plan, variants, rate, 1, around=Around(30.0, {"gqa": 7.0}))
+    steps = sum(r.operations for r in plan.rows) / (1e14 * 8)
+    assert found.ways[0].seconds == pytest.approx(steps + 30 + 2 * 100 + 6 * (200 + 7))
+    assert found.unknown == ("pope",)
+    assert rate.around("pretrain") == 150.0
 
 
 def test_the_command_says_where_its_figures_are_from(tmp_path, capsys, monkeypatch):

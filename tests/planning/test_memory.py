@@ -88,7 +88,7 @@ def test_one_of_two_ranks_takes_what_is_predicted(two, name):
 def test_what_fits_nowhere_is_told_and_what_fits_is_traced() -> None:
     """A stage that is too large for an L4 gets settings with which it fits, and those alone that change."""
     from remora.planning.fitting import cheapest_fit
-    from remora.planning.memory import stage_memory
+    from remora.runs.memory import stage_memory
 
     device, cluster = catalog.device("l4"), Cluster(precision="bf16", micro_batch=8, zero=2)
     stage, parts = stage_of(TUNE, max_length=512, batch=64), PARTS
@@ -106,7 +106,7 @@ def test_what_fits_nowhere_is_told_and_what_fits_is_traced() -> None:
 
 
 def test_a_precision_that_a_device_lacks_is_refused() -> None:
-    from remora.planning.memory import stage_memory
+    from remora.runs.memory import stage_memory
 
     with pytest.raises(SpecError, match=r"Tesla T4 does not compute in bf16; next: set cluster.precision to fp16"):
         stage_memory(stage_of(TUNE), PARTS, Cluster(precision="bf16"), 1, catalog.device("t4"))

@@ -153,14 +153,16 @@ def within_limits(
         return
     from remora.planning import begun, forecasts, plan_of, rate_of, taken_up
     from remora.planning.limits import check_limits
+    from remora.runs.around import around
 
     past = begun(store.runs, space) if space else None
     drawn = (taken_up(space, past) if space else None) or variants
     rate, plan = rate_of(store.runs, variants[0].cluster), plan_of(drawn, store)
     slots = (space.concurrent if space else None) or 1
-    found = forecasts(plan, drawn, rate, slots)
+    beside = around(store.runs)
+    found = forecasts(plan, drawn, rate, slots, around=beside)
     if space:
-        found = forecasts(plan, drawn, rate, slots, space.rule, space.sampler, None, space.budget, past)
+        found = forecasts(plan, drawn, rate, slots, space.rule, space.sampler, None, space.budget, past, beside)
     check_limits(found, options.max_hours, options.max_cost)
 
 

@@ -20,12 +20,16 @@ from remora.commands.plan_options import PlanOptions, RenderOptions
 from remora.errors import SpecError
 from remora.planning import Plan, begun, forecasts, is_here, plan_of, rate_of, taken_up
 from remora.planning.limits import check_limits, price_of
+from remora.processes import cpu_kind
 from remora.reporting.columns import console as wide_console
 from remora.reporting.columns import literal
-from remora.reporting.plans import print_forecasts, print_plan
+from remora.reporting.plans import print_forecasts, print_plan, print_record
 from remora.reporting.sizing import plan_as_json, print_sizes
 from remora.reporting.spaces import space_lines
 from remora.runs import Store, Survey, checked_stages, read_survey, variant_name
+from remora.runs.around import around
+from remora.runs.predictions import SHOWN, checked_predictions
+from remora.runs.rates import rate_on
 from remora.spec import Cluster, Space, Stage, Variant
 
 if TYPE_CHECKING:
@@ -49,6 +53,7 @@ def plan(options: PlanOptions) -> None:
             print_sizes(made.sizes, options.gpu, console)
         if made.forecasts:
             print_forecasts(made.forecasts, console)
+        print_record(made.record, console)
     if options.gpu:
         from remora.planning.sizing import check_fits
 
@@ -92,13 +97,13 @@ def _planned(survey: Survey, options: PlanOptions, console: Console) -> Plan:
     whole = plan_of(drawn, store) if drawn else made
     cluster, price = variants[0].cluster, options.price
     if options.gpu:
-        from remora.planning.sizing import counted, on_device, rate_on, sized
+        from remora.planning.sizing import counted, on_device, sized
 
         device = known.device(options.gpu)
         cluster = on_device(cluster, device, options.gpus)
         sizes = sized(made, cluster, device, cluster.least_workers, store)
         made, whole = counted(made, sizes, store), counted(whole, sizes, store)
-        rate = rate_on(store, device, cluster, options.rate)
+        rate = rate_on(store.runs, device, cluster, options.rate)
         price = price_of(options.prices, options.gpu) if options.prices else price
     else:
         rate = rate_of(options.runs, cluster, options.rate)
@@ -112,8 +117,11 @@ def _planned(survey: Survey, options: PlanOptions, console: Console) -> Plan:
         price,
         space.budget if space else None,
         past,
+        around(store.runs),
     )
-    return replace(made, forecasts=found, sizes=sizes)
+    gpu = known.device(options.gpu).named if options.gpu else None
+    kind = cpu_kind() if gpu in (None, "cpu") and not cluster.gpus_per_worker else gpu
+    return replace(made, forecasts=found, sizes=sizes, record=tuple(checked_predictions(store.runs, kind)[:SHOWN]))
 
 
 def _slots(options: PlanOptions, space: Space | None, cluster: Cluster) -> int:

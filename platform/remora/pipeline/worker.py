@@ -15,7 +15,7 @@ from remora.evaluation.benchmarks import Benchmark, benchmark
 from remora.files import is_published, write_atomic
 from remora.pipeline.executor import AskJob, Task
 from remora.pipeline.feed import Feed
-from remora.runs import Store
+from remora.runs import Store, predictions
 from remora.training import journal, totals
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def train(feed: Feed, runs: Path, preempted: Callable[[], bool]) -> None:
             told = {"run": task.name, "stage": task.job.stage.name}
             if lead:
                 journal.append(task.status, "stage", **told, state="training")
+                gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+                predictions.foretell(task.job, runs, dist.get_world_size(), gpu)
             try:
                 figures = run(task.job, preempted, _scorer(task, store), task.watch.heard if task.watch else to_the_end)
             except Paused:
@@ -55,8 +57,9 @@ def train(feed: Feed, runs: Path, preempted: Callable[[], bool]) -> None:
                 continue
             if lead:
                 ran_on = totals.environments(list(journal.read(task.job.folder / journal.JOURNAL)))
-                about = {"began": began, "seconds": time.time() - began, "environments": ran_on}
-                record = {**task.record, **about}
+                seconds = time.time() - began
+                about = {"began": began, "seconds": seconds, "environments": ran_on}
+                record = {**task.record, **about, **predictions.told(task.job, seconds)}
                 store.publish(task.name, record, int(figures["attempt"]))
                 journal.append(task.status, "stage", **told, state="trained")
         if lead:

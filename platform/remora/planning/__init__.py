@@ -9,7 +9,7 @@ from remora.planning.compositions import compositions
 from remora.planning.makespan import Forecast, Forecasts, forecasts, taken_up
 from remora.planning.outline import is_here
 from remora.planning.plan import Plan, PlanRow, plan_of
-from remora.planning.rates import Rate, rate_of
+from remora.runs.rates import Rate, rate_of
 
 __all__ = [
     "Begun",

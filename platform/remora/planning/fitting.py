@@ -14,7 +14,7 @@ from typing import Literal
 
 from remora.catalog import Device
 from remora.data.mixture import Readable
-from remora.planning.memory import CONTEXT, StageMemory, stage_memory
+from remora.runs.memory import CONTEXT, PROCESS, StageMemory, stage_memory
 from remora.spec import Cluster, Stage
 
 Offload = Literal["none", "optimizer", "all"]
@@ -61,10 +61,11 @@ def cheapest_fit(
     ranks: int,
     device: Device,
     datasets: Sequence[Readable] = (),
+    process: int = PROCESS,
 ) -> Change | None:
     """The change that costs the least GPU time; None if nothing makes the stage fit."""
     best: Change | None = None
-    first = stage_memory(stage, parts, cluster.model_copy(update={"micro_batch": 1}), ranks, device, datasets)
+    first = _memory(stage, parts, cluster, ranks, device, datasets, process, 1)
     ways = [
         way for way in _ways(cluster, ranks, device) if _held(first, way) + CONTEXT * device.is_gpu <= first.capacity
     ]
@@ -73,7 +74,7 @@ def cheapest_fit(
             break
         settings = {"activation_checkpointing": way.checkpointing, "zero": way.zero, "offload": way.offload}
         settled = cluster.model_copy(update=settings)
-        of = partial(_memory, stage, parts, settled, way.ranks, device, datasets)
+        of = partial(_memory, stage, parts, settled, way.ranks, device, datasets, process)
         if found := _fitting(of, cluster.micro_batch):
             changed = {k: v for k, v in settings.items() if getattr(cluster, k) != v}
             if found.cluster.micro_batch != cluster.micro_batch:
@@ -94,9 +95,11 @@ def _memory(
     ranks: int,
     device: Device,
     datasets: Sequence[Readable],
+    process: int,
     micro: int,
 ) -> StageMemory:
-    return stage_memory(stage, parts, cluster.model_copy(update={"micro_batch": micro}), ranks, device, datasets)
+    settled = cluster.model_copy(update={"micro_batch": micro})
+    return stage_memory(stage, parts, settled, ranks, device, datasets, process)
 
 
 def _held(known: StageMemory, way: _Way) -> float:

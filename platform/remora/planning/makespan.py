@@ -1,7 +1,7 @@
 """How long a search takes and what it costs: simulated by the state machine that searches use, on so many slots.
 
-Only training is counted: neither starting workers nor measuring. What a rule stops is drawn by chance, since nothing is
-known of the variants yet.
+Starting workers, building models and asking benchmarks are counted where the run folder has been through them. What a
+rule stops is drawn by chance, since nothing is known of the variants yet.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from statistics import fmean
 
@@ -23,8 +23,9 @@ from remora.pipeline.search.verdict import rule_of
 from remora.pipeline.search.work import Trial
 from remora.planning.begun import Begun
 from remora.planning.plan import Plan
-from remora.planning.rates import Rate
 from remora.runs import StageRun, variant_at, variant_name
+from remora.runs.around import Around
+from remora.runs.rates import Rate
 from remora.spec import Budget, Cluster, Rule, Sampler, Space, Variant
 
 DRAWS = 8
@@ -68,6 +69,10 @@ class Forecasts:
     """Budgets that end it before."""
     begun: Begun | None = None
     """What the search has done already: the first way is what is left."""
+    around: Around = field(default_factory=Around)
+    """Seconds of starting workers and of benchmarks that are counted."""
+    unknown: tuple[str, ...] = ()
+    """Benchmarks that are not counted, because they were never asked here."""
 
     @property
     def saved(self) -> float:
@@ -111,6 +116,7 @@ def forecasts(
     price: float | None = None,
     budget: Budget | None = None,
     begun: Begun | None = None,
+    around: Around | None = None,
 ) -> Forecasts:
     """With and without sharing, with and without stopping.
 
@@ -118,12 +124,15 @@ def forecasts(
         plan: Of these variants.
         begun: What the search has done already; whom its rule has stopped stays stopped.
         price: Of a GPU-hour; default: the cluster's.
+        around: Seconds of what is no stage run; None counts none.
     """
-    cluster = variants[0].cluster
+    around, cluster = around or Around(), variants[0].cluster
     workers, price = cluster.least_workers, cluster.gpu_price if price is None else price
     priced = price is not None and cluster.gpus_per_worker > 0
     rows = {row.id: row for row in plan.rows}
-    seconds = {r.id: r.operations / (rate.of(r.stage) * workers) for r in plan.rows}
+    seconds = {r.id: r.operations / (rate.of(r.stage) * workers) + rate.around(r.stage) for r in plan.rows}
+    for name, variant in zip(plan.paths, variants, strict=True):  # it is asked by the workers that trained it
+        seconds[plan.paths[name][-1].id] += around.asking(variant.benchmarks)
     trials = [Trial(name, v, plan.paths[name]) for name, v in zip(plan.paths, variants, strict=True)]
     apart, origin = _apart(trials)
     shared = SimulatedStore(
@@ -157,14 +166,14 @@ def forecasts(
                     fmean(sum(n > 0 for n in each.values()) for each in gained),
                     fmean(sum(each.values()) for each in gained),
                     fmean(done),
-                    fmean(sim.clock for sim in found),
+                    fmean(sim.clock + (around.start or 0.0) * (sim.clock > 0) for sim in found),
                     gpu_hours,
                     gpu_hours * (price or 0.0) if priced else None,
                 )
             )
-    return Forecasts(
-        slots, cluster, rate, tuple(ways), len(trials), tuple(_over(budget, ways[0], begun)) if budget else (), begun
-    )
+    over = tuple(_over(budget, ways[0], begun)) if budget else ()
+    unknown = around.unknown([name for v in variants for name in v.benchmarks])
+    return Forecasts(slots, cluster, rate, tuple(ways), len(trials), over, begun, around, tuple(unknown))
 
 
 def _over(budget: Budget, way: Forecast, begun: Begun | None) -> Iterator[str]:

@@ -19,6 +19,7 @@ from remora.training import journal
 if TYPE_CHECKING:
     from remora.planning.makespan import Forecasts
     from remora.planning.sizing import Sized
+    from remora.runs.predictions import CheckedPrediction
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Plan:
     """What training takes; `remora.plan` and the command add it."""
     sizes: tuple[Sized, ...] = ()
     """Memory of its stages on a named device; the same two add it."""
+    record: tuple[CheckedPrediction, ...] = ()
+    """The last predictions on this kind of device beside what came, the newest first; the same two add it."""
 
     @property
     def distinct(self) -> int:

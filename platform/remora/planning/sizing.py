@@ -12,17 +12,15 @@ from remora.catalog.compatibility import check_composition
 from remora.data.mixture import Readable
 from remora.errors import SpecError
 from remora.planning.fitting import Change, cheapest_fit
-from remora.planning.memory import GIB, StageMemory, stage_memory
 from remora.planning.outline import read_or_outline
 from remora.planning.plan import Plan, PlanRow
-from remora.planning.rates import Rate, measured
 from remora.runs import StageRun, Store, union
+from remora.runs.memory import GIB, StageMemory, stage_memory
 from remora.runs.operations import SampleSize, sample_size
+from remora.runs.predictions import process_memory
 from remora.spec import Cluster
 from remora.training.traced import Traced
 
-SHARE = 0.4
-"""Of a GPU's peak, that training comes to: assumed where nothing was measured."""
 DISK = 12
 """Bytes of a checkpoint a trained parameter: weights and AdamW's moments, fp32."""
 
@@ -57,13 +55,13 @@ def sized(plan: Plan, cluster: Cluster, device: Device, ranks: int, store: Store
     for run in union(plan.paths.values()).values():
         if not rows[run.id].finished:
             groups.setdefault(_key(run), []).append(run)
-    found = []
+    found, process = [], process_memory(store.runs)
     for runs in groups.values():
         run, datasets = runs[0], read_or_outline(runs[0].stage.mixture, store.data)
-        memory = stage_memory(run.stage, dict(run.parts), cluster, ranks, device, datasets)
+        memory = stage_memory(run.stage, dict(run.parts), cluster, ranks, device, datasets, process)
         change = None
         if not memory.fits:
-            change = cheapest_fit(run.stage, dict(run.parts), cluster, ranks, device, datasets)
+            change = cheapest_fit(run.stage, dict(run.parts), cluster, ranks, device, datasets, process)
         users = dict.fromkeys(name for r in runs for name in rows[r.id].variants)
         trained = sum(n for _, n in memory.traced.parameters.values())
         disk = trained * DISK * (cluster.keep_checkpoints + 1) + 4 * trained
@@ -127,15 +125,3 @@ def operations_counted(traced: Traced, run: StageRun, samples: int, size: Sample
     units = traced.flops
     each = pictures * units["picture"] + length * units["token"] + (length - positions) * units["supervised token"]
     return samples * (each + units["squared"] * length**2)
-
-
-def rate_on(store: Store, device: Device, cluster: Cluster, given: float | None) -> Rate:
-    """Operations a second of a worker on a device: as given, as this run folder's journals say, or as is assumed."""
-    if given:
-        return Rate(given, "given by --rate")
-    if found := measured(store.runs, device.is_gpu, device.named):
-        return found
-    if device.is_gpu:
-        words = f"assumed: {SHARE:.0%} of {device.named}'s {device.peak(cluster.precision):.3g} FLOP/s in "
-        return Rate(SHARE * device.peak(cluster.precision), f"{words}{cluster.precision}; --rate gives another")
-    return Rate(2e10 * cluster.cpus_per_worker, "assumed: 20 GFLOP/s a CPU core; --rate gives another")

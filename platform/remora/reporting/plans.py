@@ -12,6 +12,7 @@ from remora import catalog
 from remora.planning import Forecasts, Plan, PlanRow
 from remora.runs import union
 from remora.runs.operations import TEXT
+from remora.runs.predictions import CheckedPrediction, record_line
 from remora.training.meter import duration
 
 SHOWN = 3
@@ -109,7 +110,7 @@ def print_forecasts(found: Forecasts, out: Console) -> None:
     of = f"{workers} worker{'s' * (workers != 1)}"
     out.print(
         f"On {found.slots} group{'s' * (found.slots != 1)} of {of} at {found.rate.overall:.2g} FLOP/s a worker "
-        f"({found.rate.source}). Starting workers and measuring are not counted.",
+        f"({found.rate.source}). {_counted(found)}",
         highlight=False,
         soft_wrap=True,
     )
@@ -119,3 +120,24 @@ def print_forecasts(found: Forecasts, out: Console) -> None:
         who = "Who is stopped of those that have still to reach a rung" if found.begun else "Who is stopped"
         why = "" if found.begun else ": nothing is known of the variants yet"
         out.print(f"{who} is drawn by chance{why}.", highlight=False)
+
+
+def _counted(found: Forecasts) -> str:
+    """What of the time that is no step is counted, and what is not."""
+    start, asked = found.around.start is not None, found.around.benchmarks
+    known = {"starting workers": start, "building, validating and saving": bool(found.rate.besides)}
+    counted, not_ = ([what for what, there in known.items() if there == wanted] for wanted in (True, False))
+    if found.unknown:
+        not_.append(f"benchmarks that were not asked here yet ({_named(found.unknown)})")
+    elif asked:
+        counted.append("benchmarks")
+    said = [f"counted as measured here: {', '.join(counted)}"] if counted else []
+    said += [f"not counted: {', '.join(not_)}"] if not_ else []
+    text = "; ".join(said)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def print_record(found: Sequence[CheckedPrediction], out: Console) -> None:
+    """Print how the last predictions came out, if there were any."""
+    if line := record_line(found):
+        out.print(f"{line[:1].upper()}{line[1:]}", highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -69,6 +70,7 @@ def plan_as_json(plan: Plan, device: str | None) -> dict[str, object]:
         made["rate"] = {"flops": rate.overall, "source": rate.source}
         made["ways"] = [vars(way) for way in plan.forecasts.ways]
         made["over"] = list(plan.forecasts.over)
+    made["record"] = [asdict(one) for one in plan.record]
     if device:
         made["device"] = device
         made["memory"] = [_sized_as_json(one) for one in plan.sizes]

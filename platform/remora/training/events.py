@@ -33,6 +33,8 @@ class StepFigures(TypedDict, total=False):
     wait_share: float
     samples_per_second: float
     tokens_per_second: float
+    flops: float | None
+    """Operations, as training/flops.py counts them; None where it cannot."""
     mfu: float | None
     memory: float
     """GiB."""

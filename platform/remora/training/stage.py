@@ -220,9 +220,10 @@ class Training:
         real = sum(int(b.mask.sum()) for b in batches)
         computed = sum(b.mask.numel() for b in batches)
         own = sum(float(s) for s in sums)
-        counted = self.flops(batches) if self.could else None
+        counted = self.flops(batches)
         told = self.engine.tell(own, real, computed, self.meter.wait, math.nan if counted is None else counted)
-        totals, reals, computeds, waits, flops = told
+        totals, reals, computeds, waits, each = told
+        flops = sum(each) if math.isfinite(sum(each)) else None
         self.loss = sum(totals) / tokens
         seconds = self.meter.done()
         if problem := self.notes.watch.problem(self.loss, norm):
@@ -246,7 +247,8 @@ class Training:
             "wait_share": self.meter.share,
             "samples_per_second": len(self.data.positions(step)) / seconds,
             "tokens_per_second": sum(reals) / seconds,
-            "mfu": sum(flops) / seconds / self.could if self.could and math.isfinite(sum(flops)) else None,
+            "flops": flops,
+            "mfu": flops / seconds / self.could if self.could and flops is not None else None,
             "memory": self.engine.memory(),
             "eta": self.meter.left(step) + (self.validator.left(step) if self.validator else 0.0),
         }

@@ -78,7 +78,12 @@ def trace(
                 "plan it without lora's bits, which takes more"
             )
     live = LiveBytes()
-    with FakeTensorMode(allow_non_fake_inputs=True), live, _as_on_cuda() if gpu else contextlib.nullcontext():
+    with (
+        torch.random.fork_rng(devices=[]),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        live,
+        _as_on_cuda() if gpu else contextlib.nullcontext(),
+    ):
         with no_init_weights(), _in_place():
             model = sketched(stage, parts)
         settled = cluster if cluster.zero < 3 else cluster.model_copy(update={"precision": "fp32"})

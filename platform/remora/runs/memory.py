@@ -1,7 +1,8 @@
 """Memory that a stage takes on a device before it runs: its terms, and whether it fits.
 
 Without network, GPU, data index or weights: the largest pass of the real composition is traced on fake tensors
-(`training.traced`), DeepSpeed's buffers included. It imports torch, so `remora.planning` does not import it.
+(`training.traced`), DeepSpeed's buffers included. It loads torch, so neither `remora.runs` nor `remora.planning`
+imports it.
 
 What no trace can see is assumed, and said: on a GPU the CUDA context with its libraries, and what the caching allocator
 loses between blocks; on a CPU the process itself.
@@ -108,6 +109,7 @@ def stage_memory(
     ranks: int,
     device: Device,
     datasets: Sequence[Readable] = (),
+    process: int = PROCESS,
 ) -> StageMemory:
     """Predict a stage's peak.
 
@@ -115,6 +117,7 @@ def stage_memory(
         parts: Part -> catalog name.
         ranks: Training processes, one a GPU.
         datasets: Those of its mixture, to count pictures.
+        process: Bytes of a training process on a CPU without its tensors.
 
     Raises:
         SpecError: the device does not compute in the cluster's precision, or memory cannot be predicted.
@@ -139,7 +142,7 @@ def stage_memory(
             MemoryTerm("CUDA and its libraries", CONTEXT),
         ]
     else:
-        terms.append(MemoryTerm("the process", PROCESS))
+        terms.append(MemoryTerm("the process", process))
     terms.sort(key=lambda term: -term.size)
     return StageMemory(
         stage.name, cluster, ranks, device, largest, tuple(terms), _capacity(device, cluster, ranks), traced, assumed
