@@ -10,6 +10,7 @@ import sys
 import pytest
 import yaml
 
+from remora.cli import main
 from remora.training.journal import steps_of, validations_of
 from support.colours import QUESTIONS, write_colours
 from support.tiny import write_records
@@ -153,6 +154,30 @@ def test_evaluate_answers_as_the_training_did(place, one):
     assert code == 0, err
     (kept,) = (place / "one" / "scores").glob("*/report.json")
     assert json.loads(out)["colours"]["items"] == json.loads(kept.read_text())["items"]
+
+
+def test_a_moved_run_folder_trains_and_asks_nothing_again(place, one):
+    """Renamed, not copied: what is still looked for at the old place is not found."""
+    old, new = place / "one", place / "moved"
+    (bundle,) = (old / "bundles").iterdir()
+    before = {f.relative_to(old): f.stat().st_mtime_ns for f in (old / "stages").glob("*/*") if f.is_file()}
+    asked = sorted(f.read_text() for f in (old / "scores").glob("*/asked.jsonl"))
+    old.rename(new)
+    try:
+        code, out, err = said(place, "moved", "train", spec(place, "one.yaml", micro_batch=4))
+        assert code == 0, err
+        assert out.count(" reused") == 3 and " trained" not in out
+        assert {f.relative_to(new): f.stat().st_mtime_ns for f in (new / "stages").glob("*/*") if f.is_file()} == before
+        assert sorted(f.read_text() for f in (new / "scores").glob("*/asked.jsonl")) == asked
+        colours = str(place / "colours.yaml")
+        code, out, err = said(place, "moved", "evaluate", bundle.name, "--benchmarks", colours, "--json")
+        assert code == 0 and json.loads(out)["colours"], err
+        main(["explain", bundle.name, "--runs", str(new), "--json", "--tracking-uri", f"sqlite:///{new}/mlflow.db"])
+        main(["runs", "verify", "--runs", str(new)])
+        main(["runs", "gc", "--runs", str(new)])
+        assert not old.exists()
+    finally:
+        new.rename(old)
 
 
 def test_what_is_missing_is_one_line_before_anything_is_trained(place):

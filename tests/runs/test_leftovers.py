@@ -73,14 +73,15 @@ def test_gc_names_what_it_would_delete_then_deletes_it(tmp_path, capsys):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "file").write_bytes(bytes(1_000_000))
     copy(tmp_path / "stages" / "it" / "weights", tmp_path / "stages" / "it.work" / "weights")
-    main(["runs", "gc", "--dry-run", "--runs", str(tmp_path)])
+    gc = ["runs", "gc", "--leftovers", "--runs", str(tmp_path)]
+    main(gc)
     said = capsys.readouterr().out
-    assert "4 leftovers, would free 4.0 MB" in said and str(tmp_path / "ray/it-0123abcd") in said
+    assert "4 things, would free 4.0 MB" in said and str(tmp_path / "ray/it-0123abcd") in said
     assert (tmp_path / "stages/it.work").exists()
-    main(["runs", "gc", "--runs", str(tmp_path)])
-    assert "4 leftovers, freed 4.0 MB" in capsys.readouterr().out
-    main(["runs", "gc", "--runs", str(tmp_path)])
-    assert "no leftovers" in capsys.readouterr().out
+    main([*gc, "--yes"])
+    assert "4 things, freed 4.0 MB" in capsys.readouterr().out
+    main(gc)
+    assert "nothing to delete" in capsys.readouterr().out
     assert [p.name for p in (tmp_path / "stages").iterdir()] == ["it"]
 
 

@@ -318,10 +318,20 @@ class AverageOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class RunsOptions(Options):
-    """clean the run folder of what killed commands left in it"""
+    """what the run folder holds: list it, see who needs what, verify it, delete what nobody needs, rename and move"""
 
-    what: str = argument("gc: delete leftovers", choices=["gc"])
-    dry_run: bool = option("only name them", False)
+    what: str = argument("ls | show | verify | gc | rm | mv", choices=["ls", "show", "verify", "gc", "rm", "mv"])
+    names: tuple[str, ...] = argument(
+        "show, verify, rm: things of `remora runs ls`; ls: stages, bundles, …; mv: a bundle and its new name, or "
+        "`.` and the run folder's new place",
+        (),
+        metavar="NAME",
+    )
+    yes: bool = option("gc, rm: delete it; without, it is only named", False)
+    leftovers: bool = option("gc: only what killed commands left, without asking MLflow", False)
+    stopped: bool = option("gc: also the checkpoints of variants that a finished search has stopped", False)
+    tracking_uri: str | None = tracking_server()
+    json: bool = all_as_json()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,7 @@ def register(
     if not folder.is_dir():
         raise TrackingError(f"there is no folder {folder} to register as {name!r}")
     at = int(time.time() * 1000)
-    claim = Claim(name, within(tracker.runs, folder), _content(folder), alias, at, metric_names.tags(tags or {}))
+    claim = Claim(name, within(tracker.runs, folder), content_digest(folder), alias, at, metric_names.tags(tags or {}))
     run = Run.again(tracker.runs, key)
     run.claim(claim)
     report = tracker.sync()
@@ -224,7 +224,8 @@ def _download(tracker: Tracker, source: str, final: Path) -> None:
             got.rename(final)
 
 
-def _content(folder: Path) -> str:
+def content_digest(folder: Path) -> str:
+    """By which a version is known: of the names and bytes of all files."""
     return digest({str(p.relative_to(folder)): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()})
 
 

@@ -1,0 +1,205 @@
+"""What a run folder holds, as things that are listed, verified, renamed and deleted one by one.
+
+stages/<run>                      stage run, with its later validations
+stages/<run>.work                 unfinished stage run: checkpoints from which it goes on
+bundles/<name>                    bundle: a variant that was trained to its end, with its card
+scores/<name>                     scores: one model's answers to one benchmark, and its figures
+data/index/<dataset>/<content>    index of a dataset
+searches/<name>, <name>.json      search, with the status of its variants
+cards/<bundle>                    card: model card and bill of materials of a bundle that is gone
+cache/champions/<version>         download of a registered version's files
+cache/weights/<bundle>-int8-…     weights: a bundle whose language model answers in 8 bits
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from remora.errors import DataError, nearest
+from remora.files import is_published
+from remora.inference.bundle import FILE
+from remora.pipeline.search.search import result_file
+
+HoldingKind = Literal[
+    "stage run", "unfinished stage run", "bundle", "scores", "index", "search", "card", "download", "weights"
+]
+SHOWN = 12
+"""Names that an error lists at most."""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """One thing that a run folder holds."""
+
+    kind: HoldingKind
+    place: str
+    """Its folder, relative to the run folder: what a user names it by, or the last part of it."""
+    paths: tuple[Path, ...]
+    """All that belongs to it; the first is its folder."""
+
+    @property
+    def path(self) -> Path:
+        return self.paths[0]
+
+    @property
+    def name(self) -> str:
+        """The last part of its place; of an index with the dataset's."""
+        parts = self.place.split("/")
+        return "/".join(parts[-2:]) if self.kind == "index" else parts[-1]
+
+    @property
+    def shown(self) -> str:
+        """For messages: `stage run finetune-0f3a…`."""
+        return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes on disk, a file with several names counted once."""
+
+    bytes: int
+    frees: int
+    """Bytes that deleting it frees: without files that have hard links elsewhere."""
+
+
+def size_of(paths: Iterable[Path]) -> Size:
+    """The size of files and folders together; what vanishes meanwhile counts nothing."""
+    files: dict[tuple[int, int], tuple[int, int, int]] = {}
+    for file in _files(paths):
+        try:
+            at = file.lstat()
+        except OSError:
+            continue
+        seen = files[at.st_dev, at.st_ino][2] if (at.st_dev, at.st_ino) in files else 0
+        files[at.st_dev, at.st_ino] = (at.st_size, at.st_nlink, seen + 1)
+    frees = sum(size for size, links, seen in files.values() if seen >= links)
+    return Size(sum(size for size, _, _ in files.values()), frees)
+
+
+def changed_at(paths: Iterable[Path]) -> float:
+    """When something of it was last written, in seconds since 1970."""
+    times = [0.0]
+    for path in paths:
+        for each in (path, *_files([path])):
+            try:
+                times.append(each.lstat().st_mtime)
+            except OSError:
+                continue
+    return max(times)
+
+
+def _files(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            for folder, _, names in os.walk(path):
+                yield from (Path(folder, name) for name in names)
+        elif path.exists():
+            yield path
+
+
+def holdings(runs: Path) -> list[Holding]:
+    """Everything that a run folder holds, but leftovers of killed commands."""
+    return [*_stages(runs), *_bundles(runs), *_scores(runs), *_indexes(runs), *_searches(runs), *_made_anew(runs)]
+
+
+def _stages(runs: Path) -> Iterator[Holding]:
+    for folder in _folders(runs / "stages"):
+        if is_published(folder):
+            later = folder.with_name(f"{folder.name}.validations.jsonl")
+            yield _holding(runs, "stage run", folder, *([later] if later.exists() else []))
+        elif folder.suffix == ".work" and not is_published(folder.with_suffix("")):
+            yield _holding(runs, "unfinished stage run", folder)
+
+
+def _bundles(runs: Path) -> Iterator[Holding]:
+    for folder in _folders(runs / "bundles"):
+        if (folder / FILE).is_file():
+            card = runs / "cards" / folder.name
+            yield _holding(runs, "bundle", folder, *([card] if card.is_dir() else []))
+
+
+def _scores(runs: Path) -> Iterator[Holding]:
+    for folder in _folders(runs / "scores"):
+        yield _holding(runs, "scores", folder)
+
+
+def _indexes(runs: Path) -> Iterator[Holding]:
+    for home in _folders(runs / "data" / "index"):
+        for folder in _folders(home):
+            if (folder / "index.json").is_file():
+                yield _holding(runs, "index", folder)
+
+
+def _searches(runs: Path) -> Iterator[Holding]:
+    for folder in _folders(runs / "searches"):
+        beside = (result_file(runs, folder.name), runs / "status" / folder.name)
+        yield _holding(runs, "search", folder, *(p for p in beside if p.exists()))
+
+
+def _made_anew(runs: Path) -> Iterator[Holding]:
+    for folder in _folders(runs / "cards"):
+        if not (runs / "bundles" / folder.name).is_dir():
+            yield _holding(runs, "card", folder)
+    for folder in _folders(runs / "cache" / "champions"):
+        yield _holding(runs, "download", folder)
+    for folder in _folders(runs / "cache" / "weights"):
+        yield _holding(runs, "weights", folder)
+
+
+def _holding(runs: Path, kind: HoldingKind, folder: Path, *beside: Path) -> Holding:
+    return Holding(kind, folder.relative_to(runs).as_posix(), (folder, *beside))
+
+
+def _folders(parent: Path) -> list[Path]:
+    """Without hidden ones, which are half written or being deleted."""
+    try:
+        return sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError:
+        return []
+
+
+def find(name: str, runs: Path, among: Iterable[Holding]) -> Holding:
+    """The holding of that name: its last part, its place in the run folder, or its path.
+
+    Raises:
+        DataError: there is none, or there are several.
+    """
+    there = list(among)
+    asked = name.rstrip("/")
+    if Path(asked).is_absolute() and Path(asked).is_relative_to(runs):
+        asked = Path(asked).relative_to(runs).as_posix()
+    named = [h for h in there if asked == h.place] or [h for h in there if asked in names_of(h)]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise DataError(f"{len(named)} things are named {name!r}; give one of: {', '.join(h.place for h in named)}")
+    known = [each for h in there for each in names_of(h)]
+    some = ", ".join(h.place for h in there[:SHOWN]) + (f" and {len(there) - SHOWN} more" * (len(there) > SHOWN))
+    raise DataError(
+        f"{runs} holds nothing of the name {name!r}{nearest(name, known)} (it holds: {some or 'nothing'}); "
+        "next: remora runs ls"
+    )
+
+
+def names_of(holding: Holding) -> set[str]:
+    """What a user may call it, besides its place."""
+    names = {holding.name, holding.path.name}
+    if holding.kind == "index":
+        names.add(holding.path.parent.name)
+    if holding.kind == "unfinished stage run":
+        names.add(holding.path.stem)
+    return names
+
+
+def read_object(file: Path) -> Mapping[str, object]:
+    """A file's JSON object; an empty one if it is missing or is none."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,127 @@
+"""Rename a bundle, or move a whole run folder: nothing in it decides anything by an absolute path."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from remora.errors import DataError, StoreError
+from remora.files import disk_errors
+from remora.pipeline.upkeep.holdings import Holding
+from remora.pipeline.upkeep.needs import Needs
+from remora.tracking.record import FOLDER, Run, read_record
+
+NAMED = {
+    "stage run": "by its stage and identity",
+    "unfinished stage run": "by its stage and identity",
+    "scores": "by its model and benchmark",
+    "index": "by its dataset",
+    "search": "by its space: change `name:` there, and the search begins anew",
+    "card": "by its bundle",
+    "download": "by its version",
+    "weights": "by its bundle",
+}
+"""What of the holdings that cannot be renamed their names are."""
+
+
+def rename_bundle(holding: Holding, to: str, runs: Path, needs: Needs) -> Path:
+    """Give a bundle's folder another name. The variant's own name, in its bundle.json, stays.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        StoreError: a command works in the run folder, or the name is taken.
+        DataError: it is no bundle, or the name is no name of a folder.
+    """
+    if holding.kind != "bundle":
+        raise DataError(f"{holding.shown} is named {NAMED[holding.kind]}, so it cannot be renamed")
+    if to != Path(to).name or to.startswith("."):
+        raise DataError(
+            f"a bundle gets another name, and {to!r} is none; to take a model elsewhere: remora export {holding.name}"
+        )
+    check_idle(needs)
+    old, new = holding.path, holding.path.with_name(to)
+    if new.exists():
+        raise StoreError(f"{new} is there already; give another name")
+    cards = runs / "cards"
+    with disk_errors(runs):
+        _tell_records(runs, f"bundles/{old.name}", f"bundles/{to}")
+        old.rename(new)
+        if (cards / old.name).is_dir() and not (cards / to).exists():
+            (cards / old.name).rename(cards / to)
+    return new
+
+
+def check_idle(needs: Needs) -> None:
+    """Raises:
+    StoreError: a command works in the run folder.
+    """
+    if needs.at_work:
+        raise StoreError(
+            f"a command works in {needs.runs} ({needs.at_work[0]}); next: wait for it, or stop it with Ctrl-C"
+        )
+
+
+def _tell_records(runs: Path, old: str, new: str) -> None:
+    """A version that MLflow does not have yet is made of the folder that a record names."""
+    for file in sorted((runs / FOLDER).glob("*.json")):
+        try:
+            record = read_record(file)
+        except (OSError, ValueError):
+            continue
+        for claim in record.claims:
+            if claim.folder == old:
+                Run.again(runs, record.key).claim(replace(claim, folder=new))
+
+
+def move_runs(runs: Path, to: Path, needs: Needs) -> Path:
+    """Move a run folder. On one disk it is renamed; to another it is copied whole, then deleted.
+
+    Returns:
+        Where it is now.
+
+    Raises:
+        StoreError: a command works in it, or `to` is there already.
+    """
+    check_idle(needs)
+    final = to.expanduser().absolute()
+    if final.is_relative_to(runs):
+        raise StoreError(f"{final} is inside of {runs}; give a folder outside")
+    if final.exists():
+        raise StoreError(f"{final} is there already; give a new folder")
+    with disk_errors(final.parent):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            runs.rename(final)
+        except OSError as e:
+            if e.errno != errno.EXDEV:
+                raise
+            _copy_then_delete(runs, final)
+    return final
+
+
+def _copy_then_delete(runs: Path, final: Path) -> None:
+    """To another disk. Weights that are stored once, as hard links, stay stored once."""
+    half = final.with_name(f".{final.name}.{os.getpid():08x}")
+    seen: dict[tuple[int, int], str] = {}
+
+    def take(source: str, target: str) -> str:
+        at = os.stat(source)  # noqa: PTH116 (what copytree gives)
+        first = seen.setdefault((at.st_dev, at.st_ino), target)
+        if first != target:
+            os.link(first, target)
+        else:
+            shutil.copy2(source, target)
+        return target
+
+    try:
+        shutil.copytree(runs, half, copy_function=take, symlinks=True)
+        half.rename(final)
+    except BaseException:
+        shutil.rmtree(half, ignore_errors=True)
+        raise
+    shutil.rmtree(runs)

@@ -1,0 +1,92 @@
+"""Every version of every registered model: what else than the run folder needs something that is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
+
+from remora.tracking.connection import MlflowRefused
+from remora.tracking.registry import DIGEST
+from remora.tracking.server import KEY
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.store.entities import PagedList
+
+    from remora.tracking.tracker import Tracker
+
+Entity = TypeVar("Entity")
+
+
+class Registered(TypedDict):
+    """A version, and where its files are."""
+
+    name: str
+    version: str
+    aliases: list[str]
+    tags: dict[str, str]
+    digest: str
+    """Of its content; empty if it was not registered by Remora."""
+    key: str
+    """The key of its run (`record.Record`); empty if MLflow does not have it."""
+    source: str
+    folder: Path | None
+    """Its files, if they are on this machine or a disk of it."""
+
+
+def every_version(tracker: Tracker) -> list[Registered]:
+    """Read-only: creates no database. Without one, nothing was registered.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    if (database := tracker.server.database) and not database.exists():
+        return []
+    found: list[Registered] = []
+    with tracker.client() as client:
+        for model in _pages(client.search_registered_models):
+            aliases = model.aliases or {}
+            for version in _pages(partial(client.search_model_versions, f"name = '{model.name}'")):
+                number, source = str(version.version), version.source or ""
+                found.append(
+                    {
+                        "name": model.name,
+                        "version": number,
+                        "aliases": sorted(alias for alias, of in aliases.items() if str(of) == number),
+                        "tags": dict(version.tags),
+                        "digest": version.tags.get(DIGEST, ""),
+                        "key": _key(tracker, client, version.run_id),
+                        "source": source,
+                        "folder": tracker.server.local(source) if source else None,
+                    }
+                )
+    return found
+
+
+class _Ask(Protocol[Entity]):
+    """One of MLflow's calls that answer by pages."""
+
+    def __call__(self, *, page_token: str | None) -> PagedList[Entity]: ...
+
+
+def _pages(ask: _Ask[Entity]) -> Iterator[Entity]:
+    """All that MLflow has, page by page."""
+    token: str | None = None
+    while True:
+        page = ask(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _key(tracker: Tracker, client: MlflowClient, run: str | None) -> str:
+    if not run:
+        return ""
+    try:
+        with tracker.server.answers():
+            return str(client.get_run(run).data.tags.get(KEY, ""))
+    except MlflowRefused:  # a person deleted it
+        return ""

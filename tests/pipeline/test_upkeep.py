@@ -1,0 +1,330 @@
+"""Who needs what of a run folder, by its own files: held against what was written there; and what is deleted of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from remora.errors import DataError, StoreError
+from remora.files import MANIFEST, exclusive, is_published, publishing
+from remora.pipeline import tracked_runs
+from remora.pipeline.search.search import lease_of
+from remora.pipeline.upkeep.deleting import FRESH, collect, collect_leftovers, fresh, remove
+from remora.pipeline.upkeep.holdings import Holding, find, holdings, size_of
+from remora.pipeline.upkeep.moving import move_runs, rename_bundle
+from remora.pipeline.upkeep.needs import Needs, needs
+from remora.pipeline.upkeep.verifying import verified, verified_records
+from remora.runs import variant_name
+from remora.tracking.every_version import Registered
+from remora.tracking.record import Claim, Run, read_record
+from support.explained_folder import ExplainedFolder, write_explained
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> ExplainedFolder:
+    return write_explained(tmp_path_factory.mktemp("upkeep"))
+
+
+@pytest.fixture
+def runs(written: ExplainedFolder, tmp_path: Path) -> Path:
+    """A copy of it, written long ago, with the records of its variants."""
+    copied = tmp_path / "runs"
+    shutil.copytree(written.runs, copied)
+    for connector, variant in written.variants.items():
+        tracked_runs.variant_run(variant, written.lineages[connector], copied, tracked_runs.ALONE).keep()
+    age(copied)
+    return copied
+
+
+def age(runs: Path) -> None:
+    long_ago = time.time() - 2 * FRESH
+    for path in [runs, *runs.rglob("*")]:
+        os.utime(path, (long_ago, long_ago))
+
+
+def version(folder: Path | None = None, **said: object) -> Registered:
+    made: Registered = {
+        "name": "remora", "version": "3", "aliases": ["champion"], "tags": {}, "digest": "", "key": "",
+        "source": str(folder), "folder": folder,
+    }  # fmt: skip
+    return made | said  # type: ignore[return-value]
+
+
+def users(found: Needs, name: str) -> list[str]:
+    return [u.shown for u in found.of(find(name, found.runs, found.holdings))]
+
+
+def names(written: ExplainedFolder, connector: str) -> list[str]:
+    return [run.name for run in written.lineages[connector]]
+
+
+def test_everything_is_held_and_who_needs_it_is_known(runs: Path, written: ExplainedFolder) -> None:
+    found = needs(runs, ())
+    kinds = [h.kind for h in found.holdings]
+    # Both variants share the language model's stage run, and read two datasets.
+    assert {k: kinds.count(k) for k in kinds} == {"stage run": 5, "bundle": 2, "scores": 2, "index": 2, "search": 1}
+    assert not found.unneeded() and not found.at_work
+    first, second = (written.bundles[c].name for c in ("mlp2x_gelu", "resampler"))
+    language = users(found, names(written, "mlp2x_gelu")[0])
+    children = {f"stage run {names(written, c)[1]}" for c in written.lineages}
+    assert set(language) == {*children, f"bundle {first}", f"bundle {second}", "search two"}
+    scores = [h for h in found.holdings if h.kind == "scores"]
+    assert {u.shown for h in scores for u in found.of(h)} == {f"bundle {first}", f"bundle {second}"}
+    (words,) = (h for h in found.holdings if h.kind == "index" and "words" in h.place)
+    assert {u.shown for u in found.of(words)} > {f"stage run {names(written, 'resampler')[0]}"}
+
+
+def test_what_a_bundle_was_made_of_goes_when_bundle_and_search_are_gone(runs: Path, written: ExplainedFolder) -> None:
+    for name in ("two", written.bundles["resampler"].name):
+        found = needs(runs, ())
+        remove(find(name, runs, found.holdings), found, really=True)
+    found = needs(runs, ())
+    _, *own = names(written, "resampler")  # the first is the other's, too
+    gone = {f"stages/{name}" for name in own} | {h.place for h in found.holdings if "-res-easy" in h.place}
+    assert {h.place for h in found.unneeded()} == gone and len(gone) == 3
+    dry = list(collect(found, really=False))
+    assert len(dry) == 3 and all(g.path.exists() and g.frees for g in dry)
+    assert {g.path for g in collect(found, really=True)} == {runs / place for place in gone}
+    assert not any((runs / place).exists() for place in gone)
+    assert all(is_published(runs / "stages" / name) for name in names(written, "mlp2x_gelu"))
+    assert not list(collect_leftovers(runs, really=False)) and not needs(runs, ()).unneeded()
+
+
+def test_what_is_new_stays_for_an_hour(runs: Path) -> None:
+    with publishing(runs / "stages" / "finetune-0123456789ab") as tmp:
+        (tmp / "weights").write_text("w")
+    found = needs(runs, ())
+    assert [h.name for h in fresh(found)] == ["finetune-0123456789ab"] and not list(collect(found, really=True))
+    age(runs)
+    assert [g.path.name for g in collect(needs(runs, ()), really=True)] == ["finetune-0123456789ab"]
+
+
+@pytest.fixture
+def spare(runs: Path, written: ExplainedFolder) -> Iterator[Callable[[], set[str]]]:
+    """What nobody needs, once bundles and search are gone: everything, unless something else needs it."""
+    for name in ("two", *(bundle.name for bundle in written.bundles.values())):
+        found = needs(runs, ())
+        remove(find(name, runs, found.holdings), found, really=True)
+    age(runs)
+    yield lambda: {h.path.name for h in needs(runs, ()).unneeded()}
+
+
+def test_a_registered_version_keeps_what_it_came_from(
+    runs: Path, written: ExplainedFolder, spare: Callable[[], set[str]]
+) -> None:
+    lineage = names(written, "resampler")
+    assert set(lineage) <= spare()
+    # Its files are on this machine: they say of which stage runs they are, and their scores are found by their weights.
+    kept = needs(runs, [version(written.bundles["resampler"])])
+    assert not {h.path.name for h in kept.unneeded()} & set(lineage)
+    assert [u.shown for u in kept.of(find(lineage[-1], runs, kept.holdings))] == ["remora version 3 (champion)"]
+    assert not any("-res-easy" in h.place for h in kept.unneeded())
+    assert any("-mlp-easy" in h.place for h in kept.unneeded())
+    # They are elsewhere: the run that it belongs to says of which.
+    key = tracked_runs.variant_key(written.lineages["resampler"], tracked_runs.ALONE)
+    assert not {h.path.name for h in needs(runs, [version(key=key)]).unneeded()} & set(lineage)
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_a_variant_that_is_not_finished_keeps_its_stage_runs(
+    runs: Path, written: ExplainedFolder, spare: Callable[[], set[str]], status: str
+) -> None:
+    lineage = written.lineages["mlp2x_gelu"]
+    run = tracked_runs.variant_run(written.variants["mlp2x_gelu"], lineage, runs, tracked_runs.ALONE)
+    name = variant_name(written.variants["mlp2x_gelu"])
+    with pytest.raises(KeyError if status == "FAILED" else KeyboardInterrupt), run:
+        assert needs(runs, ()).at_work == [f"variant {name}"]
+        raise KeyError if status == "FAILED" else KeyboardInterrupt
+    assert not spare() & {r.name for r in lineage}
+    assert users(needs(runs, ()), lineage[0].name)[-1] == f"variant {name}, which is not finished"
+    with run:
+        pass
+    assert {r.name for r in lineage} <= spare()
+
+
+def test_nothing_goes_while_a_command_works(runs: Path, written: ExplainedFolder, spare) -> None:
+    name = names(written, "mlp2x_gelu")[0]
+    with exclusive(runs / "stages" / f"{name}.lease"):
+        found = needs(runs, ())
+        assert name not in {h.path.name for h in found.unneeded()} and found.at_work == [f"stage run {name}"]
+        assert not list(collect(found, really=True))
+        with pytest.raises(StoreError, match=f"stage run {name} is needed by .*which is worked at"):
+            remove(find(name, runs, found.holdings), found, really=True)
+    assert len(list(collect(needs(runs, ()), really=True))) == len(spare()) or not spare()
+
+
+def test_a_running_search_keeps_what_it_lists(runs: Path) -> None:
+    found = needs(runs, ())
+    assert not found.of(find("two", runs, found.holdings))
+    with exclusive(lease_of(runs, "two")):
+        found = needs(runs, ())
+        with pytest.raises(StoreError, match="search two is needed by search two, which is worked at"):
+            remove(find("two", runs, found.holdings), found, really=True)
+    assert (runs / "searches" / "two").is_dir()
+
+
+def test_what_stopped_variants_left_goes_only_if_asked_for(runs: Path) -> None:
+    """`slow` was paused by the search's rule; its checkpoints are what it would go on from."""
+    file = runs / "searches" / "two" / "space.json"
+    said = json.loads(file.read_text())
+    some = next(iter(said["variants"].values()))
+    said["variants"]["slow"] = {**some, "lineage": [some["lineage"][0], "finetune-0123456789ab"]}
+    file.write_text(json.dumps(said))
+    work = runs / "stages" / "finetune-0123456789ab.work" / "checkpoints"
+    work.mkdir(parents=True)
+    (work / "state").write_bytes(bytes(1000))
+    age(runs)
+    assert not needs(runs, ()).unneeded()
+    found = needs(runs, (), stopped=True)
+    (only,) = collect(found, really=False)
+    assert only.path == work.parent and only.frees == 1000
+    with exclusive(lease_of(runs, "two")):
+        assert not needs(runs, (), stopped=True).unneeded()
+
+
+def test_an_index_of_data_that_changed_goes_with_the_last_stage_run_that_read_it(
+    runs: Path, written: ExplainedFolder, spare: Callable[[], set[str]]
+) -> None:
+    (words,) = (h for h in holdings(runs) if h.kind == "index" and "words" in h.place)
+    assert words.path.name not in spare()  # the dataset is there, and unchanged
+    data = Path(json.loads((words.path.parent / "state.json").read_text())["files"][0][0])
+    kept = data.read_bytes()
+    try:
+        data.write_bytes(kept + b" ")
+        assert words.path.name in spare()
+        assert words.path in {g.path for g in collect(needs(runs, ()), really=True)}
+    finally:
+        data.write_bytes(kept)
+    assert not words.path.parent.exists()
+
+
+def test_scores_of_a_model_from_elsewhere_stay(runs: Path) -> None:
+    folder = runs / "scores" / "imported-gqa-0123456789ab"
+    folder.mkdir()
+    (folder / "about.json").write_text(
+        json.dumps({"model": "imported", "weights": "w", "benchmark": "gqa", "questions": "q"})
+    )
+    age(runs)
+    assert users(needs(runs, ()), folder.name) == ["evaluation of imported, which was not trained here"]
+
+
+def test_one_thing_is_refused_by_who_needs_it(runs: Path, written: ExplainedFolder) -> None:
+    bundle = written.bundles["resampler"]
+    found = needs(runs, [version(bundle)])
+    with pytest.raises(StoreError, match=rf"bundle {bundle.name} is needed by remora version 3 \(champion\); next:"):
+        remove(find(bundle.name, runs, found.holdings), found, really=True)
+    language = names(written, "resampler")[0]
+    with pytest.raises(StoreError, match=f"stage run {language} is needed by .* and 2 more"):
+        remove(find(language, runs, found.holdings), found, really=True)
+    dry = remove(find("two", runs, found.holdings), found, really=False)
+    assert dry.path.is_dir()
+    with pytest.raises(DataError, match="did you mean 'two'"):
+        find("tow", runs, found.holdings)
+
+
+def test_a_file_with_two_names_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one").write_bytes(bytes(100))
+    os.link(tmp_path / "a" / "one", tmp_path / "a" / "two")
+    assert (size_of([tmp_path / "a"]).bytes, size_of([tmp_path / "a"]).frees) == (100, 100)
+    os.link(tmp_path / "a" / "one", tmp_path / "three")
+    assert size_of([tmp_path / "a"]).frees == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("stages/{last}/parts/connector/model.safetensors", "does not match its sha256"),
+        ("bundles/{bundle}/connector/model.safetensors", "does not match its sha256"),
+        ("{index}/records.bin", "does not match its sha256"),
+        ("scores/{scores}/report.json", "Expecting"),
+        ("searches/two/space.json", "Expecting"),
+    ],
+)
+def test_a_flipped_byte_is_named(runs: Path, written: ExplainedFolder, file: str, said: str) -> None:
+    held = holdings(runs)
+    assert not [v for v in verified(runs, held) if v.problems]
+    places = {
+        "last": written.lineages["resampler"][-1].name,
+        "bundle": written.bundles["resampler"].name,
+        "index": next(h.place for h in held if h.kind == "index"),
+        "scores": next(h.name for h in held if h.kind == "scores"),
+    }
+    torn = runs / file.format(**places)
+    content = bytearray(torn.read_bytes())
+    content[0] ^= 0xFF
+    torn.unlink()
+    torn.write_bytes(b"x" if torn.suffix == ".json" else bytes(content))
+    (found,) = (v for v in verified(runs, held) if v.problems)
+    assert torn.is_relative_to(found.path) and said in found.problems[0] and "next: " in found.problems[0]
+
+
+def test_weights_that_are_whole_but_not_those_of_its_stage_runs(runs: Path, written: ExplainedFolder) -> None:
+    bundle = runs / "bundles" / written.bundles["resampler"].name
+    with publishing(bundle) as tmp:
+        shutil.copytree(written.bundles["resampler"], tmp, dirs_exist_ok=True)
+        (tmp / MANIFEST).unlink()
+        (tmp / "connector" / "model.safetensors").write_bytes(b"other weights")
+    (found,) = (v for v in verified(runs, holdings(runs)) if v.problems)
+    assert "connector/model.safetensors is not what its stage runs published" in found.problems[0]
+
+
+def test_a_record_that_cannot_be_read(runs: Path) -> None:
+    (runs / "tracking").mkdir(exist_ok=True)
+    (runs / "tracking" / "stage-0.json").write_text("{")
+    (found,) = verified_records(runs)
+    assert "stage-0.json" in found.problems[0] and "next: delete it" in found.problems[0]
+
+
+def test_a_bundle_is_renamed_with_what_names_it(runs: Path, written: ExplainedFolder) -> None:
+    old = written.bundles["resampler"].name
+    claim = Claim("remora", f"bundles/{old}", "d", "champion", 1, {})
+    Run.again(runs, "registration/x").claim(claim)
+    (runs / "cards" / old).mkdir(parents=True)
+    found = needs(runs, ())
+    made = rename_bundle(find(old, runs, found.holdings), "best", runs, found)
+    assert made == runs / "bundles" / "best" and is_published(made) and (runs / "cards" / "best").is_dir()
+    (record,) = (read_record(f) for f in (runs / "tracking").glob("registration-*.json"))
+    assert [asdict(c) for c in record.claims] == [asdict(claim) | {"folder": "bundles/best"}]
+    assert not [v for v in verified(runs, holdings(runs)) if v.problems]
+    with pytest.raises(DataError, match="is named by its stage and identity"):
+        rename_bundle(find(names(written, "resampler")[0], runs, found.holdings), "x", runs, found)
+    with pytest.raises(StoreError, match="is there already"):
+        rename_bundle(find("best", runs, holdings(runs)), written.bundles["mlp2x_gelu"].name, runs, needs(runs, ()))
+
+
+def test_a_run_folder_is_moved_unless_a_command_works_in_it(runs: Path, tmp_path: Path) -> None:
+    with exclusive(lease_of(runs, "two")), pytest.raises(StoreError, match=r"a command works in .* \(search two\)"):
+        move_runs(runs, tmp_path / "there", needs(runs, ()))
+    for place, said in ((runs / "in", "is inside of"), (tmp_path, "is there already")):
+        with pytest.raises(StoreError, match=said):
+            move_runs(runs, place, needs(runs, ()))
+    before: list[Holding] = holdings(runs)
+    moved = move_runs(runs, tmp_path / "new" / "there", needs(runs, ()))
+    assert not runs.exists() and [h.place for h in holdings(moved)] == [h.place for h in before]
+    assert not needs(moved, ()).unneeded()
+
+
+def test_to_another_disk_weights_stay_stored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = tmp_path / "runs"
+    (runs / "a").mkdir(parents=True)
+    (runs / "a" / "weights").write_bytes(bytes(100))
+    os.link(runs / "a" / "weights", runs / "again")
+    rename = Path.rename
+
+    def refused(self: Path, to: Path) -> Path:
+        if self == runs:
+            raise OSError(18, "Invalid cross-device link")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    moved = move_runs(runs, tmp_path / "there", needs(runs, ()))
+    assert not runs.exists() and (moved / "again").samefile(moved / "a" / "weights")
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
