@@ -65,6 +65,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
         "show": Verb(data_options.DataShowOptions, "data.show"),
     },
     "runs": Verb(told_by.RunsOptions, "runs.runs"),
+    "doctor": Verb(told_by.DoctorOptions, "doctor.doctor"),
     "sync": Verb(told_by.SyncOptions, "sync.sync", "track", ("mlflow",)),
     "ui": Verb(told_by.UiOptions, "ui.ui"),
     "docs": Verb(told_by.DocsOptions, "docs.docs"),

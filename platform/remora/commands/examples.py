@@ -32,6 +32,7 @@ EXAMPLES = {
     "data condense": "remora data condense jobs/condense.yaml --set sample=10000",
     "data show": "remora data show jobs/demo-base.yaml -n 2 --html samples.html",
     "runs": "remora runs gc --stopped",
+    "doctor": "remora doctor",
     "sync": "remora sync --tracking-uri http://127.0.0.1:5000",
     "ui": "remora ui --port 5001",
     "docs": "remora docs troubleshooting",

@@ -335,6 +335,15 @@ class RunsOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DoctorOptions(Options):
+    """check this machine and a cluster's nodes: packages, GPUs, Ray, disk, ports, MLflow, hub; say what to do"""
+
+    address: str | None = option("Ray cluster whose nodes to check (default: RAY_ADDRESS, or none)")
+    tracking_uri: str | None = tracking_server()
+    json: bool = all_as_json()
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchesOptions(Options):
     """the searches of the run folder: list them, show or stop one, or replay it under another rule"""
 
