@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 from remora import __version__
-from remora.commands import data_options, endpoint_options, plan_options, setup_options
+from remora.commands import data_options, endpoint_options, operate_options, plan_options, setup_options
 from remora.commands import options as told_by
 from remora.commands.examples import EXAMPLES
 from remora.commands.options import Options, kind_of
@@ -64,8 +64,8 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
         "condense": Verb(data_options.DataCondenseOptions, "data.condense", "train", ("torch",)),
         "show": Verb(data_options.DataShowOptions, "data.show"),
     },
-    "runs": Verb(told_by.RunsOptions, "runs.runs"),
-    "doctor": Verb(told_by.DoctorOptions, "doctor.doctor"),
+    "runs": Verb(operate_options.RunsOptions, "runs.runs"),
+    "doctor": Verb(operate_options.DoctorOptions, "doctor.doctor"),
     "sync": Verb(told_by.SyncOptions, "sync.sync", "track", ("mlflow",)),
     "ui": Verb(told_by.UiOptions, "ui.ui"),
     "docs": Verb(told_by.DocsOptions, "docs.docs"),

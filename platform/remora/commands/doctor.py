@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 
 from remora.cluster import health
-from remora.commands.options import DoctorOptions
-from remora.commands.run import say
+from remora.commands.operate_options import DoctorOptions
+from remora.commands.saying import say
 from remora.errors import RemoraError
 from remora.pipeline.checkup import machine, packages, services
 from remora.pipeline.checkup.finding import Check, Finding, examined

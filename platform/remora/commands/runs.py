@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from remora.commands.options import RunsOptions
+from remora.commands.operate_options import RunsOptions
 from remora.commands.saying import say
 from remora.errors import SpecError, StoreError, TornArtifact, TrackingError
 from remora.pipeline.upkeep import deleting, moving, verifying
