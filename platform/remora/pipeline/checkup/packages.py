@@ -55,7 +55,7 @@ def python(version: str = "", wanted: str | None = None) -> Finding:
     version = version or platform.python_version()
     if wanted is None:
         try:
-            wanted = metadata.metadata("remora").get("Requires-Python") or ""
+            wanted = metadata.metadata("remora")["Requires-Python"] or ""
         except metadata.PackageNotFoundError:
             wanted = ">=3.11"
     if SpecifierSet(wanted).contains(version, prereleases=True):
