@@ -59,7 +59,7 @@ class Holding:
 
 
 @dataclass(frozen=True)
-class Size:
+class DiskUse:
     """Bytes on disk, a file with several names counted once."""
 
     bytes: int
@@ -67,7 +67,7 @@ class Size:
     """Bytes that deleting it frees: without files that have hard links elsewhere."""
 
 
-def size_of(paths: Iterable[Path]) -> Size:
+def size_of(paths: Iterable[Path]) -> DiskUse:
     """The size of files and folders together; what vanishes meanwhile counts nothing."""
     files: dict[tuple[int, int], tuple[int, int, int]] = {}
     for file in _files(paths):
@@ -78,7 +78,7 @@ def size_of(paths: Iterable[Path]) -> Size:
         seen = files[at.st_dev, at.st_ino][2] if (at.st_dev, at.st_ino) in files else 0
         files[at.st_dev, at.st_ino] = (at.st_size, at.st_nlink, seen + 1)
     frees = sum(size for size, links, seen in files.values() if seen >= links)
-    return Size(sum(size for size, _, _ in files.values()), frees)
+    return DiskUse(sum(size for size, _, _ in files.values()), frees)
 
 
 def changed_at(paths: Iterable[Path]) -> float:

@@ -26,7 +26,7 @@ CHECKPOINT = "a resume takes the checkpoint before it"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verified:
     """What a verification found of one thing."""
 
     what: str
@@ -36,23 +36,23 @@ class Verdict:
     """Each a line with what to do; empty if it is whole."""
 
 
-def verified(runs: Path, holdings: Sequence[Holding]) -> Iterator[Verdict]:
+def verified(runs: Path, holdings: Sequence[Holding]) -> Iterator[Verified]:
     """A verdict on each of these, in order."""
     for holding in holdings:
-        yield Verdict(holding.shown, holding.path, tuple(_problems(runs, holding)))
+        yield Verified(holding.shown, holding.path, tuple(_problems(runs, holding)))
 
 
-def verified_records(runs: Path) -> Iterator[Verdict]:
+def verified_records(runs: Path) -> Iterator[Verified]:
     """The records of MLflow's runs that cannot be read."""
     for file in sorted((runs / FOLDER).glob("*.json")):
         try:
             read_record(file)
         except (OSError, ValueError) as e:
             reason = str(e).splitlines()[0]
-            yield Verdict(f"record {file.name}", file, (f"{file}: {reason}; next: delete it, it is written again",))
+            yield Verified(f"record {file.name}", file, (f"{file}: {reason}; next: delete it, it is written again",))
 
 
-def verified_versions(versions: Sequence[Registered]) -> Iterator[Verdict]:
+def verified_versions(versions: Sequence[Registered]) -> Iterator[Verified]:
     """The files of registered versions that are on this machine, by the digest that each was registered with."""
     for version in versions:
         folder, what = version["folder"], f"{version['name']} version {version['version']}"
@@ -64,7 +64,7 @@ def verified_versions(versions: Sequence[Registered]) -> Iterator[Verdict]:
             problem = f"{what}: {folder} is not what was registered; next: remora register BUNDLE"
         else:
             problem = ""
-        yield Verdict(what, folder, (problem,) if problem else ())
+        yield Verified(what, folder, (problem,) if problem else ())
 
 
 def _problems(runs: Path, holding: Holding) -> Iterator[str]:
