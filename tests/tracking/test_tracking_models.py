@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+from base64 import b64encode
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ import pytest
 from remora.cli import main
 from remora.errors import DataError, TrackingError
 from remora.files import publishing
-from remora.tracking import Tracker, find_model, register
+from remora.tracking import Tracker, find_model, lookup, register, version_info
 
 Named = Callable[[str], str]
 PARTS = {part: {"name": "x", "folder": None, "adapters": []} for part in ("vision", "connector", "llm")}
@@ -76,10 +79,67 @@ def test_a_registered_model_is_an_alias_or_a_version(tracker: Tracker, tmp_path:
     assert find_model("remora@champion", runs).name == "b"
     found = find_model("remora@1", runs)
     assert (found.name, found.registered, found.version) == ("a", "remora", "1")
+    for label in ("champion", "2", "v1"):  # the same, with and without MLflow's client
+        asked = version_info(tracker, "remora", label)
+        assert lookup.find_version(tracker.uri, "remora", label) == {
+            k: asked[k] for k in ("version", "run_id", "tags", "source")
+        }
+        run = asked["run_id"]
+        assert run and lookup.run_tag(tracker.uri, run, "remora.key") == f"variant/{'a' if label == 'v1' else 'b'}"
     with pytest.raises(TrackingError, match=r"has no version 3 \(aliases: champion; versions: 1, 2\)"):
         find_model("remora@3", runs)
     with pytest.raises(TrackingError, match=r"has no alias 'chanpion'; did you mean 'champion'\?"):
         find_model("remora@chanpion", runs)
+
+
+def test_what_is_not_found_without_mlflows_client_is_nothing(tracker: Tracker, tmp_path: Path, monkeypatch) -> None:
+    uri = tracker.uri
+    assert lookup.find_version(uri, "remora", "champion") is None and lookup.run_tag(uri, "0" * 32, "x") is None
+    (tmp_path / "torn.db").write_bytes(b"no database" * 100)
+    for other in (f"sqlite:///{tmp_path}/none.db", f"sqlite:///{tmp_path}/torn.db", "http://127.0.0.1:1", "databricks"):
+        assert lookup.find_version(other, "remora", "champion") is None
+        assert lookup.run_tag(other, "0" * 32, "x") is None
+    assert not (tmp_path / "none.db").exists()
+
+
+VERSION = {"name": "remora", "version": "2", "run_id": "r", "source": "s3://b/m", "tags": [{"key": "a", "value": "b"}]}
+
+
+class Answers(BaseHTTPRequestHandler):
+    """MLflow's REST API, of one version and one run; with a password."""
+
+    def do_GET(self) -> None:
+        said = {
+            "/api/2.0/mlflow/registered-models/alias?name=remora&alias=champion": {"model_version": VERSION},
+            "/api/2.0/mlflow/model-versions/get?name=remora&version=2": {"model_version": VERSION},
+            "/api/2.0/mlflow/runs/get?run_id=r": {"run": {"data": {"tags": [{"key": "k", "value": "v"}]}}},
+        }.get(self.path)
+        allowed = self.headers["Authorization"] == "Basic " + b64encode(b"ann:pw").decode()
+        self.send_response(401 if not allowed else 200 if said else 404)
+        body = json.dumps(said if said and allowed else {"error_code": "RESOURCE_DOES_NOT_EXIST"}).encode()
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_server_is_asked_by_its_rest_api(monkeypatch) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    uri = f"http://127.0.0.1:{server.server_address[1]}"
+    assert lookup.find_version(uri, "remora", "champion") is None  # no password
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "pw")
+    wanted = {"version": "2", "run_id": "r", "source": "s3://b/m", "tags": {"a": "b"}}
+    assert lookup.find_version(uri, "remora", "champion") == lookup.find_version(f"{uri}/", "remora", "v2") == wanted
+    assert lookup.find_version(uri, "remora", "other") is None and lookup.find_version(uri, "remora", "latest") is None
+    assert lookup.run_tag(uri, "r", "k") == "v" and lookup.run_tag(uri, "r", "none") is None
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://elsewhere")
+    assert lookup.find_version(uri, "remora", "champion") is None
+    server.shutdown()
+    server.server_close()
 
 
 def test_asking_changes_nothing(tracker: Tracker, tmp_path: Path, named: Named) -> None:

@@ -16,7 +16,8 @@ import pytest
 
 from remora.errors import TrackingError
 from remora.files import publishing, verify
-from remora.tracking import Run, Tracker, find_model, register
+from remora.tracking import Run, RunModel, Tracker, find_model, register, version_info
+from remora.tracking.lookup import find_version, run_tag
 from remora.training import journal
 from support.ports import free_port
 
@@ -89,8 +90,10 @@ def test_a_server_that_fails_dies_and_forgets_costs_nothing(tmp_path, monkeypatc
     threading.Thread(target=broken.serve_forever, daemon=True).start()
     train(0, 10)
     server = None
+    model = bundle(runs / "bundles" / "one")
+    models = {"bundle/1": RunModel("one", "bundle", "bundles/one", True)}
     try:
-        with tracker, Run(runs, key="variant/v", name="v") as variant:
+        with tracker, Run(runs, key="variant/v", name="v", models=models) as variant:
             with Run(runs, key="stage/one", name="one", parent="variant/v", stage="one"):
                 with pytest.raises(TrackingError, match=r"MLflow at http://127\.0\.0\.1:\d+: too many 500 error"):
                     tracker.sync()
@@ -120,13 +123,19 @@ def test_a_server_that_fails_dies_and_forgets_costs_nothing(tmp_path, monkeypatc
         assert Tracker(runs, tracker.uri).sync().written == 0
 
         # The server's store is not a path, so a version is uploaded, and readers need no run folder.
-        assert register(tracker, "remora", "variant/v", bundle(runs / "bundles" / "one")) == "1"
-        assert register(tracker, "remora", "variant/v", runs / "bundles" / "one") == "1"
+        assert register(tracker, "remora", "variant/v", model) == register(tracker, "remora", "variant/v", model) == "1"
+        with tracker.client() as client:
+            (logged,) = client.search_logged_models([tracker.server.open()])
+        assert logged.source_run_id == found["variant/v"].info.run_id and "gqa" in [m.key for m in logged.metrics]
+        assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": "remora", "version": "1"}]
         elsewhere = tmp_path / "elsewhere"
         model = find_model("remora@champion", elsewhere, tracker.uri)
         assert model.version == "1" and model.folder.is_relative_to(elsewhere)
         verify(model.folder)
         assert find_model("remora@1", elsewhere, tracker.uri).folder == model.folder
+        found_at, asked = find_version(tracker.uri, "remora", "champion"), version_info(tracker, "remora")
+        assert found_at == {k: asked[k] for k in ("version", "run_id", "tags", "source")}
+        assert run_tag(tracker.uri, asked["run_id"], "remora.key") == "variant/v"
         assert len(list((elsewhere / "cache" / "champions").iterdir())) == 1
     finally:
         broken.server_close()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from remora import catalog, tracking
 from remora.data.index import Dataset
+from remora.errors import UnknownName
 from remora.evaluation.measured import Measured
 from remora.evaluation.score import Score
 from remora.inference.bundle import bundle_name, weights_digest
@@ -84,8 +85,11 @@ def measured_inputs(measured: Measured, data: Path) -> list[tracking.Input]:
 
 
 def bundle_models(bundle: Path, runs: Path, made: bool) -> dict[str, tracking.RunModel]:
-    """The model in a bundle's folder, that a run made or measured."""
-    weights = weights_digest(bundle)
+    """The model in a bundle's folder, that a run made or measured; none of a part that no catalog here has."""
+    try:
+        weights = weights_digest(bundle)
+    except UnknownName:
+        return {}
     tags = {"remora.weights": weights, "remora.variant": bundle_name(bundle)}
     return {f"bundle/{weights}": tracking.RunModel(bundle.name, "bundle", within(runs.resolve(), bundle), made, tags)}
 

@@ -21,6 +21,7 @@ from remora.training.environment import shown
 from remora.training.meter import duration
 
 TEMPLATE = "explained.html.j2"
+COUNTERS = {"gpu_joules": "GPUs", "cpu_joules": "processors"}
 SHORT = 12
 """Digits of a digest that a line shows; the JSON has all."""
 
@@ -171,7 +172,27 @@ def _stage_title(stages: Sequence[StageOrigin]) -> str:
         costs = [s.cost for s in stages if s.gpu_hours]
         if None not in costs:
             said.append(f"{sum(c for c in costs if c is not None):,.2f} at the spec's price")
+    if energy := energy_of(stages):
+        said.append(energy)
     return f"Stage runs: {', '.join(said)}"
+
+
+def energy_of(stages: Sequence[StageOrigin]) -> str:
+    """`0.012 kWh by the GPUs' counters`, or why that is not known; nothing of a model without stage runs."""
+    told = [stage.energy for stage in stages]
+    if not told:
+        return ""
+    if None in told:
+        return "energy not recorded"
+    found = {name: sum(each.get(name, 0.0) for each in told if each) for each in told if each for name in each}
+    if not found:
+        return "no counter of energy could be read"
+    partly = "" if all(told) else ", of some stage runs alone"
+    return " and ".join(f"{kwh(j)} by the {COUNTERS[name]}' counters" for name, j in found.items()) + partly
+
+
+def kwh(joules: float) -> str:
+    return f"{joules / 3.6e6:.3g} kWh"
 
 
 def _stages(stages: Sequence[StageOrigin], here: bool) -> Iterator[str]:

@@ -131,8 +131,10 @@ def step_of(event: JournalEvent) -> LoggedStep | None:
     """The step that a journal's event records, or None for other events."""
     if event["event"] != "step":
         return None
-    values = metrics({k: v for k, v in event.items() if k not in ("event", "step", "time", "attempt")})
-    return event["step"], _at(event), values
+    values = metrics({k: v for k, v in event.items() if k not in ("event", "step", "time", "attempt", "system")})
+    # MLflow has a page of its own for these.
+    system = metrics({f"system/{name}": value for name, value in event.get("system", {}).items()})
+    return event["step"], _at(event), values | system
 
 
 def validation_of(event: JournalEvent) -> LoggedStep | None:

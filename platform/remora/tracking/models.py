@@ -17,8 +17,9 @@ from pathlib import Path
 from remora.errors import DataError, nearest
 from remora.files import disk_errors
 from remora.inference.bundle import FILE, bundle_name
+from remora.tracking import lookup
 from remora.tracking.connection import MlflowRefused
-from remora.tracking.registry import fetch, version_info
+from remora.tracking.registry import VersionInfo, fetch, version_info
 from remora.tracking.server import KEY
 from remora.tracking.tracker import Tracker
 
@@ -73,7 +74,8 @@ def find_model(given: str | Path, runs: Path, tracking_uri: str | None = None) -
     name, at, label = text.rpartition("@")
     if at and name and label and os.sep not in label:
         tracker = Tracker(runs, tracking_uri)
-        info = version_info(tracker, name, label)
+        found_at = lookup.find_version(tracker.uri, name, label)
+        info = VersionInfo(name=name, label=label, **found_at) if found_at else version_info(tracker, name, label)
         local = fetch(tracker, info, into=runs / "cache" / "champions")
         return Model(local, bundle_name(local), name, info["version"], info["run_id"])
     if _RUN_ID.fullmatch(text):
@@ -86,8 +88,11 @@ def _bundle_of_run(run: str, runs: Path, tracking_uri: str | None, bundles: Iter
     tracker = Tracker(runs, tracking_uri)
     tracker.check_there()
     try:
-        with tracker.client() as client:
-            kind, _, key = client.get_run(run).data.tags.get(KEY, "").partition("/")
+        said = lookup.run_tag(tracker.uri, run, KEY)
+        if said is None:
+            with tracker.client() as client:
+                said = client.get_run(run).data.tags.get(KEY, "")
+        kind, _, key = said.partition("/")
     except MlflowRefused:
         raise DataError(f"MLflow at {tracker.server.shown} has no run {run}; its runs: remora ui") from None
     if kind != "variant":

@@ -41,6 +41,10 @@ class StepFigures(TypedDict, total=False):
     eta: float
     """Seconds."""
     loss_scale: float
+    energy: dict[str, float]
+    """Joules since the attempt started: gpu_joules, cpu_joules, of the counters that every rank can read."""
+    system: dict[str, float]
+    """What was in use on rank 0's machine, by MLflow's names; every ten seconds."""
 
 
 class StepEvent(StepFigures, total=False):
@@ -125,6 +129,8 @@ class OtherEvent(TypedDict, total=False):
     """What the indexes skip, by entry of the mixture."""
     environment: EnvironmentRecord
     """What an attempt runs on, in its "started"."""
+    counters: list[str]
+    """The counters of energy that its first rank can read: gpu, cpu."""
     entry: int
     sample: str
     kind: str

@@ -34,6 +34,7 @@ from remora.training import engines, pausing
 from remora.training.allocator import keep_freed
 from remora.training.build import build_model, check_samples, open_data, open_held_out
 from remora.training.checkpoint import Writer
+from remora.training.counters import Counters, together
 from remora.training.environment import environment
 from remora.training.events import StepFigures
 from remora.training.flops import StepFlops, peak_flops
@@ -146,9 +147,10 @@ class Training:
             closing.callback(self.writer.wait)
         table = [dataclasses.asdict(row) for row in tuning_table(self.model, stage)]
         about = {"stage": stage.name, "steps": self.data.steps, "at": self.start, "again": past.again, "workers": world}
-        gpu = torch.cuda.get_device_name(self.engine.device) if self.engine.device.type == "cuda" else None
-        ran_on = environment(gpu)
-        self.notes.write("started", **about, data=self.notes.skipped.as_json(), table=table, environment=ran_on)
+        gpu = torch.cuda.get_device_properties(self.engine.device) if self.engine.device.type == "cuda" else None
+        self.counters = Counters(str(gpu.uuid) if gpu else None)
+        about |= {"counters": self.counters.kinds, "environment": environment(gpu.name if gpu else None)}
+        self.notes.write("started", **about, data=self.notes.skipped.as_json(), table=table)
         rehearse(self.engine, self.data, cluster, job.folder / JOURNAL)
 
     def train(self, preempted: Callable[[], bool]) -> None:
@@ -221,8 +223,9 @@ class Training:
         computed = sum(b.mask.numel() for b in batches)
         own = sum(float(s) for s in sums)
         counted = self.flops(batches)
-        told = self.engine.tell(own, real, computed, self.meter.wait, math.nan if counted is None else counted)
-        totals, reals, computeds, waits, each = told
+        operations = math.nan if counted is None else counted
+        told = self.engine.tell(own, real, computed, self.meter.wait, operations, *self.counters.tell())
+        totals, reals, computeds, waits, each, *drawn = told
         flops = sum(each) if math.isfinite(sum(each)) else None
         self.loss = sum(totals) / tokens
         seconds = self.meter.done()
@@ -251,6 +254,8 @@ class Training:
             "mfu": flops / seconds / self.could if self.could and flops is not None else None,
             "memory": self.engine.memory(),
             "eta": self.meter.left(step) + (self.validator.left(step) if self.validator else 0.0),
+            "energy": together(*drawn),
+            "system": self.counters.used(),
         }
         if self.engine.loss_scale != 1.0:
             event["loss_scale"] = self.engine.loss_scale

@@ -30,6 +30,21 @@ def seconds(events: Iterable[JournalEvent]) -> float:
     return sum(max(times) - min(times) for times in spans.values())
 
 
+def energy(events: Sequence[JournalEvent]) -> dict[str, float] | None:
+    """Joules by counter, over all attempts; empty if there was no counter, None if an attempt said nothing of one."""
+    starts = [e for e in events if e["event"] == "started"]
+    if not starts or any("counters" not in e for e in starts):
+        return None
+    most: dict[tuple[int, str], float] = {}
+    for e in events:
+        if e["event"] == "step":
+            for counter, joules in e.get("energy", {}).items():
+                key = e.get("attempt", 0), counter
+                most[key] = max(most.get(key, 0.0), joules)
+    counters = dict.fromkeys(counter for _, counter in most)
+    return {counter: sum(joules for (_, of), joules in most.items() if of == counter) for counter in counters}
+
+
 def left_out(events: Sequence[JournalEvent]) -> list[EntryCounts]:
     """Each entry of the mixture with its records and those that were left out by kind: when it was indexed, or while
     the stage read it. Empty if the journal lost its first lines."""

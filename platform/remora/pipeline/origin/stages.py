@@ -47,6 +47,8 @@ class StageOrigin:
     """In what these differ from what is here."""
     settings: Mapping[str, object]
     """The resolved stage."""
+    energy: Mapping[str, float] | None = None
+    """Joules by counter (gpu_joules, cpu_joules); empty if none could be read, None if that was not recorded."""
     read: tuple[EntryCounts, ...] = ()
     """The entries of its mixture: records, and those left out by kind."""
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -132,6 +134,7 @@ def stage_origin(folder: Path) -> tuple[StageOrigin, list[str]]:
         environments=tuple(ran_on),
         otherwise=tuple(dict.fromkeys(what for each in ran_on for what in differences(each, here))),
         settings=settings,
+        energy=totals.energy(events),
         read=tuple(totals.left_out(events)),
         digests={str(d["dataset"]): str(d["digest"]) for d in data} if isinstance(data, list) else {},
         sources=sources if isinstance(sources, dict) else {},
