@@ -50,6 +50,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "plan": Verb(plan_options.PlanOptions, "show.plan"),
     "explain": Verb(told_by.ExplainOptions, "explain.explained"),
     "render": Verb(plan_options.RenderOptions, "show.render"),
+    "init": Verb(setup_options.InitOptions, "init.init"),
     "completion": Verb(setup_options.CompletionOptions, "completion.completion"),
     "schema": Verb(setup_options.SchemaOptions, "schema.schema"),
     "catalog": Verb(told_by.CatalogOptions, "catalog.catalog"),

@@ -19,6 +19,7 @@ EXAMPLES = {
     "plan": "remora plan tune/demo.yaml --gpu l4 --gpus 2 --price 0.8",
     "explain": "remora explain remora@champion --html explained.html",
     "render": "remora render jobs/demo-base.yaml --set finetune.lr=1e-4",
+    "init": "remora init mine.yaml --data train.csv --images photos",
     "completion": 'eval "$(remora completion bash)"',
     "schema": "remora schema --out ~/.remora-schemas",
     "catalog": "remora catalog llm phi-2",

@@ -46,6 +46,15 @@ def write_schemas(folder: Path) -> dict[str, Path]:
     return files
 
 
+def schema_file(kind: str, runs: Path) -> Path:
+    """A schema's file in the run folder, written anew."""
+    file = runs / "schemas" / f"{kind}.json"
+    with writes(file, "--runs"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(schema_for(kind), indent=1) + "\n")
+    return file
+
+
 def schema_for(kind: str) -> Schema:
     """The schema of a kind of file.
 

@@ -10,6 +10,23 @@ from remora.commands.options import Options
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitOptions(Options):
+    """write a new spec that works for your data, hardware and model; asks for what no flag gives"""
+
+    out: Path = argument("the new file (default: job.yaml)", Path("job.yaml"))
+    data: str | None = option("your data (default: the recipe's own)", metavar="PATH")
+    images: str | None = option("the folder of its pictures (default: its own)", metavar="DIR")
+    gpu: str | None = option("device of the catalog, or cpu (default: this machine's)", metavar="NAME")
+    gpus: int | None = option("how many (default: this machine's, or 1)", metavar="N")
+    llm: str | None = option("language model (default: what the device takes)", metavar="NAME")
+    vision: str | None = option("vision encoder (default: what the device takes)", metavar="NAME")
+    connector: str | None = option("connector (default: mlp2x_gelu)", metavar="NAME")
+    recipe: str | None = option("recipe (default: base)", metavar="NAME")
+    benchmarks: tuple[str, ...] = option("what to measure at the end (default: nothing)", (), metavar="NAME")
+    yes: bool = option("ask nothing, take the defaults", False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SchemaOptions(Options):
     """JSON schemas of every YAML, for completion and checks in an editor"""
 
