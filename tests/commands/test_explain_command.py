@@ -23,6 +23,8 @@ from remora.files import digest
 from remora.inference.bundle import weights_digest
 from remora.pipeline.origin.differences import axes_between
 from remora.pipeline.origin.model import origin_of
+from remora.serving.canary import journal
+from remora.serving.canary.args import CanaryArgs
 from support.explained_folder import BEGAN, ENVIRONMENT, ExplainedFolder, write_explained
 
 
@@ -114,6 +116,28 @@ def test_who_promoted_it_and_which_decision_chose_it(told: dict, folder: Explain
     assert decision["beside"] == other.name
 
 
+def test_its_canaries_are_told_with_how_they_ended(capsys, folder: ExplainedFolder, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(folder.runs, tmp_path / "runs"))
+    name = folder.bundles["resampler"].name
+    plan, file = CanaryArgs(model=name), journal.journal_of(runs, "remora")
+    other = CanaryArgs(model="another")
+    for number, (candidate, asked) in enumerate([("3", other), ("bundle", plan), ("2", other)]):
+        journal.begin(
+            file, journal.Canary(f"{number}", "remora", "1", candidate, asked, f"2026-11-30T0{number}:00:00Z")
+        )
+        if number == 1:
+            journal.write(file, [journal.ended("rolled back", "errors: 0.1 over 0.05")])
+    main(["explain", str(runs / "bundles" / name), "--json", "--runs", str(runs)])
+    told = json.loads(capsys.readouterr().out)["canaries"]
+    assert [(c["candidate"], c["decision"], c["why"]) for c in told] == [
+        ("3", "", ""), ("bundle", "rolled back", "errors: 0.1 over 0.05")
+    ]  # fmt: skip
+    main(["explain", str(runs / "bundles" / name), "--runs", str(runs)])
+    text = capsys.readouterr().out
+    assert "version 3 beside 1 of remora, since 2026-11-30T00:00:00Z; not decided yet" in text
+    assert ": rolled back: errors: 0.1 over 0.05" in text
+
+
 def test_another_variant_is_held_against_the_champion(capsys, folder: ExplainedFolder) -> None:
     found = json.loads(said(capsys, folder, folder.bundles["mlp2x_gelu"].name, "--json"))
     assert not found["decision"]["is_champion"] and found["promotions"] == []
@@ -143,7 +167,7 @@ def test_what_a_person_reads_has_it_all(capsys, folder: ExplainedFolder, tmp_pat
         "easy-vqa: accuracy 0.8000 (",
         "blind 0.4000, question only 0.4100, n 200",
         "with connector mlp2x_gelu in place of resampler: easy-vqa -0.0500 (",
-        "GPU-hours, 0.15 at the spec's price",
+        "GPU-hours, 0.15 at the spec's price, 0.03 kWh by the GPUs' counters",
         "torch 2.12.0+cu128",
         "your own data: its terms are yours to know",
     ):

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from remora.catalog import llm
+from remora.cli import main
 from remora.errors import SpecError
 from remora.inference import Bundle, read_bundle, write_bundle
 from remora.inference.bundle_average import average_bundles
@@ -49,9 +50,13 @@ def variant(root, seed, lora=False):
 
 
 @pytest.mark.slow
-def test_every_weight_is_the_average_with_adapters_merged(tmp_path):
+def test_every_weight_is_the_average_with_adapters_merged(tmp_path, capsys):
     folders = [variant(tmp_path, 1, lora=True), variant(tmp_path, 2)]
-    average_bundles(folders, [0.3, 0.7], tmp_path / "mean", tmp_path / "cache")
+    argv = ["average", *map(str, folders), "--weights", "0.3", "0.7", "--out", str(tmp_path / "mean")]
+    main([*argv, "--runs", str(tmp_path)])
+    (cards,) = (tmp_path / "cards").glob("mean-*")
+    assert "It was averaged: 0.3 of v1, 0.7 of v2" in (cards / "README.md").read_text().replace("\n", " ")
+    assert (cards / "bom.cdx.json").is_file() and f"bill of materials: {cards}" in capsys.readouterr().out
     made = read_bundle(tmp_path / "mean", tmp_path / "cache")
     assert (made.name, made.aspect, made.parts["vision"].folder) == ("mean", "pad", None)
     a, b, mean = (compose(read_bundle(f, tmp_path / "cache").parts, 0)[0] for f in (*folders, tmp_path / "mean"))

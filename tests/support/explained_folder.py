@@ -132,12 +132,18 @@ def _stage(store: Store, run: StageRun, variant: Variant, began: float) -> None:
     table = [{"part": p, "mode": "full", "parameters": 100, "trained": 100, "lr": 1e-3} for p, _ in run.parts]
     started = {
         "attempt": 1, "stage": run.stage.name, "steps": 4, "at": 0, "again": 0, "workers": 2,
-        "data": skipped, "table": table, "environment": ENVIRONMENT,
+        "data": skipped, "table": table, "environment": ENVIRONMENT, "counters": ["gpu"],
     }  # fmt: skip
     events: list[dict[str, Any]] = [{"event": "attempt", "time": began, "attempt": 1}]
     events.append({"event": "started", "time": began, **started})
     for step in range(4):
-        done = {"step": step, "loss": 2.0 - step / 4, "samples": 8, "tokens": 40.0}
+        done = {
+            "step": step,
+            "loss": 2.0 - step / 4,
+            "samples": 8,
+            "tokens": 40.0,
+            "energy": {"gpu_joules": 9000.0 * (step + 1)},
+        }
         events.append({"event": "step", "time": began + 9.0 * (step + 1), "attempt": 1, **done})
     dropped = {"step": 2, "entry": 0, "sample": "s", "reason": "r", "kind": "broken-picture"}
     events.append({"event": "dropped", "time": began + 20.0, "attempt": 1, **dropped})

@@ -10,6 +10,11 @@ from remora.pipeline.origin.explanation import explain
 from remora.reporting.model_card.papers import cards_of, papers, write_papers
 
 
+def card_line(runs: Path, bundle: Path) -> str:
+    """Write a bundle's papers; where they are, or why there are none."""
+    return keep_cards(runs, [(bundle, None)]) or f"model card and bill of materials: {cards_of(runs, bundle)}"
+
+
 def keep_cards(runs: Path, bundles: Iterable[tuple[Path, str | None]]) -> str:
     """Write the papers of some bundles, and have them in MLflow, too; returns why one has none, or nothing.
 

@@ -97,6 +97,6 @@ def evaluated(options: EvaluateOptions, console: Console, tell: Callable[..., No
             if each.report:
                 with writes(options.out, "--out"):
                     write_json(options.out / f"{each.benchmark}.json", each.report.as_json())
-    if bundle.parent == options.runs / "bundles" and (problem := keep_cards(options.runs, [(bundle, None)])):
+    if problem := keep_cards(options.runs, [(bundle, None)]):
         note(problem)
     return Evaluation(model, tuple(measured))

@@ -6,6 +6,7 @@ import sys
 
 from transformers.utils import logging
 
+from remora.commands.cards import card_line
 from remora.commands.options import AverageOptions, ExportOptions, ImportOptions
 from remora.errors import DataError
 from remora.inference.bundle_average import average_bundles
@@ -61,6 +62,7 @@ def import_(options: ImportOptions) -> None:
     for part in made.at_hub:
         lines.append(f"  the checkpoint leaves its {part} on the hub: {made.parts[part]} is read from there")
     lines += [f"  note: {note}" for note in made.notes]
+    lines.append(card_line(options.runs, options.out))
     literal(soft_wrap=True).print("\n".join(lines), markup=False, highlight=False)
 
 
@@ -70,4 +72,5 @@ def average(options: AverageOptions) -> None:
     models = [find_model(given, options.runs, options.tracking_uri) for given in options.models]
     average_bundles([m.folder for m in models], options.weights, options.out, options.runs / "cache")
     shares = " + ".join(f"{w:g} x {m.folder.name}" for w, m in zip(options.weights, models, strict=True))
-    literal(soft_wrap=True).print(f"{options.out}: {shares}", markup=False, highlight=False)
+    lines = f"{options.out}: {shares}\n{card_line(options.runs, options.out)}"
+    literal(soft_wrap=True).print(lines, markup=False, highlight=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import httpx
@@ -74,13 +74,31 @@ def explanation(options: ExplainOptions) -> Explanation:
     if given.startswith(("http://", "https://")):
         served = _served(given)
         folder, served = _bundle_of(served, options)
-        return explain(folder, options.runs, given, served, f"{served.model} version {served.version}")
+        found = explain(folder, options.runs, given, served, f"{served.model} version {served.version}")
+        return with_canaries(found, options.runs, (served.model, served.version))
     # Loaded here: an endpoint needs no registry.
     from remora.tracking import find_model
 
     model = find_model(given, options.runs, options.tracking_uri)
     version = f"{model.registered} version {model.version}" if model.version else None
-    return explain(_kept(model.folder, options.runs), options.runs, given, version=version)
+    found = explain(_kept(model.folder, options.runs), options.runs, given, version=version)
+    named = (model.registered, model.version) if model.registered and model.version else None
+    return with_canaries(found, options.runs, named)
+
+
+def with_canaries(found: Explanation, runs: Path, version: tuple[str, str] | None = None) -> Explanation:
+    """The explanation with what became of the model as a candidate of endpoints.
+
+    Args:
+        version: (Registered model, version) that it was asked for by; others are known by its promotions.
+    """
+    if not any((runs / "serving").glob("*/canary.jsonl")):
+        return found
+    from remora.serving.canary.past import canaries_of
+
+    versions = {(made.model, made.version) for made in found.promotions} | ({version} if version else set())
+    names = {found.origin.name, Path(found.origin.folder).name, found.origin.folder, found.asked}
+    return replace(found, canaries=tuple(canaries_of(runs, versions, names)))
 
 
 def _stage_run(options: ExplainOptions) -> None:

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from remora.evaluation.choice import RankedRecord
 from remora.files import write_atomic
 from remora.pipeline.origin.chosen import SearchDecision
-from remora.pipeline.origin.explanation import Explanation
+from remora.pipeline.origin.explanation import CanaryDecision, Explanation
 from remora.pipeline.origin.model import DataOrigin, ModelOrigin, PartOrigin
 from remora.pipeline.origin.siblings import Sibling
 from remora.pipeline.origin.stages import StageOrigin
@@ -53,6 +53,7 @@ def sections(found: Explanation, here: bool = True) -> list[ExplainedSection]:
     told = [
         (_title(found), _about(found)),
         ("Promoted", _promoted(found.promotions)),
+        ("Canaries", _canaries(found.canaries)),
         ("Chosen", _chosen(found.decision, origin) if found.decision else ()),
         ("Figures", map(score_line, origin.scores.values()) if origin.scores else ["measured on nothing here"]),
         ("Others in the store", map(sibling_line, found.siblings)),
@@ -133,6 +134,15 @@ def _promoted(promotions: Sequence[Promotion]) -> Iterator[str]:
         yield from gate
         if made.refused:
             yield f"  the gate had refused it: {made.refused}"
+
+
+def _canaries(canaries: Sequence[CanaryDecision]) -> Iterator[str]:
+    for canary in canaries:
+        ended = f"{canary.ended}: {canary.decision}: {canary.why}" if canary.decision else "not decided yet"
+        beside = f"version {canary.candidate} beside {canary.stable} of {canary.endpoint}, since {canary.began}"
+        yield f"{beside}; {ended}"
+        yield f"  {canary.comparisons:,} comparisons; rule: {canary.rule}"
+        yield from (f"  {figure}" for figure in canary.figures)
 
 
 def _chosen(decision: SearchDecision, origin: ModelOrigin) -> Iterator[str]:

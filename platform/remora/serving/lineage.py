@@ -16,9 +16,9 @@ from remora import tracking
 from remora.errors import RemoraError
 from remora.evaluation.sheet import score_files
 from remora.inference.bundle import FILE, weights_digest
+from remora.pipeline.origin.stages import data_read
 
 LOG = logging.getLogger(__name__)
-STAGE_JOB = "job.json"
 
 
 @dataclass(frozen=True)
@@ -94,20 +94,9 @@ def _stages(folder: Path) -> tuple[str, ...]:
 
 
 def _data(runs: Path, stages: tuple[str, ...]) -> dict[str, str]:
-    """The digest of each dataset that the stage runs read, from the indexes that they read it through."""
-    found: dict[str, str] = {}
-    for stage in stages:
-        job = _object(runs / "stages" / stage / STAGE_JOB)
-        said, folders = job.get("stage"), job.get("datasets")
-        mixture = said.get("mixture") if isinstance(said, dict) else None
-        if not isinstance(mixture, list) or not isinstance(folders, list):
-            continue
-        for entry, folder in zip(mixture, folders, strict=False):
-            digest = _object(runs / str(folder) / "index.json").get("digest")
-            if isinstance(entry, dict) and isinstance(digest, str):
-                place = str(entry.get("path") or "")
-                found[str(entry.get("dataset") or place.rstrip("/").rpartition("/")[2])] = digest
-    return found
+    """The digest of each dataset that the stage runs read."""
+    read = (each for stage in stages for each in data_read(runs / "stages" / stage, runs))
+    return {each.entry.label: each.digest for each in read if each.digest}
 
 
 def _scores(folder: Path, weights: str) -> dict[str, BenchmarkScore]:

@@ -32,6 +32,27 @@ class Served:
 
 
 @dataclass(frozen=True)
+class CanaryDecision:
+    """What became of the model as an endpoint's candidate."""
+
+    endpoint: str
+    candidate: str
+    """The version that it was, or the model that was named."""
+    stable: str
+    """The version that it was held against."""
+    began: str
+    ended: str
+    """UTC; empty while it goes on."""
+    decision: str
+    """promoted, rolled back, …; empty while it goes on."""
+    why: str
+    comparisons: int
+    rule: str
+    figures: tuple[str, ...]
+    """Of its last look."""
+
+
+@dataclass(frozen=True)
 class Explanation:
     """All that is known of a model."""
 
@@ -43,6 +64,7 @@ class Explanation:
     served: Served | None = None
     version: str | None = None
     """`remora version 3`, where it was asked for by a registered name."""
+    canaries: tuple[CanaryDecision, ...] = ()
 
 
 def explain(

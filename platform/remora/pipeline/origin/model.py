@@ -20,7 +20,7 @@ from remora.evaluation.sheet import score_files
 from remora.files import manifest
 from remora.inference.bundle import FILE, BundleFile, read_bundle_file, weights_digest
 from remora.model.refs import source_record
-from remora.pipeline.origin.stages import StageOrigin, stage_job, stages_of
+from remora.pipeline.origin.stages import StageOrigin, data_read, stage_job, stages_of
 from remora.runs.licences import Permission, permission_of, with_open
 from remora.spec import PARTS
 from remora.training import journal
@@ -255,10 +255,8 @@ def _data(stages: Sequence[StageOrigin], runs: Path, gaps: list[str]) -> tuple[D
     found: dict[tuple[str, str | None], DataOrigin] = {}
     known = catalog.entries("datasets")
     for stage in stages:
-        job = stage_job(runs / "stages" / stage.name, runs)
-        if job is None:
-            continue
-        for number, (entry, folder) in enumerate(zip(job.stage.mixture, job.datasets, strict=False)):
+        for read in data_read(runs / "stages" / stage.name, runs):
+            number, entry, folder, sha = read.number, read.entry, read.index, read.digest
             label, skipped = entry.label, Counter[str]()
             if number < len(stage.read):
                 skipped.update(stage.read[number]["skipped"])
@@ -267,7 +265,6 @@ def _data(stages: Sequence[StageOrigin], runs: Path, gaps: list[str]) -> tuple[D
                 index = Dataset(folder, entry.skip)
             except RemoraError:
                 gaps.append(f"dataset {label}: its index is gone ({folder.name}), so its pictures are not known")
-            sha = stage.digests.get(label) or (index.digest if index else None)
             if index and sha != index.digest:
                 index = None
                 gaps.append(f"dataset {label}: its index has other content than {stage.name} was trained on")

@@ -12,6 +12,7 @@ from remora.data.skipped import EntryCounts
 from remora.errors import RemoraError
 from remora.files import is_published
 from remora.model.refs import SourceRecord
+from remora.spec import MixtureEntry
 from remora.training import journal, totals
 from remora.training.environment import EnvironmentRecord, differences, each_once, environment
 from remora.training.job import StageJob
@@ -95,8 +96,40 @@ def stage_job(folder: Path, runs: Path) -> StageJob | None:
     """The job of a stage run; None if its file cannot be read."""
     try:
         return StageJob.from_json((folder / "job.json").read_text(), runs)
-    except (OSError, ValueError, KeyError, TypeError, RemoraError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, RemoraError):
         return None
+
+
+@dataclass(frozen=True)
+class DataRead:
+    """A dataset as a stage run read it."""
+
+    number: int
+    """Its place in the mixture."""
+    entry: MixtureEntry
+    index: Path
+    """The folder of its index, which may be gone."""
+    digest: str | None
+    """As recorded when it was trained, or else its index's; None if neither is there."""
+
+
+def data_read(folder: Path, runs: Path) -> list[DataRead]:
+    """What a published stage run read, in its mixture's order; nothing if its job.json cannot be read.
+    It reads no more of that than it needs, so that other releases' jobs do."""
+    job = _object(folder / "job.json")
+    mixture, folders = _dict(job.get("stage")).get("mixture"), job.get("datasets")
+    if not isinstance(mixture, list) or not isinstance(folders, list):
+        return []
+    recorded, found = _digests(_object(folder / "record.json")), []
+    for number, (said, place) in enumerate(zip(mixture, folders, strict=False)):
+        try:
+            entry = MixtureEntry.model_validate(said)
+        except ValueError:  # of another release
+            continue
+        index = runs / str(place)
+        known = recorded.get(entry.label) or _text(_object(index / "index.json").get("digest"))
+        found.append(DataRead(number, entry, index, known or None))
+    return found
 
 
 def stage_origin(folder: Path) -> tuple[StageOrigin, list[str]]:
@@ -115,7 +148,7 @@ def stage_origin(folder: Path) -> tuple[StageOrigin, list[str]]:
     began = record.get("began")
     workers = started[-1].get("workers") if started else None
     seed = record.get("seed")
-    data, sources = record.get("data"), record.get("sources")
+    sources = record.get("sources")
     return StageOrigin(
         name=folder.name,
         stage=_text(record.get("stage")) or folder.name.rpartition("-")[0],
@@ -136,9 +169,15 @@ def stage_origin(folder: Path) -> tuple[StageOrigin, list[str]]:
         settings=settings,
         energy=totals.energy(events),
         read=tuple(totals.left_out(events)),
-        digests={str(d["dataset"]): str(d["digest"]) for d in data} if isinstance(data, list) else {},
+        digests=_digests(record),
         sources=sources if isinstance(sources, dict) else {},
     ), gaps
+
+
+def _digests(record: Mapping[str, object]) -> dict[str, str]:
+    data = record.get("data")
+    listed = [d for d in data if isinstance(d, dict)] if isinstance(data, list) else []
+    return {str(d["dataset"]): str(d["digest"]) for d in listed if d.keys() >= {"dataset", "digest"}}
 
 
 def _object(file: Path) -> dict[str, object]:

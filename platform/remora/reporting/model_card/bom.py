@@ -17,7 +17,8 @@ from remora.catalog import LicenceLine
 from remora.errors import UnknownName
 from remora.pipeline.origin.explanation import Explanation
 from remora.pipeline.origin.model import DataOrigin, ModelOrigin, PartOrigin
-from remora.reporting.model_card.card import README, why_not
+from remora.reporting.model_card.ai_facts import ai_properties, model_card_of, papers_of
+from remora.reporting.model_card.card import README
 
 if TYPE_CHECKING:
     from cyclonedx.model import Property
@@ -46,13 +47,21 @@ def bill_of_materials(found: Explanation, at: datetime | None = None) -> str:
     parts = [_part(part) for part in origin.parts]
     data = [_data(each) for each in origin.data]
     libraries = list(_libraries(origin))
+    bundle = Component(
+        name=origin.name,
+        version=origin.weights[:12],
+        type=ComponentType.APPLICATION,
+        bom_ref=f"bundle:{origin.weights}",
+        description="A model as a folder: its parts' weights and configuration.",
+    )
     tool = Component(name="remora", version=__version__, type=ComponentType.APPLICATION, bom_ref="tool:remora")
     bom = Bom(
         serial_number=uuid.uuid5(SPACE, origin.weights),
-        metadata=BomMetaData(component=model, timestamp=at or datetime.now(UTC)),
-        components=[*parts, *data, *libraries],
+        metadata=BomMetaData(component=bundle, timestamp=at or datetime.now(UTC)),
+        components=[model, *parts, *data, *libraries],
     )
     bom.metadata.tools.components.add(tool)
+    bom.register_dependency(bundle, [model])
     bom.register_dependency(model, [*parts, *data, *libraries])
     made: dict[str, object] = json.loads(make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string())
     _put_in(made, origin)
@@ -60,29 +69,42 @@ def bill_of_materials(found: Explanation, at: datetime | None = None) -> str:
 
 
 def _put_in(made: dict[str, object], origin: ModelOrigin) -> None:
-    """What the library does not write."""
-    components = made["components"]
-    metadata = made["metadata"]
+    """What the library does not write. The model comes first, where other programs look for it."""
+    metadata, listed = made["metadata"], made["components"]
+    components = listed if isinstance(listed, list) else []
+    components.sort(key=lambda each: each["bom-ref"] != _model_ref(origin))
+    components[0]["modelCard"] = model_card_of(origin, _data_ref)
     if isinstance(metadata, dict):
-        metadata["component"]["modelCard"] = _card(origin)
-    for component in components if isinstance(components, list) else []:
+        metadata["properties"] = [{"name": name, "value": value} for name, value in ai_properties(origin)]
+    for component in components:
         of = next((d for d in origin.data if _data_ref(d) == component["bom-ref"]), None)
         if of is not None:
             component["data"] = [_contents(of)]
 
 
+def _model_ref(origin: ModelOrigin) -> str:
+    return f"model:{origin.weights}"
+
+
 def _model(origin: ModelOrigin) -> Component:
     from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, XsUri
     from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.model.license import DisjunctiveLicense
+    from packageurl import PackageURL
 
     files = {f: sha for part in origin.parts for f, sha in part.files.items()}
     return Component(
         name=origin.name,
         version=origin.weights[:12],
         type=ComponentType.MACHINE_LEARNING_MODEL,
-        bom_ref=f"model:{origin.weights}",
+        bom_ref=_model_ref(origin),
+        purl=PackageURL("generic", None, origin.name, origin.weights[:12]),
+        licenses=[DisjunctiveLicense(name=f"that of its parts and data: {origin.permission.words}")],
         description=f"A vision-language model of {', '.join(p.name for p in origin.parts)}, {origin.made} with Remora.",
-        external_references=[ExternalReference(type=ExternalReferenceType.MODEL_CARD, url=XsUri(README))],
+        external_references=[
+            ExternalReference(type=ExternalReferenceType.MODEL_CARD, url=XsUri(README)),
+            *(ExternalReference(type=ExternalReferenceType.DOCUMENTATION, url=XsUri(u)) for u in papers_of(origin)),
+        ],
         properties=_properties(
             {
                 "weights": origin.weights,
@@ -219,43 +241,3 @@ def _properties(values: dict[str, object]) -> list[Property]:
     from cyclonedx.model import Property
 
     return [Property(name=f"remora:{key}", value=str(value)) for key, value in values.items() if value is not None]
-
-
-def _card(origin: ModelOrigin) -> dict[str, object]:
-    """CycloneDX's model card."""
-    parts = {part.part: part.name for part in origin.parts}
-    metrics: list[dict[str, object]] = []
-    for score in origin.scores.values():
-        if why_not(score):
-            continue
-        low, high = score["ci"]
-        figure: dict[str, object] = {
-            "type": score["metric"],
-            "value": str(score["accuracy"]),
-            "slice": score["benchmark"],
-        }
-        metrics.append(figure | {"confidenceInterval": {"lowerBound": str(low), "upperBound": str(high)}})
-        beside: dict[str, object] = {"type": f"{score['metric']}, shown other pictures"}
-        beside |= {"value": str(score["blind"]), "slice": score["benchmark"]}
-        if blind := score.get("blind_ci"):
-            beside["confidenceInterval"] = {"lowerBound": str(blind[0]), "upperBound": str(blind[1])}
-        metrics.append(beside)
-    return {
-        "modelParameters": {
-            "approach": {"type": "supervised"},
-            "task": "image-text-to-text",
-            "architectureFamily": "vision-language model",
-            "modelArchitecture": ", ".join(f"{part} {name}" for part, name in parts.items()),
-            "datasets": [{"ref": _data_ref(data)} for data in origin.data],
-            "inputs": [{"format": "image"}, {"format": "text"}],
-            "outputs": [{"format": "text"}],
-        },
-        "quantitativeAnalysis": {"performanceMetrics": metrics},
-        "considerations": {
-            "useCases": ["Questions about pictures, answered in text."],
-            "technicalLimitations": [
-                "Nothing was measured about safety, bias, or languages other than its data's.",
-                "Answers may be wrong and sound sure.",
-            ],
-        },
-    }

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from remora.files import disk_errors, write_atomic
+from remora.inference.bundle import weights_digest
 from remora.pipeline.origin.explanation import Explanation
 from remora.reporting.model_card.bom import BOM, bill_of_materials
 from remora.reporting.model_card.card import README, model_card
@@ -37,5 +38,7 @@ def write_papers(made: Mapping[str, str], folder: Path) -> None:
 
 
 def cards_of(runs: Path, bundle: Path) -> Path:
-    """The folder of a bundle's papers. They are beside it, since a bundle's files never change and figures do."""
-    return runs / FOLDER / bundle.name
+    """The folder of a bundle's papers. They are beside it, since a bundle's files never change and figures do. Bundles
+    elsewhere may share a name."""
+    mine = bundle.parent == runs / "bundles"
+    return runs / FOLDER / (bundle.name if mine else f"{bundle.name}-{weights_digest(bundle)[:12]}")
