@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional as F
 from transformers.cache_utils import DynamicLayer
 
-from remora.inference import attention
-from remora.inference.attention import SlotSpan, slot_attention, spans_mask
+from remora.inference import attention, shared_attention
+from remora.inference.attention import slot_attention
 from remora.inference.cache import SlotCache
+from remora.inference.spans import SlotSpan, spans_mask
 
 GROUPS, WIDTH = 2, 3
 
@@ -99,7 +100,7 @@ def test_attention_is_that_of_each_row_alone(monkeypatch, waste, heads, slots):
     query = torch.randn(1, heads, sum(span.tokens for span in spans), 4, generator=generator)
     found, _ = slot_attention(torch.nn.Module(), query, key, value, spans_mask(spans), scaling=0.4)
     at = 0
-    for slot, start, count in spans:
+    for slot, start, count, *_ in spans:
         end = start + count
         keys, values = (each[slot, :, :end].repeat_interleave(heads // GROUPS, 0) for each in (key, value))
         band = torch.ones(count, end, dtype=torch.bool).tril(start)
@@ -108,3 +109,36 @@ def test_attention_is_that_of_each_row_alone(monkeypatch, waste, heads, slots):
         )
         torch.testing.assert_close(found[0, at : at + count].transpose(0, 1).double(), expected, rtol=0, atol=1e-6)
         at += count
+
+
+@pytest.mark.parametrize("heads", [GROUPS, 3 * GROUPS])
+@pytest.mark.parametrize("block", [3, 64])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(0, 9, 6, 1), (1, 30, 6, 1), (2, 7, 6, 1)],
+        [(5, 9, 6, 1), (1, 30, 6, 2), (2, 7, 6, 1), (7, 12, 6, 2), (3, 6, 6, 3), (0, 4, 0, 0)],
+        [(0, 9, 6, 1), (4, 30, 8, 2), (2, 7, 6, 1), (6, 12, 8, 2), (3, 8, 0, 0), (5, 6, 0, 0)],
+    ],
+)
+def test_a_prefix_of_many_rows_is_read_once(monkeypatch, heads, block, rows):
+    """Rows (slot, start, prefix, group) in one group and in several, of two lengths, with others between. The slots of
+    all but one of a group have nothing readable where the prefix is."""
+    monkeypatch.setattr(attention, "SAVES", 0)
+    monkeypatch.setattr(shared_attention, "BLOCK", block)
+    generator = torch.Generator().manual_seed(0)
+    key, value = (torch.randn(9, GROUPS, 40, 4, generator=generator) for _ in range(2))
+    spans = [SlotSpan(slot, start, 1, prefix, group) for slot, start, prefix, group in rows]
+    whole, read = (key.clone(), value.clone()), {}
+    for span in spans:
+        first = read.setdefault((span.prefix, span.group), span.slot)
+        for held, all_there in zip((key, value), whole, strict=True):
+            all_there[span.slot, :, : span.prefix] = held[first, :, : span.prefix]
+            if span.slot != first and span.group:
+                held[span.slot, :, : span.prefix] = float("nan")
+    query = torch.randn(1, heads, len(spans), 4, generator=generator)
+    found, _ = slot_attention(torch.nn.Module(), query, key, value, spans_mask(spans), scaling=0.4)
+    for i, span in enumerate(spans):
+        seen = [each[span.slot, :, : span.start + 1].repeat_interleave(heads // GROUPS, 0).double() for each in whole]
+        expected = F.scaled_dot_product_attention(query[0, :, i : i + 1].double(), *seen, scale=0.4)
+        torch.testing.assert_close(found[0, i : i + 1].transpose(0, 1).double(), expected, rtol=0, atol=1e-6)

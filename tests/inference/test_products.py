@@ -8,6 +8,7 @@ from torch import nn
 
 from remora.inference import products
 from remora.inference.products import PackedLinear, pack, pays
+from remora.model.patches.head import LossHead
 from support.small_answerers import answerer_of, requests_of
 
 
@@ -30,13 +31,14 @@ def test_results_are_those_of_double_precision(paying, bias, shape):
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
 
 
-def test_only_linear_layers_in_fp32_are_packed(paying):
+def test_linear_layers_and_heads_in_fp32_are_packed(paying):
     class Other(nn.Linear):
-        """A head of another class."""
+        """Some other layer."""
 
-    model = nn.Sequential(nn.Linear(4, 4), Other(4, 4), nn.Linear(4, 4).double(), nn.Embedding(4, 4))
+    head = LossHead(nn.Linear(4, 4))
+    model = nn.Sequential(nn.Linear(4, 4), head, Other(4, 4), nn.Linear(4, 4).double(), nn.Embedding(4, 4))
     pack(model)
-    assert [type(module) for module in model] == [PackedLinear, Other, nn.Linear, nn.Embedding]
+    assert [type(module) for module in model] == [PackedLinear, PackedLinear, Other, nn.Linear, nn.Embedding]
 
 
 def test_answers_of_a_packed_model_do_not_depend_on_the_batch(paying, tiny_tokenizer):

@@ -8,7 +8,7 @@ mask to every layer unchanged, so the spans go in its place; keys and values are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +17,15 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from remora.inference.shared_attention import SAVES, sharing
+from remora.inference.spans import SlotSpan, spans_of
+
 SLOTS = "slots"
 """Name of this attention in transformers."""
 UNLIKE = ("softcap", "s_aux", "position_bias")
 """Arguments of some attentions that change scores beyond scaling; none is supported here."""
 WASTE = 1.5
 """Rows that read one token each attend in one call unless that reads more than so many times their keys."""
-
-
-class SlotSpan(NamedTuple):
-    """Tokens of a pass that belong to a row: `tokens` of them, behind the `start` ones in its slot."""
-
-    slot: int
-    start: int
-    tokens: int
-
-
-def spans_mask(spans: Sequence[SlotSpan]) -> Tensor:
-    """The attention mask argument of a pass: int64 [1, 1, 1, 3 spans]. On the CPU, so that reading it waits for no
-    GPU."""
-    return torch.tensor(spans).view(1, 1, 1, -1)
 
 
 def slot_attention(
@@ -49,7 +38,7 @@ def slot_attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """query [1, heads, N, D], a layer's memory [slots, groups, columns, D] and the `spans_mask` -> [1, N, heads, D].
+    """query [1, heads, N, D], a layer's memory [slots, groups, columns, D], and a `spans_mask` -> [1, N, heads, D].
 
     Anything but such a pass goes to transformers' sdpa. Spans of one token come first.
 
@@ -60,16 +49,31 @@ def slot_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
     if unlike := [name for name in UNLIKE if options.get(name) is not None]:
         raise ValueError(f"attention with {unlike[0]} does not run over slots")
-    numbers = iter(attention_mask.flatten().tolist())
-    spans = [SlotSpan(*three) for three in zip(numbers, numbers, numbers, strict=True)]
+    spans = spans_of(attention_mask)
     ones = next((i for i, span in enumerate(spans) if span.tokens > 1), len(spans))
     pieces, at = [], ones
     if ones:
-        pieces.append(_of_one_token(query[0, :, :ones], key, value, spans[:ones], scaling))
+        pieces.append(_of_tokens(query[0, :, :ones], key, value, spans[:ones], scaling))
     for span in spans[ones:]:
         pieces.append(_of_one_row(query[:, :, at : at + span.tokens], key, value, span, scaling))
         at += span.tokens
     return torch.cat(pieces)[None], None
+
+
+def _of_tokens(query: Tensor, key: Tensor, value: Tensor, spans: tuple[SlotSpan, ...], scaling: float | None) -> Tensor:
+    """query [heads, R, D], a token of each of R rows -> [R, heads, D]."""
+    if key.is_cpu and key.dtype == torch.float32:  # a GPU reads faster than it would start so many operations
+        sets, others = sharing(spans)
+        if sum(each.saved for each in sets) * 2 * key[0, :, 0].nbytes >= SAVES:
+            found = query.new_empty(query.shape[1], len(query), value.shape[-1])
+            for each in sets:
+                each.attend(query, key, value, scaling, found)
+            if others:
+                found[list(others)] = _of_one_token(
+                    query[:, list(others)], key, value, [spans[i] for i in others], scaling
+                )
+            return found
+    return _of_one_token(query, key, value, spans, scaling)
 
 
 def _of_one_token(

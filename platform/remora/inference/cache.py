@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from remora.inference.attention import SlotSpan
+from remora.inference.spans import SlotSpan
 
 Prefix = list[tuple[Tensor, Tensor]]
 """Each layer's keys and values [heads, tokens, D] of a shared prefix."""
@@ -56,7 +57,9 @@ class SlotCache:
 
     def window(self, spans: Sequence[SlotSpan]) -> Cache:
         """A cache for a pass over these tokens, of which spans of one token come first."""
-        return Cache(layers=[_Window(self, i, spans) for i in range(len(self._layers))])
+        ones = [span for span in spans if span.tokens == 1]
+        at = torch.tensor([(span.slot, span.start) for span in ones]).view(-1, 2).unbind(1)
+        return Cache(layers=[_Window(self, i, spans, at) for i in range(len(self._layers))])
 
     def put(self, slot: int, prefix: Prefix) -> None:
         """Begin a row with a prefix."""
@@ -79,13 +82,12 @@ class SlotCache:
 class _Window(DynamicLayer):
     """One layer of `SlotCache.window`, in the form that transformers' models take."""
 
-    def __init__(self, cache: SlotCache, layer: int, spans: Sequence[SlotSpan]) -> None:
+    def __init__(self, cache: SlotCache, layer: int, spans: Sequence[SlotSpan], ones: tuple[Tensor, ...]) -> None:
         super().__init__()
         self.is_initialized = True
         self._cache, self._layer = cache, layer
-        ones = [span for span in spans if span.tokens == 1]
-        self._slots, self._columns = [span.slot for span in ones], [span.start for span in ones]
-        self._spans = spans[len(ones) :]
+        self._slots, self._columns = ones
+        self._spans = spans[len(self._slots) :]
         self._used = max(span.start for span in spans)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from PIL import Image
@@ -12,10 +13,11 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from remora.inference.attention import SLOTS, SlotSpan, spans_mask
+from remora.inference.attention import SLOTS
 from remora.inference.cache import Prefix, SlotCache
 from remora.inference.recent import Recent
 from remora.inference.requests import FittedPicture, Prompt
+from remora.inference.spans import SlotSpan, spans_mask
 from remora.model.blocks import token_table
 from remora.model.vlm import place
 from remora.token_ids import IMAGE
@@ -60,6 +62,14 @@ class Row:
     slot: int
     tokens: int
     """Tokens in the slot."""
+    prefix: int = 0
+    """Tokens of these that are a kept prefix's, to the last bit."""
+    group: int = 0
+    """The kept prefix's number."""
+
+    def span(self, tokens: int) -> SlotSpan:
+        """So many more tokens."""
+        return SlotSpan(self.slot, self.tokens, tokens, self.prefix, self.group)
 
     @property
     def unread(self) -> int:
@@ -72,6 +82,13 @@ class Row:
         return (end for end in _shared(self.prompt) if self.tokens < end)
 
 
+class _Kept(NamedTuple):
+    """A prefix, and the number by which rows know that theirs is a copy of it."""
+
+    states: Prefix
+    number: int
+
+
 class SlotBatch:
     """Rows of any lengths, which join and leave at any step, in a cache of slots; for models that `can_join`.
 
@@ -82,7 +99,8 @@ class SlotBatch:
     def __init__(self, llm: PreTrainedModel, limit: int = 0) -> None:
         self._llm = llm
         self.cache = SlotCache(llm.config.num_hidden_layers)
-        self.kept: Recent[Prefix] = Recent(limit, lambda prefix: sum(k.nbytes + v.nbytes for k, v in prefix))
+        self.kept: Recent[_Kept] = Recent(limit, lambda kept: sum(k.nbytes + v.nbytes for k, v in kept.states))
+        self._numbers = itertools.count(1)
         self.rows: list[Row] = []
 
     def resize(self, slots: int, columns: int) -> None:
@@ -107,10 +125,11 @@ class SlotBatch:
         taken = {row.slot for row in self.rows}
         row = Row(prompt, next(slot for slot in range(self.cache.slots) if slot not in taken), 0)
         for end in _shared(prompt):
-            prefix = self.kept.get(prompt.prefix(end))
-            if prefix is not None:
-                self.cache.put(row.slot, prefix)
-                row.tokens = end
+            kept = self.kept.get(prompt.prefix(end))
+            if kept is not None:
+                self.cache.put(row.slot, kept.states)
+                row.tokens = row.prefix = end
+                row.group = kept.number
                 break
         self.rows.append(row)
         return row
@@ -125,8 +144,7 @@ class SlotBatch:
         """
         llm, table = self._llm, token_table(self._llm)
         reading = sorted(reading, key=lambda each: each[1] > 1)  # spans of one token come first
-        spans = [SlotSpan(row.slot, row.tokens, 1) for row, _ in saying]
-        spans += [SlotSpan(row.slot, row.tokens, count) for row, count in reading]
+        spans = [row.span(1) for row, _ in saying] + [row.span(count) for row, count in reading]
         ids = torch.tensor([[token for _, token in saying]], dtype=torch.long, device=table.device)
         inputs = [llm.get_input_embeddings()(ids)]
         inputs += [embed(llm, row.prompt, shown, row.tokens, n) for row, n in reading]
@@ -152,8 +170,15 @@ class SlotBatch:
             row.tokens += count
             for each in ends:
                 if each <= row.tokens and row.prompt.prefix(each) not in self.kept:
-                    self.kept.put(row.prompt.prefix(each), self.cache.take(row.slot, each))
+                    self._keep(row, each)
         return heard, out.logits[0]
+
+    def _keep(self, row: Row, end: int) -> None:
+        """Keep a row's first tokens for others."""
+        kept = _Kept(self.cache.take(row.slot, end), next(self._numbers))
+        self.kept.put(row.prompt.prefix(end), kept)
+        if end > row.prefix:
+            row.prefix, row.group = end, kept.number
 
     def leave(self, rows: Collection[Row]) -> None:
         """Remove rows."""

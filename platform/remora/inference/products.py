@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from remora.model.patches.head import LossHead
+
 ABOUT = Path("/proc/cpuinfo")
 ROWS = 16
 """Rows that weights are packed for. Kernels take any number."""
@@ -45,10 +47,13 @@ def pays() -> bool:
 
 
 def pack(model: nn.Module) -> None:
-    """Replace the fp32 linear layers of a model that only answers by packed ones, if that pays here. Weights of other
-    modules (embeddings, heads) stay as they are."""
+    """Replace the fp32 linear layers and the head of a model that only answers by packed ones, if that pays here. A
+    head that shares its weight with the embeddings is then in memory twice."""
     if not pays():
         return
     for name, module in list(model.named_modules()):
-        if type(module) is nn.Linear and module.weight.is_cpu and module.weight.dtype == torch.float32:
+        if type(module) not in (nn.Linear, LossHead):
+            continue
+        assert isinstance(module, nn.Linear)
+        if module.weight.is_cpu and module.weight.dtype == torch.float32:
             model.set_submodule(name, PackedLinear(module))

@@ -147,7 +147,8 @@ class SlotRows:
             return False
         if rows > cache.slots or columns > cache.columns:
             columns = max(columns, min(columns + -columns % COLUMNS, most // rows))
-            self._batch.resize(max(rows, min(2 * rows, self._limits.rows, most // columns)), columns)
+            ample = min(1 << (rows - 1).bit_length(), self._limits.rows, most // columns)
+            self._batch.resize(max(rows, ample), columns)
         return True
 
 
