@@ -67,6 +67,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     },
     "runs": Verb(operate_options.RunsOptions, "runs.runs"),
     "doctor": Verb(operate_options.DoctorOptions, "doctor.doctor"),
+    "submit": Verb(operate_options.SubmitOptions, "submit.submit", "train"),
     "sync": Verb(told_by.SyncOptions, "sync.sync", "track", ("mlflow",)),
     "ui": Verb(told_by.UiOptions, "ui.ui"),
     "docs": Verb(told_by.DocsOptions, "docs.docs"),

@@ -34,6 +34,7 @@ EXAMPLES = {
     "data show": "remora data show jobs/demo-base.yaml -n 2 --html samples.html",
     "runs": "remora runs gc --stopped",
     "doctor": "remora doctor",
+    "submit": "remora submit jobs/demo-base.yaml --address http://HEAD:8265",
     "sync": "remora sync --tracking-uri http://127.0.0.1:5000",
     "ui": "remora ui --port 5001",
     "docs": "remora docs troubleshooting",

@@ -1,9 +1,20 @@
-"""The options of the verbs that keep things going: runs, doctor."""
+"""The options of the verbs that keep things going: runs, doctor, submit."""
+
+# ruff: noqa: RUF009 (`option` and `argument` are dataclasses.field)
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from remora.commands.declaring import argument, option
-from remora.commands.options import Options, all_as_json, tracking_server
+from remora.commands.options import (
+    Options,
+    all_as_json,
+    max_cost,
+    max_hours,
+    settings,
+    smoke_run,
+    tracking_server,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,3 +42,30 @@ class DoctorOptions(Options):
     address: str | None = option("Ray cluster whose nodes to check (default: RAY_ADDRESS, or none)")
     tracking_uri: str | None = tracking_server()
     json: bool = all_as_json()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions(Options):
+    """train or search on a Ray cluster that is elsewhere, or write the job down for KubeRay or SkyPilot"""
+
+    spec: str | None = argument("a variant or a space, below the working folder", None)
+    settings: tuple[str, ...] = settings()
+    smoke: bool = smoke_run()
+    address: str | None = option("where the cluster takes jobs (default: RAY_ADDRESS, or http://127.0.0.1:8265)")
+    working_dir: Path = option("the folder that is sent (default: this one)", Path(), metavar="DIR")
+    env: tuple[str, ...] = option(
+        "a variable of the job; NAME alone takes its value from here, and is a secret; may be repeated",
+        (),
+        action="append",
+        metavar="NAME[=VALUE]",
+    )
+    detach: bool = option("do not follow its output", False)
+    follow: str | None = option("follow the output of job ID", metavar="ID")
+    cancel: str | None = option("end job ID as Ctrl-C would", metavar="ID")
+    print: str | None = option("print YAML instead: kuberay (a RayJob) | skypilot", choices=["kuberay", "skypilot"])
+    image: str | None = option("print: a container image with Remora (default for kuberay: remora:VERSION)")
+    volume: str = option("print: the volume that is the run folder (default: remora-runs)", "remora-runs")
+    gpus_per_node: int = option("print: GPUs of a machine (default: 8)", 8, metavar="N")
+    tracking_uri: str | None = tracking_server()
+    max_hours: float | None = max_hours()
+    max_cost: float | None = max_cost()
