@@ -29,3 +29,25 @@ def test_last_words_come_from_who_outlives_the_child(script, said, tmp_path, mon
     with pytest.raises(WorkerError) as e:
         run.live(Workplace(tmp_path), "train", tmp_path / "x.yaml", "single", ["x"], Console(file=io.StringIO()))
     assert str(e.value).startswith(f"{said} (log: {tmp_path}/logs/train-")
+
+
+def test_ctrl_c_says_what_it_does_and_twice_stops_at_once(tmp_path, monkeypatch, capsys):
+    stopped = []
+
+    def stop(self, grace=20.0):
+        stopped.append(grace)
+        if len(stopped) == 1:
+            raise KeyboardInterrupt  # the second one, while the child ends
+        self.process.kill()
+        self.process.wait()
+
+    def draw(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "remora_command", lambda *_: ["sleep", "600"])
+    monkeypatch.setattr(run.Child, "stop", stop)
+    monkeypatch.setattr(run, "draw", draw)
+    with pytest.raises(KeyboardInterrupt):
+        run.live(Workplace(tmp_path), "train", tmp_path / "x.yaml", "single", ["x"], Console(file=io.StringIO()))
+    assert stopped == [20.0, 0, 20.0]
+    assert capsys.readouterr().out.startswith("stopping; what was finished is kept, and a stage goes on from its last")

@@ -1,4 +1,4 @@
-"""The options of the verbs that keep things going: runs, doctor, submit."""
+"""The options of the verbs that keep things going: runs, doctor, submit, logs, stop, resume."""
 
 # ruff: noqa: RUF009 (`option` and `argument` are dataclasses.field)
 
@@ -69,3 +69,26 @@ class SubmitOptions(Options):
     tracking_uri: str | None = tracking_server()
     max_hours: float | None = max_hours()
     max_cost: float | None = max_cost()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogsOptions(Options):
+    """the trainings and searches of the run folder: which work, how they ended, what happened in one"""
+
+    name: str | None = argument("a variant, a search, or an id of the list (default: list them)", None)
+    follow: bool = option("go on until it ends; without a name, of the newest", False)
+    json: bool = all_as_json()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopOptions(Options):
+    """stop a training or a search as Ctrl-C does, from any machine that sees the run folder"""
+
+    name: str | None = argument("a variant, a search, or an id of `remora logs` (default: the one that works)", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeOptions(Options):
+    """give a training or a search that was stopped, failed or killed once more"""
+
+    name: str | None = argument("a variant, a search, or an id of `remora logs` (default: the newest)", None)

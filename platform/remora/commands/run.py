@@ -23,6 +23,7 @@ from remora.commands.report import keep_report, report_line
 from remora.commands.saying import say, say_nothing
 from remora.evaluation.score import as_json
 from remora.pipeline import measure
+from remora.pipeline.command_records import LOG, at_work
 from remora.pipeline.executor import Executor
 from remora.pipeline.search.search import Here, Result, Room, check, result_file, search_key
 from remora.pipeline.search.search import search as run_search
@@ -42,12 +43,22 @@ from remora.training.meter import duration
 
 SINGLE = "single"
 """The status folder of variants trained without a search."""
+STOPPED = "stopped; what was finished is kept; next: the same command again goes on from there"
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ended, as `remora.cli.main` has it."""
 
 
 def train(options: TrainOptions) -> None:
     """Train and measure one variant, and print the result."""
+    try:
+        _train(options)
+    except KeyboardInterrupt:  # Ctrl-C, or `remora stop`
+        with suppress(BrokenPipeError):
+            say(STOPPED)
+        raise
+
+
+def _train(options: TrainOptions) -> None:
     if options.plain or not sys.stdout.isatty():
         outcome = trained(options, aloud=True)
         scores = {name: as_json(score) for name, score in outcome.scores.items()}
@@ -75,6 +86,7 @@ def trained(options: TrainOptions, aloud: bool = False) -> Outcome:
     name = variant_name(variant)
     # MLflow is loaded (2 s) while Ray starts, which is mostly waiting.
     with (
+        at_work(place.runs, "train", SINGLE, name, _words("train", options)),
         _shown(aloud, place, SINGLE, [name]),
         _tracker(place, SINGLE, name),
         executor_of(place, tell) as executor,
@@ -92,7 +104,7 @@ def search(options: SearchOptions) -> None:
         _search(options)
     except KeyboardInterrupt:  # Ctrl-C, or `remora searches stop`
         with suppress(BrokenPipeError):
-            say("stopped; what was finished is kept; next: the same command again goes on from there")
+            say(STOPPED)
         raise
 
 
@@ -129,6 +141,7 @@ def searched(options: SearchOptions, aloud: bool = False) -> Result:
     within_limits(looked.variants, store, options, space)
     check_rungs(space.rule, found.paths, found.lengths)
     with (
+        at_work(place.runs, "search", space.name, space.name, _words("search", options)),
         _shown(aloud, place, space.name, names),
         _tracker(place, space.name, names[0] if names else "") as tracker,
         _room(place, tell) as room,
@@ -171,6 +184,13 @@ def given(options: TrainOptions | SearchOptions) -> list[str]:
     limits = {"--max-hours": options.max_hours, "--max-cost": options.max_cost}
     words = [word for setting in options.settings for word in ("--set", setting)]
     return words + [word for flag, limit in limits.items() if limit is not None for word in (flag, str(limit))]
+
+
+def _words(verb: str, options: TrainOptions | SearchOptions) -> list[str]:
+    """The command without its run folder, as it can be given again in any folder."""
+    spec = str(options.spec.absolute()) if options.spec.exists() else str(options.spec)
+    smoke = ["--smoke"] if isinstance(options, SearchOptions) and options.smoke else []
+    return [verb, spec, *flags(options.place)[2:], *smoke, *given(options)]
 
 
 def known(space: Space, looked: Survey) -> list[str]:
@@ -278,11 +298,18 @@ def live(
     """
     log = place.runs / "logs" / f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}.log"
     since = time.time()
-    child = Child(remora_command(verb, str(spec), *flags(place), *more, "--plain"), log)
+    child = Child(remora_command(verb, str(spec), *flags(place), *more, "--plain"), log, {LOG: str(log)})
     progress = SearchProgress(place.runs, search_name, names, since)
     title = f"{spec.name} (log: {log})"
     try:
         draw(progress, title, console, lambda: child.running)
+    except KeyboardInterrupt:
+        say("stopping; what was finished is kept, and a stage goes on from its last checkpoint; Ctrl-C again: at once")
+        try:
+            child.stop()
+        except KeyboardInterrupt:
+            child.stop(grace=0)
+        raise
     finally:
         child.stop()  # also the watcher that prints its last line if Ray ended it
     if child.process.returncode == INTERRUPTED:
