@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from remora.cluster.submission import RUNS, Nodes, Submission
+from remora.cluster.submission import RUNS, Manifest, Nodes, Submission
 from remora.errors import SpecError
 
 SPECS = "/specs"
@@ -17,7 +17,6 @@ LARGEST = 900_000
 """Bytes: Kubernetes takes a ConfigMap of 1 MiB."""
 KEPT = 3600
 """Seconds for which the cluster stays when the job has ended, for its logs."""
-Manifest = dict[str, object]
 
 
 def documents(submission: Submission, nodes: Nodes, image: str, volume: str) -> tuple[Manifest, Manifest]:

@@ -5,28 +5,27 @@ sky launch job.yaml
 
 from __future__ import annotations
 
-from remora.cluster.submission import RUNS, Nodes, Submission
+from remora.cluster.submission import RUNS, Manifest, Nodes, Submission
 
 PORT = 6379
 """SkyPilot's own Ray has another."""
-Task = dict[str, object]
 
 
-def task(submission: Submission, nodes: Nodes, image: str | None, volume: str) -> Task:
+def task(submission: Submission, nodes: Nodes, image: str | None, volume: str) -> Manifest:
     """The task's YAML, as an object.
 
     Args:
         image: A container image in which Remora is installed; None: it is installed from the working folder, or PyPI.
         volume: SkyPilot's volume that all nodes mount as the run folder.
     """
-    resources: Task = {"cpus": f"{nodes.cpus}+"}
+    resources: Manifest = {"cpus": f"{nodes.cpus}+"}
     if nodes.gpus:
         resources["accelerators"] = f"{submission.cluster.accelerator or 'L4'}:{nodes.gpus}"
     if nodes.memory:
         resources["memory"] = f"{nodes.memory + 2}+"
     if image:
         resources["image_id"] = f"docker:{image}"
-    made: Task = {
+    made: Manifest = {
         "name": submission.label,
         "workdir": ".",
         "num_nodes": nodes.count,

@@ -31,6 +31,8 @@ EXCLUDED = (
     "__pycache__",
 )
 """What of a working folder is never sent, besides what its .gitignore names."""
+Manifest = dict[str, object]
+"""A mapping of a YAML document."""
 RUNS = "/runs"
 """Where the run folder is on machines that are started for the job."""
 
@@ -151,7 +153,7 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def as_yaml(*documents: Mapping[str, object]) -> str:
+def as_yaml(*documents: Manifest) -> str:
     """YAML that people read and edit."""
     return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
