@@ -19,6 +19,7 @@ FLOORS = [
     {"errors"},
     {"carrier", "versions"},
     {"extras", "files", "processes"},
+    {"sharing"},
     {"spec"},
     {"catalog", "token_ids"},
     {"batch", "data"},

@@ -20,6 +20,7 @@ EXTRAS = {
     "model": _MODEL,
     "track": _TRACK,
     "train": {*_MODEL, *_TRACK, "deepspeed", "ray", "tensorboardX", "optuna"},
+    "s3": {"s3fs"},
     "serve": {*_MODEL, *_TRACK, "ray", "fastapi", "starlette", "uvicorn", "prometheus_client"},
 }
 """Extra -> the modules that it brings, by the name they are imported by."""

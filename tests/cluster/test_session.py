@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from remora.cluster import session
-from remora.cluster.session import LONGEST_ROOT, ray_session
+from remora.cluster.session import LONGEST_ROOT, check_one_node, ray_session
 from remora.errors import ClusterError
 from support.ports import free_port
 
@@ -77,3 +77,14 @@ def test_a_ray_that_is_slow_to_start_is_one_line(monkeypatch: pytest.MonkeyPatch
     said = refused()
     assert said.startswith("Ray did not start on this machine: The current node timed out during startup. This could")
     assert "session_latest/logs" in said
+
+
+@pytest.mark.parametrize(("nodes", "where"), [([True, True], "10.0.0.1:6379"), ([True], "ray://10.0.0.1:10001")])
+def test_a_url_is_no_run_folder_for_a_cluster_of_several_nodes(
+    nodes: list[bool], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": alive} for alive in nodes])
+    with pytest.raises(ClusterError, match=r"the run folder is s3://b/runs, .* next: the same command on each node"):
+        check_one_node("s3://b/runs", where)
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True}, {"Alive": False}])
+    check_one_node("s3://b/runs", None)

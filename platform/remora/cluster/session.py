@@ -91,6 +91,22 @@ def ray_session(
         ray.shutdown()
 
 
+def check_one_node(url: str, where: str | None) -> None:
+    """A group of workers shares its command's node folder, so it cannot span nodes where the run folder is a URL.
+
+    Raises:
+        ClusterError: the cluster has several nodes, or is not this machine's.
+    """
+    import ray
+
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if nodes > 1 or (where or "").startswith("ray://"):
+        raise ClusterError(
+            f"the run folder is {url}, so the workers of a command train on its own node, and this Ray cluster is of "
+            f"{nodes} nodes or elsewhere; next: the same command on each node, without --address: they share the work"
+        )
+
+
 def _processes(where: str | None) -> dict[str, tuple[str, float]]:
     """The processes this one depends on, for `watched`. A `ray://` client has none; Ray reports its failures."""
     import ray

@@ -15,14 +15,16 @@ from types import NoneType
 from typing import Any, Self, get_args
 
 from remora.commands.declaring import REQUIRED, argument, option
+from remora.sharing.node import node_folder
 
 A_MODEL = "a variant's name, the folder of a bundle, or name@alias of the registry"
 A_DATASET = "a dataset's name, file, folder or URL, or a variant's YAML"
 
 
 def run_folder(given: str | os.PathLike[str] | None = None) -> Path:
-    """A run folder as an absolute path; REMORA_RUNS, or `remora` in the home folder, if none is given."""
-    return Path(given or os.environ.get("REMORA_RUNS") or Path.home() / "remora").expanduser().absolute()
+    """A run folder as an absolute path; REMORA_RUNS, or `remora` in the home folder, if none is given. Of a URL it is
+    this node's folder (docs/shared-runs.md)."""
+    return node_folder(given or os.environ.get("REMORA_RUNS") or Path.home() / "remora")
 
 
 def cluster_address() -> str | None:
@@ -110,7 +112,7 @@ class Options:
         default_factory=run_folder,
         metadata={
             "flags": ("",),
-            "parsing": {"metavar": "DIR", "help": "run folder (default: REMORA_RUNS or ~/remora)"},
+            "parsing": {"metavar": "DIR", "help": "run folder, or its URL (default: REMORA_RUNS or ~/remora)"},
         },
     )
     debug: bool = option("print the trace of an error (or REMORA_DEBUG=1)", False)

@@ -36,6 +36,7 @@ from remora.reporting.progress import SearchProgress
 from remora.reporting.results import search_lines, variant_lines
 from remora.runs import Preflight, Store, Survey, preflight, read_space, read_variant, survey, variant_name
 from remora.runs.rungs import check_rungs
+from remora.sharing import around
 from remora.spec import Space, Variant
 from remora.tracking import Tracker
 from remora.training import journal
@@ -255,7 +256,7 @@ def executor_of(place: Workplace, tell: Callable[..., None] = say) -> Iterator[E
 @contextmanager
 def session(place: Workplace, tell: Callable[..., None] = say, dashboard: bool = True) -> Iterator[None]:
     """A Ray session whose workers know the run folder and the tracker; `dashboard` as in `ray_session`."""
-    from remora.cluster.session import ray_session
+    from remora.cluster.session import check_one_node, ray_session
 
     env = {"REMORA_RUNS": str(place.runs)}
     if uri := place.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"):
@@ -268,6 +269,8 @@ def session(place: Workplace, tell: Callable[..., None] = say, dashboard: bool =
     tell(f"joining the Ray cluster at {where}" if where else "starting Ray on this machine")
     with ray_session(place.address, env, dashboard):
         tell(f"Ray is up after {duration(time.monotonic() - began)}")
+        if shared := around(place.runs):
+            check_one_node(shared.url, where)
         yield
 
 

@@ -29,12 +29,14 @@ from remora.data.index import Dataset, Flaw, IndexWriter, encode_record, sound
 from remora.data.locations import is_url, join, stamp
 from remora.data.pictures import Picture, examined
 from remora.data.pixels import NOTED
+from remora.data.shared_index import bring_index, send_index
 from remora.data.sources import Raw, Shard, Source
 from remora.errors import DataError, MissingDataset
 from remora.files import digest, disk_errors, is_published, publishing, write_json
 from remora.versions import INDEX
 
 log = logging.getLogger(__name__)
+STATE = "state.json"
 PICTURES = "pictures.npz"
 SWEEP = 10_000
 """Picture files that are stat'ed before they are compared in one go."""
@@ -101,9 +103,15 @@ def open_dataset(
             if found := _spoilt(home):
                 log.warning("%s is damaged; rebuilding it", found)
             files = _stamps(source)
+            if is_url(location):
+                bring_index(home, files, (STATE, PICTURES))
+                if found := _current(source, home):
+                    return Dataset(found)
             total = sum(int(size) for _, size, _ in files)
             folder = _build(source, images, home, spread or over_processes, progress or (lambda done, of: None), total)
-            write_json(home / "state.json", {"format": INDEX, "files": files, "index": folder.name})
+            write_json(home / STATE, {"format": INDEX, "files": files, "index": folder.name})
+            if is_url(location):
+                send_index(folder, files, (STATE, PICTURES))
     return Dataset(folder)
 
 
@@ -291,7 +299,7 @@ class IndexState(TypedDict):
 def _state(home: Path) -> IndexState | None:
     """The content of state.json, if its index can be opened."""
     try:
-        state = json.loads((home / "state.json").read_text())
+        state = json.loads((home / STATE).read_text())
     except (OSError, ValueError):
         return None
     known = isinstance(state, dict) and state.get("format") == INDEX and {"files", "index"} <= state.keys()

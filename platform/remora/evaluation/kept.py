@@ -9,6 +9,7 @@ from pathlib import Path
 from remora.errors import DataError
 from remora.evaluation.answers import parse
 from remora.evaluation.report import Report
+from remora.evaluation.shared_scores import bring_scores
 from remora.evaluation.sheet import ABOUT, REPORT, read_about
 
 
@@ -40,6 +41,7 @@ def read_report(file: Path) -> Kept:
 def reports_of(scores: Path, weights: str, benchmark: str | None = None) -> list[Kept]:
     """Every report below `scores` of the model with that digest, latest first; its name does not matter. With a
     `benchmark`, only those on it."""
+    bring_scores(scores)
     folders = [p.parent for p in scores.glob(f"*/{ABOUT}") if (p.parent / REPORT).is_file()]
     of = [(f / REPORT, about) for f in folders if (about := read_about(f)) and about.weights == weights]
     mine = [f for f, about in of if benchmark in (None, about.benchmark)]

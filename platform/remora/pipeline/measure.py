@@ -13,6 +13,7 @@ from remora.evaluation.benchmarks import Benchmark, benchmark, located
 from remora.evaluation.identity import PictureDigests, ask_digests, missing, shown
 from remora.evaluation.judge import judge_from_environment
 from remora.evaluation.measured import Measured, tally
+from remora.evaluation.shared_scores import shared_answers
 from remora.evaluation.sheet import About, Sheet
 from remora.files import digest, exclusive
 from remora.inference.bundle import bundle_name, weights_digest
@@ -118,7 +119,7 @@ def measure(
     about = About(bundle_name(bundle), weights_digest(bundle), chosen.name, questions)
     scores = store.runs / "scores"
     # Two commands that measure one model on one benchmark share the answers: the second waits and reads them.
-    with exclusive(scores / f".{about.folder}.lease", wait):
+    with exclusive(scores / f".{about.folder}.lease", wait), shared_answers(scores / about.folder, wait):
         sheet = Sheet(scores, about, asks, keys)
         left = sheet.missing(wanted)
         done = len(wanted) - len(left)

@@ -95,6 +95,8 @@ def bundled(variant: Variant, lineage: tuple[StageRun, ...], store: Store) -> Pa
     about = {"variant": variant.model_dump(mode="json"), "stages": [r.name for r in lineage]}
     made = Bundle(name, store.parts(lineage), last.stage.template, last.stage.aspect, variant.seed)
     write_bundle(bundle, made, about)
+    if store.shared:
+        store.shared.send_missing(bundle)
     return bundle
 
 

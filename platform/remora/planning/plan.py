@@ -144,7 +144,7 @@ def _row(
     datasets = trained_or_outlined(stage, opened[stage.mixture], opened[others])
     outlined = any(isinstance(d, Outline) for before in run.lineage for d in opened[before.stage.mixture])
     exact = all(d.exact for d in datasets if isinstance(d, Outline)) or stage.steps is not None
-    finished = not outlined and store.finished(run)
+    finished = not outlined and store.there(run)
     (steps, samples), more = outlook(stage, datasets, finished)
     notes += more
     size = sample_size(datasets)

@@ -7,6 +7,9 @@
 
 The lease is an operating system lock on an open file, so it ends with its holder in any case. The run folder must be on
 a disk or a network file system that supports flock (NFS 4, Lustre with -o flock).
+
+If the run folder is a URL, this is the node's own folder (sharing/): a stage run is finished when it is published at
+the URL, the lease is held there, too, and its holder sends checkpoints there.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from remora.files import (
     copy,
     disk_errors,
     exclusive,
+    is_held,
     is_published,
     known_sha256,
     publishing,
@@ -38,6 +42,8 @@ from remora.files import (
 )
 from remora.model.refs import PartRef
 from remora.runs.graph import StageRun
+from remora.runs.handover import handing_over, take_over
+from remora.sharing import SharedRuns, around
 from remora.spec import Cluster
 from remora.training import journal, pausing
 from remora.training.environment import EnvironmentRecord, read_environment
@@ -55,6 +61,8 @@ class Store:
         self.root = runs / "stages"
         self.data = runs / "data"
         self.cache = runs / "cache"
+        self.shared = around(runs)
+        """The URL that it shares its results at, if the run folder is one."""
 
     def check_writable(self) -> None:
         """Raises:
@@ -65,6 +73,8 @@ class Store:
             probe = self.runs / f".probe-{os.getpid()}"
             probe.write_bytes(b"\0" * 65536)
             probe.unlink()
+        if self.shared:
+            self.shared.objects.check()
 
     def folder(self, run: StageRun) -> Path:
         return self.root / run.name
@@ -82,11 +92,26 @@ class Store:
         return done if done.exists() else self.root / f"{name}.work" / JOURNAL
 
     def finished(self, run: StageRun) -> bool:
-        """Whether the run is published and intact. Changes nothing: a torn run is set aside by the lease holder."""
+        """Whether the run is published and intact. Changes nothing: a torn run is set aside by the lease holder.
+
+        What another node published at the URL is brought here first.
+        """
         try:
+            if self.shared and not (self.there(run) and self.shared.bring(self.folder(run))):
+                return False
             return self._whole(run)
         except TornArtifact:
             return False
+
+    def there(self, run: StageRun) -> bool:
+        """`finished`, for who only wants to know: nothing is brought from the URL."""
+        return self.shared.has(self.folder(run)) if self.shared else self.finished(run)
+
+    def elsewhere(self, run: StageRun) -> bool:
+        """Whether a process that lives has the lease to train it."""
+        if is_held(self.root / f"{run.name}.lease"):
+            return True
+        return self.shared is not None and self.shared.leases.elsewhere(self.shared.key(self.folder(run)))
 
     def _whole(self, run: StageRun) -> bool:
         """Raises:
@@ -114,9 +139,28 @@ class Store:
             if not mine:
                 yield False
                 return
-            with disk_errors(self.runs):
-                done = self._tidied(run, refused)
-            yield not done
+            with contextlib.ExitStack() as shared:
+                if self.shared and not shared.enter_context(self._shared_lease(run, self.shared, waiting)):
+                    yield False
+                    return
+                with disk_errors(self.runs):
+                    done = self._tidied(run, refused)
+                    if self.shared and not done:
+                        take_over(self.work(run), self.shared)
+                yield not done
+
+    @contextlib.contextmanager
+    def _shared_lease(self, run: StageRun, shared: SharedRuns, waiting: Callable[[str], None]) -> Iterator[bool]:
+        """Hold the lease at the URL, or wait until the run is published there (False)."""
+        folder, work = self.folder(run), self.work(run)
+        with shared.leases.hold(shared.key(folder), waiting, enough=lambda: self.finished(run)) as lease:
+            if lease is None:
+                yield False
+                return
+            with handing_over(work, shared, lease):
+                yield True
+            if shared.has(folder):
+                shared.remove(shared.key(work))
 
     def _tidied(self, run: StageRun, refused: Callable[[str], None]) -> bool:
         """Clean up the run's folders; returns whether it is published and intact."""
@@ -128,6 +172,10 @@ class Store:
             folder.rename(aside)
             refused(f"stage run refused, it will be trained again: {str(e).partition(';')[0]} (kept as {aside.name})")
             done = False
+        if self.shared:  # another node may have published it, or this one was stopped before it was sent
+            done = self.shared.bring(folder)
+            if done:
+                self.shared.send_missing(folder)
         sweep(self.root, run.name)
         if done:
             shutil.rmtree(self.work(run), ignore_errors=True)
@@ -234,7 +282,7 @@ class Store:
         return [ran_on for each in found if (ran_on := read_environment(each))]
 
     def publish(self, name: str, record: dict[str, object], attempt: int | None = None) -> Path:
-        """Publish the trained parts of a run, with journal and record but without checkpoints.
+        """Publish the trained parts of a run, with journal and record but without checkpoints; at the URL, too.
 
         Args:
             attempt: The attempt that trained it (see `training.journal`); None if there was only one.
@@ -252,5 +300,7 @@ class Store:
             write_json(tmp / "record.json", record)
             if attempt is not None:
                 journal.check_ours(work / JOURNAL, attempt)
+        if self.shared:
+            self.shared.send_missing(final)
         shutil.rmtree(work, ignore_errors=True)
         return final

@@ -17,6 +17,7 @@ from pathlib import Path
 from remora.errors import DataError, nearest
 from remora.files import disk_errors
 from remora.inference.bundle import FILE, bundle_name
+from remora.sharing import around
 from remora.tracking import lookup
 from remora.tracking.connection import MlflowRefused
 from remora.tracking.registry import VersionInfo, fetch, version_info
@@ -59,6 +60,7 @@ def find_model(given: str | Path, runs: Path, tracking_uri: str | None = None) -
     """
     text = str(given)
     folder = _place(text)
+    _bring(text, runs / "bundles")
     bundles = _bundles(runs)
     found = {p for p in bundles if text in (p.name, bundles[p])}
     if folder and (folder / FILE).is_file():
@@ -110,6 +112,14 @@ def _place(text: str) -> Path | None:
         return folder if text and folder.exists() else None
     except (OSError, ValueError, RuntimeError):  # too long, a NUL, ~nobody
         return None
+
+
+def _bring(text: str, bundles: Path) -> None:
+    """Bring what other nodes made under that name: the variant's, or the folder's."""
+    if text and (shared := around(bundles)):
+        for name in shared.names(shared.key(bundles)):
+            if text in (name, name.rpartition("-")[0]):
+                shared.bring(bundles / name)
 
 
 def _bundles(runs: Path) -> dict[Path, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -24,9 +23,9 @@ from torch import Tensor
 
 from remora.errors import StoreError, TornArtifact
 from remora.files import publishing, verify
+from remora.training.job import by_step
 
 log = logging.getLogger(__name__)
-NAME = re.compile(r"step-[0-9]{6,}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def save(
         save_file(trained, tmp / "trained.safetensors")
         save_file(moments, tmp / "moments.safetensors")
         (tmp / "state.json").write_text(json.dumps({"step": step, **(state or {})}))
-    for old in _by_step(root)[:-keep]:
+    for old in list(by_step(root).values())[:-keep]:
         shutil.rmtree(old)
     return folder
 
@@ -105,7 +104,7 @@ class Writer:
 
 def latest(root: Path, hear: Callable[[str], None] = log.warning) -> Checkpoint | None:
     """The newest intact checkpoint, or None. `hear` is called with a message for each one refused."""
-    for folder in reversed(_by_step(root)):
+    for folder in reversed(by_step(root).values()):
         try:
             verify(folder)
             state = json.loads((folder / "state.json").read_text())
@@ -114,9 +113,3 @@ def latest(root: Path, hear: Callable[[str], None] = log.warning) -> Checkpoint 
             why = str(e).partition(";")[0] if isinstance(e, TornArtifact) else f"{folder}: no readable state.json ({e})"
             hear(f"checkpoint refused, the one before it is used: {why}")
     return None
-
-
-def _by_step(root: Path) -> list[Path]:
-    """Checkpoints below `root`, oldest first. Other names are users' copies: neither read nor deleted."""
-    named = {int(p.name.removeprefix("step-")): p for p in root.glob("step-*") if NAME.fullmatch(p.name) and p.is_dir()}
-    return [named[step] for step in sorted(named)]

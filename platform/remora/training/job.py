@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from remora.model.refs import PartRef
 from remora.spec import Cluster, Stage
 
 PARTS_FOLDER = "parts"
+CHECKPOINTS = "checkpoints"
+"""Folder in a stage run's working folder."""
+CHECKPOINT = re.compile(r"step-[0-9]{6,}")
 START_FOLDER = Path("start", "llm")
 """Folder in a stage run of the untrained language model that it trains from scratch."""
 
@@ -66,3 +70,9 @@ class StageJob:
             rungs=tuple(raw.get("rungs", ())),
             others=tuple(runs / folder for folder in raw["others"]),
         )
+
+
+def by_step(root: Path) -> dict[int, Path]:
+    """Checkpoints below `root`, oldest first. Other names are users' copies: neither read nor deleted."""
+    named = [p for p in root.glob("step-*") if CHECKPOINT.fullmatch(p.name) and p.is_dir()]
+    return dict(sorted((int(p.name.removeprefix("step-")), p) for p in named))

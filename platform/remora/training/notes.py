@@ -21,9 +21,9 @@ from remora.training.checkpoint import Checkpoint
 from remora.training.engines import Engine
 from remora.training.events import JournalEvent, StepFigures
 from remora.training.guard import RolledBack, Watch
+from remora.training.job import CHECKPOINTS
 
 log = logging.getLogger(__name__)
-CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from remora.data.index import Dataset
 from remora.data.picture_list import AT_ONCE, PictureSet, picture_set
 from remora.errors import DataError, RemoraError
 from remora.evaluation.score import ScoreRecord
+from remora.evaluation.shared_scores import bring_scores
 from remora.evaluation.sheet import score_files
 from remora.files import manifest
 from remora.inference.bundle import FILE, BundleFile, read_bundle_file, weights_digest
@@ -173,6 +174,7 @@ def origin_of(folder: Path, runs: Path) -> ModelOrigin:
 def scores_of(scores: Path, weights: str) -> dict[str, ScoreRecord]:
     """The latest score of each benchmark that these weights were asked."""
     found: dict[str, ScoreRecord] = {}
+    bring_scores(scores)
     for file in score_files(scores, weights):
         try:
             said: ScoreRecord = json.loads(file.read_text())

@@ -12,6 +12,7 @@ from remora.data.skipped import EntryCounts
 from remora.errors import RemoraError
 from remora.files import is_published
 from remora.model.refs import SourceRecord
+from remora.sharing import around
 from remora.spec import MixtureEntry
 from remora.training import journal, totals
 from remora.training.environment import EnvironmentRecord, differences, each_once, environment
@@ -72,6 +73,8 @@ def stages_of(runs: Path, names: Sequence[str]) -> tuple[list[StageOrigin], list
     found, gaps = [], dict[str, list[str]]()
     for name in names:
         folder = runs / "stages" / name
+        if shared := around(folder):
+            shared.bring(folder)
         if not is_published(folder):
             gaps.setdefault(f"it is not in {runs / 'stages'}", []).append(name)
             continue

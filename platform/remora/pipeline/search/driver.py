@@ -16,7 +16,6 @@ from typing import Literal
 from remora import tracking
 from remora.data.mixture import Readable, read_mixture
 from remora.errors import RemoraError, StoreError, TornArtifact
-from remora.files import is_held
 from remora.pipeline import tracked_runs
 from remora.pipeline.objectives import figures_of, objectives_of, speed_benchmark
 from remora.pipeline.search import space_file
@@ -169,7 +168,7 @@ class Driver:
         return self.store.finished(run)
 
     def elsewhere(self, run: StageRun) -> bool:
-        return is_held(self.store.root / f"{run.name}.lease")
+        return self.store.elsewhere(run)
 
     def cost(self, run: StageRun) -> float:
         """Operations of the stage run."""
