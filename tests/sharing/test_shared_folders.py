@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -191,3 +192,15 @@ def test_a_plain_run_folder_is_what_it_was(tmp_path: Path) -> None:
     assert node_folder(f"file://{tmp_path}") == tmp_path
     assert not is_url(tmp_path) and not is_url("c:/x") and is_url("s3://b/x") and is_url(Path("s3://b/x"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_of_the_node_is_no_fault_of_the_store(node: NodeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = node("a"), node("b")
+    a.send(published(a))
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(b.objects._opened[0], "get_file", full)
+    with pytest.raises(StoreError, match=f"{b.root / 'stages'}: the (disk is full|file system cannot)"):
+        b.bring(b.root / KEY)

@@ -7,6 +7,7 @@ that a listing has what was written before it. Errors are one line.
 from __future__ import annotations
 
 import contextlib
+import errno
 import uuid
 from collections.abc import Iterator
 from functools import cached_property
@@ -19,6 +20,8 @@ from remora.extras import needs
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+OWN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG})
+"""Errnos that no store gives: of this node's disk."""
 TRIES = 3
 """Of a creation that met another one that had not ended (HTTP 409)."""
 
@@ -133,7 +136,7 @@ class Objects:
                 raise StoreError(f"{self.url}: there is no such bucket; create it, or correct --runs") from None
             if code == "ConditionalRequestConflict":
                 raise _Conflict from None
-            if isinstance(e, RemoraError | FileNotFoundError | FileExistsError):
+            if isinstance(e, RemoraError | FileNotFoundError | FileExistsError) or getattr(e, "errno", None) in OWN:
                 raise
             why = next(iter(str(e).splitlines()), "") or type(e).__name__
             if isinstance(e, PermissionError) or "credentials" in type(e).__name__.lower():
