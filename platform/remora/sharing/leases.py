@@ -34,7 +34,7 @@ POLL = 1.0
 
 
 @dataclass(frozen=True)
-class Holding:
+class LeaseContent:
     """The content of a lease's object."""
 
     holder: str
@@ -96,7 +96,7 @@ class SharedLeases:
         if before is None or before[:2] != (number, data):
             self._seen[key] = before = (number, data, now)
         try:
-            said = Holding(**json.loads(data))
+            said = LeaseContent(**json.loads(data))
         except (ValueError, TypeError):
             raise StoreError(f"{self.objects.url}/{_place(key, number)}: unreadable; delete it") from None
         # Another process of this node that lived would have the node's own lock.
@@ -111,7 +111,7 @@ class SharedLeases:
     def _taken(self, key: str, number: int) -> LeaseHeld | None:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         who = f"process {os.getpid()} on {socket.gethostname()}, since {since}"
-        mine = Holding(who, self.node, uuid.uuid4().hex)
+        mine = LeaseContent(who, self.node, uuid.uuid4().hex)
         if not self.objects.create(_place(key, number), mine.encoded()):
             return None
         if self.number(key) != number:  # its object had been deleted: somebody else was there long before
@@ -124,7 +124,7 @@ class SharedLeases:
 class LeaseHeld:
     """A lease that this process has."""
 
-    def __init__(self, leases: SharedLeases, key: str, number: int, mine: Holding) -> None:
+    def __init__(self, leases: SharedLeases, key: str, number: int, mine: LeaseContent) -> None:
         self.key, self.number = key, number
         self._leases, self._mine = leases, mine
         self._ends, self.lost = threading.Event(), False
@@ -157,7 +157,7 @@ class LeaseHeld:
             except StoreError as e:
                 log.warning("%s: the lease could not be renewed, it is tried again: %s", self.key, e)
 
-    def _say(self, content: Holding) -> None:
+    def _say(self, content: LeaseContent) -> None:
         self._leases.objects.write(_place(self.key, self.number), content.encoded())
 
 
