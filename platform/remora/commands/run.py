@@ -21,10 +21,12 @@ from remora.commands.indexes import entries_of, prepare
 from remora.commands.options import SearchOptions, TrainOptions, Workplace
 from remora.commands.report import keep_report, report_line
 from remora.commands.saying import say, say_nothing
+from remora.commands.spent import spent_line, warn_of_disk
 from remora.evaluation.score import as_json
 from remora.pipeline import measure
 from remora.pipeline.command_records import LOG, at_work
 from remora.pipeline.executor import Executor
+from remora.pipeline.search.records import ResultRecord
 from remora.pipeline.search.search import Here, Result, Room, check, result_file, search_key
 from remora.pipeline.search.search import search as run_search
 from remora.pipeline.variant import Outcome, run_variant, status_file
@@ -60,16 +62,17 @@ def train(options: TrainOptions) -> None:
 
 
 def _train(options: TrainOptions) -> None:
+    began = time.time()
     if options.plain or not sys.stdout.isatty():
         outcome = trained(options, aloud=True)
         scores = {name: as_json(score) for name, score in outcome.scores.items()}
-        say(*variant_lines(scores, outcome.bundle))
+        say(spent_line(began, options.runs, outcome.stages.items()), *variant_lines(scores, outcome.bundle))
         return
     variant = read_variant(options.spec, options.settings)
     prepare(entries_of([variant]), options.place, literal())
     progress = live(options.place, "train", options.spec, SINGLE, [variant_name(variant)], literal(), given(options))
     (ended,) = progress.read()
-    say(*variant_lines(ended.scores, ended.bundle))
+    say(spent_line(began, options.runs, ended.stages.items()), *variant_lines(ended.scores, ended.bundle))
 
 
 def trained(options: TrainOptions, aloud: bool = False) -> Outcome:
@@ -83,6 +86,7 @@ def trained(options: TrainOptions, aloud: bool = False) -> Outcome:
     prepare(entries_of([variant]), place, literal() if aloud else silent())
     store.check_writable()
     look([variant], store, tell)
+    warn_of_disk(options.runs, tell)
     within_limits([variant], store, options)
     name = variant_name(variant)
     # MLflow is loaded (2 s) while Ray starts, which is mostly waiting.
@@ -113,7 +117,7 @@ def _search(options: SearchOptions) -> None:
     began = time.time()
     if options.plain or not sys.stdout.isatty():
         result = searched(options, aloud=True)
-        say(*search_lines(result.as_json()), report_line(options.runs, result.name, began))
+        _say_found(result.as_json(), options.runs, began)
         return
     space = read_space(options.spec, options.smoke, options.settings)
     looked = survey(space)
@@ -121,7 +125,12 @@ def _search(options: SearchOptions) -> None:
     more = ["--smoke"] * options.smoke + given(options)
     live(options.place, "search", options.spec, space.name, known(space, looked), literal(), more)
     found = json.loads(result_file(options.runs, space.name).read_text())
-    say(*search_lines(found), report_line(options.runs, space.name, began))
+    _say_found(found, options.runs, began)
+
+
+def _say_found(found: ResultRecord, runs: Path, began: float) -> None:
+    stages = [pair for each in (*found["variants"], *found["others"]) for pair in each["stages"].items()]
+    say(spent_line(began, runs, stages), *search_lines(found), report_line(runs, found["search"], began))
 
 
 def searched(options: SearchOptions, aloud: bool = False) -> Result:
@@ -139,6 +148,7 @@ def searched(options: SearchOptions, aloud: bool = False) -> Result:
     prepare(entries_of(looked.variants), place, literal() if aloud else silent())
     check(space, store)
     found = look(looked.variants, store, tell)
+    warn_of_disk(options.runs, tell)
     within_limits(looked.variants, store, options, space)
     check_rungs(space.rule, found.paths, found.lengths)
     with (
