@@ -24,6 +24,7 @@ from remora.data.index import Dataset
 from remora.data.mixture import locate, open_whole
 from remora.errors import DataError
 from remora.files import digest, disk_errors
+from remora.reporting.bars import counting
 from remora.spec import Condensation, load
 from remora.spec.settings import settings_of
 
@@ -42,7 +43,7 @@ def condense(options: DataCondenseOptions, console: Console) -> None:
         out.mkdir(parents=True, exist_ok=True)
     tracker = tracking.Tracker(options.runs, options.tracking_uri, note=lambda text: say(f"note: {text}"))
     with tracker, _recorded(options.runs, spec, source) as heard:
-        job, embedded = _embedded(spec, source, out, options)
+        job, embedded = _embedded(spec, source, out, options, console)
         if source and source.records != len(embedded.images):
             raise DataError(f"{source.records} records but {len(embedded.images)} embeddings; a row is a record")
         steps = Condenser(spec, embedded, out / "steps", _threads(), heard).run()
@@ -84,7 +85,7 @@ def _recorded(
 
 
 def _embedded(
-    spec: Condensation, source: Dataset | None, out: Path, options: DataCondenseOptions
+    spec: Condensation, source: Dataset | None, out: Path, options: DataCondenseOptions, console: Console
 ) -> tuple[EmbeddingJob | None, Embedded]:
     """The given embeddings, or the source's, made where they are missing."""
     if given := spec.embeddings:
@@ -98,27 +99,31 @@ def _embedded(
     missing = job.missing(_threads())
     say(f"embeddings: {len(missing)} of {len(job.starts)} parts to make, {spec.encoder.part:,} samples each")
     if missing:
-        _embed(job, missing, spec, options)
+        _embed(job, missing, spec, options, console)
     return job, Embedded(Vectors(job.files("images")), Vectors(job.files("texts")), key)
 
 
-def _embed(job: EmbeddingJob, missing: list[int], spec: Condensation, options: DataCondenseOptions) -> None:
+def _embed(
+    job: EmbeddingJob, missing: list[int], spec: Condensation, options: DataCondenseOptions, console: Console
+) -> None:
     """Embed on the Ray cluster that --address or RAY_ADDRESS names, else in this process."""
     done = 0
     total = sum(min(start + job.encoder.part, job.rows) - start for start in missing)
+    with counting(console, "embedding") as hear:
 
-    def progress(rows: int) -> None:
-        nonlocal done
-        done += rows
-        say(f"embeddings: {done:,} of {total:,}")
+        def progress(rows: int) -> None:
+            nonlocal done
+            done += rows
+            hear("samples", done, total)
 
-    if not (options.address or os.environ.get("RAY_ADDRESS")):
-        embed_here(job, missing, _threads(), progress)
-        return
-    from remora.cluster.ray_data import embed_on_cluster
+        hear("samples", 0, total)
+        if not (options.address or os.environ.get("RAY_ADDRESS")):
+            embed_here(job, missing, _threads(), progress)
+            return
+        from remora.cluster.ray_data import embed_on_cluster
 
-    with session(options.place):
-        embed_on_cluster(job, missing, spec.workers, options.runs / "logs", progress)
+        with session(options.place):
+            embed_on_cluster(job, missing, spec.workers, options.runs / "logs", progress)
 
 
 def _threads() -> int:

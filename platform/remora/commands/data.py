@@ -38,7 +38,7 @@ def check(options: DataCheckOptions) -> None:
     from remora.commands.check import check
 
     console = literal(soft_wrap=True)
-    with counting(console) as progress:
+    with counting(console, "checking") as progress:
         check(options, console, progress)
 
 
@@ -59,7 +59,7 @@ def convert(options: DataConvertOptions) -> None:
     from remora.commands.convert import convert
 
     console = literal(soft_wrap=True)
-    with counting(console) as progress:
+    with counting(console, "converting") as progress:
         convert(options, console, partial(progress, options.target))
 
 
@@ -68,7 +68,7 @@ def show(options: DataShowOptions) -> None:
     from remora.commands.samples import sections_of, show
 
     console = literal()
-    with counting(console) as progress:
+    with counting(console, "reading") as progress:
         sections = sections_of(options, console, progress)
     show(options, console, sections)
 
@@ -84,5 +84,5 @@ def build(runs: Path, console: Console, seed: int = 0) -> dict:
     """Build (or find) the demo's data, with a progress bar."""
     from remora.demo import build_demo
 
-    with disk_errors(runs), counting(console) as progress:
+    with disk_errors(runs), counting(console, "making") as progress:
         return build_demo(runs / "data" / "demo", seed=seed, progress=progress)

@@ -13,6 +13,7 @@ from remora.inference.bundle_average import average_bundles
 from remora.inference.exporting import export_bundle
 from remora.inference.importing import import_checkpoint
 from remora.pipeline.origin.explanation import explain
+from remora.reporting.bars import growing
 from remora.reporting.columns import literal
 from remora.reporting.model_card.bom import BOM
 from remora.reporting.model_card.card import README
@@ -34,7 +35,8 @@ def export(options: ExportOptions) -> None:
     def with_papers(layout: str) -> dict[str, str]:
         return papers(explain(bundle, options.runs, options.model, siblings=False), layout)
 
-    made = export_bundle(bundle, options.out, options.runs / "cache", with_papers)
+    with growing(literal(), "exporting", options.out):
+        made = export_bundle(bundle, options.out, options.runs / "cache", with_papers)
     if made.layout == "llava":
         said = "the stock llava layout; transformers' LlavaForConditionalGeneration and vLLM load it directly"
     else:
@@ -50,7 +52,8 @@ def import_(options: ImportOptions) -> None:
     _quiet()
     try:
         named = {"vision": options.vision, "llm": options.llm, "template": options.template, "base": options.base}
-        made = import_checkpoint(options.folder, options.out, **named)
+        with growing(literal(), "importing", options.out):
+            made = import_checkpoint(options.folder, options.out, **named)
     except DataError as e:
         for entry in getattr(e, "__notes__", ()):
             sys.stdout.write(entry)
@@ -70,7 +73,8 @@ def average(options: AverageOptions) -> None:
     """Write the weighted average of models."""
     _quiet()
     models = [find_model(given, options.runs, options.tracking_uri) for given in options.models]
-    average_bundles([m.folder for m in models], options.weights, options.out, options.runs / "cache")
+    with growing(literal(), "averaging", options.out):
+        average_bundles([m.folder for m in models], options.weights, options.out, options.runs / "cache")
     shares = " + ".join(f"{w:g} x {m.folder.name}" for w, m in zip(options.weights, models, strict=True))
     lines = f"{options.out}: {shares}\n{card_line(options.runs, options.out)}"
     literal(soft_wrap=True).print(lines, markup=False, highlight=False)
