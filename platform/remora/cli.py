@@ -51,6 +51,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "explain": Verb(told_by.ExplainOptions, "explain.explained"),
     "render": Verb(plan_options.RenderOptions, "show.render"),
     "init": Verb(setup_options.InitOptions, "init.init"),
+    "import-config": Verb(setup_options.ImportConfigOptions, "import_config.import_config"),
     "completion": Verb(setup_options.CompletionOptions, "completion.completion"),
     "schema": Verb(setup_options.SchemaOptions, "schema.schema"),
     "catalog": Verb(told_by.CatalogOptions, "catalog.catalog"),

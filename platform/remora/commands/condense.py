@@ -117,13 +117,14 @@ def _embed(
             hear("samples", done, total)
 
         hear("samples", 0, total)
-        if not (options.address or os.environ.get("RAY_ADDRESS")):
-            embed_here(job, missing, _threads(), progress)
-            return
-        from remora.cluster.ray_data import embed_on_cluster
+        if options.address or os.environ.get("RAY_ADDRESS"):
+            from remora.cluster.ray_data import embed_on_cluster
 
-        with session(options.place):
-            embed_on_cluster(job, missing, spec.workers, options.runs / "logs", progress)
+            with session(options.place):
+                embed_on_cluster(job, missing, spec.workers, options.runs / "logs", progress)
+        else:
+            embed_here(job, missing, _threads(), progress)
+    say(f"embeddings: {done:,} of {total:,}")
 
 
 def _threads() -> int:

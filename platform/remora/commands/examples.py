@@ -20,6 +20,7 @@ EXAMPLES = {
     "explain": "remora explain remora@champion --html explained.html",
     "render": "remora render jobs/demo-base.yaml --set finetune.lr=1e-4",
     "init": "remora init mine.yaml --data train.csv --images photos",
+    "import-config": "remora import-config pretrain.sh finetune.sh --out jobs/mine.yaml",
     "completion": 'eval "$(remora completion bash)"',
     "schema": "remora schema --out ~/.remora-schemas",
     "catalog": "remora catalog llm phi-2",

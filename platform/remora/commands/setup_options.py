@@ -5,7 +5,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from remora.commands.declaring import argument, option
+from remora.commands.declaring import REQUIRED, argument, option
 from remora.commands.options import Options
 
 
@@ -24,6 +24,21 @@ class InitOptions(Options):
     recipe: str | None = option("recipe (default: base)", metavar="NAME")
     benchmarks: tuple[str, ...] = option("what to measure at the end (default: nothing)", (), metavar="NAME")
     yes: bool = option("ask nothing, take the defaults", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfigOptions(Options):
+    """a job and a recipe from the scripts of LLaVA, Bunny, TinyLLaVA Factory, LLaMA-Factory, ms-swift or nanoVLM"""
+
+    scripts: tuple[Path, ...] = argument("in their order, one a stage: .sh, .yaml, .py", metavar="SCRIPT")
+    out: Path = option("the new job; its recipe is written beside it", REQUIRED, metavar="FILE")
+    trainer: str | None = option("whose they are (default: told by their flags)", metavar="NAME")
+    gpus: int | None = option("GPUs that they ran on (default: what they say, or 1)", metavar="N")
+    vision: str | None = option("vision encoder, where they name none of the catalog", metavar="NAME")
+    connector: str | None = option("connector, where they name none", metavar="NAME")
+    llm: str | None = option("language model, where they name none of the catalog", metavar="NAME")
+    data: str | None = option("data in place of theirs", metavar="PATH")
+    images: str | None = option("the folder of its pictures", metavar="DIR")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ def _nothing(what: str, done: int, total: int) -> None:
     """Progress that nobody sees."""
 
 
-class Rate(ProgressColumn):
+class Speed(ProgressColumn):
     """`1,234/s`, or `12.3 MB/s`."""
 
     def __init__(self, bytes: bool) -> None:
@@ -67,7 +67,7 @@ def bars(console: Console, verb: str = "", bytes: bool = False, transient: bool 
         return
     named = TextColumn(f"{verb} {{task.description}}".strip(), markup=False)
     done = () if bytes else (MofNCompleteColumn(),)
-    columns = (named, BarColumn(), *done, Rate(bytes), TimeRemainingColumn(), TimeElapsedColumn())
+    columns = (named, BarColumn(), *done, Speed(bytes), TimeRemainingColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=transient) as shown:
         tasks: dict[str, TaskID] = {}
 

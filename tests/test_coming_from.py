@@ -1,0 +1,242 @@
+"""Scripts of other trainers as jobs; and docs/coming-from.md, whose tables are those that the verb reads.
+
+After a change of platform/remora/commands/trainers.yaml, write the tables again:
+
+    python tests/test_coming_from.py
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT / "platform"))
+
+from remora.commands.scripts import flags_of  # noqa: E402
+from remora.commands.translating import (  # noqa: E402
+    LAUNCHER,
+    Trainer,
+    known_name,
+    rules_of,
+    trainer_of,
+    trainers,
+    translate,
+)
+from remora.errors import DataError, SpecError  # noqa: E402
+from remora.spec import Cluster, Stage, Variant  # noqa: E402
+from remora.spec.base import keys_of, models_in  # noqa: E402
+
+PAGE = ROOT / "docs" / "coming-from.md"
+PRETRAIN = r"""#!/bin/bash
+# --commented_out 1
+MODEL=lmsys/vicuna-7b-v1.5
+deepspeed --include localhost:0,1,2,3 --master_port 29501 llava/train/train_mem.py \
+    --deepspeed ./scripts/zero2.json --model_name_or_path ${MODEL} --version plain \
+    --data_path ./data/558k.json --image_folder ./data/images \
+    --vision_tower openai/clip-vit-large-patch14-336 --mm_projector_type mlp2x_gelu --tune_mm_mlp_adapter True \
+    --mm_vision_select_layer -2 --bf16 True --output_dir ./out --num_train_epochs 1 \
+    --per_device_train_batch_size 32 --gradient_accumulation_steps 2 --learning_rate 1e-3 --weight_decay 0. \
+    --warmup_ratio 0.03 --lr_scheduler_type "cosine" --model_max_length 2048 --gradient_checkpointing True \
+    --tf32 True --my_own_flag 3
+"""
+FINETUNE = (
+    PRETRAIN.replace("--tune_mm_mlp_adapter True", "--lora_enable True --lora_r 128 --mm_projector_lr 2e-5")
+    .replace("version plain", "version v1")
+    .replace("zero2", "zero3_offload")
+)
+FACTORY = {
+    "model_name_or_path": "Qwen/Qwen2-VL-7B-Instruct", "stage": "sft", "finetuning_type": "lora", "lora_rank": 16,
+    "lora_target": "q_proj,v_proj", "dataset": "mllm_demo", "cutoff_len": 1024, "max_samples": 1000,
+    "per_device_train_batch_size": 1, "gradient_accumulation_steps": 8, "val_size": 0.1, "eval_steps": 500,
+    "bf16": True,
+}  # fmt: skip
+SWIFT = """CUDA_VISIBLE_DEVICES=0,1 NPROC_PER_NODE=2 \\
+swift sft --model Qwen/Qwen2.5-VL-7B-Instruct --train_type full --dataset a.jsonl#1000 b.jsonl --torch_dtype bfloat16 \\
+  --freeze_vit false --freeze_aligner=false --per_device_train_batch_size 4 --deepspeed zero2 --split_dataset_ratio 0.01
+"""
+NANO = """
+class VLMConfig:
+    vit_model_type: str = "google/siglip2-base-patch16-512"
+    lm_model_type: str = "HuggingFaceTB/SmolLM2-360M-Instruct"
+    mp_pixel_shuffle_factor: int = 4
+class TrainConfig:
+    lr_mp: float = 0.00512
+    lr_vision_backbone: float = 0
+    batch_size: int = 2
+    gradient_accumulation_steps: int = 8
+    max_training_steps: int = 40000
+    train_dataset_path: str = "mine.json"
+    lmms_eval_tasks: str = "mmmu,ocrbench"
+"""
+
+
+def table(one: Trainer) -> str:
+    """A trainer's table as the page has it."""
+    rows = [f"| {row.theirs} | {row.ours} |" for row in one.rows]
+    return "\n".join([f"| {one.head} | ours |", "| --- | --- |", *rows]) + "\n"
+
+
+def with_tables(page: str) -> str:
+    """The page with each table as the rows have it: the first one after its title."""
+    for one in trainers().values():
+        at = page.index(f"\n{one.title}:\n" if one.like and one.title.endswith("alone") else f"## {one.title}\n")
+        start = page.index("\n| ", at) + 1
+        end = re.compile(r"(?m)^(?!\|)").search(page, start)
+        assert end
+        page = page[:start] + table(one) + page[end.start() :]
+    return page
+
+
+def test_the_page_has_the_tables_that_the_verb_reads() -> None:
+    assert with_tables(PAGE.read_text()) == PAGE.read_text(), f"python {Path(__file__).relative_to(ROOT)} writes them"
+
+
+@pytest.mark.parametrize("name", trainers())
+def test_every_rule_leads_to_a_key_that_there_is(name: str) -> None:
+    for flag, rule in rules_of(name).items():
+        ends = [rule.to] if rule.to else []
+        ends += [key for keys in rule.sets.values() for key in keys]
+        ends += list(trainers()[name].defaults)
+        for end in ends:
+            first, *path = end.split(".")
+            model = {"stage": Stage, "cluster": Cluster}.get(first, Variant)
+            for key in path or [first]:
+                assert key in {*keys_of(model), "last", "from"}, (flag, end)
+                model = next(iter(models_in(keys_of(model).get(key))), model)
+        does = [rule.to, rule.role, rule.drop, rule.none, rule.sets or None]
+        assert any(one is not None for one in does), flag
+        assert not rule.words or rule.to, flag
+
+
+def test_every_flag_of_a_table_has_a_rule() -> None:
+    """A flag that a row names by itself, `--lora_r 128` or `cutoff_len`, is one that the verb reads."""
+    for name, one in trainers().items():
+        known = rules_of(name).keys() | LAUNCHER.keys()
+        for row in one.rows:
+            for code in re.findall(r"`([^`]+)`", row.theirs):
+                if name in ("llama-factory", "nanovlm"):
+                    flags = (
+                        [] if code == "lora" else re.findall(r"^([a-z_]+)(?::|$)", code)
+                    )  # `finetuning_type: full`, `lora`
+                else:
+                    flags = re.findall(r"--([a-z_0-9]+)", code) if not code.startswith(("swift ", "remora")) else []
+                assert set(flags) <= known, (name, code)
+
+
+def said(tmp_path: Path, name: str, text: str) -> dict[str, object]:
+    (tmp_path / name).write_text(text)
+    return flags_of(tmp_path / name)
+
+
+def imported(tmp_path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[dict, list[dict], str]:
+    from remora.cli import main
+
+    main(["import-config", *words, "--out", str(tmp_path / "job.yaml"), "--runs", str(tmp_path / "runs")])
+    job, recipe = (yaml.safe_load((tmp_path / f).read_text()) for f in ("job.yaml", "job-recipe.yaml"))
+    return job, recipe["stages"], capsys.readouterr().out
+
+
+def test_two_scripts_of_llava_are_a_job_of_two_stages(tmp_path, capsys):
+    for name, text in (("a.sh", PRETRAIN), ("b.sh", FINETUNE)):
+        (tmp_path / name).write_text(text)
+    job, (align, finetune), told = imported(tmp_path, capsys, str(tmp_path / "a.sh"), str(tmp_path / "b.sh"))
+    assert (job["vision"], job["connector"], job["llm"]) == ("clip-l-336", "mlp2x_gelu", "vicuna-7b-v1.5")
+    assert job["cluster"] == {
+        "precision": "bf16", "activation_checkpointing": True, "micro_batch": 32, "workers": 4, "gpus_per_worker": 1,
+        "zero": 3, "offload": "all",
+    }  # fmt: skip
+    assert (align["name"], finetune["name"]) == ("align", "finetune")
+    assert align["tune"] == {"vision": "frozen", "connector": "full", "llm": "frozen"}
+    lora = {"r": 128, "alpha": 16, "dropout": 0.05}  # LLaVA's own alpha
+    assert finetune["tune"] == {
+        "vision": "frozen", "connector": {"mode": "full", "lr": 2e-5}, "llm": {"lora": lora},
+    }  # fmt: skip
+    assert (align["template"], finetune["template"]) == ("plain", "vicuna")
+    for stage in (align, finetune):
+        assert (stage["batch"], stage["lr"], stage["epochs"], stage["max_length"]) == (256, 1e-3, 1, 2048)
+        assert (stage["schedule"], stage["warmup"], stage["warmup_from"]) == ("cosine", 0.03, "zero")
+        assert stage["mixture"] == [{"path": "./data/558k.json", "images": "./data/images"}]
+    lines = told.splitlines()
+    assert "unknown: --my_own_flag 3" in lines
+    assert "no counterpart: --tf32 (TF32 is off, as exactness needs)" in lines
+    assert "nothing to write: --output_dir (--runs DIR, or REMORA_RUNS)" in lines
+    assert "commented_out" not in told
+
+
+def test_no_flag_is_lost(tmp_path):
+    """Each is translated, needless, without counterpart or unknown."""
+    scripts = {"a.sh": PRETRAIN, "b.sh": FINETUNE, "c.yaml": yaml.safe_dump(FACTORY), "d.sh": SWIFT, "e.py": NANO}
+    for name, text in scripts.items():
+        flags = said(tmp_path, name, text)
+        made = translate(trainer_of(flags, tmp_path / name), flags)
+        told = {*made.translated, *made.needless, *made.missing, *made.unknown}
+        assert told == flags.keys(), name
+
+
+def test_llama_factory(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(FACTORY))
+    parts = ["--vision", "siglip2-base-224", "--connector", "mlp2x_gelu", "--llm", "qwen2-0.5b-instruct"]
+    job, (stage,), told = imported(tmp_path, capsys, str(tmp_path / "c.yaml"), *parts, "--gpus", "4")
+    assert stage["tune"]["llm"] == {"lora": {"r": 16, "alpha": 32, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}}
+    assert stage["validate"] == {"share": 0.1, "every": 500} and stage["batch"] == 32
+    assert stage["mixture"] == [{"path": "mllm_demo", "cap": 1000}] and job["cluster"]["workers"] == 4
+    assert "assumed, as that trainer does: epochs: 3.0" in told and "lr: 5.0e-05" in told
+
+
+def test_ms_swift(tmp_path):
+    flags = said(tmp_path, "d.sh", SWIFT)
+    made = translate(trainer_of(flags, tmp_path / "d.sh"), flags)
+    stage = made.stage()
+    assert stage["tune"] == {"vision": "full", "connector": "full", "llm": "full"}
+    assert stage["mixture"] == [{"path": "a.jsonl", "cap": 1000}, {"path": "b.jsonl"}]
+    assert stage["lr"] == 1e-5 and stage["batch"] == 8 and made.keys["cluster.workers"] == 2
+    assert made.keys["cluster.zero"] == 2 and "model" in made.missing
+
+
+def test_nanovlm(tmp_path, capsys):
+    (tmp_path / "e.py").write_text(NANO)
+    job, (stage,), told = imported(tmp_path, capsys, str(tmp_path / "e.py"))
+    assert (job["vision"], job["connector"]) == ("siglip2-base-512", "pixel-shuffle-4")
+    assert stage["tune"]["vision"] == "frozen" and stage["tune"]["connector"] == {"mode": "full", "lr": 0.00512}
+    assert stage["steps"] == 40000 and "epochs" not in stage and job["benchmarks"] == ["mmmu"]
+    assert "ocrbench: not measured here" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words", "why"),
+    [
+        ("a.sh", "echo hello", [], "has no flags; give the script that starts the training"),
+        ("a.sh", "x --foo 1", [], "no flag tells whose it is; give --trainer: llava, bunny, "),
+        ("a.sh", PRETRAIN, ["--trainer", "lava"], "no trainer 'lava'; did you mean 'llava'?"),
+        ("a.sh", PRETRAIN.replace("lmsys/vicuna-7b-v1.5", "a/b"), [], "give --llm NAME"),
+        ("a.sh", PRETRAIN.replace("--data_path ./data/558k.json", ""), [], "the script names no data; give --data"),
+        ("a.sh", PRETRAIN.replace("--learning_rate 1e-3", "--learning_rate fast"), [], "lr: must be a number"),
+        ("a.py", "class A(:", [], "not Python"),
+    ],
+)
+def test_what_cannot_be_translated_is_one_line_and_writes_nothing(tmp_path, capsys, name, text, words, why):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SystemExit) as e:
+        imported(tmp_path, capsys, str(tmp_path / name), *words)
+    assert why in str(e.value.code) and "\n" not in str(e.value.code)
+    assert not (tmp_path / "job.yaml").exists()
+
+
+def test_a_part_is_found_by_hub_id_folder_or_name():
+    assert known_name("llm", "microsoft/phi-2") == known_name("llm", "/models/phi-2/") == "phi-2"
+    assert known_name("vision", "google/siglip-so400m-patch14-384") == "siglip-so400m-384"
+    assert known_name("llm", "nobody/nothing") is None
+    with pytest.raises(DataError, match="cannot be read"):
+        flags_of(Path("/nowhere/x.sh"))
+    with pytest.raises(SpecError):
+        translate("nobody", {})
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_tables(PAGE.read_text()))
