@@ -21,7 +21,7 @@ if __name__ == "__main__":
 from remora.commands.scripts import flags_of  # noqa: E402
 from remora.commands.translating import (  # noqa: E402
     LAUNCHER,
-    Trainer,
+    OtherTrainer,
     known_name,
     rules_of,
     trainer_of,
@@ -76,7 +76,7 @@ class TrainConfig:
 """
 
 
-def table(one: Trainer) -> str:
+def table(one: OtherTrainer) -> str:
     """A trainer's table as the page has it."""
     rows = [f"| {row.theirs} | {row.ours} |" for row in one.rows]
     return "\n".join([f"| {one.head} | ours |", "| --- | --- |", *rows]) + "\n"

@@ -12,7 +12,14 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 from remora import __version__
-from remora.commands import data_options, endpoint_options, operate_options, plan_options, setup_options
+from remora.commands import (
+    answers_options,
+    data_options,
+    endpoint_options,
+    operate_options,
+    plan_options,
+    setup_options,
+)
 from remora.commands import options as told_by
 from remora.commands.examples import EXAMPLES
 from remora.commands.options import Options, kind_of
@@ -39,6 +46,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "report": Verb(told_by.ReportOptions, "report.report"),
     "score": Verb(told_by.ScoreOptions, "score.score"),
     "evaluate": Verb(told_by.EvaluateOptions, "evaluate.evaluate", first=("torch",)),
+    "answers": Verb(answers_options.AnswersOptions, "answers.answers"),
     "compare": Verb(told_by.CompareOptions, "compare.compare"),
     "register": Verb(told_by.RegisterOptions, "register.register", "track", ("mlflow",)),
     "promote": Verb(told_by.PromoteOptions, "promote.promote", "track", ("mlflow",)),

@@ -33,7 +33,7 @@ def compared(options: CompareOptions) -> dict[str, Compared]:
     Raises:
         RemoraError: no such model or report, both are the same, or they share no benchmark.
     """
-    first, second = _reports(options, options.a), _reports(options, options.b)
+    first, second = (reports_named(given, options.runs, options.tracking_uri) for given in (options.a, options.b))
     if {k.file.resolve() for k in first} & {k.file.resolve() for k in second}:
         raise DataError(
             f"{options.a} and {options.b} are one model: both have the answers in {first[0].file.parent}; name another"
@@ -48,7 +48,7 @@ def compared(options: CompareOptions) -> dict[str, Compared]:
     return compare_reports(both, options.all)
 
 
-def _reports(options: CompareOptions, given: str) -> list[Kept]:
+def reports_named(given: str, runs: Path, tracking_uri: str | None) -> list[Kept]:
     """The reports that an argument names: a report's file, a folder of them, or a measured model."""
     path = Path(given)
     if path.is_file():
@@ -61,5 +61,5 @@ def _reports(options: CompareOptions, given: str) -> list[Kept]:
     from remora.inference.bundle import weights_digest
     from remora.tracking import find_model
 
-    model = find_model(given, options.runs, options.tracking_uri).folder
-    return reports_of(options.runs / "scores", weights_digest(model))
+    model = find_model(given, runs, tracking_uri).folder
+    return reports_of(runs / "scores", weights_digest(model))

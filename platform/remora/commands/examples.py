@@ -8,6 +8,7 @@ EXAMPLES = {
     "report": "remora report demo --out demo.html",
     "score": "remora score pope --data eval/pope --answers answers.jsonl",
     "evaluate": "remora evaluate base-Eff-2M-mlp --benchmarks easy-vqa,openmoji-unseen --local",
+    "answers": "remora answers base-Eff-2M-mlp share-Eff-2M-mlp --benchmark easy-vqa --html answers.html",
     "compare": "remora compare base-Eff-2M-mlp share-Eff-2M-mlp",
     "register": "remora register base-Eff-2M-mlp --alias champion",
     "promote": "remora promote base-Eff-2M-mlp --benchmarks easy-vqa-val",

@@ -45,7 +45,7 @@ class FlagRow(Spec):
     flags: dict[str, FlagRule] = Field(default_factory=dict)
 
 
-class Trainer(Spec):
+class OtherTrainer(Spec):
     """Another trainer: its table, and what its scripts leave out."""
 
     title: str
@@ -67,11 +67,11 @@ LAUNCHER: dict[str, FlagRule] = {
 
 
 @cache
-def trainers() -> dict[str, Trainer]:
+def trainers() -> dict[str, OtherTrainer]:
     """Every trainer whose scripts are understood, by name."""
     raw, lines = read_yaml(TABLES)
     assert isinstance(raw, dict)
-    return {name: validate(Trainer, one, name, {k[1:]: n for k, n in lines.items()}) for name, one in raw.items()}
+    return {name: validate(OtherTrainer, one, name, {k[1:]: n for k, n in lines.items()}) for name, one in raw.items()}
 
 
 def rules_of(name: str) -> dict[str, FlagRule]:
