@@ -19,6 +19,7 @@ from remora.training.job import CHECKPOINTS
 from remora.training.journal import JOURNAL
 from runs.test_store import a_run, finish
 from sharing.conftest import NodeMaker
+from support.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ def at(work: Path) -> list[str]:
 def test_a_stage_run_of_one_node_is_finished_on_all(node: NodeMaker) -> None:
     a, b, run = Store(node("a").root), Store(node("b").root), a_run()
     assert not b.finished(run) and not b.there(run)
-    finish(a, run)
+    trained(a, run)
     assert b.there(run) and not b.folder(run).exists()  # to know it, nothing is brought
     assert b.finished(run) and b.record(run) == {"mlflow_run": "1"}
     with b.lease(run) as mine:
@@ -58,16 +59,25 @@ def test_what_was_published_but_not_sent_is_sent_by_the_next_who_needs_it(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(SharedRuns, "send_missing", killed)
-        finish(a, run)
+        patch.setattr(CheckpointSender, "look", lambda self: None)
+        trained(a, run)
     assert not a.finished(run) and not b.finished(run)
     with a.lease(run) as mine:
         assert not mine
     assert a.finished(run) and b.finished(run) and not a.work(run).exists()
 
 
+def test_a_trained_run_is_sent_while_its_lease_is_held_for_others_after_it(node: NodeMaker) -> None:
+    a, b, run = Store(node("a").root), Store(node("b").root), a_run()
+    with a.lease(run):
+        finish(a, run)
+        until("it is at the URL", lambda: b.there(run))
+    assert b.finished(run)
+
+
 def test_a_torn_run_is_set_aside_and_brought_again(node: NodeMaker) -> None:
     a, b, run = Store(node("a").root), Store(node("b").root), a_run()
-    finish(a, run)
+    trained(a, run)
     assert b.finished(run)
     (b.folder(run) / "parts/connector/model.safetensors").write_text("wEights")
     assert not b.finished(run)
@@ -90,6 +100,12 @@ def test_a_node_goes_on_from_the_last_checkpoint_of_another(node: NodeMaker) -> 
         finish_in(b, run)
     assert a.finished(run)
     assert a.shared and not a.shared.names(f"stages/{run.name}.work")  # nobody needs its checkpoints any more
+
+
+def trained(store: Store, run: StageRun) -> None:
+    with store.lease(run) as mine:
+        assert mine
+        finish(store, run)
 
 
 def finish_in(store: Store, run: StageRun) -> None:
@@ -117,7 +133,7 @@ def test_old_checkpoints_go_and_a_damaged_one_is_passed_over(node: NodeMaker, ca
     assert shared and b.shared
     with shared.leases.hold("x") as held:
         assert held
-        sender = CheckpointSender(a.work(run), shared, held)
+        sender = CheckpointSender(a.work(run), a.folder(run), shared, held)
         for step in (3, 6, 9):
             checkpoint(a.work(run), step)
             sender.look()
@@ -145,7 +161,7 @@ def test_a_store_that_fails_for_a_while_costs_a_checkpoint_and_stops_nothing(
 
     with a.shared.leases.hold("x") as held:
         assert held
-        sender = CheckpointSender(a.work(run), a.shared, held)
+        sender = CheckpointSender(a.work(run), a.folder(run), a.shared, held)
         checkpoint(a.work(run), 3)
         with monkeypatch.context() as patch:
             patch.setattr(a.shared, "send", fails)

@@ -1,7 +1,7 @@
 """Handing an unfinished stage run from one node to another, where the run folder is a URL.
 
 While a process has the lease, a thread sends every checkpoint to the URL when training has published it, with the
-journal up to then. Whoever has the lease next makes its working folder of the newest one.
+journal up to then, and the trained stage run. Whoever has the lease next makes its working folder of the newest one.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ def take_over(work: Path, shared: SharedRuns) -> None:
 
 
 @contextlib.contextmanager
-def handing_over(work: Path, shared: SharedRuns, lease: LeaseHeld) -> Iterator[None]:
-    """Send checkpoints as they are published, during the block, and the last one at its end."""
-    sender = CheckpointSender(work, shared, lease)
+def handing_over(work: Path, trained: Path, shared: SharedRuns, lease: LeaseHeld) -> Iterator[None]:
+    """Send checkpoints as they are published, during the block, and the last one at its end; or `trained`, the folder
+    of the stage run, as soon as that is there."""
+    sender = CheckpointSender(work, trained, shared, lease)
     ends = threading.Event()
 
     def watch() -> None:
@@ -62,14 +63,20 @@ def handing_over(work: Path, shared: SharedRuns, lease: LeaseHeld) -> Iterator[N
 
 
 class CheckpointSender:
-    """Sends the newest checkpoint of a working folder, once each."""
+    """Sends the newest checkpoint of a working folder, once each, and then the stage run."""
 
-    def __init__(self, work: Path, shared: SharedRuns, lease: LeaseHeld) -> None:
-        self.work, self._shared, self._lease = work, shared, lease
+    def __init__(self, work: Path, trained: Path, shared: SharedRuns, lease: LeaseHeld) -> None:
+        self.work, self.trained, self._shared, self._lease = work, trained, shared, lease
         self.sent = max(shared.numbers(shared.key(work)), default=0)
 
     def look(self) -> None:
         """Send it if it is new. A failure does not stop training: it is logged, and tried again at the next look."""
+        if is_published(self.trained):
+            try:
+                self._shared.send_missing(self.trained)
+            except StoreError as e:
+                log.warning("%s: trained, but not sent yet: %s", self.trained.name, e)
+            return
         step, checkpoint = _newest(self.work)
         if checkpoint is None or step <= self.sent or self._lease.lost:
             return

@@ -157,9 +157,10 @@ class Store:
             if lease is None:
                 yield False
                 return
-            with handing_over(work, shared, lease):
+            with handing_over(work, folder, shared, lease):
                 yield True
-            if shared.has(folder):
+            if is_published(folder):
+                shared.send_missing(folder)
                 shared.remove(shared.key(work))
 
     def _tidied(self, run: StageRun, refused: Callable[[str], None]) -> bool:
@@ -282,7 +283,8 @@ class Store:
         return [ran_on for each in found if (ran_on := read_environment(each))]
 
     def publish(self, name: str, record: dict[str, object], attempt: int | None = None) -> Path:
-        """Publish the trained parts of a run, with journal and record but without checkpoints; at the URL, too.
+        """Publish the trained parts of a run, with journal and record but without checkpoints. At
+        a URL the lease's holder does (`handover`): the ranks that wait for this one would take an upload for a hang.
 
         Args:
             attempt: The attempt that trained it (see `training.journal`); None if there was only one.
@@ -300,7 +302,5 @@ class Store:
             write_json(tmp / "record.json", record)
             if attempt is not None:
                 journal.check_ours(work / JOURNAL, attempt)
-        if self.shared:
-            self.shared.send_missing(final)
         shutil.rmtree(work, ignore_errors=True)
         return final
