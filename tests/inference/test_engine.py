@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -358,3 +359,13 @@ def test_prompts_that_cannot_join_start_together_where_they_are_equally_long(mad
     engine.add(requests[0])
     all_of(engine)
     assert sizes == [1, 1]
+
+
+def test_the_end_token_does_not_end_an_answer_that_ignores_it(made):
+    answerer, requests, expected = made("smollm2-135m")
+    i = next(i for i, answer in enumerate(expected) if answer.finish_reason == "stop" and not requests[i].stop)
+    asked = replace(requests[i], ignore_eos=True)
+    (found,) = answerer.answer([asked])
+    assert found == answerer.answer_alone(asked)
+    assert (found.finish_reason, found.completion_tokens) == ("length", asked.max_new_tokens)
+    assert found.text.startswith(expected[i].text)

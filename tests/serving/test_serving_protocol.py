@@ -70,7 +70,6 @@ def test_a_field_that_is_not_built_is_refused_unless_it_asks_for_nothing(key: st
         {"modalities": ["text", "audio"]},
         {"min_p": 0.1},
         {"repetition_penalty": 1.2},
-        {"ignore_eos": True},
     ],
 )
 def test_what_would_change_the_answer_is_never_ignored(fields: dict[str, Any]) -> None:
@@ -270,6 +269,7 @@ def test_settings() -> None:
     assert how == VersionedRequest(
         how.conversation, 128, 0.5, 0.9, 5, 5, ("a",), 1.0, -1.0, ((3, -100.0), (7, 1.5)), version="3"
     )
+    assert asked(ignore_eos=True)[0].ignore_eos and not asked(ignore_eos=False)[0].ignore_eos
     (how,) = asked(seed=1, stop=["c", "e", "a"], top_k=-1, temperature=None)
     assert how == VersionedRequest(how.conversation, 128, seed=1, stop=("c", "e", "a"), version="3")
     with pytest.raises(Refusal, match="this model has tokens 0 to 99; found 100"):

@@ -46,6 +46,8 @@ class Generation:
         """Tokens of the prompt whose keys and values were copied."""
         self.seed = self._seed() if request.temperature else 0
         self._answerer = answerer
+        self.stop_id = -1 if request.ignore_eos else answerer.stop_id
+        """The token that ends the answer; -1: none."""
         self._alone: WholeBatch | None = None
         self._heard = 0  # tokens of the answer that were read at batch size 1
         # Each token except special ones is at least one byte of UTF-8.
@@ -90,7 +92,7 @@ class Generation:
     def say(self, token: int) -> Answer | None:
         """Add the next token; returns the whole answer if it was the last."""
         self.said.append(token)
-        stopped = token == self._answerer.stop_id
+        stopped = token == self.stop_id
         spoken = self.said[:-1] if stopped else self.said
         text = self._before_stop(spoken)
         if text is not None:

@@ -118,6 +118,8 @@ class Request:
     """(token, added to its score)."""
     top_logprobs: int | None = None
     """Events have log probabilities: each token's and those of so many best ones. None: they have not."""
+    ignore_eos: bool = False
+    """The end token does not end the answer. Its text leaves it out."""
     said: tuple[int, ...] = ()
     """Tokens that the answer has already: it goes on behind them, as it did when they were said. They count among
     `max_new_tokens`."""

@@ -81,6 +81,7 @@ def about(
         models = {"models": [first, *further]} if further else {}
         return JSONResponse({"remora": __version__, **limits, **first, **models})
 
+    @app.get("/health", response_model=None)  # vLLM's name of it, which load tests ask
     @app.get("/healthz", response_model=None)
     async def healthz() -> JSONResponse:
         """200 while an ingress replica lives, also when all are full."""

@@ -30,7 +30,7 @@ from remora.serving.versions import VersionTable
 
 KNOWN = (
     "POST /v1/chat/completions; GET / (a page), /v1/models, /v1/models/{name}, /version, /openapi.json, /metrics, "
-    "/healthz, /readyz"
+    "/healthz, /health, /readyz"
 )
 
 

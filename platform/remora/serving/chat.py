@@ -139,7 +139,7 @@ class Chat:
         first = await while_connected(http, _first(deltas))
         if first is None:
             return Response(status_code=GONE)
-        sent = events(head, _before(first, deltas), len(asked), request.includes_usage)
+        sent = events(head, _before(first, deltas), len(asked), request.includes_usage, request.counts_along)
         return StreamingResponse(sent, media_type="text/event-stream", headers={"cache-control": "no-cache"})
 
     async def _read(self, request: ChatRequest, facts: ModelFacts) -> tuple[inference.Request, ...]:

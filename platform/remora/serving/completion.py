@@ -60,6 +60,7 @@ def engine_requests(
             frequency_penalty=chat.frequency_penalty or 0.0,
             presence_penalty=chat.presence_penalty or 0.0,
             logit_bias=bias,
+            ignore_eos=bool(chat.ignore_eos),
             top_logprobs=chat.best_logprobs,
             version=facts.version,
         )

@@ -53,7 +53,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "guided_grammar": NOTHING,
     "guided_json": NOTHING,
     "guided_regex": NOTHING,
-    "ignore_eos": (False,),
     "length_penalty": (1,),
     "min_p": (0,),
     "min_tokens": (0,),
@@ -130,6 +129,9 @@ def too_large(limit: int, declared: str | None) -> Refusal:
 
 class StreamOptions(BaseModel):
     include_usage: bool | None = None
+    """A last event has the token counts."""
+    continuous_usage_stats: bool | None = None
+    """As in vLLM, beside `include_usage`: each event has the counts so far."""
 
 
 class ChatRequest(BaseModel):
@@ -161,6 +163,8 @@ class ChatRequest(BaseModel):
     """Subtracted from a token's score if the answer has it."""
     logit_bias: dict[int, float] | None = Field(None, max_length=1024)
     """Token id to what is added to its score, -100 to 100."""
+    ignore_eos: bool | None = None
+    """As in vLLM: the end token does not end the answer, so that it has as many tokens as it may, for load tests."""
     n: int | None = Field(None, ge=1)
     """Answers to the same question."""
     logprobs: bool | None = None
@@ -211,6 +215,11 @@ class ChatRequest(BaseModel):
     @property
     def includes_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def counts_along(self) -> bool:
+        """Whether each event has the token counts so far."""
+        return self.includes_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
 
 MARKS = (b"[", b"{", b",")

@@ -94,16 +94,17 @@ def usage(answers: Sequence[Delta]) -> UsageBody:
 
 
 async def events(
-    head: Head, deltas: AsyncIterator[tuple[int, Delta]], choices: int, include_usage: bool
+    head: Head, deltas: AsyncIterator[tuple[int, Delta]], choices: int, include_usage: bool, counts_along: bool = False
 ) -> AsyncIterator[bytes]:
     """A response as server-sent events: each answer's role, its pieces as they come and its end, then usage if that is
-    wanted, and `[DONE]`. A failure on the way is an error event, and nothing follows it."""
-    more = {"usage": None} if include_usage else {}
+    wanted, and `[DONE]`. With `counts_along` each event has the usage so far. A failure on the way is an error event,
+    and nothing follows it."""
     base = head.body("chat.completion.chunk")
 
     def chunk(index: int, delta: dict[str, str], end: str | None = None, logprobs: LogprobsBody | None = None) -> bytes:
         told = {"index": index, "delta": delta, "finish_reason": end, "logprobs": logprobs}
-        return _event({**base, "choices": [told], **more})
+        so_far = usage(list(counted.values())) if counts_along and counted else None
+        return _event({**base, "choices": [told], **({"usage": so_far} if include_usage else {})})
 
     counted: dict[int, Delta] = {}
     for index in range(choices):

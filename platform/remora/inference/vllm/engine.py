@@ -117,7 +117,7 @@ class VllmEngine:
             number=number,
             shape=list(embeddings.shape),
             max_new_tokens=request.max_new_tokens - len(one.said),
-            stop_id=self.answerer.stop_id,
+            stop_id=one.stop_id,
             temperature=request.temperature,
             top_p=request.top_p,
             top_k=request.top_k,
@@ -154,7 +154,7 @@ class VllmEngine:
         event = self._told(one, token["token"], found)
         if event.answer is not None:
             del self._there[token["number"]]
-            if len(one.said) == one.request.max_new_tokens or one.said[-1] == self.answerer.stop_id:
+            if len(one.said) == one.request.max_new_tokens or one.said[-1] == one.stop_id:
                 self._process.ended(token["number"])
             else:  # a stop text, of which vLLM knows nothing
                 self._process.cancel([token["number"]])
