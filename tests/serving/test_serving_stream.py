@@ -129,10 +129,9 @@ def test_the_asynchronous_client(endpoint: Endpoint) -> None:
     assert whole == text and len(text.split()) == 12
 
 
-def test_each_event_has_the_counts_so_far_if_that_is_wanted(endpoint: Endpoint) -> None:
+def test_each_event_has_the_counts_so_far_if_that_is_wanted(endpoint: Endpoint, client: Any) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
-    with openai.OpenAI(base_url=f"{endpoint.url}/v1", api_key="none", timeout=60) as client:
-        chunks = list(client.chat.completions.create(**endless(endpoint), stream=True, stream_options=options))
+    chunks = list(client.chat.completions.create(**endless(endpoint), stream=True, stream_options=options))
     counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage]
     assert len(counts) == len(chunks) - 1 and counts == sorted(counts) and counts[-1] == 12
 
