@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"errors"},
     {"carrier", "versions"},
-    {"extras", "files", "processes"},
+    {"extras", "files", "notebook", "processes"},
     {"sharing"},
     {"spec"},
     {"catalog", "token_ids"},

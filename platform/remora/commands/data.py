@@ -17,7 +17,7 @@ from remora.commands.data_options import (
 )
 from remora.errors import SpecError
 from remora.files import disk_errors
-from remora.reporting.bars import counting
+from remora.reporting.bars import counting, reading
 from remora.reporting.columns import literal
 
 # Each verb loads its own: torch takes 4 s, and two of six need it.
@@ -38,7 +38,7 @@ def check(options: DataCheckOptions) -> None:
     from remora.commands.check import check
 
     console = literal(soft_wrap=True)
-    with counting(console, "checking") as progress:
+    with reading(console, "checking") as progress:
         check(options, console, progress)
 
 
@@ -59,7 +59,7 @@ def convert(options: DataConvertOptions) -> None:
     from remora.commands.convert import convert
 
     console = literal(soft_wrap=True)
-    with counting(console, "converting") as progress:
+    with reading(console, "converting") as progress:
         convert(options, console, partial(progress, options.target))
 
 

@@ -17,6 +17,7 @@ from remora.commands.run import executor_of, say
 from remora.data.outputs import writes
 from remora.errors import DataError, SpecError
 from remora.evaluation.measured import Measured
+from remora.evaluation.score import scores_html
 from remora.files import write_json
 from remora.inference.bundle import check_bundle, weights_digest, with_weights
 from remora.pipeline.measure import notes, prepare
@@ -37,6 +38,10 @@ class Evaluation:
     model: Model
     measured: tuple[Measured, ...]
     """By benchmark, in the requested order."""
+
+    def _repr_html_(self) -> str:
+        """The scores, in a notebook."""
+        return scores_html(self.model.name, (one.score for one in self.measured if one.score))
 
 
 def evaluate(options: EvaluateOptions) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
+from remora.notebook import table
 from remora.spec.messages import broken_rule
 
 
@@ -54,6 +55,13 @@ class Report:
     @property
     def n(self) -> int:
         return len(self.items)
+
+    def _repr_html_(self) -> str:
+        """Its figures with their 95% intervals, in a notebook."""
+        rows = ((name, value, *self.intervals.get(name, (None, None))) for name, value in self.metrics.items())
+        return table(
+            f"{self.benchmark} ({self.protocol}), {self.n:,} questions", ("figure", "value", "from", "to"), rows
+        )
 
     def as_json(self) -> dict[str, object]:
         judge = {"judge": self.judge} if self.judge else {}

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypedDict
 
 from remora.evaluation.report import Report
+from remora.notebook import table
+
+SCORE_COLUMNS = ("benchmark", "figure", "score", "from", "to", "blind", "question only", "n")
+
+
+def scores_html(title: str, scores: Iterable[Score]) -> str:
+    """A notebook's table of a model's scores, each with its 95% interval and its baselines."""
+    return table(title, SCORE_COLUMNS, map(_score_row, scores))
+
+
+def _score_row(score: Score) -> tuple[str | int | float | None, ...]:
+    return score.benchmark, score.metric, score.accuracy, *score.ci, score.blind, score.question_only, score.n
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from pathlib import Path
 from remora import tracking
 from remora.errors import Paused
 from remora.evaluation.measured import Measured
-from remora.evaluation.score import Score, as_json
+from remora.evaluation.score import Score, as_json, scores_html
 from remora.files import exclusive
 from remora.inference import Bundle, write_bundle
+from remora.notebook import table
 from remora.pipeline import tracked_runs
 from remora.pipeline.executor import Executor, Task
 from remora.pipeline.feed import Feed
@@ -43,6 +44,11 @@ class Outcome:
     """Benchmark -> the folder with its answers and its report."""
     stages: dict[str, str]
     """Stage run name -> trained | reused, in order."""
+
+    def _repr_html_(self) -> str:
+        """Its scores and stage runs, in a notebook."""
+        stages = table("Stage runs", ("stage run", "this time"), self.stages.items())
+        return scores_html(self.name, self.scores.values()) + stages
 
 
 def status_file(runs: Path, search: str, variant: str) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from remora import catalog
 from remora.catalog.compatibility import check_composition
 from remora.data.mixture import Readable
+from remora.notebook import table
 from remora.planning.outline import Outline, read_or_outline, trained_or_outlined
 from remora.runs import StageRun, Store, outlook, paths, union, variant_name
 from remora.runs.operations import operations, sample_size
@@ -103,6 +104,12 @@ class Plan:
     def operations(self) -> float:
         """Of what is still to be trained."""
         return sum(r.left for r in self.rows)
+
+    def _repr_html_(self) -> str:
+        """Its stage runs, in a notebook."""
+        rows = ((r.run, ", ".join(r.variants), r.steps, r.samples, f"{r.operations:.3g}", r.state) for r in self.rows)
+        columns = ("stage run", "used by", "steps", "samples", "FLOPs", "state")
+        return table(f"{self.distinct} stage runs, {self.to_train} to train", columns, rows)
 
     @property
     def samples_without_sharing(self) -> int:

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 from remora import tracking
 from remora.errors import ClusterError, RemoraError, SpecError, StoreError, TrackingError
 from remora.evaluation.choice import ChampionChoice
-from remora.evaluation.score import as_json
+from remora.evaluation.score import as_json, scores_html
 from remora.files import digest, exclusive, is_held, is_published, write_json
+from remora.notebook import table
 from remora.pipeline import tracked_runs
 from remora.pipeline.choice import choice
 from remora.pipeline.objectives import ParetoSet, check_objectives, objectives_of, pareto_set
@@ -103,6 +104,13 @@ class Result:
     """The budget that ended it, if one did, what it left undone, and how to go on."""
     seconds: float
     ended: float
+
+    def _repr_html_(self) -> str:
+        """Every variant's scores, the champion first, in a notebook."""
+        ordered = sorted(self.outcomes, key=lambda o: o.name != self.champion.name)
+        found = [scores_html(f"champion: {o.name}" if o is ordered[0] else o.name, o.scores.values()) for o in ordered]
+        counts = table("Stage runs", tuple(self.stage_runs), [tuple(self.stage_runs.values())])
+        return "".join([*found, counts])
 
     def as_json(self) -> ResultRecord:
         return {
