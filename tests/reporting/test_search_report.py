@@ -32,6 +32,7 @@ from remora.reporting.search_report.record import SearchRecord, read_search
 from remora.reporting.search_report.timeline import timeline
 from remora.reporting.search_report.tradeoffs import tradeoffs
 from remora.reporting.search_report.training import smoothed
+from remora.reporting.search_report.use import champion_use
 from remora.runs import StageRun, resolve_stages
 from support.search_folder import BATCH, QUESTIONS, SPACE, STEPS, SearchFolder, write_search
 
@@ -51,6 +52,21 @@ def record(folder: SearchFolder) -> SearchRecord:
 def accuracy(record: SearchRecord, name: str, benchmark: str = "gqa") -> float:
     (variant,) = (v for v in record.variants if v.name == name)
     return float(variant.scores[benchmark]["accuracy"])
+
+
+def test_a_champion_that_may_not_be_sold_has_the_best_one_beside_it_that_may(record: SearchRecord) -> None:
+    """StableLM 2 Zephyr's licence forbids it; the others of this space's are open or free."""
+    board = leaderboard(record)
+    measured = [line.variant.name for line in board.lines if line.place]
+    forbidden = next(name for name in measured if "-SLM" in name)
+    used = champion_use(record, replace(board, champion=forbidden))
+    assert used and used.permission.use == "no" and "llm stablelm-2-zephyr-1.6b" in used.permission.forbids[0]
+    assert used.best_allowed == next(name for name in measured if "-SLM" not in name)
+    assert used.said.endswith(f"The best measured variant without that: {used.best_allowed}.")
+    allowed = champion_use(record, replace(board, champion=used.best_allowed))
+    assert allowed and allowed.permission.commercial and "without that" not in allowed.said
+    assert champion_use(record, replace(board, champion=None)) is None
+    assert champion_use(replace(record, name="no-such-search"), board) is None
 
 
 def test_what_became_of_each_variant(folder: SearchFolder, record: SearchRecord) -> None:

@@ -15,6 +15,7 @@ from remora.reporting.search_report.leaderboard import Leaderboard, leaderboard
 from remora.reporting.search_report.record import SearchRecord, read_search
 from remora.reporting.search_report.timeline import Timeline, timeline
 from remora.reporting.search_report.tradeoffs import Tradeoff, tradeoffs
+from remora.reporting.search_report.use import ChampionUse, champion_use
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Findings:
     graph: StageGraph | None
     timeline: Timeline | None
     beside: tuple[Beside, ...]
+    use: ChampionUse | None
 
     def as_json(self) -> dict[str, Any]:
         found = {k: v for k, v in vars(self).items() if k not in ("record", "curves")}
@@ -64,4 +66,5 @@ def findings(runs: Path, search: str) -> Findings:
         graph(record),
         timeline(record),
         beside(record),
+        champion_use(record, board),
     )

@@ -99,6 +99,7 @@ def _sections(found: Findings) -> Iterator[PageSection]:
     yield PageSection("tradeoffs", "Score against cost", tuple(_tradeoffs(found)))
     yield PageSection("pareto", "Objectives", (), _pareto(found))
     why_none = _no_importance(found.importances) if found.parallel else ""  # of one axis there is nothing to say
+    yield PageSection("use", "Use", (), found.use.said if found.use else "")
     yield PageSection("axes", "All axes at once", tuple(_axes(found)), why_none)
     yield PageSection("curves", "Learning curves", tuple(_curves(found)))
     yield PageSection("rungs", "Rungs", tuple(_rungs(found)))
