@@ -145,7 +145,7 @@ def note(run):
 
 
 def page(run):
-    return f"(#/experiments/{run.info.experiment_id}/runs/{run.info.run_id})"
+    return f"(#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?workflowType=machine_learning)"
 
 
 @pytest.mark.slow

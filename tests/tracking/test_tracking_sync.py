@@ -47,6 +47,8 @@ def publish(runs, name="one"):
     shutil.rmtree(work(runs, name).parent)
 
 
+TRAINING = "workflowType=machine_learning"
+"""MLflow's pages as those of training; others are of traces."""
 MODEL = RunModel("one", "stage run", "stages/one", True, {"remora.identity": "1"})
 
 
@@ -87,7 +89,13 @@ def test_a_validation_stands_beside_the_loss_of_its_step(tracker, points):
 
 def story(runs):
     """A search, a variant in it, a trained stage run and a measurement, as commands record them."""
-    with Run(runs, key="search/x", name="x", tags={"note": link("v", "variant/v")}, params={"n": 2}) as search:
+    with Run(
+        runs,
+        key="search/x",
+        name="x",
+        tags={"note": f"{link('files', 'search/x', 'artifacts')}, {link('v', 'variant/v')}"},
+        params={"n": 2},
+    ) as search:
         read = [Input("demo", "d" * 64, "data/x.json", "training", {"records": 5})]
         with Run(runs, key="variant/v", name="v", parent=search.key, inputs=read, texts={"v.json": "{}"}) as variant:
             with stage(runs, parent=variant.key, params={"lr": {"llm": 1e-3}}):
@@ -161,7 +169,7 @@ def test_a_search_links_to_a_comparison_of_its_variants(tracker, runs_in):
     ids = [found[key].info.run_id for key in keys[:3]]  # the 46th is one too many for an address
     exp = found["search/x"].info.experiment_id
     asked = f"runs={quote(json.dumps(ids, separators=(',', ':')))}&experiments={quote(json.dumps([exp]))}"
-    assert found["search/x"].data.tags["note"] == f"[All](#/compare-runs?{asked}) and none"
+    assert found["search/x"].data.tags["note"] == f"[All](#/compare-runs?{asked}&{TRAINING}) and none"
 
 
 def test_importing_the_room_does_not_import_mlflow():
@@ -179,9 +187,9 @@ def test_all_that_was_recorded_arrives(tracker, runs_in, tmp_path, monkeypatch):
     found, _, models = held(tracker, runs_in)
     assert [info[3] for info, *_ in found.values()] == ["FINISHED"] * 3
     _, tags, params, _, _, _ = found["search/x"]
-    assert (
-        params == {"n": "2"} and tags["note"].startswith("[v](#/experiments/") and tags["note"].endswith("variant/v)")
-    )
+    page = f"#/experiments/{runs_in(tracker)['search/x'].info.experiment_id}/runs"
+    files, variant = f"{page}/search/x/artifacts?{TRAINING}", f"{page}/variant/v?{TRAINING}"
+    assert params == {"n": "2"} and tags["note"] == f"[files]({files}), [v]({variant})"
     assert tags["mlflow.user"] and tags["mlflow.source.name"] == "remora" and tags["remora.kind"] == "search"
     _, tags, _, steps, inputs, files = found["variant/v"]
     assert tags["mlflow.parentRunId"] == "search/x" and tags["remora.stage.one"] == "stage/one"

@@ -22,6 +22,7 @@ from remora.files import disk_errors
 from remora.processes import Child, free_or_refused
 from remora.tracking import Tracker
 from remora.tracking.board import Board
+from remora.tracking.connection import AS_TRAINING
 from remora.tracking.tracker import PATIENCE
 
 READY_S = 120.0
@@ -121,4 +122,4 @@ def _experiment(tracker: Tracker) -> str:
     """The URL of the experiment's page; MLflow's start page does not show it."""
     with tracker.client() as client:
         found = client.get_experiment_by_name(tracker.experiment)
-    return f"/#/experiments/{found.experiment_id}" if found else ""
+    return f"/#/experiments/{found.experiment_id}/runs?{AS_TRAINING}" if found else ""

@@ -17,7 +17,7 @@ from remora.evaluation.score import Score
 from remora.inference.bundle import bundle_name, weights_digest
 from remora.model.refs import source_record
 from remora.runs import StageRun, variant_name
-from remora.spec import Variant
+from remora.spec import PARTS, Variant
 from remora.tracking.record import within
 
 NOTE = "mlflow.note.content"
@@ -36,7 +36,7 @@ def variant_run(variant: Variant, lineage: Sequence[StageRun], runs: Path, withi
         key=variant_key(lineage, within),
         name=variant_name(variant),
         parent=None if alone else within,
-        tags={**source, **links, NOTE: _variant_note(variant, lineage)},
+        tags={**source, **links, NOTE: _variant_note(variant, lineage, within)},
         params=_variant_params(variant, lineage),
         texts={"variant.json": variant.model_dump_json(indent=1)},
         inputs=_inputs(lineage),
@@ -45,19 +45,27 @@ def variant_run(variant: Variant, lineage: Sequence[StageRun], runs: Path, withi
 
 
 def _variant_params(variant: Variant, lineage: Sequence[StageRun]) -> dict[str, object]:
-    """All that decides the result: the parts, what was chosen on a space's axes, and each stage as it is resolved."""
-    said: dict[str, object] = {p: getattr(variant, p) for p in ("vision", "connector", "llm", "recipe", "seed")}
+    """All that decides the result: the parts, what was chosen on a space's axes, and each stage as it is resolved.
+
+    MLflow compares runs by the first three parameters in which they differ, in the order of the alphabet: stages come
+    behind what was chosen.
+    """
+    said: dict[str, object] = {f"part.{p}": getattr(variant, p) for p in PARTS}
+    said |= {p: getattr(variant, p) for p in ("recipe", "seed")}
     for run in lineage:
         stage = run.stage.model_dump(mode="json", exclude={"name", "mixture"}, exclude_none=True)
-        said[run.stage.name] = stage | {"data": _mixture(run)}
+        said[f"stage.{run.stage.name}"] = stage | {"data": _mixture(run)}
     return said | variant.choice
 
 
-def _variant_note(variant: Variant, lineage: Sequence[StageRun]) -> str:
-    """The note at the top of the run's page in MLflow, with a link to each stage run."""
+def _variant_note(variant: Variant, lineage: Sequence[StageRun], within: str) -> str:
+    """The note at the top of the run's page in MLflow, with links to each stage run and to its files."""
     parts = f"{variant.vision}, {variant.connector}, {variant.llm}"
     stages = [f"- {run.stage.name}: {_mixture(run)} ({tracking.link(run.name, stage_key(run))})" for run in lineage]
-    return "\n".join([f"{variant_name(variant)}: {parts}, by recipe {variant.recipe}.", "", *stages])
+    there = tracking.link("The model card and every answer", variant_key(lineage, within), "artifacts")
+    where = [] if within == ALONE else [f"Of {tracking.link('its search', within)}."]
+    about = f"{variant_name(variant)}: {parts}, by recipe {variant.recipe}."
+    return "\n".join([" ".join([about, *where]), "", *stages, "", f"{there}, once it is measured."])
 
 
 def _mixture(run: StageRun) -> str:
@@ -90,12 +98,15 @@ def bundle_models(bundle: Path, runs: Path, made: bool) -> dict[str, tracking.Ru
         weights = weights_digest(bundle)
     except UnknownName:
         return {}
-    tags = {"remora.weights": weights, "remora.variant": bundle_name(bundle)}
+    name = bundle_name(bundle)
+    note = f"The bundle {bundle.name} of the run folder. Where it comes from: `remora explain {bundle.name}`."
+    tags = {"remora.weights": weights, "remora.variant": name, NOTE: note}
     return {f"bundle/{weights}": tracking.RunModel(bundle.name, "bundle", within(runs.resolve(), bundle), made, tags)}
 
 
 def _stage_model(run: StageRun, made: bool) -> tracking.RunModel:
-    return tracking.RunModel(run.name, "stage run", f"stages/{run.name}", made, {"remora.identity": run.id})
+    note = f"What stage run {run.name} trained. With those before it: `remora explain {run.name}`."
+    return tracking.RunModel(run.name, "stage run", f"stages/{run.name}", made, {"remora.identity": run.id, NOTE: note})
 
 
 def stage_run(run: StageRun, variant: Variant, runs: Path, parent: str | None = None) -> tracking.Run:

@@ -24,7 +24,10 @@ _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 ARTIFACTS = "mlruns"
 KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
-"""Without this tag MLflow's page of an experiment guesses the kind, and opens an empty view of traces."""
+"""Without this tag MLflow's page of an experiment guesses the kind, or asks."""
+AS_TRAINING = "workflowType=machine_learning"
+"""In an address of MLflow's pages: they show training. In a new browser they show an empty view of traces, whatever the
+kind is."""
 _OURS = re.compile(rf"/{ARTIFACTS}/([0-9a-f]{{32}}/artifacts(?:/.*)?)$")
 log = logging.getLogger(__name__)
 _SHORT, _LONG = "2", "120"  # seconds; the long one is MLflow's default

@@ -84,9 +84,10 @@ MOST_COMPARED = 40
 _ID = re.compile(r"run:(\S+)")
 
 
-def link(text: str, key: str) -> str:
-    """A Markdown link, for a tag, to the page of the run with that key. Ids change with the server, keys do not."""
-    return f"[{text}]({id_of(key)})"
+def link(text: str, key: str, tab: str = "") -> str:
+    """A Markdown link, for a tag, to the page of the run with that key, or to a tab of it (artifacts). Ids change with
+    the server, keys do not."""
+    return f"[{text}]({id_of(key)}{'#' * bool(tab)}{tab})"
 
 
 def compare(text: str, keys: Sequence[str]) -> str:
@@ -103,18 +104,19 @@ def id_of(key: str) -> str:
 def linked(
     text: str,
     find: Callable[[str], str | None],
-    page: Callable[[str], str],
+    page: Callable[[str, str], str],
     compared: Callable[[list[str]], str],
 ) -> str:
     """`text` with its links as addresses. `find` gives the id of a key's run; if None, only the link text is kept.
-    `page` gives an id's address, `compared` that of several.
+    `page` gives the address of an id's tab, `compared` that of several runs.
     """
     if whole := _ID.fullmatch(text):
         return find(unquote(whole[1])) or ""
 
     def address(found: re.Match[str]) -> str:
-        run = find(unquote(found[2]))
-        return f"[{found[1]}]({page(run)})" if run else found[1]
+        key, _, tab = found[2].partition("#")
+        run = find(unquote(key))
+        return f"[{found[1]}]({page(run, tab)})" if run else found[1]
 
     def several(found: re.Match[str]) -> str:
         runs = [run for key in found[2].split(",") if (run := find(unquote(key)))]

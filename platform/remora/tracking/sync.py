@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from remora.files import digest
 from remora.tracking import metric_names
-from remora.tracking.connection import MlflowMissing, MlflowRefused
+from remora.tracking.connection import AS_TRAINING, MlflowMissing, MlflowRefused
 from remora.tracking.locks import locked
 from remora.tracking.logged_models import BUNDLE, STAGE, LoggedModels, Maker, makers
 from remora.tracking.record import FOLDER, Record, Status, file_of, lives, read_record
@@ -177,15 +177,15 @@ class Sync:
         run = self._id(record.key) if record else None
         return Maker(run, record) if run and record else None
 
-    def _page(self, run: str) -> str:
+    def _page(self, run: str, tab: str) -> str:
         """The address of a run's page in MLflow."""
-        return f"#/experiments/{self.server.open()}/runs/{run}"
+        return f"#/experiments/{self.server.open()}/runs/{run}{'/' * bool(tab)}{tab}?{AS_TRAINING}"
 
     def _compared(self, runs: list[str]) -> str:
         """The address of MLflow's page that compares runs, by the parameters in which they differ."""
         asked = {"runs": runs, "experiments": [self.server.open()]}
         return "#/compare-runs?" + "&".join(
-            f"{k}={quote(json.dumps(v, separators=(',', ':')))}" for k, v in asked.items()
+            [*(f"{k}={quote(json.dumps(v, separators=(',', ':')))}" for k, v in asked.items()), AS_TRAINING]
         )
 
     def _write(self, record: Record, run: str, tags: dict[str, str], model: str | None) -> None:

@@ -238,8 +238,10 @@ def _searched(space: Space, runs: Path, tracker: tracking.Tracker, room: Room) -
         tracked.note(
             tags={"remora.champion": best.name, tracked_runs.NOTE: _note(space, driver, driver.outcomes)}
             | ({"remora.version": f"{space.champion.register_as} version {version}"} if version else {}),
-            # The search's own run has every variant's headline figures, for MLflow's charts.
-            metrics={f"{o.name}/{s.benchmark}": s.accuracy for o in outcomes for s in o.scores.values()},
+            # For MLflow's table and charts: the champion's figures by the names that variants' have, and the headline
+            # figures of every variant.
+            metrics={f"{s.benchmark}/{o.name}": s.accuracy for o in outcomes for s in o.scores.values()}
+            | {name: value for s in best.scores.values() for name, value in tracked_runs.metrics_of(s).items()},
             texts={"choice.json": json.dumps(chosen.as_json(), indent=1)},
         )
     trials = driver.work.trials.values()
@@ -326,7 +328,9 @@ def _note(space: Space, driver: Driver, first: Collection[str] = ()) -> str:
     keys = {t.name: tracked_runs.variant_key(t.lineage, driver.key) for t in trials}
     many = f"A search of {len(keys)} variants" if keys else f"A search by {space.sampler.kind}"
     compared = [tracking.compare("Compare them by the axes", list(keys.values())), ""] if len(keys) > 1 else []
-    return "\n".join([f"{many}; {chosen}.", "", *compared, *(f"- {tracking.link(*pair)}" for pair in keys.items())])
+    there = [tracking.link("The report, the choice and the space", driver.key, "artifacts"), ""] if first else []
+    listed = (f"- {tracking.link(*pair)}" for pair in keys.items())
+    return "\n".join([f"{many}; {chosen}.", "", *compared, *there, *listed])
 
 
 def registered(
