@@ -25,6 +25,7 @@ from remora.reporting.model_card.papers import cards_of, papers, write_papers
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.explained_folder import ExplainedFolder, write_explained
+from support.kept_explanation import read_explanation
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -34,8 +35,8 @@ def champion(folder: ExplainedFolder) -> Explanation:
     return explain(folder.bundles["resampler"], folder.runs, "it", siblings=False)
 
 
-def made(found: Explanation) -> dict[str, str]:
-    return {"explained-README.md": model_card(found), "explained-bom.cdx.json": bill_of_materials(found, AT)}
+def made(found: Explanation, of: str = "explained") -> dict[str, str]:
+    return {f"{of}-README.md": model_card(found), f"{of}-bom.cdx.json": bill_of_materials(found, AT)}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> ExplainedFolder:
 @pytest.fixture
 def found(folder: ExplainedFolder) -> Explanation:
     return champion(folder)
+
+
+@pytest.mark.parametrize("name", ["demo-README.md", "demo-bom.cdx.json"])
+def test_those_of_the_demos_champion_are_checked_in(name: str) -> None:
+    """What `remora explain remora@champion --json` said after `remora demo`; the papers are made of that."""
+    assert made(demo(), "demo")[name] == (GOLDEN / name).read_text()
+
+
+def test_the_demos_papers_are_whole() -> None:
+    origin = demo().origin
+    assert errors(bill_of_materials(demo(), AT)) == []
+    assert [d.licence for d in origin.data].count(None) == 0 and len(origin.stages) == 4
+    assert len(card_data(model_card(demo())).eval_results) == len(origin.scores) == 3  # each with its blind figure
+
+
+def demo() -> Explanation:
+    return read_explanation((GOLDEN / "demo-explained.json").read_text())
 
 
 def with_scores(found: Explanation, **changes: object) -> Explanation:
@@ -179,5 +197,5 @@ def test_papers_are_kept_beside_the_bundle(folder: ExplainedFolder, found: Expla
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
-        for name, text in made(champion(write_explained(Path(place)))).items():
+        for name, text in (made(champion(write_explained(Path(place)))) | made(demo(), "demo")).items():
             (GOLDEN / name).write_text(text)
