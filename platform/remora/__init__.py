@@ -236,6 +236,7 @@ def plan(
     gpu: str | None = None,
     gpus: int | None = None,
     prices: File | None = None,
+    calibrate: bool = False,
     max_hours: float | None = None,
     max_cost: float | None = None,
     runs: File | None = None,
@@ -252,6 +253,7 @@ def plan(
         gpu: A device of the catalog, `h100` or `cpu`: `sizes` tells the memory of each stage there.
         gpus: How many of them; default: the spec's workers.
         prices: YAML: device -> price of an hour.
+        calibrate: First take a few real steps of each kind of stage, for its time.
         max_hours: Limit of the whole.
         max_cost: Limit of the whole.
 
@@ -264,7 +266,14 @@ def plan(
     from remora.reporting.columns import silent
 
     given = {"spec": spec, "settings": settings, "smoke": smoke, "slots": slots, "rate": rate, "price": price}
-    device = {"gpu": gpu, "gpus": gpus, "prices": prices, "max_hours": max_hours, "max_cost": max_cost}
+    device = {
+        "gpu": gpu,
+        "gpus": gpus,
+        "prices": prices,
+        "calibrate": calibrate,
+        "max_hours": max_hours,
+        "max_cost": max_cost,
+    }
     return planned(PlanOptions.of(given | device | {"address": address, "runs": runs}), silent())
 
 

@@ -87,5 +87,6 @@ def test_the_shipped_job_can_be_planned_and_rendered(tmp_path, capsys, pytestcon
     said = " ".join(capsys.readouterr().out.split())
     assert "2,181" in said and "~4,868" in said and "~1,246,000" in said
     assert "sharegpt4v-pt-1246k is not here, its size is the catalog's; next: hf download Lin-Chen/ShareGPT4V" in said
+    assert "research only: commercial use is forbidden (data sharegpt4v-pt-1246k: CC-BY-NC-4.0, data" in said
     main(["render", job, "--runs", str(tmp_path / "runs")])
     assert "name: share-Sig-Phi-mlp" in capsys.readouterr().out

@@ -182,6 +182,14 @@ def _nothing_at(where: str, reason: str) -> str:
     )
 
 
+def kinds_of_gpus() -> list[str]:
+    """The cluster's kinds of GPU, by Ray's names (H100, A100-80G, L4)."""
+    import ray
+
+    prefix = "accelerator_type:"
+    return sorted(name.removeprefix(prefix) for name in ray.cluster_resources() if name.startswith(prefix))
+
+
 def cpus_and_gpus() -> tuple[float, float]:
     """The cluster's total CPUs and GPUs."""
     import ray

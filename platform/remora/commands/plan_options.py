@@ -23,6 +23,7 @@ class PlanOptions(Options):
     gpu: str | None = option("whether it fits that device: h100, a100-80, l4, …, cpu (catalog devices)", metavar="NAME")
     gpus: int | None = option("with --gpu: how many (default: cluster.workers)", metavar="N")
     prices: Path | None = option("YAML: device -> price of an hour", metavar="FILE")
+    calibrate: bool = option("first take a few real steps of each kind of stage, for its time", False)
     max_hours: float | None = max_hours()
     max_cost: float | None = max_cost()
     json: bool = all_as_json()

@@ -85,6 +85,10 @@ def trained(options: TrainOptions, aloud: bool = False) -> Outcome:
     tell = say if aloud else say_nothing
     prepare(entries_of([variant]), place, literal() if aloud else silent())
     store.check_writable()
+    if variant.cluster.auto:
+        from remora.commands.machine import settled_variant
+
+        variant = settled_variant(variant, place, tell)
     look([variant], store, tell)
     warn_of_disk(options.runs, tell)
     within_limits([variant], store, options)
@@ -146,6 +150,11 @@ def searched(options: SearchOptions, aloud: bool = False) -> Result:
     for name, why in looked.pruned:
         tell(f"left out: {name}: {why}")
     prepare(entries_of(looked.variants), place, literal() if aloud else silent())
+    if space.cluster.auto:
+        from remora.commands.machine import settled_space
+
+        space = settled_space(space, looked.variants, place, tell)
+        looked = survey(space)
     check(space, store)
     found = look(looked.variants, store, tell)
     warn_of_disk(options.runs, tell)

@@ -24,7 +24,7 @@ from remora.processes import cpu_kind
 from remora.reporting.columns import console as wide_console
 from remora.reporting.columns import literal
 from remora.reporting.plans import print_forecasts, print_plan, print_record
-from remora.reporting.sizing import plan_as_json, print_sizes
+from remora.reporting.sizing import plan_as_json, print_serving, print_sizes
 from remora.reporting.spaces import space_lines
 from remora.runs import Store, Survey, checked_stages, read_survey, variant_name
 from remora.runs.around import around
@@ -33,6 +33,7 @@ from remora.runs.rates import rate_on
 from remora.spec import Cluster, Space, Stage, Variant
 
 if TYPE_CHECKING:
+    from remora.planning.serving import ServingFit
     from remora.planning.sizing import Sized
 
 
@@ -53,6 +54,7 @@ def plan(options: PlanOptions) -> None:
             print_sizes(made.sizes, options.gpu, console)
         if made.forecasts:
             print_forecasts(made.forecasts, console)
+        print_serving(made.serving, options.gpu or "", console)
         print_record(made.record, console)
     if options.gpu:
         from remora.planning.sizing import check_fits
@@ -67,6 +69,8 @@ def _check_device(options: PlanOptions) -> None:
         known.device(options.gpu)
     if options.gpus is not None and (not options.gpu or options.gpus < 1):
         raise SpecError(f"--gpus {options.gpus}: give how many there are, 1 or more, with --gpu NAME")
+    if options.calibrate and options.rate:
+        raise SpecError("--rate and --calibrate: a rate that is given is taken; leave one of the two out")
     if options.prices and not options.gpu:
         raise SpecError(f"--prices {options.prices} has prices of devices; name one with --gpu, or give --price")
 
@@ -86,21 +90,38 @@ def planned(options: PlanOptions, console: Console) -> Plan:
 
 def _planned(survey: Survey, options: PlanOptions, console: Console) -> Plan:
     """The plan; with a device its time, money and memory are those there."""
-    variants, space, store = survey.variants, survey.space, Store(options.runs)
-    for variant in variants:
+    store = Store(options.runs)
+    for variant in survey.variants:
         checked_stages(variant)
-    prepare([e for e in entries_of(variants) if is_here(e, store.data)], options.place, console)
+    prepare([e for e in entries_of(survey.variants) if is_here(e, store.data)], options.place, console)
+    said = ""
+    if survey.variants[0].cluster.auto:
+        from remora.commands.machine import settled_survey
+
+        survey, said = settled_survey(survey, options.place, options.gpu, options.gpus)
+    variants, space = survey.variants, survey.space
+    cluster, price = variants[0].cluster, options.price
+    if options.gpu:
+        from remora.planning.sizing import on_device
+
+        cluster = on_device(cluster, known.device(options.gpu), None if said else options.gpus)
+    if options.calibrate:
+        from remora.commands.calibrate import calibrate
+
+        there = [v.model_copy(update={"cluster": cluster}) for v in variants]
+        calibrate(there, options.place, lambda *lines: console.print(*lines, highlight=False, soft_wrap=True))
     made = plan_of(variants, store)
     sizes: tuple[Sized, ...] = ()
+    served: tuple[ServingFit, ...] = ()
     past = begun(options.runs, space) if space else None
     drawn = taken_up(space, past) if space else None
     whole = plan_of(drawn, store) if drawn else made
-    cluster, price = variants[0].cluster, options.price
     if options.gpu:
-        from remora.planning.sizing import counted, on_device, sized
+        from remora.planning.serving import serving
+        from remora.planning.sizing import counted, sized
 
         device = known.device(options.gpu)
-        cluster = on_device(cluster, device, options.gpus)
+        served = serving(variants, device)
         sizes = sized(made, cluster, device, cluster.least_workers, store)
         made, whole = counted(made, sizes, store), counted(whole, sizes, store)
         rate = rate_on(store.runs, device, cluster, options.rate)
@@ -121,7 +142,8 @@ def _planned(survey: Survey, options: PlanOptions, console: Console) -> Plan:
     )
     gpu = known.device(options.gpu).named if options.gpu else None
     kind = cpu_kind() if gpu in (None, "cpu") and not cluster.gpus_per_worker else gpu
-    return replace(made, forecasts=found, sizes=sizes, record=tuple(checked_predictions(store.runs, kind)[:SHOWN]))
+    notes, record = (*([said] if said else []), *made.notes), tuple(checked_predictions(store.runs, kind)[:SHOWN])
+    return replace(made, forecasts=found, sizes=sizes, serving=served, record=record, notes=notes)
 
 
 def _slots(options: PlanOptions, space: Space | None, cluster: Cluster) -> int:

@@ -6,7 +6,7 @@ between the spec's and 1 from the memory of both; what is found has been traced.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -62,12 +62,22 @@ def cheapest_fit(
     device: Device,
     datasets: Sequence[Readable] = (),
     process: int = PROCESS,
+    more: bool = True,
+    keep: Set[str] = frozenset(),
 ) -> Change | None:
-    """The change that costs the least GPU time; None if nothing makes the stage fit."""
+    """The change that costs the least GPU time; None if nothing makes the stage fit.
+
+    Args:
+        process: Bytes of a training process on a CPU without its tensors.
+        more: Whether there may be more GPUs.
+        keep: Settings that stay.
+    """
     best: Change | None = None
     first = _memory(stage, parts, cluster, ranks, device, datasets, process, 1)
     ways = [
-        way for way in _ways(cluster, ranks, device) if _held(first, way) + CONTEXT * device.is_gpu <= first.capacity
+        way
+        for way in _ways(cluster, ranks, device, DOUBLINGS if more else 0, keep)
+        if _held(first, way) + CONTEXT * device.is_gpu <= first.capacity
     ]
     for way in sorted(ways, key=lambda way: (way.factor, way.zero != cluster.zero, way.ranks)):
         if best and way.factor >= best.factor:
@@ -75,7 +85,7 @@ def cheapest_fit(
         settings = {"activation_checkpointing": way.checkpointing, "zero": way.zero, "offload": way.offload}
         settled = cluster.model_copy(update=settings)
         of = partial(_memory, stage, parts, settled, way.ranks, device, datasets, process)
-        if found := _fitting(of, cluster.micro_batch):
+        if found := _fitting(of, cluster.micro_batch, "micro_batch" in keep):
             changed = {k: v for k, v in settings.items() if getattr(cluster, k) != v}
             if found.cluster.micro_batch != cluster.micro_batch:
                 changed["micro_batch"] = found.cluster.micro_batch
@@ -114,14 +124,17 @@ def _held(known: StageMemory, way: _Way) -> float:
     return frozen + trained * (16 if way.zero == 0 else 4 + 12 / n)
 
 
-def _ways(cluster: Cluster, ranks: int, device: Device) -> Iterator[_Way]:
-    """Settings other than the micro batch; never less thrifty than the spec's."""
-    counts = [ranks * 2**i for i in range(1 + DOUBLINGS * device.is_gpu)]
+def _ways(cluster: Cluster, ranks: int, device: Device, doublings: int, keep: Set[str]) -> Iterator[_Way]:
+    """Settings other than the micro batch; never less thrifty than the spec's, and those to keep as they are."""
+    counts = [ranks * 2**i for i in range(1 + doublings * device.is_gpu)]
     offloads: tuple[Offload, ...] = ("none", "optimizer", "all") if device.is_gpu else (cluster.offload,)
     checkpointed = [c for c in (False, True) if c or not cluster.activation_checkpointing]
     for checkpointing, zero, offload, n in product(checkpointed, (0, 2, 3), offloads, counts):
         least = {"none": 0, "optimizer": 2, "all": 3}[offload]
         if zero < least or (zero == 3 and n == 1 and offload != "all") or (zero < 2 <= cluster.zero and n > 1):
+            continue
+        said = {"activation_checkpointing": checkpointing, "zero": zero, "offload": offload}
+        if any(getattr(cluster, name) != value for name, value in said.items() if name in keep):
             continue
         factor = COSTS["doubled"] ** ((n // ranks).bit_length() - 1)
         factor *= COSTS["checkpointing"] if checkpointing > cluster.activation_checkpointing else 1.0
@@ -130,10 +143,10 @@ def _ways(cluster: Cluster, ranks: int, device: Device) -> Iterator[_Way]:
         yield _Way(checkpointing, zero, offload, n, factor)
 
 
-def _fitting(of: partial[StageMemory], micro: int) -> StageMemory | None:
-    """The largest micro batch that fits, halving from `micro`; None if 1 does not."""
+def _fitting(of: partial[StageMemory], micro: int, kept: bool) -> StageMemory | None:
+    """The largest micro batch that fits, halving from `micro` unless that is kept; None if none does."""
     whole = of(micro)
-    if whole.fits or micro == 1:
+    if whole.fits or micro == 1 or kept:
         return whole if whole.fits else None
     one = of(1)
     if not one.fits:

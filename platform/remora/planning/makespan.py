@@ -130,7 +130,7 @@ def forecasts(
     workers, price = cluster.least_workers, cluster.gpu_price if price is None else price
     priced = price is not None and cluster.gpus_per_worker > 0
     rows = {row.id: row for row in plan.rows}
-    seconds = {r.id: r.operations / (rate.of(r.stage) * workers) + rate.around(r.stage) for r in plan.rows}
+    seconds = {r.id: r.operations / (rate.of(r.kind) * workers) + rate.around(r.kind) for r in plan.rows}
     for name, variant in zip(plan.paths, variants, strict=True):  # it is asked by the workers that trained it
         seconds[plan.paths[name][-1].id] += around.asking(variant.benchmarks)
     trials = [Trial(name, v, plan.paths[name]) for name, v in zip(plan.paths, variants, strict=True)]

@@ -13,12 +13,15 @@ from remora.data.mixture import Readable
 from remora.notebook import table
 from remora.planning.outline import Outline, read_or_outline, trained_or_outlined
 from remora.runs import StageRun, Store, outlook, paths, union, variant_name
+from remora.runs.licences import Permission, permission
 from remora.runs.operations import operations, sample_size
+from remora.runs.rates import kind_of
 from remora.spec import MixtureEntry, Variant
 from remora.training import journal
 
 if TYPE_CHECKING:
     from remora.planning.makespan import Forecasts
+    from remora.planning.serving import ServingFit
     from remora.planning.sizing import Sized
     from remora.runs.predictions import CheckedPrediction
 
@@ -41,6 +44,8 @@ class PlanRow:
     """Floating point operations of the whole stage run (`runs.operations`)."""
     taken: int = 0
     """Steps that an unfinished stage run has behind it."""
+    kind: str = ""
+    """Stages that one rate is for (`runs.rates.kind_of`)."""
     text_assumed: bool = False
     """Whether the length of a sample's text is assumed, because a dataset is not downloaded."""
 
@@ -79,6 +84,10 @@ class Plan:
     """What training takes; `remora.plan` and the command add it."""
     sizes: tuple[Sized, ...] = ()
     """Memory of its stages on a named device; the same two add it."""
+    serving: tuple[ServingFit, ...] = ()
+    """What its compositions take when they answer on that device."""
+    permissions: Mapping[str, Permission] = field(default_factory=dict)
+    """Variant -> what its model may be used for, by the licences of its parts and of all its data."""
     record: tuple[CheckedPrediction, ...] = ()
     """The last predictions on this kind of device beside what came, the newest first; the same two add it."""
 
@@ -137,7 +146,12 @@ def plan_of(variants: Sequence[Variant], store: Store) -> Plan:
     )
     outlines = [d for datasets in opened.values() for d in datasets if isinstance(d, Outline)]
     missing = tuple(dict.fromkeys(o.name for o in outlines))
-    return Plan(rows, tuple(_shape(v) for v in variants), missing, tuple(dict.fromkeys(notes)), found)
+    allowed = {
+        name: permission(variant, [run.stage for run in lineage])
+        for variant, (name, lineage) in zip(variants, found.items(), strict=True)
+    }
+    shapes = tuple(_shape(v) for v in variants)
+    return Plan(rows, shapes, missing, tuple(dict.fromkeys(notes)), found, permissions=allowed)
 
 
 def _row(
@@ -167,6 +181,7 @@ def _row(
         stage.name,
         operations(stage, dict(run.parts), samples, size),
         min(taken - again, steps),
+        kind_of(stage.name, dict(run.parts)),
         size.assumed,
     )
 

@@ -61,8 +61,19 @@ def print_plan(plan: Plan, title: str, data: Path, out: Console) -> None:
         step = catalog.dataset(name).next_step(name, data)
         told = f"{name} is not here, its size is the catalog's; next: {step}"
         out.print(told, highlight=False, soft_wrap=True)  # one line, so that the command can be copied
+    _print_permissions(plan, out)
     for note in plan.notes:
         out.print(f"note: {note}", highlight=False, soft_wrap=True)
+
+
+def _print_permissions(plan: Plan, out: Console) -> None:
+    """What the models may be used for, and what of them says so."""
+    same: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for variant, found in plan.permissions.items():
+        same.setdefault((found.words, found.forbids or found.open), []).append(variant)
+    for (words, why), variants in same.items():
+        of = f" ({_named(why)})" if why else ""
+        out.print(f"{_named(variants)}: {words}{of}", highlight=False, soft_wrap=True)
 
 
 def _as_tree(plan: Plan) -> Iterator[tuple[PlanRow, int]]:

@@ -12,9 +12,12 @@ from rich.table import Table
 from remora.planning import Plan
 
 if TYPE_CHECKING:
+    from remora.planning.serving import ServingFit
     from remora.planning.sizing import Sized
 
 GIB = 1 << 30
+SHOWN = 3
+"""Compositions whose serving is shown."""
 
 
 def print_sizes(found: Sequence[Sized], name: str, out: Console) -> None:
@@ -54,6 +57,32 @@ def print_sizes(found: Sequence[Sized], name: str, out: Console) -> None:
         out.print("A sample is taken to have one picture, where its dataset is not here.", highlight=False)
 
 
+def print_serving(found: Sequence[ServingFit], name: str, out: Console) -> None:
+    """Print what answering takes, for the first compositions."""
+    compositions = list(dict.fromkeys(one.composition for one in found))
+    for composition in compositions[:SHOWN]:
+        rows = [one for one in found if one.composition == composition]
+        table = Table(title=f"Serving {composition} on {name}", title_justify="left")
+        for column in ("weights", "GiB", "MiB a request", "requests that fit", "tokens/s of one", "of all"):
+            table.add_column(column, justify="right" if column != "weights" else "left")
+        for one in rows:
+            speeds = ("–" if speed is None else f"{speed:,.0f}" for speed in (one.alone, one.together))
+            cells = f"{one.size / GIB:.2f}", f"{one.cache / (1 << 20):,.0f}", f"{one.requests:,}"
+            table.add_row(one.weights, *cells, *speeds)
+        out.print(table)
+    if (more := len(compositions) - SHOWN) > 0:
+        out.print(f"{more} more compositions: --json.", highlight=False)
+    if found:
+        from remora.planning.serving import ANSWER, PROMPT
+
+        out.print(
+            f"A request is a picture of {found[0].picture:,} embeddings, {PROMPT} tokens of text and an answer of "
+            f"{ANSWER}. Tokens/s are what the memory's bandwidth allows at most.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
 def _short(count: int) -> str:
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= size:
@@ -70,9 +99,14 @@ def plan_as_json(plan: Plan, device: str | None) -> dict[str, object]:
         made["rate"] = {"flops": rate.overall, "source": rate.source}
         made["ways"] = [vars(way) for way in plan.forecasts.ways]
         made["over"] = list(plan.forecasts.over)
+    made["permissions"] = {
+        variant: {"use": found.use, "words": found.words, "forbids": list(found.forbids), "open": list(found.open)}
+        for variant, found in plan.permissions.items()
+    }
     made["record"] = [asdict(one) for one in plan.record]
     if device:
         made["device"] = device
+        made["serving"] = [vars(one) for one in plan.serving]
         made["memory"] = [_sized_as_json(one) for one in plan.sizes]
     return made
 

@@ -42,6 +42,9 @@ CHAT = 16
 """Tokens that a chat template, which only the tokenizer has, is assumed to add to a conversation."""
 
 
+_TRACED: dict[str, Traced] = {}
+
+
 @dataclass(frozen=True)
 class MemoryTerm:
     """One part of the peak."""
@@ -133,7 +136,7 @@ def stage_memory(
     bounds, assumed = bounds_without_data(stage, parts["llm"], datasets)
     largest = passes_within(bounds, cluster, ranks, image_tokens)[-1]
     several = -(-bounds.batch // ranks) > cluster.micro_batch
-    traced = trace(stage, parts, cluster, largest, ranks, device.is_gpu, several)
+    traced = _known_trace(stage, parts, cluster, largest, ranks, device.is_gpu, several)
     terms = [MemoryTerm(name, size) for name, size in traced.at_peak.items()]
     if device.is_gpu:
         passing = sum(size for name, size in traced.at_peak.items() if name not in HELD)
@@ -147,6 +150,18 @@ def stage_memory(
     return StageMemory(
         stage.name, cluster, ranks, device, largest, tuple(terms), _capacity(device, cluster, ranks), traced, assumed
     )
+
+
+def _known_trace(
+    stage: Stage, parts: Mapping[str, str], cluster: Cluster, one: Pass, world: int, gpu: bool, several: bool
+) -> Traced:
+    """`trace`, which takes seconds, once for what decides it: searching for settings asks again and again."""
+    tuned = stage.model_dump(mode="json", include={"tune"})
+    acting = cluster.model_dump(include={"precision", "activation_checkpointing", "offload", "rows", "zero"})
+    key = repr((tuned, sorted(parts.items()), acting, one, world, gpu, several))
+    if key not in _TRACED:
+        _TRACED[key] = trace(stage, parts, cluster, one, world, gpu, several)
+    return _TRACED[key]
 
 
 def _capacity(device: Device, cluster: Cluster, ranks: int) -> int:

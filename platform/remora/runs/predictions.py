@@ -20,7 +20,7 @@ from remora.files import is_published, write_json
 from remora.processes import cpu_kind
 from remora.runs.operations import operations, sample_size
 from remora.runs.preflight import outlook
-from remora.runs.rates import rate_on
+from remora.runs.rates import kind_of, rate_on
 from remora.spec import Cluster
 from remora.training import journal, totals
 from remora.training.job import StageJob
@@ -99,8 +99,9 @@ def predict(job: StageJob, runs: Path, workers: int, gpu: str | None) -> Predict
     (steps, samples), _ = outlook(stage, datasets, there=True)
     rate = rate_on(runs, device, cluster, counted=False)
     work = operations(stage, parts, samples, sample_size(datasets))
-    took = work / (rate.of(stage.name) * workers)
-    seconds = took + rate.around(stage.name)
+    kind = kind_of(stage.name, parts)
+    took = work / (rate.of(kind) * workers)
+    seconds = took + rate.around(kind)
     tensors = stage_memory(stage, parts, cluster, workers, device, datasets).traced.peak
     memory = tensors + (0 if device.is_gpu else process_memory(runs))
     figures = Figures(memory / GIB, took / steps, seconds, cost_of(seconds, workers, cluster))

@@ -14,7 +14,7 @@ from remora.catalog.compatibility import check_composition
 from remora.errors import RemoraError
 from remora.files import is_published
 from remora.runs.operations import SampleSize, operations
-from remora.spec import Cluster
+from remora.spec import PARTS, Cluster
 from remora.training import journal
 from remora.training.environment import read_environment
 from remora.training.job import StageJob
@@ -31,6 +31,14 @@ CALIBRATION = "calibration"
 """The run folder inside the run folder where `remora plan --calibrate` trains a few steps."""
 
 
+OF = " of "
+
+
+def kind_of(stage: str, parts: Mapping[str, str]) -> str:
+    """Stages that one rate is for: `finetune of clip-l-336, mlp2x_gelu, phi-2`."""
+    return f"{stage}{OF}{', '.join(parts[part] for part in sorted(parts, key=PARTS.index))}"
+
+
 @dataclass(frozen=True)
 class Rate:
     """Operations a second of one worker, counted as in `runs.operations`."""
@@ -39,22 +47,25 @@ class Rate:
     source: str
     """Where it is from, in words."""
     stages: Mapping[str, float] = field(default_factory=dict)
-    """By the stage's name, where such a stage was measured."""
+    """By the stage's kind (`kind_of`) and by its name, where such a stage was measured."""
     besides: Mapping[str, float] = field(default_factory=dict)
-    """Seconds of a stage run that are no step, by the stage's name: the model is built, validated and saved."""
+    """Seconds of a stage run that are no step, by the same: the model is built, validated and saved."""
 
-    def of(self, stage: str) -> float:
-        return self.stages.get(stage, self.overall)
+    def of(self, kind: str) -> float:
+        """Of a stage of that kind: as such stages came to, or all of that name, or all."""
+        return self.stages.get(kind, self.stages.get(kind.partition(OF)[0], self.overall))
 
-    def around(self, stage: str) -> float:
-        """Seconds of a stage run that are no step: as such stages took, or all; 0 where nothing was measured."""
-        return self.besides.get(stage, fmean(self.besides.values()) if self.besides else 0.0)
+    def around(self, kind: str) -> float:
+        """Seconds of a stage run that are no step; 0 where nothing was measured."""
+        every = fmean(self.besides.values()) if self.besides else 0.0
+        return self.besides.get(kind, self.besides.get(kind.partition(OF)[0], every))
 
 
 @dataclass(frozen=True)
 class _Worked:
     """What a stage run's steps came to."""
 
+    kind: str
     operations: float
     seconds: float
     """Of its steps, times workers."""
@@ -91,35 +102,42 @@ def rate_on(runs: Path, device: Device, cluster: Cluster, given: float | None = 
 
 
 def measured(runs: Path, gpus: bool, device: str | None = None, counted: bool = False) -> Rate | None:
-    """What the newest published stage runs came to, or where there are none, those of a calibration; None if there is
-    none on such workers.
+    """What the newest published stage runs came to, and those of a calibration where there are none of that kind; None
+    if there is none on such workers.
 
     Args:
         device: Only those on a device of that name in torch, or of which the journal does not say it.
         counted: By the operations that its journal counted, where it did.
     """
-    return _measured(runs, gpus, device, counted) or _measured(runs / CALIBRATION, gpus, device, counted)
+    own = _work(runs, gpus, device, counted)
+    known = {one.kind for one in own}
+    tried = [one for one in _work(runs / CALIBRATION, gpus, device, counted) if one.kind not in known]
+    if not own and not tried:
+        return None
+    named: dict[str, list[_Worked]] = {}
+    for one in [*own, *tried]:
+        named.setdefault(one.kind, []).append(one)
+        named.setdefault(one.kind.partition(OF)[0], []).append(one)
+    besides = {name: [one.besides for one in found if one.besides is not None] for name, found in named.items()}
+    sources = [f"{len(own)} stage run{'s' * (len(own) > 1)} of {runs}"] if own else []
+    sources += [f"{len(tried)} stage{'s' * (len(tried) > 1)} that --calibrate took steps of"] if tried else []
+    return Rate(
+        _speed([*own, *tried]),
+        f"measured: {' and '.join(sources)}",
+        {name: _speed(found) for name, found in named.items()},
+        {name: fmean(found) for name, found in besides.items() if found},
+    )
 
 
-def _measured(runs: Path, gpus: bool, device: str | None, counted: bool) -> Rate | None:
-    work: dict[str, list[_Worked]] = {}
+def _work(runs: Path, gpus: bool, device: str | None, counted: bool) -> list[_Worked]:
+    """Of the newest stage runs, some of each stage's name."""
+    looked: dict[str, list[_Worked]] = {}
     there = sorted((f for f in (runs / "stages").glob("*-*") if is_published(f)), key=lambda f: -f.stat().st_mtime)
     for folder in there:
-        found = work.setdefault(folder.name.rpartition("-")[0], [])
+        found = looked.setdefault(folder.name.rpartition("-")[0], [])
         if len(found) < MOST_RUNS and (one := _worked(runs, folder, gpus, device, counted)):
             found.append(one)
-    each = {stage: found for stage, found in work.items() if found}
-    if not each:
-        return None
-    every = [one for found in each.values() for one in found]
-    besides = {stage: [one.besides for one in found if one.besides is not None] for stage, found in each.items()}
-    kind = "steps that --calibrate took" if runs.name == CALIBRATION else "stage runs"
-    return Rate(
-        _speed(every),
-        f"measured: {len(every)} {kind if len(every) > 1 else kind.replace('runs', 'run')} of {runs}",
-        {stage: _speed(found) for stage, found in each.items()},
-        {stage: fmean(found) for stage, found in besides.items() if found},
-    )
+    return [one for found in looked.values() for one in found]
 
 
 def _speed(found: list[_Worked]) -> float:
@@ -162,8 +180,9 @@ def _worked(runs: Path, folder: Path, gpus: bool, device: str | None, counted: b
     warm = [step for i, step in enumerate(steps) if i not in cold] if len(steps) > 2 * WARM * attempts else steps
     work, seconds = (sum(column) for column in zip(*warm, strict=True))
     whole = sum(done for done, _ in steps) * seconds / work / workers
-    besides = _recorded(folder) if attempts == 1 else None
-    return _Worked(work, seconds, None if besides is None else max(0.0, besides - whole))
+    recorded = _recorded(folder) if attempts == 1 else None
+    besides = None if recorded is None else max(0.0, recorded - whole)
+    return _Worked(kind_of(job.stage.name, parts), work, seconds, besides)
 
 
 def _recorded(folder: Path) -> float | None:

@@ -16,6 +16,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 class Cluster(Spec):
     """Where and how a stage runs. Only `precision` changes a result, so only it is part of a stage run's identity."""
 
+    auto: bool = False
+    """Choose `workers`, `gpus_per_worker`, `cpus_per_worker`, `zero`, `offload`, `micro_batch`,
+    `activation_checkpointing` and `rehearse` for the devices that are there, except those that are set beside it;
+    `cluster: auto` is short for it."""
     workers: int | tuple[int, int] = 1
     """Training processes, or [min, max]: a stage runs with as many as the cluster has room for."""
     cpus_per_worker: float = Field(1, gt=0)
@@ -110,6 +114,11 @@ class Job(Spec):
     cluster: Cluster = Cluster()
     benchmarks: tuple[str, ...] = ()
     """Names from `remora catalog benchmarks`, measured after the last stage."""
+
+    @field_validator("cluster", mode="before")
+    @classmethod
+    def _auto_is_short(cls, said: object) -> object:
+        return {"auto": True} if said == "auto" else said
 
     @model_validator(mode="after")
     def _a_group_has_whole_gpus(self) -> Self:

@@ -62,6 +62,12 @@ def peak_flops(device: torch.device, precision: Precision) -> float | None:
     return peak_of(torch.cuda.get_device_name(device), precision)
 
 
+def gpus_here() -> tuple[int, str]:
+    """How many GPUs this process sees, and the first one's name; (0, "") without one."""
+    count = torch.cuda.device_count()
+    return count, torch.cuda.get_device_name() if count else ""
+
+
 def peak_of(name: str, precision: Precision) -> float | None:
     """The same by the GPU's name in torch."""
     words = f" {name.replace('-', ' ')} "

@@ -14,9 +14,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from remora.training.torch_private import (
+    FakeTensor,
+    OpOverload,
+    TorchDispatchMode,
+    storage_key,
+    tracing,
+    tree_leaves,
+    unset_fake_temporarily,
+)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -36,7 +43,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: torch._ops.OpOverload,
+        func: OpOverload,
         types: Sequence[type],
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,
@@ -45,7 +52,7 @@ class LiveBytes(TorchDispatchMode):
         if _is_bookkeeping(func, args, kwargs):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
-        if func is torch.ops.aten.mkldnn_convolution.default and _tracing():  # it has no fake kernel
+        if func is torch.ops.aten.mkldnn_convolution.default and tracing():  # it has no fake kernel
             picture, weight, bias, padding, stride, dilation, groups = args
             func, kwargs = torch.ops.aten.convolution.default, {}
             args = picture, weight, bias, stride, padding, dilation, False, [0, 0], groups
@@ -60,7 +67,7 @@ class LiveBytes(TorchDispatchMode):
         if tensor.device.type == "meta":
             return
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = storage_key(storage)
         if key in self._held:
             ref, size, old = self._held[key]
             if label is not None and label != old:
@@ -81,7 +88,7 @@ class LiveBytes(TorchDispatchMode):
 
     def forget(self, tensor: Tensor) -> None:
         """Do not count a tensor's storage any more."""
-        key = tensor.untyped_storage()._cdata
+        key = storage_key(tensor.untyped_storage())
         if key in self._held:
             ref, size, label = self._held[key]
             self._held[key] = ref, 0, label  # known, so that its views are not counted either
@@ -104,12 +111,12 @@ class LiveBytes(TorchDispatchMode):
             self.label = old
 
 
-def _is_bookkeeping(func: torch._ops.OpOverload, args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
+def _is_bookkeeping(func: OpOverload, args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
     """Whether a traced pass computes it for real: it has no fake input, or makes whole numbers.
 
     What a batch says (lengths, positions of supervised tokens) decides shapes, so it has to be known.
     """
-    if not _tracing():
+    if not tracing():
         return False
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if any(isinstance(t, FakeTensor) for t in tensors):
@@ -120,7 +127,3 @@ def _is_bookkeeping(func: torch._ops.OpOverload, args: Sequence[object], kwargs:
     if isinstance(dtype, torch.dtype):
         return not dtype.is_floating_point
     return func.overloadpacket is torch.ops.aten.arange and all(isinstance(n, int) for n in args)
-
-
-def _tracing() -> bool:
-    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None

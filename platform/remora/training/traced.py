@@ -15,7 +15,6 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers.initialization import no_init_weights
@@ -34,6 +33,7 @@ from remora.training.engines.simulated import Simulated
 from remora.training.flops import StepFlops
 from remora.training.live import LiveBytes
 from remora.training.rehearsal import Pass
+from remora.training.torch_private import FakeTensorMode, in_place
 
 BACKWARD = "backward pass"
 
@@ -84,10 +84,10 @@ def trace(
         live,
         _as_on_cuda() if gpu else contextlib.nullcontext(),
     ):
-        with no_init_weights(), _in_place():
+        with no_init_weights(), in_place():
             model = sketched(stage, parts)
         settled = cluster if cluster.zero < 3 else cluster.model_copy(update={"precision": "fp32"})
-        with _in_place():
+        with in_place():
             set_up(model, stage, settled, untried=True)  # weights that are split stay fp32
         return _traced(live, model, stage, cluster, one, world, gpu, several)
 
@@ -169,17 +169,6 @@ def _within(live: LiveBytes, module: nn.Module, label: str) -> None:
     entered = contextlib.ExitStack()
     module.register_forward_pre_hook(lambda *_: entered.enter_context(live.labelled(label)))
     module.register_forward_hook(lambda *_: entered.close(), always_call=True)
-
-
-@contextlib.contextmanager
-def _in_place() -> Iterator[None]:
-    """During the block, modules are where and what they should be: torch cannot convert fake ones in place."""
-
-    def to(self: nn.Module, *args: object, **kwargs: object) -> nn.Module:
-        return self
-
-    with mock.patch.object(nn.Module, "to", to):
-        yield
 
 
 class _CudaAutocast(TorchFunctionMode):
