@@ -176,3 +176,15 @@ def test_a_full_disk_ends_the_search_and_fails_no_variant(tmp_path: Path) -> Non
     other.failed(order.number, TornArtifact("a part was changed"))
     assert {t.state for t in other.work.trials.values()} == {"failed"}  # they all begin with that stage run
     assert other.over or other.next() is None
+
+
+def test_steps_of_another_node_that_it_went_on_from_are_not_its_own(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / LEDGER)
+    ledger.end(ledger.begin("train", "a", "v", at=0), "trained", steps=4, at=6)
+    ledger.end(ledger.begin("train", "b", "v", at=2), "trained", steps=8, at=2)
+    lines_of = [line for line in (tmp_path / LEDGER).read_text().splitlines() if '"at"' in line]
+    assert len(lines_of) == 3  # it is written again only where it is another
+    entries = Ledger.entries(tmp_path / LEDGER)
+    assert [e.at for e in entries] == [6, 2]
+    found = spending(entries, {"v": ["a", "b"]}, {"a": 10, "b": 10}, lambda run: True)
+    assert (found.taken, found.optimum, found.unspent, found.ratio) == (12, 12, 0, 1.0)

@@ -111,7 +111,7 @@ class Driver:
     def done(self, number: int, performed: Performed) -> None:
         """An order was performed."""
         item = self._going.pop(number)
-        self.ledger.end(number, performed.ended, performed.steps, performed.again)
+        self.ledger.end(number, performed.ended, performed.steps, performed.again, performed.at)
         trial = item.trial
         if isinstance(item, Measure):
             assert performed.outcome

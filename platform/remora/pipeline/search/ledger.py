@@ -79,8 +79,11 @@ class Ledger:
         self._add("began", number, kind=kind, run=run, variant=variant, at=at)
         return number
 
-    def end(self, number: int, how: str, steps: int = 0, again: int = 0) -> None:
-        self._add("ended", number, how=how, steps=steps, again=again)
+    def end(self, number: int, how: str, steps: int = 0, again: int = 0, at: int | None = None) -> None:
+        """The item ended. `at` is what `begin` could not know: another node, whose work it went on with, had come
+        further."""
+        known = {} if at is None or at == self._at[number] else {"at": at}
+        self._add("ended", number, how=how, steps=steps, again=again, **known)
         self.steps += steps
         self._busy += time.time() - self._open.pop(number)
 

@@ -50,6 +50,8 @@ class Performed:
     """Those among them that an interruption had taken away."""
     outcome: Outcome | None = None
     """Of a measured variant; its stages are not told."""
+    at: int | None = None
+    """Steps that had ever been taken of a stage run before."""
 
 
 def perform(order: Order, runs: Path, trainer: Trainer) -> Performed:
@@ -99,7 +101,7 @@ def _train(run: StageRun, parent: str, order: Order, store: Store, trainer: Trai
             task = Task(run.name, job, tracked_runs.published_record(run, variant), status, watch=order.watch)
             ended = trainer.train(task)
         steps, again = (now - then for now, then in zip(journal.taken(store.journal(run)), before, strict=True))
-        return Performed(ended, steps, again)
+        return Performed(ended, steps, again, at=before[0])
 
 
 def as_plain(order: Order) -> dict[str, Any]:
