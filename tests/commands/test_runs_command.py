@@ -140,3 +140,12 @@ def test_a_moved_run_folder_says_what_it_said(say: Say, runs: Path, tmp_path: Pa
     assert not error and lines == [f"moved to {tmp_path}/there; next: give it with --runs, or REMORA_RUNS"]
     main(["runs", "ls", "--json", "--runs", str(tmp_path / "there")])
     assert json.loads(capsys.readouterr().out) == json.loads("\n".join(before))
+
+
+def test_of_a_url_only_this_nodes_copies_go(say: Say, runs: Path, capsys) -> None:
+    (runs / ".url.json").write_text(json.dumps({"url": "s3://bucket/runs", "node": "n"}))
+    main(["runs", "rm", "two", "--runs", str(runs)])
+    told = capsys.readouterr()
+    assert told.err == f"note: {runs} is this node's folder of s3://bucket/runs; what is at the URL stays\n"
+    assert "would delete" in told.out
+    assert "belongs to s3://bucket/runs; next: REMORA_NODE_FOLDER=DIR" in say("mv", ".", str(runs.parent / "x"))[1]

@@ -25,6 +25,7 @@ from remora.pipeline.upkeep.needs import OWN, Needs, needs
 from remora.reporting.columns import console
 from remora.reporting.holdings import HoldingRecord, amount, holdings_table
 from remora.runs.leftovers import leftovers
+from remora.sharing import around
 from remora.tracking import Tracker
 from remora.tracking.every_version import Registered, every_version
 
@@ -33,6 +34,9 @@ def runs(options: RunsOptions) -> None:
     """Print or do what was asked for."""
     if not options.runs.is_dir():
         raise StoreError(f"there is no run folder {options.runs}; give the right one with --runs DIR (or REMORA_RUNS)")
+    if shared := around(options.runs):
+        # Another node may need what nothing needs here: only copies go, which are brought again when they are asked for.
+        sys.stderr.write(f"note: {options.runs} is this node's folder of {shared.url}; what is at the URL stays\n")
     verbs: dict[str, Callable[[RunsOptions], None]] = {
         "ls": _ls,
         "show": _show,
@@ -133,6 +137,10 @@ def _rm(options: RunsOptions) -> None:
 def _mv(options: RunsOptions) -> None:
     old, new = _named(options, 2, "remora runs mv BUNDLE NAME, or remora runs mv . DIR")
     found = needs(options.runs, ())
+    if (old == "." or Path(old).expanduser().absolute() == options.runs) and (shared := around(options.runs)):
+        raise StoreError(
+            f"{options.runs} belongs to {shared.url}; next: REMORA_NODE_FOLDER=DIR, a new folder for this node"
+        )
     if old == "." or Path(old).expanduser().absolute() == options.runs:
         say(f"moved to {moving.move_runs(options.runs, Path(new), found)}; next: give it with --runs, or REMORA_RUNS")
         return
