@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,7 +84,7 @@ def submit(submission: Submission, address: str, runs: str | None, env: dict[str
     with job_service(address) as client:
         return client.submit_job(
             entrypoint=submission.command(runs),
-            submission_id=f"{submission.label}-{time.strftime('%Y%m%d-%H%M%S')}",
+            submission_id=f"{submission.label}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}",
             runtime_env={"working_dir": str(submission.folder), "excludes": excluded, "env_vars": env},
             metadata={"remora": submission.verb, "spec": submission.spec.as_posix()},
         )

@@ -35,7 +35,7 @@ def runs(options: RunsOptions) -> None:
     if not options.runs.is_dir():
         raise StoreError(f"there is no run folder {options.runs}; give the right one with --runs DIR (or REMORA_RUNS)")
     if shared := around(options.runs):
-        # Another node may need what nothing needs here: only copies go, which are brought again when they are asked for.
+        # Another node may need what nothing needs here; the copies that go are brought again when they are asked for.
         sys.stderr.write(f"note: {options.runs} is this node's folder of {shared.url}; what is at the URL stays\n")
     verbs: dict[str, Callable[[RunsOptions], None]] = {
         "ls": _ls,
