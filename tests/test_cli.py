@@ -74,6 +74,23 @@ def test_quiet_says_only_what_was_found(tmp_path: Path, data: Path, capsys, monk
     assert "nothing that would stop a training run" in capsys.readouterr().out
 
 
+def test_what_lists_data_prints_it_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(*words: str) -> object:
+        main([*words, "--runs", str(tmp_path)])
+        return json.loads(capsys.readouterr().out)
+
+    assert "phi-2" in printed("catalog", "--json", "-")["llm"]
+    assert set(printed("catalog", "benchmarks", "--json", "-")) >= {"gqa", "easy-vqa"}
+    assert printed("catalog", "llm", "phi-2", "--json", "-")["phi-2"]["short"] == "Phi2"
+    assert printed("promote", "--history", "--json") == []
+    keys = ["--file", str(tmp_path / "keys.yaml")]
+    main(["keys", "add", "ada", *keys, "--concurrent", "4", "--runs", str(tmp_path)])
+    capsys.readouterr()
+    assert printed("keys", "ls", *keys, "--json") == {"ada": {"requests_per_minute": None, "concurrent": 4}}
+    main(["catalog", "devices", "--json", str(tmp_path / "d.json"), "--runs", str(tmp_path)])
+    assert "h100" in json.loads((tmp_path / "d.json").read_text())
+
+
 def test_an_unknown_key(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "x.yaml"
     file.write_text("vision: efficientnet-lite0\nconnector: mlp2x_gelu\nllm: demo-2m\nrecepe: base\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import yaml
 from rich.console import Console
@@ -18,6 +20,9 @@ def catalog(options: CatalogOptions) -> None:
     console = literal(soft_wrap=True)
     if options.kind == "check":
         check(options, console)
+        return
+    if options.json:
+        _write(options.json, _dumped(options))
         return
     if options.kind is None:
         for kind in known.KINDS:
@@ -53,9 +58,35 @@ def catalog(options: CatalogOptions) -> None:
         console.print(yaml.safe_dump(dumped, sort_keys=False, width=110), end="", markup=False, highlight=False)
 
 
+def _dumped(options: CatalogOptions) -> dict[str, object]:
+    """The names of every kind, or the entries of one; a published benchmark has its name only."""
+    if options.kind is None:
+        return {kind: list(known.entries(kind)) for kind in known.KINDS}
+    published = known.PAPERS if options.kind == "benchmarks" else ()
+    if options.name in published:
+        return {str(options.name): None}
+    if options.name is not None:
+        return {options.name: known.GETTERS[options.kind](options.name).model_dump(mode="json", exclude_none=True)}
+    own = {
+        name: entry.model_dump(mode="json", exclude_none=True) for name, entry in known.entries(options.kind).items()
+    }
+    return dict.fromkeys(published) | own
+
+
+def _write(file: Path, content: object) -> None:
+    """Write JSON to a file, or to the standard output for `-`."""
+    from remora.data.outputs import writes
+
+    text = json.dumps(content, indent=1) + "\n"
+    if str(file) == "-":
+        sys.stdout.write(text)
+        return
+    with writes(file, "--json"):
+        file.write_text(text)
+
+
 def check(options: CatalogOptions, console: Console) -> None:
     """Check every encoder x connector x llm: the embeddings per picture, or why the parts do not fit."""
-    from remora.data.outputs import writes
     from remora.planning import compositions
     from remora.reporting.known import print_compositions
 
@@ -65,6 +96,7 @@ def check(options: CatalogOptions, console: Console) -> None:
             {"vision": v, "connector": c, "llm": m, "embeddings": n, "why_not": w}
             for (v, c, m), (n, w) in found.items()
         ]
-        with writes(options.json, "--json"):
-            options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        _write(options.json, rows)
+        if str(options.json) == "-":
+            return
     print_compositions(console, found)

@@ -58,6 +58,7 @@ class KeysOptions(Options):
     file: Path = option("the file: YAML or JSON", REQUIRED, metavar="FILE")
     requests_per_minute: int | None = option("add: limit (default: none)", metavar="N")
     concurrent: int | None = option("add: limit of requests in work at a time (default: none)", metavar="N")
+    json: bool = option("ls: print names and limits as JSON", False)
 
 
 @dataclass(frozen=True, kw_only=True)

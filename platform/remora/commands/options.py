@@ -263,6 +263,7 @@ class PromoteOptions(Options):
     name: str = option("registered name (default: remora)", "remora", "--as", metavar="NAME")
     alias: str = option("alias to move to it (default: champion)", "champion", metavar="ALIAS")
     history: bool = option("list what was promoted in this run folder", False)
+    json: bool = option("with --history: print it as JSON", False)
     tracking_uri: str | None = tracking_server()
 
 
@@ -284,7 +285,7 @@ class CatalogOptions(Options):
 
     kind: str | None = argument("one of these, or `check`: which encoder x connector x llm fit together", None)
     name: str | None = argument("one entry of that kind", None)
-    json: Path | None = option("with `check`: write every composition to FILE", metavar="FILE")
+    json: Path | None = option("write it as JSON to FILE, or - to print it", metavar="FILE")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from dataclasses import asdict
+
 from remora.commands.options import PromoteOptions
 from remora.commands.saying import say
 from remora.errors import SpecError, TrackingError
@@ -17,7 +21,11 @@ def promote(options: PromoteOptions) -> None:
         try:
             settle(options.runs, Tracker(options.runs, options.tracking_uri))
         except TrackingError as e:
-            say(f"note: the last promotion did not come to its end, and MLflow cannot say what became of it: {e}")
+            note = f"note: the last promotion did not come to its end, and MLflow cannot say what became of it: {e}"
+            (sys.stderr.write(note + "\n") if options.json else say(note))
+        if options.json:
+            say(json.dumps([asdict(made) for made in history(options.runs)], indent=1))
+            return
         say(*history_lines(history(options.runs), options.runs))
         return
     say(*promotion_lines(promoted(options)))
