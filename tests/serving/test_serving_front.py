@@ -166,6 +166,26 @@ def test_states_of_the_server_are_told_in_openais_shape(said: Application, statu
     assert set(body["error"]) == {"message", "type", "param", "code"} and headers["x-request-id"]
 
 
+def test_a_full_endpoint_refuses_before_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as nothing has left the queue and Serve has said a moment ago that it is full."""
+    asked: list[bytes] = []
+
+    async def full(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(await read(receive))
+        await PlainTextResponse("Request dropped due to backpressure (…)", 429)(scope, receive, send)
+
+    one = Front(full)
+    one.going = 3  # that wait in the queue
+    for going, tries in ((3, 1), (3, 1), (4, 1), (2, 2), (2, 2)):
+        one.going = going
+        status, headers, body = exchange(one)
+        assert (status, body["error"]["code"], headers["retry-after"]) == (429, "overloaded", "2")
+        assert (len(asked), one.going) == (tries, going)
+    monkeypatch.setattr(one, "full_until", 0.0)  # later
+    exchange(one)
+    assert len(asked) == 3
+
+
 def test_another_applications_responses_are_its_own() -> None:
     assert exchange(says(404, "no such page"))[::2] == (404, "no such page")
     assert exchange(says(200, "Path '"))[::2] == (200, "Path '")

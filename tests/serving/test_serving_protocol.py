@@ -267,11 +267,12 @@ def test_settings() -> None:
         temperature=0.5, top_p=0.9, top_k=5, seed=5, stop="a", frequency_penalty=1, presence_penalty=-1, logit_bias=bias
     )
     assert how == VersionedRequest(
-        how.conversation, 128, 0.5, 0.9, 5, 5, ("a",), 1.0, -1.0, ((3, -100.0), (7, 1.5)), version="3"
+        how.conversation, 128, 0.5, 0.9, 5, 5, ("a",), 1.0, -1.0, ((3, -100.0), (7, 1.5)), version="3", streamed=False
     )
     assert asked(ignore_eos=True)[0].ignore_eos and not asked(ignore_eos=False)[0].ignore_eos
     (how,) = asked(seed=1, stop=["c", "e", "a"], top_k=-1, temperature=None)
-    assert how == VersionedRequest(how.conversation, 128, seed=1, stop=("c", "e", "a"), version="3")
+    assert how == VersionedRequest(how.conversation, 128, seed=1, stop=("c", "e", "a"), version="3", streamed=False)
+    assert asked(stream=True)[0].streamed
     with pytest.raises(Refusal, match="this model has tokens 0 to 99; found 100"):
         asked(logit_bias={"100": 1})
 

@@ -159,8 +159,9 @@ class EndpointArgs(Spec):
     cache_bytes: int = Field(default=2 * 2**30, ge=2**20)
     """Bytes of a replica's key-value cache: running requests with room for their longest answers, and shared prefixes
     of prompts. Requests wait until there is room; one that needs more than all of it runs alone."""
-    max_ongoing_requests: int = Field(default=16, ge=1)
-    """Answers that one engine replica works on (`n` of a request counts). Up to 64 are decoded together."""
+    max_ongoing_requests: int = Field(default=64, ge=1)
+    """Answers that one engine replica is meant for (`n` of a request counts): at half of them another one starts, and
+    when it has more, others get its pictures' requests, too. 64 are decoded together; further ones wait in it."""
     stalled_seconds: float = Field(default=60, gt=0)
     """An engine whose step takes longer hangs: its requests go to another replica, and Serve replaces it."""
     max_queued_requests: int = Field(default=256, ge=1)

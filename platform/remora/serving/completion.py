@@ -63,6 +63,7 @@ def engine_requests(
             ignore_eos=bool(chat.ignore_eos),
             top_logprobs=chat.best_logprobs,
             version=facts.version,
+            streamed=bool(chat.stream),
         )
         for i in range(chat.n or 1)
     )

@@ -68,6 +68,10 @@ def serve_forever(
         VARIABLE: "remora.serving.front:middlewares",
         **told,
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is restarted after 3 of these
+        # One that is slow on a busy machine lives; a kill would end all its connections.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+        # Ray gives its workers what other processes leave over: 3 % of a busy machine.
+        "RAY_worker_niceness": "0",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # after 5 s a busy machine's would be killed while it loads
     }
     from remora.serving.replica import delete_app, delete_versions

@@ -15,6 +15,7 @@ from remora.serving.resumed import ClientStream, OtherAnswer
 
 MARK = "x-remora"
 """A header of every replica's response; responses without it are the proxy's own."""
+FULL = "the endpoint is full"
 LATER = 2
 """Retry-After, in seconds."""
 
@@ -131,6 +132,11 @@ class ProxyReply:
             return
         raise self.refusal()
 
+    @property
+    def is_full(self) -> bool:
+        """The proxy has refused it because the queue was full."""
+        return self.status in (429, 503) and not self.marked and "backpressure" in self.text
+
     def refusal(self) -> Refusal:
         if self.status == 408:
             return later("no answer within the endpoint's time limit", "timeout", status=504)
@@ -138,8 +144,8 @@ class ProxyReply:
             return later("the endpoint is starting or stopping", "not_ready")
         after = self.headers.get("retry-after", "")
         wait = int(after) if after.isdecimal() else LATER
-        if "backpressure" in self.text:
-            return later("the endpoint is full", "overloaded", wait, self.status or 503)
+        if self.is_full:
+            return later(FULL, "overloaded", wait, self.status or 503)
         return later("no replica could be started; see serve status", "not_ready", 10)
 
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
@@ -24,18 +25,26 @@ from remora.inference.requests import Request
 from remora.serving.args import EndpointArgs, IngressArgs
 from remora.serving.champion import ModelFacts, ModelLoader, ModelSource
 from remora.serving.engines.chosen import engine_of
-from remora.serving.engines.protocol import Draining, ModelFailure, OtherVersion, VersionedRequest
+from remora.serving.engines.protocol import Delta, Draining, ModelFailure, OtherVersion, VersionedRequest
 from remora.serving.engines.remote import EngineItem, RemoteEngine
 from remora.serving.exported import ServeRecorder
 from remora.serving.fleet import AppState
 from remora.serving.metrics import MeteredEngine
 from remora.serving.probe import probe
+from remora.serving.routing import LOAD
 
 LOG = logging.getLogger(__name__)
 REQUEST_TIMEOUT_S = 120.0
 """The proxy's timeout for a request."""
 GRACE_S = REQUEST_TIMEOUT_S + 10
 """A stopping replica finishes its requests first, so this must exceed the longest of them."""
+PLACES = 10_000
+"""Requests that Serve gives an engine replica. What waits for an engine waits in it, in order, and is bounded by the
+places of ingress replicas: Serve's router looks for a free place every 0.5 s, and newer requests overtake."""
+REPORT_S = 1.0
+"""Seconds between two reports of a replica's load to those who choose one."""
+GATHERED_S = 1.0
+"""Seconds between two items of an answer that its client reads as a whole."""
 HEALTH_PERIOD_S = 2
 """Seconds between two checks of a replica. With Serve's 10 s a dead one would be noticed that much later."""
 APART = "--"
@@ -72,15 +81,21 @@ class ModelReplica:
         if isinstance(request, VersionedRequest) and request.version != self._facts.version:
             yield OtherVersion(f"the version here is {self._facts.version}")
             return
+        streamed = not isinstance(request, VersionedRequest) or request.streamed
         try:
             async with aclosing(self._metered.submit(request)) as deltas:
-                async for delta in deltas:
+                async for delta in deltas if streamed else gathered(deltas):
                     yield delta
         except (DataError, Draining) as error:
             yield error
         except Exception as error:
             LOG.exception("a request failed")
             yield ModelFailure(type(error).__name__)
+
+    def record_routing_stats(self) -> dict[str, int]:
+        """For Serve, which gives it to `PictureRouter`."""
+        load = self._engine.stats.load
+        return {LOAD: load.running + load.waiting}
 
     def check_health(self) -> None:
         """For Serve, which asks every HEALTH_PERIOD_S, and replaces a replica that fails this three times.
@@ -94,6 +109,26 @@ class ModelReplica:
             hangs = Draining(f"the model hangs: a step has taken {stalled:.0f} s")
             self._engine.abandon(hangs)
             raise hangs
+
+
+async def gathered(
+    deltas: AsyncIterator[Delta], apart_s: float = GATHERED_S, clock: Callable[[], float] = time.monotonic
+) -> AsyncGenerator[Delta, None]:
+    """The first delta at once, then what came in `apart_s`, and the last with what came before it.
+
+    Each item that a replica streams costs it, Ray and the ingress 1 ms of CPU time, more than a small model's token.
+    What has been told is not lost with the replica: another one goes on behind it.
+    """
+    pending: Delta | None = None
+    told = -math.inf
+    async for delta in deltas:
+        pending = delta if pending is None else pending + delta
+        now = clock()
+        if pending.finish_reason is not None or now - told >= apart_s:
+            yield pending
+            pending, told = None, now
+    if pending is not None:
+        yield pending
 
 
 def replicas_of(kind: type, of: EndpointArgs | IngressArgs, initial: int | None = None) -> Deployment:
@@ -171,10 +206,11 @@ def engine_handle(app: str) -> DeploymentHandle[object]:
 def engines(args: EndpointArgs, load: ModelLoader, initial: int | None = None) -> serve.Application:
     """The application of a version's replicas."""
     deployment = replicas_of(ModelReplica, args, initial).options(
+        max_ongoing_requests=PLACES,
         request_router_config={
             "request_router_class": "remora.serving.routing.PictureRouter",
-            # Any other, if a picture's replica is full.
-            "request_router_kwargs": {"num_fallback_replicas": args.max_replicas},
+            "request_router_kwargs": {"num_fallback_replicas": args.max_replicas, "full": args.max_ongoing_requests},
+            "request_routing_stats_period_s": REPORT_S,
         },
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
     )

@@ -25,6 +25,8 @@ class VersionedRequest(Request):
     """A request that was read for one version of the served model: its pictures have the size of that one's encoder."""
 
     version: str = ""
+    streamed: bool = True
+    """Its client reads the answer as it grows. If not, deltas come together (`gathered`)."""
 
 
 @dataclass(frozen=True)
