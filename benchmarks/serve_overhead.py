@@ -78,9 +78,7 @@ def of_engine(model: Answerer, picture: bytes | None, tokens: int) -> Callable[[
     return lambda: loop.run_until_complete(answer())
 
 
-def of_endpoint(
-    client: httpx.Client, stop: int, picture: bytes | None, tokens: int, stream: bool
-) -> Callable[[], float]:
+def of_endpoint(client: httpx.Client, picture: bytes | None, tokens: int, stream: bool) -> Callable[[], float]:
     """The same over HTTP."""
     content: list[dict[str, object]] = [{"type": "text", "text": QUESTION}]
     if picture is not None:

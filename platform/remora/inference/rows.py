@@ -147,8 +147,7 @@ class SlotRows:
             return False
         if rows > cache.slots or columns > cache.columns:
             columns = max(columns, min(columns + -columns % COLUMNS, most // rows))
-            ample = min(1 << (rows - 1).bit_length(), self._limits.rows, most // columns)
-            self._batch.resize(max(rows, ample), columns)
+            self._batch.resize(max(rows, min(2 * rows, self._limits.rows, most // columns)), columns)
         return True
 
 

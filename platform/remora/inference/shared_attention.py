@@ -27,22 +27,17 @@ Index = slice | Tensor
 
 @dataclass(frozen=True)
 class SharedRows:
-    """Rows whose prefixes have one length, of which at least two share each. They are taken by place: their slot's
-    number behind the first one's. There may be places of others between."""
+    """Rows whose prefixes have one length, of which at least two share each; in the order of their slots."""
 
     rows: Index
-    """Their numbers in the pass, by place."""
-    at: Index
-    """Their places, ascending."""
-    slots: slice
-    """The slots of all places."""
+    """Their numbers in the pass, [n]."""
     prefix: int
     groups: tuple[tuple[int, Index], ...]
-    """A slot that has the prefix, and the places of the rows that share it."""
-    blocks: tuple[tuple[slice, slice], ...]
-    """(places, columns behind the prefix) that hold keys."""
+    """A slot that has the prefix, and which of the rows share it."""
+    blocks: tuple[tuple[slice, slice, slice], ...]
+    """(some of the rows, their slots, columns): together they cover all of the rows' own tokens."""
     unseen: Tensor
-    """[places, 1, T]: minus infinity behind a row's last token, otherwise 0."""
+    """[n, 1, T]: minus infinity behind a row's last token, otherwise 0."""
     saved: int
     """Tokens that are not read again."""
 
@@ -50,36 +45,30 @@ class SharedRows:
         """query [heads, R, D], a token of each row of the pass; a layer's memory [slots, groups, columns, D]; writes
         these rows of `found` [R, heads, D of values]."""
         heads, _, width = query.shape
-        parts, prefix = key.shape[1], self.prefix
+        parts, prefix, wide = key.shape[1], self.prefix, value.shape[-1]
         each = heads // parts  # heads that look at the same keys
-        keys, values = key[self.slots], value[self.slots]
-        places, tail = self.unseen.shape[0], self.unseen.shape[-1]
-        asked = query.new_zeros(parts, places, each, width)
-        asked[:, self.at] = query[:, self.rows].view(parts, each, -1, width).transpose(1, 2)
-        asked *= width**-0.5 if scaling is None else scaling
+        count, tail = self.unseen.shape[0], self.unseen.shape[-1]
+        asked = query[:, self.rows] * (width**-0.5 if scaling is None else scaling)
+        asked = asked.view(parts, each, count, width).transpose(1, 2)  # [parts, n, each, D]
 
-        scores = query.new_zeros(parts, places, each, prefix + tail)
+        scores = query.new_zeros(parts, count, each, prefix + tail)
         for slot, some in self.groups:
-            mine = asked[:, some].reshape(parts, -1, width)
-            seen = torch.bmm(mine, key[slot, :, :prefix].transpose(1, 2))
+            seen = torch.bmm(asked[:, some].reshape(parts, -1, width), key[slot, :, :prefix].transpose(1, 2))
             scores[:, some, :, :prefix] = seen.view(parts, -1, each, prefix)
-        for some, columns in self.blocks:
-            there = slice(prefix + columns.start, prefix + columns.stop)
-            own = torch.matmul(asked[:, some].transpose(0, 1), keys[some, :, there].transpose(2, 3))
-            scores[:, some, :, there] = own.transpose(0, 1)
+        for some, slots, columns in self.blocks:
+            own = torch.matmul(asked[:, some].transpose(0, 1), key[slots, :, columns].transpose(2, 3))
+            scores[:, some, :, columns] = own.transpose(0, 1)
         scores[..., prefix:] += self.unseen
         weights = torch.softmax(scores, -1)
 
-        wide = value.shape[-1]  # some models' values are narrower than their keys
-        told = query.new_zeros(parts, places, each, wide)
+        told = query.new_empty(parts, count, each, wide)
         for slot, some in self.groups:
-            mine = weights[:, some, :, :prefix].reshape(parts, -1, prefix)
-            told[:, some] = torch.bmm(mine, value[slot, :, :prefix]).view(parts, -1, each, wide)
-        for some, columns in self.blocks:
-            there = slice(prefix + columns.start, prefix + columns.stop)
-            own = torch.matmul(weights[:, some, :, there].transpose(0, 1), values[some, :, there])
+            shares = weights[:, some, :, :prefix].reshape(parts, -1, prefix)
+            told[:, some] = torch.bmm(shares, value[slot, :, :prefix]).view(parts, -1, each, wide)
+        for some, slots, columns in self.blocks:
+            own = torch.matmul(weights[:, some, :, columns].transpose(0, 1), value[slots, :, columns])
             told[:, some] += own.transpose(0, 1)
-        found[self.rows] = told[:, self.at].transpose(0, 1).reshape(-1, heads, wide)
+        found[self.rows] = told.transpose(0, 1).reshape(count, heads, wide)
 
 
 @lru_cache(maxsize=2)  # every layer of a pass asks
@@ -101,28 +90,28 @@ def sharing(spans: tuple[SlotSpan, ...]) -> tuple[tuple[SharedRows, ...], tuple[
 
 def _set(spans: Sequence[SlotSpan], prefix: int, groups: list[list[int]]) -> SharedRows:
     rows = sorted((i for group in groups for i in group), key=lambda i: spans[i].slot)
-    first = spans[rows[0]].slot
-    place = {i: spans[i].slot - first for i in rows}
-    tails = {i: spans[i].start + 1 - prefix for i in rows}
-    places, longest = place[rows[-1]] + 1, max(tails.values())
-    blocks: list[tuple[slice, slice]] = []
-    for column in range(0, longest, BLOCK):
-        live = [place[i] for i in rows if tails[i] > column]
-        some, end = slice(live[0], live[-1] + 1), min(longest, column + BLOCK)
-        if blocks and blocks[-1][0] == some:
-            blocks[-1] = some, slice(blocks[-1][1].start, end)
-        else:
-            blocks.append((some, slice(column, end)))
-    ends = torch.ones(places, dtype=torch.long)
-    ends[list(place.values())] = torch.tensor(list(tails.values()))
+    place = {row: at for at, row in enumerate(rows)}
+    tails = [spans[i].start + 1 - prefix for i in rows]
+    blocks: list[tuple[slice, slice, slice]] = []
+    for column in range(0, max(tails), BLOCK):
+        run: list[int] = []  # neighbours, which have neighbouring slots
+        for at, row in enumerate([*rows, -1]):
+            goes_on = row >= 0 and tails[at] > column
+            if run and not (goes_on and run[-1] == at - 1 and spans[rows[run[-1]]].slot == spans[row].slot - 1):
+                first = spans[rows[run[0]]].slot
+                end = min(column + BLOCK, max(tails[i] for i in run))
+                there = slice(prefix + column, prefix + end)
+                blocks.append((slice(run[0], run[-1] + 1), slice(first, first + len(run)), there))
+                run = []
+            if goes_on:
+                run.append(at)
+    unseen = torch.arange(max(tails)) >= torch.tensor(tails)[:, None, None]
     return SharedRows(
         rows=_index(rows),
-        at=_index([place[i] for i in rows]),
-        slots=slice(first, first + places),
         prefix=prefix,
         groups=tuple((spans[group[0]].slot, _index(sorted(place[i] for i in group))) for group in groups),
         blocks=tuple(blocks),
-        unseen=torch.zeros(places, 1, longest).masked_fill(torch.arange(longest) >= ends[:, None, None], -torch.inf),
+        unseen=torch.zeros(unseen.shape).masked_fill(unseen, -torch.inf),
         saved=(len(rows) - len(groups)) * prefix,
     )
 
