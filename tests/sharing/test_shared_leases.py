@@ -20,7 +20,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_of_many_nodes_one_at_a_time_has_it(node: NodeMaker) -> None:
-    nodes = [node(f"n{i}") for i in range(4)]
+    nodes = [node(f"n{i}") for i in range(3)]
     together, inside, most = threading.Barrier(len(nodes)), 0, 0
 
     def work(each: SharedRuns) -> int:
@@ -35,7 +35,7 @@ def test_of_many_nodes_one_at_a_time_has_it(node: NodeMaker) -> None:
 
     with ThreadPoolExecutor(len(nodes)) as pool:
         numbers = list(pool.map(work, nodes))
-    assert most == 1 and sorted(numbers) == [1, 2, 3, 4]
+    assert most == 1 and sorted(numbers) == [1, 2, 3]
 
 
 def test_who_waits_hears_of_the_holder_once_and_stops_when_it_is_enough(node: NodeMaker) -> None:
@@ -73,6 +73,7 @@ def test_a_dead_holders_lease_is_taken_and_a_living_ones_is_not(
 def test_a_process_of_the_same_node_does_not_wait_for_a_dead_one(node: NodeMaker) -> None:
     a = node("a")
     assert a.leases._taken(KEY, 1)
+    assert not a.leases.elsewhere(KEY)
     with a.leases.hold(KEY) as held:
         assert held and held.number == 2
 
