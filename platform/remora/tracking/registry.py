@@ -96,7 +96,8 @@ def make_version(server: Server, run: str, claim: Claim, model: str | None = Non
                 client.create_registered_model(claim.model)
             # `register_model("runs:/…")` needs a logged model in MLflow's own format; plain files need this call.
             source = f"{client.get_run(run).info.artifact_uri}/{path}"
-            version = client.create_model_version(claim.model, source, run, tags=marks, model_id=model)
+            # With a `model_id` a server takes no source but that model's own artifacts, and it has none.
+            version = client.create_model_version(claim.model, source, run, tags=marks)
         if model:
             server.tell_version(model, claim.model, str(version.version))
         done = f"{CLAIMED}.{claim.alias}"

@@ -170,7 +170,7 @@ class Server(Connection):
                 client.log_outputs(run, outs)
 
     def tell_version(self, model: str, name: str, version: str) -> None:
-        """Name a version of the registry on its LoggedModel's page. An MLflow server does so itself, a database not."""
+        """Name a version of the registry on its LoggedModel's page."""
         with self.answers() as client:
             told = json.loads(client.get_logged_model(model).tags.get(VERSIONS, "[]"))
             if (one := {"name": name, "version": version}) not in told:
