@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from itertools import count
@@ -110,3 +111,13 @@ def test_its_last_words_are_its_error(script, said, start):
 
 def test_another_remora_runs_in_the_same_environment():
     assert remora_command("plan", "x.yaml") == [sys.executable, "-m", "remora", "plan", "x.yaml"]
+
+
+def test_a_peak_is_counted_anew_after_it_is_forgotten():
+    code = (
+        "from remora.processes import forget_peak, peak_memory\n"
+        "held = bytearray(300 << 20); before = peak_memory(); del held\n"
+        "forget_peak(); print(before - peak_memory() > 200 << 20)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

@@ -28,9 +28,19 @@ MARK = "REMORA_CHILD"
 
 
 def peak_memory() -> int:
-    """Bytes that this process had at most, or the one that it was forked from: what getrusage says."""
+    """Bytes that this process had at most. Elsewhere than on Linux it is what getrusage says, which may be of the
+    process that it was forked from."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
+            return int(found[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024  # it counts KiB, but on macOS bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def forget_peak() -> None:
+    """Begin `peak_memory` anew from what this process has now, where Linux allows it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def user_name() -> str:

@@ -127,3 +127,15 @@ def test_seconds_around_training_are_read_off_status_journals(tmp_path: Path) ->
     assert found == Around(20.0, {"pope": 7.0})
     assert found.asking(["pope", "gqa"]) == 7.0 and found.unknown(["gqa", "pope", "gqa"]) == ["gqa"]
     assert around(tmp_path / "none") == Around()
+
+
+def test_a_processs_memory_is_learnt_from_what_came_here_or_in_a_calibration(tmp_path: Path) -> None:
+    from remora.runs.memory import PROCESS
+    from remora.runs.predictions import process_memory
+
+    assert process_memory(tmp_path) == PROCESS
+    for runs, memory in ((tmp_path / "calibration", 1.5), (tmp_path, 1.25)):
+        said = {"predicted": asdict(prediction(memory=2.0)), "came": asdict(Figures(memory))}  # 1 GiB of tensors
+        with publishing(runs / "stages/align-1") as made:
+            (made / "record.json").write_text(json.dumps(said))
+        assert process_memory(tmp_path) == (memory - 1) * (1 << 30)

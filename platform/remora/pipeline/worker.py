@@ -15,6 +15,7 @@ from remora.evaluation.benchmarks import Benchmark, benchmark
 from remora.files import is_published, write_atomic
 from remora.pipeline.executor import AskJob, Task
 from remora.pipeline.feed import Feed
+from remora.processes import forget_peak
 from remora.runs import Store, predictions
 from remora.training import journal, totals
 
@@ -46,6 +47,7 @@ def train(feed: Feed, runs: Path, preempted: Callable[[], bool]) -> None:
                 journal.append(task.status, "stage", **told, state="training")
                 gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
                 predictions.foretell(task.job, runs, dist.get_world_size(), gpu)
+            forget_peak()  # on a CPU a stage run's memory is the process's, and this one may have trained others
             try:
                 figures = run(task.job, preempted, _scorer(task, store), task.watch.heard if task.watch else to_the_end)
             except Paused:

@@ -20,7 +20,7 @@ from remora.files import is_published, write_json
 from remora.processes import cpu_kind
 from remora.runs.operations import operations, sample_size
 from remora.runs.preflight import outlook
-from remora.runs.rates import kind_of, rate_on
+from remora.runs.rates import CALIBRATION, kind_of, rate_on
 from remora.spec import Cluster
 from remora.training import journal, totals
 from remora.training.job import StageJob
@@ -184,12 +184,14 @@ def record_line(found: Sequence[CheckedPrediction]) -> str:
 
 
 def process_memory(runs: Path) -> int:
-    """Bytes of a training process on a CPU besides its tensors: as the last stage runs on it took, or assumed."""
+    """Bytes of a training process on a CPU besides its tensors: as the last stage runs on it took, or a
+    calibration, or assumed."""
     from remora.runs.memory import GIB, PROCESS
 
+    found = checked_predictions(runs, cpu_kind()) or checked_predictions(runs / CALIBRATION, cpu_kind())
     took = [
         one.came.memory - one.prediction.tensors
-        for one in checked_predictions(runs, cpu_kind())[:SHOWN]
+        for one in found[:SHOWN]
         if one.came.memory is not None and one.prediction.tensors is not None
     ]
     return int(median(took) * GIB) if took else PROCESS
