@@ -11,9 +11,10 @@ from statistics import fmean
 from remora import catalog
 from remora.catalog import Device
 from remora.catalog.compatibility import check_composition
+from remora.data.held_out import opened
 from remora.errors import RemoraError
 from remora.files import is_published
-from remora.runs.operations import SampleSize, operations
+from remora.runs.operations import SampleSize, operations, sample_size
 from remora.spec import PARTS, Cluster
 from remora.training import journal
 from remora.training.environment import read_environment
@@ -156,7 +157,7 @@ def _worked(runs: Path, folder: Path, gpus: bool, device: str | None, counted: b
             kinds = catalog.vision(parts["vision"]), catalog.connector(parts["connector"]), catalog.llm(parts["llm"])
             embeddings = check_composition(*kinds)
         workers, attempts, steps = job.cluster.least_workers, 0, list[tuple[float, float]]()
-        cold = set[int]()
+        cold, planned = set[int](), _planned(job)
         for e in events:
             if e["event"] == "started":
                 workers, attempts = e.get("workers", workers), attempts + 1
@@ -167,12 +168,13 @@ def _worked(runs: Path, folder: Path, gpus: bool, device: str | None, counted: b
             if e["event"] != "step" or not e.get("samples_per_second") or not e.get("tokens_per_second"):
                 continue
             took = e["samples"] / e["samples_per_second"]
+            positions = e["tokens_per_second"] * took / e["samples"]
+            real = SampleSize(max(1.0, positions - embeddings), 1.0 if embeddings else 0.0)
+            taken = operations(job.stage, parts, e["samples"], real)
             done = e.get("flops") if counted else None
-            if done is None:
-                positions = e["tokens_per_second"] * took / e["samples"]
-                size = SampleSize(max(1.0, positions - embeddings), 1.0 if embeddings else 0.0)
-                done = operations(job.stage, parts, e["samples"], size)
-            steps.append((done, took * workers))
+            # Plans estimate the length of a sample; measured by the same estimate, its error cancels out.
+            share = operations(job.stage, parts, e["samples"], planned) / taken if planned else 1.0
+            steps.append(((taken if done is None else done) * share, took * workers))
     except (OSError, ValueError, KeyError, RemoraError):  # of another version, or with an entry that is not here
         return None
     if not steps:
@@ -183,6 +185,16 @@ def _worked(runs: Path, folder: Path, gpus: bool, device: str | None, counted: b
     recorded = _recorded(folder) if attempts == 1 else None
     besides = None if recorded is None else max(0.0, recorded - whole)
     return _Worked(kind_of(job.stage.name, parts), work, seconds, besides)
+
+
+def _planned(job: StageJob) -> SampleSize | None:
+    """What a plan takes a sample of the stage's data to be; None where its data is not here."""
+    try:
+        datasets = opened(job.stage, job.datasets)
+    except (OSError, ValueError, RemoraError):
+        return None
+    size = sample_size(datasets)
+    return None if size.assumed or not datasets else size
 
 
 def _recorded(folder: Path) -> float | None:
