@@ -54,7 +54,7 @@ def commands() -> str:
     text = [
         "# Commands",
         "Every verb and every flag, in the order of `remora --help`. `remora VERB --help` prints the same.",
-        "All verbs have two flags, which the tables below leave out:",
+        "All verbs have three flags, which the tables below leave out:",
         table(("flag", "meaning"), [(f"`{f.written}`", f.meaning) for f in surface.flags(surface.Verb(Options, ""))]),
         "A verb exits with 0 when it is done, with 1 and one line on an error ([error messages](errors.md)), with 2 on "
         "a command line that it does not understand, and with 130 on Ctrl-C.",
