@@ -108,7 +108,7 @@ def cpu_by_process(pid: int) -> dict[str, float]:
     found: dict[str, float] = {}
     for one in psutil.Process(pid).children(recursive=True):
         try:
-            times, name = one.cpu_times(), " ".join(one.cmdline())[:40]
+            times, name = one.cpu_times(), " ".join(one.cmdline()).split(".")[0].strip()
         except psutil.Error:
             continue
         if "Replica" in name or "Proxy" in name:
