@@ -1,4 +1,4 @@
-"""docs/serving.md, as tests read it."""
+"""docs/serving.md and the pages that go on from it, as tests read them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "serving.md").read_text()
+PAGE = "\n".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("serving", "canary", "serving-speed"))
 FENCED = r"(?ms)^```(\w+)\n(.*?)^```$"
 
 

@@ -1,4 +1,4 @@
-"""Commands, settings, limits and codes of docs/serving.md are those of the code.
+"""Commands, settings, limits and codes of docs/serving.md and of the pages that go on from it are those of the code.
 
 Its examples run in test_serving_endpoint.py.
 """
@@ -60,19 +60,19 @@ def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
         ("alice", Path("keys.yaml"), False),
         (("remora@champion",), Path("keys.yaml"), False),
         (("remora@champion",), None, True),
+        ("http://127.0.0.1:8000", Path("picture.png"), False),
+        ("http://127.0.0.1:8000", Path("picture.png"), False),
         (("MODEL",), None, False),
-        (("remora@champion",), None, False),
+        (("remora@champion", "other@champion", "small-variant"), None, False),
         ("MODEL", None, False),
         (("MODEL",), None, False),
+        (("remora@champion",), None, False),
         ("http://127.0.0.1:8000", None, False),
         ("http://127.0.0.1:8000", None, True),
         ("https://models.example.org", None, True),
-        (("remora@champion", "other@champion", "small-variant"), None, False),
         (("remora@champion",), None, False),
         ("show", None, False),
         ("replay", None, True),
-        ("http://127.0.0.1:8000", Path("picture.png"), False),
-        ("http://127.0.0.1:8000", Path("picture.png"), False),
         (("base-Eff-2M-mlp",), None, True),
     ]
     assert {language for language, _ in examples()} == {"sh", "python", "yaml"}
