@@ -51,7 +51,8 @@ def job_service(address: str) -> Iterator[JobSubmissionClient]:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # a line for each upload
+    for module in ("dashboard_sdk", "job.sdk"):  # a line for each upload; each has a level of its own
+        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
     try:
         yield JobSubmissionClient(address)
     except AuthenticationError as e:
