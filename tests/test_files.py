@@ -223,3 +223,28 @@ def test_a_lock_is_waited_for_and_its_holder_is_named(tmp_path, holder):
 def test_a_wait_ends_when_what_was_waited_for_is_there(tmp_path, holder):
     with files.exclusive(tmp_path / "x.lease", enough=lambda: True) as mine:
         assert not mine
+
+
+def test_who_waited_for_a_lock_that_was_deleted_takes_the_one_that_is_there(tmp_path, holder):
+    lease = tmp_path / "x.lease"
+
+    def waiting(who: str) -> None:
+        lease.unlink()
+        holder.kill()
+
+    with files.exclusive(lease, waiting) as mine:
+        assert mine and files.is_held(lease)
+
+
+def test_a_lock_file_of_another_user_is_asked_too(tmp_path, holder, monkeypatch):
+    """Nothing of theirs counts as at work only because this process may not write there."""
+    opened = os.open
+
+    def refused(path, flags, *more):
+        if flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, flags, *more)
+
+    (tmp_path / "free").touch()
+    monkeypatch.setattr(files.os, "open", refused)
+    assert files.is_held(tmp_path / "x.lease") and not files.is_held(tmp_path / "free")

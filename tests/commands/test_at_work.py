@@ -126,3 +126,14 @@ def test_a_record_that_is_torn_is_left_out(tmp_path: Path) -> None:
     (file,) = tmp_path.glob("commands/*/command.json")
     file.write_text("{")
     assert until("nothing", lambda: not records(tmp_path))
+
+
+def test_a_search_is_asked_to_stop_before_it_has_a_folder(tmp_path: Path, say) -> None:
+    search = [sys.executable, "-c", WORKS.replace('"train", "single"', '"search", "it"'), str(tmp_path)]
+    with subprocess.Popen(search, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "at work\n"
+        lines, error = say("stop", "it")
+        process.kill()
+    assert not error and lines[1].startswith("search it has stopped")
+    assert find_command(tmp_path, "it").state(tmp_path) == "stopped"
+    assert json.loads("\n".join(say("logs", "it", "--json")[0]))["state"] == "stopped"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,12 +16,13 @@ import pytest
 from remora.errors import DataError, StoreError
 from remora.files import MANIFEST, exclusive, is_published, publishing
 from remora.pipeline import tracked_runs
+from remora.pipeline.command_records import at_work
 from remora.pipeline.search.search import lease_of
 from remora.pipeline.upkeep.deleting import FRESH, collect, collect_leftovers, fresh, remove
 from remora.pipeline.upkeep.holdings import Holding, find, holdings, size_of
 from remora.pipeline.upkeep.moving import move_runs, rename_bundle
 from remora.pipeline.upkeep.needs import Needs, needs
-from remora.pipeline.upkeep.verifying import verified, verified_records
+from remora.pipeline.upkeep.verifying import verified, verified_records, verified_torn_apart
 from remora.runs import variant_name
 from remora.tracking.every_version import Registered
 from remora.tracking.record import Claim, Run, read_record
@@ -328,3 +330,136 @@ def test_to_another_disk_weights_stay_stored_once(tmp_path: Path, monkeypatch: p
     moved = move_runs(runs, tmp_path / "there", needs(runs, ()))
     assert not runs.exists() and (moved / "again").samefile(moved / "a" / "weights")
     assert [p.name for p in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize("harm", ["torn", "gone"])
+@pytest.mark.parametrize(
+    "file",
+    ["bundles/{bundle}/bundle.json", "stages/{last}/{manifest}", "searches/two/space.json", "tracking/{record}"],
+)
+def test_nothing_goes_while_a_file_cannot_be_read_that_says_what_is_needed(
+    runs: Path, written: ExplainedFolder, file: str, harm: str
+) -> None:
+    with publishing(runs / "stages" / "finetune-0123456789ab") as tmp:
+        (tmp / "weights").write_text("w")
+    place = runs / file.format(
+        bundle=written.bundles["resampler"].name,
+        last=written.lineages["resampler"][-1].name,
+        manifest=MANIFEST if harm == "gone" else "record.json",
+        record=next((runs / "tracking").glob("variant-*.json")).name,
+    )
+    place.unlink()
+    if harm == "torn":
+        place.write_text('{"na')
+    elif place.parent.name in ("two", "tracking"):
+        return  # a search that had not begun, and a record that there never was
+    age(runs)
+    found = needs(runs, ())
+    assert found.unread == [place] and not list(collect(found, really=True))
+    with pytest.raises(StoreError, match=rf"may be needed: .*{place.name} cannot be read; next: remora runs verify"):
+        remove(find("finetune-0123456789ab", runs, found.holdings), found, really=True)
+
+
+def test_what_lacks_the_file_by_which_it_is_known_is_named(runs: Path, written: ExplainedFolder) -> None:
+    index = next(h.path for h in holdings(runs) if h.kind == "index")
+    bundle, stage = (
+        runs / "bundles" / written.bundles["resampler"].name,
+        runs / "stages" / names(written, "resampler")[1],
+    )
+    for file in (index / "index.json", bundle / "bundle.json", stage / MANIFEST):
+        assert not [v for v in verified_torn_apart(runs) if v.path == file.parent]
+        file.unlink()
+        (only,) = (v for v in verified_torn_apart(runs) if v.path == file.parent)
+        assert f"no {file.name}; next: " in only.problems[0]
+
+
+def test_answers_whose_model_is_not_known_stay_and_are_named(runs: Path) -> None:
+    scores = next(h for h in holdings(runs) if h.kind == "scores")
+    (scores.path / "about.json").unlink()
+    age(runs)
+    assert not needs(runs, ()).unneeded()
+    (found,) = (v for v in verified(runs, holdings(runs)) if v.problems)
+    assert "no about.json" in found.problems[0]
+
+
+def test_a_folder_that_cannot_be_listed_stops_the_count(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = Path.iterdir
+
+    def stale(self: Path) -> Iterator[Path]:
+        if self.name == "stages":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", stale)
+    with pytest.raises(StoreError, match="stages cannot be listed: Stale file handle"):
+        needs(runs, ())
+
+
+def test_nothing_goes_or_moves_under_a_command_that_has_just_begun(runs: Path, spare, tmp_path: Path) -> None:
+    """It looks at data before it takes the first lease, and has chosen what it goes on from."""
+    assert spare()
+    before = needs(runs, ())
+    with at_work(runs, "train", "single", "it", ["train", "it.yaml"]):
+        assert needs(runs, ()).at_work == ["train it"]
+        assert not list(collect(needs(runs, ()), really=True))
+        assert not list(collect(before, really=True))  # it began after the count
+        with pytest.raises(StoreError, match=r"a command works in .* \(train it\)"):
+            move_runs(runs, tmp_path / "there", needs(runs, ()))
+    assert list(collect(before, really=True))
+
+
+def test_what_is_worked_at_since_the_count_stays(runs: Path) -> None:
+    found = needs(runs, ())
+    scores = next(h for h in found.holdings if h.kind == "scores")
+    alone = Needs(runs, found.holdings)
+    with (
+        exclusive(scores.path.with_name(f".{scores.name}.lease")),
+        pytest.raises(StoreError, match="a command works at it"),
+    ):
+        remove(scores, alone, really=True)
+    assert scores.path.is_dir()
+
+
+def test_of_a_link_what_it_leads_to_stays(runs: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (runs / "searches" / "two").rename(elsewhere)
+    (runs / "searches" / "two").symlink_to(elsewhere)
+    found = needs(runs, ())
+    remove(find("two", runs, found.holdings), found, really=True)
+    assert not list((runs / "searches").iterdir()) and (elsewhere / "space.json").is_file()
+    link = tmp_path / "link"
+    link.symlink_to(runs)
+    with pytest.raises(StoreError, match=f"is a link to {runs}; next: remora runs mv . .* --runs {runs}"):
+        move_runs(link, tmp_path / "there", needs(link, ()))
+
+
+@pytest.mark.parametrize("name", ["", " ", "a/b", "..", "x\ny", "z" * 300])
+def test_a_name_that_is_none_is_refused(runs: Path, written: ExplainedFolder, name: str) -> None:
+    found = needs(runs, ())
+    old = find(written.bundles["resampler"].name, runs, found.holdings)
+    with pytest.raises(DataError if len(name) < 9 else StoreError, match=r"and .* is none|the path is too long"):
+        rename_bundle(old, name, runs, found)
+    assert old.path.is_dir()
+
+
+def test_what_was_written_while_it_was_copied_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = tmp_path / "runs"
+    (runs / "a").mkdir(parents=True)
+    (runs / "a" / "weights").write_bytes(bytes(100))
+    copytree, rename = shutil.copytree, Path.rename
+
+    def meanwhile(*given: object, **more: object) -> object:
+        made = copytree(*given, **more)
+        (runs / "a" / "later").write_text("of a command that began meanwhile")
+        return made
+
+    def refused(self: Path, to: Path) -> Path:
+        if self == runs:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    monkeypatch.setattr(shutil, "copytree", meanwhile)
+    with pytest.raises(StoreError, match=r"a command wrote in .* while it was copied; nothing was moved"):
+        move_runs(runs, tmp_path / "there", needs(runs, ()))
+    assert (runs / "a" / "later").is_file() and [p.name for p in tmp_path.iterdir()] == ["runs"]

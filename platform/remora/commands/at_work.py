@@ -18,7 +18,7 @@ from pathlib import Path
 from remora.commands.operate_options import LogsOptions, ResumeOptions, StopOptions
 from remora.commands.saying import say
 from remora.errors import DataError
-from remora.files import is_held
+from remora.files import disk_errors, is_held
 from remora.pipeline.command_records import (
     CommandRecord,
     ask_to_stop,
@@ -52,11 +52,16 @@ def logs(options: LogsOptions) -> None:
     happenings = Happenings(options.runs, record.search, record.began)
     while True:
         running = is_held(lease_of_command(options.runs, record.id))
-        say(*happenings.new(list(_variants(record, options.runs))))
+        if not options.json:
+            say(*happenings.new(list(_variants(record, options.runs))))
         if not (options.follow and running):
             break
         time.sleep(LOOK_EVERY)
-    say(_line(record if running else find_command(options.runs, record.id), options.runs))
+    record = record if running else find_command(options.runs, record.id)
+    if options.json:
+        say(json.dumps(asdict(record) | {"state": record.state(options.runs)}, indent=1))
+        return
+    say(_line(record, options.runs))
     if record.log:
         say(f"log: {record.log}")
 
@@ -65,9 +70,10 @@ def stop(options: StopOptions) -> None:
     """Ask a command to stop as Ctrl-C does, and wait until it has."""
     record = find_command(options.runs, options.name, running=True)
     say(f"asked {record.verb} {record.name} to stop; what was finished is kept")
-    if record.verb == "search":  # which looks for its own file, in Ray Tune too
-        stop_file(folder_of(options.runs, record.name)).touch()
-        while is_held(lease_of(options.runs, record.name)):
+    if record.verb == "search" and is_held(lease_of(options.runs, record.name)):
+        with disk_errors(options.runs):  # which looks for its own file, in Ray Tune too
+            stop_file(folder_of(options.runs, record.name)).touch()
+        while is_held(lease_of_command(options.runs, record.id)):
             time.sleep(LOOK_EVERY)
     else:
         ask_to_stop(options.runs, record)

@@ -98,7 +98,8 @@ def _verify(options: RunsOptions) -> None:
     chosen = [find(name, options.runs, found.holdings) for name in options.names] or found.holdings
     verdicts = list(verifying.verified(options.runs, chosen))
     if not options.names:
-        verdicts += [*verifying.verified_records(options.runs), *verifying.verified_versions(versions)]
+        verdicts += [*verifying.verified_torn_apart(options.runs), *verifying.verified_records(options.runs)]
+        verdicts += verifying.verified_versions(versions)
     torn = [v for v in verdicts if v.problems]
     if options.json:
         said = [{"what": v.what, "path": str(v.path), "problems": list(v.problems)} for v in verdicts]
@@ -121,7 +122,10 @@ def _gc(options: RunsOptions) -> None:
         found = needs(options.runs, _all_versions(options), options.stopped)
         garbage = [*deleting.collect_leftovers(options.runs, options.yes), *deleting.collect(found, options.yes)]
         if not options.json:
-            if found.at_work:
+            if found.unread:
+                unread = named([str(file) for file in found.unread])
+                say(f"what nothing needs stays, since {unread} cannot be read; next: remora runs verify")
+            elif found.at_work:
                 say(f"at work: {named(found.at_work)}; what nothing needs stays until that has ended")
             elif young := deleting.fresh(found):
                 say(f"kept, because it is new: {named([h.place for h in young])}")
@@ -141,11 +145,14 @@ def _mv(options: RunsOptions) -> None:
         raise StoreError(
             f"{options.runs} belongs to {shared.url}; next: REMORA_NODE_FOLDER=DIR, a new folder for this node"
         )
-    if old == "." or Path(old).expanduser().absolute() == options.runs:
-        say(f"moved to {moving.move_runs(options.runs, Path(new), found)}; next: give it with --runs, or REMORA_RUNS")
-        return
-    holding = find(old, options.runs, found.holdings)
-    say(f"renamed to {moving.rename_bundle(holding, new, options.runs, found)}")
+    if whole := old == "." or Path(old).expanduser().absolute() == options.runs:
+        made = moving.move_runs(options.runs, Path(new), found)
+    else:
+        made = moving.rename_bundle(find(old, options.runs, found.holdings), new, options.runs, found)
+    if options.json:
+        say(json.dumps({"moved": old, "to": str(made)}))
+    else:
+        say(f"moved to {made}; next: give it with --runs, or REMORA_RUNS" if whole else f"renamed to {made}")
 
 
 def _said(options: RunsOptions, garbage: Iterable[Garbage]) -> None:

@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import TextIO
 
 from remora.errors import StoreError, TornArtifact
 
@@ -259,15 +260,16 @@ def exclusive(
     While another process holds it, `waiting` is called once with what the holder wrote about itself. If `enough()`
     becomes true, the wait ends and this yields False.
     """
-    with disk_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        f = path.open("a+")
-    with f:
-        told = False
+    told = False
+    with contextlib.ExitStack() as opened:
+        f = opened.enter_context(_lock_file(path))
         while True:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                if _is_at(path, f.fileno()):
+                    break
+                opened.close()  # its last holder deleted it: the next one to come would lock another file
+                f = opened.enter_context(_lock_file(path))
             except BlockingIOError:
                 if enough():
                     yield False
@@ -283,11 +285,25 @@ def exclusive(
         yield True
 
 
+def _lock_file(path: Path) -> TextIO:
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+")
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    """Whether an open file is the one of that path."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def is_held(path: Path) -> bool:
     """Whether a living process holds the lock file `path`. If that cannot be found out (no permission, no locks on this
     file system), the answer is True, so that nothing in use is deleted or declared killed."""
     try:
-        fd = os.open(path, os.O_RDWR)
+        fd = _open_to_lock(path)
     except FileNotFoundError:
         return False
     except OSError:
@@ -296,6 +312,16 @@ def is_held(path: Path) -> bool:
         return not _lock(fd)
     finally:
         os.close(fd)
+
+
+def _open_to_lock(path: Path) -> int:
+    """Open a lock file; to read only where this process may not write, which NFS does not lock."""
+    try:
+        return os.open(path, os.O_RDWR)
+    except OSError as e:
+        if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return os.open(path, os.O_RDONLY)
 
 
 def is_published(folder: Path) -> bool:

@@ -119,6 +119,11 @@ def records(runs: Path) -> list[CommandRecord]:
     return sorted(found, key=lambda record: record.began)
 
 
+def commands_at_work(runs: Path) -> list[str]:
+    """What works now: from the moment when it was given, before it holds anything else."""
+    return [f"{record.verb} {record.name}" for record in records(runs) if record.state(runs) == "running"]
+
+
 def find_command(runs: Path, name: str | None, running: bool | None = None) -> CommandRecord:
     """The newest command of that id, or of that variant or space; without a name, the newest of all.
 

@@ -6,6 +6,7 @@ stage run.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 import uuid
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.errors import StoreError
-from remora.files import disk_errors, is_held
+from remora.files import disk_errors, exclusive
+from remora.pipeline.command_records import commands_at_work
 from remora.pipeline.upkeep.holdings import Holding, changed_at, size_of
-from remora.pipeline.upkeep.needs import Needs
+from remora.pipeline.upkeep.needs import OWN, Needs
 from remora.runs.leftovers import delete, leftovers
 
 FRESH = 3600.0
@@ -43,8 +45,9 @@ def collect_leftovers(runs: Path, really: bool) -> Iterator[Garbage]:
 
 
 def collect(needs: Needs, really: bool) -> Iterator[Garbage]:
-    """What nobody needs. Nothing while a command works in the run folder: it may be about to use it."""
-    if needs.at_work:
+    """What nobody needs. Nothing while a command works in the run folder: it may be about to use it. Nothing either
+    while a file cannot be read that says what is needed."""
+    if needs.at_work or needs.unread:
         return
     now = time.time()
     for holding in needs.unneeded():
@@ -52,6 +55,8 @@ def collect(needs: Needs, really: bool) -> Iterator[Garbage]:
             continue
         found = Garbage(holding.path, f"{holding.kind}, needed by nothing", size_of(holding.paths).frees)
         if really:
+            if commands_at_work(needs.runs):  # since this began, which may be long ago
+                return
             _delete(holding)
         yield found
 
@@ -66,13 +71,16 @@ def remove(holding: Holding, needs: Needs, really: bool) -> Garbage:
     """Delete one thing.
 
     Raises:
-        StoreError: something needs it, or a command works at it; the line says who.
+        StoreError: something needs it, or may need it, or a command works at it; the line says who.
     """
     if users := needs.of(holding):
         raise StoreError(
             f"{holding.shown} is needed by {named([u.shown for u in users])}; next: delete that first, or "
             f"remora runs show {holding.place}"
         )
+    unread = [str(file) for file in needs.unread if not file.is_relative_to(holding.path)]
+    if unread and holding.kind not in OWN:
+        raise StoreError(f"{holding.shown} may be needed: {named(unread)} cannot be read; next: remora runs verify")
     found = Garbage(holding.path, holding.kind, size_of(holding.paths).frees)
     if really:
         _delete(holding)
@@ -89,23 +97,37 @@ def _delete(holding: Holding) -> None:
     StoreError: a command has just begun to work at it, or the disk refuses.
     """
     folder = holding.path
-    leases = [folder.with_suffix(".lease"), folder.with_name(f"{folder.name}.lease")]
-    if any(map(is_held, leases)):
-        raise StoreError(f"{holding.shown}: a command works at it; next: wait for it")
-    with disk_errors(folder.parent):
+    leases = _leases(holding)
+    with contextlib.ExitStack() as held, disk_errors(folder.parent):
+        for lease in leases:
+            if not held.enter_context(exclusive(lease, enough=lambda: True)):
+                raise StoreError(f"{holding.shown}: a command works at it; next: wait for it")
         for path in reversed(holding.paths):
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 away = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
                 path.rename(away)
                 shutil.rmtree(away)
-            else:
+            else:  # of a link, what it leads to stays: a person has put it elsewhere
                 path.unlink(missing_ok=True)
-        if holding.kind in ("stage run", "unfinished stage run"):
-            name = folder.name.removesuffix(".work")
-            for lease in (f"{name}.lease", f"{name}.validations.lease"):
-                if not is_held(path := folder.with_name(lease)):
-                    path.unlink(missing_ok=True)
-        elif holding.kind == "scores":
-            folder.with_name(f".{folder.name}.lease").unlink(missing_ok=True)
-        elif holding.kind == "index" and not any(p.is_dir() for p in folder.parent.iterdir()):
+        if holding.kind != "index":
+            for lease in leases:
+                lease.unlink(missing_ok=True)
+        elif not any(p.is_dir() for p in folder.parent.iterdir()):
             shutil.rmtree(folder.parent)
+
+
+def _leases(holding: Holding) -> list[Path]:
+    """What whoever works at a holding has locked."""
+    folder = holding.path
+    match holding.kind:
+        case "stage run" | "unfinished stage run":
+            name = folder.name.removesuffix(".work")
+            return [folder.with_name(f"{name}.lease"), folder.with_name(f"{name}.validations.lease")]
+        case "scores":
+            return [folder.with_name(f".{folder.name}.lease")]
+        case "index":
+            return [folder.parent / "lock"]
+        case "search":
+            return [folder / ".lease"]
+        case _:
+            return []

@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from remora.errors import DataError, nearest
-from remora.files import is_published
+from remora.errors import DataError, StoreError, nearest
+from remora.files import MANIFEST, is_published
 from remora.inference.bundle import FILE
 from remora.pipeline.search.search import result_file
 
 HoldingKind = Literal[
     "stage run", "unfinished stage run", "bundle", "scores", "index", "search", "card", "download", "weights"
 ]
+INDEX = "index.json"
 SHOWN = 12
 """Names that an error lists at most."""
 
@@ -131,7 +132,7 @@ def _scores(runs: Path) -> Iterator[Holding]:
 def _indexes(runs: Path) -> Iterator[Holding]:
     for home in _folders(runs / "data" / "index"):
         for folder in _folders(home):
-            if (folder / "index.json").is_file():
+            if (folder / INDEX).is_file():
                 yield _holding(runs, "index", folder)
 
 
@@ -155,12 +156,32 @@ def _holding(runs: Path, kind: HoldingKind, folder: Path, *beside: Path) -> Hold
     return Holding(kind, folder.relative_to(runs).as_posix(), (folder, *beside))
 
 
+def torn_apart(runs: Path) -> Iterator[tuple[Path, str]]:
+    """Folders that were published and lack the file by which they are known, and that file's name."""
+    for folder in _folders(runs / "stages"):
+        if folder.suffix != ".work" and ".torn-" not in folder.name and not is_published(folder):
+            yield folder, MANIFEST
+    for folder in _folders(runs / "bundles"):
+        if not (folder / FILE).is_file():
+            yield folder, FILE
+    for home in _folders(runs / "data" / "index"):
+        for folder in _folders(home):
+            if not (folder / INDEX).is_file():
+                yield folder, INDEX
+
+
 def _folders(parent: Path) -> list[Path]:
-    """Without hidden ones, which are half written or being deleted."""
+    """Without hidden ones, which are half written or being deleted.
+
+    Raises:
+        StoreError: they cannot be listed: what is in them may need something.
+    """
     try:
         return sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as e:
+        raise StoreError(f"{parent} cannot be listed: {e.strerror or e}; next: the right to read it") from None
 
 
 def find(name: str, runs: Path, among: Iterable[Holding]) -> Holding:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from remora.errors import DataError, StoreError
 from remora.files import disk_errors
+from remora.pipeline.command_records import commands_at_work
 from remora.pipeline.upkeep.holdings import Holding
 from remora.pipeline.upkeep.needs import Needs
 from remora.tracking.record import FOLDER, Run, read_record
@@ -39,14 +40,15 @@ def rename_bundle(holding: Holding, to: str, runs: Path, needs: Needs) -> Path:
     """
     if holding.kind != "bundle":
         raise DataError(f"{holding.shown} is named {NAMED[holding.kind]}, so it cannot be renamed")
-    if to != Path(to).name or to.startswith("."):
+    if not to or to != Path(to).name or to.startswith(".") or not to.isprintable() or to != to.strip():
         raise DataError(
             f"a bundle gets another name, and {to!r} is none; to take a model elsewhere: remora export {holding.name}"
         )
     check_idle(needs)
     old, new = holding.path, holding.path.with_name(to)
-    if new.exists():
-        raise StoreError(f"{new} is there already; give another name")
+    with disk_errors(new):
+        if os.path.lexists(new):
+            raise StoreError(f"{new} is there already; give another name")
     cards = runs / "cards"
     with disk_errors(runs):
         _tell_records(runs, f"bundles/{old.name}", f"bundles/{to}")
@@ -88,10 +90,12 @@ def move_runs(runs: Path, to: Path, needs: Needs) -> Path:
         StoreError: a command works in it, or `to` is there already.
     """
     check_idle(needs)
+    if runs.is_symlink():
+        raise StoreError(f"{runs} is a link to {runs.resolve()}; next: remora runs mv . {to} --runs {runs.resolve()}")
     final = to.expanduser().absolute()
     if final.is_relative_to(runs):
         raise StoreError(f"{final} is inside of {runs}; give a folder outside")
-    if final.exists():
+    if os.path.lexists(final):
         raise StoreError(f"{final} is there already; give a new folder")
     with disk_errors(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +106,16 @@ def move_runs(runs: Path, to: Path, needs: Needs) -> Path:
                 raise
             _copy_then_delete(runs, final)
     return final
+
+
+def _written(runs: Path) -> dict[str, tuple[int, int]]:
+    """Each file's size and time of change."""
+    found = {}
+    for folder, _, names in os.walk(runs):
+        for name in names:
+            at = Path(folder, name).lstat()
+            found[f"{folder}/{name}"] = (at.st_size, at.st_mtime_ns)
+    return found
 
 
 def _copy_then_delete(runs: Path, final: Path) -> None:
@@ -119,7 +133,11 @@ def _copy_then_delete(runs: Path, final: Path) -> None:
         return target
 
     try:
+        before = _written(runs)
         shutil.copytree(runs, half, copy_function=take, symlinks=True)
+        if _written(runs) != before or commands_at_work(runs):
+            raise StoreError(f"a command wrote in {runs} while it was copied; nothing was moved; next: give it again")
+        os.sync()  # what is deleted next is nowhere else
         half.rename(final)
     except BaseException:
         shutil.rmtree(half, ignore_errors=True)

@@ -7,15 +7,18 @@ what they were made of is needed through them.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from remora.errors import DataError, RemoraError
 from remora.evaluation.sheet import read_about
 from remora.files import digest, is_held
+from remora.inference.bundle import FILE, read_bundle_file
+from remora.pipeline.command_records import commands_at_work
 from remora.pipeline.search import space_file
 from remora.pipeline.search.search import lease_of, result_file
-from remora.pipeline.upkeep.holdings import Holding, holdings, read_object
+from remora.pipeline.upkeep.holdings import INDEX, Holding, holdings, read_object, torn_apart
 from remora.pipeline.upkeep.registered import lineage_of, names_bundle, stages_of, weights_of
 from remora.tracking.every_version import Registered
 from remora.tracking.record import FOLDER, Record, lives, read_record
@@ -47,6 +50,8 @@ class Needs:
     """Places of what is needed, by itself or through something that is."""
     at_work: list[str] = field(default_factory=list)
     """Commands that work in the run folder now."""
+    unread: list[Path] = field(default_factory=list)
+    """Files that would say what is needed, and cannot be read."""
 
     def of(self, holding: Holding) -> list[User]:
         return self.users.get(holding.place, [])
@@ -80,7 +85,7 @@ class _Counted:
                 name = h.path.name.removesuffix(".work")
                 for called in (name, name.rpartition("-")[2]):
                     self.stages.setdefault(called, []).append(h.place)
-        self.records = list(_records(self.runs))
+        self.records = list(self._read_records())
         self.trained = {r.name for r in self.records if r.key.startswith("variant/")}
 
     def count(self) -> None:
@@ -88,6 +93,7 @@ class _Counted:
             user = User(holding.shown, holding.place)
             for place in self._uses(holding):
                 self._add(place, user)
+        self.found.unread += [folder / file for folder, file in torn_apart(self.runs) if file != INDEX]
         self._weighed()
         self._variants()
         self._registered()
@@ -103,16 +109,26 @@ class _Counted:
     def _uses(self, holding: Holding) -> Iterator[str]:
         """Places of what a holding needs, by its own files."""
         if holding.kind in ("stage run", "unfinished stage run"):
-            job = read_object(holding.path / "job.json")
-            parent = read_object(holding.path / "record.json").get("parent")
+            job = self._object(holding.path / "job.json")
+            parent = self._object(holding.path / "record.json").get("parent")
             if isinstance(parent, str):
                 yield from self._named(parent)
             yield from self._read_by(job)
         elif holding.kind == "bundle":
+            try:
+                read_bundle_file(holding.path)
+            except DataError:
+                self.found.unread.append(holding.path / FILE)
             for name in lineage_of(holding.path):
                 yield from self._named(name)
         elif holding.kind == "search":
             yield from self._searched(holding)
+
+    def _object(self, file: Path) -> Mapping[str, object]:
+        found = read_object(file)
+        if not found and file.exists():
+            self.found.unread.append(file)
+        return found
 
     def _named(self, name: str) -> list[str]:
         return self.stages.get(name, [])
@@ -131,7 +147,11 @@ class _Counted:
 
     def _searched(self, holding: Holding) -> Iterator[str]:
         folder, name = holding.path, holding.path.name
-        found = space_file.read(folder)
+        try:
+            found = space_file.read(folder)
+        except (RemoraError, OSError):
+            self.found.unread.append(folder / space_file.SPACE)
+            return
         if found is None:
             return
         others = read_object(result_file(self.runs, name)).get("others")
@@ -157,6 +177,8 @@ class _Counted:
                 of = [b for weights, b in own.items() if weights[:12] == short]
             else:
                 about = read_about(holding.path)
+                if about is None:  # answers that took hours to give
+                    self._add(holding.place, User("a model that its about.json does not tell"))
                 of = [b for b in (own.get(about.weights), eight.get(about.weights)) if b] if about else []
                 if about and not of and about.model.removesuffix("-int8") not in self.trained:
                     self._add(holding.place, User(f"evaluation of {about.model}, which was not trained here"))
@@ -215,8 +237,18 @@ class _Counted:
             if state.get("index") == h.path.name and isinstance(files, list) and files and all(map(_there, files)):
                 self._add(h.place, User(f"dataset {files[0][0]}"))
 
+    def _read_records(self) -> Iterator[Record]:
+        for file in sorted((self.runs / FOLDER).glob("*.json")):
+            try:
+                yield read_record(file)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError):  # `remora sync` and `remora runs verify` name it
+                self.found.unread.append(file)
+
     def _at_work(self) -> None:
         """What commands hold now."""
+        self.found.at_work += commands_at_work(self.runs)
         for lease in sorted((self.runs / "stages").glob("*.lease")):
             if is_held(lease):
                 name = lease.name.removesuffix(".lease").removesuffix(".validations")
@@ -244,14 +276,6 @@ class _Counted:
             if not more:
                 return
             kept |= more
-
-
-def _records(runs: Path) -> Iterator[Record]:
-    for file in sorted((runs / FOLDER).glob("*.json")):
-        try:
-            yield read_record(file)
-        except (OSError, ValueError):  # `remora sync` and `remora runs verify` name it
-            continue
 
 
 def _there(file: object) -> bool:

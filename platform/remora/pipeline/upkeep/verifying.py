@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.errors import RemoraError, TornArtifact
+from remora.evaluation.sheet import ABOUT
 from remora.files import MANIFEST, is_published, manifest, verify
-from remora.pipeline.upkeep.holdings import Holding, read_object
+from remora.pipeline.upkeep.holdings import Holding, read_object, torn_apart
 from remora.pipeline.upkeep.registered import lineage_of
 from remora.spec import PARTS
 from remora.tracking.every_version import Registered
@@ -40,6 +41,14 @@ def verified(runs: Path, holdings: Sequence[Holding]) -> Iterator[Verified]:
     """A verdict on each of these, in order."""
     for holding in holdings:
         yield Verified(holding.shown, holding.path, tuple(_problems(runs, holding)))
+
+
+def verified_torn_apart(runs: Path) -> Iterator[Verified]:
+    """What was published and lacks the file by which it is known: no command sees it, and nothing else names it."""
+    advice = {"stages": STAGE_AGAIN, "bundles": BUNDLE_AGAIN, "data": INDEX_AGAIN}
+    for folder, file in torn_apart(runs):
+        place = folder.relative_to(runs)
+        yield Verified(place.as_posix(), folder, (f"{folder}: no {file}; {advice[place.parts[0]]}",))
 
 
 def verified_records(runs: Path) -> Iterator[Verified]:
@@ -82,7 +91,9 @@ def _problems(runs: Path, holding: Holding) -> Iterator[str]:
         case "index":
             yield from _torn(folder, INDEX_AGAIN)
         case "scores":
-            yield from _readable(folder, ("about.json", "report.json", "score.json"))
+            if not (folder / ABOUT).exists():
+                yield f"{folder}: no {ABOUT}, which tells of which model it is; next: delete it, and ask again"
+            yield from _readable(folder, (ABOUT, "report.json", "score.json"))
         case "search":
             yield from _readable(folder, ("space.json",))
         case _:
