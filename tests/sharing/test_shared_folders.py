@@ -204,3 +204,13 @@ def test_a_full_disk_of_the_node_is_no_fault_of_the_store(node: NodeMaker, monke
     monkeypatch.setattr(b.objects._opened[0], "get_file", full)
     with pytest.raises(StoreError, match=f"{b.root / 'stages'}: the (disk is full|file system cannot)"):
         b.bring(b.root / KEY)
+
+
+def test_a_name_with_a_star_deletes_itself_alone(url: str) -> None:
+    objects = Objects(url)
+    odd = ["a*", "q?", "[ab]", "{a,b}", "h#%20 é"]
+    for key in ("a", "ax", "qx", "b", *odd):
+        objects.create(f"{key}/x", key.encode())
+    for key in odd:
+        objects.remove(key)
+    assert objects.names("") == ["a", "ax", "b", "qx"]

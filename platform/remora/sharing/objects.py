@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import uuid
 from collections.abc import Iterator
 from functools import cached_property
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 OWN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG})
 """Errnos that no store gives: of this node's disk."""
+PATTERN = re.compile(r"[*?\[{]")
+"""What fsspec takes for a pattern of names."""
 TRIES = 3
 """Of a creation that met another one that had not ended (HTTP 409)."""
 
@@ -108,8 +111,13 @@ class Objects:
     def remove(self, key: str) -> None:
         """Delete the object, or everything below it."""
         system, root = self._opened
+        place = f"{root}/{key}"
         with contextlib.suppress(FileNotFoundError), self._errors():
-            system.rm(f"{root}/{key}", recursive=True)
+            if PATTERN.search(place) is None:
+                system.rm(place, recursive=True)
+            else:  # `rm` would delete all that it matches, and not what is called so
+                for each in system.find(place):
+                    system.rm_file(each)
 
     def check(self) -> None:
         """Raises:
