@@ -25,7 +25,7 @@ from remora.pipeline.upkeep.needs import Needs, needs
 from remora.pipeline.upkeep.verifying import verified, verified_records, verified_torn_apart
 from remora.runs import variant_name
 from remora.tracking.every_version import Registered
-from remora.tracking.record import Claim, Run, read_record
+from remora.tracking.record import Claim, Run, RunModel, read_record
 from support.explained_folder import ExplainedFolder, write_explained
 
 
@@ -289,12 +289,14 @@ def test_a_bundle_is_renamed_with_what_names_it(runs: Path, written: ExplainedFo
     old = written.bundles["resampler"].name
     claim = Claim("remora", f"bundles/{old}", "d", "champion", 1, {})
     Run.again(runs, "registration/x").claim(claim)
+    Run.again(runs, "registration/x").note(models={"bundle/w": RunModel(old, "bundle", f"bundles/{old}", False)})
     (runs / "cards" / old).mkdir(parents=True)
     found = needs(runs, ())
     made = rename_bundle(find(old, runs, found.holdings), "best", runs, found)
     assert made == runs / "bundles" / "best" and is_published(made) and (runs / "cards" / "best").is_dir()
     (record,) = (read_record(f) for f in (runs / "tracking").glob("registration-*.json"))
     assert [asdict(c) for c in record.claims] == [asdict(claim) | {"folder": "bundles/best"}]
+    assert record.models["bundle/w"].folder == "bundles/best"
     assert not [v for v in verified(runs, holdings(runs)) if v.problems]
     with pytest.raises(DataError, match="is named by its stage and identity"):
         rename_bundle(find(names(written, "resampler")[0], runs, found.holdings), "x", runs, found)
@@ -463,3 +465,14 @@ def test_what_was_written_while_it_was_copied_is_not_lost(tmp_path: Path, monkey
     with pytest.raises(StoreError, match=r"a command wrote in .* while it was copied; nothing was moved"):
         move_runs(runs, tmp_path / "there", needs(runs, ()))
     assert (runs / "a" / "later").is_file() and [p.name for p in tmp_path.iterdir()] == ["runs"]
+
+
+def test_a_bundle_stays_of_which_a_version_is_asked_for(runs: Path, written: ExplainedFolder) -> None:
+    """MLflow was away when it was registered, or it is not the server that was asked now."""
+    name = written.bundles["resampler"].name
+    Run.again(runs, "registration/x").claim(Claim("remora", f"bundles/{name}", "d", "champion", 1, {}))
+    found = needs(runs, [version(written.bundles["mlp2x_gelu"], digest="other")])
+    with pytest.raises(StoreError, match=r"is needed by record registration-.*json, of which `remora sync` makes a"):
+        remove(find(name, runs, found.holdings), found, really=True)
+    found = needs(runs, [version(folder=None, digest="d", version="4")])  # it has it
+    assert users(found, name) == ["remora version 4 (champion)"]

@@ -69,7 +69,7 @@ def check_idle(needs: Needs) -> None:
 
 
 def _tell_records(runs: Path, old: str, new: str) -> None:
-    """A version that MLflow does not have yet is made of the folder that a record names."""
+    """MLflow makes a version that it does not have yet of the folder that a record names, and a model, too."""
     for file in sorted((runs / FOLDER).glob("*.json")):
         try:
             record = read_record(file)
@@ -78,6 +78,8 @@ def _tell_records(runs: Path, old: str, new: str) -> None:
         for claim in record.claims:
             if claim.folder == old:
                 Run.again(runs, record.key).claim(replace(claim, folder=new))
+        if models := {key: replace(m, folder=new) for key, m in record.models.items() if m.folder == old}:
+            Run.again(runs, record.key).note(models=models)
 
 
 def move_runs(runs: Path, to: Path, needs: Needs) -> Path:

@@ -21,7 +21,7 @@ from remora.pipeline.search.search import lease_of, result_file
 from remora.pipeline.upkeep.holdings import INDEX, Holding, holdings, read_object, torn_apart
 from remora.pipeline.upkeep.registered import lineage_of, names_bundle, stages_of, weights_of
 from remora.tracking.every_version import Registered
-from remora.tracking.record import FOLDER, Record, lives, read_record
+from remora.tracking.record import FOLDER, Record, file_of, lives, read_record
 
 _STAGE = re.compile(r"stage/([0-9a-f]{12})")
 OWN = frozenset({"bundle", "search"})
@@ -213,6 +213,17 @@ class _Counted:
                 for place in self._named(name):
                     self._add(place, user)
             self._beside(version, mine, user)
+        self._asked_for()
+
+    def _asked_for(self) -> None:
+        """A version that MLflow does not have, since it was away, or that another server has."""
+        there = {(version["name"], version["digest"]) for version in self.versions}
+        for record in self.records:
+            for claim in record.claims:
+                if (claim.model, claim.digest) not in there:
+                    file = file_of(self.runs, record.key).name
+                    user = User(f"record {file}, of which `remora sync` makes a version of {claim.model}")
+                    self._add(claim.folder, user)
 
     def _beside(self, version: Registered, bundles: Sequence[Holding], user: User) -> None:
         """A version's scores and its download."""
