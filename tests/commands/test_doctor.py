@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -138,6 +138,16 @@ def test_write_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "link", refused)
     bad = machine.write_rights(tmp_path, {})
     assert not bad.good and bad.said == f"{tmp_path}: Operation not permitted" and not list(tmp_path.iterdir())
+
+
+def test_a_read_only_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object, **more: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_bytes", read_only)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    bad = machine.write_rights(tmp_path, {})
+    assert not bad.good and bad.said == f"{tmp_path}: Read-only file system" and "--runs DIR" in bad.todo
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert "HF_HOME" in machine.write_rights(tmp_path, {"HF_HOME": tmp_path}).said
 
@@ -186,6 +196,17 @@ def test_mlflow(tmp_path: Path, answering: Callable[[int], str]) -> None:
     file.write_bytes(b"torn" * 1000)
     bad = services.mlflow(f"sqlite:///{file}")
     assert not bad.good and "remora sync" in bad.todo
+
+
+def test_a_database_that_is_in_use_is_not_moved_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has aliases and versions that the run folder does not."""
+    monkeypatch.setattr(services, "SECONDS", 0.01)
+    file = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as held:
+        held.execute("CREATE TABLE alembic_version (version_num)")
+        held.execute("BEGIN EXCLUSIVE")
+        bad = services.mlflow(f"sqlite:///{file}")
+    assert not bad.good and "database is locked" in bad.said and "mv " not in bad.todo
 
 
 def test_the_hub(answering: Callable[[int], str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,6 +274,18 @@ def test_what_dead_clusters_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_nodes(facts: list[NodeFacts], good: bool, said: str) -> None:
     finding = health.judged_nodes(facts, "c", Path("/runs"))
     assert finding.good == good and said in finding.said and bool(finding.todo) != good
+
+
+def test_a_node_that_is_lost_while_it_is_asked_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import GetTimeoutError
+
+    def lost(runs: Path) -> Iterator[NodeFacts]:
+        raise GetTimeoutError("Get timed out: some object(s) not ready.")
+
+    monkeypatch.setattr(health, "ray_session", lambda address: nullcontext())
+    monkeypatch.setattr(health, "_asked", lost)
+    bad = health.nodes("10.0.0.1:6379", tmp_path)
+    assert not bad.good and bad.said.startswith("a node does not answer: ") and bad.todo.startswith("ray status")
 
 
 def test_no_cluster_at_the_address(tmp_path: Path) -> None:

@@ -59,6 +59,16 @@ def test_an_old_one_goes_back_where_nothing_took_its_place(tmp_path):
     assert (tmp_path / "stages" / "it").is_dir() and not list(leftovers(tmp_path))
 
 
+@pytest.mark.parametrize("place", ["data/index/words-1/abc", "cache/weights/it-int8", "cards/it", "scores/it"])
+def test_a_deletion_that_was_killed_is_ended_wherever_it_was(tmp_path, place):
+    half = tmp_path / place
+    half = half.with_name(f".{half.name}.0123abcd")
+    half.mkdir(parents=True)
+    (found,) = leftovers(tmp_path)
+    delete(found)
+    assert found.path == half and not half.exists()
+
+
 def test_what_is_not_ours_is_not_swept(tmp_path):
     for name in (".git", ".it.backup", "it.0123abcd", ".tracking-start.lock"):
         (tmp_path / "stages" / name).mkdir(parents=True)

@@ -11,7 +11,7 @@ from statistics import median
 
 from remora.cluster.session import ray_session
 from remora.cluster.watch import alive
-from remora.errors import RemoraError
+from remora.errors import RemoraError, first_line
 from remora.pipeline.checkup.finding import Finding, found, trouble
 from remora.training.environment import code_digest
 
@@ -122,7 +122,12 @@ def nodes(address: str, runs: Path) -> Finding:
     """Whether the nodes of a cluster have the same time and the same Remora, and see the run folder."""
     try:
         with ray_session(address):
-            facts = list(_asked(runs))
+            from ray.exceptions import RayError
+
+            try:
+                facts = list(_asked(runs))
+            except RayError as e:  # one that is lost just now, or has no time to answer
+                return trouble(f"a node does not answer: {first_line(e)}", f"ray status --address {address}")
     except RemoraError as e:
         return trouble(str(e).partition(";")[0], str(e).partition("; ")[2])
     return judged_nodes(facts, code_digest(), runs)

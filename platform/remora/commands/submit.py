@@ -19,6 +19,7 @@ from remora.commands.operate_options import SubmitOptions
 from remora.commands.saying import say
 from remora.errors import SpecError
 from remora.runs import read_survey, variant_name
+from remora.sharing import around
 from remora.spec.kinds import load_job
 from remora.spec.settings import settings_of
 from remora.spec.space import Space
@@ -47,8 +48,8 @@ def submit(options: SubmitOptions) -> None:
     env = {**made.env, **{name: os.environ[name] for name in made.secrets}}
     if (made.folder / "platform" / "remora").is_dir():
         env.setdefault("PYTHONPATH", "platform")  # the code of this folder, not what the cluster has installed
-    job = jobs.submit(made, address, _runs(options), env)
-    say(f"job {job} at {address}: {made.command(_runs(options))}")
+    job = jobs.submit(made, address, run_folder(options), env)
+    say(f"job {job} at {address}: {made.command(run_folder(options))}")
     if options.detach:
         say(f"next: remora submit --follow {job}")
         return
@@ -110,8 +111,11 @@ def submission(options: SubmitOptions) -> Submission:
     )
 
 
-def _runs(options: SubmitOptions) -> str | None:
-    """The run folder if one was named; else the cluster's own default."""
+def run_folder(options: SubmitOptions) -> str | None:
+    """The run folder if one was named; else the cluster's own default. A URL stays one: there, this machine's node
+    folder would be a plain folder."""
+    if shared := around(options.runs):
+        return shared.url
     return None if options.runs == Path.home() / "remora" else str(options.runs)
 
 

@@ -21,9 +21,9 @@ from remora.files import disk_errors, exclusive, is_held, is_published, left_ove
 
 WRITTEN = (
     *("stages", "bundles", "scores", "status", "searches", "tracking"),
-    *("cache", "cache/llm", "cache/champions", "data/index"),
+    *("cache", "cache/llm", "cache/champions", "cache/weights", "cards", "data/index", "data/index/*"),
 )
-"""Folders below the run folder in which folders and files are published."""
+"""Folders below the run folder in which folders and files are published, and a pattern for the datasets' ones."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,9 @@ class Leftover:
 def leftovers(runs: Path) -> Iterator[Leftover]:
     """Everything that killed commands left, in an order that is safe for deletion."""
     for name in WRITTEN:
-        for path in left_over(runs / name):
-            yield Leftover(path, "half written")
+        for folder in sorted(runs.glob(name)):
+            for path in left_over(folder):
+                yield Leftover(path, "half written")
     for path in sorted((runs / "stages").glob("*.work")):
         if is_published(path.with_suffix("")) and not is_held(path.with_suffix(".lease")):
             yield Leftover(path, "its run is published")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -87,8 +88,9 @@ def _problem(runs: Path) -> str:
     except OSError as e:
         return f"{runs}: {e.strerror or e}"
     finally:
-        probe.unlink(missing_ok=True)
-        link.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a read-only disk there is nothing to delete
+            probe.unlink(missing_ok=True)
+            link.unlink(missing_ok=True)
     return ""
 
 

@@ -45,6 +45,8 @@ def _sqlite(file: Path) -> Finding:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=SECONDS)) as asked:
             asked.execute("SELECT count(*) FROM sqlite_master").fetchone()
             (version,) = asked.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
+    except sqlite3.OperationalError as e:  # locked, no right to read it, not MLflow's: it is no reason to move it away
+        return trouble(f"{file}: {e}", f"try again; if it stays so, what has it open, and the rights: ls -l {file}*")
     except sqlite3.DatabaseError as e:
         return trouble(f"{file}: {e}", f"mv {file} {file}.broken; remora sync writes a new one from the run folder")
     return found(f"{file} can be read (schema {version})")
