@@ -6,8 +6,10 @@ import errno
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -320,6 +322,9 @@ def test_to_another_disk_weights_stay_stored_once(tmp_path: Path, monkeypatch: p
     runs = tmp_path / "runs"
     (runs / "a").mkdir(parents=True)
     (runs / "a" / "weights").write_bytes(bytes(100))
+    monkeypatch.chdir(runs)  # a socket's address is short
+    with closing(socket.socket(socket.AF_UNIX)) as left:
+        left.bind("left-by-ray")
     os.link(runs / "a" / "weights", runs / "again")
     rename = Path.rename
 
@@ -408,6 +413,29 @@ def test_nothing_goes_or_moves_under_a_command_that_has_just_begun(runs: Path, s
         with pytest.raises(StoreError, match=r"a command works in .* \(train it\)"):
             move_runs(runs, tmp_path / "there", needs(runs, ()))
     assert list(collect(before, really=True))
+
+
+def test_a_bundle_stays_while_it_is_asked(runs: Path, written: ExplainedFolder) -> None:
+    scores = next(h for h in holdings(runs) if h.kind == "scores" and "-res-" in h.place)
+    with exclusive(scores.path.with_name(f".{scores.name}.lease")):
+        found = needs(runs, ())
+        assert found.at_work == [f"evaluation {scores.name}"]
+        with pytest.raises(StoreError, match=f"is needed by evaluation {scores.name}, which is worked at"):
+            remove(find(written.bundles["resampler"].name, runs, found.holdings), found, really=True)
+
+
+def test_two_collections_at_once_delete_everything_once(runs: Path, spare, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert spare()
+    found, rmtree = needs(runs, ()), shutil.rmtree
+
+    def meanwhile(folder: Path, **more: bool) -> None:
+        assert not list(collect_leftovers(runs, really=True))  # of the other one
+        rmtree(folder, **more)
+
+    monkeypatch.setattr(shutil, "rmtree", meanwhile)
+    assert len(list(collect(found, really=True))) == len(found.unneeded())
+    assert not list(collect(found, really=True))  # which counted before
+    assert not spare()
 
 
 def test_what_is_worked_at_since_the_count_stays(runs: Path) -> None:

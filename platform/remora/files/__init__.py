@@ -154,6 +154,21 @@ def scratch(final: Path) -> Iterator[Path]:
         os.close(fd)
 
 
+def discard(folder: Path) -> None:
+    """Delete a folder that readers know: it is gone at once or not at all. One that is gone already is none."""
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        _lock(fd)  # a sweep leaves it alone
+        away = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+        folder.rename(away)
+        shutil.rmtree(away)
+    finally:
+        os.close(fd)
+
+
 def _lock(fd: int) -> bool | None:
     """Whether the lock was taken; None if the file system has no locks (for folders: NFS)."""
     try:

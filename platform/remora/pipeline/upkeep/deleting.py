@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from remora.errors import StoreError
-from remora.files import disk_errors, exclusive
+from remora.files import discard, disk_errors, exclusive
 from remora.pipeline.command_records import commands_at_work
 from remora.pipeline.upkeep.holdings import Holding, changed_at, size_of
 from remora.pipeline.upkeep.needs import OWN, Needs
@@ -51,7 +50,7 @@ def collect(needs: Needs, really: bool) -> Iterator[Garbage]:
         return
     now = time.time()
     for holding in needs.unneeded():
-        if now - changed_at(holding.paths) < FRESH:
+        if not holding.path.exists() or now - changed_at(holding.paths) < FRESH:  # another collection deleted it
             continue
         found = Garbage(holding.path, f"{holding.kind}, needed by nothing", size_of(holding.paths).frees)
         if really:
@@ -104,9 +103,7 @@ def _delete(holding: Holding) -> None:
                 raise StoreError(f"{holding.shown}: a command works at it; next: wait for it")
         for path in reversed(holding.paths):
             if path.is_dir() and not path.is_symlink():
-                away = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-                path.rename(away)
-                shutil.rmtree(away)
+                discard(path)
             else:  # of a link, what it leads to stays: a person has put it elsewhere
                 path.unlink(missing_ok=True)
         if holding.kind != "index":

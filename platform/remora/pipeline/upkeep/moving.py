@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +121,11 @@ def _written(runs: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
+def _sockets(folder: str, names: list[str]) -> list[str]:
+    """Of killed Ray clusters: they lead nowhere, and cannot be copied."""
+    return [name for name in names if stat.S_ISSOCK(Path(folder, name).lstat().st_mode)]
+
+
 def _copy_then_delete(runs: Path, final: Path) -> None:
     """To another disk. Weights that are stored once, as hard links, stay stored once."""
     half = final.with_name(f".{final.name}.{os.getpid():08x}")
@@ -136,12 +142,14 @@ def _copy_then_delete(runs: Path, final: Path) -> None:
 
     try:
         before = _written(runs)
-        shutil.copytree(runs, half, copy_function=take, symlinks=True)
+        shutil.copytree(runs, half, copy_function=take, symlinks=True, ignore=_sockets)
         if _written(runs) != before or commands_at_work(runs):
             raise StoreError(f"a command wrote in {runs} while it was copied; nothing was moved; next: give it again")
         os.sync()  # what is deleted next is nowhere else
         half.rename(final)
-    except BaseException:
+    except BaseException as e:
         shutil.rmtree(half, ignore_errors=True)
+        if isinstance(e, shutil.Error):  # of many files; `disk_errors` knows those that a person can do something about
+            raise OSError(f"{e.args[0][0][2]}; nothing was moved") from None
         raise
     shutil.rmtree(runs)

@@ -264,11 +264,15 @@ class _Counted:
             if is_held(lease):
                 name = lease.name.removesuffix(".lease").removesuffix(".validations")
                 self._hold(f"stage run {name}", self._named(name))
+        for lease in sorted((self.runs / "scores").glob(".*.lease")):
+            if is_held(lease):
+                folder = lease.with_name(lease.name[1 : -len(".lease")])
+                about = read_about(folder)
+                asked = [h.place for h in self.found.holdings if about and weights_of(h.path) == about.weights]
+                self._hold(f"evaluation {folder.name}", [f"scores/{folder.name}", *asked])
         for holding in self.found.holdings:
             if holding.kind == "search" and is_held(lease_of(self.runs, holding.path.name)):
                 self._hold(f"search {holding.path.name}", [holding.place])
-            elif holding.kind == "scores" and is_held(holding.path.with_name(f".{holding.path.name}.lease")):
-                self._hold(f"evaluation {holding.path.name}", [holding.place])
             elif holding.kind == "index" and is_held(holding.path.parent / "lock"):
                 self._hold(f"index {holding.name}", [holding.place])
 
