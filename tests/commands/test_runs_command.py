@@ -80,6 +80,19 @@ def test_a_torn_thing_is_named_and_the_exit_code_says_so(say: Say, runs: Path, w
     assert sum(bool(each["problems"]) for each in found) == 1
 
 
+def test_json_alone_is_on_stdout_and_why_nothing_goes_on_stderr(runs: Path, capsys) -> None:
+    (runs / "searches" / "two" / "space.json").write_text("{")
+    main(["runs", "gc", "--json", "--runs", str(runs)])
+    told = capsys.readouterr()
+    assert json.loads(told.out)["things"] == []
+    assert told.err.startswith("note: what nothing needs stays, since ") and told.err.count("\n") == 1
+    with pytest.raises(SystemExit, match="not what was published: search two, of 12 things"):
+        main(["runs", "verify", "--runs", str(runs)])  # which goes on with the others
+    capsys.readouterr()
+    main(["runs", "mv", ".", f"{runs}-there", "--json", "--runs", str(runs)])
+    assert json.loads(capsys.readouterr().out) == {"moved": ".", "to": f"{runs}-there"}
+
+
 def test_a_search_is_deleted_after_it_was_named(say: Say, runs: Path) -> None:
     lines, _ = say("rm", "two")
     assert lines[-1].endswith("; next: remora runs rm two --yes") and (runs / "searches" / "two").is_dir()

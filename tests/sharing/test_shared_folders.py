@@ -107,6 +107,17 @@ def test_what_was_damaged_at_the_url_is_refused_by_name(node: NodeMaker, harm: s
     assert not (b.root / KEY).exists()
 
 
+def test_what_a_person_deleted_at_the_url_is_sent_again(node: NodeMaker) -> None:
+    a, b = node("a"), node("b")
+    a.send(published(a))
+    assert b.has(b.root / KEY)
+    a.objects.remove(KEY)
+    assert not b.bring(b.root / KEY) and not b.has(b.root / KEY)
+    published(b, "made again")
+    b.send_missing(b.root / KEY)
+    assert node("c").has(node("c").root / KEY)
+
+
 def test_a_manifest_cannot_name_files_outside_its_folder(node: NodeMaker) -> None:
     a = node("a")
     files = {"../../elsewhere": {"bytes": 1, "sha256": "0"}}

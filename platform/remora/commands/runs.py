@@ -36,7 +36,7 @@ def runs(options: RunsOptions) -> None:
         raise StoreError(f"there is no run folder {options.runs}; give the right one with --runs DIR (or REMORA_RUNS)")
     if shared := around(options.runs):
         # Another node may need what nothing needs here; the copies that go are brought again when they are asked for.
-        sys.stderr.write(f"note: {options.runs} is this node's folder of {shared.url}; what is at the URL stays\n")
+        _note(f"{options.runs} is this node's folder of {shared.url}; what is at the URL stays")
     verbs: dict[str, Callable[[RunsOptions], None]] = {
         "ls": _ls,
         "show": _show,
@@ -106,8 +106,8 @@ def _verify(options: RunsOptions) -> None:
         say(json.dumps(said, indent=1))
     else:
         say(*(line for v in torn for line in v.problems))
-        if problem:
-            say(f"note: registered versions are not verified: {problem}")
+    if problem:
+        _note(f"registered versions are not verified: {problem}")
     if torn:
         raise TornArtifact(f"not what was published: {named([v.what for v in torn])}, of {len(verdicts)} things")
     if not options.json:
@@ -121,14 +121,14 @@ def _gc(options: RunsOptions) -> None:
     if garbage is None:
         found = needs(options.runs, _all_versions(options), options.stopped)
         garbage = [*deleting.collect_leftovers(options.runs, options.yes), *deleting.collect(found, options.yes)]
-        if not options.json:
-            if found.unread:
-                unread = named([str(file) for file in found.unread])
-                say(f"what nothing needs stays, since {unread} cannot be read; next: remora runs verify")
-            elif found.at_work:
-                say(f"at work: {named(found.at_work)}; what nothing needs stays until that has ended")
-            elif young := deleting.fresh(found):
-                say(f"kept, because it is new: {named([h.place for h in young])}")
+        tell = _note if options.json else say
+        if found.unread:
+            unread = named([str(file) for file in found.unread])
+            tell(f"what nothing needs stays, since {unread} cannot be read; next: remora runs verify")
+        elif found.at_work:
+            tell(f"at work: {named(found.at_work)}; what nothing needs stays until that has ended")
+        elif young := deleting.fresh(found):
+            tell(f"kept, because it is new: {named([h.place for h in young])}")
     _said(options, garbage)
 
 
@@ -174,6 +174,11 @@ def _said(options: RunsOptions, garbage: Iterable[Garbage]) -> None:
         say(f"{len(found)} things, would free {amount(freed)}; next: {again}")
 
 
+def _note(line: str) -> None:
+    """Beside the result, which may be JSON."""
+    sys.stderr.write(f"note: {line}\n")
+
+
 def _given(options: RunsOptions) -> list[str]:
     flags = {"--leftovers": options.leftovers, "--stopped": options.stopped}
     return [flag for flag, given in flags.items() if given]
@@ -207,7 +212,7 @@ def _seen(options: RunsOptions) -> Needs:
     """Who needs what; without the registry's versions, and a note, while MLflow cannot be reached."""
     versions, problem = _versions(options)
     if problem:
-        sys.stderr.write(f"note: what registered versions need is not known: {problem}\n")
+        _note(f"what registered versions need is not known: {problem}")
     return needs(options.runs, versions)
 
 

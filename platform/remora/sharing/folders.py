@@ -140,6 +140,7 @@ class SharedRuns:
             return True
         found = self.newest(self.key(folder))
         if found is None:
+            self._there.discard(self.key(folder))  # a person deleted it, to have it made again
             return False
         with self.fetched(folder, found) as tmp:
             try:
