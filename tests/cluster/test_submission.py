@@ -15,7 +15,7 @@ from remora.cli import main
 from remora.cluster.jobs import address_of
 from remora.cluster.submission import Nodes, Submission, environment, nodes_of
 from remora.commands.operate_options import SubmitOptions
-from remora.commands.submit import run_folder
+from remora.commands.submit import runs_there
 from remora.errors import SpecError
 from remora.spec import Cluster
 from support.ports import free_port
@@ -212,5 +212,5 @@ def test_what_cannot_be_sent_is_one_line(folder: Path, capsys, monkeypatch: pyte
 def test_a_run_folder_that_is_a_url_is_one_on_the_cluster_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not this machine's node folder: there it would be a plain folder, and gone with the job."""
     monkeypatch.setenv("REMORA_NODE_FOLDER", str(tmp_path))
-    assert run_folder(SubmitOptions.of({"runs": "s3://bucket/runs"})) == "s3://bucket/runs"
-    assert run_folder(SubmitOptions.of({"runs": "/mnt/runs"})) == "/mnt/runs"
+    assert runs_there(SubmitOptions.of({"runs": "s3://bucket/runs"})) == "s3://bucket/runs"
+    assert runs_there(SubmitOptions.of({"runs": "/mnt/runs"})) == "/mnt/runs"

@@ -93,9 +93,14 @@ def test_json_alone_is_on_stdout_and_why_nothing_goes_on_stderr(runs: Path, caps
     assert json.loads(capsys.readouterr().out) == {"moved": ".", "to": f"{runs}-there"}
 
 
-def test_a_search_is_deleted_after_it_was_named(say: Say, runs: Path) -> None:
+def test_a_search_is_deleted_after_it_was_named(say: Say, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines, _ = say("rm", "two")
-    assert lines[-1].endswith("; next: remora runs rm two --yes") and (runs / "searches" / "two").is_dir()
+    # Given as it is printed, it deletes here, whatever the default is.
+    assert (
+        lines[-1].endswith(f"; next: remora runs rm two --runs {runs} --yes") and (runs / "searches" / "two").is_dir()
+    )
+    monkeypatch.setenv("REMORA_RUNS", str(runs))
+    assert say("rm", "two")[0][-1].endswith("; next: remora runs rm two --yes")
     assert say("rm", "two", "--yes")[0][-1].startswith("1 things, freed ")
     assert not (runs / "searches" / "two").exists() and not (runs / "searches" / "two.json").exists()
     assert json.loads("\n".join(say("gc", "--json")[0])) == {"deleted": False, "frees": 0, "things": []}

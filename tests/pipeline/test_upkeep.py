@@ -136,6 +136,17 @@ def test_a_registered_version_keeps_what_it_came_from(
     assert not {h.path.name for h in needs(runs, [version(key=key)]).unneeded()} & set(lineage)
 
 
+def test_a_version_whose_files_are_torn_keeps_the_bundle_that_it_was_made_of(
+    runs: Path, written: ExplainedFolder, tmp_path: Path
+) -> None:
+    bundle = written.bundles["resampler"]
+    shutil.copytree(bundle, tmp_path / "version")
+    (tmp_path / "version" / MANIFEST).unlink()
+    variant = variant_name(written.variants["resampler"])
+    found = needs(runs, [version(tmp_path / "version", tags={"variant": variant})])
+    assert users(found, bundle.name) == ["remora version 3 (champion)"]
+
+
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
 def test_a_variant_that_is_not_finished_keeps_its_stage_runs(
     runs: Path, written: ExplainedFolder, spare: Callable[[], set[str]], status: str

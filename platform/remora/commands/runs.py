@@ -11,11 +11,13 @@ remora runs mv . /data/remora
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from remora.commands.operate_options import RunsOptions
+from remora.commands.options import Options
 from remora.commands.saying import say
 from remora.errors import SpecError, StoreError, TornArtifact, TrackingError
 from remora.pipeline.upkeep import deleting, moving, verifying
@@ -170,7 +172,7 @@ def _said(options: RunsOptions, garbage: Iterable[Garbage]) -> None:
     elif options.yes:
         say(f"{len(found)} things, freed {amount(freed)}")
     else:
-        again = " ".join(["remora", "runs", options.what, *options.names, *_given(options), "--yes"])
+        again = shlex.join(["remora", "runs", options.what, *options.names, *_given(options), "--yes"])
         say(f"{len(found)} things, would free {amount(freed)}; next: {again}")
 
 
@@ -180,8 +182,12 @@ def _note(line: str) -> None:
 
 
 def _given(options: RunsOptions) -> list[str]:
+    """The same run folder and the same registry: the command may be given again as it is printed."""
     flags = {"--leftovers": options.leftovers, "--stopped": options.stopped}
-    return [flag for flag, given in flags.items() if given]
+    said = [flag for flag, given in flags.items() if given]
+    if options.tracking_uri:
+        said += ["--tracking-uri", options.tracking_uri]
+    return said if options.runs == Options().runs else [*said, "--runs", str(options.runs)]
 
 
 def _named(options: RunsOptions, count: int, usage: str) -> tuple[str, ...]:

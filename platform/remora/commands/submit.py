@@ -48,8 +48,8 @@ def submit(options: SubmitOptions) -> None:
     env = {**made.env, **{name: os.environ[name] for name in made.secrets}}
     if (made.folder / "platform" / "remora").is_dir():
         env.setdefault("PYTHONPATH", "platform")  # the code of this folder, not what the cluster has installed
-    job = jobs.submit(made, address, run_folder(options), env)
-    say(f"job {job} at {address}: {made.command(run_folder(options))}")
+    job = jobs.submit(made, address, runs_there(options), env)
+    say(f"job {job} at {address}: {made.command(runs_there(options))}")
     if options.detach:
         say(f"next: remora submit --follow {job}")
         return
@@ -111,7 +111,7 @@ def submission(options: SubmitOptions) -> Submission:
     )
 
 
-def run_folder(options: SubmitOptions) -> str | None:
+def runs_there(options: SubmitOptions) -> str | None:
     """The run folder if one was named; else the cluster's own default. A URL stays one: there, this machine's node
     folder would be a plain folder."""
     if shared := around(options.runs):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from remora.errors import RemoraError
-from remora.files import MANIFEST, sha256_file
+from remora.files import MANIFEST, is_published, sha256_file
 from remora.inference.bundle import read_bundle_file, weights_digest
 from remora.pipeline.upkeep.holdings import Holding, read_object
 from remora.tracking.every_version import Registered
@@ -21,7 +21,7 @@ def names_bundle(version: Registered, bundle: Path, claimed: Iterable[str]) -> b
     Args:
         claimed: The places of the bundles that the run folder's records name for the version.
     """
-    if version["folder"] is not None and version["folder"].is_dir():
+    if version["folder"] is not None and is_published(version["folder"]):  # else the bundle may be the only whole one
         return _same(version["folder"] / MANIFEST, bundle / MANIFEST)
     if bundle.name in claimed:
         return True
