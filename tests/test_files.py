@@ -248,3 +248,17 @@ def test_a_lock_file_of_another_user_is_asked_too(tmp_path, holder, monkeypatch)
     (tmp_path / "free").touch()
     monkeypatch.setattr(files.os, "open", refused)
     assert files.is_held(tmp_path / "x.lease") and not files.is_held(tmp_path / "free")
+
+
+def test_a_manifest_that_the_disk_does_not_give_says_nothing_of_its_folder(tmp_path, monkeypatch):
+    """An artifact that is called torn is set aside, and trained again."""
+    with files.publishing(tmp_path / "it") as tmp:
+        (tmp / "weights").write_text("w")
+
+    def stale(self):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, "read_text", stale)
+    with pytest.raises(StoreError, match=r"manifest.json cannot be read: Stale file handle; next: ") as caught:
+        files.verify(tmp_path / "it")
+    assert not isinstance(caught.value, TornArtifact)

@@ -344,17 +344,23 @@ def is_published(folder: Path) -> bool:
 
 
 MAKE_AGAIN = "delete the folder, it will be made again"
+UNREAD = "next: the right to read it, or a disk that works; nothing is known to be wrong with it"
 
 
 def manifest(folder: Path, advice: str = MAKE_AGAIN) -> dict[str, str]:
     """File to sha256, from a published folder's manifest.
 
     Raises:
-        TornArtifact: there is no readable manifest; the message ends with `advice`.
+        TornArtifact: there is no manifest, or what is there is none; the message ends with `advice`.
+        StoreError: the disk or its rights do not let it be read, which says nothing of the folder.
     """
     try:
         return dict(json.loads((folder / MANIFEST).read_text())["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError as e:
+        if not isinstance(e, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+            raise StoreError(f"{folder / MANIFEST} cannot be read: {e.strerror or e}; {UNREAD}") from None
+        raise TornArtifact(f"{folder}: no readable {MANIFEST}; {advice}") from None
+    except (ValueError, KeyError, TypeError):
         raise TornArtifact(f"{folder}: no readable {MANIFEST}; {advice}") from None
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from remora.errors import RemoraError, TornArtifact
+from remora.errors import RemoraError, StoreError
 from remora.evaluation.sheet import ABOUT
-from remora.files import MANIFEST, is_published, manifest, verify
+from remora.files import MANIFEST, UNREAD, is_published, manifest, verify
 from remora.pipeline.upkeep.holdings import Holding, read_object, torn_apart
 from remora.pipeline.upkeep.registered import lineage_of
 from remora.spec import PARTS
@@ -103,10 +103,10 @@ def _problems(runs: Path, holding: Holding) -> Iterator[str]:
 def _torn(folder: Path, advice: str) -> Iterator[str]:
     try:
         verify(folder, advice)
-    except TornArtifact as e:
+    except StoreError as e:  # a torn artifact among them
         yield str(e)
     except OSError as e:
-        yield f"{folder}: {e.strerror or e}; {advice}"
+        yield f"{e.filename or folder} cannot be read: {e.strerror or e}; {UNREAD}"
 
 
 def _recorded(holding: Holding) -> Iterator[str]:
@@ -143,5 +143,7 @@ def _readable(folder: Path, names: Sequence[str]) -> Iterator[str]:
             json.loads((folder / name).read_text())
         except FileNotFoundError:
             continue
-        except (OSError, ValueError) as e:
+        except OSError as e:
+            yield f"{folder / name} cannot be read: {e.strerror or e}; {UNREAD}"
+        except ValueError as e:
             yield f"{folder / name}: {e}; next: delete it, and give the command that wrote it again"
