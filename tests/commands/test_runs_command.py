@@ -134,6 +134,13 @@ def test_without_mlflow_nothing_is_deleted_but_leftovers(say: Say, runs: Path) -
     assert say("ls", *away)[0][-1].startswith("12 things")
 
 
+def test_a_registry_elsewhere_is_not_taken_for_none(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://127.0.0.1:1")
+    lines, error = say("rm", "two", "--yes")
+    assert not lines and "MLFLOW_REGISTRY_URI is http://127.0.0.1:1, and there is no " in error
+    assert "nothing is deleted" in error
+
+
 def test_a_version_of_the_registry_keeps_its_bundle(
     say: Say, runs: Path, written: ExplainedFolder, empty_database: Path
 ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
+from remora.errors import TrackingError
 from remora.tracking.connection import MlflowRefused
 from remora.tracking.registry import DIGEST
 from remora.tracking.server import KEY
@@ -40,9 +42,14 @@ def every_version(tracker: Tracker) -> list[Registered]:
     """Read-only: creates no database. Without one, nothing was registered.
 
     Raises:
-        TrackingError: MLflow cannot be reached.
+        TrackingError: MLflow cannot be reached; or MLFLOW_REGISTRY_URI names a registry, and its versions' runs are not
+            here.
     """
     if (database := tracker.server.database) and not database.exists():
+        if elsewhere := os.environ.get("MLFLOW_REGISTRY_URI"):
+            raise TrackingError(
+                f"MLFLOW_REGISTRY_URI is {elsewhere}, and there is no {database} with the runs of its versions"
+            )
         return []
     found: list[Registered] = []
     with tracker.client() as client:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from remora.errors import StoreError, TornArtifact
+from remora.errors import StoreError
 from remora.files import publishing, verify
 from remora.training.job import by_step
 
@@ -109,7 +109,7 @@ def latest(root: Path, hear: Callable[[str], None] = log.warning) -> Checkpoint 
             verify(folder)
             state = json.loads((folder / "state.json").read_text())
             return Checkpoint(folder, state.pop("step"), state)
-        except (TornArtifact, OSError, ValueError, KeyError, AttributeError, TypeError) as e:
-            why = str(e).partition(";")[0] if isinstance(e, TornArtifact) else f"{folder}: no readable state.json ({e})"
+        except (StoreError, OSError, ValueError, KeyError, AttributeError, TypeError) as e:
+            why = str(e).partition(";")[0] if isinstance(e, StoreError) else f"{folder}: no readable state.json ({e})"
             hear(f"checkpoint refused, the one before it is used: {why}")
     return None
