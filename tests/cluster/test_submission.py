@@ -214,3 +214,6 @@ def test_a_run_folder_that_is_a_url_is_one_on_the_cluster_too(tmp_path: Path, mo
     monkeypatch.setenv("REMORA_NODE_FOLDER", str(tmp_path))
     assert runs_there(SubmitOptions.of({"runs": "s3://bucket/runs"})) == "s3://bucket/runs"
     assert runs_there(SubmitOptions.of({"runs": "/mnt/runs"})) == "/mnt/runs"
+    monkeypatch.setenv("REMORA_NODE_FOLDER", str(tmp_path))
+    with pytest.raises(SystemExit, match="the run folder is s3://bucket/runs, and what --print writes has the volume"):
+        main(["submit", "jobs/demo-base.yaml", "--print", "kuberay", "--runs", "s3://bucket/runs"])

@@ -120,6 +120,14 @@ def runs_there(options: SubmitOptions) -> str | None:
 
 
 def _written(options: SubmitOptions, made: Submission) -> str:
+    """Raises:
+    SpecError: the run folder is a URL, and the job's would be a volume.
+    """
+    if shared := around(options.runs):
+        raise SpecError(
+            f"the run folder is {shared.url}, and what --print writes has the volume {options.volume} instead; next: "
+            "without --runs and REMORA_RUNS, or write the URL into what is printed"
+        )
     nodes = nodes_of(made, options.gpus_per_node)
     if options.print == "kuberay":
         image = options.image or f"remora:{__version__}"
