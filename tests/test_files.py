@@ -16,6 +16,7 @@ import pytest
 
 from remora import files
 from remora.errors import StoreError, TornArtifact
+from remora.files import disk
 
 
 def names(folder) -> list[str]:
@@ -137,14 +138,14 @@ def safetensors_error(folder):
     except SafetensorError as e:
         return type(e)(str(e).replace("os error 2", f"os error {errno.ENOSPC}"))
     except OSError as e:
-        pytest.fail(f"safetensors raises {e!r} now: `files._number` can do without it")
+        pytest.fail(f"safetensors raises {e!r} now: `files.disk._number` can do without it")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 def test_a_copy_that_does_not_fit_is_one_line(number, tmp_path):
     with pytest.raises(StoreError) as caught, files.disk_errors(tmp_path):
         raise copy_error(number)
-    assert files.REASONS[number] in str(caught.value) and "\n" not in str(caught.value)
+    assert disk.REASONS[number] in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_weights_that_do_not_fit_are_one_line(tmp_path):
