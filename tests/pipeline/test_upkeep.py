@@ -378,6 +378,17 @@ def test_nothing_goes_while_a_file_cannot_be_read_that_says_what_is_needed(
         remove(find("finetune-0123456789ab", runs, found.holdings), found, really=True)
 
 
+def test_scores_stay_while_the_weights_of_their_bundle_cannot_be_told(runs: Path, written: ExplainedFolder) -> None:
+    bundle = runs / "bundles" / written.bundles["resampler"].name
+    (bundle / MANIFEST).unlink()
+    age(runs)
+    found = needs(runs, ())
+    (scores,) = found.unneeded()
+    assert found.unread == [bundle] and not list(collect(found, really=True))
+    with pytest.raises(StoreError, match=f"may be needed: {bundle} cannot be read"):
+        remove(scores, found, really=True)
+
+
 def test_what_lacks_the_file_by_which_it_is_known_is_named(runs: Path, written: ExplainedFolder) -> None:
     index = next(h.path for h in holdings(runs) if h.kind == "index")
     bundle, stage = (

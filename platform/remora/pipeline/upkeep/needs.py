@@ -119,6 +119,8 @@ class _Counted:
                 read_bundle_file(holding.path)
             except DataError:
                 self.found.unread.append(holding.path / FILE)
+            else:  # by its weights its scores are found; a part that no catalog here has takes them away, too
+                self.found.unread += [] if weights_of(holding.path) else [holding.path]
             for name in lineage_of(holding.path):
                 yield from self._named(name)
         elif holding.kind == "search":
