@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from remora import files
 from remora.commands.options import Options
 from remora.errors import RemoraError, StoreError
 from remora.files import publishing
 from remora.sharing import SharedRuns, around, node_folder
+from remora.sharing import node as sharing_node
 from remora.sharing.node import is_url
 from remora.sharing.objects import Objects
 from sharing.conftest import NodeMaker
@@ -196,6 +198,30 @@ def test_a_url_has_one_node_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("REMORA_NODE_FOLDER", str(folder))
     with pytest.raises(StoreError, match="belongs to s3://bucket/some/runs, not to s3://other/runs"):
         node_folder("s3://other/runs")
+
+
+def test_processes_that_begin_together_are_one_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REMORA_NODE_FOLDER", str(tmp_path / "node"))
+    monkeypatch.setattr(files, "POLL", 0.01)
+    looked, mine = threading.Barrier(4), threading.local()
+    written: list[object] = []
+    known, write = sharing_node.binding, sharing_node.write_json
+
+    def none_yet(folder: Path) -> sharing_node.Binding | None:
+        found = known(folder)
+        if not hasattr(mine, "looked"):
+            mine.looked = looked.wait(5)  # all have looked before one writes
+        return found
+
+    def counted(path: Path, value: object) -> None:
+        written.append(value)
+        write(path, value)
+
+    monkeypatch.setattr(sharing_node, "binding", none_yet)
+    monkeypatch.setattr(sharing_node, "write_json", counted)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(node_folder, ["s3://bucket/runs"] * 4))
+    assert len(written) == 1
 
 
 def test_a_plain_run_folder_is_what_it_was(tmp_path: Path) -> None:

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.errors import StoreError
-from remora.files import digest, disk_errors, write_json
+from remora.files import digest, disk_errors, exclusive, write_json
 
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:/+", re.IGNORECASE)
 """How a URL begins; a Path that was made of one has lost a slash."""
 BINDING = ".url.json"
 """In a node folder: the URL that it belongs to, and the node's name."""
+
+
+LOCK = ".url.lock"
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,11 @@ def node_folder(given: str | os.PathLike[str]) -> Path:
     folder = Path(own).expanduser().absolute() if own else cache / "remora" / f"{named}-{digest(url)[:8]}"
     known = binding(folder)
     if known is None:
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / BINDING, {"url": url, "node": uuid.uuid4().hex})
-    elif known.url != url:
+        with exclusive(folder / LOCK), disk_errors(folder):  # or two processes would be two nodes of one folder
+            known = binding(folder)
+            if known is None:
+                write_json(folder / BINDING, {"url": url, "node": uuid.uuid4().hex})
+    if known is not None and known.url != url:
         raise StoreError(
             f"REMORA_NODE_FOLDER {folder} belongs to {known.url}, not to {url}; give each URL a node folder of its own"
         )
