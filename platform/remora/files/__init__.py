@@ -216,14 +216,15 @@ def exclusive(
     While another process holds it, `waiting` is called once with what the holder wrote about itself. If `enough()`
     becomes true, the wait ends and this yields False.
     """
-    told = False
+    told, again = False, 5  # more would be a file system that numbers a file anew whenever it is looked at
     with contextlib.ExitStack() as opened:
         f = opened.enter_context(_lock_file(path))
         while True:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(path, f.fileno()):
+                if _is_at(path, f.fileno()) or not again:
                     break
+                again -= 1
                 opened.close()  # its last holder deleted it: the next one to come would lock another file
                 f = opened.enter_context(_lock_file(path))
             except BlockingIOError:
