@@ -22,6 +22,7 @@ from remora.commands.scripts import flags_of  # noqa: E402
 from remora.commands.translating import (  # noqa: E402
     LAUNCHER,
     OtherTrainer,
+    defaults_of,
     known_name,
     rules_of,
     trainer_of,
@@ -65,6 +66,7 @@ class VLMConfig:
     vit_model_type: str = "google/siglip2-base-patch16-512"
     lm_model_type: str = "HuggingFaceTB/SmolLM2-360M-Instruct"
     mp_pixel_shuffle_factor: int = 4
+    vit_inter_dim: int = 4 * 768
 class TrainConfig:
     lr_mp: float = 0.00512
     lr_vision_backbone: float = 0
@@ -101,8 +103,8 @@ def test_the_page_has_the_tables_that_the_verb_reads() -> None:
 def test_every_rule_leads_to_a_key_that_there_is(name: str) -> None:
     for flag, rule in rules_of(name).items():
         ends = [rule.to] if rule.to else []
-        ends += [key for keys in rule.sets.values() for key in keys]
-        ends += list(trainers()[name].defaults)
+        ends += [key for by in (rule.sets, rule.implies, rule.with_lora) for keys in by.values() for key in keys]
+        ends += list(trainers()[name].fixed)
         for end in ends:
             first, *path = end.split(".")
             model = {"stage": Stage, "cluster": Cluster}.get(first, Variant)
@@ -112,6 +114,9 @@ def test_every_rule_leads_to_a_key_that_there_is(name: str) -> None:
         does = [rule.to, rule.role, rule.drop, rule.none, rule.sets or None]
         assert any(one is not None for one in does), flag
         assert not rule.words or rule.to, flag
+        named = {*rule.if_, rule.with_, rule.unless} - {None}
+        assert named <= rules_of(name).keys(), flag
+    assert defaults_of(name).keys() <= rules_of(name).keys()
 
 
 def test_every_flag_of_a_table_has_a_rule() -> None:
@@ -184,6 +189,7 @@ def test_llama_factory(tmp_path, capsys):
     parts = ["--vision", "siglip2-base-224", "--connector", "mlp2x_gelu", "--llm", "qwen2-0.5b-instruct"]
     job, (stage,), told = imported(tmp_path, capsys, str(tmp_path / "c.yaml"), *parts, "--gpus", "4")
     assert stage["tune"]["llm"] == {"lora": {"r": 16, "alpha": 32, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}}
+    assert "tune.llm.lora.alpha: 32" in told and "tune.llm.lora.dropout: 0.0" in told and "lora.r:" not in told
     assert stage["validate"] == {"share": 0.1, "every": 500} and stage["batch"] == 32
     assert stage["mixture"] == [{"path": "mllm_demo", "cap": 1000}] and job["cluster"]["workers"] == 4
     assert "assumed, as that trainer does: epochs: 3.0" in told and "lr: 5.0e-05" in told
@@ -195,7 +201,7 @@ def test_ms_swift(tmp_path):
     stage = made.stage()
     assert stage["tune"] == {"vision": "full", "connector": "full", "llm": "full"}
     assert stage["mixture"] == [{"path": "a.jsonl", "cap": 1000}, {"path": "b.jsonl"}]
-    assert stage["lr"] == 1e-5 and stage["batch"] == 8 and made.keys["cluster.workers"] == 2
+    assert stage["lr"] == 1e-5 and stage["batch"] == 16 and made.keys["cluster.workers"] == 2
     assert made.keys["cluster.zero"] == 2 and "model" in made.missing
 
 
@@ -205,7 +211,156 @@ def test_nanovlm(tmp_path, capsys):
     assert (job["vision"], job["connector"]) == ("siglip2-base-512", "pixel-shuffle-4")
     assert stage["tune"]["vision"] == "frozen" and stage["tune"]["connector"] == {"mode": "full", "lr": 0.00512}
     assert stage["steps"] == 40000 and "epochs" not in stage and job["benchmarks"] == ["mmmu"]
-    assert "ocrbench: not measured here" in told
+    assert "ocrbench: not measured here" in told and "unknown: --vit_inter_dim (computed)" in told
+    assert "differs: schedule (the rate falls to a tenth" in told
+
+
+HF = {"schedule": "linear", "warmup": 0.0, "warmup_from": "zero", "weight_decay": 0.0, "lr": 5e-5, "epochs": 3.0}
+"""transformers' TrainingArguments, 4.37.2 to 5.8.0, and the first step of its schedules."""
+LLAVA = {**HF, "max_length": 512, "aspect": "square", "batch": 8, "clip": 1.0}
+TUNED = {"vision": "frozen", "connector": "full", "llm": "full"}
+FIRST_LORA = {"r": 64, "alpha": 16, "dropout": 0.05}
+OWN = {
+    # llava/train/train.py, llava/conversation.py
+    "llava": ({}, {**LLAVA, "template": "vicuna", "tune": TUNED}),
+    "llava deepspeed": (
+        {"deepspeed": "scripts/zero3.json"},
+        {k: v for k, v in LLAVA.items() if k != "clip"} | {"template": "vicuna", "tune": TUNED},
+    ),
+    "llava lora": (
+        {"lora_enable": True},
+        {**LLAVA, "template": "vicuna", "tune": TUNED | {"llm": {"lora": FIRST_LORA}}},
+    ),
+    "bunny": ({}, {**LLAVA, "template": "vicuna", "tune": TUNED}),
+    # tinyllava/utils/arguments.py
+    "tinyllava": ({}, {**LLAVA, "template": "plain", "tune": TUNED | {"llm": "frozen"}}),
+    "tinyllava qlora": (
+        {"tune_type_llm": "qlora", "tune_type_vision_tower": "partially-tune", "conv_version": "phi"},
+        {
+            **LLAVA,
+            "template": "vicuna",
+            "tune": {"vision": {"from": 10}, "connector": "full", "llm": {"lora": FIRST_LORA | {"bits": 8}}},
+        },
+    ),
+    # src/llamafactory/hparams/
+    "llama-factory": (
+        {},
+        {
+            **HF,
+            "max_length": 2048,
+            "batch": 8,
+            "clip": 1.0,
+            "tune": {
+                "vision": "frozen",
+                "connector": "frozen",
+                "llm": {"lora": {"r": 8, "alpha": 16, "dropout": 0.0, "targets": "all-linear"}},
+            },
+        },
+    ),
+    # swift/arguments/, swift/trainers/arguments.py
+    "ms-swift": (
+        {},
+        {
+            **HF,
+            "schedule": "cosine",
+            "lr": 1e-4,
+            "weight_decay": 0.1,
+            "betas": [0.9, 0.95],
+            "batch": 16,
+            "clip": 1.0,
+            "tune": {
+                "vision": "frozen",
+                "connector": "frozen",
+                "llm": {"lora": {"r": 8, "alpha": 32, "dropout": 0.05, "targets": "all-linear"}},
+            },
+        },
+    ),
+    # models/config.py, train.py
+    "nanovlm": (
+        {},
+        {
+            "schedule": "cosine",
+            "warmup": 0.03,
+            "warmup_from": "first",
+            "weight_decay": 0.01,
+            "steps": 40000,
+            "max_length": 4096,
+            "batch": 16,
+            "clip": 1.0,
+            "template": "chatml",
+            "lr": 5e-5,
+            "tune": {
+                "vision": {"mode": "full", "lr": 5e-5},
+                "connector": {"mode": "full", "lr": 0.00512},
+                "llm": {"mode": "full", "lr": 5e-5},
+            },
+        },
+    ),
+}
+"""A trainer, a few flags, and the stage with its own defaults for all others, as read in the named files."""
+
+
+@pytest.mark.parametrize("case", OWN)
+def test_what_a_script_leaves_out_is_as_the_trainer_has_it(case):
+    flags, stage = OWN[case]
+    made = translate(case.split()[0], flags)
+    assert made.stage() == stage
+    assert made.keys["seed"] == (0 if case == "nanovlm" else 42)
+    told = [key for key, value in made.taken.items() if made.keys.get(key, value) != value]
+    assert not told and not made.taken.keys() & flags.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "precision", "checkpointing"),
+    [
+        ("llava", {}, "fp32", False),
+        ("tinyllava", {"fp16": True}, "fp16", False),
+        ("llama-factory", {}, "bf16", True),
+        ("llama-factory", {"finetuning_type": "full"}, "fp32", True),
+        ("llama-factory", {"finetuning_type": "full", "bf16": True}, "bf16", True),
+        ("ms-swift", {}, "bf16", True),
+        ("ms-swift", {"torch_dtype": "float32", "gradient_checkpointing": False}, "fp32", False),
+        ("nanovlm", {}, "bf16", None),
+    ],
+)
+def test_precision_and_checkpointing_that_a_script_leaves_out(name, flags, precision, checkpointing):
+    keys = translate(name, flags).keys
+    assert (keys["cluster.precision"], keys.get("cluster.activation_checkpointing")) == (precision, checkpointing)
+
+
+def test_defaults_follow_from_what_the_script_says():
+    lora = {"lora": {"r": 4, "alpha": 8, "dropout": 0.0, "targets": "all-linear"}}
+    made = translate(
+        "llama-factory", {"lora_rank": 4, "freeze_vision_tower": False, "freeze_multi_modal_projector": False}
+    )
+    assert made.stage()["tune"] == {"vision": lora, "connector": "frozen", "llm": lora}
+    assert "projector is frozen" in made.missing["freeze_multi_modal_projector"]
+    made = translate("llama-factory", {"finetuning_type": "full", "lora_rank": 4, "freeze_language_model": True})
+    assert made.stage()["tune"] == {"vision": "frozen", "connector": "frozen", "llm": "frozen"}
+    assert made.needless == {"lora_rank": "it acts with LoRA only"} and not any("lora" in key for key in made.taken)
+    made = translate("ms-swift", {"freeze_vit": False, "freeze_llm": True, "vit_lr": 1e-5}, devices=4)
+    assert made.stage()["tune"]["llm"] == "frozen" and made.stage()["tune"]["vision"]["lr"] == 1e-5
+    assert made.stage()["tune"]["vision"]["lora"]["alpha"] == 32 and made.taken["gradient_accumulation_steps"] == 4
+    assert translate("ms-swift", {"tuner_type": "full"}).keys["stage.lr"] == 1e-5
+    assert translate("ms-swift", {"tuner_type": "full", "learning_rate": 3e-4}).keys["stage.lr"] == 3e-4
+    assert "max_length" in translate("ms-swift", {}).differs and not translate("ms-swift", {"max_length": 8}).differs
+    made = translate("llava", {"max_grad_norm": 0.5, "deepspeed": "zero2.json"})
+    assert "stage.clip" not in made.keys and "no effect with deepspeed" in made.needless["max_grad_norm"]
+
+
+def test_what_one_script_says_wins_over_what_another_leaves_out(tmp_path, capsys):
+    (tmp_path / "a.sh").write_text(PRETRAIN.replace("--bf16 True", "--bf16 True --seed 7"))
+    (tmp_path / "b.sh").write_text(FINETUNE.replace("--bf16 True", ""))
+    job, _, told = imported(tmp_path, capsys, str(tmp_path / "a.sh"), str(tmp_path / "b.sh"))
+    assert job["seed"] == 7 and job["cluster"]["precision"] == "bf16"
+    assert "assumed, as that trainer does: tune.llm.lora.alpha: 16" in told
+    assert "precision: fp32" not in told and "seed: 42" not in told
+
+
+def test_bunny_is_told_from_llava_and_ms_swift(tmp_path):
+    bunny = {"model_type": "phi-2", "mm_projector_type": "mlp2x_gelu", "tune_mm_mlp_adapter": True, "bits": 16}
+    assert trainer_of(bunny, tmp_path) == "bunny"
+    assert trainer_of({"model": "a/b", "model_type": "qwen2_vl", "dataset": "x"}, tmp_path) == "ms-swift"
 
 
 @pytest.mark.parametrize(

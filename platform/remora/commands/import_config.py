@@ -7,7 +7,7 @@ remora import-config qwen2vl_lora_sft.yaml --vision siglip2-base-224 --llm qwen2
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import yaml
@@ -50,14 +50,18 @@ def import_config(options: ImportConfigOptions) -> None:
         job_file.parent.mkdir(parents=True, exist_ok=True)
         recipe_file.write_text(head + _dumped(recipe))
         job_file.write_text(head + _dumped(job))
-    for line in dict.fromkeys(line for one in made for line in told(one)):
+    said = {key for one in made for key in one.keys.keys() - one.taken.keys() if not key.startswith("stage.")}
+    for line in dict.fromkeys(line for one in made for line in told(one, said)):
         say(line)
     say(f"{job_file}, with {recipe_file.name}", f"next: remora render {job_file}")
 
 
-def told(made: Translation) -> list[str]:
-    """What a reader has to know: assumed defaults, and every flag that is not in the job."""
-    lines = [f"assumed, as that trainer does: {key}: {_short(value)}" for key, value in made.assumed.items()]
+def told(made: Translation, said: Container[str] = ()) -> list[str]:
+    """What a reader has to know: assumed defaults, but for keys that another script says, and every flag that is not in
+    the job."""
+    taken = {key.removeprefix("stage."): value for key, value in made.taken.items() if key not in said}
+    lines = [f"assumed, as that trainer does: {key}: {_short(value)}" for key, value in taken.items()]
+    lines += [f"differs: {key} ({why})" for key, why in made.differs.items()]
     lines += [f"nothing to write: --{flag} ({why})" for flag, why in made.needless.items()]
     lines += [f"no counterpart: --{flag} ({why})" for flag, why in made.missing.items()]
     return lines + [f"unknown: --{flag} {_short(value)}" for flag, value in made.unknown.items()]
@@ -68,7 +72,10 @@ def _short(value: object) -> str:
 
 
 def _job(options: ImportConfigOptions, made: Sequence[Translation], recipe: Path) -> dict[str, object]:
-    keys = {key: value for one in made for key, value in one.keys.items() if not key.startswith("stage.")}
+    keys: dict[str, object] = {}
+    for assumed in (True, False):  # what a script says wins over what another one leaves out
+        for one in made:
+            keys |= {key: value for key, value in one.keys.items() if (key in one.taken) == assumed}
     given = {part: getattr(options, part) for part in PARTS if getattr(options, part)}
     parts = {part: keys[part] for part in PARTS if part in keys} | given
     for part, kind in zip(PARTS, ("vision", "connectors", "llm"), strict=True):

@@ -41,8 +41,8 @@ def _fields(text: str, file: Path) -> Iterator[tuple[str, object]]:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
             try:
                 yield node.target.id, ast.literal_eval(node.value)
-            except ValueError:  # computed from others
-                continue
+            except ValueError:
+                yield node.target.id, "(computed)"
 
 
 VARIABLE = re.compile(r"\$\{?(\w+)\}?")

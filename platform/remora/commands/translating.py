@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from remora.spec import Spec, read_yaml, validate
 TABLES = Path(__file__).with_name("trainers.yaml")
 Role = Literal[
     "data", "images", "cap", "held-out", "each", "accumulation", "devices", "deepspeed", "benchmarks",
-    "rate vision", "rate connector", "rate llm",
+    "rate vision", "rate connector", "rate llm", "beta1", "beta2",
 ]  # fmt: skip
 
 
@@ -30,8 +31,13 @@ class FlagRule(Spec):
     by: str | None = None
     list: bool = False
     sets: dict[str, dict[str, object]] = Field(default_factory=dict)
+    implies: dict[str, dict[str, object]] = Field(default_factory=dict)
+    with_lora: dict[str, dict[str, object]] = Field(default_factory=dict)
+    lora_note: str | None = None
+    last: bool = False
     if_: dict[str, tuple[object, ...]] = Field(default_factory=dict, alias="if")
     with_: str | None = Field(None, alias="with")
+    unless: str | None = None
     role: Role | None = None
     drop: str | None = None
     none: str | None = None
@@ -46,13 +52,15 @@ class FlagRow(Spec):
 
 
 class OtherTrainer(Spec):
-    """Another trainer: its table, and what its scripts leave out."""
+    """Another trainer: its table, and what it does where its scripts leave a flag out."""
 
     title: str
     head: str
     like: str | None = None
     defaults: dict[str, object] = Field(default_factory=dict)
-    lora: dict[str, object] = Field(default_factory=dict)
+    fixed: dict[str, object] = Field(default_factory=dict)
+    least_batch: int = 1
+    differs: dict[str, str] = Field(default_factory=dict)
     signs: tuple[str, ...]
     rows: tuple[FlagRow, ...]
     more: dict[str, FlagRule] = Field(default_factory=dict)
@@ -81,10 +89,16 @@ def rules_of(name: str) -> dict[str, FlagRule]:
     return below | one.more | {flag: rule for row in one.rows for flag, rule in row.flags.items()}
 
 
-def _default(name: str, which: Literal["defaults", "lora"]) -> dict[str, object]:
+def defaults_of(name: str) -> dict[str, object]:
+    """The values of a trainer's flags where a script leaves them out."""
     one = trainers()[name]
-    found: dict[str, object] = getattr(one, which)
-    return found or (_default(one.like, which) if one.like else {})
+    return {**(defaults_of(one.like) if one.like else {}), **one.defaults}
+
+
+def fixed_of(name: str) -> dict[str, object]:
+    """Our keys for what a trainer does without a flag."""
+    one = trainers()[name]
+    return {**(fixed_of(one.like) if one.like else {}), **one.fixed}
 
 
 @dataclass
@@ -99,13 +113,17 @@ class Translation:
     missing: dict[str, str] = field(default_factory=dict)
     """Flag -> why it has no counterpart, or none for its value."""
     unknown: dict[str, object] = field(default_factory=dict)
-    assumed: dict[str, object] = field(default_factory=dict)
-    """The trainer's own defaults that were taken."""
+    implied: dict[str, object] = field(default_factory=dict)
+    """Keys that follow from a flag's value, unless another flag sets them."""
+    taken: dict[str, object] = field(default_factory=dict)
+    """Keys, and flags without one of ours, that have the trainer's own default."""
+    differs: dict[str, str] = field(default_factory=dict)
+    """Flag or key -> how the trainer's default differs from what is done here."""
 
     def stage(self) -> dict[str, object]:
         """The stage's keys as a tree."""
         tree: dict[str, object] = {}
-        for key, value in self.keys.items():
+        for key, value in sorted(self.keys.items(), key=lambda one: one[0].count(".")):  # a part's mode before its rate
             if key.startswith("stage."):
                 _put(tree, key.split(".")[1:], value)
         return tree
@@ -118,7 +136,9 @@ def trainer_of(flags: Mapping[str, object], file: Path) -> str:
         SpecError: the flags are none of theirs.
     """
     votes = {name: len(flags.keys() & set(one.signs)) for name, one in trainers().items()}
-    best = max(votes, key=lambda name: votes[name])
+    for name, one in trainers().items():  # its own sign, and it has those of the one that it is like as well
+        votes[name] += votes[one.like] if one.like and votes[name] else 0
+    best = max(votes, key=lambda name: (votes[name], len(flags.keys() & rules_of(name).keys())))
     if not votes[best]:
         raise SpecError(f"{file}: no flag tells whose it is; give --trainer: {', '.join(trainers())}")
     return best
@@ -132,52 +152,57 @@ def translate(name: str, flags: Mapping[str, object], devices: int | None = None
     """
     if name not in trainers():
         raise SpecError(f"no trainer {name!r}{nearest(name, trainers())}; there are: {', '.join(trainers())}")
-    rules, made = rules_of(name), Translation()
-    roles: dict[str, object] = {}
-    flag_of: dict[str, str] = {}
-    made.keys |= _default(name, "defaults")
-    order = sorted(flags, key=lambda flag: flag in rules and not rules[flag].sets)
-    given: set[str] = set()
-    for flag in order:
-        before = dict(made.keys)
-        if flag not in rules:
-            made.unknown[flag] = flags[flag]
-            continue
-        if (role := rules[flag].role) is not None:
-            roles[role] = flags[flag]
-            flag_of[role] = flag
-            made.translated.append(flag)
-            continue
-        _apply(made, flag, rules[flag], flags)
-        given |= {key for key in made.keys if key not in before or made.keys[key] != before[key]}
-        given |= {rules[flag].to or ""}
+    one, rules, defaults = trainers()[name], rules_of(name), defaults_of(name)
+    left_out = {flag: value for flag, value in defaults.items() if flag not in flags and value is not None}
+    said, theirs, made = {**left_out, **flags}, Translation(), Translation()
+    last = {flag for flag, rule in rules.items() if rule.last}
+    for into, some in ((theirs, left_out), (made, flags)):
+        for flag in (flag for flag in some if flag not in last):
+            _apply(into, flag, rules, said)
+    made.taken = {**fixed_of(name), **theirs.keys, **theirs.implied, **made.implied}
+    made.taken = {key: value for key, value in made.taken.items() if key not in made.keys}
+    made.keys = {**made.taken, **made.keys}
     steps = made.keys.get("stage.steps")
-    if isinstance(steps, int) and steps > 0:
-        made.keys.pop("stage.epochs", None)
-    else:
-        made.keys.pop("stage.steps", None)
-    for of, why in _roles(made, roles, devices).items():
+    made.keys.pop("stage.epochs" if isinstance(steps, int) and steps > 0 else "stage.steps", None)
+    with_role = {flag: rules[flag].role for flag in said if flag in rules and rules[flag].role}
+    flag_of = {str(role): flag for flag, role in with_role.items()}
+    roles = {role: said[flag] for role, flag in flag_of.items()}
+    made.taken |= {flag: value for flag, value in left_out.items() if flag in with_role}
+    for of, why in _roles(made, roles, devices, one.least_batch).items():
         made.missing[flag_of[of]] = why
-    _lora(made, _default(name, "lora"))
-    made.assumed |= {
-        key.removeprefix("stage."): value
-        for key, value in _default(name, "defaults").items()
-        if key not in given and made.keys.get(key) == value
+    _lora(made, rules, said)
+    for flag in (flag for flag in flags if flag in last):
+        _apply(made, flag, rules, said)
+    if made.keys.get("stage.tune.llm") == "frozen":
+        made.keys = {key: value for key, value in made.keys.items() if not key.startswith("stage.tune.llm.")}
+    made.taken = {
+        key: value for key, value in made.taken.items() if made.keys.get(key, None if "." in key else value) == value
     }
+    made.differs = {flag: why for flag, why in one.differs.items() if flag not in flags}
     return made
 
 
-def _apply(made: Translation, flag: str, rule: FlagRule, flags: Mapping[str, object]) -> None:
-    value, word = flags[flag], _word(flags[flag])
+def _apply(made: Translation, flag: str, rules: Mapping[str, FlagRule], said: Mapping[str, object]) -> None:
+    """Put one flag's keys into a translation, or why it has none; `said` has the trainer's defaults as well."""
+    value, word = said[flag], _word(said[flag])
+    if flag not in rules:
+        made.unknown[flag] = value
+        return
+    rule = rules[flag]
     if rule.drop is not None:
         made.needless[flag] = rule.drop
-    elif any(_word(flags.get(other)) not in map(_word, values) for other, values in rule.if_.items()):
+    elif any(_word(said.get(other)) not in map(_word, values) for other, values in rule.if_.items()):
         made.needless[flag] = f"it acts with {', '.join(rule.if_)} only"
-    elif rule.with_ and rule.with_ not in flags:
+    elif rule.with_ and rule.with_ not in said:
         made.needless[flag] = f"it acts with {rule.with_} only"
+    elif rule.unless and rule.unless in said:
+        made.needless[flag] = f"it has no effect with {rule.unless}"
+    elif rule.role:
+        made.translated.append(flag)
     elif rule.sets:
         if word in rule.sets:
             made.keys |= rule.sets[word]
+            made.implied |= rule.implies.get(word, {})
             made.translated.append(flag)
         else:
             made.missing[flag] = f"only {', '.join(rule.sets)} is known here"
@@ -197,6 +222,7 @@ def _apply(made: Translation, flag: str, rule: FlagRule, flags: Mapping[str, obj
             found = [part.strip() for part in str(found).split(",")]
         if found is not None:
             made.keys[rule.to] = found
+            made.implied |= rule.implies.get(word, {})
         made.translated.append(flag)
 
 
@@ -210,13 +236,17 @@ def known_name(kind: str, named: str) -> str | None:
     return by_hub.get(named.lower()) or by_last.get(last) or (last if last in entries else None)
 
 
-def _roles(made: Translation, roles: Mapping[str, object], devices: int | None) -> dict[str, str]:
+def _roles(made: Translation, roles: Mapping[str, object], devices: int | None, least: int) -> dict[str, str]:
     """Batch, data, devices and rates, which several flags make together; returns role -> what has no counterpart."""
     missing: dict[str, str] = {}
     found = devices or _devices(roles.get("devices")) or 1
     if not (devices or roles.get("devices")):
-        made.assumed["GPUs"] = "1, since the script names none; --gpus N"
+        made.taken["GPUs"] = "1, since the script names none; --gpus N"
     each, steps = _whole(roles.get("each"), 8), _whole(roles.get("accumulation"), 1)
+    if "accumulation" not in roles:
+        made.taken["gradient_accumulation_steps"] = steps = math.ceil(least / each / found)
+    if "beta1" in roles or "beta2" in roles:
+        made.keys["stage.betas"] = [roles.get("beta1", 0.9), roles.get("beta2", 0.999)]
     made.keys |= {"stage.batch": each * steps * found, "cluster.micro_batch": each}
     made.keys |= {"cluster.workers": found, "cluster.gpus_per_worker": 1}
     if (said := roles.get("deepspeed")) and (why := _deepspeed(made, str(said))):
@@ -251,19 +281,26 @@ def _deepspeed(made: Translation, said: str) -> str:
     return ""
 
 
-def _lora(made: Translation, defaults: Mapping[str, object]) -> None:
-    """The trainer's own rank and scale, where the script leaves them out."""
-    tune = made.stage().get("tune")
-    part = tune.get("llm") if isinstance(tune, dict) else None
-    if part != "lora" and not (isinstance(part, dict) and "lora" in part):
+def _lora(made: Translation, rules: Mapping[str, FlagRule], said: Mapping[str, object]) -> None:
+    """Adapters on other parts and their scale, if the language model's mode is LoRA; without it, no keys of LoRA."""
+    lora, mode = "stage.tune.llm.lora.", made.keys.get("stage.tune.llm")
+    if mode != "lora" and not (isinstance(mode, dict) and "lora" in mode):
+        for key in [key for key in made.keys if key.startswith(lora)]:
+            del made.keys[key]
+        for flag in [flag for flag in made.translated if (rules[flag].to or "").startswith(lora)]:
+            made.translated.remove(flag)
+            made.needless[flag] = "it acts with LoRA only"
         return
-    said = part.get("lora", {}) if isinstance(part, dict) else {}
-    whole = {**defaults, **(said if isinstance(said, dict) else {})}
-    whole.setdefault("alpha", 2 * _whole(whole.get("r"), 8))
-    others = {k: v for k, v in part.items() if k != "lora"} if isinstance(part, dict) else {}
-    for key in [key for key in made.keys if key == "stage.tune.llm" or key.startswith("stage.tune.llm.")]:
-        del made.keys[key]
-    made.keys["stage.tune.llm"] = {"lora": whole, **others}
+    whole = dict(mode["lora"]) if isinstance(mode, dict) else {}
+    whole |= {key.removeprefix(lora): value for key, value in made.keys.items() if key.startswith(lora)}
+    if "alpha" not in whole:  # LLaMA-Factory's default, and the only trainer whose alpha follows from the rank
+        whole["alpha"] = made.keys[f"{lora}alpha"] = made.taken[f"{lora}alpha"] = 2 * _whole(whole.get("r"), 8)
+    whole.pop("bits", None)
+    for flag, rule in rules.items():
+        if (keys := rule.with_lora.get(_word(said.get(flag)))) is not None:
+            made.keys |= {key: {"lora": whole} if value == "lora" else value for key, value in keys.items()}
+            if rule.lora_note:
+                made.missing[flag] = rule.lora_note
 
 
 def _entry(said: str, roles: Mapping[str, object]) -> dict[str, object]:
