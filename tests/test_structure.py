@@ -35,7 +35,7 @@ FLOORS = [
     {"serving"},
     {"commands", "cli", "__main__", "__init__"},
 ]
-"""From the ground up (docs/concepts.md). A room imports from the floors below it, never from its own or above."""
+"""From the ground up (docs/architecture.md). A room imports from the floors below it, never from its own or above."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 TOP = FLOORS[-1]
 

@@ -21,7 +21,8 @@ BESIDE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 OUTSIDE = re.compile(
     r"\[(?P<text>[^\]]+)\]\((?P<up>(?:\.\./)+)(?P<path>(?:benchmarks|platform|tests|jobs|tune|serve)/[^)#]*)(?P<anchor>#[^)]*)?\)"
 )
-WORD = re.compile(r"(?<![\w/\[(`])docs/(?P<page>[\w-]+)\.md")
+WORD = re.compile(r"(?<![\w/\[`])(?<!\]\()docs/(?P<page>[\w-]+)\.md(?P<anchor>#[\w-]+)?")
+CODE = re.compile(r"(`[^`\n]*`)")
 
 WEIGHTS = {
     "your-pictures": 3.0, "start": 2.0, "troubleshooting": 2.0, "coming-from": 0.5,
@@ -64,9 +65,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         text = OUTSIDE.sub(there, fenced[i])
         if page.file.src_uri in BESIDE.values():
             text = re.sub(r"\]\(docs/", "](", text)
-        lines = [
-            line if line.startswith(("    ", "#")) else WORD.sub(lambda m: f"[{m['page']}]({up}{m['page']}.md)", line)
-            for line in text.split("\n")
-        ]
+        lines = [line if line.startswith(("    ", "#")) else _named(line, up) for line in text.split("\n")]
         fenced[i] = "\n".join(lines)
     return "".join(fenced)
+
+
+def _named(line: str, up: str) -> str:
+    """docs/NAME.md in a sentence becomes a link; in `code` it stays what one types."""
+    parts = CODE.split(line)
+    parts[::2] = [
+        WORD.sub(lambda m: f"[{m['page']}]({up}{m['page']}.md{m['anchor'] or ''})", part) for part in parts[::2]
+    ]
+    return "".join(parts)

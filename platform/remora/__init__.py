@@ -10,7 +10,7 @@ Each function does the same as the command of its name (`remora --help`), by the
 result as an object. Errors are `remora.errors.RemoraError`s. None means an option's default; the run folder is
 REMORA_RUNS or ~/remora unless `runs` names another. docs/python.md has an example.
 
-docs/concepts.md has the rooms and their import rules. This module imports nothing, so that `import remora` and
+docs/architecture.md has the rooms and their import rules. This module imports nothing, so that `import remora` and
 `remora --help` stay instant: each function loads what it needs.
 """
 
