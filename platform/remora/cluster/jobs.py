@@ -65,7 +65,7 @@ def job_service(address: str) -> Iterator[JobSubmissionClient]:
 
 
 def _use_token() -> None:
-    """Ray's client sends a token only if RAY_AUTH_MODE says so, and `ray start --head` demands one by default."""
+    """Ray's client sends a token only if RAY_AUTH_MODE says so; `ray start --head` demands one where it finds one."""
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN") or file.is_file()):
         os.environ["RAY_AUTH_MODE"] = "token"
