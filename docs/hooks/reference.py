@@ -98,7 +98,7 @@ def http() -> str:
     """The endpoint's routes and the fields of a question."""
     from remora.serving.api import api
     from remora.serving.args import EndpointArgs
-    from remora.serving.openai_api import IGNORED, NEUTRAL, ChatRequest
+    from remora.serving.openai_api import IGNORED, NEUTRAL, ChatRequest, StreamOptions
     from remora.serving.openapi import document
     from remora.serving.versions import VersionTable
 
@@ -116,21 +116,20 @@ def http() -> str:
         "# HTTP API",
         "What an endpoint answers. `GET /openapi.json` has the same for clients that are generated. "
         "[The endpoint](../serving.md) explains messages, streams and errors with examples.",
-        "Every request but those to `/`, `/healthz` and `/readyz` needs the header `Authorization: Bearer KEY`, unless "
-        "the endpoint was started with `--no-keys`.",
+        "Every request but those to `/`, `/healthz`, `/health` and `/readyz` needs the header "
+        "`Authorization: Bearer KEY`, unless the endpoint was started with `--no-keys`.",
         table(("request", "answer"), rows),
         "## POST /v1/chat/completions",
         " ".join((ChatRequest.__doc__ or "").split()),
         _keys(surface.keys(ChatRequest)),
         "### StreamOptions",
-        table(("key", "type", "default", "meaning"), [
-            ("`include_usage`", "true or false", "none", "A last event has the token counts."),
-        ]),
+        _keys(surface.keys(StreamOptions)),
         "## Fields that are refused",
         "Each is accepted with a value that changes nothing, and otherwise refused with code `unsupported`: "
         + ", ".join(f"`{name}`" for name in sorted(NEUTRAL)) + ".",
         "## Fields that change nothing",
-        "They are accepted and do not affect the answer: " + ", ".join(f"`{name}`" for name in sorted(IGNORED)) + ".",
+        "They are accepted and do not affect the answer: "
+        + ", ".join(f"`{name}`" for name in sorted(IGNORED - ChatRequest.model_fields.keys())) + ".",
     ]  # fmt: skip
     return "\n\n".join(text) + "\n"
 
