@@ -65,7 +65,10 @@ def head(place: Path, env: dict[str, str]) -> Iterator[tuple[int, int]]:
     token.parent.mkdir(mode=0o700)
     token.write_text("0123456789abcdef0123456789abcdef")
     token.chmod(0o600)
-    node = Child([str(Path(sys.executable).with_name("ray")), "start", "--head", *options], place / "head.log", env)
+    # A Child has this process's environment, in which other tests' clusters have left Ray's settings.
+    unset = [word for name in os.environ if name.startswith(("RAY_", "MLFLOW_", "REMORA_")) for word in ("-u", name)]
+    command = ["env", *unset, str(Path(sys.executable).with_name("ray")), "start", "--head", *options]
+    node = Child(command, place / "head.log", env)
     try:
         until("the cluster", lambda: not node.running or refuses(dashboard))
         assert node.running, node.error()
