@@ -114,7 +114,7 @@ def test_every_rule_leads_to_a_key_that_there_is(name: str) -> None:
         does = [rule.to, rule.role, rule.drop, rule.none, rule.sets or None]
         assert any(one is not None for one in does), flag
         assert not rule.words or rule.to, flag
-        named = {*rule.if_, rule.with_, rule.unless} - {None}
+        named = {*rule.if_, *rule.with_, rule.unless} - {None}
         assert named <= rules_of(name).keys(), flag
     assert defaults_of(name).keys() <= rules_of(name).keys()
 
@@ -171,6 +171,7 @@ def test_two_scripts_of_llava_are_a_job_of_two_stages(tmp_path, capsys):
     assert "unknown: --my_own_flag 3" in lines
     assert "no counterpart: --tf32 (TF32 is off, as exactness needs)" in lines
     assert "nothing to write: --output_dir (--runs DIR, or REMORA_RUNS)" in lines
+    assert "one for the whole job: cluster.zero: 3 of b.sh, not 2 of a.sh" in lines
     assert "commented_out" not in told
 
 
@@ -203,6 +204,65 @@ def test_ms_swift(tmp_path):
     assert stage["mixture"] == [{"path": "a.jsonl", "cap": 1000}, {"path": "b.jsonl"}]
     assert stage["lr"] == 1e-5 and stage["batch"] == 16 and made.keys["cluster.workers"] == 2
     assert made.keys["cluster.zero"] == 2 and "model" in made.missing
+
+
+@pytest.mark.parametrize(
+    ("tuner", "vision", "connector", "llm"),
+    [
+        ("--tuner_type lora --lora_rank 16 --freeze_vit false --freeze_aligner false", "lora", "full", "lora"),
+        ("--tuner_type full --freeze_vit false --vit_lr 1e-5", {"mode": "full", "lr": 1e-5}, "frozen", "full"),
+        ("--tuner_type lora_llm --lora_rank 16 --vit_lr 1e-5", {"mode": "full", "lr": 1e-5}, "full", "lora"),
+        ("--tuner_type lora_llm --lora_rank 16 --freeze_vit false", "full", "full", "lora"),
+        ("--tuner_type lora --lora_rank 16 --vit_lr 1e-5", "frozen", "frozen", "lora"),
+    ],
+)
+def test_ms_swift_has_adapters_on_every_part_that_is_not_frozen(tmp_path, tuner, vision, connector, llm):
+    flags = said(tmp_path, "d.sh", f"swift sft {tuner}\n")
+    made = translate("ms-swift", flags)
+    lora = {"lora": {"r": 16, "alpha": 32, "dropout": 0.05, "targets": "all-linear"}}
+    parts = {"vision": vision, "connector": connector, "llm": llm}
+    assert made.stage()["tune"] == {part: lora if mode == "lora" else mode for part, mode in parts.items()}
+    assert {*made.translated, *made.needless, *made.missing} == flags.keys()
+    if "frozen" in (vision, connector) and "vit_lr" in flags and vision == "frozen":
+        assert made.needless["vit_lr"] == "vision is frozen"
+    assert ("freeze_aligner" in made.missing) is (connector == "full" and vision == "lora")
+
+
+def test_what_is_held_out(tmp_path):
+    def stage(words: str) -> dict[str, object]:
+        return translate("ms-swift", said(tmp_path, "d.sh", f"swift sft --tuner_type lora {words}")).stage()
+
+    assert stage("--val_dataset b.json --split_dataset_ratio 0.1 --eval_steps 9")["validate"] == {
+        "mixture": [{"path": "b.json"}], "every": 9,
+    }  # fmt: skip
+    assert "validate" not in stage("--split_dataset_ratio 0 --eval_steps 9 --dataset a.json")
+
+
+SHELL = """
+DATA="$1"; LR=${LR:-2e-5}
+ARGS=(--model_max_length 99
+  --warmup_ratio 0.5)
+EXTRA="--version v1
+  --max_steps ${STEPS}"
+python merge.py --model_path x --batch 3  # --nothing
+deepspeed --num_gpus 2 train.py --tune_mm_mlp_adapter True --data_path $DATA --vision_tower2 "" \\
+  --run_name ${DATA#*/} "${ARGS[@]}" $EXTRA --save_steps 5 #--commented 1
+  #--commented 2
+  --learning_rate $LR 2>&1 | tee --append log.txt
+"""
+
+
+def test_a_shell_script_is_read_as_a_shell_does(tmp_path):
+    flags = said(tmp_path, "a.sh", SHELL)
+    assert flags == {
+        "model_max_length": 99, "warmup_ratio": 0.5, "num_gpus": 2, "tune_mm_mlp_adapter": True, "data_path": "$1",
+        "vision_tower2": "", "run_name": "${DATA#*/}", "version": "v1", "max_steps": "${STEPS}", "save_steps": 5,
+        "learning_rate": 2e-5,
+    }  # fmt: skip
+    made = translate("llava", flags)
+    assert made.missing["data_path"] == "$1 is not set in the script"
+    assert made.missing["max_steps"] == "${STEPS} is not set in the script"
+    assert "stage.mixture" not in made.keys and made.keys["stage.epochs"] == made.taken["stage.epochs"] == 3.0
 
 
 def test_nanovlm(tmp_path, capsys):
@@ -373,6 +433,7 @@ def test_bunny_is_told_from_llava_and_ms_swift(tmp_path):
         ("a.sh", PRETRAIN.replace("--data_path ./data/558k.json", ""), [], "the script names no data; give --data"),
         ("a.sh", PRETRAIN.replace("--learning_rate 1e-3", "--learning_rate fast"), [], "lr: must be a number"),
         ("a.py", "class A(:", [], "not Python"),
+        ("a.sh", PRETRAIN + FINETUNE, [], "has 2 commands that train; give a script for each"),
     ],
 )
 def test_what_cannot_be_translated_is_one_line_and_writes_nothing(tmp_path, capsys, name, text, words, why):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Container, Sequence
 from pathlib import Path
+from shlex import quote
 
 import yaml
 
@@ -51,9 +52,10 @@ def import_config(options: ImportConfigOptions) -> None:
         recipe_file.write_text(head + _dumped(recipe))
         job_file.write_text(head + _dumped(job))
     said = {key for one in made for key in one.keys.keys() - one.taken.keys() if not key.startswith("stage.")}
-    for line in dict.fromkeys(line for one in made for line in told(one, said)):
+    lines = [*_overridden(options, made, said), *(line for one in made for line in told(one, said))]
+    for line in dict.fromkeys(lines):
         say(line)
-    say(f"{job_file}, with {recipe_file.name}", f"next: remora render {job_file}")
+    say(f"{job_file}, with {recipe_file.name}", f"next: remora render {quote(str(job_file))}")
 
 
 def told(made: Translation, said: Container[str] = ()) -> list[str]:
@@ -65,6 +67,27 @@ def told(made: Translation, said: Container[str] = ()) -> list[str]:
     lines += [f"nothing to write: --{flag} ({why})" for flag, why in made.needless.items()]
     lines += [f"no counterpart: --{flag} ({why})" for flag, why in made.missing.items()]
     return lines + [f"unknown: --{flag} {_short(value)}" for flag, value in made.unknown.items()]
+
+
+def _overridden(options: ImportConfigOptions, made: Sequence[Translation], said: Container[str]) -> list[str]:
+    """Keys of the job, which has one value of each, that an earlier script has otherwise than the last one; a default
+    is none of its own where another script says the key."""
+    found: dict[str, tuple[object, Path]] = {}
+    lines = []
+    for file, one in zip(options.scripts, made, strict=True):
+        for key, value in one.keys.items():
+            if (
+                key.startswith("stage.")
+                or (key in PARTS and getattr(options, key))
+                or (key in one.taken and key in said)
+            ):
+                continue
+            before, where = found.get(key, (value, file))
+            if before != value:
+                kept, left = f"{_short(value)} of {file.name}", f"{_short(before)} of {where.name}"
+                lines.append(f"one for the whole job: {key}: {kept}, not {left}")
+            found[key] = value, file
+    return lines
 
 
 def _short(value: object) -> str:

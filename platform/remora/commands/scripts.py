@@ -8,15 +8,16 @@ import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from remora.commands.translating import rules_of, trainers
 from remora.errors import DataError
 from remora.spec import parse_yaml, read_yaml
 
 
 def flags_of(file: Path) -> dict[str, object]:
-    """The flags of a script: a shell script's last command with flags, a YAML's keys, or a Python file's fields.
+    """The flags of a script: of the command that trains in a shell script, a YAML's keys, or a Python file's fields.
 
     Raises:
-        DataError: it cannot be read, or has none.
+        DataError: it cannot be read, has none, or has several commands that train.
     """
     if file.suffix in (".yaml", ".yml", ".json"):
         raw, _ = read_yaml(file)
@@ -26,7 +27,7 @@ def flags_of(file: Path) -> dict[str, object]:
             text = file.read_text()
         except (OSError, UnicodeDecodeError) as e:
             raise DataError(f"{file}: cannot be read ({getattr(e, 'strerror', None) or 'not text'})") from None
-        found = dict(_fields(text, file)) if file.suffix == ".py" else _arguments(text)
+        found = dict(_fields(text, file)) if file.suffix == ".py" else _arguments(text, file)
     if not found:
         raise DataError(f"{file} has no flags; give the script that starts the training")
     return found
@@ -45,34 +46,75 @@ def _fields(text: str, file: Path) -> Iterator[tuple[str, object]]:
                 yield node.target.id, "(computed)"
 
 
-VARIABLE = re.compile(r"\$\{?(\w+)\}?")
+VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?\})")
+REDIRECTED = re.compile(r"\s[0-9&]?>>?(?:&\s*\d|\s*[^\s&|;]+)")
+GIVEN_ON = re.compile(r"\$(?:[@*]|\{\w+\[[@*]\]\})")
+"""An array, whose flags are read where it is written, or the script's own arguments."""
+OPERATORS = "|&;"
+QUOTED = 100
+"""Lines after which an open quote is taken for an apostrophe."""
 
 
-def _arguments(text: str) -> dict[str, object]:
-    lines = re.sub(r"\\\s*\n", " ", "\n".join(line for line in text.split("\n") if not line.lstrip().startswith("#")))
+def _arguments(text: str, file: Path) -> dict[str, object]:
     variables: dict[str, str] = {}
-    found: dict[str, object] = {}
-    for line in lines.split("\n"):
-        try:
-            plain = re.sub(r"\s#\s.*", "", line)
-            words = shlex.split(_filled(plain, variables))
-        except ValueError:  # an open quote
-            continue
-        while words and (said := re.fullmatch(r"(\w+)=(.*)", words[0].strip())):
-            variables[said[1]] = said[2]
-            words = words[1:]
-        if words[:1] == ["export"]:
-            variables |= dict(word.split("=", 1) for word in words[1:] if "=" in word)
+    loose: dict[str, object] = {}  # of lines without a command: an array's
+    commands: list[dict[str, object]] = []
+    for words in _commands(text, variables):
         if any(word.startswith("--") for word in words):
-            found |= dict(_pairs(words))
+            flags = dict(_pairs(words))
+            if words[0].startswith("--"):
+                loose |= flags
+            else:
+                commands.append(flags)
+    signs = {sign for one in trainers().values() for sign in one.signs}
+    data = {flag for name in trainers() for flag, rule in rules_of(name).items() if rule.role == "data"}
+    signed = [flags for flags in commands if flags.keys() & signs]
+    training = [flags for flags in signed if flags.keys() & data] or signed
+    if len(training) > 1:
+        raise DataError(f"{file} has {len(training)} commands that train; give a script for each, in the stages' order")
+    found = loose | (training or commands or [{}])[-1]
     for name in ("NPROC_PER_NODE", "CUDA_VISIBLE_DEVICES"):
-        if name in variables and not found.keys() & {"include", "num_gpus", "nproc_per_node"}:
+        if name in variables and found and not found.keys() & {"include", "num_gpus", "nproc_per_node"}:
             found["nproc_per_node"] = variables[name]
     return found
 
 
-def _filled(line: str, variables: Mapping[str, str]) -> str:
-    return VARIABLE.sub(lambda found: variables.get(found[1], found[0]), line)
+def _commands(text: str, variables: dict[str, str]) -> Iterator[list[str]]:
+    """The words of each command, variables replaced; assignments go to `variables`."""
+    kept = "\n".join(line for line in text.split("\n") if not line.lstrip().startswith("#"))
+    lines = re.sub(r"\\\s*\n", " ", kept).split("\n")
+    while lines:
+        words, taken = _words_of(lines, variables)
+        lines = lines[taken:]
+        command: list[str] = []
+        for word in [*words, ";"]:
+            if not word or word.strip(OPERATORS):
+                command.append(word)
+                continue
+            while command and (said := re.fullmatch(r"(?s)(\w+)=(.*)", command[0].strip())):
+                variables[said[1]] = said[2]
+                command = command[1:]
+            if command[:1] == ["export"]:
+                variables |= dict(said.split("=", 1) for said in command[1:] if "=" in said)
+            elif command:
+                yield command
+            command = []
+
+
+def _words_of(lines: list[str], variables: Mapping[str, str]) -> tuple[list[str], int]:
+    """The words of the first line, and how many lines they are: more than one if a quote closes later."""
+    for taken in range(1, min(len(lines), QUOTED) + 1):
+        plain = re.sub(r"\s#.*", "", "\n".join(lines[:taken]))
+        plain = re.sub(r"^\s*\w+\+?=\(", " ", plain)  # an array begins
+        plain = plain.rstrip().removesuffix(")") if "(" not in plain else plain
+        filled = VARIABLE.sub(lambda m: variables.get(m[1] or m[2], m[0] if m[3] is None else m[3]), plain)
+        reader = shlex.shlex(REDIRECTED.sub(" ", filled), posix=True, punctuation_chars=OPERATORS)
+        reader.whitespace_split, reader.commenters = True, ""
+        try:
+            return [word for word in reader if not GIVEN_ON.fullmatch(word)], taken
+        except ValueError:  # an open quote
+            continue
+    return [], 1
 
 
 def _pairs(words: list[str]) -> Iterator[tuple[str, object]]:
@@ -86,7 +128,8 @@ def _pairs(words: list[str]) -> Iterator[tuple[str, object]]:
         at += 1
         values = [joined] if equals else []
         while at < len(words) and not words[at].startswith("--") and not equals:
-            if values and words[at].endswith(".py"):  # the program, after the launcher's own flags
+            # the program, or `-m MODULE`, after the launcher's own flags
+            if (values and words[at].endswith(".py")) or re.match("-[A-Za-z]", words[at]):
                 break
             values.append(words[at])
             at += 1

@@ -16,6 +16,8 @@ from remora import catalog
 from remora.errors import SpecError, nearest
 from remora.spec import Spec, read_yaml, validate
 
+UNSET = re.compile(r"\$[\w{(]|`")
+"""What stays in a value whose variable the script does not set."""
 TABLES = Path(__file__).with_name("trainers.yaml")
 Role = Literal[
     "data", "images", "cap", "held-out", "each", "accumulation", "devices", "deepspeed", "benchmarks",
@@ -34,10 +36,12 @@ class FlagRule(Spec):
     implies: dict[str, dict[str, object]] = Field(default_factory=dict)
     with_lora: dict[str, dict[str, object]] = Field(default_factory=dict)
     lora_note: str | None = None
+    llm_only: tuple[str, ...] = ()
     last: bool = False
     if_: dict[str, tuple[object, ...]] = Field(default_factory=dict, alias="if")
-    with_: str | None = Field(None, alias="with")
+    with_: tuple[str, ...] = Field((), alias="with")
     unless: str | None = None
+    zero: str | None = None
     role: Role | None = None
     drop: str | None = None
     none: str | None = None
@@ -153,8 +157,10 @@ def translate(name: str, flags: Mapping[str, object], devices: int | None = None
     if name not in trainers():
         raise SpecError(f"no trainer {name!r}{nearest(name, trainers())}; there are: {', '.join(trainers())}")
     one, rules, defaults = trainers()[name], rules_of(name), defaults_of(name)
+    unset = {f: f"{v} is not set in the script" for f, v in flags.items() if _is_unset(rules.get(f), v)}
+    script, flags = flags, {flag: value for flag, value in flags.items() if flag not in unset}
     left_out = {flag: value for flag, value in defaults.items() if flag not in flags and value is not None}
-    said, theirs, made = {**left_out, **flags}, Translation(), Translation()
+    said, theirs, made = {**left_out, **flags}, Translation(), Translation(missing=unset)
     last = {flag for flag, rule in rules.items() if rule.last}
     for into, some in ((theirs, left_out), (made, flags)):
         for flag in (flag for flag in some if flag not in last):
@@ -173,12 +179,13 @@ def translate(name: str, flags: Mapping[str, object], devices: int | None = None
     _lora(made, rules, said)
     for flag in (flag for flag in flags if flag in last):
         _apply(made, flag, rules, said)
+    _no_rate_of_frozen(made, rules)
     if made.keys.get("stage.tune.llm") == "frozen":
         made.keys = {key: value for key, value in made.keys.items() if not key.startswith("stage.tune.llm.")}
     made.taken = {
         key: value for key, value in made.taken.items() if made.keys.get(key, None if "." in key else value) == value
     }
-    made.differs = {flag: why for flag, why in one.differs.items() if flag not in flags}
+    made.differs = {flag: why for flag, why in one.differs.items() if flag not in script}
     return made
 
 
@@ -193,10 +200,12 @@ def _apply(made: Translation, flag: str, rules: Mapping[str, FlagRule], said: Ma
         made.needless[flag] = rule.drop
     elif any(_word(said.get(other)) not in map(_word, values) for other, values in rule.if_.items()):
         made.needless[flag] = f"it acts with {', '.join(rule.if_)} only"
-    elif rule.with_ and rule.with_ not in said:
-        made.needless[flag] = f"it acts with {rule.with_} only"
+    elif rule.with_ and not any(_acts(rules.get(other), said.get(other)) for other in rule.with_):
+        made.needless[flag] = f"it acts with {' or '.join(rule.with_)} only"
     elif rule.unless and rule.unless in said:
         made.needless[flag] = f"it has no effect with {rule.unless}"
+    elif rule.zero and value == 0:
+        made.needless[flag] = rule.zero
     elif rule.role:
         made.translated.append(flag)
     elif rule.sets:
@@ -224,6 +233,14 @@ def _apply(made: Translation, flag: str, rules: Mapping[str, FlagRule], said: Ma
             made.keys[rule.to] = found
             made.implied |= rule.implies.get(word, {})
         made.translated.append(flag)
+
+
+def _is_unset(rule: FlagRule | None, value: object) -> bool:
+    return rule is not None and rule.drop is None and UNSET.search(str(value)) is not None
+
+
+def _acts(rule: FlagRule | None, value: object) -> bool:
+    return value is not None and not (rule is not None and rule.zero and value == 0)
 
 
 def known_name(kind: str, named: str) -> str | None:
@@ -296,11 +313,22 @@ def _lora(made: Translation, rules: Mapping[str, FlagRule], said: Mapping[str, o
     if "alpha" not in whole:  # LLaMA-Factory's default, and the only trainer whose alpha follows from the rank
         whole["alpha"] = made.keys[f"{lora}alpha"] = made.taken[f"{lora}alpha"] = 2 * _whole(whole.get("r"), 8)
     whole.pop("bits", None)
+    if any(_word(said.get(flag)) in rule.llm_only for flag, rule in rules.items()):
+        return
     for flag, rule in rules.items():
         if (keys := rule.with_lora.get(_word(said.get(flag)))) is not None:
             made.keys |= {key: {"lora": whole} if value == "lora" else value for key, value in keys.items()}
             if rule.lora_note:
                 made.missing[flag] = rule.lora_note
+
+
+def _no_rate_of_frozen(made: Translation, rules: Mapping[str, FlagRule]) -> None:
+    for part in ("vision", "connector"):
+        key = f"stage.tune.{part}"
+        if made.keys.get(key) == "frozen" and made.keys.pop(f"{key}.lr", None) is not None:
+            for flag in [flag for flag in made.translated if rules[flag].to == f"{key}.lr"]:
+                made.translated.remove(flag)
+                made.needless[flag] = f"{part} is frozen"
 
 
 def _entry(said: str, roles: Mapping[str, object]) -> dict[str, object]:
