@@ -77,6 +77,11 @@ def test_so_is_each_serve_config(file):
         ({"finetune": {"mixture": [{"path": "a.json", "image": "b"}]}}, False),
         ({"finetune": {"lr": "fast"}}, False),
         ({"finetune": {"batch": 0}}, False),
+        ({"finetune": {"lr": True}}, False),
+        ({"finetune": {"batch": True}}, False),
+        ({"finetune": {"clip": False}}, False),
+        ({"finetune": {"betas": [0.9, 0.95], "count_pictures": False}}, True),
+        ({"finetune": {"tune": {"llm": {"last": True}}}}, False),
     ],
 )
 def test_overrides_are_held_to_the_keys_of_a_stage(overrides, good):

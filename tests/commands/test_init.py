@@ -14,6 +14,7 @@ from remora.catalog import LLM, Device, Vision
 from remora.cli import main
 from remora.commands import init
 from remora.commands.init import Asking
+from remora.commands.setup_options import InitOptions
 from remora.errors import SpecError
 from remora.planning.drafting import Wish, drafted, proposed
 from remora.runs import read_variant, resolve_stages
@@ -142,7 +143,16 @@ def test_on_a_terminal_it_asks_until_it_understands(monkeypatch, capsys):
     assert ask(None, "language model", "demo-2m", init._named(catalog.llm)) == "phi-2"
     assert ask(None, "recipe", "base", init._named(catalog.recipe)) == "base"  # an empty line
     assert ask("share", "recipe", "base", init._named(catalog.recipe)) == "share"  # a flag: not asked
-    assert ask(None, "vision", "clip-l-336", init._named(catalog.vision)) == "clip-l-336"  # the end of the input
     said = capsys.readouterr().out
     assert said.startswith("language model [demo-2m]: unknown llm 'phi2'; did you mean 'phi-2'?")
     assert Asking(False)(None, "recipe", "base", str) == "base" and "share" not in said
+    with pytest.raises(SpecError, match="the answers ended, and nothing was written"):  # Ctrl-D
+        ask(None, "recipe", "base", str)
+
+
+def test_the_next_commands_can_be_pasted(records, tmp_path, capsys):
+    main(["init", "my spec.yaml", "--data", records.name, "--runs", str(tmp_path / "runs"), "--yes"])
+    assert "next: remora train 'my spec.yaml'" in capsys.readouterr().out
+    assert "#     remora train 'my spec.yaml'\n" in (tmp_path / "my spec.yaml").read_text()
+    given = InitOptions(out=Path("a.yaml"), runs=tmp_path)
+    assert init._next(given, wish(llm="phi-2", device=catalog.device("l4")))[1] == "remora plan a.yaml --gpu l4"

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from remora.cli import main
+from remora.errors import SpecError
+from remora.planning.limits import price_of
 from support.colours import write_colours
 from support.launch import launch
 from support.tiny import write_records
@@ -114,3 +116,26 @@ def test_a_limit_of_time_or_money_stops_a_command_before_it_starts(place, verb, 
     with pytest.raises(SystemExit, match=re.escape(told)):
         main([verb, spec(place, **more), "--local", "--plain", "--runs", str(place / "runs"), *limit])
     assert not list((place / "runs" / "stages").glob("*.work"))
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--rate", "-1"], "--rate -1: give FLOP/s of one worker"),
+        (["--rate", "0"], "--rate 0: give FLOP/s of one worker"),
+        (["--rate", "nan"], "--rate nan: give FLOP/s of one worker"),
+        (["--price", "-1"], "--price -1: give the price of a GPU-hour"),
+        (["--gpu", ""], "unknown device ''"),
+    ],
+)
+def test_a_rate_or_price_that_cannot_be_is_refused(place, words, why):
+    with pytest.raises(SystemExit) as error:
+        main(["plan", spec(place), *words, "--runs", str(place / "runs")])
+    assert why in str(error.value)
+
+
+@pytest.mark.parametrize("said", ["h100: -1", "h100: true", "h100: .inf", "h100: .nan", "- h100", "\xff"])
+def test_a_file_of_prices_has_prices(tmp_path, said):
+    (tmp_path / "prices.yaml").write_text(said, encoding="latin-1")
+    with pytest.raises(SpecError, match=r"--prices .*h100: 2\.99"):
+        price_of(tmp_path / "prices.yaml", "h100")

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TypeVar
 
 from remora import catalog
@@ -45,20 +46,20 @@ def init(options: InitOptions) -> None:
     """Write a new spec, and print what to do next.
 
     Raises:
-        SpecError: the file exists, or nothing can be made of what is asked for.
+        SpecError: the file exists, the answers end, or nothing can be made of what is asked for.
         DataError: the data cannot be read, or has records that would stop a run.
     """
     if options.out.exists():
         raise SpecError(f"{options.out} exists, and init writes a new file; give another name")
     if options.out.suffix not in (".yaml", ".yml"):
-        raise SpecError(f"{options.out}: a spec is a YAML file; next: remora init {options.out}.yaml")
+        raise SpecError(f"{options.out}: a spec is a YAML file; next: remora init {quote(f'{options.out}.yaml')}")
     wish = _wish(options, Asking(sys.stdin.isatty() and not options.yes))
     entry = MixtureEntry(path=absolute(wish.data), images=wish.images and absolute(wish.images)) if wish.data else None
     console = literal(soft_wrap=True)
     datasets = [dataset for _, dataset in prepare([entry], options.place, console)] if entry else []
     wish = replace(wish, samples=sum(map(len, datasets)))
     if entry and not wish.samples:
-        raise SpecError(f"{wish.data} has no sample; next: remora data check {wish.data}")
+        raise SpecError(f"{wish.data} has no sample; next: remora data check {quote(wish.data)}")
     text, variant = drafted(wish, _opening(wish, options), fit=_has_torch())
     if datasets:
         for stage in catalog.recipe(wish.recipe).stages:
@@ -70,7 +71,7 @@ def init(options: InitOptions) -> None:
         options.out.write_text(text)
     say(f"{options.out}: {_said(wish)}")
     if wish.device.is_gpu and not _has_torch():
-        say(f"note: without torch its memory is not checked; next: remora plan {options.out} --gpu {options.gpu}")
+        say("note: torch is not installed, so its memory was not checked; remora plan does that where it is")
     for command in _next(options, wish):
         say(f"next: {command}")
 
@@ -89,6 +90,9 @@ class Asking:
             sys.stdout.write(f"{question} [{default or 'none'}]: ")
             sys.stdout.flush()
             answer = sys.stdin.readline()
+            if not answer:  # Ctrl-D
+                sys.stdout.write("\n")
+                raise SpecError("the answers ended, and nothing was written; --yes takes what is proposed")
             if not answer.strip():
                 break
             try:
@@ -200,7 +204,9 @@ def _said(wish: Wish) -> str:
 
 def _next(options: InitOptions, wish: Wish) -> list[str]:
     """The commands from here to a model."""
-    own, file = catalog.llm(wish.llm).stage, options.out
+    own, file = catalog.llm(wish.llm).stage, quote(str(options.out))
     data = Store(options.runs).data
     make = [] if own is None or all(is_here(e, data) for e in own.mixture) else ["remora data demo"]
-    return [*make, f"remora data check {file}", f"remora plan {file}", f"remora train {file}"]
+    named = [name for name, device in catalog.listed(Device).items() if device == wish.device and device.is_gpu]
+    there = f" --gpu {named[0]}" if named else ""
+    return [*make, f"remora data check {file}", f"remora plan {file}{there}", f"remora train {file}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -65,10 +66,14 @@ def plan(options: PlanOptions) -> None:
 
 
 def _check_device(options: PlanOptions) -> None:
-    if options.gpu:
+    if options.gpu is not None:
         known.device(options.gpu)
     if options.gpus is not None and (not options.gpu or options.gpus < 1):
         raise SpecError(f"--gpus {options.gpus}: give how many there are, 1 or more, with --gpu NAME")
+    if options.rate is not None and not 0 < options.rate < math.inf:
+        raise SpecError(f"--rate {options.rate:g}: give FLOP/s of one worker, such as 1.2e14")
+    if options.price is not None and not 0 <= options.price < math.inf:
+        raise SpecError(f"--price {options.price:g}: give the price of a GPU-hour, 0 or more")
     if options.calibrate and options.rate:
         raise SpecError("--rate and --calibrate: a rate that is given is taken; leave one of the two out")
     if options.prices and not options.gpu:

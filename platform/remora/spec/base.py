@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails, PydanticKnownError
 
 from remora.errors import SpecError, nearest
 from remora.spec.messages import broken_rule, found
@@ -24,6 +24,21 @@ class Spec(BaseModel):
     def short_forms(cls) -> tuple[dict[str, object], ...]:
         """What a file may have in its place, as JSON schemas."""
         return ()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        """pydantic would take true for 1: a rate of 1.0, a batch of 1."""
+        if isinstance(value, bool) and info.field_name is not None:
+            kinds = _kinds_in(cls.model_fields[info.field_name].annotation)
+            if not kinds & {bool, object} and (number := kinds & {int, float}):
+                raise PydanticKnownError("float_type" if float in number else "int_type")
+        return value
+
+
+def _kinds_in(annotation: object) -> set[object]:
+    """The types that an annotation is made of."""
+    return {annotation}.union(*map(_kinds_in, get_args(annotation))) if get_args(annotation) else {annotation}
 
 
 def _file_name(name: str) -> str:
