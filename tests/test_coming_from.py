@@ -433,6 +433,7 @@ def test_bunny_is_told_from_llava_and_ms_swift(tmp_path):
         ("a.sh", PRETRAIN.replace("--data_path ./data/558k.json", ""), [], "the script names no data; give --data"),
         ("a.sh", PRETRAIN.replace("--learning_rate 1e-3", "--learning_rate fast"), [], "lr: must be a number"),
         ("a.py", "class A(:", [], "not Python"),
+        ("a.sh", PRETRAIN, ["--gpus", "0"], "--gpus 0: give how many"),
         ("a.sh", PRETRAIN + FINETUNE, [], "has 2 commands that train; give a script for each"),
     ],
 )

@@ -8,7 +8,9 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 from remora import __version__
@@ -144,7 +146,7 @@ def _fill(parser: argparse.ArgumentParser, options: type[Options], help: dict[st
         required = f.default is MISSING and f.default_factory is MISSING
         if not f.metadata["flags"]:
             if not required:
-                parsing["nargs"] = "*" if several else "?"
+                parsing |= {"nargs": "*" if several else "?", "type": partial(_word, kind)}
             parser.add_argument(f.name, **parsing)
             continue
         where: argparse._ActionsContainer = parser
@@ -152,6 +154,11 @@ def _fill(parser: argparse.ArgumentParser, options: type[Options], help: dict[st
             where = either = either or parser.add_mutually_exclusive_group()
         flag = f.metadata["flags"][0] or f"--{f.name.replace('_', '-')}"
         where.add_argument(flag, dest=f.name, required=required, **parsing)
+
+
+def _word(kind: Callable[[str], object], said: str) -> object:
+    """A positional argument; argparse reads the default of one that is not given as if it were."""
+    return said if said is argparse.SUPPRESS else kind(said)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -150,6 +150,11 @@ def test_on_a_terminal_it_asks_until_it_understands(monkeypatch, capsys):
         ask(None, "recipe", "base", str)
 
 
+def test_without_a_name_it_writes_job_yaml(records, tmp_path, capsys):
+    main(["init", "--data", records.name, "--runs", str(tmp_path / "runs"), "--yes"])
+    assert (tmp_path / "job.yaml").exists() and "next: remora train job.yaml" in capsys.readouterr().out
+
+
 def test_the_next_commands_can_be_pasted(records, tmp_path, capsys):
     main(["init", "my spec.yaml", "--data", records.name, "--runs", str(tmp_path / "runs"), "--yes"])
     assert "next: remora train 'my spec.yaml'" in capsys.readouterr().out

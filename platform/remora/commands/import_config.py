@@ -37,6 +37,8 @@ def import_config(options: ImportConfigOptions) -> None:
     for file in (job_file, recipe_file):
         if file.exists():
             raise SpecError(f"{file} exists, and import-config writes new files; give another --out")
+    if options.gpus is not None and options.gpus < 1:
+        raise SpecError(f"--gpus {options.gpus}: give how many GPUs they ran on, 1 or more")
     made = []
     for file in options.scripts:
         flags = flags_of(file)
