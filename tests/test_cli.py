@@ -161,6 +161,15 @@ def test_an_output_that_takes_nothing(tmp_path: Path, where: str) -> None:
     assert done.stderr.count("\n") == (0 if closed else 1)
 
 
+def test_a_reader_that_has_read_enough_is_no_failure(tmp_path: Path) -> None:
+    """rich exits with 1, the verbs that print without it with 0."""
+    command = [sys.executable, "-m", "remora", "catalog", "vision", "--runs", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout and child.stderr
+        child.stdout.close()
+        assert (child.stderr.read(), child.wait()) == ("", 0)
+
+
 def test_a_plan_of_data_that_is_not_here(tmp_path: Path, capsys, monkeypatch) -> None:
     """Totals of round figures were printed as exact, and the command to copy was broken into lines."""
     monkeypatch.delenv("COLUMNS", raising=False)

@@ -61,6 +61,7 @@ def test_only_those_asked_for(folder, capsys, only, ids):
 
 def test_what_is_not_shown_is_counted(folder, capsys):
     assert "the first 1 of 2 are shown (-n N shows more)" in run(capsys, "--only", "differing", "-n", "1")
+    assert [q["id"] for q in json.loads(run(capsys, "--json", "-n", "2"))] == [0, 1]
 
 
 def test_the_page_has_pictures_a_filter_and_nothing_that_runs(folder, capsys):
@@ -87,6 +88,7 @@ def test_the_page_has_pictures_a_filter_and_nothing_that_runs(folder, capsys):
             "has no answers on easy-vqa; it was measured on colours; next: remora",
         ),
         (["one.json", "--benchmark", "colours.yaml", "-n", "-1"], "-n -1: give how many questions"),
+        (["one.json", "--benchmark", "colours.yaml", "-n", "0"], "-n 0: give how many questions"),
         (["nowhere", "--benchmark", "colours.yaml"], "nowhere"),
     ],
 )

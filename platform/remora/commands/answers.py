@@ -32,7 +32,8 @@ def answers(options: AnswersOptions) -> None:
     counts = {kind: sum(outcome(q) == kind for q in found) for kind in ("right", "wrong", "differing")}
     chosen = [q for q in found if options.only in ("all", outcome(q))]
     if options.json:
-        sys.stdout.write(json.dumps([q.as_json() | {"outcome": outcome(q)} for q in chosen], indent=1) + "\n")
+        of = chosen[: options.samples]
+        sys.stdout.write(json.dumps([q.as_json() | {"outcome": outcome(q)} for q in of], indent=1) + "\n")
         return
     most = options.samples or (ON_A_PAGE if options.html else IN_A_TERMINAL)
     shown, console = chosen[:most], wide_console()
@@ -55,7 +56,7 @@ def answered(options: AnswersOptions) -> tuple[list[AnsweredQuestion], list[Repo
     """
     if len(set(options.models)) < len(options.models):
         raise SpecError(f"a model is named twice: {', '.join(options.models)}")
-    if options.samples < 0:
+    if options.samples is not None and options.samples < 1:
         raise SpecError(f"-n {options.samples}: give how many questions, 1 or more")
     chosen, store = benchmark(options.benchmark), Store(options.runs)
     reports = [_report(options, given, chosen.name) for given in options.models]

@@ -21,7 +21,7 @@ class AnswersOptions(Options):
         "all",
         choices=["all", "right", "wrong", "differing"],
     )
-    samples: int = option("questions at most (default: 200 on a page, else 20)", 0, "-n", metavar="N")
+    samples: int | None = option("questions at most (default: 20; 200 on a page; all as JSON)", None, "-n", metavar="N")
     html: Path | None = option("write a page to FILE: pictures, and a filter", metavar="FILE")
     json: bool = option("print everything as JSON", False)
     tracking_uri: str | None = tracking_server()

@@ -25,7 +25,16 @@ def console(stderr: bool = False) -> Console:
 
 def literal(stderr: bool = False, soft_wrap: bool = False, width: int | None = None) -> Console:
     """A console that prints text unchanged: a path, a name or an answer may contain `[red]`, `[/]` or `:cat:`."""
-    return Console(stderr=stderr, soft_wrap=soft_wrap, width=width, markup=False, emoji=False)
+    return _Plain(stderr=stderr, soft_wrap=soft_wrap, width=width, markup=False, emoji=False)
+
+
+class _Plain(Console):
+    def on_broken_pipe(self) -> None:
+        """`| head -1` is no failure, as of the verbs that print without rich, which exits with 1."""
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            raise SystemExit(0) from None
 
 
 def silent() -> Console:
