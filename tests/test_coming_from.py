@@ -228,6 +228,13 @@ def test_ms_swift_has_adapters_on_every_part_that_is_not_frozen(tmp_path, tuner,
     assert ("freeze_aligner" in made.missing) is (connector == "full" and vision == "lora")
 
 
+def test_an_encoder_is_read_at_its_entrys_layer():
+    given = {"vision_tower": "openai/clip-vit-large-patch14-336"}
+    assert "mm_vision_select_layer" not in translate("llava", {**given, "mm_vision_select_layer": -2}).missing
+    made = translate("llava", {**given, "mm_vision_select_layer": -1})
+    assert made.missing["mm_vision_select_layer"].startswith("clip-l-336 is read at layer -2; another takes an entry")
+
+
 def test_what_is_held_out(tmp_path):
     def stage(words: str) -> dict[str, object]:
         return translate("ms-swift", said(tmp_path, "d.sh", f"swift sft --tuner_type lora {words}")).stage()

@@ -20,7 +20,7 @@ UNSET = re.compile(r"\$[\w{(]|`")
 """What stays in a value whose variable the script does not set."""
 TABLES = Path(__file__).with_name("trainers.yaml")
 Role = Literal[
-    "data", "images", "cap", "held-out", "each", "accumulation", "devices", "deepspeed", "benchmarks",
+    "data", "images", "cap", "held-out", "each", "accumulation", "devices", "deepspeed", "benchmarks", "layer",
     "rate vision", "rate connector", "rate llm", "beta1", "beta2",
 ]  # fmt: skip
 
@@ -268,6 +268,8 @@ def _roles(made: Translation, roles: Mapping[str, object], devices: int | None, 
     made.keys |= {"cluster.workers": found, "cluster.gpus_per_worker": 1}
     if (said := roles.get("deepspeed")) and (why := _deepspeed(made, str(said))):
         missing["deepspeed"] = why
+    if (name := str(made.keys.get("vision", ""))) and roles.get("layer", own := catalog.vision(name).layer) != own:
+        missing["layer"] = f"{name} is read at layer {own}; another takes an entry of your own (docs/catalog.md)"
     if data := roles.get("data"):
         made.keys["stage.mixture"] = [_entry(one, roles) for one in _several(data)]
     if held := roles.get("held-out"):

@@ -120,6 +120,9 @@ def _check_stage_key(model: type[BaseModel], setting: Setting, known: list[str])
         stage_key(setting.key)
     except ValueError as e:
         stage = [k for k in keys_of(Stage) if k != "name"]
+        if isinstance(setting.value, dict) and setting.value and "." not in setting.key:
+            inner = next(iter(setting.value))
+            raise SpecError(f"{about}: keys of a stage are set one by one: --set {first}.{inner}=…") from None
         if "." not in setting.key:
             hint = nearest(first, [*known, *stage])
             raise SpecError(
