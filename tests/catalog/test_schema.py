@@ -114,6 +114,12 @@ def test_the_short_forms_of_a_space(more, good):
     assert accepts("space", SPACE | more) is good
 
 
+@pytest.mark.parametrize(("said", "good"), [("auto", True), ({"auto": True, "zero": 3}, True), ("none", False)])
+def test_a_cluster_that_is_chosen(said, good):
+    assert accepts("variant", HEAD | {"cluster": said}) is good
+    assert accepts("space", SPACE | {"cluster": said, "smoke": {"cluster": said}}) is good
+
+
 def test_an_editor_completes_names_and_says_what_a_key_means():
     variant = schema_for("variant")
     assert "phi-2" in variant["properties"]["llm"]["anyOf"][0]["enum"]

@@ -65,6 +65,10 @@ class Cluster(Spec):
     """Timeout in seconds for waiting for another worker in a step, or for a stage run to be published; then the worker
     group restarts."""
 
+    @classmethod
+    def short_forms(cls) -> tuple[dict[str, object], ...]:
+        return ({"const": "auto"},)
+
     @property
     def least_workers(self) -> int:
         return self.workers if isinstance(self.workers, int) else self.workers[0]
