@@ -155,6 +155,14 @@ def test_without_a_name_it_writes_job_yaml(records, tmp_path, capsys):
     assert (tmp_path / "job.yaml").exists() and "next: remora train job.yaml" in capsys.readouterr().out
 
 
+def test_what_is_refused_and_listed_is_what_was_given(records, tmp_path, capsys):
+    write_records(tmp_path, "words.json", pictures=False)
+    with pytest.raises(SystemExit, match=r"no record of \S+/words.json shows one"):
+        main(["init", "--data", "words.json", "--runs", str(tmp_path / "runs"), "--yes"])
+    main(["init", "--benchmarks", "gqa,pope", "mme", "--runs", str(tmp_path / "runs"), "--yes"])
+    assert yaml.safe_load((tmp_path / "job.yaml").read_text())["benchmarks"] == ["gqa", "pope", "mme"]
+
+
 def test_the_next_commands_can_be_pasted(records, tmp_path, capsys):
     main(["init", "my spec.yaml", "--data", records.name, "--runs", str(tmp_path / "runs"), "--yes"])
     assert "next: remora train 'my spec.yaml'" in capsys.readouterr().out

@@ -61,9 +61,9 @@ def init(options: InitOptions) -> None:
     if entry and not wish.samples:
         raise SpecError(f"{wish.data} has no sample; next: remora data check {quote(wish.data)}")
     text, variant = drafted(wish, _opening(wish, options), fit=_has_torch())
-    if datasets:
+    if entry:
         for stage in catalog.recipe(wish.recipe).stages:
-            made = stage.model_copy(update=_lengths(variant, stage.name))
+            made = stage.model_copy(update={**_lengths(variant, stage.name), "mixture": (entry,)})
             for note in outlook(made, datasets)[1]:
                 say(f"note: {note}")
     with writes(options.out, "the new spec"):
@@ -121,6 +121,7 @@ def _wish(options: InitOptions, ask: Asking) -> Wish:
     if workers < 1:
         raise SpecError(f"--gpus {workers}: give how many there are, 1 or more")
     vision, llm = proposed(device)
+    benchmarks = [b for given in options.benchmarks for b in given.split(",") if b]
     return Wish(
         llm=ask(options.llm, "language model (remora catalog llm)", llm, _named(catalog.llm)),
         vision=ask(options.vision, "vision encoder (remora catalog vision)", vision, _named(catalog.vision)),
@@ -130,7 +131,7 @@ def _wish(options: InitOptions, ask: Asking) -> Wish:
         workers=workers,
         data=data and _from_anywhere(data, options.out),
         images=images and _from_anywhere(images, options.out),
-        benchmarks=tuple(_from_anywhere(b, options.out) if b.endswith(YAMLS) else b for b in options.benchmarks),
+        benchmarks=tuple(_from_anywhere(b, options.out) if b.endswith(YAMLS) else b for b in benchmarks),
     )
 
 
