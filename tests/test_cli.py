@@ -161,6 +161,20 @@ def test_an_output_that_takes_nothing(tmp_path: Path, where: str) -> None:
     assert done.stderr.count("\n") == (0 if closed else 1)
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["trian"], "train"),
+        (["data", "chek"], "check"),
+        (["answers", "m", "--benchmark", "b", "--only", "rihgt"], "right"),
+    ],
+)
+def test_a_word_with_a_typo(capsys, words, meant) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert capsys.readouterr().err.endswith(f"; did you mean '{meant}'?\n")
+
+
 def test_a_reader_that_has_read_enough_is_no_failure(tmp_path: Path) -> None:
     """rich exits with 1, the verbs that print without it with 0."""
     command = [sys.executable, "-m", "remora", "catalog", "vision", "--runs", str(tmp_path)]

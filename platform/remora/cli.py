@@ -6,12 +6,14 @@ import argparse
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from remora import __version__
 from remora.commands import (
@@ -25,6 +27,7 @@ from remora.commands import (
 from remora.commands import options as told_by
 from remora.commands.examples import EXAMPLES
 from remora.commands.options import Options, kind_of
+from remora.errors import nearest
 from remora.extras import needs
 
 
@@ -96,9 +99,18 @@ class _Help(argparse.HelpFormatter):
         return text if text.startswith("example: ") else super()._fill_text(text, width, indent)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its errors name what was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        if said := re.search(r"invalid choice: '?([^' ]+)'? \(choose from (.*)\)", message):
+            message += nearest(said[1], re.findall(r"[\w.-]+", said[2]))
+        super().error(message)
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of every verb."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="remora", description="Compose, train, search, measure and serve small multimodal models on Ray."
     )
     parser.add_argument("--version", action="version", version=f"remora {__version__}")
