@@ -272,6 +272,13 @@ def test_a_shell_script_is_read_as_a_shell_does(tmp_path):
     assert "stage.mixture" not in made.keys and made.keys["stage.epochs"] == made.taken["stage.epochs"] == 3.0
 
 
+def test_a_command_that_asks_the_model_is_none_that_trains(tmp_path):
+    flags = said(
+        tmp_path, "a.sh", "swift sft --model a/b --dataset c.json --lora_rank 4\nswift infer --model a/b --stream x\n"
+    )
+    assert flags == {"model": "a/b", "dataset": "c.json", "lora_rank": 4}
+
+
 def test_nanovlm(tmp_path, capsys):
     (tmp_path / "e.py").write_text(NANO)
     job, (stage,), told = imported(tmp_path, capsys, str(tmp_path / "e.py"))

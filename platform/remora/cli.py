@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    verbs: argparse._SubParsersAction[_Parser],
     name: str,
     verb: Verb,
     words: str,

@@ -58,7 +58,7 @@ def init(options: InitOptions) -> None:
     console = literal(soft_wrap=True)
     datasets = [dataset for _, dataset in prepare([entry], options.place, console)] if entry else []
     wish = replace(wish, samples=sum(map(len, datasets)))
-    if entry and not wish.samples:
+    if wish.data and not wish.samples:
         raise SpecError(f"{wish.data} has no sample; next: remora data check {quote(wish.data)}")
     text, variant = drafted(wish, _opening(wish, options), fit=_has_torch())
     if entry:
