@@ -395,6 +395,9 @@ def test_what_lacks_the_file_by_which_it_is_known_is_named(runs: Path, written: 
         runs / "bundles" / written.bundles["resampler"].name,
         runs / "stages" / names(written, "resampler")[1],
     )
+    for beside in ("lengths", "contents"):  # of an index, and no index
+        (index.parent / beside).mkdir()
+    assert not list(verified_torn_apart(runs))
     for file in (index / "index.json", bundle / "bundle.json", stage / MANIFEST):
         assert not [v for v in verified_torn_apart(runs) if v.path == file.parent]
         file.unlink()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ HoldingKind = Literal[
     "stage run", "unfinished stage run", "bundle", "scores", "index", "search", "card", "download", "weights"
 ]
 INDEX = "index.json"
+CONTENT = re.compile(r"[0-9a-f]{16}")
+"""The name of an index; beside it are its samples' `lengths` and the `contents` of what is held out."""
 SHOWN = 12
 """Names that an error lists at most."""
 
@@ -166,7 +169,7 @@ def torn_apart(runs: Path) -> Iterator[tuple[Path, str]]:
             yield folder, FILE
     for home in _folders(runs / "data" / "index"):
         for folder in _folders(home):
-            if not (folder / INDEX).is_file():
+            if CONTENT.fullmatch(folder.name) and not (folder / INDEX).is_file():
                 yield folder, INDEX
 
 
