@@ -34,14 +34,14 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def where_mlflow_is():
-    """`mlflow.set_tracking_uri` sets this variable, by which later tests of the process would find another MLflow."""
-    name = "MLFLOW_TRACKING_URI"
-    before = os.environ.get(name)
+def variables_of_this_test():
+    """`mlflow.set_tracking_uri`, `--debug` and `--quiet` set these for child processes; later tests are none."""
+    names = ("MLFLOW_TRACKING_URI", "REMORA_DEBUG", "REMORA_QUIET")
+    before = {name: os.environ[name] for name in names if name in os.environ}
     yield
-    os.environ.pop(name, None)
-    if before is not None:
-        os.environ[name] = before
+    for name in names:
+        os.environ.pop(name, None)
+    os.environ.update(before)
 
 
 WORDS = [
