@@ -14,7 +14,8 @@ import pytest
 
 import remora
 from remora.cli import VERBS
-from remora.commands.options import TrainOptions, run_folder
+from remora.commands.options import TrainOptions
+from remora.sharing.node import run_folder
 
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 OWN = {"aloud", "ready"}

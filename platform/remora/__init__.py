@@ -48,9 +48,9 @@ def load(model: File, *, runs: File | None = None, tracking_uri: str | None = No
     from remora.extras import needs
 
     with needs("model", "torch"):
-        from remora.commands.options import run_folder
         from remora.inference import Answerer
         from remora.inference.loaded import LoadedModel
+        from remora.sharing.node import run_folder
         from remora.tracking import find_model
 
         place = run_folder(runs)

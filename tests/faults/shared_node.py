@@ -10,9 +10,9 @@ from __future__ import annotations
 import sys
 
 from remora.cli import main
-from remora.commands.options import run_folder
 from remora.demo import build_demo
 from remora.sharing import leases
+from remora.sharing.node import run_folder
 
 if __name__ == "__main__":
     leases.LAPSE = float(sys.argv[1])

@@ -7,7 +7,6 @@ since `remora --help` needs all of it. The parser reads the annotations as types
 
 # ruff: noqa: RUF009 (`option` and `argument` are dataclasses.field)
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,16 +14,10 @@ from types import NoneType
 from typing import Any, Self, get_args
 
 from remora.commands.declaring import REQUIRED, argument, option
-from remora.sharing.node import node_folder
+from remora.sharing.node import run_folder
 
 A_MODEL = "a variant's name, the folder of a bundle, or name@alias of the registry"
 A_DATASET = "a dataset's name, file, folder or URL, or a variant's YAML"
-
-
-def run_folder(given: str | os.PathLike[str] | None = None) -> Path:
-    """A run folder as an absolute path; REMORA_RUNS, or `remora` in the home folder, if none is given. Of a URL it is
-    this node's folder (docs/shared-runs.md)."""
-    return node_folder(given or os.environ.get("REMORA_RUNS") or Path.home() / "remora")
 
 
 def cluster_address() -> str | None:

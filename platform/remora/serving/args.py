@@ -13,7 +13,7 @@ from remora.errors import SpecError
 from remora.inference.bundle import Weights
 from remora.serving.canary.args import CanaryArgs
 from remora.serving.keys import ApiKey
-from remora.sharing.node import node_folder
+from remora.sharing.node import run_folder
 from remora.spec.base import Spec, validate
 
 HOST = re.compile(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9](:[0-9]{1,5})?", re.ASCII)
@@ -241,7 +241,7 @@ class EndpointArgs(Spec):
 
     def resolved(self) -> EndpointArgs:
         """With the environment's defaults filled in: a replica's environment may differ from this one."""
-        runs = node_folder(self.runs or os.environ.get("REMORA_RUNS") or "~/remora").resolve()
+        runs = run_folder(self.runs).resolve()
         uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
         keys = self.keys.expanduser().resolve() if isinstance(self.keys, Path) else self.keys
         python = _python(self.vllm_python or os.environ.get("REMORA_VLLM_PYTHON") or None)

@@ -66,6 +66,16 @@ def node_folder(given: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def run_folder(given: str | os.PathLike[str] | None = None) -> Path:
+    """A run folder as an absolute path; REMORA_RUNS, or `remora` in the home folder, if none is given. Of a URL it is
+    this node's folder (docs/shared-runs.md).
+
+    Raises:
+        StoreError: as `node_folder`.
+    """
+    return node_folder(given or os.environ.get("REMORA_RUNS") or Path.home() / "remora")
+
+
 def binding(folder: Path) -> Binding | None:
     """What a folder belongs to; None if it is no node folder.
 
