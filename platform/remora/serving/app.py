@@ -34,6 +34,7 @@ from remora.serving.champion import ModelSource
 from remora.serving.engines.remote import RemoteEngine
 from remora.serving.engines.versions import VersionsEngine
 from remora.serving.fleet import Fleet
+from remora.serving.relay import LATER
 from remora.serving.replica import (
     GRACE_S,
     HEALTH_PERIOD_S,
@@ -46,8 +47,6 @@ from remora.serving.replica import (
 from remora.serving.versions import ModelVersions, RunningVersion, VersionTable
 
 LOG = logging.getLogger(__name__)
-RETRY_AFTER_S = 2
-"""Retry-After of the 429 when the endpoint is full."""
 BACKOFF_S = 0.05
 """Longest pause of Serve's router between two looks for a free place. With its 0.5 s a full endpoint answers four
 requests a second, whatever it can do."""
@@ -214,7 +213,7 @@ def application(
     endpoint = replicas_of(Endpoint, args.ingress).options(
         max_queued_requests=args.max_queued_requests,
         request_router_config={"max_backoff_s": BACKOFF_S},
-        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=LATER),
         max_surge_percent=100,
         ray_actor_options={"num_cpus": args.ingress.num_cpus},
     )
