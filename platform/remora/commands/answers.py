@@ -64,6 +64,7 @@ def answered(options: AnswersOptions) -> tuple[list[AnsweredQuestion], list[Repo
     for question in chosen.questions(located(options.benchmark, store.data, options.data)):
         questions.setdefault(question.id, question)
     items = [{item.id: item for item in report.items} for report in reports]
+    halves = [_half(report) for report in reports]
     both = [id for id in items[0] if id in questions and all(id in one for one in items)]
     if not both:
         raise DataError(f"no question of {chosen.name} was asked of all of {', '.join(options.models)}")
@@ -74,8 +75,8 @@ def answered(options: AnswersOptions) -> tuple[list[AnsweredQuestion], list[Repo
             questions[id].pictures,
             items[0][id].gold,
             tuple(
-                Given(name, one[id].answer, one[id].parsed, one[id].score, one[id].score >= _half(report))
-                for name, one, report in zip(options.models, items, reports, strict=True)
+                Given(name, one[id].answer, one[id].parsed, one[id].score, one[id].score >= half)
+                for name, one, half in zip(options.models, items, halves, strict=True)
             ),
         )
         for id in both
