@@ -13,10 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import surface
 from PIL import Image
 
-from remora.cli import main, parser
+from remora.cli import main, parser, verbs
 from support.ports import free_port
 
 VARIANT = """
@@ -55,7 +54,7 @@ def spec(tmp_path: Path, path: Path, extra: str = "lr: 1.0e-3") -> str:
     return str(file)
 
 
-@pytest.mark.parametrize("words", [words for words, _ in surface.verbs()])
+@pytest.mark.parametrize("words", [words for words, _ in verbs()])
 def test_the_help_of_a_verb_ends_with_an_example(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A whole line that can be copied, which the parser accepts."""
     with pytest.raises(SystemExit):

@@ -18,12 +18,14 @@ if __name__ == "__main__":
 
 import surface  # noqa: E402 (found by the lines above)
 
+from remora.cli import verbs  # noqa: E402
+
 GOLDEN = Path(__file__).with_name("golden") / "surface.txt"
 
 
 def lines() -> Iterator[str]:
     """The surface, a name a line, so that a difference says what changed."""
-    for words, verb in surface.verbs():
+    for words, verb in verbs():
         yield f"remora {words}"
         yield from (f"    {flag.written}" for flag in surface.flags(verb))
     yield "python"
@@ -53,10 +55,7 @@ def test_the_surface_changes_on_purpose_only() -> None:
 
 def test_every_flag_and_every_key_says_what_it_is() -> None:
     silent = [
-        f"remora {words}: {flag.written}"
-        for words, verb in surface.verbs()
-        for flag in surface.flags(verb)
-        if not flag.meaning
+        f"remora {words}: {flag.written}" for words, verb in verbs() for flag in surface.flags(verb) if not flag.meaning
     ]
     for page in surface.YAMLS.values():
         for first in page.models.values():

@@ -10,6 +10,7 @@ import surface
 
 from remora import catalog, extras
 from remora.catalog.papers import PAPERS
+from remora.cli import Verb, verbs
 from remora.commands.options import Options
 from remora.evaluation.benchmarks import benchmark, summary
 from remora.spec import Recipe
@@ -50,16 +51,16 @@ def _linked(text: str) -> str:
 
 def commands() -> str:
     """Every verb with its flags."""
-    own = {f"`{flag.written}`" for flag in surface.flags(surface.Verb(Options, ""))}
+    own = {f"`{flag.written}`" for flag in surface.flags(Verb(Options, ""))}
     text = [
         "# Commands",
         "Every verb and every flag, in the order of `remora --help`. `remora VERB --help` prints the same.",
         "All verbs have three flags, which the tables below leave out:",
-        table(("flag", "meaning"), [(f"`{f.written}`", f.meaning) for f in surface.flags(surface.Verb(Options, ""))]),
+        table(("flag", "meaning"), [(f"`{f.written}`", f.meaning) for f in surface.flags(Verb(Options, ""))]),
         "A verb exits with 0 when it is done, with 1 and one line on an error ([error messages](errors.md)), with 2 on "
         "a command line that it does not understand, and with 130 on Ctrl-C.",
     ]
-    for words, verb in surface.verbs():
+    for words, verb in verbs():
         about = " ".join((verb.options.__doc__ or "").split())
         given = [(f"`{f.written}`", f.meaning) for f in surface.flags(verb)]
         rows = [row for row in given if row[0] not in own]

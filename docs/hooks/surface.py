@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from typing import Annotated, Literal, Union, get_args, get_origin
@@ -20,8 +20,8 @@ from pydantic_core import PydanticUndefined
 import remora
 from remora.catalog.entries import LLM, Connector, DatasetEntry, OwnBenchmark, Template, Vision
 from remora.catalog.published import PublishedModel, Scores
-from remora.cli import VERBS, Verb
-from remora.commands.options import kind_of
+from remora.cli import Verb
+from remora.commands.options import flag_of, kind_of
 from remora.serving.args import EndpointArgs
 from remora.serving.keys import KeyFile
 from remora.spec import Recipe, Space, Variant
@@ -106,15 +106,6 @@ class Flag:
     meaning: str
 
 
-def verbs() -> Iterator[tuple[str, Verb]]:
-    """Every verb by the words that call it, in the order of `remora --help`."""
-    for name, verb in VERBS.items():
-        if isinstance(verb, Verb):
-            yield name, verb
-        else:
-            yield from ((f"{name} {inner}", below) for inner, below in verb.items())
-
-
 def flags(verb: Verb) -> list[Flag]:
     """A verb's arguments: positional ones first, then its own flags, then those that all verbs have."""
     found: list[tuple[int, Flag]] = []
@@ -132,8 +123,7 @@ def flags(verb: Verb) -> list[Flag]:
             word = f"{f.name.upper()}{more}"
             found.append((0, Flag(f"[{word}]" if optional else word, meaning)))
             continue
-        flag = f.metadata["flags"][0] or f"--{f.name.replace('_', '-')}"
-        word = f"{flag} {value}{more}".strip()
+        word = f"{flag_of(f)} {value}{more}".strip()
         found.append(
             (
                 2 if f.name in ("runs", "debug", "quiet") else 1,

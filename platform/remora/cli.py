@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from remora.commands import (
 )
 from remora.commands import options as told_by
 from remora.commands.examples import EXAMPLES
-from remora.commands.options import Options, kind_of
+from remora.commands.options import Options, flag_of, kind_of
 from remora.errors import nearest
 from remora.extras import needs
 
@@ -90,6 +90,15 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "docs": Verb(told_by.DocsOptions, "docs.docs"),
 }
 """By name; `data` has subcommands."""
+
+
+def verbs() -> Iterator[tuple[str, Verb]]:
+    """Every verb by the words that call it, `train` or `data check`, in the order of `remora --help`."""
+    for name, verb in VERBS.items():
+        if isinstance(verb, Verb):
+            yield name, verb
+        else:
+            yield from ((f"{name} {inner}", below) for inner, below in verb.items())
 
 
 class _Help(argparse.HelpFormatter):
@@ -164,7 +173,7 @@ def _fill(parser: argparse.ArgumentParser, options: type[Options], help: dict[st
         where: argparse._ActionsContainer = parser
         if f.metadata.get("either"):
             where = either = either or parser.add_mutually_exclusive_group()
-        flag = f.metadata["flags"][0] or f"--{f.name.replace('_', '-')}"
+        flag = flag_of(f)
         where.add_argument(flag, dest=f.name, required=required, **parsing)
 
 

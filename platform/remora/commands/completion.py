@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from remora.cli import VERBS, Verb
-from remora.commands.options import kind_of
+from remora.cli import VERBS, Verb, verbs
+from remora.commands.options import flag_of, kind_of
 from remora.commands.setup_options import CompletionOptions
 
 
@@ -36,15 +36,6 @@ def completion(options: CompletionOptions) -> None:
     sys.stdout.write({"bash": bash, "zsh": zsh, "fish": fish}[options.shell]() + "\n")
 
 
-def _verbs() -> Iterator[tuple[str, Verb]]:
-    """Every verb by the words that call it: `train`, `data check`."""
-    for name, verb in VERBS.items():
-        if isinstance(verb, Verb):
-            yield name, verb
-        else:
-            yield from ((f"{name} {inner}", below) for inner, below in verb.items())
-
-
 def _groups() -> dict[str, list[str]]:
     """The first words that others follow."""
     return {name: list(verb) for name, verb in VERBS.items() if not isinstance(verb, Verb)}
@@ -55,10 +46,9 @@ def _flags(verb: Verb) -> list[Completed]:
     for f in fields(verb.options):
         if f.metadata["flags"]:
             parsing = f.metadata["parsing"]
-            flag = f.metadata["flags"][0] or f"--{f.name.replace('_', '-')}"
             takes = kind_of(f.type)[0] is not bool
             about = " ".join(str(parsing.get("help") or "").split())
-            found.append(Completed(flag, about, takes, tuple(parsing.get("choices") or ())))
+            found.append(Completed(flag_of(f), about, takes, tuple(parsing.get("choices") or ())))
     return [*found, Completed("--help", "show what the verb does", False)]
 
 
@@ -72,16 +62,20 @@ def _first_words(verb: Verb) -> list[str]:
     ]
 
 
-def _cases(indent: str) -> Iterator[str]:
-    """The branches of a `case` in bash's and zsh's common language: a verb's words and flags, and values of a flag."""
-    for words, verb in _verbs():
-        flags = _flags(verb)
-        offered = " ".join([*_first_words(verb), *(one.flag for one in flags)])
-        yield f'{indent}"{words}") offered="{offered}" ;;'
-        for one in flags:
+def _verb_cases() -> Iterator[str]:
+    """The branches of a `case` in bash's and zsh's common language: what a verb offers, its words and flags."""
+    for words, verb in verbs():
+        offered = " ".join([*_first_words(verb), *(one.flag for one in _flags(verb))])
+        yield f'      "{words}") offered="{offered}" ;;'
+
+
+def _flag_cases() -> Iterator[str]:
+    """The branches of a second one: the values of a verb's flag."""
+    for words, verb in verbs():
+        for one in _flags(verb):
             if one.takes:
                 values = " ".join(one.choices) or ":files"
-                yield f'{indent}"{words} {one.flag}") offered="{values}" ;;'
+                yield f'        "{words} {one.flag}") offered="{values}" ;;'
 
 
 def _common(current: str, before: str, words: str) -> str:
@@ -102,14 +96,14 @@ def _common(current: str, before: str, words: str) -> str:
   case "$verb" in
       "") offered="{" ".join(VERBS)} --help --version" ;;
 {inner}
-{chr(10).join(_cases("      "))}
+{chr(10).join(_verb_cases())}
   esac
   case "$before" in
     --*|-?)
       local flags="$offered"
       offered=""
       case "$verb $before" in
-{chr(10).join(line for line in _cases("        ") if " -" in line.partition(")")[0])}
+{chr(10).join(_flag_cases())}
         *) offered="$flags" ;;
       esac ;;
   esac
@@ -159,7 +153,7 @@ def fish() -> str:
     for name, within in _groups().items():
         seen = f"__fish_seen_subcommand_from {name}; and not __fish_seen_subcommand_from {' '.join(within)}"
         lines += [_fish(seen, f"-f -a {inner}", None) for inner in within]
-    for words, verb in _verbs():
+    for words, verb in verbs():
         seen = "; and ".join(f"__fish_seen_subcommand_from {word}" for word in words.split())
         lines += [_fish(seen, f"-f -a {word}", None) for word in _first_words(verb)]
         lines += [_fish(seen, _fish_flag(one), one.about) for one in _flags(verb)]

@@ -8,7 +8,7 @@ since `remora --help` needs all of it. The parser reads the annotations as types
 # ruff: noqa: RUF009 (`option` and `argument` are dataclasses.field)
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, Self, get_args
@@ -140,6 +140,11 @@ def kind_of(annotation: object) -> tuple[type, bool]:
     """The type of a field's values, and whether it holds several."""
     inner = [t for t in get_args(annotation) or (annotation,) if t not in (NoneType, ...)]
     return inner[0], ... in get_args(annotation)
+
+
+def flag_of(field: Field[Any]) -> str:
+    """The flag of an option's field: the one that is declared, or the field's own name."""
+    return field.metadata["flags"][0] or f"--{field.name.replace('_', '-')}"
 
 
 @dataclass(frozen=True, kw_only=True)
