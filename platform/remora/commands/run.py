@@ -192,10 +192,18 @@ def within_limits(
     drawn = (taken_up(space, past) if space else None) or variants
     rate, plan = rate_of(store.runs, variants[0].cluster), plan_of(drawn, store)
     slots = (space.concurrent if space else None) or 1
-    beside = around(store.runs)
-    found = forecasts(plan, drawn, rate, slots, around=beside)
-    if space:
-        found = forecasts(plan, drawn, rate, slots, space.rule, space.sampler, None, space.budget, past, beside)
+    found = forecasts(
+        plan,
+        drawn,
+        rate,
+        slots,
+        space.rule if space else None,
+        space.sampler if space else None,
+        None,
+        space.budget if space else None,
+        past,
+        around(store.runs),
+    )
     check_limits(found, options.max_hours, options.max_cost)
 
 
