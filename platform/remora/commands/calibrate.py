@@ -6,7 +6,6 @@ They are trained by the code that trains, on real data and weights, in a run fol
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ def calibrate(variants: Sequence[Variant], place: Workplace, tell: Callable[...,
     """
     scratch = _scratch(place.runs)
     done: set[str] = set()
-    local = not (place.address or os.environ.get("RAY_ADDRESS"))
+    local = not place.ray_cluster
     here = Workplace(scratch, place.address, place.tracking_uri, local)
     with executor_of(here, tell) as executor:
         for variant in variants:

@@ -117,7 +117,7 @@ def _embed(
             hear("samples", done, total)
 
         hear("samples", 0, total)
-        if options.address or os.environ.get("RAY_ADDRESS"):
+        if options.place.ray_cluster:
             from remora.cluster.ray_data import embed_on_cluster
 
             with session(options.place):

@@ -28,7 +28,7 @@ def doctor(options: DoctorOptions) -> None:
     Raises:
         RemoraError: something is wrong; the lines before say what.
     """
-    address = options.address or os.environ.get("RAY_ADDRESS")
+    address = options.place.ray_cluster
     said = examined(checks(options), PATIENCE)
     if address:
         said["nodes"] = health.nodes(address, options.runs)

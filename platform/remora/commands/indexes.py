@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -70,7 +69,7 @@ def prepare(
 
 
 def _spread(place: Workplace) -> Spread | None:
-    if place.local or not (place.address or os.environ.get("RAY_ADDRESS")):
+    if place.local or not place.ray_cluster:
         return None
 
     def on_cluster(work: Callable[[Shard], Indexed], shards: Iterable[Shard]) -> Iterator[Indexed]:

@@ -58,7 +58,7 @@ def named(gpu: str, count: int | None) -> Machine:
 
 def there(place: Workplace) -> Machine:
     """What a Ray cluster has, if the command is to work on one that runs; else what this machine has."""
-    if not place.local and (place.address or os.environ.get("RAY_ADDRESS")):
+    if place.ray_cluster and not place.local:
         return _on_ray(place)
     from remora.training.flops import gpus_here
 

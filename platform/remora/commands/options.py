@@ -7,6 +7,7 @@ since `remora --help` needs all of it. The parser reads the annotations as types
 
 # ruff: noqa: RUF009 (`option` and `argument` are dataclasses.field)
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -95,6 +96,11 @@ class Workplace:
     address: str | None = None
     tracking_uri: str | None = None
     local: bool = False
+
+    @property
+    def ray_cluster(self) -> str | None:
+        """The Ray cluster that --address or RAY_ADDRESS names."""
+        return self.address or os.environ.get("RAY_ADDRESS") or None
 
 
 @dataclass(frozen=True, kw_only=True)

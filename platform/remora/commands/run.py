@@ -290,7 +290,7 @@ def session(place: Workplace, tell: Callable[..., None] = say, dashboard: bool =
         env["MLFLOW_TRACKING_URI"] = uri
     if own := os.environ.get("REMORA_CATALOG"):
         env["REMORA_CATALOG"] = str(Path(own).absolute())
-    where = place.address or os.environ.get("RAY_ADDRESS")
+    where = place.ray_cluster
     began = time.monotonic()
     tell = say_nothing if quiet() else tell
     tell(f"joining the Ray cluster at {where}" if where else "starting Ray on this machine")
