@@ -22,6 +22,7 @@ from remora.catalog.resolution import tokens_at
 from remora.errors import SpecError, UnknownName, nearest
 from remora.spec import Recipe, Spec, load, read_yaml, validate
 from remora.spec.messages import found
+from remora.spec.paths import YAMLS
 
 HERE = Path(__file__).parent
 OWN = "REMORA_CATALOG"
@@ -166,7 +167,7 @@ def check_benchmark(name: str) -> None:
         UnknownName: it does not; the message lists the known ones.
     """
     known = [*PAPERS, *entries("benchmarks")]
-    a_path = name.endswith((".yaml", ".yml"))
+    a_path = name.endswith(YAMLS)
     if name not in known and a_path and not Path(name).exists():
         raise UnknownName(f"benchmark {name}: there is no such file; benchmarks with a name: remora catalog benchmarks")
     if name not in known and not a_path:
@@ -229,7 +230,7 @@ def scores(name: str) -> Scores:
 
 def recipe(name: str) -> Recipe:
     """The recipe of that name, or of the YAML file whose path is `name`."""
-    return load(Recipe, name) if name.endswith((".yaml", ".yml")) else _listed_recipe(name)
+    return load(Recipe, name) if name.endswith(YAMLS) else _listed_recipe(name)
 
 
 GETTERS: dict[str, Callable[[str], Spec]] = {

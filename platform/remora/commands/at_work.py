@@ -30,6 +30,7 @@ from remora.pipeline.search.driver import folder_of
 from remora.pipeline.search.search import lease_of
 from remora.pipeline.search.stopping import stop_file
 from remora.reporting.happenings import Happenings
+from remora.spec.paths import YAMLS
 from remora.training.meter import duration
 
 LOOK_EVERY = 0.5
@@ -92,7 +93,7 @@ def resume(options: ResumeOptions) -> None:
     if record.state(options.runs) == "finished":
         raise DataError(f"{record.verb} {record.name} has finished; next: remora logs {record.name}")
     spec, folder = Path(record.words[1]), Path(record.folder)
-    if spec.suffix in (".yaml", ".yml") and not spec.exists():
+    if spec.suffix in YAMLS and not spec.exists():
         raise DataError(f"{spec} is not there any more; next: remora {record.verb} SPEC, which goes on as well")
     if folder.is_dir():
         os.chdir(folder)

@@ -15,7 +15,7 @@ from remora.commands.run import executor_of
 from remora.pipeline.variant import run_variant
 from remora.runs import Store, resolve_stages, variant_name
 from remora.runs.rates import CALIBRATION, kind_of
-from remora.spec import Variant
+from remora.spec import PARTS, Variant
 
 STEPS = 12
 """Steps of each kind of stage; the first of them are left out (`runs.rates.WARM`)."""
@@ -33,7 +33,7 @@ def calibrate(variants: Sequence[Variant], place: Workplace, tell: Callable[...,
     here = Workplace(scratch, place.address, place.tracking_uri, local)
     with executor_of(here, tell) as executor:
         for variant in variants:
-            parts = {part: str(getattr(variant, part)) for part in ("vision", "connector", "llm")}
+            parts = {part: str(getattr(variant, part)) for part in PARTS}
             stages = resolve_stages(variant)
             kinds = {kind_of(s.name, {p: parts[p] for p in s.tune.present}) for s in stages}
             if kinds <= done:

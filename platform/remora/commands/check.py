@@ -24,6 +24,7 @@ from remora.errors import DataError, MissingDataset
 from remora.reporting.datasets import print_checked, print_layout
 from remora.runs import Store, path, preflight, read_variants, resolve_stages
 from remora.spec import MixtureEntry, Stage, Variant
+from remora.spec.paths import YAMLS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,7 +74,7 @@ def check(options: DataCheckOptions, console: Console, progress: Callable[[str, 
         raise DataError(
             f"{fatal:,} problems in {of} would stop a training run or teach nothing; fix or remove those records"
         )
-    if options.target.endswith((".yaml", ".yml")):
+    if options.target.endswith(YAMLS):
         _check_stages(options, console)
     console.print("nothing that would stop a training run")
 
@@ -96,7 +97,7 @@ def _targets(options: DataCheckOptions, console: Console) -> Iterator[DatasetToC
     if options.target in catalog.entries("datasets"):
         entry = with_known(MixtureEntry(dataset=options.target))
         yield DatasetToCheck(*locate(entry, Store(options.runs).data), skip=entry.skip)
-    elif options.target.endswith((".yaml", ".yml")):
+    elif options.target.endswith(YAMLS):
         yield from _read_by_stages(options, console)
     else:
         location = absolute(options.target)

@@ -19,6 +19,7 @@ from remora.errors import SpecError
 from remora.files import disk_errors
 from remora.reporting.bars import counting, reading
 from remora.reporting.columns import literal
+from remora.spec.paths import YAMLS
 
 # Each verb loads its own: torch takes 4 s, and two of six need it.
 
@@ -29,7 +30,7 @@ def _check_settings(options: DataCheckOptions | DataIndexOptions | DataShowOptio
     Raises:
         SpecError: the target is a dataset, and there are some.
     """
-    if options.settings and not options.target.endswith((".yaml", ".yml")):
+    if options.settings and not options.target.endswith(YAMLS):
         raise SpecError(f"--set {options.settings[0]}: {options.target} is a dataset; give the YAML of a variant")
 
 

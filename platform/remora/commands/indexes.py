@@ -18,11 +18,12 @@ from remora.data.sources import Shard
 from remora.reporting.bars import reading
 from remora.runs import read_variants, resolve_stages
 from remora.spec import MixtureEntry, Variant
+from remora.spec.paths import YAMLS
 
 
 def index(options: DataIndexOptions, console: Console) -> None:
     """Build the index of a dataset, or of all that a variant or a space reads, and print their sample counts."""
-    if str(options.target).endswith((".yaml", ".yml")):
+    if str(options.target).endswith(YAMLS):
         entries = entries_of(read_variants(options.target, options.settings))
     elif options.target in catalog.entries("datasets"):
         entries = [MixtureEntry(dataset=options.target)]

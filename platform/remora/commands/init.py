@@ -51,7 +51,7 @@ def init(options: InitOptions) -> None:
     """
     if options.out.exists():
         raise SpecError(f"{options.out} exists, and init writes a new file; give another name")
-    if options.out.suffix not in (".yaml", ".yml"):
+    if options.out.suffix not in YAMLS:
         raise SpecError(f"{options.out}: a spec is a YAML file; next: remora init {quote(f'{options.out}.yaml')}")
     wish = _wish(options, Asking(sys.stdin.isatty() and not options.yes))
     entry = MixtureEntry(path=absolute(wish.data), images=wish.images and absolute(wish.images)) if wish.data else None

@@ -32,6 +32,7 @@ from remora.reporting.bars import Hear
 from remora.reporting.samples import Section, print_sections, write_page
 from remora.runs import Store, path, read_variant, resolve_stages
 from remora.spec import MixtureEntry, Stage, Variant
+from remora.spec.paths import YAMLS
 from remora.training.build import first_words
 
 HISTOGRAM = 300
@@ -50,7 +51,7 @@ def sections_of(options: DataShowOptions, console: Console, progress: Hear) -> l
     """
     if options.samples < 1 or options.first < 0:
         raise DataError(f"-n {options.samples} --from {options.first}: no such samples; give -n 3 --from 0")
-    of_variant = options.target.endswith((".yaml", ".yml"))
+    of_variant = options.target.endswith(YAMLS)
     misplaced = ("template", "llm", "vision", "images") if of_variant else ("stage", "seed")
     if given := [f"--{name}" for name in misplaced if getattr(options, name) is not None]:
         why = "a variant's stages define it" if of_variant else "a dataset has no stages and only its own order"

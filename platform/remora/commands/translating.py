@@ -14,7 +14,7 @@ from pydantic import Field
 
 from remora import catalog
 from remora.errors import SpecError, nearest
-from remora.spec import Spec, read_yaml, validate
+from remora.spec import PARTS, Spec, read_yaml, validate
 
 UNSET = re.compile(r"\$[\w{(]|`")
 """What stays in a value whose variable the script does not set."""
@@ -279,7 +279,7 @@ def _roles(made: Translation, roles: Mapping[str, object], devices: int | None, 
         made.keys["benchmarks"] = [name for name in names if name in catalog.PAPERS]
         if left := [name for name in names if name not in catalog.PAPERS]:
             missing["benchmarks"] = f"{', '.join(left)}: not measured here (docs/lmms-eval.md)"
-    rates = {part: roles[f"rate {part}"] for part in ("vision", "connector", "llm") if f"rate {part}" in roles}
+    rates = {part: roles[f"rate {part}"] for part in PARTS if f"rate {part}" in roles}
     for part, rate in rates.items():
         if isinstance(rate, int | float) and rate > 0:
             made.keys[f"stage.tune.{part}"] = {"mode": "full", "lr": float(rate)}

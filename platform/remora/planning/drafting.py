@@ -17,7 +17,7 @@ from remora.catalog import Device
 from remora.catalog.compatibility import check_composition
 from remora.errors import SpecError
 from remora.runs import checked_stages
-from remora.spec import Cluster, MixtureEntry, Stage, Variant, parse_yaml, validate
+from remora.spec import PARTS, Cluster, MixtureEntry, Stage, Variant, parse_yaml, validate
 
 STEPS = 200
 """Steps that a stage has at least where the data is small."""
@@ -181,7 +181,7 @@ def _fitted(variant: Variant, stages: Sequence[Stage], wish: Wish) -> Cluster:
     from remora.planning.fitting import cheapest_fit
     from remora.runs.memory import stage_memory
 
-    parts = {part: getattr(variant, part) for part in ("vision", "connector", "llm")}
+    parts = {part: getattr(variant, part) for part in PARTS}
     cluster = variant.cluster
     for stage in stages:
         if stage_memory(stage, parts, cluster, wish.workers, wish.device).fits:

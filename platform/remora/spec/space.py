@@ -15,6 +15,7 @@ from remora.errors import SpecError, nearest
 from remora.spec.axes import Axis, AxisName, AxisSpec, Choice, Range, When, changes, stage_key
 from remora.spec.base import FileName
 from remora.spec.messages import found
+from remora.spec.paths import YAMLS
 from remora.spec.search_blocks import MOST_VARIANTS, Budget, Case, Champion, Expect, Objective, Rule, Sampler
 from remora.spec.strict_yaml import KeyLines
 from remora.spec.variant import Job
@@ -161,7 +162,7 @@ class Space(Job):
         domain: dict[str, Axis] = {}
         for name in FIXED:
             values = getattr(self, name)
-            domain[name] = Choice(values, tuple(Path(v).stem if v.endswith((".yaml", ".yml")) else v for v in values))
+            domain[name] = Choice(values, tuple(Path(v).stem if v.endswith(YAMLS) else v for v in values))
         domain |= {name: spec.axis for name, spec in self.axes.items()}
         if self.seeds:
             seeds = tuple(range(self.seed, self.seed + self.seeds)) if isinstance(self.seeds, int) else self.seeds
