@@ -113,9 +113,8 @@ def _wish(options: InitOptions, ask: Asking) -> Wish:
     found, here = _gpus()
     name = ask(options.gpu, f"device: {', '.join(catalog.entries('devices'))}", found, _named(catalog.device))
     device = catalog.device(name)
-    workers = options.gpus or (here if device.is_gpu and name == found else 1)
     if device.is_gpu:
-        workers = ask(options.gpus, "how many of them", workers, _count)
+        workers = ask(options.gpus, "how many of them", here if name == found else 1, _count)
     else:
         workers = min(os.cpu_count() or 1, MOST_PROCESSES)
     if workers < 1:
@@ -155,7 +154,7 @@ def _named(getter: Callable[[str], object]) -> Callable[[str], str]:
 
 def _count(said: str) -> int:
     if not said.isdigit() or int(said) < 1:
-        raise ValueError(f"{said!r} is no number of GPUs")
+        raise ValueError(f"{said!r} is not a number of GPUs; give 1 or more")
     return int(said)
 
 
