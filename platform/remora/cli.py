@@ -178,7 +178,7 @@ def _fill(parser: argparse.ArgumentParser, options: type[Options], help: dict[st
 
 
 def _word(kind: Callable[[str], object], said: str) -> object:
-    """A positional argument; argparse reads the default of one that is not given as if it were."""
+    """The value of a positional argument; argparse passes the default of an omitted one, SUPPRESS, through here too."""
     return said if said is argparse.SUPPRESS else kind(said)
 
 

@@ -30,7 +30,7 @@ def import_config(options: ImportConfigOptions) -> None:
     """Write the job and its recipe, and list what has no counterpart.
 
     Raises:
-        SpecError: a part is not known, data is not named, or the result would be no valid job.
+        SpecError: a part is not known, data is not named, or the result would not be a valid job.
         DataError: a script cannot be read.
     """
     job_file, recipe_file = options.out, options.out.with_name(f"{options.out.stem}-recipe.yaml")
@@ -72,8 +72,8 @@ def told(made: Translation, said: Container[str] = ()) -> list[str]:
 
 
 def _overridden(options: ImportConfigOptions, made: Sequence[Translation], said: Container[str]) -> list[str]:
-    """Keys of the job, which has one value of each, that an earlier script has otherwise than the last one; a default
-    is none of its own where another script says the key."""
+    """A line for each key of the job that the scripts set differently: the job has one value, the last script's. A
+    trainer's default does not count where another script sets the key."""
     found: dict[str, tuple[object, Path]] = {}
     lines = []
     for file, one in zip(options.scripts, made, strict=True):

@@ -137,7 +137,7 @@ def trainer_of(flags: Mapping[str, object], file: Path) -> str:
     """The trainer whose script it is, by flags that only it has.
 
     Raises:
-        SpecError: the flags are none of theirs.
+        SpecError: no flag is a sign of a known trainer.
     """
     votes = {name: len(flags.keys() & set(one.signs)) for name, one in trainers().items()}
     for name, one in trainers().items():  # its own sign, and it has those of the one that it is like as well
