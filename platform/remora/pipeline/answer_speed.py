@@ -11,7 +11,6 @@ peak (VmHWM), on a GPU torch's. A figure is of the device that it names: another
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -121,7 +120,7 @@ def _measure(bundle: Path, runs: Path, name: str, data: Path, questions: Sequenc
     seconds = clock() - began
     told = [line["metadata"] for line in lines if "metadata" in line]
     tokens = sum(m["tokens"] for m in told if isinstance(m, dict))
-    memory = torch.cuda.max_memory_allocated() if gpu else _peak()
+    memory = torch.cuda.max_memory_allocated() if gpu else peak_memory()
     device = torch.cuda.get_device_name() if gpu else f"one thread of {cpu_kind()}"
     return AnswerSpeed(
         way=SPEED,
@@ -132,15 +131,6 @@ def _measure(bundle: Path, runs: Path, name: str, data: Path, questions: Sequenc
         memory=memory / 2**30,
         device=device,
     )
-
-
-def _peak() -> float:
-    """Bytes that this process had at most, where Linux says so: not those of the process that it was forked from."""
-    try:
-        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    except OSError:
-        found = None
-    return float(found[1]) * 1024 if found else peak_memory()
 
 
 def main() -> None:
