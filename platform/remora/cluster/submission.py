@@ -9,13 +9,14 @@ import math
 import posixpath
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from remora.errors import SpecError
+from remora.files import strings_in
 from remora.spec import Cluster
 from remora.spec.paths import YAMLS
 
@@ -78,7 +79,7 @@ class Submission:
         """
         here = self.folder / self.spec
         found = {self.spec.as_posix(): here.read_text()}
-        for text in _texts(yaml.safe_load(found[self.spec.as_posix()])):
+        for text in strings_in(yaml.safe_load(found[self.spec.as_posix()])):
             if not text.endswith(YAMLS) or "://" in text or Path(text).is_absolute():
                 continue
             file = next((base / text for base in (here.parent, self.folder) if (base / text).is_file()), None)
@@ -156,14 +157,3 @@ _Dumper.add_representer(str, _text)
 def as_yaml(*documents: Manifest) -> str:
     """YAML that people read and edit."""
     return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)

@@ -39,6 +39,18 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def strings_in(value: object) -> Iterator[str]:
+    """Every string among the values of parsed JSON or YAML, at any depth; keys are left out."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from strings_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings_in(inner)
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Replace `path` by a file with `text`. Readers see the old or the new file, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from remora.errors import DataError, RemoraError
 from remora.evaluation.sheet import read_about
-from remora.files import digest, is_held
+from remora.files import digest, is_held, strings_in
 from remora.inference.bundle import FILE, read_bundle_file
 from remora.pipeline.command_records import commands_at_work
 from remora.pipeline.search import space_file
@@ -137,7 +137,7 @@ class _Counted:
 
     def _read_by(self, job: object) -> Iterator[str]:
         """Indexes and stage runs whose folders a job names."""
-        for text in _texts(job):
+        for text in strings_in(job):
             place = Path(text)
             if place.is_absolute() and place.is_relative_to(self.runs):
                 place = place.relative_to(self.runs)
@@ -305,14 +305,3 @@ def _there(file: object) -> bool:
         return Path(file[0]).stat().st_size == file[1]
     except OSError:
         return False
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)
