@@ -17,11 +17,12 @@ import pytest
 
 from remora.errors import DataError, StoreError
 from remora.files import MANIFEST, exclusive, is_published, publishing
+from remora.files.disk import size_of
 from remora.pipeline import tracked_runs
 from remora.pipeline.command_records import at_work
 from remora.pipeline.search.search import lease_of
 from remora.pipeline.upkeep.deleting import FRESH, collect, collect_leftovers, fresh, remove
-from remora.pipeline.upkeep.holdings import Holding, find, holdings, size_of
+from remora.pipeline.upkeep.holdings import Holding, find, holdings
 from remora.pipeline.upkeep.moving import move_runs, rename_bundle
 from remora.pipeline.upkeep.needs import Needs, needs
 from remora.pipeline.upkeep.verifying import verified, verified_records, verified_torn_apart

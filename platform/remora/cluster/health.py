@@ -12,6 +12,7 @@ from statistics import median
 from remora.cluster.session import ray_session
 from remora.cluster.watch import alive
 from remora.errors import RemoraError, first_line
+from remora.files.disk import size_of
 from remora.pipeline.checkup.finding import Finding, found, trouble
 from remora.training.environment import code_digest
 
@@ -65,7 +66,7 @@ def dead_clusters(root: Path | None = None, commands: Mapping[int, str] | None =
         todo.append(f"kill {' '.join(map(str, sorted(orphans)))}")
     living = "\0".join(commands.values())
     dead = [p for p in root.glob("session_2*") if p.is_dir() and not p.is_symlink() and p.name not in living]
-    size = sum(_size(p) for p in dead)
+    size = size_of(dead).bytes
     if size > MUCH:
         said.append(f"{size / 1e9:.1f} GB of {len(dead)} clusters that ended")
         todo.append("rm -r " + " ".join(str(p) for p in dead[:3]) + (" …" if len(dead) > 3 else ""))
@@ -92,16 +93,6 @@ def _orphaned(command: str) -> bool:
         return False
     addresses = [word.partition("=")[2] for word in words if word.startswith("--gcs-address=")]
     return bool(addresses) and not alive(addresses[0], slow=True)
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_size if path.is_file() else 0
-        except OSError:
-            continue
-    return total
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from remora.pipeline.checkup.machine import LEAST_FREE, nearest_there
-from remora.pipeline.upkeep.holdings import size_of
+from remora.files.disk import nearest_there, size_of
+from remora.pipeline.checkup.machine import LEAST_FREE
 from remora.reporting.holdings import amount
 from remora.training.meter import duration
 

@@ -1,4 +1,4 @@
-"""What is wrong with a disk, in a line: full, read-only, no rights, broken."""
+"""What is wrong with a disk, in a line: full, read-only, no rights, broken. And how much of it files take."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from remora.errors import StoreError
@@ -62,10 +63,59 @@ def _number(error: Exception) -> int | None:
 
 
 def _no_inode(folder: Path) -> bool:
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
     try:
-        disk = os.statvfs(folder)
+        disk = os.statvfs(nearest_there(folder))
     except OSError:
         return False
     return disk.f_files > 0 and disk.f_favail == 0 and disk.f_bavail > 0
+
+
+def nearest_there(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """Bytes on disk, a file with several names counted once."""
+
+    bytes: int
+    frees: int
+    """Bytes that deleting it frees: without files that have hard links elsewhere."""
+
+
+def size_of(paths: Iterable[Path]) -> DiskUse:
+    """The size of files and folders together; what vanishes meanwhile counts nothing."""
+    files: dict[tuple[int, int], tuple[int, int, int]] = {}
+    for file in _files(paths):
+        try:
+            at = file.lstat()
+        except OSError:
+            continue
+        seen = files[at.st_dev, at.st_ino][2] if (at.st_dev, at.st_ino) in files else 0
+        files[at.st_dev, at.st_ino] = (at.st_size, at.st_nlink, seen + 1)
+    frees = sum(size for size, links, seen in files.values() if seen >= links)
+    return DiskUse(sum(size for size, _, _ in files.values()), frees)
+
+
+def changed_at(paths: Iterable[Path]) -> float:
+    """When something of it was last written, in seconds since 1970."""
+    times = [0.0]
+    for path in paths:
+        for each in (path, *_files([path])):
+            try:
+                times.append(each.lstat().st_mtime)
+            except OSError:
+                continue
+    return max(times)
+
+
+def _files(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            for folder, _, names in os.walk(path):
+                yield from (Path(folder, name) for name in names)
+        elif path.exists():
+            yield path

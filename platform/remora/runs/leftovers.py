@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.files import disk_errors, exclusive, is_held, is_published, left_over, sweep
+from remora.files.disk import size_of
 
 WRITTEN = (
     *("stages", "bundles", "scores", "status", "searches", "tracking"),
@@ -36,8 +37,7 @@ class Leftover:
     @property
     def bytes(self) -> int:
         """Bytes that deleting it frees, without files that have other hard links."""
-        files = [self.path] if self.path.is_file() else [p for p in self.path.rglob("*") if p.is_file()]
-        return sum(s.st_size for f in files if (s := f.lstat()).st_nlink == 1)
+        return size_of([self.path]).frees
 
 
 def leftovers(runs: Path) -> Iterator[Leftover]:

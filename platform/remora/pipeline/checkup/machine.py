@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from remora.files.disk import nearest_there
 from remora.pipeline.checkup.finding import Finding, found, trouble
 
 OBJECT_STORE = 0.3
@@ -92,13 +93,6 @@ def _problem(runs: Path) -> str:
             probe.unlink(missing_ok=True)
             link.unlink(missing_ok=True)
     return ""
-
-
-def nearest_there(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder
 
 
 def _listens(host: str, port: int) -> bool:

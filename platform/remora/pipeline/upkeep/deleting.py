@@ -15,8 +15,9 @@ from pathlib import Path
 
 from remora.errors import StoreError
 from remora.files import discard, disk_errors, exclusive
+from remora.files.disk import changed_at, size_of
 from remora.pipeline.command_records import commands_at_work
-from remora.pipeline.upkeep.holdings import Holding, changed_at, size_of
+from remora.pipeline.upkeep.holdings import Holding
 from remora.pipeline.upkeep.needs import OWN, Needs
 from remora.runs.leftovers import delete, leftovers
 

@@ -14,7 +14,6 @@ cache/weights/<bundle>-int8-…     weights: a bundle whose language model answe
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -60,50 +59,6 @@ class Holding:
     def shown(self) -> str:
         """For messages: `stage run finetune-0f3a…`."""
         return f"{self.kind} {self.name}"
-
-
-@dataclass(frozen=True)
-class DiskUse:
-    """Bytes on disk, a file with several names counted once."""
-
-    bytes: int
-    frees: int
-    """Bytes that deleting it frees: without files that have hard links elsewhere."""
-
-
-def size_of(paths: Iterable[Path]) -> DiskUse:
-    """The size of files and folders together; what vanishes meanwhile counts nothing."""
-    files: dict[tuple[int, int], tuple[int, int, int]] = {}
-    for file in _files(paths):
-        try:
-            at = file.lstat()
-        except OSError:
-            continue
-        seen = files[at.st_dev, at.st_ino][2] if (at.st_dev, at.st_ino) in files else 0
-        files[at.st_dev, at.st_ino] = (at.st_size, at.st_nlink, seen + 1)
-    frees = sum(size for size, links, seen in files.values() if seen >= links)
-    return DiskUse(sum(size for size, _, _ in files.values()), frees)
-
-
-def changed_at(paths: Iterable[Path]) -> float:
-    """When something of it was last written, in seconds since 1970."""
-    times = [0.0]
-    for path in paths:
-        for each in (path, *_files([path])):
-            try:
-                times.append(each.lstat().st_mtime)
-            except OSError:
-                continue
-    return max(times)
-
-
-def _files(paths: Iterable[Path]) -> Iterator[Path]:
-    for path in paths:
-        if path.is_dir() and not path.is_symlink():
-            for folder, _, names in os.walk(path):
-                yield from (Path(folder, name) for name in names)
-        elif path.exists():
-            yield path
 
 
 def holdings(runs: Path) -> list[Holding]:
