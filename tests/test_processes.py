@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import count
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import pytest
 from remora import processes
 from remora.carrier import pack
 from remora.errors import DataError, WorkerError
-from remora.processes import MARK, Child, marked, remora_command
+from remora.processes import MARK, Child, marked, meanwhile, remora_command
 from support.waiting import until
 
 
@@ -121,3 +122,27 @@ def test_a_peak_is_counted_anew_after_it_is_forgotten():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
+
+
+def test_a_look_is_repeated_until_it_returns_true():
+    looks: list[bool] = []
+
+    def look() -> bool:
+        looks.append(True)
+        return len(looks) == 3
+
+    with meanwhile(look, 0.001, "looks"):
+        until("the thread ends", lambda: not named("looks"))
+    assert len(looks) == 3
+
+
+def test_looks_end_with_the_block_even_if_it_raises():
+    looks: list[bool] = []
+    with pytest.raises(KeyError), meanwhile(lambda: looks.append(True), 0.001, "looks"):
+        until("two looks", lambda: len(looks) > 1)
+        raise KeyError
+    assert not named("looks")
+
+
+def named(thread: str) -> bool:
+    return any(each.name == thread for each in threading.enumerate())

@@ -16,9 +16,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from remora.carrier import unpack
@@ -41,6 +42,27 @@ def forget_peak() -> None:
     """Begin `peak_memory` anew from what this process has now, where Linux allows it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+@contextlib.contextmanager
+def meanwhile(look: Callable[[], bool | None], seconds: float, name: str) -> Iterator[None]:
+    """Call `look` in a thread, every so many seconds, until it returns True or the block ends.
+
+    The end of the block waits for a call that is going on.
+    """
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(seconds) and not look():
+            pass
+
+    thread = threading.Thread(target=follow, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def user_name() -> str:

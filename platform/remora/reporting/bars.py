@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -23,6 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from remora.processes import meanwhile
 from remora.training.meter import duration
 
 Hear = Callable[[str, int, int], None]
@@ -139,20 +139,11 @@ def _tenths(console: Console, clock: Callable[[], float] = time.monotonic) -> He
 @contextmanager
 def growing(console: Console, verb: str, folder: Path) -> Iterator[None]:
     """Progress of what is being written to a folder whose size is not known before: bytes so far, rate, time."""
-    stop = threading.Event()
-    with reading(console, verb) as hear:
-
-        def follow() -> None:
-            while not stop.wait(0.5):
-                hear(folder.name, _size(folder), 0)
-
-        thread = threading.Thread(target=follow, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+    with (
+        reading(console, verb) as hear,
+        meanwhile(lambda: hear(folder.name, _size(folder), 0), 0.5, "growing"),
+    ):
+        yield
 
 
 def _size(folder: Path) -> int:

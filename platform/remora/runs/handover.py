@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from remora.errors import StoreError
 from remora.files import copy, is_published, scratch
+from remora.processes import meanwhile
 from remora.sharing import LeaseHeld, SharedRuns
 from remora.training.job import CHECKPOINTS, by_step
 from remora.training.journal import JOURNAL
@@ -46,19 +46,10 @@ def handing_over(work: Path, trained: Path, shared: SharedRuns, lease: LeaseHeld
     """Send checkpoints as they are published, during the block, and the last one at its end; or `trained`, the folder
     of the stage run, as soon as that is there."""
     sender = CheckpointSender(work, trained, shared, lease)
-    ends = threading.Event()
-
-    def watch() -> None:
-        while not ends.wait(LOOK_EVERY):
-            sender.look()
-
-    thread = threading.Thread(target=watch, name="handover", daemon=True)
-    thread.start()
     try:
-        yield
+        with meanwhile(sender.look, LOOK_EVERY, "handover"):
+            yield
     finally:
-        ends.set()
-        thread.join()
         sender.look()
 
 

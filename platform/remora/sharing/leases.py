@@ -15,13 +15,13 @@ import json
 import logging
 import os
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 
 from remora.errors import StoreError
+from remora.processes import meanwhile
 from remora.sharing.objects import Objects
 
 log = logging.getLogger(__name__)
@@ -127,35 +127,33 @@ class LeaseHeld:
     def __init__(self, leases: SharedLeases, key: str, number: int, mine: LeaseContent) -> None:
         self.key, self.number = key, number
         self._leases, self._mine = leases, mine
-        self._ends, self.lost = threading.Event(), False
+        self.lost = False
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
         """Show signs of life during the block, then give it back."""
-        beating = threading.Thread(target=self._beat, name="lease", daemon=True)
-        beating.start()
         try:
-            yield
+            with meanwhile(self._beat, LAPSE / BEATS, "lease"):
+                yield
         finally:
-            self._ends.set()
-            beating.join()
             if not self.lost:
                 try:
                     self._say(replace(self._mine, over=True))
                 except StoreError as e:
                     log.warning("%s: the lease is not given back, it lapses in %.0f s: %s", self.key, LAPSE, e)
 
-    def _beat(self) -> None:
-        while not self._ends.wait(LAPSE / BEATS):
-            try:
-                if self._leases.number(self.key) != self.number:
-                    self.lost = True
-                    log.warning("%s: another node took over, since the store was not reached in time", self.key)
-                    return
+    def _beat(self) -> bool:
+        """Show a sign of life; whether the lease is lost."""
+        try:
+            if self._leases.number(self.key) != self.number:
+                self.lost = True
+                log.warning("%s: another node took over, since the store was not reached in time", self.key)
+            else:
                 self._mine = replace(self._mine, beat=self._mine.beat + 1)
                 self._say(self._mine)
-            except StoreError as e:
-                log.warning("%s: the lease could not be renewed, it is tried again: %s", self.key, e)
+        except StoreError as e:
+            log.warning("%s: the lease could not be renewed, it is tried again: %s", self.key, e)
+        return self.lost
 
     def _say(self, content: LeaseContent) -> None:
         self._leases.objects.write(_place(self.key, self.number), content.encoded())

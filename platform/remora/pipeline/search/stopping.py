@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from remora.processes import meanwhile
+
 LOOK_EVERY = 0.5
 """Seconds between two looks for the file."""
 
@@ -35,21 +37,15 @@ def stoppable(folder: Path) -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(LOOK_EVERY):
-            if stop_file(folder).exists():
-                signal.pthread_kill(main.ident or 0, signal.SIGUSR1)
-                return
+    def asked() -> bool:
+        if there := stop_file(folder).exists():
+            signal.pthread_kill(main.ident or 0, signal.SIGUSR1)
+        return there
 
     # Not SIGINT: what a shell starts in the background ignores it.
     before = signal.signal(signal.SIGUSR1, interrupt)
-    watcher = threading.Thread(target=watch, name="stop", daemon=True)
-    watcher.start()
     try:
-        yield
+        with meanwhile(asked, LOOK_EVERY, "stop"):
+            yield
     finally:
-        over.set()
-        watcher.join()
         signal.signal(signal.SIGUSR1, before)
