@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from remora.cli import main
 from remora.inference.bundle import bundle_name
 from remora.pipeline.promotion import add_version
 from remora.tracking import Model, Tracker
-from support.explained_folder import ExplainedFolder, write_explained
+from support.explained_folder import ExplainedFolder, age, write_explained
 from support.ports import free_port
 
 Say = Callable[..., tuple[list[str], str]]
@@ -30,9 +28,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> ExplainedFolder:
 def runs(written: ExplainedFolder, tmp_path: Path) -> Path:
     copied = tmp_path / "runs"
     shutil.copytree(written.runs, copied)
-    long_ago = time.time() - 7200
-    for path in [copied, *copied.rglob("*")]:
-        os.utime(path, (long_ago, long_ago))
+    age(copied)
     return copied
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
@@ -21,7 +20,7 @@ from remora.files.disk import size_of
 from remora.pipeline import tracked_runs
 from remora.pipeline.command_records import at_work
 from remora.pipeline.search.search import lease_of
-from remora.pipeline.upkeep.deleting import FRESH, collect, collect_leftovers, fresh, remove
+from remora.pipeline.upkeep.deleting import collect, collect_leftovers, fresh, remove
 from remora.pipeline.upkeep.holdings import Holding, find, holdings
 from remora.pipeline.upkeep.moving import move_runs, rename_bundle
 from remora.pipeline.upkeep.needs import Needs, needs
@@ -29,7 +28,7 @@ from remora.pipeline.upkeep.verifying import verified, verified_records, verifie
 from remora.runs import variant_name
 from remora.tracking.every_version import Registered
 from remora.tracking.record import Claim, Run, RunModel, read_record
-from support.explained_folder import ExplainedFolder, write_explained
+from support.explained_folder import ExplainedFolder, age, write_explained
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +45,6 @@ def runs(written: ExplainedFolder, tmp_path: Path) -> Path:
         tracked_runs.variant_run(variant, written.lineages[connector], copied, tracked_runs.ALONE).keep()
     age(copied)
     return copied
-
-
-def age(runs: Path) -> None:
-    long_ago = time.time() - 2 * FRESH
-    for path in [runs, *runs.rglob("*")]:
-        os.utime(path, (long_ago, long_ago))
 
 
 def version(folder: Path | None = None, **said: object) -> Registered:

@@ -4,6 +4,8 @@ needs no training: two variants that differ in the connector, their stage runs, 
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from remora.inference.bundle import Bundle, weights_digest, write_bundle
 from remora.pipeline.search import board, space_file
 from remora.pipeline.search.board import Decided, Reached
 from remora.pipeline.tracked_runs import published_record
+from remora.pipeline.upkeep.deleting import FRESH
 from remora.runs import StageRun, Store, path, variant_name
 from remora.spec import Space, Variant
 from remora.training import journal
@@ -106,6 +109,13 @@ def write_explained(root: Path) -> ExplainedFolder:
     }  # fmt: skip
     lines.append(runs / "promotions.jsonl", [promoted])
     return folder
+
+
+def age(runs: Path) -> None:
+    """Let everything in a run folder be written so long ago that a collection takes it."""
+    long_ago = time.time() - 2 * FRESH
+    for each in [runs, *runs.rglob("*")]:
+        os.utime(each, (long_ago, long_ago))
 
 
 def _stage(store: Store, run: StageRun, variant: Variant, began: float) -> None:
