@@ -39,6 +39,15 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def read_object(file: Path) -> dict[str, object]:
+    """A file's JSON object; an empty one if the file is missing or holds something else."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def strings_in(value: object) -> Iterator[str]:
     """Every string among the values of parsed JSON or YAML, at any depth; keys are left out."""
     if isinstance(value, str):

@@ -6,7 +6,6 @@ record is gone is served all the same, so nothing here raises.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 from remora import tracking
 from remora.errors import RemoraError
 from remora.evaluation.sheet import score_files
+from remora.files import read_object
 from remora.inference.bundle import FILE, weights_digest
 from remora.pipeline.origin.stages import data_read
 
@@ -88,7 +88,7 @@ def _weights(folder: Path) -> str:
 
 
 def _stages(folder: Path) -> tuple[str, ...]:
-    said = _object(folder / FILE).get("about")
+    said = read_object(folder / FILE).get("about")
     stages = said.get("stages") if isinstance(said, dict) else None
     return tuple(map(str, stages)) if isinstance(stages, list) else ()
 
@@ -103,7 +103,7 @@ def _scores(folder: Path, weights: str) -> dict[str, BenchmarkScore]:
     """The latest score of each benchmark that these weights were asked."""
     found: dict[str, BenchmarkScore] = {}
     for file in score_files(folder, weights):
-        said = _object(file)
+        said = read_object(file)
         score, metric = _number(said.get("accuracy")), said.get("metric")
         if score is not None and isinstance(metric, str):
             ci, n = said.get("ci"), said.get("n")
@@ -134,11 +134,3 @@ def _scores_of(metrics: Mapping[str, float]) -> dict[str, BenchmarkScore]:
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _object(file: Path) -> dict[str, object]:
-    try:
-        said = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from remora.data.skipped import EntryCounts
 from remora.errors import RemoraError
-from remora.files import is_published
+from remora.files import is_published, read_object
 from remora.model.refs import SourceRecord
 from remora.sharing import around
 from remora.spec import MixtureEntry
@@ -88,7 +87,7 @@ def stages_of(runs: Path, names: Sequence[str]) -> tuple[list[StageOrigin], list
 def lineage_names(runs: Path, name: str) -> list[str]:
     """The names of a stage run and of those before it, the first one first, by their records."""
     found = [name]
-    while parent := _text(_object(runs / "stages" / found[0] / "record.json").get("parent")):
+    while parent := _text(read_object(runs / "stages" / found[0] / "record.json").get("parent")):
         if parent in found:  # a record that was edited
             break
         found.insert(0, parent)
@@ -119,25 +118,25 @@ class DataRead:
 def data_read(folder: Path, runs: Path) -> list[DataRead]:
     """What a published stage run read, in its mixture's order; nothing if its job.json cannot be read.
     It reads no more of that than it needs, so that other releases' jobs do."""
-    job = _object(folder / "job.json")
+    job = read_object(folder / "job.json")
     mixture, folders = _dict(job.get("stage")).get("mixture"), job.get("datasets")
     if not isinstance(mixture, list) or not isinstance(folders, list):
         return []
-    recorded, found = _digests(_object(folder / "record.json")), []
+    recorded, found = _digests(read_object(folder / "record.json")), []
     for number, (said, place) in enumerate(zip(mixture, folders, strict=False)):
         try:
             entry = MixtureEntry.model_validate(said)
         except ValueError:  # of another release
             continue
         index = runs / str(place)
-        known = recorded.get(entry.label) or _text(_object(index / "index.json").get("digest"))
+        known = recorded.get(entry.label) or _text(read_object(index / "index.json").get("digest"))
         found.append(DataRead(number, entry, index, known or None))
     return found
 
 
 def stage_origin(folder: Path) -> tuple[StageOrigin, list[str]]:
     """(What the files of a published stage run say, what they lack)."""
-    record, job = _object(folder / "record.json"), _object(folder / "job.json")
+    record, job = read_object(folder / "record.json"), read_object(folder / "job.json")
     events = journal.load(folder / JOURNAL).records
     steps = totals.counted(events)
     started = [e for e in events if e["event"] == "started"]
@@ -181,13 +180,6 @@ def _digests(record: Mapping[str, object]) -> dict[str, str]:
     data = record.get("data")
     listed = [d for d in data if isinstance(d, dict)] if isinstance(data, list) else []
     return {str(d["dataset"]): str(d["digest"]) for d in listed if d.keys() >= {"dataset", "digest"}}
-
-
-def _object(file: Path) -> dict[str, object]:
-    try:
-        return _dict(json.loads(file.read_text()))
-    except (OSError, ValueError, RecursionError):
-        return {}
 
 
 def _dict(value: object) -> dict[str, object]:

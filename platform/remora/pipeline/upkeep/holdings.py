@@ -13,9 +13,8 @@ cache/weights/<bundle>-int8-…     weights: a bundle whose language model answe
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -173,12 +172,3 @@ def names_of(holding: Holding) -> set[str]:
     if holding.kind == "unfinished stage run":
         names.add(holding.path.stem)
     return names
-
-
-def read_object(file: Path) -> Mapping[str, object]:
-    """A file's JSON object; an empty one if it is missing or is none."""
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from remora.errors import DataError, RemoraError
 from remora.evaluation.sheet import read_about
-from remora.files import digest, is_held, strings_in
+from remora.files import digest, is_held, read_object, strings_in
 from remora.inference.bundle import FILE, read_bundle_file
 from remora.pipeline.command_records import commands_at_work
 from remora.pipeline.search import space_file
 from remora.pipeline.search.search import lease_of, result_file
-from remora.pipeline.upkeep.holdings import INDEX, Holding, holdings, read_object, torn_apart
+from remora.pipeline.upkeep.holdings import INDEX, Holding, holdings, torn_apart
 from remora.pipeline.upkeep.registered import lineage_of, names_bundle, stages_of, weights_of
 from remora.tracking.every_version import Registered
 from remora.tracking.record import FOLDER, Record, file_of, lives, read_record

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from remora.errors import RemoraError
-from remora.files import MANIFEST, is_published, sha256_file
+from remora.files import MANIFEST, is_published, read_object, sha256_file
 from remora.inference.bundle import read_bundle_file, weights_digest
-from remora.pipeline.upkeep.holdings import Holding, read_object
+from remora.pipeline.upkeep.holdings import Holding
 from remora.tracking.every_version import Registered
 
 

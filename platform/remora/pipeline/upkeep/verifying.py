@@ -12,8 +12,8 @@ from pathlib import Path
 
 from remora.errors import RemoraError, StoreError
 from remora.evaluation.sheet import ABOUT
-from remora.files import MANIFEST, UNREAD, is_published, manifest, verify
-from remora.pipeline.upkeep.holdings import Holding, read_object, torn_apart
+from remora.files import MANIFEST, UNREAD, is_published, manifest, read_object, verify
+from remora.pipeline.upkeep.holdings import Holding, torn_apart
 from remora.pipeline.upkeep.registered import lineage_of
 from remora.spec import PARTS
 from remora.tracking.every_version import Registered
