@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from remora.cluster.session import ray_session
+from remora.cluster.session import ray_session, token_file
 from remora.cluster.watch import alive
 from remora.errors import RemoraError, first_line
 from remora.files.disk import size_of
@@ -30,9 +30,8 @@ def authentication(env: Mapping[str, str] = os.environ, home: Path | None = None
     mode = env.get("RAY_AUTH_MODE", "").lower()
     if mode and mode not in MODES:
         return trouble(f"RAY_AUTH_MODE is {mode!r}", f"one of {', '.join(MODES)}")
-    named = env.get("RAY_AUTH_TOKEN_PATH")
-    file = Path(named) if named else (home or Path.home()) / ".ray" / "auth_token"
-    if named and not file.is_file() and not env.get("RAY_AUTH_TOKEN"):
+    file = token_file(env, home)
+    if env.get("RAY_AUTH_TOKEN_PATH") and not file.is_file() and not env.get("RAY_AUTH_TOKEN"):
         return trouble(f"RAY_AUTH_TOKEN_PATH names {file}, which is not there", "the cluster's token, in that file")
     token = bool(env.get("RAY_AUTH_TOKEN")) or file.is_file()
     if mode == "token" and not token:

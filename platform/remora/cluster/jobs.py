@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from remora.cluster.session import token_file
 from remora.cluster.submission import EXCLUDED, Submission
 from remora.cluster.watch import alive
 from remora.errors import ClusterError, WorkerError
@@ -66,8 +67,7 @@ def job_service(address: str) -> Iterator[JobSubmissionClient]:
 
 def _use_token() -> None:
     """Ray's client sends a token only if RAY_AUTH_MODE says so; `ray start --head` demands one where it finds one."""
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN") or file.is_file()):
+    if "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN") or token_file().is_file()):
         os.environ["RAY_AUTH_MODE"] = "token"
 
 

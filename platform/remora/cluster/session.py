@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,11 @@ WORKER_ENV = {
 }
 LONGEST_ROOT = 107 - len("/ray/session_2026-11-29_20-15-00_123456_4194304/sockets/plasma_store_1")
 """Bytes of the folder in which Ray makes its own: a Unix socket's path has at most 107."""
+
+
+def token_file(env: Mapping[str, str] = os.environ, home: Path | None = None) -> Path:
+    """Where Ray looks for a cluster's token, unless RAY_AUTH_TOKEN has it."""
+    return Path(env.get("RAY_AUTH_TOKEN_PATH") or (home or Path.home()) / ".ray" / "auth_token")
 
 
 def _address(given: str | None) -> str | None:
