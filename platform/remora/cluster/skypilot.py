@@ -37,9 +37,7 @@ def task(submission: Submission, nodes: Nodes, image: str | None, volume: str) -
         made["secrets"] = dict.fromkeys(submission.secrets)  # `sky launch --secret NAME`
     if not image:
         source = (submission.folder / "platform" / "remora").is_dir()
-        made["setup"] = (
-            f"pip install -e '.[train]'{' -c constraints.txt'}\n" if source else "pip install 'remora[train]'\n"
-        )
+        made["setup"] = "pip install -e '.[train]' -c constraints.txt\n" if source else "pip install 'remora[train]'\n"
     made["run"] = _run(submission, nodes)
     return made
 

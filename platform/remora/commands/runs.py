@@ -22,8 +22,8 @@ from remora.commands.saying import say
 from remora.errors import SpecError, StoreError, TornArtifact, TrackingError
 from remora.files.disk import changed_at, size_of
 from remora.pipeline.upkeep import deleting, moving, verifying
-from remora.pipeline.upkeep.deleting import Garbage, named
-from remora.pipeline.upkeep.holdings import Holding, find
+from remora.pipeline.upkeep.deleting import Garbage
+from remora.pipeline.upkeep.holdings import Holding, find, named
 from remora.pipeline.upkeep.needs import OWN, Needs, needs
 from remora.reporting.columns import console
 from remora.reporting.holdings import HoldingRecord, amount, holdings_table

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from remora.errors import StoreError
 from remora.files import discard, disk_errors, exclusive
 from remora.files.disk import changed_at, size_of
 from remora.pipeline.command_records import commands_at_work
-from remora.pipeline.upkeep.holdings import Holding
+from remora.pipeline.upkeep.holdings import Holding, named
 from remora.pipeline.upkeep.needs import OWN, Needs
 from remora.runs.leftovers import delete, leftovers
 
@@ -85,11 +85,6 @@ def remove(holding: Holding, needs: Needs, really: bool) -> Garbage:
     if really:
         _delete(holding)
     return found
-
-
-def named(names: Sequence[str], most: int = 4) -> str:
-    """Some names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _delete(holding: Holding) -> None:

@@ -14,7 +14,7 @@ cache/weights/<bundle>-int8-…     weights: a bundle whose language model answe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -151,17 +151,22 @@ def find(name: str, runs: Path, among: Iterable[Holding]) -> Holding:
     asked = name.rstrip("/")
     if Path(asked).is_absolute() and Path(asked).is_relative_to(runs):
         asked = Path(asked).relative_to(runs).as_posix()
-    named = [h for h in there if asked == h.place] or [h for h in there if asked in names_of(h)]
-    if len(named) == 1:
-        return named[0]
-    if named:
-        raise DataError(f"{len(named)} things are named {name!r}; give one of: {', '.join(h.place for h in named)}")
+    found = [h for h in there if asked == h.place] or [h for h in there if asked in names_of(h)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise DataError(f"{len(found)} things are named {name!r}; give one of: {', '.join(h.place for h in found)}")
     known = [each for h in there for each in names_of(h)]
-    some = ", ".join(h.place for h in there[:SHOWN]) + (f" and {len(there) - SHOWN} more" * (len(there) > SHOWN))
+    some = named([h.place for h in there], SHOWN)
     raise DataError(
         f"{runs} holds nothing of the name {name!r}{nearest(name, known)} (it holds: {some or 'nothing'}); "
         "next: remora runs ls"
     )
+
+
+def named(names: Sequence[str], most: int = 4) -> str:
+    """Some names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def names_of(holding: Holding) -> set[str]:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from remora.data.index_builder import STATE
 from remora.errors import DataError, RemoraError
 from remora.evaluation.sheet import read_about
 from remora.files import digest, is_held, read_object, strings_in
@@ -245,7 +246,7 @@ class _Counted:
         for h in self.found.holdings:
             if h.kind != "index":
                 continue
-            state = read_object(h.path.parent / "state.json")
+            state = read_object(h.path.parent / STATE)
             files = state.get("files")
             if state.get("index") == h.path.name and isinstance(files, list) and files and all(map(_there, files)):
                 self._add(h.place, User(f"dataset {files[0][0]}"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from remora.errors import RemoraError
 from remora.files import MANIFEST, is_published, read_object, sha256_file
-from remora.inference.bundle import read_bundle_file, weights_digest
+from remora.inference.bundle import FILE, read_bundle_file, weights_digest
 from remora.pipeline.upkeep.holdings import Holding
 from remora.tracking.every_version import Registered
 
@@ -56,7 +56,7 @@ def lineage_of(bundle: Path) -> list[str]:
 
 
 def _name(bundle: Path) -> object:
-    return read_object(bundle / "bundle.json").get("name")
+    return read_object(bundle / FILE).get("name")
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -11,19 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.errors import RemoraError, StoreError
-from remora.evaluation.sheet import ABOUT
+from remora.evaluation.sheet import ABOUT, REPORT, SCORE
 from remora.files import MANIFEST, UNREAD, is_published, manifest, read_object, verify
+from remora.pipeline.search.space_file import SPACE
 from remora.pipeline.upkeep.holdings import Holding, torn_apart
 from remora.pipeline.upkeep.registered import lineage_of
 from remora.spec import PARTS
 from remora.tracking.every_version import Registered
 from remora.tracking.record import FOLDER, read_record
 from remora.tracking.registry import content_digest
+from remora.training.job import CHECKPOINTS
 
 STAGE_AGAIN = "next: the command that trained it, which sets it aside and trains it again"
 BUNDLE_AGAIN = "next: delete it, and give the command that made it again: nothing is trained"
 INDEX_AGAIN = "next: delete the folder; the next command that reads the dataset builds it again"
-CHECKPOINT = "a resume takes the checkpoint before it"
+CHECKPOINT_BEFORE = "a resume takes the checkpoint before it"
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ def _problems(runs: Path, holding: Holding) -> Iterator[str]:
             yield from _torn(folder, STAGE_AGAIN)
             yield from _recorded(holding)
         case "unfinished stage run":
-            for checkpoint in sorted((folder / "checkpoints").glob("[!.]*")):
-                yield from _torn(checkpoint, CHECKPOINT)
+            for checkpoint in sorted((folder / CHECKPOINTS).glob("[!.]*")):
+                yield from _torn(checkpoint, CHECKPOINT_BEFORE)
         case "bundle" | "weights" | "download":
             yield from _torn(folder, BUNDLE_AGAIN)
             yield from _copied(runs, folder)
@@ -93,9 +95,9 @@ def _problems(runs: Path, holding: Holding) -> Iterator[str]:
         case "scores":
             if not (folder / ABOUT).exists():
                 yield f"{folder}: no {ABOUT}, which tells of which model it is; next: delete it, and ask again"
-            yield from _readable(folder, (ABOUT, "report.json", "score.json"))
+            yield from _readable(folder, (ABOUT, REPORT, SCORE))
         case "search":
-            yield from _readable(folder, ("space.json",))
+            yield from _readable(folder, (SPACE,))
         case _:
             return
 
