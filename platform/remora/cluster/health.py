@@ -18,7 +18,7 @@ from remora.training.environment import code_digest
 
 MODES = ("token", "k8s", "disabled")
 MUCH = 2e9
-"""Bytes of dead clusters' files that are worth a word."""
+"""Bytes of dead clusters' files above which they are reported."""
 SKEW = 1.0
 """Seconds by which the clocks of two nodes may differ: journals of several machines are put in order by time."""
 NODES = 30.0
@@ -26,7 +26,7 @@ NODES = 30.0
 
 
 def authentication(env: Mapping[str, str] = os.environ, home: Path | None = None) -> Finding:
-    """RAY_AUTH_MODE and the token. A cluster with tokens answers 401 to who brings none."""
+    """RAY_AUTH_MODE and the token. A cluster that wants a token answers 401 without one."""
     mode = env.get("RAY_AUTH_MODE", "").lower()
     if mode and mode not in MODES:
         return trouble(f"RAY_AUTH_MODE is {mode!r}", f"one of {', '.join(MODES)}")

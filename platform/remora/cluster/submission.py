@@ -116,7 +116,7 @@ def nodes_of(submission: Submission, gpus_per_node: int) -> Nodes:
     return Nodes(
         count=math.ceil(most / each),
         least=math.ceil(least / each),
-        cpus=math.ceil(each * block.cpus_per_worker) + 1,  # one for who places the work
+        cpus=math.ceil(each * block.cpus_per_worker) + 1,  # one for the process that places the work
         gpus=math.ceil(each * block.gpus_per_worker),
         memory=math.ceil(each * block.memory_per_worker),
     )

@@ -17,7 +17,7 @@ def bring_index(home: Path, files: list[list[str | int]], beside: tuple[str, str
 
     Args:
         home: The folder of the dataset's indexes.
-        files: Each with what changes when it does, as the index was told.
+        files: The dataset's files, each with its size and stamp, by which a change is seen.
         beside: The names of the index's state and of the table of pictures.
     """
     shared = around(home)

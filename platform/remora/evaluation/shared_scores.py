@@ -15,7 +15,7 @@ KEPT = 2
 
 
 def bring_scores(scores: Path) -> None:
-    """Bring what other nodes have measured and this one has nothing of."""
+    """Bring scores of other nodes for which this one has no folder."""
     if (shared := around(scores)) is None:
         return
     for name in shared.names(shared.key(scores)):

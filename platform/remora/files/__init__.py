@@ -117,7 +117,7 @@ def scratch(final: Path) -> Iterator[Path]:
 
 
 def discard(folder: Path) -> None:
-    """Delete a folder that readers know: it is gone at once or not at all. One that is gone already is none."""
+    """Delete a folder that readers know: it is gone at once or not at all. It is no error if it is gone already."""
     try:
         fd = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
@@ -237,7 +237,7 @@ def exclusive(
     While another process holds it, `waiting` is called once with what the holder wrote about itself. If `enough()`
     becomes true, the wait ends and this yields False.
     """
-    told, again = False, 5  # more would be a file system that numbers a file anew whenever it is looked at
+    told, again = False, 5  # a file system that gives a file a new inode number at each look would take more, for ever
     with contextlib.ExitStack() as opened:
         f = opened.enter_context(_lock_file(path))
         while True:
@@ -246,7 +246,7 @@ def exclusive(
                 if _is_at(path, f.fileno()) or not again:
                     break
                 again -= 1
-                opened.close()  # its last holder deleted it: the next one to come would lock another file
+                opened.close()  # its last holder deleted it: a process that comes later would lock another file
                 f = opened.enter_context(_lock_file(path))
             except BlockingIOError:
                 if enough():
@@ -293,7 +293,7 @@ def is_held(path: Path) -> bool:
 
 
 def _open_to_lock(path: Path) -> int:
-    """Open a lock file; to read only where this process may not write, which NFS does not lock."""
+    """Open a lock file; where this process may not write, only to read, and NFS refuses a lock on that."""
     try:
         return os.open(path, os.O_RDWR)
     except OSError as e:
@@ -314,7 +314,7 @@ def manifest(folder: Path, advice: str = MAKE_AGAIN) -> dict[str, str]:
     """File to sha256, from a published folder's manifest.
 
     Raises:
-        TornArtifact: there is no manifest, or what is there is none; the message ends with `advice`.
+        TornArtifact: the manifest is missing or is not in its format; the message ends with `advice`.
         StoreError: the disk or its rights do not let it be read, which says nothing of the folder.
     """
     try:

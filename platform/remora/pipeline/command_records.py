@@ -120,7 +120,7 @@ def records(runs: Path) -> list[CommandRecord]:
 
 
 def commands_at_work(runs: Path) -> list[str]:
-    """What works now: from the moment when it was given, before it holds anything else."""
+    """Commands that run now, from the moment when they begin, before they hold any other lock."""
     return [f"{record.verb} {record.name}" for record in records(runs) if record.state(runs) == "running"]
 
 

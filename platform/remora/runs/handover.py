@@ -1,7 +1,7 @@
 """Handing an unfinished stage run from one node to another, where the run folder is a URL.
 
 While a process has the lease, a thread sends every checkpoint to the URL when training has published it, with the
-journal up to then, and the trained stage run. Whoever has the lease next makes its working folder of the newest one.
+journal up to then, and the trained stage run. The next process to hold the lease starts from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class CheckpointSender:
             self.sent = step
             self._shared.keep_newest(self._shared.key(self.work), KEPT)
         except FileNotFoundError:
-            return  # deleted meanwhile, or published as a whole: there is a newer one
+            return  # training deleted it, because there is a newer one, or published the stage run
         except (OSError, StoreError) as e:
             log.warning("%s: the checkpoint of step %d is not sent yet: %s", self.work.stem, step, e)
 

@@ -62,7 +62,7 @@ class Store:
         self.data = runs / "data"
         self.cache = runs / "cache"
         self.shared = around(runs)
-        """The URL that it shares its results at, if the run folder is one."""
+        """Where results are shared, if the run folder is a URL; else None."""
 
     def check_writable(self) -> None:
         """Raises:
@@ -104,11 +104,11 @@ class Store:
             return False
 
     def there(self, run: StageRun) -> bool:
-        """`finished`, for who only wants to know: nothing is brought from the URL."""
+        """Like `finished`, but nothing is brought from the URL."""
         return self.shared.has(self.folder(run)) if self.shared else self.finished(run)
 
     def elsewhere(self, run: StageRun) -> bool:
-        """Whether a process that lives has the lease to train it."""
+        """Whether a living process, here or on another node, holds its lease."""
         if is_held(self.root / f"{run.name}.lease"):
             return True
         return self.shared is not None and self.shared.leases.elsewhere(self.shared.key(self.folder(run)))
@@ -283,8 +283,10 @@ class Store:
         return [ran_on for each in found if (ran_on := read_environment(each))]
 
     def publish(self, name: str, record: dict[str, object], attempt: int | None = None) -> Path:
-        """Publish the trained parts of a run, with journal and record but without checkpoints. At
-        a URL the lease's holder does (`handover`): the ranks that wait for this one would take an upload for a hang.
+        """Publish the trained parts of a run, with journal and record but without checkpoints.
+
+        The upload to a URL is left to the lease's holder (`handover`): other ranks wait here, and a long upload would
+        look to them like a hang.
 
         Args:
             attempt: The attempt that trained it (see `training.journal`); None if there was only one.

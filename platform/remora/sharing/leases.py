@@ -40,7 +40,7 @@ class LeaseContent:
     holder: str
     node: str
     token: str
-    """Of this one taking of it."""
+    """New each time that the lease is taken."""
     beat: int = 0
     over: bool = False
 
@@ -57,14 +57,14 @@ class SharedLeases:
         """Key -> number and content of its lease, and since when this process sees that."""
 
     def elsewhere(self, key: str) -> bool:
-        """Whether a node that seems to live has the lease, and it is not this one."""
+        """Whether another node has the lease and shows signs of life."""
         return self._holder(key)[1] is not None
 
     @contextlib.contextmanager
     def hold(
         self, key: str, waiting: Callable[[str], None] = lambda holder: None, enough: Callable[[], bool] = lambda: False
     ) -> Iterator[LeaseHeld | None]:
-        """Hold the lease during the block. Of the processes of this node only one may ask, which a local lock sees to.
+        """Hold the lease during the block. The caller has a local lock: of a node, one process at a time asks.
 
         While another node has it, `waiting` is called once with its description. If `enough()` becomes true, the wait
         ends and this yields None.

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 OWN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG})
-"""Errnos that no store gives: of this node's disk."""
+"""Errnos of this node's own disk, which no store reports."""
 PATTERN = re.compile(r"[*?\[{]")
 """What fsspec takes for a pattern of names."""
 TRIES = 3
-"""Of a creation that met another one that had not ended (HTTP 409)."""
+"""Attempts to create an object while the store says that another creation of it is going on (HTTP 409)."""
 
 
 class Objects:
@@ -115,7 +115,7 @@ class Objects:
         with contextlib.suppress(FileNotFoundError), self._errors():
             if PATTERN.search(place) is None:
                 system.rm(place, recursive=True)
-            else:  # `rm` would delete all that it matches, and not what is called so
+            else:  # `rm` would take the name as a pattern, and delete all that it matches
                 for each in system.find(place):
                     system.rm_file(each)
 

@@ -80,8 +80,7 @@ class Ledger:
         return number
 
     def end(self, number: int, how: str, steps: int = 0, again: int = 0, at: int | None = None) -> None:
-        """The item ended. `at` is what `begin` could not know: another node, whose work it went on with, had come
-        further."""
+        """The item ended. `at` corrects what `begin` was given, if it went on from another node's checkpoint."""
         known = {} if at is None or at == self._at[number] else {"at": at}
         self._add("ended", number, how=how, steps=steps, again=again, **known)
         self.steps += steps

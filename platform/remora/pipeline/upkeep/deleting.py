@@ -110,7 +110,7 @@ def _delete(holding: Holding) -> None:
 
 
 def _leases(holding: Holding) -> list[Path]:
-    """What whoever works at a holding has locked."""
+    """The locks that a command has while it works at a holding."""
     folder = holding.path
     match holding.kind:
         case "stage run" | "unfinished stage run":

@@ -61,7 +61,7 @@ class Holding:
 
 
 def holdings(runs: Path) -> list[Holding]:
-    """Everything that a run folder holds, but leftovers of killed commands."""
+    """Everything that a run folder holds, except leftovers of killed commands."""
     return [*_stages(runs), *_bundles(runs), *_scores(runs), *_indexes(runs), *_searches(runs), *_made_anew(runs)]
 
 

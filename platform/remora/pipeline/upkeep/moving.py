@@ -26,7 +26,7 @@ NAMED = {
     "download": "by its version",
     "weights": "by its bundle",
 }
-"""What of the holdings that cannot be renamed their names are."""
+"""What decides the names of holdings that cannot be renamed."""
 
 
 def rename_bundle(holding: Holding, to: str, runs: Path, needs: Needs) -> Path:
@@ -70,7 +70,7 @@ def check_idle(needs: Needs) -> None:
 
 
 def _tell_records(runs: Path, old: str, new: str) -> None:
-    """MLflow makes a version that it does not have yet of the folder that a record names, and a model, too."""
+    """Write the new folder into records: versions and models that MLflow does not have yet are made from it."""
     for file in sorted((runs / FOLDER).glob("*.json")):
         try:
             record = read_record(file)
