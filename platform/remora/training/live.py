@@ -10,20 +10,14 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from remora.training.torch_private import (
-    FakeTensor,
-    OpOverload,
-    TorchDispatchMode,
-    storage_key,
-    tracing,
-    tree_leaves,
-    unset_fake_temporarily,
-)
+from remora.training.torch_private import FakeTensor, TorchDispatchMode, tracing, unset_fake_temporarily
+
+ARANGE = (torch.ops.aten.arange.default, torch.ops.aten.arange.start, torch.ops.aten.arange.start_step)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -43,7 +37,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: OpOverload,
+        func: Callable[..., object],
         types: Sequence[type],
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,
@@ -57,9 +51,8 @@ class LiveBytes(TorchDispatchMode):
             func, kwargs = torch.ops.aten.convolution.default, {}
             args = picture, weight, bias, stride, padding, dilation, False, [0, 0], groups
         out = func(*args, **kwargs)
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self.see(leaf)
+        for tensor in tensors_in(out):
+            self.see(tensor)
         return out
 
     def see(self, tensor: Tensor, label: str | None = None) -> None:
@@ -67,7 +60,7 @@ class LiveBytes(TorchDispatchMode):
         if tensor.device.type == "meta":
             return
         storage = tensor.untyped_storage()
-        key = storage_key(storage)
+        key = id(storage)  # torch has one Python object for a storage, as long as that lives
         if key in self._held:
             ref, size, old = self._held[key]
             if label is not None and label != old:
@@ -88,7 +81,7 @@ class LiveBytes(TorchDispatchMode):
 
     def forget(self, tensor: Tensor) -> None:
         """Do not count a tensor's storage any more."""
-        key = storage_key(tensor.untyped_storage())
+        key = id(tensor.untyped_storage())
         if key in self._held:
             ref, size, label = self._held[key]
             self._held[key] = ref, 0, label  # known, so that its views are not counted either
@@ -111,14 +104,14 @@ class LiveBytes(TorchDispatchMode):
             self.label = old
 
 
-def _is_bookkeeping(func: OpOverload, args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
+def _is_bookkeeping(func: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
     """Whether a traced pass computes it for real: it has no fake input, or makes whole numbers.
 
     What a batch says (lengths, positions of supervised tokens) decides shapes, so it has to be known.
     """
     if not tracing():
         return False
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors = list(tensors_in((args, kwargs)))
     if any(isinstance(t, FakeTensor) for t in tensors):
         return False
     if tensors:
@@ -126,4 +119,15 @@ def _is_bookkeeping(func: OpOverload, args: Sequence[object], kwargs: Mapping[st
     dtype = kwargs.get("dtype")
     if isinstance(dtype, torch.dtype):
         return not dtype.is_floating_point
-    return func.overloadpacket is torch.ops.aten.arange and all(isinstance(n, int) for n in args)
+    return func in ARANGE and all(isinstance(n, int) for n in args)
+
+
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """The tensors of an operation's arguments or result: sequences and mappings, nested."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from tensors_in(each)
+    elif isinstance(value, Mapping):
+        yield from tensors_in(list(value.values()))

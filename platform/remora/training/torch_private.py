@@ -1,6 +1,12 @@
 """The names of torch with an underscore that tracing needs, in one place: a release may move any of them.
 
-tests/training/test_torch_private.py has a test of each, so that a new torch says which one moved.
+tests/training/test_torch_private.py has a test of each, so that a new torch says which one moved. torch 2.13 has no
+public name for any of them:
+
+- `FakeTensorMode`, `FakeTensor` and `TorchDispatchMode`: torch's documentation itself imports them from these modules.
+- `unset_fake_temporarily`: nothing else computes for real inside the fake mode.
+- `torch._C._get_dispatch_mode`, in `tracing`: making a tensor and looking whether it is fake would be public, and would
+  cost two more dispatches for every operation of a trace.
 """
 
 from __future__ import annotations
@@ -11,20 +17,15 @@ from unittest import mock
 
 import torch
 from torch import nn
-from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 __all__ = [
     "FakeTensor",
     "FakeTensorMode",
-    "OpOverload",
     "TorchDispatchMode",
     "in_place",
-    "storage_key",
     "tracing",
-    "tree_leaves",
     "unset_fake_temporarily",
 ]
 
@@ -32,11 +33,6 @@ __all__ = [
 def tracing() -> bool:
     """Whether this thread is in the fake mode."""
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
-
-
-def storage_key(storage: torch.UntypedStorage) -> int:
-    """The address of torch's own object: the same for every Python object of one storage."""
-    return storage._cdata
 
 
 @contextlib.contextmanager
