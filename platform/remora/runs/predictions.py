@@ -16,11 +16,11 @@ from statistics import median
 from remora import catalog
 from remora.catalog import Device
 from remora.data.held_out import opened
-from remora.files import is_published, write_json
+from remora.files import write_json
 from remora.processes import cpu_kind
 from remora.runs.operations import operations, sample_size
 from remora.runs.preflight import outlook
-from remora.runs.rates import CALIBRATION, kind_of, rate_on
+from remora.runs.rates import CALIBRATION, kind_of, published, rate_on
 from remora.spec import Cluster
 from remora.training import journal, totals
 from remora.training.job import StageJob
@@ -158,8 +158,7 @@ def told(job: StageJob, seconds: float) -> dict[str, object]:
 
 def checked_predictions(runs: Path, device: str | None = None) -> list[CheckedPrediction]:
     """Predictions of published stage runs beside what came, the newest first; of one kind of device, if it is given."""
-    there = sorted((f for f in (runs / "stages").glob("*-*") if is_published(f)), key=lambda f: -f.stat().st_mtime)
-    found = (_read(folder / "record.json") for folder in there)
+    found = (_read(folder / "record.json") for folder in published(runs))
     return [one for one in found if one and device in (None, one.prediction.device)]
 
 

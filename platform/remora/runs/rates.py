@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +18,7 @@ from remora.runs.operations import SampleSize, operations, sample_size
 from remora.spec import PARTS, Cluster
 from remora.training import journal
 from remora.training.environment import read_environment
+from remora.training.events import JournalEvent, StepEvent
 from remora.training.job import StageJob
 
 SHARE = 0.4
@@ -30,9 +31,8 @@ WARM = 2
 """Steps at the start of an attempt that are left out where there are some more: they allocate what later ones reuse."""
 CALIBRATION = "calibration"
 """The run folder inside the run folder where `remora plan --calibrate` trains a few steps."""
-
-
 OF = " of "
+"""Between a stage's name and its parts, in a kind of stage."""
 
 
 def kind_of(stage: str, parts: Mapping[str, str]) -> str:
@@ -133,12 +133,17 @@ def measured(runs: Path, gpus: bool, device: str | None = None, counted: bool = 
 def _work(runs: Path, gpus: bool, device: str | None, counted: bool) -> list[_Worked]:
     """Of the newest stage runs, some of each stage's name."""
     looked: dict[str, list[_Worked]] = {}
-    there = sorted((f for f in (runs / "stages").glob("*-*") if is_published(f)), key=lambda f: -f.stat().st_mtime)
-    for folder in there:
+    for folder in published(runs):
         found = looked.setdefault(folder.name.rpartition("-")[0], [])
         if len(found) < MOST_RUNS and (one := _worked(runs, folder, gpus, device, counted)):
             found.append(one)
     return [one for found in looked.values() for one in found]
+
+
+def published(runs: Path) -> list[Path]:
+    """The folders of published stage runs, the newest first."""
+    there = (f for f in (runs / "stages").glob("*-*") if is_published(f))
+    return sorted(there, key=lambda f: -f.stat().st_mtime)
 
 
 def _speed(found: list[_Worked]) -> float:
@@ -150,31 +155,19 @@ def _worked(runs: Path, folder: Path, gpus: bool, device: str | None, counted: b
         job = StageJob.from_json((folder / "job.json").read_text(), runs)
         if (job.cluster.gpus_per_worker > 0) != gpus:
             return None
-        parts = {part: job.parts[part].name for part in job.stage.tune.present}
         events = list(journal.read(folder / journal.JOURNAL))
-        embeddings = 0
-        if "vision" in parts:
-            kinds = catalog.vision(parts["vision"]), catalog.connector(parts["connector"]), catalog.llm(parts["llm"])
-            embeddings = check_composition(*kinds)
+        if device and any(_elsewhere(e, device) for e in events):
+            return None
+        parts = {part: job.parts[part].name for part in job.stage.tune.present}
+        operations_of = _counting(job, parts, counted)
         workers, attempts, steps = job.cluster.least_workers, 0, list[tuple[float, float]]()
-        cold, planned = set[int](), _planned(job)
+        cold = set[int]()
         for e in events:
             if e["event"] == "started":
                 workers, attempts = e.get("workers", workers), attempts + 1
                 cold |= set(range(len(steps), len(steps) + WARM))
-                ran_on = read_environment(e.get("environment"))
-                if device and ran_on and (ran_on["gpu"] or "cpu") != device:
-                    return None
-            if e["event"] != "step" or not e.get("samples_per_second") or not e.get("tokens_per_second"):
-                continue
-            took = e["samples"] / e["samples_per_second"]
-            positions = e["tokens_per_second"] * took / e["samples"]
-            real = SampleSize(max(1.0, positions - embeddings), 1.0 if embeddings else 0.0)
-            taken = operations(job.stage, parts, e["samples"], real)
-            done = e.get("flops") if counted else None
-            # Plans estimate the length of a sample; measured by the same estimate, its error cancels out.
-            share = operations(job.stage, parts, e["samples"], planned) / taken if planned else 1.0
-            steps.append(((taken if done is None else done) * share, took * workers))
+            if e["event"] == "step" and e.get("samples_per_second") and e.get("tokens_per_second"):
+                steps.append((operations_of(e), e["samples"] / e["samples_per_second"] * workers))
     except (OSError, ValueError, KeyError, RemoraError):  # of another version, or with an entry that is not here
         return None
     if not steps:
@@ -185,6 +178,38 @@ def _worked(runs: Path, folder: Path, gpus: bool, device: str | None, counted: b
     recorded = _recorded(folder) if attempts == 1 else None
     besides = None if recorded is None else max(0.0, recorded - whole)
     return _Worked(kind_of(job.stage.name, parts), work, seconds, besides)
+
+
+def _elsewhere(event: JournalEvent, device: str) -> bool:
+    """Whether an attempt started on another device."""
+    ran_on = read_environment(event.get("environment")) if event["event"] == "started" else None
+    return ran_on is not None and (ran_on["gpu"] or "cpu") != device
+
+
+def _counting(job: StageJob, parts: Mapping[str, str], counted: bool) -> Callable[[StepEvent], float]:
+    """The operations of a step with figures of its speed.
+
+    Plans estimate the length of a sample; measured by the same estimate, its error cancels out.
+    """
+    embeddings = 0
+    if "vision" in parts:
+        kinds = catalog.vision(parts["vision"]), catalog.connector(parts["connector"]), catalog.llm(parts["llm"])
+        embeddings = check_composition(*kinds)
+    size = _planned(job)
+    planned = operations(job.stage, parts, 1, size) if size else None
+
+    def of(step: StepEvent) -> float:
+        done = step.get("flops") if counted else None
+        if planned is not None and done is None:
+            return step["samples"] * planned
+        positions = step["tokens_per_second"] / step["samples_per_second"]
+        real = SampleSize(max(1.0, positions - embeddings), 1.0 if embeddings else 0.0)
+        taken = operations(job.stage, parts, 1, real)
+        if done is None:
+            return step["samples"] * taken
+        return done if planned is None else done * planned / taken
+
+    return of
 
 
 def _planned(job: StageJob) -> SampleSize | None:
