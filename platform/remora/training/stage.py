@@ -255,7 +255,7 @@ class Training:
             "memory": self.engine.memory(),
             "eta": self.meter.left(step) + (self.validator.left(step) if self.validator else 0.0),
             "energy": together(*drawn),
-            "system": self.counters.used(),
+            "system": self.counters.used() if self.notes.lead else {},
         }
         if self.engine.loss_scale != 1.0:
             event["loss_scale"] = self.engine.loss_scale
