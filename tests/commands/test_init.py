@@ -117,11 +117,11 @@ def test_on_a_gpu_every_stage_is_fitted_or_it_says_what_would(monkeypatch):
     asked = wish(vision="siglip-l-384", llm="qwen2.5-0.5b", device=l4, workers=4)
     ranks = [4]
 
-    def fits(stage, parts, cluster, *rest):
-        return SimpleNamespace(fits=cluster.zero == 3 or stage.name == "align")
+    def fits(placed):
+        return SimpleNamespace(fits=placed.cluster.zero == 3 or placed.stage.name == "align")
 
-    def change(stage, *rest):
-        assert stage.name == "finetune"
+    def change(placed):
+        assert placed.stage.name == "finetune"
         return SimpleNamespace(settings={"zero": 3, "offload": "optimizer"}, ranks=ranks[0]) if ranks else None
 
     monkeypatch.setattr(memory, "stage_memory", fits)

@@ -28,7 +28,8 @@ class Memory:
     each: float
     held: float = 2.0
 
-    def __call__(self, stage, parts, cluster, ranks, device, datasets=(), process=0):
+    def __call__(self, placed):
+        stage, cluster, ranks, device = placed.stage, placed.cluster, placed.ranks, placed.device
         whole = len(stage.tune.trained) > 1
         held = 0.0 if cluster.offload == "optimizer" else self.held * (1 + whole) / (ranks if cluster.zero == 3 else 1)
         passing = self.each * cluster.micro_batch * (1 / 3 if cluster.activation_checkpointing else 1)

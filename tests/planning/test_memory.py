@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -88,28 +89,28 @@ def test_one_of_two_ranks_takes_what_is_predicted(two, name):
 def test_what_fits_nowhere_is_told_and_what_fits_is_traced() -> None:
     """A stage that is too large for an L4 gets settings with which it fits, and those alone that change."""
     from remora.planning.fitting import cheapest_fit
-    from remora.runs.memory import stage_memory
+    from remora.runs.memory import PlacedStage, stage_memory
 
     device, cluster = catalog.device("l4"), Cluster(precision="bf16", micro_batch=8, zero=2)
-    stage, parts = stage_of(TUNE, max_length=512, batch=64), PARTS
-    roomy = stage_memory(stage, parts, cluster, 1, device)
+    placed = PlacedStage(stage_of(TUNE, max_length=512, batch=64), PARTS, cluster, 1, device)
+    roomy = stage_memory(placed)
     assert roomy.fits and 0 < roomy.margin < 1
     assert sum(term.size for term in roomy.terms) == roomy.total
     small = device.model_copy(update={"memory": int(roomy.total * 0.8) >> 20})
-    change = cheapest_fit(stage, parts, cluster, 1, small)
+    change = cheapest_fit(replace(placed, device=small))
     assert change is not None and change.memory.fits and change.settings
     assert all(getattr(cluster, name) != value for name, value in change.settings.items())
-    again = stage_memory(stage, parts, cluster.model_copy(update=change.settings), change.ranks, small)
+    again = stage_memory(replace(placed.with_settings(change.settings), ranks=change.ranks, device=small))
     assert again.total == change.memory.total
     tiny = device.model_copy(update={"memory": 64})
-    assert cheapest_fit(stage, parts, cluster.model_copy(update={"micro_batch": 1}), 1, tiny) is None
+    assert cheapest_fit(replace(placed.with_settings({"micro_batch": 1}), device=tiny)) is None
 
 
 def test_a_precision_that_a_device_lacks_is_refused() -> None:
-    from remora.runs.memory import stage_memory
+    from remora.runs.memory import PlacedStage, stage_memory
 
     with pytest.raises(SpecError, match=r"Tesla T4 does not compute in bf16; next: set cluster.precision to fp16"):
-        stage_memory(stage_of(TUNE), PARTS, Cluster(precision="bf16"), 1, catalog.device("t4"))
+        stage_memory(PlacedStage(stage_of(TUNE), PARTS, Cluster(precision="bf16"), 1, catalog.device("t4")))
 
 
 def test_a_devices_throughput_is_said_once() -> None:

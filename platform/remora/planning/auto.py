@@ -6,17 +6,17 @@ What the spec sets stays. Of the rest the fastest settings are taken with which 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from remora.catalog import Device
 from remora.errors import SpecError
 from remora.planning.fitting import cheapest_fit
 from remora.planning.outline import read_or_outline
 from remora.runs import Store, resolve_stages
-from remora.runs.memory import GIB, StageMemory, stage_memory
+from remora.runs.memory import GIB, PlacedStage, StageMemory, stage_memory
 from remora.runs.predictions import process_memory
-from remora.spec import Cluster, Stage, Variant
+from remora.spec import Cluster, Variant
 
 LARGEST = 64
 """Samples of the micro batch that is begun with."""
@@ -44,14 +44,6 @@ class Machine:
         return f"{self.count} CPU core{'s' * (self.count > 1)}"
 
 
-@dataclass(frozen=True)
-class _Needed:
-    """A stage that the cluster is to fit."""
-
-    stage: Stage
-    parts: Mapping[str, str]
-
-
 def settled_cluster(variants: Sequence[Variant], machine: Machine, store: Store, alone: bool) -> tuple[Cluster, str]:
     """The settings for variants of one cluster block, and the line that says why.
 
@@ -61,7 +53,7 @@ def settled_cluster(variants: Sequence[Variant], machine: Machine, store: Store,
     Raises:
         SpecError: nothing makes a stage fit.
     """
-    said, needed = variants[0].cluster, _needed(variants)
+    said, needed = variants[0].cluster, _needed(variants, machine, store)
     if "workers" in said.model_fields_set:
         counts = [said.most_workers]
     elif alone or not machine.device.is_gpu:
@@ -70,26 +62,30 @@ def settled_cluster(variants: Sequence[Variant], machine: Machine, store: Store,
         counts = [n for n in (1, 2, 4, 8, 16, 32, 64) if n < machine.count] + [machine.count]
     for ranks in counts:
         first = _first(said, needed, machine, ranks)
-        settled, memories = _fitted(said, first, needed, machine, ranks, store)
+        settled, memories = _fitted(said, first, needed)
         if memories and (settled.offload == "none" or ranks == counts[-1]):
-            return settled, _why(first, settled, memories, needed, machine, store)
+            return settled, _why(first, settled, memories, needed, machine)
     raise SpecError(
         f"cluster: auto: {', '.join(dict.fromkeys(one.stage.name for one in needed))} fit {machine.words} with no "
         "settings; next: a smaller max_length or model, or see: remora plan SPEC --gpu NAME"
     )
 
 
-def _needed(variants: Sequence[Variant]) -> list[_Needed]:
+def _needed(variants: Sequence[Variant], machine: Machine, store: Store) -> list[PlacedStage]:
     """Every kind of stage once, those that train most parts first: the others mostly fit what these need."""
-    found: dict[str, _Needed] = {}
+    found: dict[str, PlacedStage] = {}
+    process = process_memory(store.runs)
     for variant in variants:
         for stage in resolve_stages(variant):
             parts = {part: str(getattr(variant, part)) for part in stage.tune.present}
-            found.setdefault(f"{stage.model_dump_json(exclude={'mixture', 'lr'})} {parts}", _Needed(stage, parts))
+            kind = f"{stage.model_dump_json(exclude={'mixture', 'lr'})} {parts}"
+            if kind not in found:
+                datasets = read_or_outline(stage.mixture, store.data)
+                found[kind] = PlacedStage(stage, parts, variant.cluster, 1, machine.device, datasets, process)
     return sorted(found.values(), key=lambda one: -len(one.stage.tune.trained))
 
 
-def _first(said: Cluster, needed: Sequence[_Needed], machine: Machine, ranks: int) -> Cluster:
+def _first(said: Cluster, needed: Sequence[PlacedStage], machine: Machine, ranks: int) -> Cluster:
     """The fastest settings, whether they fit or not."""
     share = max(-(-one.stage.batch // ranks) for one in needed)
     given = {name: getattr(said, name) for name in said.model_fields_set - {"auto"}}
@@ -105,21 +101,16 @@ def _first(said: Cluster, needed: Sequence[_Needed], machine: Machine, ranks: in
     return Cluster.model_validate(chosen | given)
 
 
-def _fitted(
-    said: Cluster, first: Cluster, needed: Sequence[_Needed], machine: Machine, ranks: int, store: Store
-) -> tuple[Cluster, list[StageMemory]]:
+def _fitted(said: Cluster, first: Cluster, needed: Sequence[PlacedStage]) -> tuple[Cluster, list[StageMemory]]:
     """The settings with which all stages fit, and the memory of each; no memory if there are none."""
     keep, settled = said.model_fields_set, first
-    process = process_memory(store.runs)
     for _ in range(ROUNDS):
         before, memories = settled, []
         for one in needed:
-            datasets = read_or_outline(one.stage.mixture, store.data)
-            found = stage_memory(one.stage, one.parts, settled, ranks, machine.device, datasets, process)
+            placed = replace(one, cluster=settled, ranks=settled.most_workers)
+            found = stage_memory(placed)
             if not found.fits:
-                change = cheapest_fit(
-                    one.stage, one.parts, settled, ranks, machine.device, datasets, process, more=False, keep=keep
-                )
+                change = cheapest_fit(placed, more=False, keep=keep)
                 if change is None:
                     return settled, []
                 settled = settled.model_copy(update=dict(change.settings))
@@ -134,9 +125,8 @@ def _why(
     first: Cluster,
     settled: Cluster,
     memories: Sequence[StageMemory],
-    needed: Sequence[_Needed],
+    needed: Sequence[PlacedStage],
     machine: Machine,
-    store: Store,
 ) -> str:
     """`cluster: auto on 8 x a100-80: workers: 8, …; finetune, the largest stage, takes 61.2 of 80.0 GiB; …`"""
     names = ("workers", "zero", "micro_batch", "activation_checkpointing", "offload")
@@ -147,8 +137,7 @@ def _why(
     if first == settled:
         return f"cluster: auto on {machine.words}: {chosen}; {said}"
     changed = [n for n in names if getattr(first, n) != getattr(settled, n)]
-    datasets = read_or_outline(one.stage.mixture, store.data)
-    without = stage_memory(one.stage, one.parts, first, settled.most_workers, machine.device, datasets)
+    without = stage_memory(replace(one, cluster=first, ranks=settled.most_workers))
     fast = ", ".join(f"{name}: {str(getattr(first, name)).lower()}" for name in changed)
     more = f"with {fast} it would take {without.total / GIB:.1f}, most of it {without.terms[0].name}"
     return f"cluster: auto on {machine.words}: {chosen}; {said}; {more}"

@@ -179,14 +179,15 @@ def _fitted(variant: Variant, stages: Sequence[Stage], wish: Wish) -> Cluster:
         SpecError: one fits by no setting, or only with more GPUs.
     """
     from remora.planning.fitting import cheapest_fit
-    from remora.runs.memory import stage_memory
+    from remora.runs.memory import PlacedStage, stage_memory
 
     parts = {part: getattr(variant, part) for part in PARTS}
     cluster = variant.cluster
     for stage in stages:
-        if stage_memory(stage, parts, cluster, wish.workers, wish.device).fits:
+        placed = PlacedStage(stage, parts, cluster, wish.workers, wish.device)
+        if stage_memory(placed).fits:
             continue
-        change = cheapest_fit(stage, parts, cluster, wish.workers, wish.device)
+        change = cheapest_fit(placed)
         if change is None or change.ranks != wish.workers:
             more = f"; {change.ranks} of them would do" if change else ""
             raise SpecError(

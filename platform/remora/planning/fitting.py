@@ -6,16 +6,14 @@ between the spec's and 1 from the memory of both; what is found has been traced.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
 from remora.catalog import Device
-from remora.data.mixture import Readable
-from remora.runs.memory import CONTEXT, PROCESS, StageMemory, stage_memory
-from remora.spec import Cluster, Stage
+from remora.runs.memory import CONTEXT, PlacedStage, StageMemory, stage_memory
+from remora.spec import Cluster
 
 Offload = Literal["none", "optimizer", "all"]
 COSTS = {
@@ -54,26 +52,16 @@ class _Way:
     factor: float
 
 
-def cheapest_fit(
-    stage: Stage,
-    parts: Mapping[str, str],
-    cluster: Cluster,
-    ranks: int,
-    device: Device,
-    datasets: Sequence[Readable] = (),
-    process: int = PROCESS,
-    more: bool = True,
-    keep: Set[str] = frozenset(),
-) -> Change | None:
+def cheapest_fit(placed: PlacedStage, more: bool = True, keep: Set[str] = frozenset()) -> Change | None:
     """The change that costs the least GPU time; None if nothing makes the stage fit.
 
     Args:
-        process: Bytes of a training process on a CPU without its tensors.
         more: Whether there may be more GPUs.
         keep: Settings that stay.
     """
     best: Change | None = None
-    first = _memory(stage, parts, cluster, ranks, device, datasets, process, 1)
+    cluster, ranks, device = placed.cluster, placed.ranks, placed.device
+    first = stage_memory(placed.with_settings({"micro_batch": 1}))
     ways = [
         way
         for way in _ways(cluster, ranks, device, DOUBLINGS if more else 0, keep)
@@ -83,9 +71,7 @@ def cheapest_fit(
         if best and way.factor >= best.factor:
             break
         settings = {"activation_checkpointing": way.checkpointing, "zero": way.zero, "offload": way.offload}
-        settled = cluster.model_copy(update=settings)
-        of = partial(_memory, stage, parts, settled, way.ranks, device, datasets, process)
-        if found := _fitting(of, cluster.micro_batch, "micro_batch" in keep):
+        if found := _fitting(replace(placed.with_settings(settings), ranks=way.ranks), "micro_batch" in keep):
             changed = {k: v for k, v in settings.items() if getattr(cluster, k) != v}
             if found.cluster.micro_batch != cluster.micro_batch:
                 changed["micro_batch"] = found.cluster.micro_batch
@@ -96,20 +82,6 @@ def cheapest_fit(
             if best is None or factor < best.factor:
                 best = Change(changed, way.ranks, found, factor)
     return best
-
-
-def _memory(
-    stage: Stage,
-    parts: Mapping[str, str],
-    cluster: Cluster,
-    ranks: int,
-    device: Device,
-    datasets: Sequence[Readable],
-    process: int,
-    micro: int,
-) -> StageMemory:
-    settled = cluster.model_copy(update={"micro_batch": micro})
-    return stage_memory(stage, parts, settled, ranks, device, datasets, process)
 
 
 def _held(known: StageMemory, way: _Way) -> float:
@@ -143,12 +115,12 @@ def _ways(cluster: Cluster, ranks: int, device: Device, doublings: int, keep: Se
         yield _Way(checkpointing, zero, offload, n, factor)
 
 
-def _fitting(of: partial[StageMemory], micro: int, kept: bool) -> StageMemory | None:
-    """The largest micro batch that fits, halving from `micro` unless that is kept; None if none does."""
-    whole = of(micro)
+def _fitting(placed: PlacedStage, kept: bool) -> StageMemory | None:
+    """The largest micro batch that fits, halving from the cluster's unless that is kept; None if none does."""
+    micro, whole = placed.cluster.micro_batch, stage_memory(placed)
     if whole.fits or micro == 1 or kept:
         return whole if whole.fits else None
-    one = of(1)
+    one = stage_memory(placed.with_settings({"micro_batch": 1}))
     if not one.fits:
         return None
     each = (whole.total - one.total) / (micro - 1)  # bytes a sample, about
@@ -156,7 +128,7 @@ def _fitting(of: partial[StageMemory], micro: int, kept: bool) -> StageMemory | 
     while size > 1 and one.total + each * (size - 1) > one.capacity:
         size //= 2
     while size > 1:
-        if (found := of(size)).fits:
+        if (found := stage_memory(placed.with_settings({"micro_batch": size}))).fits:
             return found
         size //= 2
     return one

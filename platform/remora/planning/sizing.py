@@ -15,7 +15,7 @@ from remora.planning.fitting import Change, cheapest_fit
 from remora.planning.outline import read_or_outline
 from remora.planning.plan import Plan, PlanRow
 from remora.runs import StageRun, Store, union
-from remora.runs.memory import GIB, StageMemory, stage_memory
+from remora.runs.memory import GIB, PlacedStage, StageMemory, stage_memory
 from remora.runs.operations import SampleSize, sample_size
 from remora.runs.predictions import process_memory
 from remora.spec import Cluster
@@ -58,10 +58,9 @@ def sized(plan: Plan, cluster: Cluster, device: Device, ranks: int, store: Store
     found, process = [], process_memory(store.runs)
     for runs in groups.values():
         run, datasets = runs[0], read_or_outline(runs[0].stage.mixture, store.data)
-        memory = stage_memory(run.stage, dict(run.parts), cluster, ranks, device, datasets, process)
-        change = None
-        if not memory.fits:
-            change = cheapest_fit(run.stage, dict(run.parts), cluster, ranks, device, datasets, process)
+        placed = PlacedStage(run.stage, dict(run.parts), cluster, ranks, device, datasets, process)
+        memory = stage_memory(placed)
+        change = None if memory.fits else cheapest_fit(placed)
         users = dict.fromkeys(name for r in runs for name in rows[r.id].variants)
         trained = sum(n for _, n in memory.traced.parameters.values())
         disk = trained * DISK * (cluster.keep_checkpoints + 1) + 4 * trained

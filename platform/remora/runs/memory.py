@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from remora import catalog
 from remora.catalog import Device, Template
@@ -43,6 +43,27 @@ CHAT = 16
 
 
 _TRACED: dict[str, Traced] = {}
+
+
+@dataclass(frozen=True)
+class PlacedStage:
+    """A stage and what it runs on."""
+
+    stage: Stage
+    parts: Mapping[str, str]
+    """Part -> catalog name."""
+    cluster: Cluster
+    ranks: int
+    """Training processes, one a GPU."""
+    device: Device
+    datasets: Sequence[Readable] = ()
+    """Those of its mixture, to count pictures."""
+    process: int = PROCESS
+    """Bytes of a training process on a CPU without its tensors."""
+
+    def with_settings(self, settings: Mapping[str, object]) -> PlacedStage:
+        """The same with other settings of the cluster."""
+        return replace(self, cluster=self.cluster.model_copy(update=dict(settings)))
 
 
 @dataclass(frozen=True)
@@ -105,26 +126,13 @@ def _shortest(template: Template) -> int:
     return round(len(rendered_words(template, [Turn("user", "", 1), Turn("assistant", "")])) / CHARACTERS)
 
 
-def stage_memory(
-    stage: Stage,
-    parts: Mapping[str, str],
-    cluster: Cluster,
-    ranks: int,
-    device: Device,
-    datasets: Sequence[Readable] = (),
-    process: int = PROCESS,
-) -> StageMemory:
+def stage_memory(placed: PlacedStage) -> StageMemory:
     """Predict a stage's peak.
-
-    Args:
-        parts: Part -> catalog name.
-        ranks: Training processes, one a GPU.
-        datasets: Those of its mixture, to count pictures.
-        process: Bytes of a training process on a CPU without its tensors.
 
     Raises:
         SpecError: the device does not compute in the cluster's precision, or memory cannot be predicted.
     """
+    stage, parts, cluster, ranks, device = placed.stage, placed.parts, placed.cluster, placed.ranks, placed.device
     if device.is_gpu and not device.peak(cluster.precision):
         raise SpecError(
             f"{device.named} does not compute in {cluster.precision}; next: set cluster.precision to fp16 or fp32"
@@ -133,7 +141,7 @@ def stage_memory(
     if "vision" in stage.tune.present:
         pair = catalog.vision(parts["vision"]), catalog.connector(parts["connector"])
         image_tokens = check_composition(*pair, catalog.llm(parts["llm"]))
-    bounds, assumed = bounds_without_data(stage, parts["llm"], datasets)
+    bounds, assumed = bounds_without_data(stage, parts["llm"], placed.datasets)
     largest = passes_within(bounds, cluster, ranks, image_tokens)[-1]
     several = -(-bounds.batch // ranks) > cluster.micro_batch
     traced = _known_trace(stage, parts, cluster, largest, ranks, device.is_gpu, several)
@@ -145,7 +153,7 @@ def stage_memory(
             MemoryTerm("CUDA and its libraries", CONTEXT),
         ]
     else:
-        terms.append(MemoryTerm("the process", process))
+        terms.append(MemoryTerm("the process", placed.process))
     terms.sort(key=lambda term: -term.size)
     return StageMemory(
         stage.name, cluster, ranks, device, largest, tuple(terms), _capacity(device, cluster, ranks), traced, assumed

@@ -91,7 +91,7 @@ def predict(job: StageJob, runs: Path, workers: int, gpu: str | None) -> Predict
     Raises:
         SpecError: its memory cannot be predicted.
     """
-    from remora.runs.memory import GIB, stage_memory
+    from remora.runs.memory import GIB, PlacedStage, stage_memory
 
     stage, cluster = job.stage, job.cluster
     parts = {part: job.parts[part].name for part in stage.tune.present}
@@ -102,7 +102,7 @@ def predict(job: StageJob, runs: Path, workers: int, gpu: str | None) -> Predict
     kind = kind_of(stage.name, parts)
     took = work / (rate.of(kind) * workers)
     seconds = took + rate.around(kind)
-    tensors = stage_memory(stage, parts, cluster, workers, device, datasets).traced.peak
+    tensors = stage_memory(PlacedStage(stage, parts, cluster, workers, device, datasets)).traced.peak
     memory = tensors + (0 if device.is_gpu else process_memory(runs))
     figures = Figures(memory / GIB, took / steps, seconds, cost_of(seconds, workers, cluster))
     return Prediction(gpu or cpu_kind(), workers, figures, tensors / GIB, rate.source)
