@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
 from remora.evaluation.question import Shown
 from remora.files import write_atomic
+from remora.reporting.escaped import templates
 from remora.reporting.samples import visible
 
 TEMPLATE = "answers.html.j2"
@@ -85,13 +85,7 @@ def write_gallery(
     opened: Callable[[Sequence[Shown]], Sequence[Image.Image | str]],
 ) -> None:
     """Write one self-contained HTML file; `opened` gives each picture, or why it cannot be read."""
-    environment = Environment(
-        autoescape=True,
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters |= {"visible": visible}
     shown = (
         (question, outcome(question), [_source(one) for one in opened(question.pictures)]) for question in questions

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from remora.evaluation.choice import RankedRecord
 from remora.files import write_atomic
 from remora.pipeline.origin.chosen import SearchDecision
@@ -16,6 +14,7 @@ from remora.pipeline.origin.model import DataOrigin, ModelOrigin, PartOrigin
 from remora.pipeline.origin.siblings import Sibling
 from remora.pipeline.origin.stages import StageOrigin
 from remora.pipeline.promotion import Promotion
+from remora.reporting.escaped import templates
 from remora.reporting.results import history_lines, score_line
 from remora.training.environment import shown
 from remora.training.meter import duration
@@ -80,9 +79,9 @@ def write_page(found: Explanation, page: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    html = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     settings = [(stage.name, _settings(stage)) for stage in found.origin.stages]
-    text = html.get_template(TEMPLATE).render(name=found.origin.name, sections=sections(found), settings=settings)
+    template = templates(Path(__file__).parent).get_template(TEMPLATE)
+    text = template.render(name=found.origin.name, sections=sections(found), settings=settings)
     write_atomic(page.absolute(), text)
 
 

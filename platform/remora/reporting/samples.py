@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from rich.console import Console, Group, RenderableType
 from rich.style import Style
@@ -22,6 +21,7 @@ from rich.text import Text
 
 from remora.files import write_atomic
 from remora.reading.shown import PictureView, Span, View
+from remora.reporting.escaped import templates
 
 TEMPLATE = "samples.html.j2"
 SIDE = 24
@@ -191,14 +191,7 @@ def half_blocks(image: Image.Image) -> Text:
 
 def write_page(file: Path, target: str, sections: Sequence[Section]) -> None:
     """Write one self-contained HTML file: no script, nothing from a network."""
-    # autoescape for every name: the text comes from datasets
-    environment = Environment(
-        autoescape=True,
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters |= {"visible": visible, "tail": tail, "data_url": data_url}
     environment.globals |= {"lines": lines, "picture_line": picture_line, "histogram": histogram, "numbered": numbered}
     write_atomic(file, environment.get_template(TEMPLATE).render(target=target, sections=sections))

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from remora.evaluation.ranking import ALPHA
 from remora.files import disk_errors, write_atomic
+from remora.reporting.escaped import templates
 from remora.reporting.search_report import charts, wording
 from remora.reporting.search_report.axes import Importances
 from remora.reporting.search_report.curves import ranks
@@ -72,14 +71,7 @@ def write_report(runs: Path, search: str, out: Path | None = None) -> SearchPage
 
 def rendered(found: Findings, sections: tuple[PageSection, ...]) -> str:
     """The page's text."""
-    # autoescape for every name: what is shown comes from specs and datasets
-    environment = Environment(
-        autoescape=True,
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters |= {"count": wording.count, "figure": wording.figure, "duration": duration}
     environment.globals |= {"span": wording.span, "apart": wording.apart, "drop": wording.drop, "alpha": ALPHA}
     environment.globals |= {"objective": wording.objective, "several": several, "unseeing": wording.unseeing}
