@@ -21,6 +21,8 @@ from remora.training.meter import duration
 
 TEMPLATE = "explained.html.j2"
 COUNTERS = {"gpu_joules": "GPUs", "cpu_joules": "processors"}
+KWH = 3.6e6
+"""Joules."""
 SHORT = 12
 """Digits of a digest that a line shows; the JSON has all."""
 
@@ -193,15 +195,21 @@ def energy_of(stages: Sequence[StageOrigin]) -> str:
         return ""
     if None in told:
         return "energy not recorded"
-    found = {name: sum(each.get(name, 0.0) for each in told if each) for each in told if each for name in each}
+    found = joules_of(stages)
     if not found:
         return "no counter of energy could be read"
     partly = "" if all(told) else ", of some stage runs alone"
     return " and ".join(f"{kwh(j)} by the {COUNTERS[name]}' counters" for name, j in found.items()) + partly
 
 
+def joules_of(stages: Sequence[StageOrigin]) -> dict[str, float]:
+    """By counter, over the stage runs where it could be read."""
+    told = [stage.energy for stage in stages if stage.energy]
+    return {name: sum(each.get(name, 0.0) for each in told) for name in COUNTERS if any(name in each for each in told)}
+
+
 def kwh(joules: float) -> str:
-    return f"{joules / 3.6e6:.3g} kWh"
+    return f"{joules / KWH:.3g} kWh"
 
 
 def _stages(stages: Sequence[StageOrigin], here: bool) -> Iterator[str]:

@@ -14,14 +14,12 @@ from remora import catalog
 from remora.errors import UnknownName
 from remora.pipeline.origin.model import DataOrigin, ModelOrigin
 from remora.pipeline.origin.stages import StageOrigin
-from remora.reporting.explained import COUNTERS, energy_of
+from remora.reporting.explained import COUNTERS, KWH, energy_of, joules_of
 from remora.reporting.model_card.card import why_not
 
 TASK = "image-text-to-text"
 HYPERPARAMETERS = "genai:aibom:modelcard:hyperparameter"
 """CycloneDX has no field for them; this is the name in OWASP's taxonomy."""
-KWH = 3.6e6
-"""Joules."""
 
 
 def model_card_of(origin: ModelOrigin, data_ref: Callable[[DataOrigin], str]) -> dict[str, object]:
@@ -106,10 +104,7 @@ def _trained(stage: StageOrigin) -> str:
 
 def _joules(origin: ModelOrigin) -> dict[str, float]:
     """By counter, over all stage runs; empty if one of them has none."""
-    told = [stage.energy for stage in origin.stages]
-    if not all(told):
-        return {}
-    return {name: sum(each.get(name, 0.0) for each in told if each) for name in COUNTERS if any(map(bool, told))}
+    return joules_of(origin.stages) if all(stage.energy for stage in origin.stages) else {}
 
 
 def _energy(origin: ModelOrigin) -> Iterator[dict[str, object]]:
