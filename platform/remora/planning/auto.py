@@ -19,11 +19,11 @@ from remora.runs.predictions import process_memory
 from remora.spec import Cluster, Variant
 
 LARGEST = 64
-"""Samples of the micro batch that is begun with."""
+"""The largest micro batch that is tried, in samples."""
 LOADING = 8
 """CPUs of a worker with a GPU, at most: it decodes pictures."""
 ROUNDS = 4
-"""Times that a stage may ask for more thrift than the one before."""
+"""Passes over the stages, at most, to find settings that fit all of them."""
 
 
 @dataclass(frozen=True)

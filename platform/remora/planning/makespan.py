@@ -124,7 +124,7 @@ def forecasts(
         plan: Of these variants.
         begun: What the search has done already; whom its rule has stopped stays stopped.
         price: Of a GPU-hour; default: the cluster's.
-        around: Seconds of what is no stage run; None counts none.
+        around: Seconds of starting workers and of benchmarks; None counts neither.
     """
     around, cluster = around or Around(), variants[0].cluster
     workers, price = cluster.least_workers, cluster.gpu_price if price is None else price

@@ -30,7 +30,7 @@ def literal(stderr: bool = False, soft_wrap: bool = False, width: int | None = N
 
 class _Plain(Console):
     def on_broken_pipe(self) -> None:
-        """`| head -1` is no failure, as of the verbs that print without rich, which exits with 1."""
+        """A reader that stops early (`| head -1`) is no error: exit with 0, where rich exits with 1."""
         try:
             super().on_broken_pipe()
         except SystemExit:

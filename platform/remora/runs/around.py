@@ -19,7 +19,7 @@ MOST = 12
 
 @dataclass(frozen=True)
 class Around:
-    """Median seconds of what is no stage run; what was never measured is not there."""
+    """Median seconds of starting workers and of benchmarks; what was never measured is missing."""
 
     start: float | None = None
     """From where Ray is up, or a local command is ready, to the first stage run of a group of workers."""

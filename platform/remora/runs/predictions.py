@@ -109,7 +109,8 @@ def predict(job: StageJob, runs: Path, workers: int, gpu: str | None) -> Predict
 
 
 def foretell(job: StageJob, runs: Path, workers: int, gpu: str | None) -> None:
-    """Store the prediction of a stage run that begins, unless an earlier attempt did. Training never stops of it."""
+    """Store the prediction of a stage run that begins, unless an earlier attempt did. An error is logged, and
+    training goes on."""
     file = job.folder / PREDICTED
     if file.exists():
         return

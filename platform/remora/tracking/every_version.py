@@ -1,4 +1,4 @@
-"""Every version of every registered model: what else than the run folder needs something that is in it."""
+"""Every version of every registered model: versions may need files of the run folder."""
 
 from __future__ import annotations
 

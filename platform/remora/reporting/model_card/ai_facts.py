@@ -1,7 +1,7 @@
 """What a bill of materials says of a model as a model: CycloneDX's model card, and SPDX's AI profile by its names.
 
-Facts alone: what nobody recorded or measured (who supplies it, which standards it meets, whether its data has personal
-information) is left out, though programs that count fields miss it.
+Only facts: what was not recorded or measured (its supplier, standards that it meets, personal information in its data)
+is left out, although programs that score a bill by its fields count that as missing.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _joules(origin: ModelOrigin) -> dict[str, float]:
 
 
 def _energy(origin: ModelOrigin) -> Iterator[dict[str, object]]:
-    """What counters counted. CycloneDX wants a provider, whom they do not know."""
+    """What counters counted. CycloneDX requires a provider, which counters do not tell."""
     for name, joules in _joules(origin).items():
         if not joules:
             continue
