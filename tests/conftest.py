@@ -17,6 +17,9 @@ from support.tiny import write_records
 settings.register_profile("remora", derandomize=True, deadline=None)
 settings.load_profile("remora")
 
+# Tables are as wide as in a pipe, here and in child processes, whatever the terminal or the CI that runs the tests.
+os.environ.pop("COLUMNS", None)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):

@@ -185,7 +185,6 @@ def test_a_reader_that_has_read_enough_is_no_failure(tmp_path: Path) -> None:
 
 def test_a_plan_of_data_that_is_not_here(tmp_path: Path, capsys, monkeypatch) -> None:
     """Totals of round figures were printed as exact, and the command to copy was broken into lines."""
-    monkeypatch.delenv("COLUMNS", raising=False)
     main(["plan", "jobs/tinyllava-3b.yaml", "--runs", str(tmp_path / ("a-long-name" * 9))])
     shown = capsys.readouterr().out
     assert "3 to train (~2,469,128 samples, 3.31e+19 FLOPs). Without sharing: 3 stage runs, ~2,469,128" in shown

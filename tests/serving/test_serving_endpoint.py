@@ -246,7 +246,7 @@ def test_chat_clients_as_they_come(client: Any) -> None:
     assert [c.message.content.split(" | ")[0] for c in response.choices] == ["system,user"] * 2
     said = chat(client, "settings", max_tokens=9, temperature=0.5, top_p=0.9, stop=["."], seed=3, presence_penalty=1.0)
     assert said.choices[0].message.content == str(
-        VersionedRequest((), 9, 0.5, 0.9, seed=3, stop=(".",), presence_penalty=1.0, version="3")
+        VersionedRequest((), 9, 0.5, 0.9, seed=3, stop=(".",), presence_penalty=1.0, version="3", streamed=False)
     )
 
 
