@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import remora
 from remora.errors import DataError, StoreError
 from remora.files import MANIFEST, exclusive, is_published, publishing
 from remora.files.disk import size_of
@@ -167,6 +169,89 @@ def test_nothing_goes_while_a_command_works(runs: Path, written: ExplainedFolder
         with pytest.raises(StoreError, match=f"stage run {name} is needed by .*which is worked at"):
             remove(find(name, runs, found.holdings), found, really=True)
     assert len(list(collect(needs(runs, ()), really=True))) == len(spare()) or not spare()
+
+
+@pytest.mark.parametrize(
+    ("kind", "lock", "work"),
+    [
+        ("stage run", "stages/{name}.lease", "stage run {name}"),
+        ("stage run", "stages/{name}.validations.lease", "validation of {name}"),
+        ("unfinished stage run", "stages/{name}.lease", "stage run {name}"),
+        ("scores", "scores/.{name}.lease", "evaluation {name}"),
+        ("scores", "scores/.{name}.speed.lease", "answer speed of {name}"),
+        ("weights", "cache/weights/.{name}.lock", "weights {name}"),
+        ("index", "data/index/{home}/lock", "index {home}"),
+        ("index", "data/index/{home}/lengths/{name}-0123456789abcdef.lock", "lengths {name}-0123456789abcdef"),
+        ("index", "data/index/{home}/contents/{name}.lock", "contents {name}"),
+        ("search", "searches/{name}/.lease", "search {name}"),
+    ],
+)
+def test_what_a_command_works_at_is_neither_deleted_nor_moved(
+    runs: Path, tmp_path: Path, kind: str, lock: str, work: str
+) -> None:
+    """By the names that the writers give their locks."""
+    for made in ("stages/finetune-0123456789ab.work", "cache/weights/share-int8-0123456789ab"):
+        (runs / made).mkdir(parents=True)
+    age(runs)
+    before = needs(runs, ())
+    one = next(h for h in before.holdings if h.kind == kind)
+    names = {"name": one.path.name.removesuffix(".work"), "home": one.path.parent.name}
+    with exclusive(runs / lock.format(**names)):
+        found = needs(runs, ())
+        assert found.at_work == [work.format(**names)]
+        with pytest.raises(StoreError, match=r"is needed by .*which is worked at"):
+            remove(find(one.place, runs, found.holdings), found, really=True)
+        with pytest.raises(StoreError, match=r"a command works in .* \("):
+            move_runs(runs, tmp_path / "there", found)
+        with pytest.raises(StoreError, match="a command works at it"):  # it began after the count
+            remove(one, Needs(runs, before.holdings), really=True)
+    assert one.path.is_dir() and not needs(runs, ()).at_work
+
+
+def test_every_lock_of_the_package_is_known() -> None:
+    """Who takes a new one says here whether what it is about may be deleted meanwhile."""
+    about_holdings = {
+        *("data/held_out.py", "reading/lengths.py", "runs/store.py", "inference/bundle.py", "pipeline/variant.py"),
+        *("pipeline/measure.py", "pipeline/answer_speed.py", "pipeline/search/search.py", "pipeline/promotion.py"),
+    }
+    others = {
+        "pipeline/upkeep/deleting.py": "of those",
+        "pipeline/command_records.py": "keeps everything (`commands_at_work`)",
+        "pipeline/feed.py": "of a command, which is recorded",
+        "pipeline/search/verdict.py": "of a search, which has its own",
+        "inference/vllm/weights.py": "of what is in no holding",
+        "runs/leftovers.py": "Ray's files",
+        "serving/keys.py": "of a file that is no run folder's",
+        "sharing/node.py": "of a folder that is being made",
+    }
+    package = Path(remora.__file__).parent
+    sources = {p.relative_to(package).as_posix(): p.read_text() for p in package.rglob("*.py")}
+    found = {place for place, text in sources.items() if re.search(r"(?<!def )\bexclusive\(", text)}
+    assert found == about_holdings | set(others)
+
+
+def test_an_index_goes_with_what_was_measured_of_it(runs: Path, written: ExplainedFolder, spare) -> None:
+    (words,) = (h for h in holdings(runs) if h.kind == "index" and "words" in h.place)
+    home, name = words.path.parent, words.path.name
+    for mine in (f"lengths/{name}-0123456789abcdef", f"contents/{name}"):
+        with publishing(home / mine) as tmp:
+            (tmp / "table").write_bytes(bytes(8))
+        (home / f"{mine}.lock").touch()
+    (home / "state.json").unlink()  # its dataset is gone
+    age(runs)
+    assert name in spare()
+    with exclusive(home / "contents" / f"{name}.lock"):
+        assert not list(collect(needs(runs, ()), really=True))
+    assert words.path in {g.path for g in collect(needs(runs, ()), really=True)}
+    assert not home.exists()
+
+
+def test_leftovers_of_a_published_run_stay_while_it_is_validated(runs: Path, written: ExplainedFolder) -> None:
+    work = runs / "stages" / f"{names(written, 'resampler')[1]}.work"
+    work.mkdir()
+    with exclusive(work.with_suffix(".validations.lease")):
+        assert not list(collect_leftovers(runs, really=True)) and work.is_dir()
+    assert [g.path for g in collect_leftovers(runs, really=True)] == [work] and not work.exists()
 
 
 def test_a_running_search_keeps_what_it_lists(runs: Path) -> None:

@@ -22,9 +22,10 @@ from remora.files.disk import size_of
 
 WRITTEN = (
     *("stages", "bundles", "scores", "status", "searches", "tracking"),
-    *("cache", "cache/llm", "cache/champions", "cache/weights", "cards", "data/index", "data/index/*"),
+    *("cache", "cache/llm", "cache/vllm", "cache/champions", "cache/weights", "cards"),
+    *("data/index", "data/index/*", "data/index/*/lengths", "data/index/*/contents"),
 )
-"""Folders below the run folder in which folders and files are published, and a pattern for the datasets' ones."""
+"""Folders below the run folder in which folders and files are published, and patterns for the datasets' ones."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def leftovers(runs: Path) -> Iterator[Leftover]:
             for path in left_over(folder):
                 yield Leftover(path, "half written")
     for path in sorted((runs / "stages").glob("*.work")):
-        if is_published(path.with_suffix("")) and not is_held(path.with_suffix(".lease")):
+        leases = (path.with_suffix(".lease"), path.with_suffix(".validations.lease"))  # it validates there, too
+        if is_published(path.with_suffix("")) and not any(map(is_held, leases)):
             yield Leftover(path, "its run is published")
     for path in sorted((runs / "stages").glob("*.torn-*")):
         yield Leftover(path, "did not match its manifest")

@@ -17,7 +17,8 @@ from remora.errors import StoreError
 from remora.files import discard, disk_errors, exclusive
 from remora.files.disk import changed_at, size_of
 from remora.pipeline.command_records import commands_at_work
-from remora.pipeline.upkeep.holdings import Holding, named
+from remora.pipeline.upkeep.holdings import CONTENT, Holding, named
+from remora.pipeline.upkeep.locks import locks_of
 from remora.pipeline.upkeep.needs import OWN, Needs
 from remora.runs.leftovers import delete, leftovers
 
@@ -92,35 +93,18 @@ def _delete(holding: Holding) -> None:
     StoreError: a command has just begun to work at it, or the disk refuses.
     """
     folder = holding.path
-    leases = _leases(holding)
+    locks = locks_of(holding)
     with contextlib.ExitStack() as held, disk_errors(folder.parent):
-        for lease in leases:
-            if not held.enter_context(exclusive(lease, enough=lambda: True)):
+        for lock in locks:
+            if not held.enter_context(exclusive(lock, enough=lambda: True)):
                 raise StoreError(f"{holding.shown}: a command works at it; next: wait for it")
         for path in reversed(holding.paths):
             if path.is_dir() and not path.is_symlink():
                 discard(path)
             else:  # of a link, what it leads to stays: a person has put it elsewhere
                 path.unlink(missing_ok=True)
-        if holding.kind != "index":
-            for lease in leases:
-                lease.unlink(missing_ok=True)
-        elif not any(p.is_dir() for p in folder.parent.iterdir()):
+        if holding.kind == "index" and not any(CONTENT.fullmatch(p.name) for p in folder.parent.iterdir()):
             shutil.rmtree(folder.parent)
-
-
-def _leases(holding: Holding) -> list[Path]:
-    """The locks that a command has while it works at a holding."""
-    folder = holding.path
-    match holding.kind:
-        case "stage run" | "unfinished stage run":
-            name = folder.name.removesuffix(".work")
-            return [folder.with_name(f"{name}.lease"), folder.with_name(f"{name}.validations.lease")]
-        case "scores":
-            return [folder.with_name(f".{folder.name}.lease")]
-        case "index":
-            return [folder.parent / "lock"]
-        case "search":
-            return [folder / ".lease"]
-        case _:
-            return []
+        for lock in locks:
+            if lock.name != "lock":  # which the dataset's other indexes have, too
+                lock.unlink(missing_ok=True)

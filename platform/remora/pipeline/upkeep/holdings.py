@@ -4,7 +4,7 @@ stages/<run>                      stage run, with its later validations
 stages/<run>.work                 unfinished stage run: checkpoints from which it goes on
 bundles/<name>                    bundle: a variant that was trained to its end, with its card
 scores/<name>                     scores: one model's answers to one benchmark, and its figures
-data/index/<dataset>/<content>    index of a dataset
+data/index/<dataset>/<content>    index of a dataset, with the lengths and contents of its samples
 searches/<name>, <name>.json      search, with the status of its variants
 cards/<bundle>                    card: model card and bill of materials of a bundle that is gone
 cache/champions/<version>         download of a registered version's files
@@ -90,7 +90,9 @@ def _indexes(runs: Path) -> Iterator[Holding]:
     for home in _folders(runs / "data" / "index"):
         for folder in _folders(home):
             if (folder / INDEX).is_file():
-                yield _holding(runs, "index", folder)
+                lengths = sorted((home / "lengths").glob(f"{folder.name}-*/"))
+                contents = home / "contents" / folder.name
+                yield _holding(runs, "index", folder, *lengths, *([contents] if contents.is_dir() else []))
 
 
 def _searches(runs: Path) -> Iterator[Holding]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from remora.data.index_builder import STATE
@@ -20,6 +21,7 @@ from remora.pipeline.command_records import commands_at_work
 from remora.pipeline.search import space_file
 from remora.pipeline.search.search import lease_of, result_file
 from remora.pipeline.upkeep.holdings import INDEX, Holding, holdings, torn_apart
+from remora.pipeline.upkeep.locks import held_locks
 from remora.pipeline.upkeep.registered import lineage_of, names_bundle, stages_of, weights_of
 from remora.tracking.every_version import Registered
 from remora.tracking.record import FOLDER, Record, file_of, lives, read_record
@@ -27,6 +29,8 @@ from remora.tracking.record import FOLDER, Record, file_of, lives, read_record
 _STAGE = re.compile(r"stage/([0-9a-f]{12})")
 OWN = frozenset({"bundle", "search"})
 """Kinds that are there for themselves: only a person deletes them."""
+MODELS = frozenset({"bundle", "weights", "download"})
+"""Kinds that are whole models, whose weights have a digest."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class _Counted:
 
     def __init__(self, found: Needs, versions: Sequence[Registered], stopped: bool) -> None:
         self.found, self.runs, self.versions, self.stopped = found, found.runs, versions, stopped
+        self.weights_of = cache(weights_of)
         self.places = {h.place for h in found.holdings}
         self.stages: dict[str, list[str]] = {}
         """A stage run's name, and the start of its identity -> its place, published or not."""
@@ -121,7 +126,7 @@ class _Counted:
             except DataError:
                 self.found.unread.append(holding.path / FILE)
             else:  # by its weights its scores are found; a part that no catalog here has takes them away, too
-                self.found.unread += [] if weights_of(holding.path) else [holding.path]
+                self.found.unread += [] if self.weights_of(holding.path) else [holding.path]
             for name in lineage_of(holding.path):
                 yield from self._named(name)
         elif holding.kind == "search":
@@ -172,8 +177,8 @@ class _Counted:
         made = [h for h in self.found.holdings if h.kind in ("scores", "weights")]
         if not made:
             return
-        own = {weights_of(b.path): b for b in bundles}
-        eight = {weights_of(h.path): h for h in made if h.kind == "weights"}
+        own = {self.weights_of(b.path): b for b in bundles}
+        eight = {self.weights_of(h.path): h for h in made if h.kind == "weights"}
         for holding in made:
             if holding.kind == "weights":
                 short = holding.path.name.rpartition("-")[2]
@@ -231,7 +236,7 @@ class _Counted:
     def _beside(self, version: Registered, bundles: Sequence[Holding], user: User) -> None:
         """A version's scores and its download."""
         folders = [b.path for b in bundles] + ([version["folder"]] if version["folder"] else [])
-        weights = {weights_of(folder) for folder in folders} - {""}
+        weights = {self.weights_of(folder) for folder in folders} - {""}
         variant = version["tags"].get("variant")
         download = f"{version['name']}-v{version['version']}-{digest(version['source'])[:8]}"
         for h in self.found.holdings:
@@ -263,26 +268,16 @@ class _Counted:
     def _at_work(self) -> None:
         """What commands hold now."""
         self.found.at_work += commands_at_work(self.runs)
-        for lease in sorted((self.runs / "stages").glob("*.lease")):
-            if is_held(lease):
-                name = lease.name.removesuffix(".lease").removesuffix(".validations")
-                self._hold(f"stage run {name}", self._named(name))
-        for lease in sorted((self.runs / "scores").glob(".*.lease")):
-            if is_held(lease):
-                folder = lease.with_name(lease.name[1 : -len(".lease")])
-                about = read_about(folder)
-                asked = [h.place for h in self.found.holdings if about and weights_of(h.path) == about.weights]
-                self._hold(f"evaluation {folder.name}", [f"scores/{folder.name}", *asked])
-        for holding in self.found.holdings:
-            if holding.kind == "search" and is_held(lease_of(self.runs, holding.path.name)):
-                self._hold(f"search {holding.path.name}", [holding.place])
-            elif holding.kind == "index" and is_held(holding.path.parent / "lock"):
-                self._hold(f"index {holding.name}", [holding.place])
+        for held in held_locks(self.runs, self.found.holdings):
+            asked = {about.weights for h in held.holdings if h.kind == "scores" and (about := read_about(h.path))}
+            models = [h for h in self.found.holdings if asked and h.kind in MODELS]
+            bundles = [h for h in models if self.weights_of(h.path) in asked]
+            self._hold(held.work, [h.place for h in (*held.holdings, *bundles)])
 
     def _hold(self, what: str, places: Collection[str]) -> None:
         self.found.at_work.append(what)
         for place in places:
-            self.found.users.setdefault(place, []).append(User(f"{what}, which is worked at"))
+            self.found.users.setdefault(place, []).insert(0, User(f"{what}, which is worked at"))
 
     def _mark(self) -> None:
         """Everything that can be reached from what is needed by itself."""
