@@ -19,6 +19,7 @@ import remora
 from remora.errors import DataError, StoreError
 from remora.files import MANIFEST, exclusive, is_published, publishing
 from remora.files.disk import size_of
+from remora.inference.bundle import serving_lock, weights_digest
 from remora.pipeline import tracked_runs
 from remora.pipeline.command_records import at_work
 from remora.pipeline.search.search import lease_of
@@ -28,6 +29,7 @@ from remora.pipeline.upkeep.moving import move_runs, rename_bundle
 from remora.pipeline.upkeep.needs import Needs, needs
 from remora.pipeline.upkeep.verifying import verified, verified_records, verified_torn_apart
 from remora.runs import variant_name
+from remora.serving.champion import hold
 from remora.tracking.every_version import Registered
 from remora.tracking.record import Claim, Run, RunModel, read_record
 from support.explained_folder import ExplainedFolder, age, write_explained
@@ -206,6 +208,51 @@ def test_what_a_command_works_at_is_neither_deleted_nor_moved(
         with pytest.raises(StoreError, match="a command works at it"):  # it began after the count
             remove(one, Needs(runs, before.holdings), really=True)
     assert one.path.is_dir() and not needs(runs, ()).at_work
+
+
+def test_a_bundle_stays_while_an_endpoint_serves_it(runs: Path, written: ExplainedFolder, tmp_path: Path) -> None:
+    """Each replica holds it; a killed one holds nothing."""
+    bundle, other = (runs / "bundles" / written.bundles[name].name for name in ("resampler", "mlp2x_gelu"))
+    with hold(bundle, runs), hold(bundle, runs) as second:
+        found = needs(runs, ())
+        # The endpoint runs for weeks: what nothing needs goes meanwhile.
+        assert not found.at_work and found.serving == {f"bundles/{bundle.name}": f"endpoint of {bundle.name}"}
+        with pytest.raises(StoreError, match=f"is needed by endpoint of {bundle.name}, which serves it"):
+            remove(find(bundle.name, runs, found.holdings), found, really=True)
+        with pytest.raises(StoreError, match="a command works at it"):
+            remove(find(bundle.name, runs, found.holdings), Needs(runs, found.holdings), really=True)
+        with pytest.raises(StoreError, match=rf"a command works in .* \(endpoint of {bundle.name}\)"):
+            move_runs(runs, tmp_path / "there", found)
+        with pytest.raises(StoreError, match=rf"\(endpoint of {bundle.name}\)"):
+            rename_bundle(find(bundle.name, runs, found.holdings), "best", runs, found)
+        assert rename_bundle(find(other.name, runs, found.holdings), "other", runs, found).is_dir()
+        second.close()
+        assert needs(runs, ()).serving  # the first one's
+    assert not needs(runs, ()).serving and not list((runs / "bundles").glob(".*.lock"))
+    left = serving_lock(bundle)
+    left.touch()
+    assert not needs(runs, ()).serving
+    assert [g.path for g in collect_leftovers(runs, really=True)] == [left] and not left.exists()
+
+
+def test_a_bundle_stays_while_its_8_bit_weights_are_served(runs: Path, written: ExplainedFolder) -> None:
+    bundle = runs / "bundles" / written.bundles["resampler"].name
+    made = runs / "cache" / "weights" / f"share-int8-{weights_digest(bundle)[:12]}"
+    made.mkdir(parents=True)
+    with hold(made, runs):
+        found = needs(runs, ())
+        for name in (bundle.name, made.name):
+            with pytest.raises(StoreError, match=f"is needed by endpoint of {made.name}, which serves it"):
+                remove(find(name, runs, found.holdings), found, really=True)
+
+
+def test_a_folder_that_cannot_be_held_is_served_all_the_same(
+    runs: Path, written: ExplainedFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = runs / "bundles" / written.bundles["resampler"].name
+    serving_lock(bundle).mkdir()  # as a folder that may not be written
+    with hold(bundle, runs), hold(tmp_path / "elsewhere", runs):
+        assert "`remora runs` cannot see that" in caplog.text and not list(tmp_path.glob(".*"))
 
 
 def test_every_lock_of_the_package_is_known() -> None:

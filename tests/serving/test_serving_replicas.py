@@ -19,6 +19,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from remora.files import is_held
+from remora.inference.bundle import serving_lock
 from remora.serving.metrics import METRICS
 from support import serving_small
 from support.ports import free_port
@@ -64,6 +66,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(120)
+    assert not is_held(served(folder))
+
+
+def served(folder: Path) -> Path:
+    """By which `remora runs` sees that the bundle is served."""
+    return serving_lock(folder / "runs" / "bundles" / "small")
 
 
 def question(i: int, tokens: int = 30) -> dict[str, Any]:
@@ -147,7 +155,7 @@ def test_a_killed_engine_costs_no_request_and_changes_no_answer(small: Small) ->
     assert len({text for text, _, _ in expected}) > 10 and max(tokens for _, _, tokens in expected) > 20
     killed = min(small.engines())
     found = ask_all(small, 40, lambda: os.kill(killed, signal.SIGKILL))
-    assert found == expected
+    assert found == expected and is_held(served(small.folder))
     until("two replicas", lambda: len(small.engines()) == 2)
     assert killed not in small.engines()
 

@@ -53,7 +53,8 @@ def load(args: EndpointArgs, folder: Path) -> ServedModel:
 
     answerer.engine = engine  # type: ignore[method-assign]
     (folder / str(os.getpid())).touch()
-    return ServedModel(answerer, "3")
+    assert args.runs is not None
+    return ServedModel(answerer, "3", folder=args.runs / "bundles" / "small")
 
 
 if __name__ == "__main__":
@@ -65,9 +66,9 @@ if __name__ == "__main__":
         print("METRICS", ray.nodes()[0]["MetricsExportPort"], "READY", flush=True)
 
     keys = Path(sys.argv[3]) if sys.argv[3:] else None
-    ingress = IngressArgs(min_replicas=1)
+    ingress, runs = IngressArgs(min_replicas=1), Path(sys.argv[2]) / "runs"
     serve_forever(
-        EndpointArgs(keys=keys, no_keys=not keys, max_replicas=2, stalled_seconds=2, ingress=ingress),
+        EndpointArgs(keys=keys, no_keys=not keys, runs=runs, max_replicas=2, stalled_seconds=2, ingress=ingress),
         port=int(sys.argv[1]),
         ready=ready,
         load=partial(load, folder=Path(sys.argv[2])),

@@ -162,6 +162,11 @@ def with_weights(folder: Path, weights: str, cache: Path) -> Path:
     return made
 
 
+def serving_lock(folder: Path) -> Path:
+    """The lock that all replicas of endpoints have which serve a bundle's folder; it is beside the folder."""
+    return folder.with_name(f".{folder.name}.serving.lock")
+
+
 def read_bundle_file(folder: Path) -> BundleFile:
     """The validated contents of bundle.json, which people edit. Reads no weights.
 

@@ -6,7 +6,8 @@ The next command that uses a place sweeps it; `remora runs gc` sweeps all of the
     stages/<run>.work            working folder of a published run (an unpublished run can still be resumed)
     stages/<run>.torn-*          a published run that did not match its manifest, kept for inspection
     feeds/<feed>.*               what a group of workers was given
-    ray/<attempt>                Ray's own files of a group of workers or a search
+    bundles/.*.serving.lock      what an endpoint held
+ray/<attempt>                Ray's own files of a group of workers or a search
 """
 
 from __future__ import annotations
@@ -56,6 +57,10 @@ def leftovers(runs: Path) -> Iterator[Leftover]:
     for path in sorted((runs / "feeds").glob("*")):
         if not is_held(path.with_name(f"{path.name.partition('.')[0]}.lease")):
             yield Leftover(path, "of a group of workers that ended")
+    for parent in ("bundles", "cache/weights", "cache/champions"):
+        for lock in sorted((runs / parent).glob(".*.serving.lock")):
+            if not is_held(lock):
+                yield Leftover(lock, "of an endpoint that ended")
     yield from _attempts(runs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from remora.errors import RemoraError, SpecError
 from remora.files import MANIFEST, is_published, sha256_file, verify
-from remora.inference.bundle import bundle_name, check_bundle, with_weights
+from remora.inference.bundle import bundle_name, check_bundle, serving_lock, with_weights
 from remora.serving.args import EndpointArgs
 from remora.serving.lineage import Lineage, lineage, with_weights_of
+from remora.tracking import locks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from remora.inference import Answerer
     from remora.tracking import Model, Tracker
     from remora.tracking.registry import VersionInfo
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,19 @@ def _served(args: EndpointArgs, whole: Path, version: str, run_id: str | None, k
     folder = with_weights(whole, args.weights, cache)
     known = known if folder == whole else with_weights_of(known, folder, args.runs)
     return ServedModel(Answerer.load(folder, cache), version, run_id, known, folder)
+
+
+def hold(folder: Path | None, runs: Path) -> contextlib.ExitStack:
+    """Hold a bundle's folder, so that `remora runs` neither deletes nor moves it, until this process ends or closes
+    what is returned. A folder outside of the run folder is not held: `remora runs` does not know it."""
+    held = contextlib.ExitStack()
+    place = folder and folder.parent.resolve() / folder.name
+    if place is not None and place.is_relative_to(runs):
+        try:
+            held.enter_context(locks.held(serving_lock(place)))
+        except OSError as e:
+            LOG.warning("%s is served, and `remora runs` cannot see that: %s", folder, e)
+    return held
 
 
 @dataclass(frozen=True)

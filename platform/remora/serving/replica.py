@@ -23,7 +23,7 @@ from remora.carrier import carried, unpack
 from remora.errors import DataError, ServingError
 from remora.inference.requests import Request
 from remora.serving.args import EndpointArgs, IngressArgs
-from remora.serving.champion import ModelFacts, ModelLoader, ModelSource
+from remora.serving.champion import ModelFacts, ModelLoader, ModelSource, hold
 from remora.serving.engines.chosen import engine_of
 from remora.serving.engines.protocol import Delta, Draining, ModelFailure, OtherVersion, VersionedRequest
 from remora.serving.engines.remote import EngineItem, RemoteEngine
@@ -68,6 +68,7 @@ class ModelReplica:
         assert args.runs is not None, "resolved at deployment"
         with carried(args.runs / "logs"):
             model = load(args)
+            self._held = hold(model.folder, args.runs)
             self._facts, self._engine = model.facts, engine_of(args, model)
             # Its first answer, so that no client waits for what that sets up. In a thread: a loop runs in this one.
             ThreadPoolExecutor(1).submit(asyncio.run, probe(self._engine, self._facts)).result()

@@ -5,6 +5,7 @@ stages/<run>.validations.lease                      makes the validation that it
 scores/.<name>.lease                                asks the benchmark
 scores/.<name>.speed.lease                          measures how fast the model answers
 cache/weights/.<name>.lock                          writes 8-bit weights
+bundles/.<name>.serving.lock                        serves the bundle; also in cache/weights and cache/champions
 data/index/<dataset>/lock                           reads or writes the dataset's indexes
 data/index/<dataset>/lengths/<index>-<table>.lock   measures lengths
 data/index/<dataset>/contents/<index>.lock          digests what the records say
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.files import is_held
+from remora.inference.bundle import serving_lock
 from remora.pipeline.search.search import lease_of
 from remora.pipeline.upkeep.holdings import Holding
 
@@ -30,6 +32,7 @@ WORK = {
     "stages/*.lease": "stage run {}",
     "scores/.*.speed.lease": "answer speed of {}",
     "scores/.*.lease": "evaluation {}",
+    **{f"{folder}/.*.serving.lock": "endpoint of {}" for folder in ("bundles", "cache/weights", "cache/champions")},
     "cache/weights/.*.lock": "weights {}",
     "data/index/*/lock": "index {}",
     "data/index/*/lengths/*.lock": "lengths {}",
@@ -47,8 +50,11 @@ class HeldLock:
 
     work: str
     """What it does, with the name of what it works at: `stage run base-0f3a…`."""
+    name: str
     holdings: Sequence[Holding]
     """What it is about, as far as that is there already."""
+    serves: bool
+    """Whether it is an endpoint's, which may run for weeks and changes nothing."""
 
 
 def locks_of(holding: Holding) -> list[Path]:
@@ -60,8 +66,10 @@ def locks_of(holding: Holding) -> list[Path]:
             return [home / f"{name.removesuffix('.work')}{end}" for end in STAGE]
         case "scores":
             return [home / f".{name}{end}" for end in SCORES]
+        case "bundle" | "download":
+            return [serving_lock(folder)]
         case "weights":
-            return [home / f".{name}.lock"]
+            return [home / f".{name}.lock", serving_lock(folder)]
         case "index":
             made_of_it = (*home.glob(f"contents/{name}.lock"), *home.glob(f"lengths/{name}-*.lock"))
             return [home / "lock", *sorted(made_of_it)]
@@ -82,8 +90,8 @@ def held_locks(runs: Path, there: Iterable[Holding]) -> Iterator[HeldLock]:
         for lock in sorted(set(runs.glob(pattern)) - seen):
             seen.add(lock)
             if is_held(lock):
-                found = of.get(lock, [])
-                yield HeldLock(work.format(_name(lock, pattern)), found)
+                name = _name(lock, pattern)
+                yield HeldLock(work.format(name), name, of.get(lock, []), pattern.endswith(".serving.lock"))
 
 
 def _name(lock: Path, pattern: str) -> str:

@@ -45,7 +45,7 @@ def rename_bundle(holding: Holding, to: str, runs: Path, needs: Needs) -> Path:
         raise DataError(
             f"a bundle gets another name, and {to!r} is none; to take a model elsewhere: remora export {holding.name}"
         )
-    check_idle(needs)
+    check_idle(needs, holding)
     old, new = holding.path, holding.path.with_name(to)
     with disk_errors(new):
         if os.path.lexists(new):
@@ -59,14 +59,13 @@ def rename_bundle(holding: Holding, to: str, runs: Path, needs: Needs) -> Path:
     return new
 
 
-def check_idle(needs: Needs) -> None:
+def check_idle(needs: Needs, one: Holding | None = None) -> None:
     """Raises:
-    StoreError: a command works in the run folder.
+    StoreError: a command works in the run folder, or an endpoint serves what is there; of `one` thing, that.
     """
-    if needs.at_work:
-        raise StoreError(
-            f"a command works in {needs.runs} ({needs.at_work[0]}); next: wait for it, or stop it with Ctrl-C"
-        )
+    serving = [work for place, work in needs.serving.items() if one is None or place == one.place]
+    if working := [*needs.at_work, *serving]:
+        raise StoreError(f"a command works in {needs.runs} ({working[0]}); next: wait for it, or stop it with Ctrl-C")
 
 
 def _tell_records(runs: Path, old: str, new: str) -> None:

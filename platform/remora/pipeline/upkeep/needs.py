@@ -7,7 +7,7 @@ what they were made of is needed through them.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from remora.pipeline.command_records import commands_at_work
 from remora.pipeline.search import space_file
 from remora.pipeline.search.search import lease_of, result_file
 from remora.pipeline.upkeep.holdings import INDEX, Holding, holdings, torn_apart
-from remora.pipeline.upkeep.locks import held_locks
+from remora.pipeline.upkeep.locks import HeldLock, held_locks
 from remora.pipeline.upkeep.registered import lineage_of, names_bundle, stages_of, weights_of
 from remora.tracking.every_version import Registered
 from remora.tracking.record import FOLDER, Record, file_of, lives, read_record
@@ -55,6 +55,8 @@ class Needs:
     """Places of what is needed, by itself or through something that is."""
     at_work: list[str] = field(default_factory=list)
     """Commands that work in the run folder now."""
+    serving: dict[str, str] = field(default_factory=dict)
+    """Place -> the endpoint that serves what is there now."""
     unread: list[Path] = field(default_factory=list)
     """Files that would say what is needed, and cannot be read."""
 
@@ -269,15 +271,21 @@ class _Counted:
         """What commands hold now."""
         self.found.at_work += commands_at_work(self.runs)
         for held in held_locks(self.runs, self.found.holdings):
-            asked = {about.weights for h in held.holdings if h.kind == "scores" and (about := read_about(h.path))}
-            models = [h for h in self.found.holdings if asked and h.kind in MODELS]
-            bundles = [h for h in models if self.weights_of(h.path) in asked]
-            self._hold(held.work, [h.place for h in (*held.holdings, *bundles)])
+            places = [h.place for h in (*held.holdings, *self._models_of(held))]
+            if held.serves:
+                self.found.serving |= dict.fromkeys(places or [held.name], held.work)
+            else:
+                self.found.at_work.append(held.work)
+            user = User(f"{held.work}, which {'serves it' if held.serves else 'is worked at'}")
+            for place in places:
+                self.found.users.setdefault(place, []).insert(0, user)
 
-    def _hold(self, what: str, places: Collection[str]) -> None:
-        self.found.at_work.append(what)
-        for place in places:
-            self.found.users.setdefault(place, []).insert(0, User(f"{what}, which is worked at"))
+    def _models_of(self, held: HeldLock) -> list[Holding]:
+        """The models that are asked, and those whose weights are made or served in 8 bits."""
+        asked = {about.weights for h in held.holdings if h.kind == "scores" and (about := read_about(h.path))}
+        short = held.name.rpartition("-")[2] if "-int8-" in held.name else None
+        models = [h for h in self.found.holdings if (asked or short) and h.kind in MODELS]
+        return [h for h in models if (of := self.weights_of(h.path)) in asked or of[:12] == short]
 
     def _mark(self) -> None:
         """Everything that can be reached from what is needed by itself."""
