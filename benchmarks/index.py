@@ -23,6 +23,7 @@ from PIL import Image
 from remora.data import index_builder
 from remora.data.convert import convert_dataset
 from remora.data.index_builder import open_dataset, over_processes
+from remora.data.index_state import pictures_changed
 from remora.data.sources import find_source
 
 RECORDS, TEXT_ONLY, FILES, FOLDERS = 665_298, 41_000, 4_000, 1_000
@@ -120,7 +121,7 @@ def main() -> None:
     add("open from cache, in a fresh process", count, opened)
     home = next(root.iterdir())
     start = time.perf_counter()
-    assert not index_builder._changed(home)
+    assert not pictures_changed(home)
     add("of which: is any picture file changed?", count, time.perf_counter() - start)
     notes = [f"- The fresh process: imports {imported:.2f} s, opens in {core:.2f} s of a core, peak {peak:,.0f} MiB."]
     notes += [f"- 50,000 of its records at random: {random_reads:,.0f} a second; {own:,.0f} MiB of its own at the end."]

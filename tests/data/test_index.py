@@ -16,6 +16,7 @@ from PIL import Image
 from remora.data import index_builder
 from remora.data.index import Dataset
 from remora.data.index_builder import open_dataset, over_processes
+from remora.data.locations import join, relative
 from remora.data.mixture import fingerprint, open_entry
 from remora.data.sources import find_source, llava
 from remora.errors import DataError
@@ -106,6 +107,48 @@ def test_only_what_changed_is_read_again(tiny_data, reads):
     file.write_text(json.dumps(records[:3]))
     assert len(opened(file)) == 3 and not reads
     assert len(first) == 4 and first[3].id == "s3"  # a process that had it open keeps reading the old one
+
+
+def test_a_moved_run_folder_reads_what_moved_with_it_without_indexing_it_again(tiny_data, reads, monkeypatch):
+    """Its own data by their place in it; data elsewhere stay where they are. Twice, since the first move is the easy
+    one."""
+    elsewhere = tiny_data("elsewhere/train.json", images="elsewhere/images")
+    runs = elsewhere.parent.parent / "runs"
+    own = tiny_data("runs/data/demo/train.json", images="runs/mine")
+    builds, build = [], index_builder._build
+    monkeypatch.setattr(index_builder, "_build", lambda source, *more: builds.append(source) or build(source, *more))
+
+    def both(runs):
+        places = ((runs / "data" / "demo" / "train.json", runs / "mine"), (elsewhere, elsewhere.parent / "images"))
+        return [open_dataset(find_source(str(f)), str(f), str(images), runs / "data" / "index") for f, images in places]
+
+    def said(found, runs):
+        return [[d.folder.relative_to(runs), d.digest, [s.images[0].open().size for s in d]] for d in found]
+
+    before = said(both(runs), runs)
+    assert len(builds) == 2 and len(reads) == 6 and own.exists()
+    for place in ("second/runs", "third"):
+        old, runs = runs, elsewhere.parent.parent / place
+        runs.parent.mkdir(exist_ok=True)
+        old.rename(runs)
+        mine, other = both(runs)
+        assert said([mine, other], runs) == before and len(builds) == 2 and len(reads) == 6
+        assert mine.where(0) == f"{runs}/data/demo/train.json: record 0"
+        assert [s.images[0].location for s in mine] == [f"{runs}/mine/{i}.png" for i in range(3)]
+        assert other.where(0) == f"{elsewhere}: record 0"
+        assert mine[1].turns == other[1].turns
+    for file in runs.rglob("*"):  # copied by what keeps no times: read again, and found to be the same
+        os.utime(file, (1, 1))
+    assert said(both(runs), runs) == before and len(builds) == 3 and len(reads) == 9
+
+
+@pytest.mark.parametrize(
+    "location", ["/runs/a/b.png", "/runs", "/run", "/runs2/a", "s3://bucket/runs/a", "/runs/../x/a"]
+)
+def test_a_location_relative_to_a_folder_joins_to_itself(location):
+    found = relative("/runs", location)
+    assert found.startswith(("/", "s3:")) == (location not in ("/runs", "/runs/a/b.png"))
+    assert os.path.normpath(join("/runs", found)) == os.path.normpath(location) or found == location
 
 
 def test_a_picture_that_changes_under_a_run_is_told(tiny_data):

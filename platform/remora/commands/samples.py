@@ -14,7 +14,7 @@ from remora.catalog.compatibility import check_composition
 from remora.commands.data_options import DataShowOptions
 from remora.data.conversation import Sample, image_field, name_of, parse_turns, short
 from remora.data.held_out import trained_on
-from remora.data.index_builder import size_of
+from remora.data.index_state import size_of
 from remora.data.locations import absolute, join
 from remora.data.mixture import locate, open_entry
 from remora.data.outputs import writes

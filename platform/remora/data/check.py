@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from remora.data.conversation import TAG, Problem, Turn, image_field, name_of, parse_turns, short
-from remora.data.index_builder import size_of
+from remora.data.index_state import size_of
 from remora.data.locations import join
 from remora.data.pictures import Picture, examined
 from remora.data.pixels import NOTED as NOTED_PICTURES

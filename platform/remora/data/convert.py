@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.data.conversation import image_field
-from remora.data.index_builder import OnProgress, size_of
+from remora.data.index_builder import OnProgress
+from remora.data.index_state import size_of
 from remora.data.locations import is_url, join
 from remora.data.outputs import writes
 from remora.data.pictures import Picture

@@ -4,9 +4,11 @@ An index is built once (index_builder.py). It has each record's turns and, for e
 digest. Pictures stay where they are, unless their format does not allow random access. Below data/index/ in the run
 folder:
 
-    <name>-<place>/state.json      the dataset's location, the state of its files, and their index
+    <name>-<place>/state.json      the state of the dataset's files, and their index
     <name>-<place>/pictures.npz    the state of every picture file, so that only changed ones are read again
     <name>-<place>/<content>/      the index: records.bin, offsets.bin, sums.bin, problems.jsonl, index.json, pictures/
+
+Files in the run folder are known by their place in it, so it can be moved as a whole.
 
 Everything read from an index is verified. sums.bin has a digest of each record, which is compared when the record is
 read, so opening an index of any size is fast. Small files are compared when a command opens them, and pictures by their
@@ -29,7 +31,7 @@ from typing import overload
 import numpy as np
 
 from remora.data.conversation import Sample, Turn
-from remora.data.locations import is_url
+from remora.data.locations import is_url, join, relative
 from remora.data.pictures import Picture
 from remora.errors import BrokenRecord, DataError, TornArtifact
 from remora.files import MANIFEST, digest, manifest, sha256_file
@@ -101,7 +103,7 @@ class Dataset(Sequence[Sample]):
     def __init__(self, folder: Path, without: Sequence[str] = ()) -> None:
         try:
             about = json.loads((folder / "index.json").read_text())
-            self._moved = _moved(about.get("root"), folder)
+            self._moved = _moved(about.get("runs"), folder)
             if about.pop("sum") != digest(about):
                 raise _torn(folder, "index.json does not match its digest")
             self._offsets = _mapped(folder / "offsets.bin").view(np.uint64)
@@ -124,7 +126,7 @@ class Dataset(Sequence[Sample]):
         """Kind of problem -> number of records."""
         self.records = len(self._offsets) - 1
         """Number of records in the source, including broken ones."""
-        self._shards: list[tuple[int, str, int]] = [tuple(s) for s in about["shards"]]
+        self._shards: list[tuple[int, str, int]] = [(at, self._now(file), n) for at, file, n in about["shards"]]
         skipped = {flaw.record for flaw in self.flaws() if flaw.kind in without} if without else set()
         self.skipped = len(skipped)
         self._kept = np.setdiff1d(np.arange(self.records), np.fromiter(skipped, int)) if skipped else None
@@ -209,11 +211,14 @@ class Dataset(Sequence[Sample]):
     ) -> Picture:
         """A picture of a record. Names of pictures stored in the index are relative to its folder."""
         size = (size[0], size[1]) if size else None  # JSON gives lists
-        if self._moved and location.startswith(self._moved[0]):
-            return Picture(self._moved[1] + location.removeprefix(self._moved[0]), offset, length, sha256, size)
+        location = self._now(location)
         if location.startswith("/") or is_url(location):
             return Picture(location, offset, length, sha256, size)
         return KeptPicture(str(self.folder / location), offset, length, sha256, size)
+
+    def _now(self, location: str) -> str:
+        """Where a file is now that was in the run folder when it was indexed."""
+        return join(self._moved[1], relative(self._moved[0], location)) if self._moved else location
 
 
 def _opened(folder: Path, without: Sequence[str], kept: np.ndarray | None) -> Dataset:
@@ -221,15 +226,15 @@ def _opened(folder: Path, without: Sequence[str], kept: np.ndarray | None) -> Da
     return whole if kept is None else whole.only(kept)
 
 
-def _moved(root: str | None, folder: Path) -> tuple[str, str] | None:
-    """(old, new) data folder, if it was moved or copied since indexing; else None."""
-    now = data_folder(folder)
-    return (f"{root}/", f"{now}/") if root and root != now else None
+def _moved(runs: str | None, folder: Path) -> tuple[str, str] | None:
+    """(old, new) run folder, if it was moved or copied since indexing; else None."""
+    now = runs_of(folder.parent)
+    return (runs, now) if runs and runs != now else None
 
 
-def data_folder(folder: Path) -> str:
-    """The data folder of an index at `<data>/index/<name>-<place>/<content>`."""
-    return str(folder.absolute().parents[2])
+def runs_of(home: Path) -> str:
+    """The run folder of a dataset's indexes at `<runs>/data/index/<name>-<place>`."""
+    return str(home.absolute().parents[2])
 
 
 def _mapped(file: Path) -> np.ndarray:
@@ -286,7 +291,7 @@ class IndexWriter:
             "problems": self._counts,
             "problems_sha256": sha256_file(self.folder / "problems.jsonl"),
             "shards": self._shards,
-            "root": data_folder(self.folder),  # for pictures that are moved or copied with the index
+            "runs": runs_of(self.folder.parent),  # for files that are moved or copied with the index
         }
         (self.folder / "index.json").write_text(json.dumps(about | {"sum": digest(about)}))
         return content

@@ -7,39 +7,42 @@ training (`pixels.examine`). A picture whose size and mtime match an earlier ind
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import multiprocessing
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TypedDict, TypeVar
-
-import numpy as np
+from typing import TypeVar
 
 from remora.data.conversation import Problem, image_field, name_of, parse_turns, with_system
-from remora.data.index import Dataset, Flaw, IndexWriter, encode_record, sound
-from remora.data.locations import is_url, join, stamp
+from remora.data.index import Dataset, Flaw, IndexWriter, encode_record, runs_of, sound
+from remora.data.index_state import (
+    PICTURES,
+    STATE,
+    Seen,
+    known_pictures,
+    pictures_changed,
+    stamps,
+    state_of,
+    write_seen,
+)
+from remora.data.locations import is_url, join, relative
 from remora.data.pictures import Picture, examined
 from remora.data.pixels import NOTED
 from remora.data.shared_index import bring_index, send_index
 from remora.data.sources import Raw, Shard, Source
-from remora.errors import DataError, MissingDataset
+from remora.errors import DataError
 from remora.files import digest, disk_errors, is_published, publishing, write_json
 from remora.versions import INDEX
 
 log = logging.getLogger(__name__)
-STATE = "state.json"
-PICTURES = "pictures.npz"
-SWEEP = 10_000
-"""Picture files that are stat'ed before they are compared in one go."""
 AT_ONCE = 16
 """Concurrent downloads of pictures per worker."""
 
@@ -49,18 +52,6 @@ Spread = Callable[[Callable[[Shard], "Indexed"], Iterable[Shard]], Iterable["Ind
 """Applies a function to shards, in any workers; yields results in the order of the shards."""
 OnProgress = Callable[[int, int], None]
 """Called with (bytes of records indexed, total bytes)."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """State of a picture file when indexed: bytes and mtime in ns (both -1 if missing), digest, width and height (None
-    if unreadable), and problems."""
-
-    bytes: int
-    changed: int
-    sha256: str
-    size: tuple[int, int] | None
-    problems: tuple[Problem, ...]
 
 
 @dataclass
@@ -89,9 +80,10 @@ def open_dataset(
         DataError: a file is missing, is not of its format, or has no record.
         StoreError: the index cannot be written.
     """
-    home = root / f"{_stem(location)}-{digest([location, images])[:8]}"
+    runs = str(root.absolute().parents[1])
+    home = root / f"{_stem(location)}-{digest([relative(runs, location), relative(runs, images)])[:8]}"
     if not home.is_dir():
-        _stamps(source)  # fail for a missing file before a folder is made
+        stamps(source.files, home)  # fail for a missing file before a folder is made
     with disk_errors(root):
         home.mkdir(parents=True, exist_ok=True)
         with _locked(home, fcntl.LOCK_SH):  # the workers of a machine check in parallel
@@ -102,7 +94,7 @@ def open_dataset(
                 return Dataset(found)
             if found := _spoilt(home):
                 log.warning("%s is damaged; rebuilding it", found)
-            files = _stamps(source)
+            files = stamps(source.files, home)
             if is_url(location):
                 bring_index(home, files, (STATE, PICTURES))
                 if found := _current(source, home):
@@ -151,7 +143,7 @@ def _build(source: Source, images: str, home: Path, spread: Spread, progress: On
                     progress(done, total)
             if not writer.records:
                 raise DataError(f"{', '.join(source.files)}: no record in it")
-            key = digest([writer.finish(), images])[:16]
+            key = digest([writer.finish(), relative(runs_of(home), images)])[:16]
             if any(pictures.iterdir()):
                 pictures.rename(tmp / "pictures")
         final = home / key
@@ -163,14 +155,14 @@ def _build(source: Source, images: str, home: Path, spread: Spread, progress: On
     finally:
         shutil.rmtree(pictures, ignore_errors=True)
         shutil.rmtree(workshop, ignore_errors=True)
-    _write_seen(home, seen)
+    write_seen(home, seen)
     return final
 
 
 def index_shard(source: Source, images: str, home: str, shard: Shard) -> Indexed:
     """Read one shard: its records, their problems, and the digests of their pictures. Runs in a worker."""
     out, table = Indexed(shard), Path(home) / PICTURES
-    known = _known(table, table.stat().st_mtime_ns) if table.exists() else {}
+    known = known_pictures(table, table.stat().st_mtime_ns) if table.exists() else {}
     kept = Path(home) / "pictures.new" / f"{digest([shard.file, shard.start])[:16]}.bin"
     for number, raw in enumerate(source.read(shard)):
         flaws = raw.flaws()
@@ -237,33 +229,8 @@ def _read(picture: Picture) -> Seen:
     return Seen(-1, -1, found.sha256, found.size, tuple(found.problems))
 
 
-# The state of the files that an index was built from.
-
-
 def _stem(location: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in location.rstrip("/").rpartition("/")[2])[:60]
-
-
-def size_of(file: str) -> int:
-    """Size of a dataset's file in bytes.
-
-    Raises:
-        DataError: it is missing or inaccessible.
-    """
-    return _stamp(file)[0]
-
-
-def _stamp(file: str) -> tuple[int, str]:
-    try:
-        return stamp(file)
-    except FileNotFoundError:
-        raise MissingDataset(f"missing dataset file: {file}") from None
-    except OSError as e:
-        raise DataError(f"unreadable dataset file: {file}: {e}") from None
-
-
-def _stamps(source: Source) -> list[list[str | int]]:
-    return [[file, *_stamp(file)] for file in source.files]
 
 
 @contextmanager
@@ -275,104 +242,14 @@ def _locked(home: Path, how: int) -> Iterator[None]:
 
 def _current(source: Source, home: Path) -> Path | None:
     """The folder of the last index, if nothing has changed since it was built."""
-    files, state = _stamps(source), _state(home)
-    if not state or state["files"] != files or _changed(home) or not sound(home / state["index"]):
+    files, state = stamps(source.files, home), state_of(home)
+    if not state or state["files"] != files or pictures_changed(home) or not sound(home / state["index"]):
         return None
     return home / state["index"]
 
 
 def _spoilt(home: Path) -> Path | None:
     """The folder of the last index, if it exists and is damaged."""
-    state = _state(home)
+    state = state_of(home)
     folder = home / state["index"] if state else home
     return folder if state and folder.is_dir() and not sound(folder) else None
-
-
-class IndexState(TypedDict):
-    """The content of state.json."""
-
-    format: int
-    files: list[list[str | int]]
-    index: str
-
-
-def _state(home: Path) -> IndexState | None:
-    """The content of state.json, if its index can be opened."""
-    try:
-        state = json.loads((home / STATE).read_text())
-    except (OSError, ValueError):
-        return None
-    known = isinstance(state, dict) and state.get("format") == INDEX and {"files", "index"} <= state.keys()
-    return state if known else None
-
-
-def _write_seen(home: Path, seen: dict[str, Seen]) -> None:
-    problems = {i: s.problems for i, s in enumerate(seen.values()) if s.problems}
-    tmp = home / ".pictures.npz"
-    with tmp.open("wb") as f:
-        np.savez(
-            f,
-            format=np.array(INDEX),
-            names=np.frombuffer("\0".join(seen).encode(), np.uint8),
-            stamps=np.array([(s.bytes, s.changed) for s in seen.values()], np.int64).reshape(-1, 2),
-            digests=np.frombuffer(b"".join(bytes.fromhex(s.sha256 or "00" * 32) for s in seen.values()), np.uint8),
-            sizes=np.array([s.size or (0, 0) for s in seen.values()], np.int32).reshape(-1, 2),
-            problems=np.frombuffer(json.dumps(problems).encode(), np.uint8),
-        )
-    tmp.replace(home / PICTURES)
-
-
-def _names(table: Mapping[str, np.ndarray]) -> list[str]:
-    text = table["names"].tobytes().decode()
-    return text.split("\0") if text else []
-
-
-def _changed(home: Path) -> bool:
-    """Whether any local picture file has changed.
-
-    This costs one stat per file (1.7 s of a core for 624,000) and little more: names stay bytes, because encoding one
-    costs half as much as a stat, and numpy compares.
-    """
-    try:
-        with (home / PICTURES).open("rb") as f, np.load(f) as table:
-            text, stamps = table["names"].tobytes(), table["stamps"]
-    except Exception:  # noqa: BLE001  (numpy, zipfile and zlib have a dozen for a table that is not what was written)
-        return True
-    places = text.split(b"\0") if text else []
-    for at in range(0, len(places), SWEEP):
-        now = np.fromiter((n for place in places[at : at + SWEEP] for n in _size_and_time(place)), np.int64)
-        if not np.array_equal(now.reshape(-1, 2), stamps[at : at + SWEEP]):
-            return True
-    return False
-
-
-def _size_and_time(place: bytes) -> tuple[int, int]:
-    """(size in bytes, mtime in ns) of a file; both -1 if it does not exist."""
-    try:
-        found = os.stat(place)  # noqa: PTH116
-    except OSError:
-        return -1, -1
-    return found.st_size, found.st_mtime_ns
-
-
-@lru_cache(maxsize=1)
-def _known(path: Path, changed: int) -> dict[str, Seen]:
-    """The picture files that the last index was built from; `changed` is the mtime of their table."""
-    try:
-        with path.open("rb") as f, np.load(f) as table:
-            if int(table["format"]) != INDEX:  # another version of the reader may have accepted other pictures
-                return {}
-            digests, problems = table["digests"].tobytes(), json.loads(table["problems"].tobytes())
-            rows = zip(_names(table), table["stamps"].tolist(), table["sizes"].tolist(), strict=True)
-            return {
-                place: Seen(
-                    bytes_,
-                    changed,
-                    digests[32 * i : 32 * i + 32].hex(),
-                    (width, height) if width else None,
-                    tuple((kind, why) for kind, why in problems.get(str(i), ())),
-                )
-                for i, (place, (bytes_, changed), (width, height)) in enumerate(rows)
-            }
-    except Exception:  # noqa: BLE001  (as above: nothing is known, so everything is read)
-        return {}

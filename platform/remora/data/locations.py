@@ -57,6 +57,12 @@ def join(root: str, relative: str) -> str:
     return urljoin(root.rstrip("/") + "/", relative) if root.startswith("http") else os.path.join(root, relative)  # noqa: PTH118
 
 
+def relative(root: str, location: str) -> str:
+    """What `join` makes the location of again: relative to a local folder that it is in, else as it is."""
+    inside = "." if location == root else location.removeprefix(f"{root}/")
+    return location if ".." in inside.split("/") else inside
+
+
 def parent(location: str) -> str:
     return location.rstrip("/").rpartition("/")[0] or "/"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from remora.data.index_builder import STATE
+from remora.data.index_state import STATE
 from remora.errors import DataError, RemoraError
 from remora.evaluation.sheet import read_about
 from remora.files import digest, is_held, read_object, strings_in
@@ -255,7 +255,9 @@ class _Counted:
                 continue
             state = read_object(h.path.parent / STATE)
             files = state.get("files")
-            if state.get("index") == h.path.name and isinstance(files, list) and files and all(map(_there, files)):
+            if state.get("index") != h.path.name or not isinstance(files, list) or not files:
+                continue
+            if all(_there(self.runs, file) for file in files):
                 self._add(h.place, User(f"dataset {files[0][0]}"))
 
     def _read_records(self) -> Iterator[Record]:
@@ -299,13 +301,13 @@ class _Counted:
             kept |= more
 
 
-def _there(file: object) -> bool:
+def _there(runs: Path, file: object) -> bool:
     """Whether a file of a dataset is there and as long as it was; a URL is not asked."""
     if not isinstance(file, list) or len(file) < 2 or not isinstance(file[0], str):
         return False
     if "://" in file[0]:
         return True
     try:
-        return Path(file[0]).stat().st_size == file[1]
+        return (runs / file[0]).stat().st_size == file[1]
     except OSError:
         return False
