@@ -167,6 +167,6 @@ def test_of_a_url_only_this_nodes_copies_go(say: Say, runs: Path, capsys) -> Non
     (runs / ".url.json").write_text(json.dumps({"url": "s3://bucket/runs", "node": "n"}))
     main(["runs", "rm", "two", "--runs", str(runs)])
     told = capsys.readouterr()
-    assert told.err == f"note: {runs} is this node's folder of s3://bucket/runs; what is at the URL stays\n"
+    assert told.err == f"note: {runs} is this node's folder of s3://bucket/runs; of what is there nothing goes\n"
     assert "would delete" in told.out
     assert "belongs to s3://bucket/runs; next: REMORA_NODE_FOLDER=DIR" in say("mv", ".", str(runs.parent / "x"))[1]

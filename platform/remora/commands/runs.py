@@ -39,7 +39,8 @@ def runs(options: RunsOptions) -> None:
         raise StoreError(f"there is no run folder {options.runs}; give the right one with --runs DIR (or REMORA_RUNS)")
     if shared := around(options.runs):
         # Another node may need what nothing needs here; the copies that go are brought again when they are asked for.
-        _note(f"{options.runs} is this node's folder of {shared.url}; what is at the URL stays")
+        goes = {"gc": "only what killed commands left goes, after a day", "rm": "nothing goes"}.get(options.what)
+        _note(f"{options.runs} is this node's folder of {shared.url}" + (f"; of what is there {goes}" if goes else ""))
     verbs: dict[str, Callable[[RunsOptions], None]] = {
         "ls": _ls,
         "show": _show,
@@ -103,6 +104,8 @@ def _verify(options: RunsOptions) -> None:
     if not options.names:
         verdicts += [*verifying.verified_torn_apart(options.runs), *verifying.verified_records(options.runs)]
         verdicts += verifying.verified_versions(versions)
+        if shared := around(options.runs):
+            verdicts += verifying.verified_at_url(shared)
     torn = [v for v in verdicts if v.problems]
     if options.json:
         said = [{"what": v.what, "path": str(v.path), "problems": list(v.problems)} for v in verdicts]
@@ -132,6 +135,8 @@ def _gc(options: RunsOptions) -> None:
             tell(f"at work: {named(found.at_work)}; what nothing needs stays until that has ended")
         elif young := deleting.fresh(found):
             tell(f"kept, because it is new: {named([h.place for h in young])}")
+    if shared := around(options.runs):
+        garbage += deleting.collect_at_url(shared, options.yes)
     _said(options, garbage)
 
 

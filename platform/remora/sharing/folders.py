@@ -92,7 +92,7 @@ class SharedRuns:
             files = {str(name): SharedFile(int(f["bytes"]), str(f["sha256"])) for name, f in said["files"].items()}
             return SharedVersion(number, str(said["attempt"]), files, dict(said["about"]))
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise StoreError(f"{self.url}/{key}/{_manifest(number)}: unreadable; {_again(self.url, key)}") from None
+            raise StoreError(f"{self.url}/{key}/{_manifest(number)}: unreadable; {again(self.url, key)}") from None
 
     def newest(self, key: str) -> SharedVersion | None:
         """The newest version; None if there is none."""
@@ -163,13 +163,13 @@ class SharedRuns:
             for name, file in version.files.items():
                 place, wrong = tmp / name, f"{self.url}/{key}: {name}"
                 if not place.resolve().is_relative_to(tmp.resolve()):
-                    raise StoreError(f"{wrong} is no path below it; {_again(self.url, key)}")
+                    raise StoreError(f"{wrong} is no path below it; {again(self.url, key)}")
                 try:
                     self.objects.download(f"{key}/{version.attempt}/{name}", place)
                 except FileNotFoundError:
-                    raise StoreError(f"{wrong} is missing; {_again(self.url, key)}") from None
+                    raise StoreError(f"{wrong} is missing; {again(self.url, key)}") from None
                 if place.stat().st_size != file.bytes or sha256_file(place) != file.sha256:
-                    raise StoreError(f"{wrong} does not match its sha256; {_again(self.url, key)}")
+                    raise StoreError(f"{wrong} does not match its sha256; {again(self.url, key)}")
             yield tmp
 
     def replace(self, folder: Path, version: SharedVersion) -> None:
@@ -198,7 +198,8 @@ def _manifest(number: int) -> str:
     return f"manifest-{number:08d}.json"
 
 
-def _again(url: str, key: str) -> str:
+def again(url: str, key: str) -> str:
+    """What to do about a publication that is damaged."""
     return f"delete {url}/{key}, it will be made again"
 
 

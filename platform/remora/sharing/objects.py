@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from functools import cached_property
@@ -93,6 +94,25 @@ class Objects:
         except FileNotFoundError:
             return []
         return sorted(name for path in found if (name := path.rstrip("/").rpartition("/")[2]))
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of every object, by its key."""
+        system, root = self._opened
+        try:
+            with self._errors():
+                found = system.find(root, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {path.removeprefix(root).lstrip("/"): int(info.get("size") or 0) for path, info in found.items()}
+
+    def age(self, key: str) -> float | None:
+        """Seconds since an object was written, as the store says, by this machine's clock; None if it does not."""
+        system, root = self._opened
+        try:
+            with self._errors():
+                return time.time() - float(system.modified(f"{root}/{key}").timestamp())
+        except (FileNotFoundError, NotImplementedError):
+            return None
 
     def upload(self, file: Path, key: str) -> None:
         system, root = self._opened

@@ -21,6 +21,8 @@ from remora.pipeline.upkeep.holdings import CONTENT, Holding, named
 from remora.pipeline.upkeep.locks import locks_of
 from remora.pipeline.upkeep.needs import OWN, Needs
 from remora.runs.leftovers import delete, leftovers
+from remora.sharing import SharedRuns
+from remora.sharing.leftovers import SharedListing
 
 FRESH = 3600.0
 """Seconds for which something new is not collected: a command that has just begun may be about to use it."""
@@ -30,7 +32,8 @@ FRESH = 3600.0
 class Garbage:
     """Something that a collection deletes, or would."""
 
-    path: Path
+    path: Path | str
+    """Its place, or its URL."""
     why: str
     frees: int
     """Bytes."""
@@ -43,6 +46,14 @@ def collect_leftovers(runs: Path, really: bool) -> Iterator[Garbage]:
         if really:
             delete(each)
         yield found
+
+
+def collect_at_url(shared: SharedRuns, really: bool) -> Iterator[Garbage]:
+    """What killed commands of any node left at the URL of a run folder."""
+    for each in SharedListing(shared).leftovers():
+        if really:
+            shared.remove(each.key)
+        yield Garbage(f"{shared.url}/{each.key}", each.why, each.bytes)
 
 
 def collect(needs: Needs, really: bool) -> Iterator[Garbage]:

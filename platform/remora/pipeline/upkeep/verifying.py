@@ -16,6 +16,8 @@ from remora.files import MANIFEST, UNREAD, is_published, manifest, read_object, 
 from remora.pipeline.search.space_file import SPACE
 from remora.pipeline.upkeep.holdings import Holding, torn_apart
 from remora.pipeline.upkeep.registered import lineage_of
+from remora.sharing import SharedRuns
+from remora.sharing.leftovers import SharedListing
 from remora.spec import PARTS
 from remora.tracking.every_version import Registered
 from remora.tracking.record import FOLDER, read_record
@@ -34,7 +36,8 @@ class Verified:
 
     what: str
     """`stage run finetune-0f3a…`."""
-    path: Path
+    path: Path | str
+    """Its place, or its URL."""
     problems: tuple[str, ...]
     """Each a line with what to do; empty if it is whole."""
 
@@ -76,6 +79,12 @@ def verified_versions(versions: Sequence[Registered]) -> Iterator[Verified]:
         else:
             problem = ""
         yield Verified(what, folder, (problem,) if problem else ())
+
+
+def verified_at_url(shared: SharedRuns) -> Iterator[Verified]:
+    """Every publication at the URL of a run folder: manifests, and the files that they name by their sizes."""
+    for each in SharedListing(shared).verified():
+        yield Verified(f"{each.key} at the URL", f"{shared.url}/{each.key}", each.problems)
 
 
 def _problems(runs: Path, holding: Holding) -> Iterator[str]:
