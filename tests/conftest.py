@@ -68,7 +68,7 @@ def tiny_data(tmp_path):
 def catalog_data(tmp_path, tiny_data):
     """A data folder that holds three records of every dataset of the catalog."""
     for name, entry in catalog.entries("datasets").items():
-        tiny_data(entry.path, images=entry.images, pictures=name != "demo-language")
+        tiny_data(entry.path, images=entry.images, pictures=not name.endswith("-language"))
     return tmp_path
 
 

@@ -16,6 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from support.stamps import write_stamps
 
 GOLDEN = Path(__file__).parent / "golden" / "versions.json"
 PNG = base64.b64decode(
@@ -101,10 +104,20 @@ def demo(folder: Path) -> str:
     return _digest([manifest["sha256"], manifest["counts"], manifest["pictures"]])
 
 
+def photos(folder: Path) -> str:
+    from remora.demo import build_photos
+
+    stamps = write_stamps(folder / "stamps")
+    manifest = build_photos(folder / "photos", given=stamps)
+    shades = [
+        round(float(np.asarray(Image.open(p)).mean()))
+        for p in sorted(folder.joinpath("photos").rglob("*-one-0.png"))[::5]
+    ]
+    return _digest([manifest["sha256"], manifest["counts"], manifest["pictures"], shades])
+
+
 def asking(folder: Path) -> str:
     """What a model is given for a question: the prompt's tokens and the picture's pixels."""
-    from PIL import Image
-
     from remora import catalog
     from remora.data.conversation import Turn
     from remora.reading.images import preprocess
@@ -126,7 +139,7 @@ def asking(folder: Path) -> str:
 
 
 SEEDED: dict[str, Callable[[Path], str]] = {
-    "INDEX": index, "LENGTHS": lengths, "CONDENSING": condensing, "DEMO": demo, "ASKING": asking,
+    "INDEX": index, "LENGTHS": lengths, "CONDENSING": condensing, "DEMO": demo, "PHOTOS": photos, "ASKING": asking,
 }  # fmt: skip
 ELSEWHERE = {"NUMERICS", "SPEED"}
 """tests/training/test_golden.py has the losses of NUMERICS; a speed is no seeded result."""

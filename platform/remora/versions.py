@@ -15,6 +15,8 @@ CONDENSING = 1
 """Of condensation: raise it when the same embeddings and parameters keep other rows."""
 DEMO = 2
 """Of the demo's data: raise it when the same seed gives other data. Folders of another version are rebuilt."""
+PHOTOS = 1
+"""Of the photo demo's data, likewise."""
 ASKING = 3
 """Of answers: raise it when the same model answers the same question differently. Questions are asked again."""
 SPEED = 1

@@ -13,7 +13,7 @@ from remora.spec import Space, Variant
 from remora.spec.search_blocks import Expect
 
 TUNE = Path(__file__).parents[2] / "tune"
-FILES = sorted(path for path in TUNE.glob("*.yaml") if path.stem != "demo")
+FILES = sorted(path for path in TUNE.glob("*.yaml") if not path.stem.startswith("demo"))
 PARTS = ("vision", "connector", "llm")
 
 

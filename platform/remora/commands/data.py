@@ -75,10 +75,16 @@ def show(options: DataShowOptions) -> None:
 
 
 def demo(options: DataDemoOptions) -> None:
-    """Write the demo's pictures, conversations and question files below <run folder>/data/demo."""
+    """Write pictures, conversations and question files below <run folder>/data/demo, or data/photos."""
     console = literal(soft_wrap=True)
-    counts = ", ".join(f"{name} {n:,}" for name, n in build(options.runs, console, options.seed)["counts"].items())
-    console.print(f"{options.runs / 'data' / 'demo'}: {counts}", highlight=False)
+    if options.stamps and not options.photos:
+        raise SpecError("--stamps is for --photos: give both")
+    if options.photos:
+        name, manifest = "photos", build_of_photos(options.runs, console, options.stamps, options.seed)
+    else:
+        name, manifest = "demo", build(options.runs, console, options.seed)
+    counts = ", ".join(f"{file} {n:,}" for file, n in manifest["counts"].items())
+    console.print(f"{options.runs / 'data' / name}: {counts}", highlight=False)
 
 
 def build(runs: Path, console: Console, seed: int = 0) -> dict:
@@ -87,3 +93,11 @@ def build(runs: Path, console: Console, seed: int = 0) -> dict:
 
     with disk_errors(runs), counting(console, "making") as progress:
         return build_demo(runs / "data" / "demo", seed=seed, progress=progress)
+
+
+def build_of_photos(runs: Path, console: Console, stamps: Path | None, seed: int = 0) -> dict:
+    """Build (or find) the photo demo's data, with a progress bar."""
+    from remora.demo import build_photos
+
+    with disk_errors(runs), counting(console, "making") as progress:
+        return build_photos(runs / "data" / "photos", given=stamps, seed=seed, progress=progress)

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.commands.declaring import argument, option
-from remora.commands.options import A_DATASET, Options, cluster_address, settings, tracking_server
+from remora.commands.options import A_DATASET, Options, cluster_address, settings, tracking_server, tux_paints_stamps
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataDemoOptions(Options):
-    """make the data of `remora demo`"""
+    """make the data of `remora demo`, or of `remora demo --photos`"""
 
     seed: int = option("of the split into seen and unseen concepts (default: 0)", 0)
+    photos: bool = option("that of `remora demo --photos`", False)
+    stamps: Path | None = tux_paints_stamps()
 
 
 def _images() -> str | None:

@@ -1,4 +1,7 @@
-"""`remora demo`: data, a search that stops two of four variants, an endpoint with the champion, a question to it."""
+"""`remora demo`: data, a search, an endpoint with the champion, a question to it.
+
+On drawings, with a search that stops two of four variants; or on photographs, `--photos`, with two variants.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ from pathlib import Path
 from rich.console import Console
 
 from remora import catalog
-from remora.commands.data import build
+from remora.commands.data import build, build_of_photos
 from remora.commands.options import DemoOptions
 from remora.commands.report import report_line
 from remora.commands.run import flags, live
 from remora.data.outputs import writes
-from remora.errors import ClusterError, ServingError
+from remora.errors import ClusterError, ServingError, SpecError
 from remora.evaluation.benchmarks.own import own_benchmark
 from remora.files import write_json
 from remora.pipeline.search.records import ResultRecord
@@ -31,6 +34,8 @@ from remora.training.meter import duration
 
 SPACE = Path(__file__).parent / "demo.yaml"
 HEADLINE, UNSEEN = "easy-vqa", "openmoji-unseen"
+PHOTO_SPACE = SPACE.with_name("demo-photos.yaml")
+PHOTO_HEADLINE, PHOTO_UNSEEN = "photos-scenes", "photos-unseen"
 READY_S = 180.0
 
 
@@ -42,22 +47,33 @@ def demo(options: DemoOptions) -> None:
     store.check_writable()
     port = _port(options.port)
 
+    if options.stamps and not options.photos:
+        raise SpecError("--stamps is for --photos: give both")
+    photos = options.photos
+    spec, headline, unseen = (PHOTO_SPACE, PHOTO_HEADLINE, PHOTO_UNSEEN) if photos else (SPACE, HEADLINE, UNSEEN)
+
     print_heading(console, "1 of 4  Data")
-    manifest = build(options.runs, console)
+    if photos:
+        sources = "Tux Paint's photographs (GPL-2.0-or-later)"
+        manifest = build_of_photos(options.runs, console, options.stamps)
+    else:
+        sources = "OpenMoji (CC-BY-SA-4.0) and easy-VQA (MIT)"
+        manifest = build(options.runs, console)
     console.print(
-        f"{sum(manifest['pictures'].values()):,} pictures from OpenMoji (CC-BY-SA-4.0) and easy-VQA (MIT), "
+        f"{sum(manifest['pictures'].values()):,} pictures from {sources}, "
         f"{sum(sum(c.values()) for c in manifest['concepts'].values()):,} concepts, "
         f"{sum(manifest['concepts']['unseen'].values()):,} of them never seen in training: "
-        f"{options.runs / 'data' / 'demo'}",
+        f"{options.runs / 'data' / ('photos' if photos else 'demo')}",
         highlight=False,
     )
 
-    print_heading(console, "2 of 4  Search: 2 connectors x 2 recipes, two of four stopped half way")
-    space = read_space(SPACE)
+    told = "2 recipes" if photos else "2 connectors x 2 recipes, two of four stopped half way"
+    print_heading(console, f"2 of 4  Search: {told}")
+    space = read_space(spec)
     names = [variant_name(v) for v in variants_of(space)]
     if result_file(options.runs, space.name).exists():
         console.print("An earlier run finished this search; stage runs that have not changed are reused.")
-    live(options.place, "search", SPACE, space.name, names, console)
+    live(options.place, "search", spec, space.name, names, console)
     result = json.loads(result_file(options.runs, space.name).read_text())
     if result["ended"] < began:
         raise ClusterError(f"the search ended without a result; see {options.runs / 'logs'}")
@@ -78,14 +94,15 @@ def demo(options: DemoOptions) -> None:
     print_champion(console, result, titles)
 
     print_heading(console, "4 of 4  Endpoint")
-    command = remora_command("serve", *flags(options.place), "--port", str(port), "--no-keys")
+    champion = [f"{space.champion.register_as}@champion"] if photos else []
+    command = remora_command("serve", *champion, *flags(options.place), "--port", str(port), "--no-keys")
     endpoint = Child(command, options.runs / "logs" / "serve.log")
     try:
         url = _wait_ready(endpoint, console)
-        question = own_benchmark(UNSEEN).listed(store.data)[0]
+        question = own_benchmark(unseen).listed(store.data)[0]
         answer = ask(url, question.image, question.text)
         print_answer(console, str(question.image), question.text, answer, question.answer)
-        summary = _summary(result, time.time() - began, {
+        summary = _summary(result, headline, time.time() - began, {
             "image": str(question.image), "question": question.text, "answer": answer, "expected": question.answer,
         })  # fmt: skip
     except BaseException:
@@ -98,8 +115,10 @@ def demo(options: DemoOptions) -> None:
     else:
         with console.status("stopping the endpoint"):
             endpoint.stop()
-        serve = f"remora serve --runs {options.runs} --port {port} --no-keys"
+        serve = " ".join(["remora serve", *champion, f"--runs {options.runs} --port {port} --no-keys"])
         console.print(f"\nEndpoint (stopped again; start it with `{serve}`, or run the demo with --keep): {url}")
+    if photos:
+        console.print(f"A picture of your own: remora chat {url} --image YOURS.jpg", highlight=False, soft_wrap=True)
     console.print(curl_command(url, question.image, question.text), markup=False, highlight=False, soft_wrap=True)
     console.print(f"MLflow: remora ui --runs {options.runs}", highlight=False)
     console.print(report_line(options.runs, space.name, began), highlight=False, soft_wrap=True)
@@ -144,13 +163,13 @@ def _wait_ready(endpoint: Child, console: Console) -> str:
     raise ServingError(f"the endpoint was not ready after {READY_S:.0f} s (log: {endpoint.log})")
 
 
-def _summary(result: ResultRecord, seconds: float, answer: dict[str, str]) -> dict[str, object]:
-    """What --json writes; the headline figures are those of easy-VQA's published test split."""
+def _summary(result: ResultRecord, headline: str, seconds: float, answer: dict[str, str]) -> dict[str, object]:
+    """What --json writes; a variant's own figures are those of the benchmark `headline`."""
     keys = ("accuracy", "ci", "blind", "question_only", "n")
     variants = [
         {
             "name": v["name"],
-            **{k: figure for k, figure in v["benchmarks"][HEADLINE].items() if k in keys},
+            **{k: figure for k, figure in v["benchmarks"][headline].items() if k in keys},
             "benchmarks": v["benchmarks"],
             "stages": v["stages"],
         }

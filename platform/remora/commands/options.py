@@ -72,6 +72,10 @@ def as_written(settings: str | Iterable[str] | Mapping[str, object]) -> tuple[st
     return (settings,) if isinstance(settings, str) else tuple(settings)
 
 
+def tux_paints_stamps() -> Path | None:
+    return option("Tux Paint's stamps, a .deb or a folder (default: installed, or downloaded)", metavar="PATH")
+
+
 def all_as_json() -> bool:
     return option("print everything as JSON", False)
 
@@ -161,6 +165,8 @@ class DemoOptions(Options):
     tracking_uri: str | None = tracking_server()
     keep: bool = option("leave the endpoint up", False)
     json: Path | None = option("write the figures to FILE", metavar="FILE")
+    photos: bool = option("on photographs in place of drawings; longer, and downloads 161 MB", False)
+    stamps: Path | None = tux_paints_stamps()
     port: int | None = option("port of the endpoint (default: 8000, or a free one)")
 
 

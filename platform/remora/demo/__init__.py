@@ -1,9 +1,11 @@
-"""The demo's data: small pictures with questions, made from PyPI packages, without a hub.
+"""The demo's data: small pictures with questions, made from packages, without a hub.
 
 openmoji   emoji drawings on coloured backgrounds: what is it, what kind is it; a quarter of the concepts is held out
 easy-vqa   one coloured shape per picture, with the published questions and test split
+photos     scenes of photographs that were cut out: what is it, how many, on which side; a quarter is held out
 """
 
 from remora.demo.build import build_demo
+from remora.demo.photos import build_photos
 
-__all__ = ["build_demo"]
+__all__ = ["build_demo", "build_photos"]

@@ -24,12 +24,12 @@ MOST_OF_A_KIND = 90
 
 @dataclass(frozen=True)
 class Concept:
-    """One emoji: the file's code, its English name, its kind, and its drawing."""
+    """One emoji: the file's code, its English name, its kind, and the file of its picture."""
 
     code: str
     name: str
     kind: str
-    svg: Path
+    file: Path
 
 
 def kind_facts() -> dict[str, dict[str, str]]:

@@ -23,7 +23,7 @@ UPRIGHT_KINDS = frozenset({"flag", "sign"})
 
 def drawn(concept: Concept) -> Image.Image:
     """The concept's drawing, RGBA, SIDE x SIDE."""
-    png = bytes(need("resvg_py").svg_to_bytes(svg_path=str(concept.svg), width=SIDE))
+    png = bytes(need("resvg_py").svg_to_bytes(svg_path=str(concept.file), width=SIDE))
     with Image.open(io.BytesIO(png)) as opened:
         return opened.convert("RGBA")
 

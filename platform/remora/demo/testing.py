@@ -21,7 +21,7 @@ QuestionLine = dict[str, object]
 
 def easy_vqa(pictures: Iterable[ShapePicture], part: str) -> list[QuestionLine]:
     """All questions about the pictures; `part` is their folder, train or test."""
-    return _numbered(
+    return numbered(
         (f"easy-vqa/{part}/{picture.number}.png", QuestionAnswer(text, answer, category(answer)))
         for picture in pictures
         for text, answer in picture.turns
@@ -31,7 +31,7 @@ def easy_vqa(pictures: Iterable[ShapePicture], part: str) -> list[QuestionLine]:
 def seen(concepts: Sequence[Concept], seed: int) -> list[QuestionLine]:
     """Which of four names, and the kind, on a new picture of each seen concept."""
     names = [concept.name for concept in concepts]
-    return _numbered(
+    return numbered(
         (f"openmoji/{concept.code}-{RENDITIONS}.png", question)
         for concept in concepts
         for question in (
@@ -44,7 +44,7 @@ def seen(concepts: Sequence[Concept], seed: int) -> list[QuestionLine]:
 def unseen(concepts: Sequence[Concept], seed: int) -> list[QuestionLine]:
     """The kind, open and of four, on one picture of each held-out concept."""
     sizes = Counter(concept.kind for concept in concepts)
-    return _numbered(
+    return numbered(
         (f"openmoji/{concept.code}-0.png", question)
         for concept in concepts
         for question in (
@@ -54,7 +54,7 @@ def unseen(concepts: Sequence[Concept], seed: int) -> list[QuestionLine]:
     )
 
 
-def _numbered(questions: Iterable[tuple[str, QuestionAnswer]]) -> list[QuestionLine]:
+def numbered(questions: Iterable[tuple[str, QuestionAnswer]]) -> list[QuestionLine]:
     lines = []
     for number, (image, question) in enumerate(questions):
         line: QuestionLine = {

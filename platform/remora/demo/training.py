@@ -31,7 +31,7 @@ def captions(
 ) -> list[LlavaRecord]:
     """One "What is this?" per picture, without easy-VQA pictures whose answers do not give both colour and shape."""
     records = [
-        _record(
+        record(
             f"caption-{code}",
             [(WHAT, f"{concept.name}, {phrases[concept.kind]}")],
             f"openmoji/{code}.png",
@@ -42,7 +42,7 @@ def captions(
     for picture in training:
         if caption := picture.caption:
             file = f"easy-vqa/train/{picture.number}.png"
-            records.append(_record(f"caption-shape-{picture.number}", [(WHAT, caption)], file))
+            records.append(record(f"caption-shape-{picture.number}", [(WHAT, caption)], file))
     return records
 
 
@@ -54,12 +54,12 @@ def finetune(seen: Sequence[Concept], training: Sequence[ShapePicture], seed: in
         for code in _codes(concept):
             rng = random.Random(f"{seed}/finetune/{code}")
             turns = _about(concept, names, sizes, rng)
-            records.append(_record(f"finetune-{code}", turns, f"openmoji/{code}.png"))
+            records.append(record(f"finetune-{code}", turns, f"openmoji/{code}.png"))
     for picture in training:
         rng = random.Random(f"{seed}/finetune/shape/{picture.number}")
         for number in range(CONVERSATIONS_A_PICTURE):
             name = f"finetune-shape-{picture.number}-{number}"
-            records.append(_record(name, _chosen(picture, rng), f"easy-vqa/train/{picture.number}.png"))
+            records.append(record(name, _chosen(picture, rng), f"easy-vqa/train/{picture.number}.png"))
     return records
 
 
@@ -76,17 +76,17 @@ def language(
     for concept in seen:
         rng = random.Random(f"{seed}/language/{concept.code}")
         caption = f"{concept.name}, {phrases[concept.kind]}"
-        records.append(_record(f"language-{concept.code}-caption", _told(caption, [(WHAT, caption)])))
+        records.append(record(f"language-{concept.code}-caption", without_picture(caption, [(WHAT, caption)])))
         for number in range(TEXTS_A_CONCEPT):
-            told = _told(caption, _about(concept, names, sizes, rng))
-            records.append(_record(f"language-{concept.code}-{number}", told))
+            told = without_picture(caption, _about(concept, names, sizes, rng))
+            records.append(record(f"language-{concept.code}-{number}", told))
     for picture in training:
         if shape := picture.caption:
             rng = random.Random(f"{seed}/language/shape/{picture.number}")
-            records.append(_record(f"language-shape-{picture.number}", _told(shape, _chosen(picture, rng))))
+            records.append(record(f"language-shape-{picture.number}", without_picture(shape, _chosen(picture, rng))))
             if rng.random() < 0.2:
                 name = f"language-shape-{picture.number}-caption"
-                records.append(_record(name, _told(shape, [(WHAT, shape)])))
+                records.append(record(name, without_picture(shape, [(WHAT, shape)])))
     return records
 
 
@@ -119,13 +119,13 @@ def _chosen(picture: ShapePicture, rng: random.Random) -> list[Round]:
     return [first, *rng.sample(rest, min(TURNS - 1, len(rest)))]
 
 
-def _told(caption: str, turns: list[Round]) -> list[Round]:
+def without_picture(caption: str, turns: list[Round]) -> list[Round]:
     """The conversation with the caption first, in place of the picture."""
     (question, answer), *rest = turns
     return [(f"{caption}\n{question}", answer), *rest]
 
 
-def _record(name: str, turns: list[Round], image: str | None = None) -> LlavaRecord:
+def record(name: str, turns: list[Round], image: str | None = None) -> LlavaRecord:
     said: list[LlavaTurn] = []
     for question, answer in turns:
         said += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
