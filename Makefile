@@ -1,4 +1,4 @@
-# make demo | test | check | setup: each does all it needs on a fresh machine with Python 3.11+ and make.
+# make demo | test | check | setup: each does all it needs on a fresh machine with Python 3.11 to 3.13 and make.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -22,7 +22,9 @@ help:
 # constraints.txt pins what was tested. torch comes first, by exact version: a range would also admit builds with
 # gigabytes of CUDA libraries on a machine without a GPU, even if a CPU build of that version is available.
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Remora needs Python 3.11 or newer; this is `$(PYTHON) --version`. Set PYTHON=…"; exit 1; }
+	@python=$(BIN)/python; test -x $$python || python=$(PYTHON); \
+	command -v $$python >/dev/null || { echo "make setup: there is no $$python; next: make setup PYTHON=python3.12"; exit 1; }; \
+	$$python -I platform/remora/prerequisites.py $(VENV)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch

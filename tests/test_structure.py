@@ -16,7 +16,7 @@ PACKAGE = ROOT / "platform" / "remora"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    {"errors"},
+    {"errors", "prerequisites"},
     {"carrier", "versions"},
     {"extras", "files", "notebook", "processes"},
     {"sharing"},
