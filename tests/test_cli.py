@@ -10,7 +10,9 @@ import shlex
 import socket
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -73,21 +75,56 @@ def test_quiet_says_only_what_was_found(tmp_path: Path, data: Path, capsys, monk
     assert "nothing that would stop a training run" in capsys.readouterr().out
 
 
-def test_what_lists_data_prints_it_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def printed(*words: str) -> object:
+def test_what_lists_data_prints_it_as_json(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(*words: str) -> Any:
         main([*words, "--runs", str(tmp_path)])
         return json.loads(capsys.readouterr().out)
 
-    assert "phi-2" in printed("catalog", "--json", "-")["llm"]
-    assert set(printed("catalog", "benchmarks", "--json", "-")) >= {"gqa", "easy-vqa"}
-    assert printed("catalog", "llm", "phi-2", "--json", "-")["phi-2"]["short"] == "Phi2"
+    assert "phi-2" in printed("catalog", "--json")["llm"]
+    assert set(printed("catalog", "benchmarks", "--json")) >= {"gqa", "easy-vqa"}
+    assert printed("catalog", "llm", "phi-2", "--json")["phi-2"]["short"] == "Phi2"
     assert printed("promote", "--history", "--json") == []
     keys = ["--file", str(tmp_path / "keys.yaml")]
     main(["keys", "add", "ada", *keys, "--concurrent", "4", "--runs", str(tmp_path)])
     capsys.readouterr()
     assert printed("keys", "ls", *keys, "--json") == {"ada": {"requests_per_minute": None, "concurrent": 4}}
-    main(["catalog", "devices", "--json", str(tmp_path / "d.json"), "--runs", str(tmp_path)])
-    assert "h100" in json.loads((tmp_path / "d.json").read_text())
+    (rendered,) = printed("render", "jobs/demo-base.yaml", "--json")
+    assert rendered["llm"] == "demo-2m" and [stage["name"] for stage in rendered["stages"]][-1] == "finetune"
+    (index,) = printed("data", "index", str(data), "--json")
+    assert index["samples"] == 1 and index["problems"] == {} and Path(index["folder"]).is_dir()
+    (report,) = printed("data", "check", str(data), "--json")
+    assert report["records"] == 1 and report["problems"] == {}
+    (shown,) = printed("data", "show", str(data), "--json")
+    (sample,) = shown["samples"]
+    assert sample["id"] == "1" and sample["turns"][0]["role"] == "user" and sample["pictures"][0]["size"] == [8, 8]
+    (tmp_path / "tracking").mkdir()
+    assert printed("sync", "--json")["runs"] == 0
+
+
+WITHOUT_JSON = {
+    *(
+        "train",
+        "search",
+        "register",
+        "serve",
+        "chat",
+        "init",
+        "import-config",
+        "completion",
+        "schema",
+        "submit",
+        "demo",
+    ),
+    *("export", "import", "average", "data demo", "data convert", "data condense", "stop", "resume", "ui", "docs"),
+}
+"""Verbs that do something and say so in a line or two, or write a file; what `schema` prints is JSON."""
+
+
+def test_every_verb_that_prints_data_has_json() -> None:
+    """As a flag without a value, everywhere."""
+    found = {words: {f.name: f.type for f in fields(verb.options)}.get("json") for words, verb in verbs()}
+    assert {words for words, kind in found.items() if kind is None} == WITHOUT_JSON
+    assert {kind for kind in found.values() if kind} == {bool}
 
 
 def test_an_unknown_key(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

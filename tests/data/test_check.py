@@ -159,11 +159,12 @@ def test_jsonl_is_read_line_by_line_and_a_bad_line_is_one_problem(tmp_path):
 def test_the_command_prints_counts_writes_json_and_ends_with_1(broken, tmp_path, capsys):
     file, _ = broken
     with pytest.raises(SystemExit, match=r"remora: 15 problems in 15 of 19 records would stop a training run"):
-        main(["data", "check", str(file), "--json", str(tmp_path / "out.json")])
-    said = capsys.readouterr().out
+        main(["data", "check", str(file), "--json"])
+    told = capsys.readouterr()
+    said = told.err
     assert "19 records (9 text only), 8 pictures" in said
     assert "missing-image: 1" in said and "duplicate-id: 1 (noted)" in said
-    (out,) = json.loads((tmp_path / "out.json").read_text())
+    (out,) = json.loads(told.out)
     assert out["problems"]["corrupt-image"]["count"] == 2 and out["fatal"] == 15
     good = tmp_path / "good.json"
     good.write_text(json.dumps([record("a", "b")]))

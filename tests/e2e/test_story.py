@@ -50,7 +50,7 @@ def in_fine_tuning(runs: Path, at_least: int) -> Path | None:
 
 
 def run_demo(runs: Path, env: dict[str, str], figures: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(HERE / "tiny_demo.py"), "--runs", str(runs), "--json", str(figures)]
+    command = [sys.executable, str(HERE / "tiny_demo.py"), "--runs", str(runs), "--out", str(figures)]
     return subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=hear_interrupts
     )

@@ -1,6 +1,6 @@
 """`remora demo` with a tiny space and little data; everything else is the real command.
 
-python tiny_demo.py --runs DIR --json FILE
+python tiny_demo.py --runs DIR --out FILE
 """
 
 from __future__ import annotations

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import yaml
 from rich.console import Console
 
 from remora import catalog as known
 from remora.commands.options import CatalogOptions
+from remora.commands.saying import say
 from remora.errors import UnknownName, nearest
 from remora.reporting.columns import literal, print_named
 
@@ -22,7 +21,7 @@ def catalog(options: CatalogOptions) -> None:
         check(options, console)
         return
     if options.json:
-        _write(options.json, _dumped(options))
+        say(json.dumps(_dumped(options), indent=1))
         return
     if options.kind is None:
         for kind in known.KINDS:
@@ -73,18 +72,6 @@ def _dumped(options: CatalogOptions) -> dict[str, object]:
     return dict.fromkeys(published) | own
 
 
-def _write(file: Path, content: object) -> None:
-    """Write JSON to a file, or to the standard output for `-`."""
-    from remora.data.outputs import writes
-
-    text = json.dumps(content, indent=1) + "\n"
-    if str(file) == "-":
-        sys.stdout.write(text)
-        return
-    with writes(file, "--json"):
-        file.write_text(text)
-
-
 def check(options: CatalogOptions, console: Console) -> None:
     """Check every encoder x connector x llm: the embeddings per picture, or why the parts do not fit."""
     from remora.planning import compositions
@@ -96,7 +83,6 @@ def check(options: CatalogOptions, console: Console) -> None:
             {"vision": v, "connector": c, "llm": m, "embeddings": n, "why_not": w}
             for (v, c, m), (n, w) in found.items()
         ]
-        _write(options.json, rows)
-        if str(options.json) == "-":
-            return
+        say(json.dumps(rows, indent=1))
+        return
     print_compositions(console, found)

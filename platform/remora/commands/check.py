@@ -14,11 +14,11 @@ from rich.console import Console
 from remora import catalog
 from remora.catalog.compatibility import check_composition
 from remora.commands.data_options import DataCheckOptions
+from remora.commands.saying import say
 from remora.data.check import TurnsCheck, check_dataset
 from remora.data.layout import count_differences, layout
 from remora.data.locations import absolute
 from remora.data.mixture import locate, with_known
-from remora.data.outputs import writes
 from remora.data.sources import picture_folder
 from remora.errors import DataError, MissingDataset
 from remora.reporting.datasets import print_checked, print_layout
@@ -67,8 +67,7 @@ def check(options: DataCheckOptions, console: Console, progress: Callable[[str, 
         for line in count_differences(named, report.records, report.text_only, report.folders) if named else ():
             console.print(f"  {line}", style="bold red", highlight=False)
     if options.json:
-        with writes(options.json, "--json"):
-            options.json.write_text(json.dumps([r.as_json() for r in reports], indent=1) + "\n")
+        say(json.dumps([r.as_json() for r in reports], indent=1))
     if fatal := sum(r.fatal for r in reports):
         of = f"{sum(r.refused for r in reports):,} of {sum(r.records for r in reports):,} records"
         raise DataError(

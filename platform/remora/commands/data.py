@@ -38,7 +38,7 @@ def check(options: DataCheckOptions) -> None:
     _check_settings(options)
     from remora.commands.check import check
 
-    console = literal(soft_wrap=True)
+    console = literal(stderr=options.json, soft_wrap=True)
     with reading(console, "checking") as progress:
         check(options, console, progress)
 
@@ -47,7 +47,7 @@ def index(options: DataIndexOptions) -> None:
     _check_settings(options)
     from remora.commands.indexes import index
 
-    index(options, literal(soft_wrap=True))
+    index(options, literal(stderr=options.json, soft_wrap=True))
 
 
 def condense(options: DataCondenseOptions) -> None:
@@ -68,7 +68,7 @@ def show(options: DataShowOptions) -> None:
     _check_settings(options)
     from remora.commands.samples import sections_of, show
 
-    console = literal()
+    console = literal(stderr=options.json)
     with counting(console, "reading") as progress:
         sections = sections_of(options, console, progress)
     show(options, console, sections)

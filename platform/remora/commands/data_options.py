@@ -29,7 +29,7 @@ class DataCheckOptions(Options):
     target: str = argument(A_DATASET)
     images: str | None = _images()
     settings: tuple[str, ...] = settings()
-    json: Path | None = option("write the report to FILE", metavar="FILE")
+    json: bool = option("print the report as JSON", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,7 @@ class DataIndexOptions(Options):
     settings: tuple[str, ...] = settings()
     address: str | None = cluster_address()
     tracking_uri: str | None = tracking_server()
+    json: bool = option("print counts and folders as JSON", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,3 +81,4 @@ class DataShowOptions(Options):
     template: str | None = option("of a dataset: the prompt template to render it with", metavar="NAME")
     llm: str | None = option("of a dataset: the tokenizer to render it with", metavar="NAME")
     vision: str | None = option("of a dataset: the encoder to render it with", metavar="NAME")
+    json: bool = option("print the samples as JSON, every token with its id", False)

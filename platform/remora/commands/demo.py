@@ -123,9 +123,9 @@ def demo(options: DemoOptions) -> None:
     console.print(f"MLflow: remora ui --runs {options.runs}", highlight=False)
     console.print(report_line(options.runs, space.name, began), highlight=False, soft_wrap=True)
     console.print(f"Finished in {duration(time.time() - began)}.")
-    if options.json:
-        with writes(options.json, "--json"):
-            write_json(options.json, summary)
+    if options.out:
+        with writes(options.out, "--out"):
+            write_json(options.out, summary)
 
 
 def _port(asked: int | None) -> int:
@@ -164,7 +164,7 @@ def _wait_ready(endpoint: Child, console: Console) -> str:
 
 
 def _summary(result: ResultRecord, headline: str, seconds: float, answer: dict[str, str]) -> dict[str, object]:
-    """What --json writes; a variant's own figures are those of the benchmark `headline`."""
+    """What --out writes; a variant's own figures are those of the benchmark `headline`."""
     keys = ("accuracy", "ci", "blind", "question_only", "n")
     variants = [
         {

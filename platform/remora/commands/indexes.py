@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.console import Console
 from remora import catalog
 from remora.commands.data_options import DataIndexOptions
 from remora.commands.options import Workplace
+from remora.commands.saying import say
 from remora.data.index import Dataset
 from remora.data.index_builder import Indexed, Spread
 from remora.data.mixture import open_entry, with_known
@@ -29,9 +31,18 @@ def index(options: DataIndexOptions, console: Console) -> None:
         entries = [MixtureEntry(dataset=options.target)]
     else:
         entries = [MixtureEntry(path=options.target, images=options.images)]
-    for entry, dataset in prepare(entries, options.place, console):
+    found = prepare(entries, options.place, console)
+    if options.json:
+        say(json.dumps([_as_json(entry, dataset) for entry, dataset in found], indent=1))
+        return
+    for entry, dataset in found:
         console.print(f"{entry.dataset or entry.path}: {len(dataset):,} samples", highlight=False)
         console.print(f"  {dataset.folder}", highlight=False)
+
+
+def _as_json(entry: MixtureEntry, dataset: Dataset) -> dict[str, object]:
+    of = {"records": dataset.records, "left_out": dataset.skipped, "problems": dict(dataset.counts)}
+    return {"dataset": entry.dataset or entry.path, "samples": len(dataset), **of, "folder": str(dataset.folder)}
 
 
 def say_skipped(entry: MixtureEntry, dataset: Dataset, console: Console) -> None:

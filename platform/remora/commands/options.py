@@ -164,7 +164,7 @@ class DemoOptions(Options):
     address: str | None = cluster_address()
     tracking_uri: str | None = tracking_server()
     keep: bool = option("leave the endpoint up", False)
-    json: Path | None = option("write the figures to FILE", metavar="FILE")
+    out: Path | None = option("write the figures as JSON to FILE", metavar="FILE")
     photos: bool = option("on photographs in place of drawings; longer, and downloads 161 MB", False)
     stamps: Path | None = tux_paints_stamps()
     port: int | None = option("port of the endpoint (default: 8000, or a free one)")
@@ -295,7 +295,7 @@ class CatalogOptions(Options):
 
     kind: str | None = argument("one of these, or `check`: which encoder x connector x llm fit together", None)
     name: str | None = argument("one entry of that kind", None)
-    json: Path | None = option("write it as JSON to FILE, or - to print it", metavar="FILE")
+    json: bool = option("print it as JSON", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,6 +349,7 @@ class SyncOptions(Options):
 
     tracking_uri: str | None = tracking_server()
     tensorboard: bool = option("write TensorBoard's event files, too; from now on every command does", False)
+    json: bool = option("print the counts as JSON", False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,3 +36,4 @@ class RenderOptions(Options):
     spec: Path = argument("a variant or a space")
     settings: tuple[str, ...] = settings()
     smoke: bool = smoke_run()
+    json: bool = option("print it as JSON: a list of variants", False)

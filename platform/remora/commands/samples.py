@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from remora import catalog
 from remora.catalog.compatibility import check_composition
 from remora.commands.data_options import DataShowOptions
+from remora.commands.saying import say
 from remora.data.conversation import Sample, image_field, name_of, parse_turns, short
 from remora.data.held_out import trained_on
 from remora.data.index_state import size_of
@@ -29,7 +31,7 @@ from remora.reading.prompt import Prompter
 from remora.reading.shown import View
 from remora.reading.view import Opener, free_reader, lengths, picture_view, rendered, view
 from remora.reporting.bars import Hear
-from remora.reporting.samples import Section, print_sections, write_page
+from remora.reporting.samples import Section, print_sections, section_as_json, write_page
 from remora.runs import Store, path, read_variant, resolve_stages
 from remora.spec import MixtureEntry, Stage, Variant
 from remora.spec.paths import YAMLS
@@ -63,11 +65,13 @@ def sections_of(options: DataShowOptions, console: Console, progress: Hear) -> l
 
 def show(options: DataShowOptions, console: Console, sections: Sequence[Section]) -> None:
     """Print samples, or write them as a page."""
+    if options.json:
+        say(json.dumps([section_as_json(section) for section in sections], indent=1))
     if options.html:
         with writes(options.html, "--html"):
             write_page(options.html, options.target, sections)
         console.print(f"{options.html}: {sum(len(s.views) for s in sections)} samples", highlight=False, soft_wrap=True)
-    else:
+    elif not options.json:
         print_sections(console, sections, ids=options.tokens)
 
 

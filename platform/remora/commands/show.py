@@ -174,20 +174,29 @@ def _slots(options: PlanOptions, space: Space | None, cluster: Cluster) -> int:
 def render(options: RenderOptions) -> None:
     """Print every variant with its stages as they will run; of a space, its axes first."""
     survey = read_survey(options.spec, options.smoke, options.settings)
+    if options.json:
+        every = [resolved(variant, checked_stages(variant)) for variant in survey.variants]
+        sys.stdout.write(json.dumps(every, indent=1) + "\n")
+        return
     sys.stdout.writelines(f"# {line}\n" for line in space_lines(survey))
     for number, variant in enumerate(survey.variants):
         sys.stdout.write("---\n" * bool(number) + rendered(variant, checked_stages(variant)))
 
 
-def rendered(variant: Variant, stages: Sequence[Stage]) -> str:
-    """A variant with its stages, as YAML. A length limited by the context is shown with the recipe's in a comment."""
+def resolved(variant: Variant, stages: Sequence[Stage]) -> dict[str, object]:
+    """A variant with its stages as they act: lengths are limited by the model's context."""
     context = known.llm(variant.llm).context
     acting = [stage.model_copy(update={"max_length": stage.length(context)}) for stage in stages]
-    shown = {
+    return {
         "name": variant_name(variant),
         **variant.model_dump(mode="json", exclude={"name", "overrides"}),
         "stages": [s.model_dump(mode="json", exclude_none=True) for s in acting],
     }
+
+
+def rendered(variant: Variant, stages: Sequence[Stage]) -> str:
+    """A variant with its stages, as YAML. A length limited by the context is shown with the recipe's in a comment."""
+    context = known.llm(variant.llm).context
     written = iter(stages)
 
     def told(line: re.Match[str]) -> str:
@@ -196,5 +205,5 @@ def rendered(variant: Variant, stages: Sequence[Stage]) -> str:
         why = f"  # {stage.max_length} in the recipe, and {variant.llm} has {context} positions"
         return line[0] + why * cut
 
-    text = yaml.safe_dump(shown, sort_keys=False, width=120)
+    text = yaml.safe_dump(resolved(variant, stages), sort_keys=False, width=120)
     return re.sub(r"^  max_length: \d+$", told, text, flags=re.MULTILINE)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 from remora.commands.options import SyncOptions
-from remora.commands.saying import say
+from remora.commands.saying import say, say_nothing
 from remora.errors import TrackingError
 from remora.files import disk_errors
 from remora.tracking import Tracker
@@ -21,15 +23,20 @@ def sync(options: SyncOptions) -> None:
         raise TrackingError(
             f"{options.runs}: no command recorded a run there; give the right run folder with --runs DIR"
         )
+    told, boarded = (say_nothing if options.json else say), None
     if options.tensorboard:
         board = Board(options.runs)
         with disk_errors(options.runs):
             board.folder.mkdir(exist_ok=True)
             added = board.write(PATIENCE)
         board.close()
-        say(f"TensorBoard: {added} stage runs brought up to date; next: tensorboard --logdir {board.folder}")
+        boarded = {"stage_runs": added, "folder": str(board.folder)}
+        told(f"TensorBoard: {added} stage runs brought up to date; next: tensorboard --logdir {board.folder}")
     tracker = Tracker(options.runs, options.tracking_uri)
     report = tracker.sync()
-    say(f"MLflow at {tracker.server.shown}: {report.runs} runs, {report.written} brought up to date")
+    told(f"MLflow at {tracker.server.shown}: {report.runs} runs, {report.written} brought up to date")
+    if options.json:
+        counts = {"runs": report.runs, "written": report.written, "refused": report.refused}
+        say(json.dumps({"server": tracker.server.shown, **counts, "tensorboard": boarded}, indent=1))
     if report.refused:
         raise TrackingError(f"{len(report.refused)} of {report.runs} runs are refused; the first: {report.refused[0]}")

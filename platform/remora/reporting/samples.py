@@ -101,6 +101,49 @@ def tail(name: str) -> str:
     return visible(name) if len(steps) < 4 else "…/" + "/".join(steps[-2:])
 
 
+def section_as_json(section: Section) -> dict[str, object]:
+    """A section with its samples, texts as they are."""
+    return {"title": section.title, "facts": list(section.facts), "samples": [_as_json(v) for v in section.views]}
+
+
+def _as_json(shown: View) -> dict[str, object]:
+    pictures = [
+        {
+            "name": p.name,
+            "size": _size(p.original),
+            "seen": _size(p.seen),
+            "shown": p.shown,
+            "problem": p.problem or None,
+        }
+        for p in shown.pictures
+    ]
+    spans = [
+        {"kind": s.kind, "supervised": s.supervised, "text": s.text, "ids": [i for t in s.tokens for i in t.ids]}
+        for s in shown.spans
+    ]
+    return {
+        "position": shown.position,
+        "dataset": shown.dataset,
+        "record": shown.record,
+        "id": shown.id,
+        "tokens": shown.tokens,
+        "supervised": shown.supervised,
+        "image_tokens": shown.image_tokens,
+        "max_length": shown.max_length,
+        "tokens_before_cut": shown.whole,
+        "rounds": {"kept": shown.rounds[0], "of": shown.rounds[1]},
+        "turns": [{"role": t.role, "text": t.text} for t in shown.turns],
+        "pictures": pictures,
+        "spans": spans,
+        "dropped": shown.dropped or None,
+        "problems": list(shown.problems),
+    }
+
+
+def _size(picture: Image.Image | None) -> list[int] | None:
+    return picture and list(picture.size)
+
+
 # The terminal.
 
 
