@@ -171,11 +171,11 @@ def test_paths_and_names_are_printed_as_they_are(tmp_path: Path, data: Path, cap
     for file in (data, tmp_path / "a.png"):
         file.rename(odd / file.name)
     main(["data", "check", str(odd / "data.json"), "--runs", str(odd)])
-    assert f"{odd}/data.json: 1 records" in capsys.readouterr().out
+    assert f"{odd}/data.json: 1 record" in capsys.readouterr().out
     main(["data", "index", str(odd / "data.json"), "--runs", str(odd)])
-    assert capsys.readouterr().out.startswith(f"{odd}/data.json: 1 samples\n  {odd}/data/index/")
+    assert capsys.readouterr().out.startswith(f"{odd}/data.json: 1 sample\n  {odd}/data/index/")
     main(["data", "convert", str(odd / "data.json"), str(odd / "[b].jsonl"), "--runs", str(odd)])
-    assert f"{odd}/[b].jsonl: 1 records" in capsys.readouterr().out
+    assert f"{odd}/[b].jsonl: 1 record, 1 picture" in capsys.readouterr().out
 
 
 def test_an_alias_that_reads_as_a_version_is_refused(tmp_path: Path, capsys) -> None:

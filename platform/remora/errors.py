@@ -184,6 +184,11 @@ def first_line(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__)[:200]
 
 
+def several(number: int, noun: str) -> str:
+    """`1 variant`, `1,200 variants`."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint `; did you mean 'x'?` for a misspelt `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

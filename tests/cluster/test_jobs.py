@@ -145,5 +145,5 @@ def test_the_doctor_asks_the_nodes(place: Path, env: dict[str, str], head) -> No
     done = remora(place, token, "doctor", "--address", f"127.0.0.1:{head[0]}", "--json", "--runs", str(place / "runs"))
     found = {each["check"]: each for each in json.loads(done.stdout)}
     assert found["nodes"]["good"], found["nodes"]
-    assert found["nodes"]["said"].startswith("1 nodes, clocks within 0.00 s, the same Remora")
+    assert found["nodes"]["said"].startswith("1 node, clocks within 0.00 s, the same Remora")
     assert found["Ray's authentication"]["said"] == "RAY_AUTH_MODE=token, with a token"

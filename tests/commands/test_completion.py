@@ -50,6 +50,12 @@ def test_a_shell_completes_verbs_flags_and_values(shell):
     assert offered(shell, "remora searches r") == {"replay"}
     assert {"--images"} <= offered(shell, "remora data check mine.json --i")
     assert not {"--images", "train"} & offered(shell, "remora train ")
+    assert offered(shell, "remora schema cond") == {"condensation"}
+    assert "vision" in offered(shell, "remora catalog vi")
+    assert {"l4", "h100", "cpu"} <= offered(shell, "remora plan x.yaml --gpu ")
+    assert offered(shell, "remora init --recipe llava-1.5") >= {"llava-1.5", "llava-1.5-lora"}
+    assert offered(shell, "remora score sci") == {"scienceqa"}
+    assert "ms-swift" in offered(shell, "remora import-config a.sh --trainer ")
 
 
 def test_the_verb_prints_a_script(capsys, tmp_path):

@@ -97,7 +97,7 @@ def test_a_search_is_deleted_after_it_was_named(say: Say, runs: Path, monkeypatc
     )
     monkeypatch.setenv("REMORA_RUNS", str(runs))
     assert say("rm", "two")[0][-1].endswith("; next: remora runs rm two --yes")
-    assert say("rm", "two", "--yes")[0][-1].startswith("1 things, freed ")
+    assert say("rm", "two", "--yes")[0][-1].startswith("1 thing, freed ")
     assert not (runs / "searches" / "two").exists() and not (runs / "searches" / "two.json").exists()
     assert json.loads("\n".join(say("gc", "--json")[0])) == {"deleted": False, "frees": 0, "things": []}
 
@@ -126,7 +126,7 @@ def test_without_mlflow_nothing_is_deleted_but_leftovers(say: Say, runs: Path) -
         lines, error = say(*given, *away)
         assert not lines and "nothing is deleted, since a registered version may need it" in error
     assert (runs / "searches" / "two").is_dir() and (runs / "stages" / "it.torn-1").is_dir()
-    assert say("gc", "--leftovers", "--yes", *away)[0][-1].startswith("1 things, freed ")
+    assert say("gc", "--leftovers", "--yes", *away)[0][-1].startswith("1 thing, freed ")
     assert say("ls", *away)[0][-1].startswith("12 things")
 
 

@@ -384,11 +384,11 @@ def test_check_lists_what_nothing_reads_and_counts_text_only_records(tmp_path, c
     words = {"conversations": [{"from": "human", "value": "How do I use <video>?"}, GPT], "model": "m"}
     records = [READ["LLaVA"][0] | {"height": 5}, words, words, {"video": "v.mp4", **words}]
     (tmp_path / "train.json").write_text(json.dumps(records))
-    with pytest.raises(SystemExit, match="1 problems in 1 of 4 records would stop"):
+    with pytest.raises(SystemExit, match="1 problem in 1 of 4 records would stop"):
         main(["data", "check", str(tmp_path / "train.json"), "--json"])
     told = capsys.readouterr()
     said = told.err
-    assert "4 records (2 text only), 1 pictures" in said and "nothing reads: 'model' 2, 'height' 1" in said
+    assert "4 records (2 text only), 1 picture" in said and "nothing reads: 'model' 2, 'height' 1" in said
     assert "media-tag: 2 (noted)" in said and "unread-media: 1" in said
     (out,) = json.loads(told.out)
     assert out["unread"] == {"height": 1, "model": 2} and (out["refused"], out["text_only"]) == (1, 2)

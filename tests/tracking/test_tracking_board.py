@@ -88,7 +88,7 @@ def test_every_command_writes_them_once_the_folder_is_there(tracker, file, capsy
     Run(tracker.runs, key="variant/x/alone", name="base-C-TL-mlp").keep()
     Run(tracker.runs, key="stage/x", name="align-0123", stage="align-0123", parent="variant/x/alone").keep()
     main(["sync", "--tensorboard", "--runs", str(tracker.runs)])
-    assert "TensorBoard: 1 stage runs brought up to date; next: tensorboard --logdir" in capsys.readouterr().out
+    assert "TensorBoard: 1 stage run brought up to date; next: tensorboard --logdir" in capsys.readouterr().out
     step(file, 1)
     Run(tracker.runs, key="variant/x/alone", name="renamed").keep()
     with Tracker(tracker.runs):

@@ -11,7 +11,7 @@ from statistics import median
 
 from remora.cluster.session import ray_session, token_file
 from remora.cluster.watch import alive
-from remora.errors import RemoraError, first_line
+from remora.errors import RemoraError, first_line, several
 from remora.files.disk import size_of
 from remora.pipeline.checkup.finding import Finding, found, trouble
 from remora.training.environment import code_digest
@@ -136,7 +136,7 @@ def judged_nodes(facts: Sequence[NodeFacts], code: str, runs: Path) -> Finding:
     if blind := [f.node for f in facts if not f.sees]:
         return trouble(f"{runs} is not there: {', '.join(blind)}", "mount it at the same path on every node")
     widest = max(f.ahead for f in facts) - min(f.ahead for f in facts)
-    return found(f"{len(facts)} nodes, clocks within {widest:.2f} s, the same Remora, all see {runs}")
+    return found(f"{several(len(facts), 'node')}, clocks within {widest:.2f} s, the same Remora, all see {runs}")
 
 
 def _asked(runs: Path) -> Iterator[NodeFacts]:

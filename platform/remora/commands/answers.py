@@ -15,7 +15,7 @@ from PIL import Image
 from remora.commands.answers_options import AnswersOptions
 from remora.commands.compare import reports_named
 from remora.data.outputs import writes
-from remora.errors import BrokenRecord, DataError, SpecError, nearest
+from remora.errors import BrokenRecord, DataError, SpecError, nearest, several
 from remora.evaluation.benchmarks import benchmark, located
 from remora.evaluation.question import Question, Shown
 from remora.evaluation.report import Report
@@ -39,7 +39,7 @@ def answers(options: AnswersOptions) -> None:
     shown, console = chosen[:most], wide_console()
     said = ", ".join(f"{n:,} {kind}" for kind, n in counts.items())
     left = f"; the first {most:,} of {len(chosen):,} are shown (-n N shows more)" if len(chosen) > most else ""
-    title = f"{reports[0].benchmark}: {len(found):,} questions, {said}{left}"
+    title = f"{reports[0].benchmark}: {several(len(found), 'question')}, {said}{left}"
     if options.html:
         with writes(options.html, "--html"):
             write_gallery(options.html, title, list(options.models), shown, _opened)

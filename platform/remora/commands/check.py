@@ -20,7 +20,7 @@ from remora.data.layout import count_differences, layout
 from remora.data.locations import absolute
 from remora.data.mixture import locate, with_known
 from remora.data.sources import picture_folder
-from remora.errors import DataError, MissingDataset
+from remora.errors import DataError, MissingDataset, several
 from remora.reporting.datasets import print_checked, print_layout
 from remora.runs import Store, path, preflight, read_variants, resolve_stages
 from remora.spec import MixtureEntry, Stage, Variant
@@ -69,9 +69,9 @@ def check(options: DataCheckOptions, console: Console, progress: Callable[[str, 
     if options.json:
         say(json.dumps([r.as_json() for r in reports], indent=1))
     if fatal := sum(r.fatal for r in reports):
-        of = f"{sum(r.refused for r in reports):,} of {sum(r.records for r in reports):,} records"
+        of = f"{sum(r.refused for r in reports):,} of {several(sum(r.records for r in reports), 'record')}"
         raise DataError(
-            f"{fatal:,} problems in {of} would stop a training run or teach nothing; fix or remove those records"
+            f"{several(fatal, 'problem')} in {of} would stop a training run or teach nothing; mend or remove them"
         )
     if options.target.endswith(YAMLS):
         _check_stages(options, console)
@@ -87,7 +87,9 @@ def _check_stages(options: DataCheckOptions, console: Console) -> None:
     known = preflight(read_variants(options.target, options.settings), Store(options.runs))
     for run in known.runs.values():
         steps, samples = known.lengths[run.id]
-        console.print(f"stage {run.stage.name}: {samples:,} samples in {steps:,} steps", highlight=False)
+        console.print(
+            f"stage {run.stage.name}: {several(samples, 'sample')} in {several(steps, 'step')}", highlight=False
+        )
     for note in known.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
 

@@ -12,11 +12,14 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 
+from remora import catalog as known
 from remora.cli import VERBS, Verb, verbs
-from remora.commands.options import flag_of, kind_of
-from remora.commands.setup_options import CompletionOptions
+from remora.commands.options import CatalogOptions, flag_of, kind_of
+from remora.commands.schema import KINDS
+from remora.commands.setup_options import CompletionOptions, ImportConfigOptions, SchemaOptions
+from remora.commands.translating import trainers
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,19 @@ class Completed:
     """The values, if they are known; else a file's name is completed."""
 
 
+NAMES = {
+    "gpu": "devices",
+    "vision": "vision",
+    "connector": "connectors",
+    "llm": "llm",
+    "recipe": "recipes",
+    "template": "templates",
+    "benchmarks": "benchmarks",
+    "benchmark": "benchmarks",
+}
+"""Option -> the kind of the catalog that it names."""
+
+
 def completion(options: CompletionOptions) -> None:
     """Print the script for a shell."""
     sys.stdout.write({"bash": bash, "zsh": zsh, "fish": fish}[options.shell]() + "\n")
@@ -41,25 +57,32 @@ def _groups() -> dict[str, list[str]]:
     return {name: list(verb) for name, verb in VERBS.items() if not isinstance(verb, Verb)}
 
 
+def _values(verb: Verb, option: Field[object]) -> tuple[str, ...]:
+    """The values of an option, where they are known: its choices, or names of the catalog."""
+    if verb.options is SchemaOptions and option.name == "kind":
+        return KINDS
+    if verb.options is CatalogOptions and option.name == "kind":
+        return (*known.KINDS, "check")
+    if verb.options is ImportConfigOptions and option.name == "trainer":
+        return tuple(trainers())
+    if kind := NAMES.get(option.name):
+        return (*(known.PAPERS if kind == "benchmarks" else ()), *known.entries(kind))
+    return tuple(option.metadata["parsing"].get("choices") or ())
+
+
 def _flags(verb: Verb) -> list[Completed]:
     found = []
     for f in fields(verb.options):
         if f.metadata["flags"]:
-            parsing = f.metadata["parsing"]
             takes = kind_of(f.type)[0] is not bool
-            about = " ".join(str(parsing.get("help") or "").split())
-            found.append(Completed(flag_of(f), about, takes, tuple(parsing.get("choices") or ())))
+            about = " ".join(str(f.metadata["parsing"].get("help") or "").split())
+            found.append(Completed(flag_of(f), about, takes, _values(verb, f)))
     return [*found, Completed("--help", "show what the verb does", False)]
 
 
 def _first_words(verb: Verb) -> list[str]:
     """The values of a verb's positional arguments, where they are known."""
-    return [
-        choice
-        for f in fields(verb.options)
-        if not f.metadata["flags"]
-        for choice in f.metadata["parsing"].get("choices") or ()
-    ]
+    return [value for f in fields(verb.options) if not f.metadata["flags"] for value in _values(verb, f)]
 
 
 def _verb_cases() -> Iterator[str]:

@@ -9,7 +9,7 @@ from remora.data.convert import convert_dataset
 from remora.data.index_builder import OnProgress
 from remora.data.locations import absolute
 from remora.data.sources import picture_folder
-from remora.errors import DataError
+from remora.errors import DataError, several
 
 
 def convert(options: DataConvertOptions, console: Console, progress: OnProgress) -> None:
@@ -23,6 +23,8 @@ def convert(options: DataConvertOptions, console: Console, progress: OnProgress)
     source = absolute(options.target)
     images = absolute(options.images) if options.images else picture_folder(source)
     done = convert_dataset(source, images, options.out, options.shard_size << 20, progress)
-    console.print(f"{options.out}: {done.records:,} records, {done.pictures:,} pictures", highlight=False)
+    console.print(
+        f"{options.out}: {several(done.records, 'record')}, {several(done.pictures, 'picture')}", highlight=False
+    )
     for line in done.notes:
         console.print(f"  {line}", markup=False, highlight=False)

@@ -17,6 +17,7 @@ from remora.data.index import Dataset
 from remora.data.index_builder import Indexed, Spread
 from remora.data.mixture import open_entry, with_known
 from remora.data.sources import Shard
+from remora.errors import several
 from remora.reporting.bars import reading
 from remora.runs import read_variants, resolve_stages
 from remora.spec import MixtureEntry, Variant
@@ -36,7 +37,7 @@ def index(options: DataIndexOptions, console: Console) -> None:
         say(json.dumps([_as_json(entry, dataset) for entry, dataset in found], indent=1))
         return
     for entry, dataset in found:
-        console.print(f"{entry.dataset or entry.path}: {len(dataset):,} samples", highlight=False)
+        console.print(f"{entry.dataset or entry.path}: {several(len(dataset), 'sample')}", highlight=False)
         console.print(f"  {dataset.folder}", highlight=False)
 
 

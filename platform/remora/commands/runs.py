@@ -19,7 +19,7 @@ from pathlib import Path
 from remora.commands.operate_options import RunsOptions
 from remora.commands.options import Options
 from remora.commands.saying import say
-from remora.errors import SpecError, StoreError, TornArtifact, TrackingError
+from remora.errors import SpecError, StoreError, TornArtifact, TrackingError, several
 from remora.files.disk import changed_at, size_of
 from remora.pipeline.upkeep import deleting, moving, verifying
 from remora.pipeline.upkeep.deleting import Garbage
@@ -68,7 +68,7 @@ def _ls(options: RunsOptions) -> None:
     console().print(holdings_table(records))
     whole = size_of([options.runs]).bytes if not options.names else size_of(p for h in chosen for p in h.paths).bytes
     spare = [h for h in found.unneeded() if h in chosen]
-    say(f"{len(records)} things, {amount(whole)}" + (" with logs and data" if not options.names else ""))
+    say(f"{several(len(records), 'thing')}, {amount(whole)}" + (" with logs and data" if not options.names else ""))
     if spare:
         say(f"nothing needs {len(spare)} of them; next: remora runs gc")
     if left := list(leftovers(options.runs)):
@@ -115,9 +115,11 @@ def _verify(options: RunsOptions) -> None:
     if problem:
         _note(f"registered versions are not verified: {problem}")
     if torn:
-        raise TornArtifact(f"not what was published: {named([v.what for v in torn])}, of {len(verdicts)} things")
+        raise TornArtifact(
+            f"not what was published: {named([v.what for v in torn])}, of {several(len(verdicts), 'thing')}"
+        )
     if not options.json:
-        say(f"{len(verdicts)} things are what was published")
+        say(f"{several(len(verdicts), 'thing')} {'is' if len(verdicts) == 1 else 'are'} what was published")
 
 
 def _gc(options: RunsOptions) -> None:
@@ -176,10 +178,10 @@ def _said(options: RunsOptions, garbage: Iterable[Garbage]) -> None:
     if not found:
         say(f"{options.runs}: nothing to delete")
     elif options.yes:
-        say(f"{len(found)} things, freed {amount(freed)}")
+        say(f"{several(len(found), 'thing')}, freed {amount(freed)}")
     else:
         again = shlex.join(["remora", "runs", options.what, *options.names, *_given(options), "--yes"])
-        say(f"{len(found)} things, would free {amount(freed)}; next: {again}")
+        say(f"{several(len(found), 'thing')}, would free {amount(freed)}; next: {again}")
 
 
 def _note(line: str) -> None:

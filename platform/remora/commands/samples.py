@@ -23,7 +23,7 @@ from remora.data.outputs import writes
 from remora.data.pictures import Picture
 from remora.data.pixels import decode
 from remora.data.sources import Raw, find_source, picture_folder
-from remora.errors import DataError, MissingDataset, SpecError, nearest
+from remora.errors import DataError, MissingDataset, SpecError, nearest, several
 from remora.model.llm import load_tokenizer, pretrained_folder, train_tokenizer
 from remora.model.seeds import seed_for
 from remora.reading.batches import StageData
@@ -70,7 +70,9 @@ def show(options: DataShowOptions, console: Console, sections: Sequence[Section]
     if options.html:
         with writes(options.html, "--html"):
             write_page(options.html, options.target, sections)
-        console.print(f"{options.html}: {sum(len(s.views) for s in sections)} samples", highlight=False, soft_wrap=True)
+        console.print(
+            f"{options.html}: {several(sum(len(s.views) for s in sections), 'sample')}", highlight=False, soft_wrap=True
+        )
     elif not options.json:
         print_sections(console, sections, ids=options.tokens)
 

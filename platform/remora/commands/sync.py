@@ -6,7 +6,7 @@ import json
 
 from remora.commands.options import SyncOptions
 from remora.commands.saying import say, say_nothing
-from remora.errors import TrackingError
+from remora.errors import TrackingError, several
 from remora.files import disk_errors
 from remora.tracking import Tracker
 from remora.tracking.board import Board
@@ -31,10 +31,12 @@ def sync(options: SyncOptions) -> None:
             added = board.write(PATIENCE)
         board.close()
         boarded = {"stage_runs": added, "folder": str(board.folder)}
-        told(f"TensorBoard: {added} stage runs brought up to date; next: tensorboard --logdir {board.folder}")
+        told(
+            f"TensorBoard: {several(added, 'stage run')} brought up to date; next: tensorboard --logdir {board.folder}"
+        )
     tracker = Tracker(options.runs, options.tracking_uri)
     report = tracker.sync()
-    told(f"MLflow at {tracker.server.shown}: {report.runs} runs, {report.written} brought up to date")
+    told(f"MLflow at {tracker.server.shown}: {several(report.runs, 'run')}, {report.written} brought up to date")
     if options.json:
         counts = {"runs": report.runs, "written": report.written, "refused": report.refused}
         say(json.dumps({"server": tracker.server.shown, **counts, "tensorboard": boarded}, indent=1))

@@ -13,6 +13,7 @@ from remora.catalog import DatasetEntry
 from remora.data.check import DatasetReport
 from remora.data.conversation import short
 from remora.data.layout import Place
+from remora.errors import several
 from remora.reporting.columns import print_named
 
 UNREAD_SHOWN = 12
@@ -67,7 +68,9 @@ def print_layout(console: Console, places: Iterable[Place]) -> None:
 
 def print_checked(console: Console, report: DatasetReport) -> None:
     """Print the results of a check, by kind, with examples."""
-    counts = f"{report.records:,} records ({report.text_only:,} text only), {report.pictures:,} pictures"
+    counts = (
+        f"{several(report.records, 'record')} ({report.text_only:,} text only), {several(report.pictures, 'picture')}"
+    )
     print_named(console, report.location, f": {counts}")
     if report.unread:
         names = ", ".join(f"{short(name, 40)} {n:,}" for name, n in report.unread.most_common(UNREAD_SHOWN))

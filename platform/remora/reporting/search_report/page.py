@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from remora.errors import several
 from remora.evaluation.ranking import ALPHA
 from remora.files import disk_errors, write_atomic
 from remora.reporting.escaped import templates
@@ -18,7 +19,6 @@ from remora.reporting.search_report.findings import Findings, findings
 from remora.reporting.search_report.record import page_of
 from remora.reporting.search_report.tradeoffs import PRICES
 from remora.reporting.search_report.training import WINDOWS
-from remora.reporting.search_report.wording import several
 from remora.training.meter import duration
 
 TEMPLATE = "page.html.j2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from remora.errors import several
 from remora.evaluation.score import ScoreRecord
 from remora.reporting.search_report.graph import StageGraph
 from remora.spec import SPEEDS
@@ -31,11 +32,6 @@ def count(number: float | None) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}" if number < 1000 * size else f"{number / size:,.0f} {unit}"
     return f"{number:,.0f}"
-
-
-def several(number: int, noun: str) -> str:
-    """`1 variant`, `1,200 variants`."""
-    return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 def priced(cost: str, value: float) -> str:
