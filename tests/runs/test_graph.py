@@ -233,7 +233,7 @@ def test_a_pretrained_model_has_no_stage_of_its_own():
 
 def test_overrides_are_merged_key_by_key():
     stages = resolve_stages(
-        variant(overrides={"align": {"lr": "1e-4"}, "finetune": {"steps": 5, "tune": {"vision": {"from": 2}}}})
+        variant(overrides={"align": {"lr": 1e-4}, "finetune": {"steps": 5, "tune": {"vision": {"from": 2}}}})
     )
     _, align, finetune = stages
     assert align.lr == 1e-4 and align.epochs == 1 and align.batch == 256

@@ -35,17 +35,17 @@ def stages(variant: Variant) -> dict[str, Any]:
 
 
 def test_axes_set_keys_of_stages_and_name_the_variant():
-    axes = {"finetune.lr": [1e-4, 3e-5], "align.batch": [64], "finetune.tune.vision.lr": [1e-6], "aspect": ["pad"]}
+    axes = {"finetune.lr": [1e-4, 3e-5], "align.batch": [64], "finetune.tune.llm.lr": [1e-6], "aspect": ["pad"]}
     first, _, third, _ = variants_of(space(axes=axes, seeds=2))
-    assert variant_name(first) == "base-Eff-2M-mlp-finetune.lr=1e-4-batch=64-vision.lr=1e-6-aspect=pad-s0"
-    assert variant_name(third).endswith("-finetune.lr=3e-5-batch=64-vision.lr=1e-6-aspect=pad-s0")
+    assert variant_name(first) == "base-Eff-2M-mlp-finetune.lr=1e-4-batch=64-llm.lr=1e-6-aspect=pad-s0"
+    assert variant_name(third).endswith("-finetune.lr=3e-5-batch=64-llm.lr=1e-6-aspect=pad-s0")
     assert third.choice == {
-        **{"finetune.lr": 3e-5, "align.batch": 64, "finetune.tune.vision.lr": 1e-6, "aspect": "pad"},
+        **{"finetune.lr": 3e-5, "align.batch": 64, "finetune.tune.llm.lr": 1e-6, "aspect": "pad"},
         "seed": 0,
     }
     found = stages(third)
     assert (found["align"].batch, found["finetune"].batch, found["finetune"].lr) == (64, 128, 3e-5)
-    assert found["finetune"].tune.vision.lr == 1e-6 and found["finetune"].tune.llm.mode == "full"
+    assert found["finetune"].tune.llm.lr == 1e-6 and found["finetune"].tune.llm.mode == "full"
     assert found["align"].aspect == found["finetune"].aspect == "pad"
     assert found["language"].aspect == "square"  # the language model's own stage is not the recipe's
     assert third.seed == 0 and variants_of(space(seeds=[4]))[0].seed == 4

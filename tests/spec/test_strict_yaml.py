@@ -130,7 +130,7 @@ def test_a_path_that_cannot_be_read_is_named(tmp_path):
         ({"last": 6}, "last", 6),
         ({"from": 12}, "from", 12),
         ({"mode": "last", "blocks": 2}, "last", 2),
-        ({"from": 0, "lr": "1e-4"}, "from", 0),
+        ({"from": 0, "lr": 1e-4}, "from", 0),
     ],
 )
 def test_shorthand_tunings(written, mode, blocks):
@@ -330,3 +330,17 @@ def test_an_unknown_key_may_hold_any_character(tmp_path):
 def test_a_file_full_of_mistakes_tells_the_first_ones(tmp_path):
     lines = refused(Variant, PARTS + "".join(f"k{i}: 1\n" for i in range(50)), tmp_path).splitlines()
     assert len(lines) == 11 and lines[-1] == "spec.yaml: and 40 mistakes more"
+
+
+@pytest.mark.parametrize("mode", ["frozen", "absent"])
+def test_a_rate_of_what_does_not_train_is_refused(mode):
+    with pytest.raises(SpecError, match=f"lr: 1e-05 has no effect on a part that is {mode}; leave it out"):
+        validate(PartTuning, {"mode": mode, "lr": 1e-5}, "it")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("batch", "16"), ("lr", "1e-4"), ("count_pictures", 1), ("betas", ["0.9", 0.9])]
+)
+def test_text_is_no_number_and_a_number_is_not_true(key, value):
+    with pytest.raises(SpecError, match=f"{key}: must be "):
+        validate(Stage, {"name": "x", "mixture": ["m"], "lr": 1.0, "steps": 1, key: value}, "it")

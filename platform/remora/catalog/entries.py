@@ -271,7 +271,7 @@ class DatasetEntry(Spec):
     """The file of records."""
     images: str
     """The folder that its image paths are relative to."""
-    make: Annotated[tuple[str, ...], WithJsonSchema(TEXTS)] = Field(min_length=1)
+    make: Annotated[tuple[str, ...], WithJsonSchema(TEXTS | {"minItems": 1})] = Field(min_length=1)
     """The commands that download it, in order, with `{data}` for <run folder>/data. A line that begins with # is a
     manual step. A single command may be a plain string."""
     records: int | None = Field(None, ge=1)

@@ -112,7 +112,7 @@ def _described(model: type[BaseModel], schema: Schema) -> Schema:
         key = info.alias or name
         said = {k: v for k, v in keys[key].items() if k != "title" and not (k == "default" and isinstance(v, dict))}
         if key == "overrides":
-            said = {"type": "object", "additionalProperties": _ref(CHANGES)}
+            said |= {"type": "object", "additionalProperties": _ref(CHANGES)}
         if kind := NAMES.get((model.__name__, key)):
             said = _offering(said, _names(kind))
         if about := meaning(model, name, info):

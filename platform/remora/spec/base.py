@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic_core import ErrorDetails, PydanticKnownError
 
 from remora.errors import SpecError, nearest
@@ -27,13 +35,29 @@ class Spec(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
-        """pydantic would take true for 1: a rate of 1.0, a batch of 1."""
-        if isinstance(value, bool) and info.field_name is not None:
-            kinds = _kinds_in(cls.model_fields[info.field_name].annotation)
-            if not kinds & {bool, object} and (number := kinds & {int, float}):
+    def _of_its_kind(cls, value: object, info: ValidationInfo) -> object:
+        """pydantic would take true for 1, text for a number and a number for true; JSON schemas do not."""
+        kinds = _kinds_in(cls.model_fields[info.field_name or ""].annotation)
+        number, scalars = kinds & {int, float}, {bool if isinstance(k, bool) else k for k in kinds}
+        scalars &= {str, bool, int, float}
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if number and not kinds & {str, bool, object} and isinstance(one, str | bool):
                 raise PydanticKnownError("float_type" if float in number else "int_type")
+            if (
+                scalars == {bool}
+                and object not in kinds
+                and isinstance(one, str | int | float)
+                and type(one) is not bool
+            ):
+                raise PydanticKnownError("bool_type")
         return value
+
+
+def whole_numbers(value: object) -> list[int]:
+    """A whole number, or those of a list; empty if any is none. 2.0 is one, as for pydantic and JSON schemas."""
+    listed = value if isinstance(value, list | tuple) else (value,)
+    found = [int(n) for n in listed if type(n) is int or (isinstance(n, float) and n.is_integer())]
+    return found if len(found) == len(listed) else []
 
 
 def _kinds_in(annotation: object) -> set[object]:
@@ -47,7 +71,8 @@ def _file_name(name: str) -> str:
     return name
 
 
-FileName = Annotated[str, AfterValidator(_file_name)]
+NAMES_FILES: dict[str, object] = {"type": "string", "maxLength": 100, "pattern": r"^(?!\s*$)[^./][^/]*$"}
+FileName = Annotated[str, AfterValidator(_file_name), WithJsonSchema(NAMES_FILES)]
 """A name that is used for folders and files in the run folder."""
 S = TypeVar("S", bound=BaseModel)
 

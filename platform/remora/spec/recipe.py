@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from remora.spec.base import Spec
 from remora.spec.tuning import Tuning
@@ -101,6 +101,11 @@ def step_at(share: float, steps: int) -> int:
     return max(1, round(share * steps))
 
 
+STEPS_OR_SHARE: dict[str, object] = {
+    "anyOf": [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "maximum": 1}]
+}
+
+
 class Validation(Spec):
     """How a stage is validated while it trains: the loss over held-out samples (docs/training.md)."""
 
@@ -109,7 +114,7 @@ class Validation(Spec):
     share: float | None = Field(None, gt=0, lt=1)
     """In place of a mixture: the share of the stage's own records that it does not train on. A record is held out for
     what it says and shows, so it is in every stage, mixture and variant with that share, or a larger one."""
-    every: int | float = 0.25
+    every: Annotated[int | float, WithJsonSchema(STEPS_OR_SHARE)] = 0.25
     """Steps from one validation to the next, or a share of the stage (0.25). The last step is always validated."""
     limit: int = Field(256, ge=1, le=10**9)
     """Held-out samples that are read, at most; always the same ones."""
@@ -119,6 +124,7 @@ class Validation(Spec):
     @field_validator("every", mode="before")
     @classmethod
     def _steps_or_share(cls, said: object) -> object:
+        said = int(said) if isinstance(said, float) and said > 1 and said.is_integer() else said
         if not ((type(said) is int and said >= 1) or (type(said) is float and 0 < said <= 1)):
             raise ValueError(f"{said!r} is neither steps (1, 2, …) nor a share of the stage (above 0.0, up to 1.0)")
         return said

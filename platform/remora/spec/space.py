@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from remora.errors import SpecError, nearest
 from remora.spec.axes import Axis, AxisName, AxisSpec, Choice, Range, When, changes, stage_key
-from remora.spec.base import FileName
+from remora.spec.base import FileName, whole_numbers
 from remora.spec.messages import found
 from remora.spec.paths import YAMLS
 from remora.spec.search_blocks import MOST_VARIANTS, Budget, Case, Champion, Expect, Objective, Rule, Sampler
@@ -21,6 +21,14 @@ from remora.spec.strict_yaml import KeyLines
 from remora.spec.variant import Job
 
 MOST_SEEDS = 1_000
+_SEED: dict[str, object] = {"type": "integer", "minimum": 0}
+COUNT_OR_LIST: dict[str, object] = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": MOST_SEEDS},
+        {"type": "array", "items": _SEED, "uniqueItems": True, "maxItems": MOST_SEEDS},
+    ]
+}
+"""The JSON schema of how many seeds, or of a list of them."""
 MOST_COMBINATIONS = 1_000_000
 """Maximum combinations that are enumerated before `when`, `only` and `exclude`."""
 FIXED = ("recipe", "vision", "llm", "connector")
@@ -42,7 +50,7 @@ class Space(Job):
     """Recipes to try, by name or path."""
     axes: dict[AxisName, AxisSpec] = Field(default_factory=dict)
     """Keys of stages by their dotted names, or names of your choice for values that set several keys."""
-    seeds: int | tuple[int, ...] = ()
+    seeds: Annotated[int | tuple[int, ...], WithJsonSchema(COUNT_OR_LIST)] = ()
     """Seeds for every variant: this many from `seed` on, or a list."""
     cases: tuple[Case, ...] = ()
     """Overrides for some variants, in this order."""
@@ -70,13 +78,13 @@ class Space(Job):
     @field_validator("seeds", mode="before")
     @classmethod
     def _count_or_list(cls, said: object) -> object:
-        listed = said if isinstance(said, list | tuple) else (said,)
-        whole = all(type(n) is int and n >= 0 for n in listed) and len(set(listed)) == len(listed) <= MOST_SEEDS
-        if not whole or (listed is not said and not 1 <= listed[0] <= MOST_SEEDS):
+        several, listed = isinstance(said, list | tuple), whole_numbers(said)
+        whole = all(n >= 0 for n in listed) and len(set(listed)) == len(listed) <= MOST_SEEDS
+        if not (whole and (listed or said == [])) or (not several and not 1 <= listed[0] <= MOST_SEEDS):
             raise ValueError(
                 f"{found(said)} is neither a number of seeds from 1 to {MOST_SEEDS:,} nor a list of different ones"
             )
-        return tuple(said) if isinstance(said, list) else said
+        return tuple(listed) if several else listed[0]
 
     @field_validator("axes")
     @classmethod

@@ -107,6 +107,9 @@ class PartTuning(Spec):
             )
         if (self.lora is not None) != (self.mode == "lora"):
             raise ValueError(f"mode {self.mode!r} and lora do not fit; write {{lora: {{r: 128, alpha: 256}}}}")
+        own = [f"{key}: {getattr(self, key):g}" for key in ("lr", "weight_decay") if getattr(self, key) is not None]
+        if own and not self.trains:
+            raise ValueError(f"{' and '.join(own)} has no effect on a part that is {self.mode}; leave it out")
         if self.dropout and self.mode != "frozen":
             raise ValueError(f"dropout: true is for a frozen part; mode {self.mode} has its dropout without it")
         return self

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
-from remora.spec.base import FileName, Spec
+from remora.spec.base import FileName, Spec, whole_numbers
 
 Rows = Literal["packed", "padded"]
 Precision = Literal["fp32", "bf16", "fp16"]
+AT_LEAST_ONE: dict[str, object] = {"type": "integer", "minimum": 1}
+COUNT_OR_RANGE: dict[str, object] = {
+    "anyOf": [AT_LEAST_ONE, {"type": "array", "items": AT_LEAST_ONE, "minItems": 2, "maxItems": 2}]
+}
+"""The JSON schema of a number of workers, or of the least and the most."""
 
 
 class Cluster(Spec):
@@ -20,7 +25,7 @@ class Cluster(Spec):
     """Choose `workers`, `gpus_per_worker`, `cpus_per_worker`, `zero`, `offload`, `micro_batch`,
     `activation_checkpointing` and `rehearse` for the devices that are there, except those that are set beside it;
     `cluster: auto` is short for it."""
-    workers: int | tuple[int, int] = 1
+    workers: Annotated[int | tuple[int, int], WithJsonSchema(COUNT_OR_RANGE)] = 1
     """Training processes, or [min, max]: a stage runs with as many as the cluster has room for."""
     cpus_per_worker: float = Field(1, gt=0)
     """CPUs that Ray reserves per worker."""
@@ -91,10 +96,10 @@ class Cluster(Spec):
     @field_validator("workers", mode="before")
     @classmethod
     def _count_or_range(cls, said: object) -> object:
-        span = said if isinstance(said, list | tuple) else (said, said)
-        if not (all(type(n) is int for n in span) and len(span) == 2 and 1 <= span[0] <= span[1]):
+        several, span = isinstance(said, list | tuple), whole_numbers(said)
+        if not (len(span) == 1 + several and 1 <= span[0] <= span[-1]):
             raise ValueError(f"{said!r} is neither a number of workers (1 or more) nor [min, max]")
-        return tuple(span) if isinstance(said, list) else said
+        return tuple(span) if several else span[0]
 
     @model_validator(mode="after")
     def _offload_fits_zero(self) -> Self:
