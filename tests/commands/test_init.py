@@ -118,6 +118,7 @@ def test_on_a_gpu_every_stage_is_fitted_or_it_says_what_would(monkeypatch):
     ranks = [4]
 
     def fits(placed):
+        assert placed.device.memory == int(0.9 * l4.memory)  # a tenth stays free
         return SimpleNamespace(fits=placed.cluster.zero == 3 or placed.stage.name == "align")
 
     def change(placed):
@@ -130,10 +131,15 @@ def test_on_a_gpu_every_stage_is_fitted_or_it_says_what_would(monkeypatch):
     assert (variant.cluster.zero, variant.cluster.offload, variant.cluster.workers) == (3, "optimizer", 4)
     assert yaml.safe_load(text)["cluster"]["offload"] == "optimizer"
     ranks[:] = [8]
-    with pytest.raises(SpecError, match=r"does not fit 4 x NVIDIA L4; 8 of them would do; take a smaller --llm"):
+    with pytest.raises(
+        SpecError,
+        match=r"does not fit 4 x NVIDIA L4 with 10% of its memory free; 8 of them would do; take a smaller --llm",
+    ):
         drafted(asked, [])
     ranks.clear()
-    with pytest.raises(SpecError, match=r"does not fit 4 x NVIDIA L4; take a smaller --llm"):
+    with pytest.raises(
+        SpecError, match=r"does not fit 4 x NVIDIA L4 with 10% of its memory free; take a smaller --llm"
+    ):
         drafted(asked, [])
 
 

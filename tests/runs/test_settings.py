@@ -11,8 +11,9 @@ import yaml
 from remora.commands.options import TrainOptions, as_written
 from remora.errors import SpecError
 from remora.runs import read_space, read_survey, read_variant, read_variants, resolve_stages, variants_of
-from remora.spec import Condensation, Space, load
+from remora.spec import Cluster, Condensation, Space, load
 from remora.spec.settings import settings_of
+from remora.spec.variant import CHOSEN
 
 VARIANT: dict[str, Any] = {
     **{"vision": "efficientnet-lite0", "connector": "mlp2x_gelu", "llm": "demo-2m", "recipe": "base"},
@@ -26,6 +27,20 @@ SPACE: dict[str, Any] = {
     "cases": [{"when": {"recipe": "share"}, "overrides": {"finetune": {"lr": 5.0e-3}}}],
     "axes": {"align.lr": [1.0e-3, 2.0e-3]},
 }
+
+
+def test_auto_in_place_of_a_cluster_keeps_what_it_does_not_choose(file: Any) -> None:
+    cluster = {"workers": 4, "micro_batch": 2, "zero": 3, "precision": "bf16", "gpu_price": 2.5}
+    spec = file(VARIANT | {"cluster": cluster})
+    found = read_variant(spec, ["cluster=auto"]).cluster
+    assert found == Cluster(auto=True, precision="bf16", gpu_price=2.5)
+    assert found.model_fields_set == {"auto", "precision", "gpu_price"}
+    again = read_variant(spec, ["cluster=auto", "cluster.workers=2"]).cluster
+    assert again == Cluster(auto=True, precision="bf16", gpu_price=2.5, workers=2)
+    kept = read_variant(spec, ["cluster.auto=true"]).cluster
+    assert kept == Cluster(auto=True, **cluster)
+    assert read_variant(file(VARIANT), ["cluster=auto"]).cluster.auto
+    assert set(CHOSEN) < set(Cluster.model_fields)
 
 
 @pytest.fixture

@@ -173,18 +173,21 @@ def _cluster(wish: Wish) -> list[_Line]:
 
 
 def _fitted(variant: Variant, stages: Sequence[Stage], wish: Wish) -> Cluster:
-    """The cluster block with which every stage fits the device.
+    """The cluster block with which every stage fits the device, and leaves a tenth of it free: nothing has compared the
+    count with a GPU's own.
 
     Raises:
         SpecError: one fits by no setting, or only with more GPUs.
     """
     from remora.planning.fitting import cheapest_fit
+    from remora.planning.serving import USED
     from remora.runs.memory import PlacedStage, stage_memory
 
     parts = {part: getattr(variant, part) for part in PARTS}
     cluster = variant.cluster
+    room = wish.device.model_copy(update={"memory": int((wish.device.memory or 0) * USED)})
     for stage in stages:
-        placed = PlacedStage(stage, parts, cluster, wish.workers, wish.device)
+        placed = PlacedStage(stage, parts, cluster, wish.workers, room)
         if stage_memory(placed).fits:
             continue
         change = cheapest_fit(placed)
@@ -192,8 +195,8 @@ def _fitted(variant: Variant, stages: Sequence[Stage], wish: Wish) -> Cluster:
             more = f"; {change.ranks} of them would do" if change else ""
             raise SpecError(
                 f"stage {stage.name!r} of {wish.llm} with {wish.vision} does not fit {wish.workers} x "
-                f"{wish.device.named}{more}; take a smaller --llm or --vision, more --gpus, or a recipe with LoRA "
-                "(llava-1.5-lora)"
+                f"{wish.device.named} with {1 - USED:.0%} of its memory free{more}; take a smaller --llm or "
+                "--vision, more --gpus, or a recipe with LoRA (llava-1.5-lora)"
             )
         cluster = cluster.model_copy(update=dict(change.settings))
     return cluster

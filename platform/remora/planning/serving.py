@@ -24,7 +24,7 @@ WEIGHTS: dict[Bits, float] = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5
 PROMPT, ANSWER = 64, 256
 """Tokens of the text of a request, and of an answer: the endpoint's default at most."""
 USED = 0.9
-"""Share of the device that is used, as vLLM does."""
+"""Share of a device that is planned for; vLLM takes as much."""
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def _as_json(shown: View) -> dict[str, object]:
 
 
 def _size(picture: Image.Image | None) -> list[int] | None:
-    return picture and list(picture.size)
+    return list(picture.size) if picture else None
 
 
 # The terminal.

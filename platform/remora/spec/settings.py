@@ -19,7 +19,7 @@ from remora.spec.paths import located
 from remora.spec.recipe import Stage
 from remora.spec.space import Space
 from remora.spec.strict_yaml import KeyLines, parse_yaml
-from remora.spec.variant import Job
+from remora.spec.variant import CHOSEN, Job
 
 OWN = ("choice", "settings")
 """Keys of a job that other keys decide."""
@@ -77,7 +77,10 @@ def validated(
     changed: dict[str, object] = dict(raw)
     for one in settings:
         if path := _of_file(model, one):
-            changed = _put(changed, path, _placed(path, one.value))
+            value = one.value
+            if (path, value) == (("cluster",), "auto"):
+                value = _chosen_anew(changed.get("cluster"))
+            changed = _put(changed, path, _placed(path, value))
     below = of_stages(model, settings)
     if below and issubclass(model, Space):
         changed["settings"] = {one.key: one.value for one in below}
@@ -90,6 +93,12 @@ def validated(
     if isinstance(found, Space):
         _check_axes(found, below)
     return found
+
+
+def _chosen_anew(cluster: object) -> dict[str, object]:
+    """A cluster block whose keys that `auto` chooses are left to it; the others, such as `precision`, stay."""
+    said = cluster if isinstance(cluster, dict) else {}
+    return {"auto": True, **{key: value for key, value in said.items() if key not in (*CHOSEN, "auto")}}
 
 
 def _of_file(model: type[BaseModel], setting: Setting) -> tuple[str, ...]:

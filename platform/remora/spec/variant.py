@@ -18,6 +18,13 @@ COUNT_OR_RANGE: dict[str, object] = {
 """The JSON schema of a number of workers, or of the least and the most."""
 
 
+CHOSEN = (
+    *("workers", "gpus_per_worker", "cpus_per_worker", "zero", "offload", "micro_batch", "activation_checkpointing"),
+    "rehearse",
+)
+"""Keys of a cluster block that `auto` chooses."""
+
+
 class Cluster(Spec):
     """Where and how a stage runs. Only `precision` changes a result, so only it is part of a stage run's identity."""
 
