@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from remora.serving import front
+from remora.serving.auth import HEALTH
 from remora.serving.front import Front
 from remora.serving.relay import MARK
 from support.waiting import until
@@ -26,7 +27,7 @@ BODY = b'{"messages": []}'
 
 def scope_of(path: str = "/v1/chat/completions", headers: dict[str, str] | None = None) -> Scope:
     raw = [(key.encode(), value.encode()) for key, value in (headers or {}).items()]
-    method = "GET" if path in ("/healthz", "/readyz") else "POST"
+    method = "GET" if path in (*HEALTH, "/readyz") else "POST"
     return {"type": "http", "method": method, "path": path, "headers": raw, "query_string": b""}
 
 
@@ -247,9 +248,10 @@ def test_ready_is_who_would_answer_now(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (status, body["error"]["code"]) == (503, "not_ready") and headers["retry-after"], application
 
 
-def test_health_is_answered_whatever_the_replicas_do(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", HEALTH)
+def test_health_is_answered_whatever_the_replicas_do(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.setattr(front, "HEALTH_S", 0.05)
-    health = scope_of("/healthz")
+    health = scope_of(path)
     one = Front(replica)
     assert exchange(one, health)[0] == 200
     one.app, one.going = hangs, 4  # type: ignore[assignment]

@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from remora import __version__
 from remora.serving.args import EndpointArgs
+from remora.serving.auth import HEALTH
 from remora.serving.canary.told import CanaryGauges, canary_body
 from remora.serving.canary.traffic import CanaryTraffic
 from remora.serving.front import KEYS
@@ -81,11 +82,12 @@ def about(
         models = {"models": [first, *further]} if further else {}
         return JSONResponse({"remora": __version__, **limits, **first, **models})
 
-    @app.get("/health", response_model=None)  # vLLM's name of it, which load tests ask
-    @app.get("/healthz", response_model=None)
     async def healthz() -> JSONResponse:
         """200 while an ingress replica lives, also when all are full."""
         return JSONResponse({"status": "ok", **_first(table())})
+
+    for path in HEALTH:
+        app.add_api_route(path, healthz, methods=["GET"], response_model=None)
 
     @app.get("/readyz", response_model=None)
     async def readyz() -> JSONResponse:

@@ -20,7 +20,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from remora.serving.keys import ApiKey, KeyRing, is_loopback
 from remora.serving.openai_api import Refusal
 
-OPEN = ("/healthz", "/health", "/readyz", "/-/healthz", "/")
+HEALTH = ("/healthz", "/health")
+"""The health check, and its name in vLLM, which load tests ask."""
+OPEN = (*HEALTH, "/readyz", "/-/healthz", "/")
 """Read without a key: health, Serve's own, and the page, which is a file that asks its reader for a key."""
 READING = ("GET", "HEAD")
 GOING_S = 1

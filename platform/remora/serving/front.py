@@ -25,7 +25,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from remora.serving.auth import KeyCheck
+from remora.serving.auth import HEALTH, KeyCheck
 from remora.serving.keys import from_written
 from remora.serving.openai_api import Refusal, too_large
 from remora.serving.relay import FULL, Facts, ProxyReply, Upload, later
@@ -98,8 +98,8 @@ class Front:
         try:
             if not scope["path"].startswith("/"):  # a whole URL, which is for proxies; Serve has no route for it
                 raise Refusal(f"no route: {scope['path'][:80]!r} is no path", status=404)
-            if scope["path"] in ("/healthz", "/readyz") and scope["method"] in ("GET", "HEAD"):
-                state = await (self._healthz() if scope["path"] == "/healthz" else self._readyz())
+            if scope["path"] in (*HEALTH, "/readyz") and scope["method"] in ("GET", "HEAD"):
+                state = await (self._healthz() if scope["path"] in HEALTH else self._readyz())
                 return await _send(send, 200, state, {"x-request-id": request_id})
             self._check_room()
             try:
@@ -224,7 +224,7 @@ class Front:
             elif loop.time() - last > self.silence_s:
                 return True
 
-    async def _ask_health(self, path: str = "/healthz") -> ProxyReply:
+    async def _ask_health(self, path: str = HEALTH[0]) -> ProxyReply:
         """Ask a replica for its health, with a timeout that one that is not full meets."""
         upload = Upload(b"")
         reply = ProxyReply(self._heard, upload, None)
@@ -247,7 +247,7 @@ class Front:
         upload.gone.set()
         await asyncio.wait({task}, timeout=1)
         with contextlib.suppress(ValueError):
-            if reply.marked and reply.status == 200 and path == "/healthz":
+            if reply.marked and reply.status == 200 and path in HEALTH:
                 self.health = json.loads(reply.text)
         return reply
 
