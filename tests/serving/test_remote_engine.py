@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,6 @@ from remora.inference import FittedPicture, Message, Request
 from remora.serving.engines import remote
 from remora.serving.engines.protocol import Delta, Draining, ModelFailure, OtherVersion, ReplicasDied, VersionedRequest
 from remora.serving.engines.remote import RemoteEngine, session_of
-from remora.serving.replica import gathered
 from support.serving_fake import FakeAnswerer, facts_of
 
 FACTS = facts_of(FakeAnswerer())
@@ -225,21 +224,3 @@ def test_a_session_is_the_first_picture() -> None:
     ):
         assert session_of(Request(turns, 9)) == RED.digest.hex()
     assert session_of(Request((Message("user", "a"),), 9)) == ""
-
-
-def test_deltas_of_a_whole_answer_come_together() -> None:
-    """The first at once, then what came in a second; with the last all that is left."""
-    every = [Delta(f"t{i}", (i,), finish_reason="length" if i == 9 else None, prompt_tokens=20) for i in range(10)]
-    times = iter([0.0, 0.4, 0.9, 1.0, 1.1, 1.9, 2.1, 2.2, 2.3, 2.4])
-
-    async def deltas() -> AsyncIterator[Delta]:
-        for delta in every:
-            yield delta
-
-    async def go() -> list[Delta]:
-        return [delta async for delta in gathered(deltas(), 1.0, lambda: next(times))]
-
-    found = asyncio.run(go())
-    assert [delta.tokens for delta in found] == [(0,), (1, 2, 3), (4, 5, 6), (7, 8, 9)]
-    assert "".join(delta.text for delta in found) == "".join(delta.text for delta in every)
-    assert [delta.finish_reason for delta in found] == [None, None, None, "length"]

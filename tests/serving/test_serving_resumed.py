@@ -18,7 +18,7 @@ from remora.serving.engines.protocol import Chosen, Delta, Likely
 from remora.serving.front import SEED, Front
 from remora.serving.relay import MARK
 from remora.serving.responses import Head, events
-from remora.serving.resumed import OtherAnswer, Rest
+from remora.serving.resumed import END, OtherAnswer, Rest
 from support.serving_fake import CHAT, call
 
 WORDS = ["A r", "ed ", "círcle", " ", "🐟", "", "on it.", "\n\nThat", " is", " all"]
@@ -42,12 +42,16 @@ def deltas(draw: random.Random, answers: int, logprobs: bool) -> list[tuple[int,
 
 
 def stream(seed: int, answers: int = 1, logprobs: bool = False, usage: bool = True, version: str = "3") -> list[bytes]:
+    """Its events."""
+
     async def go() -> list[bytes]:
         async def each() -> AsyncIterator[tuple[int, Delta]]:
             for one in deltas(random.Random(seed), answers, logprobs):
                 yield one
 
-        return [event async for event in events(Head("m", f"remora@{version}"), each(), answers, usage)]
+        parts = [part async for part in events(Head("m", f"remora@{version}"), each(), answers, usage)]
+        assert len(parts) <= len(deltas(random.Random(seed), answers, logprobs)), "a delta's events come together"
+        return [event + END for event in b"".join(parts).split(END) if event]
 
     return asyncio.run(go())
 

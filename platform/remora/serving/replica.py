@@ -6,10 +6,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import math
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
@@ -25,8 +24,9 @@ from remora.inference.requests import Request
 from remora.serving.args import EndpointArgs, IngressArgs
 from remora.serving.champion import ModelFacts, ModelLoader, ModelSource, hold
 from remora.serving.engines.chosen import engine_of
-from remora.serving.engines.protocol import Delta, Draining, ModelFailure, OtherVersion, VersionedRequest
+from remora.serving.engines.protocol import Draining, ModelFailure, OtherVersion, VersionedRequest
 from remora.serving.engines.remote import EngineItem, RemoteEngine
+from remora.serving.engines.spaced import STREAMED_S, WHOLE_S, spaced
 from remora.serving.exported import ServeRecorder
 from remora.serving.fleet import AppState
 from remora.serving.metrics import MeteredEngine
@@ -43,8 +43,6 @@ PLACES = 10_000
 places of ingress replicas: Serve's router looks for a free place every 0.5 s, and newer requests overtake."""
 REPORT_S = 1.0
 """Seconds between two reports of a replica's load to those who choose one."""
-GATHERED_S = 1.0
-"""Seconds between two items of an answer that its client reads as a whole."""
 HEALTH_PERIOD_S = 2
 """Seconds between two checks of a replica. With Serve's 10 s a dead one would be noticed that much later."""
 APART = "--"
@@ -82,10 +80,10 @@ class ModelReplica:
         if isinstance(request, VersionedRequest) and request.version != self._facts.version:
             yield OtherVersion(f"the version here is {self._facts.version}")
             return
-        streamed = not isinstance(request, VersionedRequest) or request.streamed
+        whole = isinstance(request, VersionedRequest) and not request.streamed
         try:
-            async with aclosing(self._metered.submit(request)) as deltas:
-                async for delta in deltas if streamed else gathered(deltas):
+            async with aclosing(spaced(self._metered.submit(request), WHOLE_S if whole else STREAMED_S)) as deltas:
+                async for delta in deltas:
                     yield delta
         except (DataError, Draining) as error:
             yield error
@@ -110,26 +108,6 @@ class ModelReplica:
             hangs = Draining(f"the model hangs: a step has taken {stalled:.0f} s")
             self._engine.abandon(hangs)
             raise hangs
-
-
-async def gathered(
-    deltas: AsyncIterator[Delta], apart_s: float = GATHERED_S, clock: Callable[[], float] = time.monotonic
-) -> AsyncGenerator[Delta, None]:
-    """The first delta at once, then what came in `apart_s`, and the last with what came before it.
-
-    Each item that a replica streams costs it, Ray and the ingress 1 ms of CPU time, more than a small model's token.
-    What has been told is not lost with the replica: another one goes on behind it.
-    """
-    pending: Delta | None = None
-    told = -math.inf
-    async for delta in deltas:
-        pending = delta if pending is None else pending + delta
-        now = clock()
-        if pending.finish_reason is not None or now - told >= apart_s:
-            yield pending
-            pending, told = None, now
-    if pending is not None:
-        yield pending
 
 
 def replicas_of(kind: type, of: EndpointArgs | IngressArgs, initial: int | None = None) -> Deployment:

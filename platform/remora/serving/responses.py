@@ -98,7 +98,7 @@ async def events(
 ) -> AsyncIterator[bytes]:
     """A response as server-sent events: each answer's role, its pieces as they come and its end, then usage if that is
     wanted, and `[DONE]`. With `counts_along` each event has the usage so far. A failure on the way is an error event,
-    and nothing follows it."""
+    and nothing follows it. Events that are there together come together, since Ray carries each on its own."""
     base = head.body("chat.completion.chunk")
 
     def chunk(index: int, delta: dict[str, str], end: str | None = None, logprobs: LogprobsBody | None = None) -> bytes:
@@ -107,21 +107,26 @@ async def events(
         return _event({**base, "choices": [told], **({"usage": so_far} if include_usage else {})})
 
     counted: dict[int, Delta] = {}
-    for index in range(choices):
-        yield chunk(index, {"role": "assistant", "content": ""})
+    unfinished = choices
+    ready = [chunk(index, {"role": "assistant", "content": ""}) for index in range(choices)]
     try:
         async for index, delta in deltas:
             counted[index] = counted[index] + delta if index in counted else delta
             if delta.text or delta.logprobs:
-                yield chunk(index, {"content": delta.text}, None, _logprobs(delta.logprobs) if delta.logprobs else None)
+                logprobs = _logprobs(delta.logprobs) if delta.logprobs else None
+                ready.append(chunk(index, {"content": delta.text}, None, logprobs))
             if delta.finish_reason is not None:
-                yield chunk(index, {}, delta.finish_reason)
+                ready.append(chunk(index, {}, delta.finish_reason))
+                unfinished -= 1
+            if ready and unfinished:
+                yield b"".join(ready)
+                ready.clear()
     except Exception as error:  # noqa: BLE001 (told to the client; the engine has logged it)
-        yield _event(failed(error).body())
+        yield b"".join((*ready, _event(failed(error).body())))
         return
     if include_usage:
-        yield _event({**base, "choices": [], "usage": usage([counted[i] for i in range(choices)])})
-    yield DONE
+        ready.append(_event({**base, "choices": [], "usage": usage([counted[i] for i in range(choices)])}))
+    yield b"".join((*ready, DONE))
 
 
 def failed(error: Exception) -> Refusal:

@@ -26,7 +26,7 @@ class VersionedRequest(Request):
 
     version: str = ""
     streamed: bool = True
-    """Its client reads the answer as it grows. If not, deltas come together (`gathered`)."""
+    """Its client reads the answer as it grows. If not, more of its deltas come together (`spaced`)."""
 
 
 @dataclass(frozen=True)
