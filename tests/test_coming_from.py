@@ -18,17 +18,15 @@ ROOT = Path(__file__).parents[1]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT / "platform"))
 
-from remora.commands.scripts import flags_of  # noqa: E402
-from remora.commands.translating import (  # noqa: E402
+from remora.commands.scripts import flags_of, stages_of  # noqa: E402
+from remora.commands.trainers import (  # noqa: E402
     LAUNCHER,
     OtherTrainer,
     defaults_of,
-    known_name,
     rules_of,
-    trainer_of,
     trainers,
-    translate,
 )
+from remora.commands.translating import known_name, trainer_of, translate  # noqa: E402
 from remora.errors import DataError, SpecError  # noqa: E402
 from remora.spec import Cluster, Stage, Variant  # noqa: E402
 from remora.spec.base import keys_of, models_in  # noqa: E402
@@ -165,8 +163,9 @@ def test_two_scripts_of_llava_are_a_job_of_two_stages(tmp_path, capsys):
     assert (align["template"], finetune["template"]) == ("plain", "vicuna")
     for stage in (align, finetune):
         assert (stage["batch"], stage["lr"], stage["epochs"], stage["max_length"]) == (256, 1e-3, 1, 2048)
-        assert (stage["schedule"], stage["warmup"], stage["warmup_from"]) == ("cosine", 0.03, "zero")
+        assert (stage["warmup"], stage["warmup_from"]) == (0.03, "zero")
         assert stage["mixture"] == [{"path": "./data/558k.json", "images": "./data/images"}]
+    assert (align["schedule"], finetune["schedule"]) == ("cosine", "constant")  # zero3_offload.json has WarmupLR
     lines = told.splitlines()
     assert "unknown: --my_own_flag 3" in lines
     assert "no counterpart: --tf32 (TF32 is off, as exactness needs)" in lines
@@ -267,9 +266,54 @@ def test_a_shell_script_is_read_as_a_shell_does(tmp_path):
         "learning_rate": 2e-5,
     }  # fmt: skip
     made = translate("llava", flags)
-    assert made.missing["data_path"] == "$1 is not set in the script"
+    assert made.missing["data_path"] == "$1 is not set in the script, but by the one that calls it: give that one"
     assert made.missing["max_steps"] == "${STEPS} is not set in the script"
     assert "stage.mixture" not in made.keys and made.keys["stage.epochs"] == made.taken["stage.epochs"] == 3.0
+
+
+def test_a_script_that_calls_others_gives_them_its_words(tmp_path, capsys):
+    """As TinyLLaVA Factory's: the inner scripts read `$1`, and are named from the repository's root."""
+    inner = tmp_path / "scripts" / "train"
+    inner.mkdir(parents=True)
+    pretrain = "DATA=$1\nEPOCHS=$2\n" + PRETRAIN.replace("./data/558k.json", "$DATA").replace(
+        "num_train_epochs 1", "num_train_epochs $EPOCHS"
+    )
+    (inner / "pretrain.sh").write_text(pretrain)
+    (inner / "finetune.sh").write_text(pretrain.replace("--tune_mm_mlp_adapter True", "").replace("plain", "v1"))
+    outer = inner / "all.sh"
+    outer.write_text(
+        'MIX=b.json\nbash scripts/train/pretrain.sh "a.json" 2\nbash scripts/train/finetune.sh "$MIX" "3"\n'
+    )
+    _, stages, told = imported(tmp_path, capsys, str(outer))
+    assert [(s["mixture"][0]["path"], s["epochs"]) for s in stages] == [("a.json", 2), ("b.json", 3)]
+    assert f"{inner}/finetune.sh: " in told
+    (inner / "finetune.sh").unlink()
+    with pytest.raises(DataError, match=r"all.sh calls scripts/train/finetune.sh, which is not there; put it"):
+        stages_of(outer)
+
+
+def test_steps_of_warm_up_are_a_share_of_the_stage():
+    flags = {"warmup_steps": 50, "max_steps": 1000, "warmup_ratio": 0.03}
+    made = translate("llava", flags)
+    assert made.keys["stage.warmup"] == 0.05 and made.needless["warmup_ratio"] == "warmup_steps wins"
+    made = translate("ms-swift", {"warmup_steps": 50})
+    assert made.missing["warmup_steps"].startswith("warmup is a share of the steps") and "50 / steps" in str(
+        made.missing
+    )
+    assert translate("llama-factory", {"warmup_steps": 0, "warmup_ratio": 0.1}).keys["stage.warmup"] == 0.1
+
+
+def test_llavas_own_config_has_a_scheduler_and_clips():
+    """scripts/zero3_offload.json; the other two have neither."""
+    said = {"deepspeed": "./scripts/zero3_offload.json", "lr_scheduler_type": "cosine", "warmup_ratio": 0.03}
+    made = translate("llava", said)
+    assert made.keys["stage.schedule"] == "constant" and made.keys["stage.clip"] == made.taken["stage.clip"] == 1.0
+    assert made.keys["cluster.zero"] == 3 and made.keys["cluster.offload"] == "all"
+    assert "takes its place" in made.needless["lr_scheduler_type"] and "logarithm" in made.differs["warmup"]
+    made = translate("bunny", said | {"max_grad_norm": 0.5})
+    assert made.keys["stage.clip"] == 0.5 and "max_grad_norm" in made.translated and not made.needless.keys() & {"clip"}
+    made = translate("llava", said | {"deepspeed": "zero3.json"})
+    assert made.keys["stage.schedule"] == "cosine" and "stage.clip" not in made.keys
 
 
 def test_a_command_that_asks_the_model_is_none_that_trains(tmp_path):

@@ -289,7 +289,7 @@ def explain(model: File, *, runs: File | None = None, tracking_uri: str | None =
     from remora.commands.explain import explanation
     from remora.commands.options import ExplainOptions
 
-    return explanation(ExplainOptions.of({"model": model, "runs": runs, "tracking_uri": tracking_uri}))
+    return explanation(ExplainOptions.of({"model": str(model), "runs": runs, "tracking_uri": tracking_uri}))
 
 
 def promote(

@@ -75,7 +75,7 @@ def of_disk(folder: str, room: int, wanted: int, variable: str) -> str:
     """`room` in bytes, `wanted` in GB; `variable` names another folder."""
     if room >= wanted * 10**9:
         return ""
-    what = "the packages take 4 GB (9 GB with torch's CUDA build)" if variable == "VENV" else "pip unpacks 2 GB"
+    what = "the packages take 4 GB (7 GB with torch's CUDA build)" if variable == "VENV" else "pip unpacks 2 GB"
     again = "make setup VENV=DIR" if variable == "VENV" else "TMPDIR=DIR make setup"
     return f"{what}, and {folder} has {room / 1e9:.1f} GB free; next: {again} with a folder of another disk"
 

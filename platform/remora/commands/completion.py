@@ -19,7 +19,7 @@ from remora.cli import VERBS, Verb, verbs
 from remora.commands.options import CatalogOptions, flag_of, kind_of
 from remora.commands.schema import KINDS
 from remora.commands.setup_options import CompletionOptions, ImportConfigOptions, SchemaOptions
-from remora.commands.translating import trainers
+from remora.commands.trainers import trainers
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """`remora import-config`: a job and a recipe from the scripts of another trainer, and what of them did not come along.
 
 remora import-config pretrain.sh finetune.sh --out jobs/mine.yaml
+remora import-config scripts/train/train_phi.sh --out jobs/mine.yaml    # which calls both
 remora import-config qwen2vl_lora_sft.yaml --vision siglip2-base-224 --llm qwen2-0.5b-instruct --out jobs/mine.yaml
 """
 
@@ -15,9 +16,10 @@ import yaml
 
 from remora import catalog
 from remora.commands.saying import say
-from remora.commands.scripts import flags_of
+from remora.commands.scripts import stages_of
 from remora.commands.setup_options import ImportConfigOptions
-from remora.commands.translating import Translation, trainer_of, trainers, translate
+from remora.commands.trainers import trainers
+from remora.commands.translating import Translation, trainer_of, translate
 from remora.data.outputs import writes
 from remora.errors import SpecError
 from remora.runs import checked_stages, read_variant
@@ -39,9 +41,9 @@ def import_config(options: ImportConfigOptions) -> None:
             raise SpecError(f"{file} exists, and import-config writes new files; give another --out")
     if options.gpus is not None and options.gpus < 1:
         raise SpecError(f"--gpus {options.gpus}: give how many GPUs they ran on, 1 or more")
-    made = []
-    for file in options.scripts:
-        flags = flags_of(file)
+    files, made = [], []
+    for file, flags in (one for script in options.scripts for one in stages_of(script)):
+        files.append(file)
         name = options.trainer or trainer_of(flags, file)
         made.append(translate(name, flags, options.gpus))
         say(f"{file}: {len(made[-1].translated)} flags of {trainers()[name].title.split(',')[0]} translated")
@@ -54,7 +56,7 @@ def import_config(options: ImportConfigOptions) -> None:
         recipe_file.write_text(head + _dumped(recipe))
         job_file.write_text(head + _dumped(job))
     said = {key for one in made for key in one.keys.keys() - one.taken.keys() if not key.startswith("stage.")}
-    lines = [*_overridden(options, made, said), *(line for one in made for line in told(one, said))]
+    lines = [*_overridden(options, files, made, said), *(line for one in made for line in told(one, said))]
     for line in dict.fromkeys(lines):
         say(line)
     say(f"{job_file}, with {recipe_file.name}", f"next: remora render {quote(str(job_file))}")
@@ -71,12 +73,14 @@ def told(made: Translation, said: Container[str] = ()) -> list[str]:
     return lines + [f"unknown: --{flag} {_short(value)}" for flag, value in made.unknown.items()]
 
 
-def _overridden(options: ImportConfigOptions, made: Sequence[Translation], said: Container[str]) -> list[str]:
+def _overridden(
+    options: ImportConfigOptions, files: Sequence[Path], made: Sequence[Translation], said: Container[str]
+) -> list[str]:
     """A line for each key of the job that the scripts set differently: the job has one value, the last script's. A
     trainer's default does not count where another script sets the key."""
     found: dict[str, tuple[object, Path]] = {}
     lines = []
-    for file, one in zip(options.scripts, made, strict=True):
+    for file, one in zip(files, made, strict=True):
         for key, value in one.keys.items():
             if (
                 key.startswith("stage.")

@@ -5,16 +5,67 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from remora.commands.translating import rules_of, trainers
+from remora.commands.trainers import rules_of, trainers
 from remora.errors import DataError
 from remora.spec import parse_yaml, read_yaml
 
+SHELLS = ("bash", "sh", "source", ".")
+DEEPEST = 3
+"""Scripts that call one another, at most."""
 
-def flags_of(file: Path) -> dict[str, object]:
+
+def stages_of(file: Path, given: Sequence[str] = (), depth: int = 0) -> list[tuple[Path, dict[str, object]]]:
+    """Each script that trains, with its flags: the file itself or, if it only calls others, those, with what it gives
+    them as `$1`, `$2`, ….
+
+    Raises:
+        DataError: as of `flags_of`; or a script that it calls is not there.
+    """
+    if file.suffix not in (".yaml", ".yml", ".json", ".py") and depth < DEEPEST:
+        text = _text(file)
+        variables = _positional(given)
+        called = [found for words in _commands(text, variables) if (found := _call(words))]
+        if called and not _arguments(text, file, given):
+            return [one for script, words in called for one in stages_of(_beside(script, file), words, depth + 1)]
+    return [(file, flags_of(file, given))]
+
+
+def _call(words: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The script that a command calls, and what it gives to it."""
+    plain = [word for word in words if word]
+    if plain and plain[0] in SHELLS:
+        words = words[1:]
+    return (words[0], list(words[1:])) if words and words[0].endswith(".sh") else None
+
+
+def _beside(script: str, caller: Path) -> Path:
+    """A script as its caller names it: from the working folder, or from a folder that the caller is in."""
+    folders = [Path(), *caller.absolute().parents]
+    found = next((folder / script for folder in folders if (folder / script).is_file()), None)
+    if found is None:
+        raise DataError(f"{caller} calls {script}, which is not there; put it where it is called, or give it itself")
+    return found
+
+
+def _positional(given: Sequence[str]) -> dict[str, str]:
+    return {str(number): word for number, word in enumerate(given, 1)}
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f"{file}: cannot be read ({getattr(e, 'strerror', None) or 'not text'})") from None
+
+
+def flags_of(file: Path, given: Sequence[str] = ()) -> dict[str, object]:
     """The flags of a script: of the command that trains in a shell script, a YAML's keys, or a Python file's fields.
+
+    Args:
+        given: What a shell script is called with, its `$1`, `$2`, ….
 
     Raises:
         DataError: it cannot be read, has none, or has several commands that train.
@@ -23,11 +74,8 @@ def flags_of(file: Path) -> dict[str, object]:
         raw, _ = read_yaml(file)
         found = raw if isinstance(raw, dict) else {}
     else:
-        try:
-            text = file.read_text()
-        except (OSError, UnicodeDecodeError) as e:
-            raise DataError(f"{file}: cannot be read ({getattr(e, 'strerror', None) or 'not text'})") from None
-        found = dict(_fields(text, file)) if file.suffix == ".py" else _arguments(text, file)
+        text = _text(file)
+        found = dict(_fields(text, file)) if file.suffix == ".py" else _arguments(text, file, given)
     if not found:
         raise DataError(f"{file} has no flags; give the script that starts the training")
     return found
@@ -55,8 +103,8 @@ QUOTED = 100
 """Lines after which an open quote is taken for an apostrophe."""
 
 
-def _arguments(text: str, file: Path) -> dict[str, object]:
-    variables: dict[str, str] = {}
+def _arguments(text: str, file: Path, given: Sequence[str] = ()) -> dict[str, object]:
+    variables = _positional(given)
     loose: dict[str, object] = {}  # of lines without a command: an array's
     commands: list[dict[str, object]] = []
     for words in _commands(text, variables):

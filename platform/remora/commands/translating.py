@@ -6,103 +6,17 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Literal
-
-from pydantic import Field
 
 from remora import catalog
+from remora.commands.trainers import DeepspeedConfig, FlagRule, configs_of, defaults_of, fixed_of, rules_of, trainers
 from remora.errors import SpecError, nearest
-from remora.spec import PARTS, Spec, read_yaml, validate
+from remora.spec import PARTS
 
+GIVEN = re.compile(r"\$\{?\d")
+"""A variable that whoever calls the script gives."""
 UNSET = re.compile(r"\$[\w{(]|`")
 """What stays in a value whose variable the script does not set."""
-TABLES = Path(__file__).with_name("trainers.yaml")
-Role = Literal[
-    "data", "images", "cap", "held-out", "each", "accumulation", "devices", "deepspeed", "benchmarks", "layer",
-    "rate vision", "rate connector", "rate llm", "beta1", "beta2",
-]  # fmt: skip
-
-
-class FlagRule(Spec):
-    """What becomes of one flag of another trainer."""
-
-    to: str | None = None
-    words: dict[str, object] = Field(default_factory=dict)
-    by: str | None = None
-    list: bool = False
-    sets: dict[str, dict[str, object]] = Field(default_factory=dict)
-    implies: dict[str, dict[str, object]] = Field(default_factory=dict)
-    with_lora: dict[str, dict[str, object]] = Field(default_factory=dict)
-    lora_note: str | None = None
-    llm_only: tuple[str, ...] = ()
-    last: bool = False
-    if_: dict[str, tuple[object, ...]] = Field(default_factory=dict, alias="if")
-    with_: tuple[str, ...] = Field((), alias="with")
-    unless: str | None = None
-    zero: str | None = None
-    role: Role | None = None
-    drop: str | None = None
-    none: str | None = None
-
-
-class FlagRow(Spec):
-    """A row of a table: what it says, and the rules of the flags in it."""
-
-    theirs: str
-    ours: str
-    flags: dict[str, FlagRule] = Field(default_factory=dict)
-
-
-class OtherTrainer(Spec):
-    """Another trainer: its table, and what it does where its scripts leave a flag out."""
-
-    title: str
-    head: str
-    like: str | None = None
-    defaults: dict[str, object] = Field(default_factory=dict)
-    fixed: dict[str, object] = Field(default_factory=dict)
-    least_batch: int = 1
-    differs: dict[str, str] = Field(default_factory=dict)
-    signs: tuple[str, ...]
-    rows: tuple[FlagRow, ...]
-    more: dict[str, FlagRule] = Field(default_factory=dict)
-
-
-STARTED = FlagRule(drop="Ray starts the workers")
-LAUNCHER: dict[str, FlagRule] = {
-    **{flag: FlagRule(role="devices") for flag in ("include", "num_gpus", "nproc_per_node", "num_processes")},
-    **{flag: STARTED for flag in ("master_port", "master_addr", "nnodes", "node_rank", "hostfile", "local_rank")},
-}
-"""Flags of deepspeed, torchrun and accelerate."""
-
-
-@cache
-def trainers() -> dict[str, OtherTrainer]:
-    """Every trainer whose scripts are understood, by name."""
-    raw, lines = read_yaml(TABLES)
-    assert isinstance(raw, dict)
-    return {name: validate(OtherTrainer, one, name, {k[1:]: n for k, n in lines.items()}) for name, one in raw.items()}
-
-
-def rules_of(name: str) -> dict[str, FlagRule]:
-    """The rules of a trainer's flags, with those of the one that it is like."""
-    one = trainers()[name]
-    below = rules_of(one.like) if one.like else LAUNCHER
-    return below | one.more | {flag: rule for row in one.rows for flag, rule in row.flags.items()}
-
-
-def defaults_of(name: str) -> dict[str, object]:
-    """The values of a trainer's flags where a script leaves them out."""
-    one = trainers()[name]
-    return {**(defaults_of(one.like) if one.like else {}), **one.defaults}
-
-
-def fixed_of(name: str) -> dict[str, object]:
-    """Our keys for what a trainer does without a flag."""
-    one = trainers()[name]
-    return {**(fixed_of(one.like) if one.like else {}), **one.fixed}
 
 
 @dataclass
@@ -157,7 +71,7 @@ def translate(name: str, flags: Mapping[str, object], devices: int | None = None
     if name not in trainers():
         raise SpecError(f"no trainer {name!r}{nearest(name, trainers())}; there are: {', '.join(trainers())}")
     one, rules, defaults = trainers()[name], rules_of(name), defaults_of(name)
-    unset = {f: f"{v} is not set in the script" for f, v in flags.items() if _is_unset(rules.get(f), v)}
+    unset = {f: _why_unset(str(v)) for f, v in flags.items() if _is_unset(rules.get(f), v)}
     script, flags = flags, {flag: value for flag, value in flags.items() if flag not in unset}
     left_out = {flag: value for flag, value in defaults.items() if flag not in flags and value is not None}
     said, theirs, made = {**left_out, **flags}, Translation(), Translation(missing=unset)
@@ -186,7 +100,25 @@ def translate(name: str, flags: Mapping[str, object], devices: int | None = None
         key: value for key, value in made.taken.items() if made.keys.get(key, None if "." in key else value) == value
     }
     made.differs = {flag: why for flag, why in one.differs.items() if flag not in script}
+    if config := configs_of(name).get(str(said.get("deepspeed", "")).rpartition("/")[2]):
+        _configured(made, config, said)
     return made
+
+
+def _configured(made: Translation, config: DeepspeedConfig, said: Mapping[str, object]) -> None:
+    """What a known DeepSpeed config decides wins over the script's flags; a value `$flag` is that flag's."""
+    for key, value in config.sets.items():
+        flag = str(value)[1:] if str(value).startswith("$") else ""
+        made.keys[key] = said.get(flag) if flag else value
+        made.taken.pop(key, None)
+        if made.needless.pop(flag, None):
+            made.translated.append(flag)
+        elif flag:
+            made.taken[key] = made.keys[key]
+    made.differs |= config.differs
+    for flag in config.flags.keys() & set(made.translated):
+        made.translated.remove(flag)
+        made.needless[flag] = config.flags[flag]
 
 
 def _apply(made: Translation, flag: str, rules: Mapping[str, FlagRule], said: Mapping[str, object]) -> None:
@@ -235,6 +167,11 @@ def _apply(made: Translation, flag: str, rules: Mapping[str, FlagRule], said: Ma
         made.translated.append(flag)
 
 
+def _why_unset(value: str) -> str:
+    by = ", but by the one that calls it: give that one" if GIVEN.search(value) else ""
+    return f"{value} is not set in the script{by}"
+
+
 def _is_unset(rule: FlagRule | None, value: object) -> bool:
     return rule is not None and rule.drop is None and UNSET.search(str(value)) is not None
 
@@ -270,6 +207,8 @@ def _roles(made: Translation, roles: Mapping[str, object], devices: int | None, 
         missing["deepspeed"] = why
     if (name := str(made.keys.get("vision", ""))) and roles.get("layer", own := catalog.vision(name).layer) != own:
         missing["layer"] = f"{name} is read at layer {own}; another takes an entry of your own (docs/catalog.md)"
+    if (warm := roles.get("warmup")) and (why := _warmup(made, warm)):
+        missing["warmup"] = why
     if data := roles.get("data"):
         made.keys["stage.mixture"] = [_entry(one, roles) for one in _several(data)]
     if held := roles.get("held-out"):
@@ -287,6 +226,23 @@ def _roles(made: Translation, roles: Mapping[str, object], devices: int | None, 
         else:
             made.keys[f"stage.tune.{part}"] = "frozen"
     return missing
+
+
+def _warmup(made: Translation, said: object) -> str:
+    """Set the share of the steps in which the rate rises; returns why not, if the steps are not known."""
+    steps, count = made.keys.get("stage.steps"), _whole(said, 0)
+    if not count:
+        return "" if str(said) == "0" else f"{said} is no number of steps"
+    if not isinstance(steps, int) or steps <= count:
+        return (
+            f"warmup is a share of the steps, and the script does not say how many there are: set it to {count} / steps"
+        )
+    made.keys["stage.warmup"] = count / steps
+    made.taken.pop("stage.warmup", None)
+    if "warmup_ratio" in made.translated:
+        made.translated.remove("warmup_ratio")
+        made.needless["warmup_ratio"] = "warmup_steps wins"
+    return ""
 
 
 def _deepspeed(made: Translation, said: str) -> str:

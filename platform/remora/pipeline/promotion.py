@@ -20,6 +20,7 @@ from remora.evaluation.report import Report
 from remora.files import MANIFEST, exclusive, lines, sha256_file
 from remora.files.lines import utc_now
 from remora.inference.bundle import bundle_name, check_bundle, weights_digest
+from remora.notebook import table
 from remora.pipeline.tracked_runs import bundle_models
 from remora.processes import user_name
 from remora.runs.rungs import figure_name
@@ -58,6 +59,15 @@ class Promotion:
     """Digest of the model's weights; empty in lines from before it was recorded."""
     by: str = ""
     """Who did it, and by which command."""
+
+    def _repr_html_(self) -> str:
+        """What the gate compared, in a notebook."""
+        before = f", before version {self.from_version} ({self.from_variant})" if self.from_version else ""
+        why = f"; forced: {self.forced}" if self.forced else "" if self.moved else "; it was before"
+        title = f"{self.model}@{self.alias} is version {self.version} ({self.variant}){before}{why}"
+        rows = ((g.benchmark, g.metric, g.candidate, g.incumbent, g.low, g.high, g.p, g.n) for g in self.gate)
+        columns = ("benchmark", "figure", "this model", "the one before", "difference from", "to", "p", "questions")
+        return table(title, columns, rows)
 
 
 _PROMOTION = TypeAdapter(Promotion)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from remora.notebook import table
 from remora.pipeline.origin.chosen import SearchDecision, decision_of, promotions_of
 from remora.pipeline.origin.model import ModelOrigin, origin_of
 from remora.pipeline.origin.siblings import Sibling, siblings_of
@@ -65,6 +66,22 @@ class Explanation:
     version: str | None = None
     """`remora version 3`, where it was asked for by a registered name."""
     canaries: tuple[CanaryDecision, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """Its parts, stage runs, data and promotions, in a notebook."""
+        model = self.origin
+        parts = ((p.part, p.name, p.licence, p.parameters, ", ".join(p.trained)) for p in model.parts)
+        stages = ((s.name, ", ".join(s.trained), s.steps, s.samples, s.loss, s.seconds) for s in model.stages)
+        data = ((d.dataset or d.path, d.records, d.licence) for d in model.data)
+        moves = ((f"{p.model}@{p.alias}", p.version, p.at, p.by) for p in self.promotions)
+        return "".join(
+            (
+                table(f"{model.name}: {model.made}", ("part", "name", "licence", "parameters", "trained by"), parts),
+                table("Stage runs", ("stage run", "trained", "steps", "samples", "loss", "seconds"), stages),
+                table("Data", ("data", "records", "licence"), data),
+                table("Promotions", ("alias", "version", "at", "by"), moves) if self.promotions else "",
+            )
+        )
 
 
 def explain(
