@@ -61,7 +61,7 @@ def test_ray_workers_embed_what_one_process_does(spec):
     assert by_ray.returncode == 0, by_ray.stderr
     assert "7 of 7 parts to make" in by_ray.stdout and "embeddings: 40 of 40" in by_ray.stdout
     assert "left out: 1 missing-image" in by_ray.stdout
-    again = said(spec, "ray", "--address", "local")
+    again = said(spec, "ray")
     assert "0 of 7 parts to make" in again.stdout and again.stdout.count("(was there)") == 4
     alone = said(spec, "alone")
     assert alone.returncode == 0, alone.stderr

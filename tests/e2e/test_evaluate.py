@@ -19,7 +19,7 @@ from support.waiting import until
 
 pytestmark = pytest.mark.ray
 
-PICTURES, EACH = 60, 8
+PICTURES, EACH = 40, 6
 OWN = """\
 title: colours
 questions: colours.jsonl
@@ -31,7 +31,7 @@ max_new_tokens: 8
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models, GQA's files for 60 pictures of which one is broken, and an own benchmark."""
+    """Two models, GQA's files for 40 pictures of which one is broken, and an own benchmark."""
     root = tmp_path_factory.mktemp("evaluate")
     for name, seed in (("one", 0), ("other", 1)):
         write_noise(root, name, seed)
