@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from remora.processes import cpu_kind
 from remora.runs import predictions
 from remora.runs.around import Around, around
 from remora.runs.predictions import (
+    LOOKED_AT,
     CheckedPrediction,
     Figures,
     Prediction,
@@ -25,6 +27,8 @@ from remora.runs.predictions import (
     told,
 )
 from remora.spec import Cluster
+from remora.training import journal
+from remora.training.events import JournalEvent
 from remora.training.job import StageJob
 
 
@@ -48,12 +52,16 @@ def prediction(**figures: float) -> Prediction:
     return Prediction(cpu_kind(), 2, Figures(**figures), 1.0, "assumed")
 
 
+def events_of(job: StageJob) -> list[JournalEvent]:
+    return list(journal.read(job.folder / "journal.jsonl"))
+
+
 def test_what_came_is_read_off_the_journal(tmp_path: Path) -> None:
     job = job_in(tmp_path / "one", gpus_per_worker=1, gpu_price=3.6)
     write_journal(job.folder)
-    assert came(job, 20.0) == Figures(1.5, 0.5, 20.0, pytest.approx(20 * 2 * 0.001))
+    assert came(job, events_of(job), 20.0) == Figures(1.5, 0.5, 20.0, pytest.approx(20 * 2 * 0.001))
     write_journal(job.folder, attempts=2)  # the seconds are of the last attempt alone
-    assert came(job, 20.0) == Figures(1.5, 0.5, None, None)
+    assert came(job, events_of(job), 20.0) == Figures(1.5, 0.5, None, None)
 
 
 def test_predictions_are_held_against_what_came(tmp_path: Path) -> None:
@@ -63,13 +71,26 @@ def test_predictions_are_held_against_what_came(tmp_path: Path) -> None:
         said = prediction(memory=1.5 * (0.97, 1.06)[i], step=step, seconds=20.0)
         (job.folder / "predicted.json").write_text(json.dumps(asdict(said)))
         with publishing(tmp_path / f"stages/align-{i}") as made:
-            (made / "record.json").write_text(json.dumps(told(job, 20.0)))
+            (made / "record.json").write_text(json.dumps(told(job, events_of(job), 20.0)))
     found = checked_predictions(tmp_path, cpu_kind())
     assert len(found) == 2 and not checked_predictions(tmp_path, "NVIDIA H200")
     assert {one.prediction.figures.step for one in found} == {0.45, 0.55}
     line = "memory -3 … +6 %, time of a step -10 … +10 %, whole time +0 … +0 %"
     assert record_line(found) == f"last 2 predictions on this kind of device ({cpu_kind()}): {line}"
     assert record_line([]) == ""
+
+
+def test_no_more_records_are_read_than_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run folder of years has thousands, and a plan asks twice."""
+    said = {"predicted": asdict(prediction(step=1.0)), "came": asdict(Figures(step=2.0))}
+    for i in range(LOOKED_AT + 9):
+        with publishing(tmp_path / f"stages/align-{i:02}") as made:
+            (made / "record.json").write_text(json.dumps(said))
+        os.utime(tmp_path / f"stages/align-{i:02}", (i, i))
+    read, reading = list[str](), predictions._read
+    monkeypatch.setattr(predictions, "_read", lambda file: read.append(file.parent.name) or reading(file))
+    assert len(checked_predictions(tmp_path, cpu_kind())) == LOOKED_AT
+    assert read == [f"align-{i:02}" for i in reversed(range(9, LOOKED_AT + 9))]
 
 
 def test_a_record_of_another_version_is_passed_over(tmp_path: Path) -> None:
@@ -92,7 +113,7 @@ def test_training_goes_on_without_a_prediction(tmp_path: Path, caplog: pytest.Lo
     job = job_in(tmp_path / "one")
     foretell(job, tmp_path, 1, None)
     assert "stage 'align': what it takes was not predicted: ValueError: a layer that is not known" in caplog.text
-    assert told(job, 1.0) == {}
+    assert told(job, [], 1.0) == {}
     (job.folder / "predicted.json").write_text("{}")
     caplog.clear()
     foretell(job, tmp_path, 1, None)  # an earlier attempt's is kept

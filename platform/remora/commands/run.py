@@ -51,17 +51,20 @@ INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ended, as `remora.cli.main` has it."""
 
 
-def train(options: TrainOptions) -> None:
-    """Train and measure one variant, and print the result."""
+@contextmanager
+def _stopped_is_said() -> Iterator[None]:
+    """Say what a stop kept: Ctrl-C, `remora stop` or `remora searches stop`."""
     try:
-        _train(options)
-    except KeyboardInterrupt:  # Ctrl-C, or `remora stop`
+        yield
+    except KeyboardInterrupt:
         with suppress(BrokenPipeError):
             say(STOPPED)
         raise
 
 
-def _train(options: TrainOptions) -> None:
+@_stopped_is_said()
+def train(options: TrainOptions) -> None:
+    """Train and measure one variant, and print the result."""
     began = time.time()
     if options.plain or not sys.stdout.isatty():
         outcome = trained(options, aloud=True)
@@ -107,17 +110,9 @@ def trained(options: TrainOptions, aloud: bool = False) -> Outcome:
         return outcome
 
 
+@_stopped_is_said()
 def search(options: SearchOptions) -> None:
     """Train and measure every variant of a space, register the best, and print the result and where its report is."""
-    try:
-        _search(options)
-    except KeyboardInterrupt:  # Ctrl-C, or `remora searches stop`
-        with suppress(BrokenPipeError):
-            say(STOPPED)
-        raise
-
-
-def _search(options: SearchOptions) -> None:
     began = time.time()
     if options.plain or not sys.stdout.isatty():
         result = searched(options, aloud=True)

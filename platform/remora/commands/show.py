@@ -29,7 +29,7 @@ from remora.reporting.sizing import plan_as_json, print_serving, print_sizes
 from remora.reporting.spaces import space_lines
 from remora.runs import Store, Survey, checked_stages, read_survey, variant_name
 from remora.runs.around import around
-from remora.runs.predictions import SHOWN, checked_predictions
+from remora.runs.predictions import checked_predictions
 from remora.runs.rates import rate_on
 from remora.spec import Cluster, Space, Stage, Variant
 
@@ -147,7 +147,7 @@ def _planned(survey: Survey, options: PlanOptions, console: Console) -> Plan:
     )
     gpu = known.device(options.gpu).named if options.gpu else None
     kind = cpu_kind() if gpu in (None, "cpu") and not cluster.gpus_per_worker else gpu
-    notes, record = (*([said] if said else []), *made.notes), tuple(checked_predictions(store.runs, kind)[:SHOWN])
+    notes, record = (*([said] if said else []), *made.notes), tuple(checked_predictions(store.runs, kind))
     return replace(made, forecasts=found, sizes=sizes, serving=served, record=record, notes=notes)
 
 

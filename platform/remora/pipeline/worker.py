@@ -58,10 +58,10 @@ def train(feed: Feed, runs: Path, preempted: Callable[[], bool]) -> None:
                 dist.barrier()
                 continue
             if lead:
-                ran_on = totals.environments(list(journal.read(task.job.folder / journal.JOURNAL)))
+                events = list(journal.read(task.job.folder / journal.JOURNAL))
                 seconds = time.time() - began
-                about = {"began": began, "seconds": seconds, "environments": ran_on}
-                record = {**task.record, **about, **predictions.told(task.job, seconds)}
+                about = {"began": began, "seconds": seconds, "environments": totals.environments(events)}
+                record = {**task.record, **about, **predictions.told(task.job, events, seconds)}
                 store.publish(task.name, record, int(figures["attempt"]))
                 journal.append(task.status, "stage", **told, state="trained")
         if lead:

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -22,13 +23,14 @@ from remora.runs.operations import operations, sample_size
 from remora.runs.preflight import outlook
 from remora.runs.rates import CALIBRATION, kind_of, published, rate_on
 from remora.spec import Cluster
-from remora.training import journal, totals
+from remora.training import totals
+from remora.training.events import JournalEvent
 from remora.training.job import StageJob
 
 log = logging.getLogger(__name__)
 PREDICTED = "predicted.json"
-SHOWN = 12
-"""Predictions that a plan's own record is of, the newest."""
+LOOKED_AT = 12
+"""Predictions that plans are told and measured by, the newest."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,13 @@ def foretell(job: StageJob, runs: Path, workers: int, gpu: str | None) -> None:
         log.warning("stage %r: what it takes was not predicted: %s: %s", job.stage.name, type(e).__name__, e)
 
 
-def came(job: StageJob, seconds: float) -> Figures:
+def came(job: StageJob, events: Sequence[JournalEvent], seconds: float) -> Figures:
     """What a stage run took that was trained to its end.
 
     Args:
+        events: Of its journal.
         seconds: Of its last attempt.
     """
-    events = list(journal.read(job.folder / journal.JOURNAL))
     started = [e for e in events if e["event"] == "started"]
     steps = totals.counted(events)
     workers = {e.get("workers", 0) for e in started}
@@ -148,19 +150,20 @@ def cost_of(seconds: float, workers: int, cluster: Cluster) -> float | None:
     return seconds / 3600 * workers * cluster.gpus_per_worker * cluster.gpu_price
 
 
-def told(job: StageJob, seconds: float) -> dict[str, object]:
+def told(job: StageJob, events: Sequence[JournalEvent], seconds: float) -> dict[str, object]:
     """What a stage run's record says of its prediction: nothing where there was none."""
     try:
         said = json.loads((job.folder / PREDICTED).read_text())
     except (OSError, ValueError):
         return {}
-    return {"predicted": said, "came": asdict(came(job, seconds))}
+    return {"predicted": said, "came": asdict(came(job, events, seconds))}
 
 
 def checked_predictions(runs: Path, device: str | None = None) -> list[CheckedPrediction]:
-    """Predictions of published stage runs beside what came, the newest first; of one kind of device, if it is given."""
+    """The newest predictions of published stage runs beside what came, the last one first; of one kind of device, if it
+    is given. No more records are read than that takes."""
     found = (_read(folder / "record.json") for folder in published(runs))
-    return [one for one in found if one and device in (None, one.prediction.device)]
+    return list(islice((one for one in found if one and device in (None, one.prediction.device)), LOOKED_AT))
 
 
 def _read(record: Path) -> CheckedPrediction | None:
@@ -174,13 +177,13 @@ def _read(record: Path) -> CheckedPrediction | None:
 
 def record_line(found: Sequence[CheckedPrediction]) -> str:
     """How predictions on a kind of device came out: `last 12 predictions …: memory -3 … +6 %, time -11 … +9 %`."""
-    last, said = found[:SHOWN], []
+    said = []
     for words, name in (("memory", "memory"), ("time of a step", "step"), ("whole time", "seconds"), ("cost", "cost")):
-        errors = [100 * e for one in last if (e := one.error(name)) is not None]
+        errors = [100 * e for one in found if (e := one.error(name)) is not None]
         if errors:
             said.append(f"{words} {min(errors):+.0f} … {max(errors):+.0f} %")
-    which = f"last {len(last)} predictions" if len(last) > 1 else "last prediction"
-    return f"{which} on this kind of device ({last[0].prediction.device}): {', '.join(said)}" if said else ""
+    which = f"last {len(found)} predictions" if len(found) > 1 else "last prediction"
+    return f"{which} on this kind of device ({found[0].prediction.device}): {', '.join(said)}" if said else ""
 
 
 def process_memory(runs: Path) -> int:
@@ -191,7 +194,7 @@ def process_memory(runs: Path) -> int:
     found = checked_predictions(runs, cpu_kind()) or checked_predictions(runs / CALIBRATION, cpu_kind())
     took = [
         one.came.memory - one.prediction.tensors
-        for one in found[:SHOWN]
+        for one in found
         if one.came.memory is not None and one.prediction.tensors is not None
     ]
     return int(median(took) * GIB) if took else PROCESS

@@ -81,6 +81,11 @@ class Cluster(Spec):
     def short_forms(cls) -> tuple[dict[str, object], ...]:
         return ({"const": "auto"},)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _auto_is_short(cls, said: object) -> object:
+        return {"auto": True} if said == "auto" else said
+
     @property
     def least_workers(self) -> int:
         return self.workers if isinstance(self.workers, int) else self.workers[0]
@@ -130,11 +135,6 @@ class Job(Spec):
     cluster: Cluster = Cluster()
     benchmarks: tuple[str, ...] = ()
     """Names from `remora catalog benchmarks`, measured after the last stage."""
-
-    @field_validator("cluster", mode="before")
-    @classmethod
-    def _auto_is_short(cls, said: object) -> object:
-        return {"auto": True} if said == "auto" else said
 
     @model_validator(mode="after")
     def _a_group_has_whole_gpus(self) -> Self:

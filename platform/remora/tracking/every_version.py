@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, TypedDict
 
 from remora.errors import TrackingError
 from remora.tracking.connection import MlflowRefused
 from remora.tracking.registry import DIGEST
-from remora.tracking.server import KEY
+from remora.tracking.server import KEY, pages
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.store.entities import PagedList
 
     from remora.tracking.tracker import Tracker
-
-Entity = TypeVar("Entity")
 
 
 class Registered(TypedDict):
@@ -53,9 +49,9 @@ def every_version(tracker: Tracker) -> list[Registered]:
         return []
     found: list[Registered] = []
     with tracker.client() as client:
-        for model in _pages(client.search_registered_models):
+        for model in pages(client.search_registered_models):
             aliases = model.aliases or {}
-            for version in _pages(partial(client.search_model_versions, f"name = '{model.name}'")):
+            for version in pages(partial(client.search_model_versions, f"name = '{model.name}'")):
                 number, source = str(version.version), version.source or ""
                 found.append(
                     {
@@ -70,23 +66,6 @@ def every_version(tracker: Tracker) -> list[Registered]:
                     }
                 )
     return found
-
-
-class _Ask(Protocol[Entity]):
-    """One of MLflow's calls that answer by pages."""
-
-    def __call__(self, *, page_token: str | None) -> PagedList[Entity]: ...
-
-
-def _pages(ask: _Ask[Entity]) -> Iterator[Entity]:
-    """All that MLflow has, page by page."""
-    token: str | None = None
-    while True:
-        page = ask(page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _key(tracker: Tracker, client: MlflowClient, run: str | None) -> str:

@@ -103,6 +103,11 @@ def file_of(runs: Path, key: str) -> Path:
     return runs / FOLDER / f"{key.partition('/')[0]}-{digest(key)[:16]}.json"
 
 
+def record_files(runs: Path) -> list[Path]:
+    """The files of all records of a run folder."""
+    return sorted((runs / FOLDER).glob("*.json"))
+
+
 def lives(runs: Path, key: str) -> bool:
     """Whether the run's process is alive."""
     return is_held(_lock(file_of(runs, key)))

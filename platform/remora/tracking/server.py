@@ -7,13 +7,19 @@ A client that timed out cannot know whether its call arrived: runs are found by 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from remora.tracking import metric_names
 from remora.tracking.connection import Connection
 from remora.tracking.metric_names import Input, LoggedStep
 
+if TYPE_CHECKING:
+    from mlflow.store.entities import PagedList
+
+Entity = TypeVar("Entity")
 KEY, MARK = "remora.key", "remora.synced"
 """Tags: a run's key, and how much of its record MLflow has."""
 VERSIONS = "mlflow.modelVersions"
@@ -44,23 +50,16 @@ class Server(Connection):
         from mlflow.entities import ViewType
 
         found: dict[str, Known] = {}
-        page = None
         with self.answers() as client:
-            experiment = self.open()  # fails fast
+            order, experiment = ["attributes.start_time ASC"], self.open()  # fails fast
+            ask = partial(client.search_runs, [experiment], "", ViewType.ALL, _PAGE, order)
             with self.patient():
-                while True:
-                    runs = client.search_runs(
-                        [experiment], "", ViewType.ALL, _PAGE, ["attributes.start_time ASC"], page_token=page
-                    )
-                    for run in runs:
-                        if key := run.data.tags.get(KEY):
-                            info = run.info
-                            known = Known(
-                                info.run_id, run.data.tags.get(MARK, ""), info.lifecycle_stage == "deleted", info.status
-                            )
-                            found.setdefault(key, known)
-                    if not (page := runs.token):
-                        return found
+                for run in pages(ask):
+                    if key := run.data.tags.get(KEY):
+                        info, mark = run.info, run.data.tags.get(MARK, "")
+                        known = Known(info.run_id, mark, info.lifecycle_stage == "deleted", info.status)
+                        found.setdefault(key, known)
+        return found
 
     def create(self, key: str, name: str, began: int) -> Known:
         with self.answers() as client:
@@ -193,6 +192,23 @@ class Server(Connection):
             points += [(k, v, at, step) for k, v in values.items()]
         if points:
             self.log(run, points)
+
+
+class _Ask(Protocol[Entity]):
+    """One of MLflow's calls that answer by pages."""
+
+    def __call__(self, *, page_token: str | None) -> PagedList[Entity]: ...
+
+
+def pages(ask: _Ask[Entity]) -> Iterator[Entity]:
+    """All that MLflow has, page by page."""
+    token: str | None = None
+    while True:
+        page = ask(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _dataset_key(data: Input) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from remora.tracking import metric_names
 from remora.tracking.connection import AS_TRAINING, MlflowMissing, MlflowRefused
 from remora.tracking.locks import locked
 from remora.tracking.logged_models import BUNDLE, STAGE, LoggedModels, Maker, makers
-from remora.tracking.record import FOLDER, Record, Status, file_of, lives, read_record
+from remora.tracking.record import FOLDER, Record, Status, file_of, lives, read_record, record_files
 from remora.tracking.registry import make_version
 from remora.tracking.server import MARK, NO_STEP, Known, Server
 from remora.tracking.stage_files import WEIGHTS, StageFiles, left_out, tuning
@@ -106,7 +106,7 @@ class Sync:
         return report
 
     def _records(self, report: Synced) -> Iterator[Record]:
-        for file in sorted((self.runs / FOLDER).glob("*.json")):
+        for file in record_files(self.runs):
             report.runs += 1
             try:
                 now = file.stat()

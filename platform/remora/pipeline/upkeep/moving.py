@@ -14,7 +14,7 @@ from remora.files import disk_errors
 from remora.pipeline.command_records import commands_at_work
 from remora.pipeline.upkeep.holdings import Holding
 from remora.pipeline.upkeep.needs import Needs
-from remora.tracking.record import FOLDER, Run, read_record
+from remora.tracking.record import Run, read_record, record_files
 
 NAMED = {
     "stage run": "by its stage and identity",
@@ -70,7 +70,7 @@ def check_idle(needs: Needs, one: Holding | None = None) -> None:
 
 def _tell_records(runs: Path, old: str, new: str) -> None:
     """Write the new folder into records: versions and models that MLflow does not have yet are made from it."""
-    for file in sorted((runs / FOLDER).glob("*.json")):
+    for file in record_files(runs):
         try:
             record = read_record(file)
         except (OSError, ValueError):

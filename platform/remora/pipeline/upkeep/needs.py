@@ -24,7 +24,7 @@ from remora.pipeline.upkeep.holdings import INDEX, Holding, holdings, torn_apart
 from remora.pipeline.upkeep.locks import HeldLock, held_locks
 from remora.pipeline.upkeep.registered import lineage_of, names_bundle, stages_of, weights_of
 from remora.tracking.every_version import Registered
-from remora.tracking.record import FOLDER, Record, file_of, lives, read_record
+from remora.tracking.record import Record, file_of, lives, read_record, record_files
 
 _STAGE = re.compile(r"stage/([0-9a-f]{12})")
 OWN = frozenset({"bundle", "search"})
@@ -261,7 +261,7 @@ class _Counted:
                 self._add(h.place, User(f"dataset {files[0][0]}"))
 
     def _read_records(self) -> Iterator[Record]:
-        for file in sorted((self.runs / FOLDER).glob("*.json")):
+        for file in record_files(self.runs):
             try:
                 yield read_record(file)
             except FileNotFoundError:

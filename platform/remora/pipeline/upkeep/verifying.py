@@ -20,7 +20,7 @@ from remora.sharing import SharedRuns
 from remora.sharing.leftovers import SharedListing
 from remora.spec import PARTS
 from remora.tracking.every_version import Registered
-from remora.tracking.record import FOLDER, read_record
+from remora.tracking.record import read_record, record_files
 from remora.tracking.registry import content_digest
 from remora.training.job import CHECKPOINTS
 
@@ -58,7 +58,7 @@ def verified_torn_apart(runs: Path) -> Iterator[Verified]:
 
 def verified_records(runs: Path) -> Iterator[Verified]:
     """The records of MLflow's runs that cannot be read."""
-    for file in sorted((runs / FOLDER).glob("*.json")):
+    for file in record_files(runs):
         try:
             read_record(file)
         except (OSError, ValueError) as e:
