@@ -50,12 +50,12 @@ def memory(monkeypatch):
     return use
 
 
-def settle(said: object, tmp_path: Path, alone: bool = True):
+def settle(said: object, tmp_path: Path, alone: bool = True, **more: object):
     """On four L4 with 32 CPUs."""
     from remora.planning.auto import Machine, settled_cluster
 
     machine = Machine(catalog.device("l4"), "l4", 4, 32)
-    return settled_cluster([variant(said)], machine, Store(tmp_path), alone)
+    return settled_cluster([variant(said)], machine, Store(tmp_path), alone, **more)
 
 
 def test_auto_is_short_for_a_block() -> None:
@@ -73,6 +73,13 @@ def test_what_fits_keeps_the_fastest_settings(tmp_path, memory) -> None:
         "cluster: auto on 4 x l4: workers: 4, zero: 2, micro_batch: 64, activation_checkpointing: false, "
         "offload: none; finetune, the largest stage, takes 10.4 of 22.5 GiB"
     )
+
+
+def test_progress_is_told_stage_by_stage(tmp_path, memory) -> None:
+    memory(Memory(each=0.5))
+    told: list[tuple[str, int, int]] = []
+    assert settle("auto", tmp_path, hear=lambda *said: told.append(said)) == settle("auto", tmp_path)
+    assert told == [("stages on fake tensors", done, 2) for done in range(2)]
 
 
 def test_a_micro_batch_is_halved_before_anything_is_recomputed(tmp_path, memory) -> None:

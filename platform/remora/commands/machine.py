@@ -6,21 +6,25 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from rich.console import Console
+
 from remora import catalog
 from remora.catalog import Device
 from remora.commands.options import Workplace
 from remora.errors import ClusterError, SpecError
 from remora.planning.auto import Machine, settled_cluster
+from remora.reporting.bars import counting
 from remora.runs import Store, Survey
 from remora.spec import Space, Variant
 
 
 def settled_survey(
-    looked: Survey, place: Workplace, gpu: str | None = None, gpus: int | None = None
+    looked: Survey, place: Workplace, console: Console, gpu: str | None = None, gpus: int | None = None
 ) -> tuple[Survey, str]:
     """Variants and space with a cluster block that is settled where it was `auto`, and the line that says why.
 
     Args:
+        console: Shows progress: a large model's stages take ten seconds each.
         gpu: A device of the catalog to settle for; default: what is there.
         gpus: How many.
 
@@ -29,22 +33,25 @@ def settled_survey(
         ClusterError: no cluster answers.
     """
     machine = named(gpu, gpus) if gpu else there(place)
-    cluster, why = settled_cluster(looked.variants, machine, Store(place.runs), alone=looked.space is None)
+    with counting(console, "tracing") as hear:
+        cluster, why = settled_cluster(looked.variants, machine, Store(place.runs), looked.space is None, hear)
     variants = tuple(v.model_copy(update={"cluster": cluster}) for v in looked.variants)
     space = looked.space and looked.space.model_copy(update={"cluster": cluster})
     return replace(looked, variants=variants, space=space), why
 
 
-def settled_variant(variant: Variant, place: Workplace, tell: Callable[[str], None]) -> Variant:
+def settled_variant(variant: Variant, place: Workplace, console: Console, tell: Callable[[str], None]) -> Variant:
     """The same of one variant; `tell` hears why."""
-    found, why = settled_survey(Survey((variant,)), place)
+    found, why = settled_survey(Survey((variant,)), place, console)
     tell(why)
     return found.variants[0]
 
 
-def settled_space(space: Space, variants: Sequence[Variant], place: Workplace, tell: Callable[[str], None]) -> Space:
+def settled_space(
+    space: Space, variants: Sequence[Variant], place: Workplace, console: Console, tell: Callable[[str], None]
+) -> Space:
     """The same of a space with these variants."""
-    found, why = settled_survey(Survey(tuple(variants), space=space), place)
+    found, why = settled_survey(Survey(tuple(variants), space=space), place, console)
     tell(why)
     assert found.space is not None
     return found.space

@@ -85,13 +85,13 @@ def trained(options: TrainOptions, aloud: bool = False) -> Outcome:
         RemoraError: what stopped it; finished stage runs are kept.
     """
     variant, store, place = read_variant(options.spec, options.settings), Store(options.runs), options.place
-    tell = say if aloud else say_nothing
-    prepare(entries_of([variant]), place, literal() if aloud else silent())
+    tell, console = say if aloud else say_nothing, literal() if aloud else silent()
+    prepare(entries_of([variant]), place, console)
     store.check_writable()
     if variant.cluster.auto:
         from remora.commands.machine import settled_variant
 
-        variant = settled_variant(variant, place, tell)
+        variant = settled_variant(variant, place, console, tell)
     look([variant], store, tell)
     warn_of_disk(options.runs, tell)
     within_limits([variant], store, options)
@@ -141,14 +141,14 @@ def searched(options: SearchOptions, aloud: bool = False) -> Result:
     space, store, place = read_space(options.spec, options.smoke, options.settings), Store(options.runs), options.place
     looked = survey(space)
     names = known(space, looked)
-    tell = say if aloud else say_nothing
+    tell, console = say if aloud else say_nothing, literal() if aloud else silent()
     for name, why in looked.pruned:
         tell(f"left out: {name}: {why}")
-    prepare(entries_of(looked.variants), place, literal() if aloud else silent())
+    prepare(entries_of(looked.variants), place, console)
     if space.cluster.auto:
         from remora.commands.machine import settled_space
 
-        space = settled_space(space, looked.variants, place, tell)
+        space = settled_space(space, looked.variants, place, console, tell)
         looked = survey(space)
     check(space, store)
     found = look(looked.variants, store, tell)

@@ -103,7 +103,7 @@ def _planned(survey: Survey, options: PlanOptions, console: Console) -> Plan:
     if survey.variants[0].cluster.auto:
         from remora.commands.machine import settled_survey
 
-        survey, said = settled_survey(survey, options.place, options.gpu, options.gpus)
+        survey, said = settled_survey(survey, options.place, console, options.gpu, options.gpus)
     variants, space = survey.variants, survey.space
     cluster, price = variants[0].cluster, options.price
     if options.gpu:

@@ -6,7 +6,7 @@ What the spec sets stays. Of the rest the fastest settings are taken with which 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from remora.catalog import Device
@@ -44,11 +44,18 @@ class Machine:
         return f"{self.count} CPU core{'s' * (self.count > 1)}"
 
 
-def settled_cluster(variants: Sequence[Variant], machine: Machine, store: Store, alone: bool) -> tuple[Cluster, str]:
+def settled_cluster(
+    variants: Sequence[Variant],
+    machine: Machine,
+    store: Store,
+    alone: bool,
+    hear: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> tuple[Cluster, str]:
     """The settings for variants of one cluster block, and the line that says why.
 
     Args:
         alone: One variant trains at a time and gets every device; else each gets as few as it fits without offload.
+        hear: Gets the stages for which settings are found, and of how many.
 
     Raises:
         SpecError: nothing makes a stage fit.
@@ -62,7 +69,7 @@ def settled_cluster(variants: Sequence[Variant], machine: Machine, store: Store,
         counts = [n for n in (1, 2, 4, 8, 16, 32, 64) if n < machine.count] + [machine.count]
     for ranks in counts:
         first = _first(said, needed, machine, ranks)
-        settled, memories = _fitted(said, first, needed)
+        settled, memories = _fitted(said, first, needed, hear)
         if memories and (settled.offload == "none" or ranks == counts[-1]):
             return settled, _why(first, settled, memories, needed, machine)
     raise SpecError(
@@ -101,12 +108,16 @@ def _first(said: Cluster, needed: Sequence[PlacedStage], machine: Machine, ranks
     return Cluster.model_validate(chosen | given)
 
 
-def _fitted(said: Cluster, first: Cluster, needed: Sequence[PlacedStage]) -> tuple[Cluster, list[StageMemory]]:
+def _fitted(
+    said: Cluster, first: Cluster, needed: Sequence[PlacedStage], hear: Callable[[str, int, int], None]
+) -> tuple[Cluster, list[StageMemory]]:
     """The settings with which all stages fit, and the memory of each; no memory if there are none."""
     keep, settled = said.model_fields_set, first
-    for _ in range(ROUNDS):
+    for again in range(ROUNDS):
         before, memories = settled, []
-        for one in needed:
+        for number, one in enumerate(needed):
+            if not again:  # later rounds mostly find what is traced already
+                hear("stages on fake tensors", number, len(needed))
             placed = replace(one, cluster=settled, ranks=settled.most_workers)
             found = stage_memory(placed)
             if not found.fits:

@@ -1,7 +1,8 @@
 """The cheapest change of a cluster's settings with which a stage fits a device.
 
 Settings are tried in the order of the GPU time that they are taken to cost (`COSTS`), and a micro batch is found
-between the spec's and 1 from the memory of both; what is found has been traced.
+between the spec's and 1, from where the memory of both says that it is; what is found has been traced. It is what
+trying everything finds (tests/planning/test_fitting.py).
 """
 
 from __future__ import annotations
@@ -120,15 +121,19 @@ def _fitting(placed: PlacedStage, kept: bool) -> StageMemory | None:
     micro, whole = placed.cluster.micro_batch, stage_memory(placed)
     if whole.fits or micro == 1 or kept:
         return whole if whole.fits else None
-    one = stage_memory(placed.with_settings({"micro_batch": 1}))
-    if not one.fits:
+    best = stage_memory(placed.with_settings({"micro_batch": 1}))
+    if not best.fits:
         return None
-    each = (whole.total - one.total) / (micro - 1)  # bytes a sample, about
-    size = micro // 2
-    while size > 1 and one.total + each * (size - 1) > one.capacity:
-        size //= 2
-    while size > 1:
-        if (found := stage_memory(placed.with_settings({"micro_batch": size}))).fits:
-            return found
-        size //= 2
-    return one
+    each = (whole.total - best.total) / (micro - 1)  # bytes a sample, about
+    sizes = [micro >> n for n in reversed(range(1, micro.bit_length())) if micro >> n > 1]
+    low, high = 0, len(sizes)  # those below `low` fit and those from `high` on do not: more samples take more
+    at = sum(best.total + each * (size - 1) <= best.capacity for size in sizes) - 1
+    while low < high:
+        at = min(max(at, low), high - 1)
+        found = stage_memory(placed.with_settings({"micro_batch": sizes[at]}))
+        if found.fits:
+            best, low = found, at + 1
+            at = low
+        else:
+            high = at
+    return best

@@ -22,6 +22,7 @@ from transformers.initialization import no_init_weights
 from remora import catalog
 from remora.batch import Batch
 from remora.errors import SpecError
+from remora.model import vlm
 from remora.model.parts import sketch
 from remora.model.patches import attention
 from remora.model.tuning import parameter_groups
@@ -83,6 +84,7 @@ def trace(
         FakeTensorMode(allow_non_fake_inputs=True),
         live,
         _as_on_cuda() if gpu else contextlib.nullcontext(),
+        mock.patch.object(vlm, "positions_of", _unknown_positions),
     ):
         with no_init_weights(), in_place():
             model = sketched(stage, parts)
@@ -143,6 +145,11 @@ def _groups(model: VisionLanguageModel, stage: Stage) -> list[list[Tensor]]:
     """The weights of each of the optimiser's groups."""
     found = [group["params"] for group in parameter_groups(model, stage)]
     return [[p for p in params if isinstance(p, Tensor)] for params in found if isinstance(params, list)]
+
+
+def _unknown_positions(lengths: Sequence[int]) -> Tensor:
+    """Of tokens in a packed row, for the masks of dropout: of known ones each mask would be computed."""
+    return torch.zeros(1, sum(lengths)).long()
 
 
 def _unknown(batch: Batch) -> Batch:

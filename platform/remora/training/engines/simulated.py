@@ -9,6 +9,7 @@ weights). tests/planning/test_memory.py compares it with the real engine.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +117,7 @@ class Simulated:
         self._hold(GRADIENTS, trained / self.world, away)
         self._hold(BUCKETS, BUCKET)
 
+    @cached_property
     def _owned(self) -> set[int]:
         """Weights that are in the share of the rank which has the most; one in two shares counts whole."""
         best: tuple[int, set[int]] = (0, set())
@@ -132,7 +134,7 @@ class Simulated:
         return best[1]
 
     def _owned_elements(self) -> int:
-        owned = self._owned()
+        owned = self._owned
         return sum(p.numel() for p in self.trained if id(p) in owned)
 
     def _ready(self, p: Tensor) -> None:
@@ -160,7 +162,7 @@ class Simulated:
 
     def _reduce(self) -> None:
         """The bucket is summed over ranks; a rank keeps the gradients of its share."""
-        owned = self._owned() if self.zero < 3 else set()
+        owned = self._owned if self.zero < 3 else set()
         for p in self.waiting:
             if id(p) in owned and self.own is None and self.offload == "none":
                 with self.live.labelled(GRADIENTS):
