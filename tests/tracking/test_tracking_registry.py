@@ -8,7 +8,7 @@ import pytest
 
 from remora.errors import TornArtifact, TrackingError
 from remora.files import publishing
-from remora.tracking import Tracker, fetch, register, version_info
+from remora.tracking import Run, Tracker, fetch, register, version_info
 
 
 def served(tracker, into, name="remora"):
@@ -56,6 +56,43 @@ def test_the_same_content_is_registered_once(tracker, folder, named):
     # Every search that found the same champion again had made a version, with a copy of its files.
     assert register(tracker, "remora", named("b"), folder, alias=None) == "1"
     assert version_info(tracker, "remora")["version"] == "1"
+
+
+def described(tracker, version="1"):
+    with tracker.client() as client:
+        return client.get_model_version("remora", version).description
+
+
+@pytest.mark.slow
+def test_the_page_of_a_version_says_what_made_it_and_how_good_it_is(tracker, folder, runs_in):
+    Run(tracker.runs, key="stage/a", name="align-a").keep()
+    Run(tracker.runs, key="search/s", name="s").keep()
+    tags = {"remora.stage.align": "run:stage/a"}
+    one = Run(tracker.runs, key="variant/v", name="share-Sig-Phi", parent="search/s", tags=tags)
+    figures = {"accuracy": 0.62, "accuracy_low": 0.58, "accuracy_high": 0.66, "n": 1200.0, "blind": 0.4}
+    one.keep()
+    one.note(metrics={f"gqa/{name}": value for name, value in figures.items()})
+    register(tracker, "remora", "variant/v", folder)
+    said, made = described(tracker), runs_in(tracker)
+    ids = {key: run.info.run_id for key, run in made.items()}
+    experiment = made["variant/v"].info.experiment_id
+    assert "\n- gqa: accuracy 0.62 (0.58 to 0.66), 1,200 questions\n" in said and "blind" not in said
+    for text, key, tab in (
+        ("share-Sig-Phi", "variant/v", ""),
+        ("align", "stage/a", ""),
+        ("its search", "search/s", ""),
+        ("its report", "search/s", "/artifacts"),
+        ("The model card and every answer", "variant/v", "/artifacts"),
+    ):
+        assert f"[{text}](#/experiments/{experiment}/runs/{ids[key]}{tab}?" in said, text
+    # What is measured later is added; what a person wrote stays.
+    one.note(metrics={"mme/score": 1500.0, "mme/score_low": 1450.0, "mme/score_high": 1550.0})
+    register(tracker, "remora", "variant/v", folder, alias="best")
+    assert "- mme: score 1500 (1450 to 1550)" in described(tracker)
+    with tracker.client() as client:
+        client.update_model_version("remora", "1", "Ann's own words.")
+    register(tracker, "remora", "variant/v", folder, alias="third")
+    assert described(tracker) == "Ann's own words."
 
 
 @pytest.mark.slow

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from remora.tracking.server import Server
     from remora.tracking.tracker import Tracker
 
-DIGEST, CLAIMED = "remora.digest", "remora.claimed"
-"""Tags of a version: its content's digest, and when we pointed each alias at it."""
+DIGEST, CLAIMED, DESCRIBED = "remora.digest", "remora.claimed", "remora.described"
+"""Tags of a version: its content's digest, when we pointed each alias at it, and the digest of our description."""
 
 
 class VersionInfo(TypedDict):
@@ -75,11 +75,12 @@ def register(
     return str(found[0].version)
 
 
-def make_version(server: Server, run: str, claim: Claim, model: str | None = None) -> None:
-    """Execute a claim, once: an alias that was moved since stays there.
+def make_version(server: Server, run: str, claim: Claim, model: str | None = None, note: str = "") -> None:
+    """Execute a claim, once: an alias that was moved since stays there, and so does what a person wrote.
 
     Args:
         model: The id of the LoggedModel that the version is of.
+        note: What the version's page says.
 
     Raises:
         MlflowUnreachable, MlflowRefused: MLflow cannot do it now, or ever.
@@ -100,6 +101,10 @@ def make_version(server: Server, run: str, claim: Claim, model: str | None = Non
             version = client.create_model_version(claim.model, source, run, tags=marks)
         if model:
             server.tell_version(model, claim.model, str(version.version))
+        before = version.description or ""
+        if note != before and (not before or digest(before) == version.tags.get(DESCRIBED)):
+            client.update_model_version(claim.model, version.version, note)
+            client.set_model_version_tag(claim.model, version.version, DESCRIBED, digest(note))
         done = f"{CLAIMED}.{claim.alias}"
         if version.tags.get(done) == str(claim.at):
             return

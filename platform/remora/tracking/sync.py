@@ -23,6 +23,7 @@ from remora.tracking.record import FOLDER, Record, Status, file_of, lives, read_
 from remora.tracking.registry import make_version
 from remora.tracking.server import MARK, NO_STEP, Known, Server
 from remora.tracking.stage_files import WEIGHTS, StageFiles, left_out, tuning
+from remora.tracking.version_note import version_note
 from remora.training.events import JournalEvent
 
 EVALUATION = "evaluation"
@@ -162,11 +163,13 @@ class Sync:
 
     def _tags(self, record: Record) -> dict[str, str]:
         """The record's tags, with links and parent as MLflow ids."""
-        tags = {
-            key: metric_names.linked(value, self._id, self._page, self._compared) for key, value in record.tags.items()
-        }
+        tags = {key: self._linked(value) for key, value in record.tags.items()}
         parent = self._id(record.parent) if record.parent else None
         return tags | ({"mlflow.parentRunId": parent} if parent else {})
+
+    def _linked(self, text: str) -> str:
+        """A text with the addresses of runs in place of their keys."""
+        return metric_names.linked(text, self._id, self._page, self._compared)
 
     def _id(self, key: str) -> str | None:
         known = (self._known or {}).get(key)
@@ -248,7 +251,8 @@ class Sync:
         claims = [(claim, record, known) for record, known in stale for claim in record.claims]
         for claim, record, known in sorted(claims, key=lambda c: c[0].at):
             try:
-                make_version(self.server, known.id, claim, self._models.of_folder(record, claim.folder))
+                model, note = self._models.of_folder(record, claim.folder), version_note(record, claim)
+                make_version(self.server, known.id, claim, model, self._linked(note))
             except MlflowMissing:
                 raise
             except MlflowRefused as e:
