@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -18,6 +19,7 @@ import httpx
 import pytest
 from PIL import Image
 from serving_docs import examples
+from starlette.types import Message, Receive, Scope, Send
 
 from remora.errors import ServingError
 from remora.serving import deploy
@@ -25,8 +27,9 @@ from remora.serving.args import EndpointArgs, Limits
 from remora.serving.client import ask, curl_command
 from remora.serving.deploy import serve_forever
 from remora.serving.engines.protocol import VersionedRequest
+from remora.serving.relay import BODY
 from support import serving_fake
-from support.serving_fake import CHAT, HELD, call, data_url
+from support.serving_fake import CHAT, HELD, call, data_url, fake_api
 from support.serving_requests import request
 from support.waiting import until
 
@@ -50,6 +53,26 @@ def test_a_body_is_refused_by_its_declared_length_and_while_it_is_read() -> None
         assert response.status_code == 413
         assert response.json()["error"]["code"] == "request_too_large"
         assert taken == chunks_read
+
+
+@pytest.mark.parametrize(("longest", "status"), [(10_240, 200), (1024, 413)])
+def test_a_body_that_came_along_is_not_waited_for(longest: int, status: int) -> None:
+    """As the front sends short ones; `receive` has nothing yet."""
+    app, _ = fake_api(EndpointArgs(limits=Limits(max_body_bytes=longest)))
+
+    async def along(scope: Scope, receive: Receive, send: Send) -> None:
+        async def silent() -> Message:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        await app({**scope, BODY: json.dumps(HI).encode() + 2000 * b" "}, silent, send)
+
+    async def go() -> httpx.Response:
+        transport = httpx.ASGITransport(along)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.post(CHAT)
+
+    assert asyncio.run(asyncio.wait_for(go(), 30)).status_code == status
 
 
 def test_a_failure_of_the_model_tells_a_stranger_its_kind_alone() -> None:

@@ -18,11 +18,18 @@ from starlette.types import Message, Receive, Scope, Send
 from remora.serving import front
 from remora.serving.auth import HEALTH
 from remora.serving.front import Front
-from remora.serving.relay import MARK
+from remora.serving.relay import BODY as BODY_ALONG
+from remora.serving.relay import MARK, SHORT
 from support.waiting import until
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 BODY = b'{"messages": []}'
+
+
+@pytest.fixture(autouse=True)
+def _no_body_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The applications here read it by `receive`."""
+    monkeypatch.setattr(front, "LATE_S", 0.0)
 
 
 def scope_of(path: str = "/v1/chat/completions", headers: dict[str, str] | None = None) -> Scope:
@@ -114,6 +121,39 @@ def dies(times: int, then: Application = replica) -> tuple[Application, list[int
 def test_what_a_replica_says_passes() -> None:
     status, headers, body = exchange(replica, scope_of(headers={"x-request-id": "mine"}), [b"{", b"}"])
     assert (status, body["got"], body["id"], headers[MARK]) == (200, 2, "mine", "1000 4")
+
+
+@pytest.mark.parametrize("length", [0, SHORT, SHORT + 1])
+def test_a_short_body_goes_along_and_comes_by_receive_too(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ingress replica needs no call of the proxy for it; an application of others on that path reads it late."""
+    monkeypatch.setattr(front, "LATE_S", 0.01)
+    seen: list[bytes | None] = []
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope.get(BODY_ALONG))
+        await roomy(scope, receive, send)
+
+    status, _, answer = exchange(serve, chunks=[b"x" * length])
+    assert (status, answer["got"]) == (200, length)
+    assert seen == [b"x" * length if length <= SHORT else None]
+
+
+def test_a_client_that_goes_before_its_body_was_read_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front, "LATE_S", 3600)
+    messages = [{"type": "http.request", "body": BODY, "more_body": False}, {"type": "http.disconnect"}]
+    heard = []
+
+    async def proxy(scope: Scope, receive: Receive, send: Send) -> None:
+        heard.append((await receive())["type"])
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    asyncio.run(asyncio.wait_for(Front(proxy)(scope_of(), receive, send), 30))
+    assert heard == ["http.disconnect"]
 
 
 def test_what_serve_reads_as_utf_8_is_ascii() -> None:

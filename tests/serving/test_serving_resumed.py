@@ -24,6 +24,12 @@ from support.serving_fake import CHAT, call
 WORDS = ["A r", "ed ", "círcle", " ", "🐟", "", "on it.", "\n\nThat", " is", " all"]
 
 
+@pytest.fixture(autouse=True)
+def _no_body_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The applications here read it by `receive`."""
+    monkeypatch.setattr(front, "LATE_S", 0.0)
+
+
 def deltas(draw: random.Random, answers: int, logprobs: bool) -> list[tuple[int, Delta]]:
     """The same answers in pieces that `draw` decides."""
     found = list[tuple[int, Delta]]()

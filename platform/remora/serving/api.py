@@ -20,7 +20,7 @@ from remora.serving.canary.traffic import CanaryTraffic
 from remora.serving.chat import Chat
 from remora.serving.engines.protocol import ServingEngine
 from remora.serving.metrics import MeteredEngine, PrometheusRecorder, VersionsCollector
-from remora.serving.openai_api import Refusal
+from remora.serving.openai_api import CHAT, Refusal
 from remora.serving.openapi import describe
 from remora.serving.page import page
 from remora.serving.relay import MARK, Facts
@@ -71,7 +71,7 @@ def api(
         origins = list(args.cors_origins)
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(_Marked, facts=Facts(args.limits.max_body_bytes, args.ingress.max_ongoing_requests))
-    app.add_api_route("/v1/chat/completions", chat.complete, methods=["POST"], response_model=None)
+    app.add_api_route(CHAT, chat.complete, methods=["POST"], response_model=None)
     about(app, args, table, metered, recorder, canary)
     page(app)
     describe(app)

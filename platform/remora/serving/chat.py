@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -28,6 +28,7 @@ from remora.serving.front import SEED
 from remora.serving.messages import shows_pictures
 from remora.serving.openai_api import ChatRequest, Refusal, read_request, too_large
 from remora.serving.picture_pool import shared
+from remora.serving.relay import BODY
 from remora.serving.responses import Head, events, whole
 from remora.serving.tracer import Tracer
 from remora.serving.versions import VersionChoice, VersionTable
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+AT_ONCE = 8 * 2**10
+"""Bytes of a request that is read in the event loop, within a millisecond."""
 GONE = 499
 """nginx's status for a client that closed its connection; nobody reads it."""
 VERSIONS = 10
@@ -72,8 +76,8 @@ class Chat:
         body = await read_body(http, self.args.limits.max_body_bytes)
         if not body and "upgrade" in http.headers:  # a server that switched protocols has lost it: see front.py
             raise Refusal("the body was lost with an offer to upgrade; speak HTTP/1.1 without one", code="no_body")
-        run = asyncio.get_running_loop().run_in_executor
-        request, client = await run(self._readers, self._parsed, body, getattr(http.state, "key_name", None))
+        http.state.short = len(body) <= AT_ONCE
+        request, client = await self._beside(http, self._parsed, body, getattr(http.state, "key_name", None))
         seed = http.headers.get(SEED, "")
         if request.seed is None and seed.isdecimal() and len(seed) <= 10:
             request = request.model_copy(update={"seed": int(seed)})
@@ -124,7 +128,7 @@ class Chat:
     async def _answered(self, http: Request, request: ChatRequest, choice: VersionChoice) -> Response:
         """The response of one version. Until there is something to send, a failure is raised."""
         began, facts = time.time_ns(), choice.version.facts
-        asked, engine = await self._read(request, facts), self.engines[choice.model.model]
+        asked, engine = await self._read(http, request, facts), self.engines[choice.model.model]
         streams = [engine.submit(one) for one in asked]
         if self.canary is not None:
             streams[0] = self.canary.watched(choice, request, asked[0], streams[0])
@@ -142,10 +146,17 @@ class Chat:
         sent = events(head, _before(first, deltas), len(asked), request.includes_usage, request.counts_along)
         return StreamingResponse(sent, media_type="text/event-stream", headers={"cache-control": "no-cache"})
 
-    async def _read(self, request: ChatRequest, facts: ModelFacts) -> tuple[inference.Request, ...]:
+    async def _beside(self, http: Request, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """The result of reading a part of a request: in a thread beside, unless the request is too short to hold up
+        others."""
+        if http.state.short:
+            return work(*args)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work, *args)
+
+    async def _read(self, http: Request, request: ChatRequest, facts: ModelFacts) -> tuple[inference.Request, ...]:
         run, limits = asyncio.get_running_loop().run_in_executor, self.args.limits
         if not shows_pictures(request.messages):
-            return await run(self._readers, engine_requests, request, limits, facts)
+            return await self._beside(http, engine_requests, request, limits, facts)
         ingress = self.args.ingress
         if self._viewed >= ingress.picture_processes + ingress.waiting_pictures:
             raise Refusal(
@@ -242,6 +253,11 @@ async def read_body(request: Request, limit: int) -> bytes:
     Raises:
         Refusal: 413, before the body is read where its length is declared.
     """
+    along = request.scope.get(BODY)
+    if isinstance(along, bytes):
+        if len(along) > limit:
+            raise too_large(limit, str(len(along)))
+        return along
     declared, body = request.headers.get("content-length"), bytearray()
     if declared is None or not declared.isdecimal() or int(declared) <= limit:
         async for chunk in request.stream():

@@ -27,8 +27,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from remora.serving.auth import HEALTH, KeyCheck
 from remora.serving.keys import from_written
-from remora.serving.openai_api import Refusal, too_large
-from remora.serving.relay import FULL, Facts, ProxyReply, Upload, later
+from remora.serving.openai_api import CHAT, Refusal, too_large
+from remora.serving.relay import BODY, FULL, LATE_S, SHORT, Facts, ProxyReply, Upload, later
 from remora.serving.resumed import ClientStream
 
 VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
@@ -169,10 +169,11 @@ class Front:
 
     async def _by_some_replica(self, scope: Scope, body: bytes, receive: Receive, client: ClientStream) -> None:
         began = asyncio.get_running_loop().time()
+        along = {BODY: body} if scope["path"] == CHAT and len(body) <= SHORT else {}
         for attempt in range(ATTEMPTS):
-            upload = Upload(body, receive)
+            upload = Upload(body, receive, LATE_S if along else 0)
             reply = ProxyReply(self._heard, upload, client.send, client)
-            task = asyncio.ensure_future(self.app({**scope, "headers": list(scope["headers"])}, upload, reply))
+            task = asyncio.ensure_future(self.app({**scope, "headers": list(scope["headers"]), **along}, upload, reply))
             try:
                 if await self._is_silent(task, reply):
                     raise later("no replica answers", "no_replica", 10)

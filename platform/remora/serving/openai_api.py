@@ -15,6 +15,7 @@ from remora.errors import ServingError
 from remora.serving.args import Limits
 from remora.spec.messages import broken_rule
 
+CHAT = "/v1/chat/completions"
 TYPES = {
     400: "BadRequestError",
     401: "AuthenticationError",

@@ -13,10 +13,9 @@ from fastapi.routing import APIRoute
 
 from remora import __version__
 from remora.serving.messages import SIDES
-from remora.serving.openai_api import ChatRequest
+from remora.serving.openai_api import CHAT, ChatRequest
 
 REF = "#/components/schemas/"
-CHAT = "/v1/chat/completions"
 JSON = "application/json"
 KEY = "key"
 

@@ -15,6 +15,13 @@ from remora.serving.resumed import ClientStream, OtherAnswer
 
 MARK = "x-remora"
 """A header of every replica's response; responses without it are the proxy's own."""
+BODY = "remora.body"
+"""In a chat request's scope: the body, if it is short. Each message that a replica gets by `receive` is one more call
+of the proxy for it."""
+SHORT = 64 * 2**10
+"""Bytes of a body that goes along; Ray puts calls above 100 KB into its object store."""
+LATE_S = 1.0
+"""Seconds after which such a body comes by `receive`, too, as if an application other than ours waited for it."""
 FULL = "the endpoint is full"
 LATER = 2
 """Retry-After, in seconds."""
@@ -40,26 +47,34 @@ class Facts:
 class Upload:
     """A received body, replayed as a client's messages; disconnects when `gone` is set or the real client leaves."""
 
-    def __init__(self, body: bytes, receive: Receive | None = None) -> None:
+    def __init__(self, body: bytes, receive: Receive | None = None, late_s: float = 0.0) -> None:
+        """The body comes after `late_s`."""
         self.body: bytes | None = body
-        self.receive = receive
+        self.receive, self.late_s = receive, late_s
         self.gone = asyncio.Event()
         self.client_is_gone = False
 
     async def __call__(self) -> Message:
-        if self.body is not None:
+        if self.body is not None and not (self.late_s and await self._ended(self.late_s)):
             body, self.body = self.body, None
             return {"type": "http.request", "body": body, "more_body": False}
+        await self._ended()
+        return {"type": "http.disconnect"}
+
+    async def _ended(self, within_s: float | None = None) -> bool:
+        """Wait until the client leaves or `gone` is set; whether that happened in time."""
+        if self.client_is_gone:
+            return True
         waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self.gone.wait())]
         if self.receive is not None:
             waits.append(asyncio.ensure_future(_disconnected(self.receive)))
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            self.client_is_gone = len(waits) == 2 and waits[1].done()
+            done, _ = await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+            self.client_is_gone = len(waits) == 2 and waits[1] in done
+            return bool(done)
         finally:
             for wait in waits:
                 wait.cancel()
-        return {"type": "http.disconnect"}
 
 
 async def _disconnected(receive: Receive) -> None:
