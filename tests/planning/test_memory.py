@@ -47,6 +47,7 @@ ALONE |= {
     "padded": case(TUNE, zero=0, rows="padded", precision="bf16"),
     "checkpointing": case(TUNE, zero=0, activation_checkpointing=True, precision="bf16"),
     "lora": case(LORA, zero=0, precision="bf16"),
+    "lora, fp32": case(LORA, zero=0),
     "lora, checkpointing": case(LORA, zero=2, precision="bf16", activation_checkpointing=True),
     "last blocks": case(LAST, zero=0),
     "text": case(TEXT, zero=0),

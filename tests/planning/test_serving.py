@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from remora import catalog
@@ -26,6 +28,13 @@ def test_weights_are_those_of_the_modules_by_their_kind() -> None:
     for bits, each in WEIGHTS.items():
         found[bits] = inner * each + (every - inner) * max(2.0, each)
         assert weight_bytes(part_sizes(*SMALL), bits) == pytest.approx(found[bits], rel=0.001), bits  # norms
+
+
+@pytest.mark.slow
+def test_the_documented_weights_are_what_is_counted() -> None:
+    from remora.planning.serving import PUBLISHED, weights_table
+
+    assert weights_table(PUBLISHED) in (Path(__file__).parents[2] / "docs" / "planning.md").read_text()
 
 
 @pytest.mark.parametrize(
