@@ -94,13 +94,14 @@ def demo(options: DemoOptions) -> None:
     print_champion(console, result, titles)
 
     print_heading(console, "4 of 4  Endpoint")
-    champion = [f"{space.champion.register_as}@champion"] if photos else []
+    served = space.champion.register_as
+    champion = [f"{served}@champion"] if photos else []
     command = remora_command("serve", *champion, *flags(options.place), "--port", str(port), "--no-keys")
     endpoint = Child(command, options.runs / "logs" / "serve.log")
     try:
         url = _wait_ready(endpoint, console)
         question = own_benchmark(unseen).listed(store.data)[0]
-        answer = ask(url, question.image, question.text)
+        answer = ask(url, question.image, question.text, model=served)
         print_answer(console, str(question.image), question.text, answer, question.answer)
         summary = _summary(result, headline, time.time() - began, {
             "image": str(question.image), "question": question.text, "answer": answer, "expected": question.answer,
@@ -119,7 +120,9 @@ def demo(options: DemoOptions) -> None:
         console.print(f"\nEndpoint (stopped again; start it with `{serve}`, or run the demo with --keep): {url}")
     if photos:
         console.print(f"A picture of your own: remora chat {url} --image YOURS.jpg", highlight=False, soft_wrap=True)
-    console.print(curl_command(url, question.image, question.text), markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        curl_command(url, question.image, question.text, served), markup=False, highlight=False, soft_wrap=True
+    )
     console.print(f"MLflow: remora ui --runs {options.runs}", highlight=False)
     console.print(report_line(options.runs, space.name, began), highlight=False, soft_wrap=True)
     console.print(f"Finished in {duration(time.time() - began)}.")
