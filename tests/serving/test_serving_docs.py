@@ -22,6 +22,7 @@ from remora.serving import completion, front, openai_api
 from remora.serving.args import EndpointArgs, Limits
 from remora.serving.attack.run import ATTACKS, Verdict
 from remora.serving.canary.args import CanaryArgs
+from remora.serving.deploy import FAST
 from remora.serving.openai_api import ChatRequest
 
 
@@ -33,6 +34,7 @@ def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys, "keys", lambda args: asked.append((args.name, args.file, False)))
     monkeypatch.setattr(attack, "attack", lambda args: asked.append((args.url, None, bool(args.only or args.host))))
     monkeypatch.setattr(canary, "canary", lambda args: asked.append((args.what, None, bool(args.rule))))
+    fast: dict[str, str] = {}
     for command in commands():
         match shlex.split(command):
             case ["remora", *rest] | ["echo", _, "|", "remora", *rest]:
@@ -47,12 +49,15 @@ def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert setting == f"{PYTHON}=$PWD/.venv-vllm/bin/python"
             case ["export", setting] if setting.startswith(front.KEYS):
                 assert setting == f"{front.KEYS}=/shared/keys.yaml"
+            case ["export", *settings] if settings[0].partition("=")[0] in FAST:
+                fast |= dict(setting.split("=") for setting in settings)
             case ["export", setting]:
                 assert setting == f"{front.VARIABLE}={front.middlewares.__module__}:{front.middlewares.__name__}"
             case ["pip", "install", "guidellm[vision]"] | ["guidellm", "run", *_]:
                 pass  # an environment of its own
             case other:
                 assert other == ["ray", "start", "--head"]
+    assert fast == FAST
     assert asked == [
         (("remora@champion",), None, False),
         (("MODEL",), None, False),

@@ -23,6 +23,16 @@ from remora.serving.keys import is_loopback, read_keys, written
 
 NAME = "remora"
 HEALTHY_S = 60.0
+FAST = {
+    # Between proxy and replicas by gRPC, and one event loop a process. Serve's defaults (calls of actors, and a loop
+    # each for Serve, its router and the application) cost a request a third more time (docs/serving-speed.md).
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    # Pictures at an encoder's size, of all turns; Serve's 4 MiB are less than eight of 512 x 512.
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(256 * 2**20),
+}
+"""Settings of Serve, for a cluster that is started here."""
 
 
 def serve_forever(
@@ -74,6 +84,8 @@ def serve_forever(
         "RAY_worker_niceness": "0",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # after 5 s a busy machine's would be killed while it loads
     }
+    if ours:
+        env |= FAST
     from remora.serving.replica import delete_app, delete_versions
 
     with ray_session(address, env, dashboard=False), _sigterm_as_interrupt(), contextlib.suppress(KeyboardInterrupt):
