@@ -31,12 +31,16 @@ def deb(shelf: Path, file: Path, data: str = "data.tar.xz", below: str = stamps.
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w:xz") as archive:
         archive.add(shelf, f"./{below}")
-    members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", data: tar.getvalue()}
-    packed = archives.AR
+    return packed({"debian-binary": b"2.0\n", "control.tar.xz": b"odd", data: tar.getvalue()}, file)
+
+
+def packed(members: dict[str, bytes], file: Path) -> Path:
+    """An ar archive."""
+    archive = archives.AR
     for name, content in members.items():
-        packed += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode() + content
-        packed += b"\n" * (len(content) % 2)
-    file.write_bytes(packed)
+        archive += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode() + content
+        archive += b"\n" * (len(content) % 2)
+    file.write_bytes(archive)
     return file
 
 
@@ -166,17 +170,15 @@ def test_a_bad_package_is_refused_in_one_line(shelf: Path, tmp_path: Path, harm:
 
 def test_nothing_is_unpacked_outside_the_folder(tmp_path: Path) -> None:
     tar = io.BytesIO()
-    with tarfile.open(fileobj=tar, mode="w:gz") as archive:
-        for name in ("package/../../out.json", "/package/out.json", "package/in.json"):
-            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
-        link = tarfile.TarInfo("package/link.json")
+    with tarfile.open(fileobj=tar, mode="w:xz") as archive:
+        link = tarfile.TarInfo("in/link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-    package = tmp_path / "x.tgz"
-    package.write_bytes(tar.getvalue())
-    with pytest.raises(DataError, match="cannot be unpacked"):
-        archives.unpack_npm(package, (".json",), tmp_path / "new")
-    assert not list(tmp_path.rglob("out.json")) and not list(tmp_path.rglob("link.json"))
+        for member in (link, tarfile.TarInfo("/in/out.png"), tarfile.TarInfo("in/../../out.png")):
+            archive.addfile(member, io.BytesIO())
+    package = packed({"data.tar.xz": tar.getvalue()}, tmp_path / "x.deb")
+    with pytest.raises(DataError, match=r"x\.deb cannot be unpacked"):
+        archives.unpack_deb(package, "in", (".png",), tmp_path / "new")
+    assert not list(tmp_path.rglob("out.png")) and not list(tmp_path.rglob("link.png"))
 
 
 def test_a_download_is_checked_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

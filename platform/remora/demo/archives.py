@@ -1,4 +1,4 @@
-"""Files from the network with a pinned sha256, and what is taken out of packages: Debian's .deb, npm's .tgz.
+"""Files from the network with a pinned sha256, and what is taken out of Debian's packages.
 
 A downloaded file stays where it was put, so a machine without a network can be given it by hand.
 """
@@ -84,16 +84,6 @@ def unpack_deb(package: Path, below: str, suffixes: tuple[str, ...], folder: Pat
             raise DataError(f"{package}: {name} is compressed with zstd, which is not read; next: {advice}")
         file.seek(start)
         return _unpack_tar(io.BytesIO(file.read(size)), package, below, suffixes, folder)
-
-
-def unpack_npm(package: Path, names: tuple[str, ...], folder: Path) -> int:
-    """Unpack the named files at the top of an npm package; returns their number.
-
-    Raises:
-        DataError: it is not an npm package, or is torn.
-    """
-    with package.open("rb") as file:
-        return _unpack_tar(file, package, "package", names, folder)
 
 
 def _data_archive(file: BinaryIO, package: Path) -> tuple[str, int, int]:
