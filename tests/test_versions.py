@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.icons import write_packages
 from support.stamps import write_stamps
 
 GOLDEN = Path(__file__).parent / "golden" / "versions.json"
@@ -116,6 +117,23 @@ def photos(folder: Path) -> str:
     return _digest([manifest["sha256"], manifest["counts"], manifest["pictures"], shades])
 
 
+def styles(folder: Path) -> str:
+    from remora.demo import build_styles, concepts
+    from remora.demo import styles as module
+
+    pinned = module.PACKAGES
+    module.PACKAGES = write_packages(concepts.known_concepts(0, limit=3), folder / "published")
+    try:
+        manifest = build_styles(folder / "data" / "styles", limit=3)
+    finally:
+        module.PACKAGES = pinned
+    shades = [
+        round(float(np.asarray(Image.open(p)).mean()))
+        for p in sorted(folder.joinpath("data/styles/images").rglob("*.png"))[::5]
+    ]
+    return _digest([manifest["sha256"], manifest["counts"], manifest["pictures"], shades])
+
+
 def asking(folder: Path) -> str:
     """What a model is given for a question: the prompt's tokens and the picture's pixels."""
     from remora import catalog
@@ -139,7 +157,8 @@ def asking(folder: Path) -> str:
 
 
 SEEDED: dict[str, Callable[[Path], str]] = {
-    "INDEX": index, "LENGTHS": lengths, "CONDENSING": condensing, "DEMO": demo, "PHOTOS": photos, "ASKING": asking,
+    "INDEX": index, "LENGTHS": lengths, "CONDENSING": condensing, "DEMO": demo, "PHOTOS": photos, "STYLES": styles,
+    "ASKING": asking,
 }  # fmt: skip
 ELSEWHERE = {"NUMERICS", "SPEED"}
 """tests/training/test_golden.py has the losses of NUMERICS; a speed is no seeded result."""

@@ -17,6 +17,8 @@ DEMO = 2
 """Of the demo's data: raise it when the same seed gives other data. Folders of another version are rebuilt."""
 PHOTOS = 1
 """Of the photo demo's data, likewise."""
+STYLES = 1
+"""Of the demo's questions about other drawings, likewise."""
 ASKING = 3
 """Of answers: raise it when the same model answers the same question differently. Questions are asked again."""
 SPEED = 1

@@ -75,11 +75,15 @@ def show(options: DataShowOptions) -> None:
 
 
 def demo(options: DataDemoOptions) -> None:
-    """Write pictures, conversations and question files below <run folder>/data/demo, or data/photos."""
+    """Write pictures, conversations and question files below <run folder>/data/demo, data/photos or data/styles."""
     console = literal(soft_wrap=True)
     if options.stamps and not options.photos:
         raise SpecError("--stamps is for --photos: give both")
-    if options.photos:
+    if options.photos and options.styles:
+        raise SpecError("--photos and --styles are different data: give one, then the other")
+    if options.styles:
+        name, manifest = "styles", build_of_styles(options.runs, console, options.seed)
+    elif options.photos:
         name, manifest = "photos", build_of_photos(options.runs, console, options.stamps, options.seed)
     else:
         name, manifest = "demo", build(options.runs, console, options.seed)
@@ -101,3 +105,11 @@ def build_of_photos(runs: Path, console: Console, stamps: Path | None, seed: int
 
     with disk_errors(runs), counting(console, "making") as progress:
         return build_photos(runs / "data" / "photos", given=stamps, seed=seed, progress=progress)
+
+
+def build_of_styles(runs: Path, console: Console, seed: int = 0) -> dict:
+    """Build (or find) the benchmark demo-styles, with a progress bar."""
+    from remora.demo import build_styles
+
+    with disk_errors(runs), counting(console, "making") as progress:
+        return build_styles(runs / "data" / "styles", seed=seed, progress=progress)

@@ -11,10 +11,11 @@ from remora.commands.options import A_DATASET, Options, cluster_address, setting
 
 @dataclass(frozen=True, kw_only=True)
 class DataDemoOptions(Options):
-    """make the data of `remora demo`, or of `remora demo --photos`"""
+    """make the data of `remora demo` or `remora demo --photos`, or the test demo-styles"""
 
     seed: int = option("of the split into seen and unseen concepts (default: 0)", 0)
     photos: bool = option("that of `remora demo --photos`", False)
+    styles: bool = option("the benchmark demo-styles: the demo's concepts as others draw them", False)
     stamps: Path | None = tux_paints_stamps()
 
 

@@ -1,10 +1,13 @@
-"""Files from the network with a pinned sha256, and what is taken out of Debian's packages.
+"""Files from the network with a pinned sha256, and what is taken out of packages, Debian's and npm's.
 
 A downloaded file stays where it was put, so a machine without a network can be given it by hand.
 """
 
 import io
 import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -86,6 +89,24 @@ def unpack_deb(package: Path, below: str, suffixes: tuple[str, ...], folder: Pat
         return _unpack_tar(io.BytesIO(file.read(size)), package, below, suffixes, folder)
 
 
+def npm_files(package: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """The contents of these files of an npm package, by name. Nothing is unpacked, and no link is followed.
+
+    Raises:
+        DataError: it is not an npm package, is torn, or lacks one of them.
+    """
+    found: dict[str, bytes] = {}
+    with package.open("rb") as file, _torn_is_said(package), tarfile.open(fileobj=file, mode="r:*") as tar:
+        for member in tar:
+            if member.name in names and member.isfile():
+                _refuse_most(package, member.size)
+                content = tar.extractfile(member)
+                found[member.name] = content.read() if content else b""
+    if missing := [name for name in names if name not in found]:
+        raise DataError(f"{package} has no {' and no '.join(missing)}")
+    return found
+
+
 def _data_archive(file: BinaryIO, package: Path) -> tuple[str, int, int]:
     """(name, first byte, length) of the data.tar.* in a .deb, which is an ar archive of three members."""
     size = package.stat().st_size
@@ -104,20 +125,30 @@ def _data_archive(file: BinaryIO, package: Path) -> tuple[str, int, int]:
 def _unpack_tar(file: BinaryIO, package: Path, below: str, suffixes: tuple[str, ...], folder: Path) -> int:
     """Unpack plain files by tarfile's `data` filter: no links, no devices, nothing outside the folder."""
     count = total = 0
+    with _torn_is_said(package), tarfile.open(fileobj=file, mode="r:*") as tar:
+        for member in tar:
+            path = PurePosixPath(member.name)
+            if not member.isfile() or not path.is_relative_to(below) or not path.name.endswith(suffixes):
+                continue
+            total += member.size
+            _refuse_most(package, total)
+            inside = member.replace(name=str(path.relative_to(below)), deep=False)
+            tar.extract(inside, folder, filter="data")
+            count += 1
+    return count
+
+
+def _refuse_most(package: Path, size: int) -> None:
+    if size > MOST:
+        raise DataError(f"{package} unpacks to more than {MOST >> 30} GiB, which it should not")
+
+
+@contextmanager
+def _torn_is_said(package: Path) -> Iterator[None]:
+    """Say of which archive it was that tarfile could not read."""
     try:
-        with tarfile.open(fileobj=file, mode="r:*") as tar:
-            for member in tar:
-                path = PurePosixPath(member.name)
-                if not member.isfile() or not path.is_relative_to(below) or not path.name.endswith(suffixes):
-                    continue
-                total += member.size
-                if total > MOST:
-                    raise DataError(f"{package} unpacks to more than {MOST >> 30} GiB, which it should not")
-                inside = member.replace(name=str(path.relative_to(below)), deep=False)
-                tar.extract(inside, folder, filter="data")
-                count += 1
-    except (tarfile.TarError, EOFError, ValueError, OSError) as error:
+        yield
+    except (tarfile.TarError, EOFError, ValueError, OSError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's, not the archive's
         raise DataError(f"{package} cannot be unpacked: {next(iter(str(error).splitlines()), 'torn')}") from error
-    return count
