@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from remora.processes import Child
+from support.interrupts import hear_interrupts
 from support.ports import free_port
 from support.waiting import PATIENCE, until
 
@@ -112,7 +113,7 @@ def test_a_job_is_sent_followed_cancelled_and_its_failure_told(place: Path, env:
     assert begun.stdout.splitlines()[-1] == f"next: remora submit --follow {job}"
     following = subprocess.Popen(
         [sys.executable, "-m", "remora", "submit", "--follow", job, *where],
-        env=env, cwd=place / "work", stdout=subprocess.PIPE, text=True,
+        env=env, cwd=place / "work", stdout=subprocess.PIPE, text=True, preexec_fn=hear_interrupts,
     )  # fmt: skip
     assert following.stdout
     assert any(line.startswith("at work: train slow.yaml") for line in iter(following.stdout.readline, ""))

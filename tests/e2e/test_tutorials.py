@@ -50,6 +50,9 @@ LEFT_OUT = {
     "demo.md": {
         "make demo": "eight minutes; tests/e2e/test_story.py runs a small one",
         "remora demo --keep": "eight minutes; tests/e2e/test_story.py runs a small one",
+        "remora demo --photos": NETWORK,
+        "remora demo --photos --stamps FILE.deb": "ten minutes; tests/demo/test_photo_data.py has stamps of its own",
+        "remora data demo --photos": NETWORK,
         "remora ui": f"{ENDLESS}; tests/commands/test_ui_command.py",
         "remora serve": SERVED,
     },
