@@ -50,6 +50,8 @@ LEFT_OUT = {
     "demo.md": {
         "make demo": "eight minutes; tests/e2e/test_story.py runs a small one",
         "remora demo --keep": "eight minutes; tests/e2e/test_story.py runs a small one",
+        "remora data demo --styles": NETWORK,
+        "remora evaluate share-Eff-2M-res --benchmarks demo-styles": "the whole demo's model",
         "remora demo --photos": NETWORK,
         "remora demo --photos --stamps FILE.deb": "ten minutes; tests/demo/test_photo_data.py has stamps of its own",
         "remora data demo --photos": NETWORK,
