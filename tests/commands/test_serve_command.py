@@ -11,6 +11,8 @@ import pytest
 import remora
 from remora.cli import main
 from remora.commands import serve
+from remora.commands.endpoint_options import ServeOptions
+from remora.errors import SpecError
 from remora.files import publishing
 from remora.serving.keys import hash_of
 
@@ -82,6 +84,13 @@ def test_settings_of_a_canary_need_one(runs: Path, served: dict[str, Any]) -> No
             main(["serve", "mid", "--runs", str(runs), "--no-keys", *argv])
         assert str(e.value.code).startswith(f"remora: {named}: of a canary, and there is none; next: ")
     assert not served
+
+
+def test_shares_and_settings_of_a_rule_are_numbers() -> None:
+    read = serve._canary(ServeOptions(canary="better", share="0.1,5e-1", rule=("alpha=1e-2",)))
+    assert read is not None and (read.share, read.rule.alpha) == ((0.1, 0.5), 0.01)
+    with pytest.raises(SpecError, match=r"canary: share.0: must be a number \(found 'half'\)"):
+        serve._canary(ServeOptions(canary="better", share="half"))
 
 
 def test_a_candidate_that_is_served_already_is_told(runs: Path, served: dict[str, Any], capsys) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-import yaml
-
 from remora.commands.endpoint_options import CanaryOptions
 from remora.commands.saying import say
 from remora.errors import SpecError
 from remora.serving.canary.course import Course, course_of
 from remora.serving.canary.journal import Canary, last
 from remora.serving.canary.wording import canary_lines, replayed_lines
+from remora.spec.strict_yaml import parse_yaml
 
 
 def canary(options: CanaryOptions) -> None:
@@ -59,8 +58,5 @@ def settings_of(given: tuple[str, ...]) -> dict[str, object]:
         name, equals, value = each.partition("=")
         if not equals:
             raise SpecError(f"--rule takes settings as NAME=VALUE: alpha=0.01; found {each!r}")
-        try:
-            settings[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise SpecError(f"--rule {name}: {value!r} is no number and no word") from None
+        settings[name] = parse_yaml(value, f"--rule {name}")[0]
     return settings

@@ -18,6 +18,7 @@ from remora.serving.client import KEY, curl_command
 from remora.serving.deploy import serve_forever
 from remora.serving.keys import ApiKey, hash_of, new_key
 from remora.spec.base import validate
+from remora.spec.strict_yaml import parse_yaml
 from remora.tracking import Model, find_model
 
 
@@ -104,7 +105,7 @@ def _canary(options: ServeOptions) -> CanaryArgs | None:
     said = {
         "model": options.canary,
         "shadow": options.shadow,
-        "share": [share for share in options.share.split(",") if share],
+        "share": [parse_yaml(share, f"--share {options.share}")[0] for share in options.share.split(",") if share],
         "promote": not options.no_promote,
         "rule": settings_of(options.rule),
     }

@@ -14,7 +14,8 @@ from remora.inference.bundle import Weights
 from remora.serving.canary.args import CanaryArgs
 from remora.serving.keys import ApiKey
 from remora.sharing.node import run_folder
-from remora.spec.base import Spec, validate
+from remora.spec.base import Spec, kinds_in, validate
+from remora.spec.strict_yaml import parse_yaml
 
 HOST = re.compile(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9](:[0-9]{1,5})?", re.ASCII)
 """A name whose last label begins with a letter, so that it is no address."""
@@ -212,12 +213,18 @@ class EndpointArgs(Spec):
 
     @classmethod
     def read(cls, raw: dict[str, Any]) -> EndpointArgs:
-        """`raw` as arguments.
+        """`raw` as arguments. Text stands for a number or a yes where no text may be: `serve run` gives text only.
 
         Raises:
             SpecError: an unknown key or a value that breaks a rule, one line each.
         """
-        return validate(cls, raw, "endpoint args")
+        return validate(cls, {key: cls._of_text(key, value) for key, value in raw.items()}, "endpoint args")
+
+    @classmethod
+    def _of_text(cls, key: str, value: object) -> object:
+        kinds = kinds_in(cls.model_fields[key].annotation) if key in cls.model_fields else set()
+        said = isinstance(value, str) and kinds & {int, float, bool} and str not in kinds
+        return parse_yaml(str(value), f"endpoint args: {key}")[0] if said else value
 
     def each(self) -> tuple[EndpointArgs, ...]:
         """The settings of each model, as if it were the only one."""

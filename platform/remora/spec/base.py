@@ -37,11 +37,11 @@ class Spec(BaseModel):
     @classmethod
     def _of_its_kind(cls, value: object, info: ValidationInfo) -> object:
         """pydantic would take true for 1, text for a number and a number for true; JSON schemas do not."""
-        kinds = _kinds_in(cls.model_fields[info.field_name or ""].annotation)
+        kinds = kinds_in(cls.model_fields[info.field_name or ""].annotation)
         number, scalars = kinds & {int, float}, {bool if isinstance(k, bool) else k for k in kinds}
         scalars &= {str, bool, int, float}
         for one in value if isinstance(value, list | tuple) else (value,):
-            if number and not kinds & {str, bool, object} and isinstance(one, str | bool):
+            if number and not kinds & {str, bool, object} and _would_be_a_number(one):
                 raise PydanticKnownError("float_type" if float in number else "int_type")
             if (
                 scalars == {bool}
@@ -53,6 +53,17 @@ class Spec(BaseModel):
         return value
 
 
+def _would_be_a_number(value: object) -> bool:
+    """For pydantic, which says itself where in a list other text is."""
+    if not isinstance(value, str):
+        return isinstance(value, bool)
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
 def whole_numbers(value: object) -> list[int]:
     """A whole number, or those of a list; empty if any is none. 2.0 is one, as for pydantic and JSON schemas."""
     listed = value if isinstance(value, list | tuple) else (value,)
@@ -60,9 +71,9 @@ def whole_numbers(value: object) -> list[int]:
     return found if len(found) == len(listed) else []
 
 
-def _kinds_in(annotation: object) -> set[object]:
+def kinds_in(annotation: object) -> set[object]:
     """The types that an annotation is made of."""
-    return {annotation}.union(*map(_kinds_in, get_args(annotation))) if get_args(annotation) else {annotation}
+    return {annotation}.union(*map(kinds_in, get_args(annotation))) if get_args(annotation) else {annotation}
 
 
 def _file_name(name: str) -> str:
