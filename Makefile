@@ -48,7 +48,8 @@ test-fast: setup
 
 faults: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --ignore=tests/faults/test_endpoint_faults.py tests/cluster/test_group.py \
-		tests/pipeline/test_answer_speed.py tests/pipeline/test_search_local.py -m 'ray or faults' $(ARGS)
+		tests/pipeline/test_answer_speed.py tests/pipeline/test_search_local.py tests/e2e/test_condense_cluster.py \
+		-m 'ray or faults' $(ARGS)
 
 OVERLOAD ?= 20
 serve-faults: setup

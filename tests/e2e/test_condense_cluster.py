@@ -74,6 +74,7 @@ def test_ray_workers_embed_what_one_process_does(spec):
     assert rows[0] == rows[1] and rows[0]
 
 
+@pytest.mark.faults
 def test_a_workers_error_is_told_in_one_line(spec):
     weights = spec.parent / "clip" / "model.safetensors"
     whole = weights.read_bytes()

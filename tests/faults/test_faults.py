@@ -15,6 +15,7 @@ from scene import STEPS, Driver, Stage, actors, until
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.faults  # tests/e2e/test_story.py kills one as well
 def test_a_killed_worker(driver, root, calm, card):
     stage = Stage(root, "killed-worker")
     driver.trains(stage)
