@@ -1,4 +1,4 @@
-"""Deltas that come together: nothing is lost, the first and the end do not wait, and what broke off is told."""
+"""Deltas sent together: none is lost, the first and the last are not delayed, and an error is passed on."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from remora.commands.data_options import (
     DataIndexOptions,
     DataShowOptions,
 )
+from remora.commands.options import DemoOptions
 from remora.errors import SpecError
 from remora.files import disk_errors
 from remora.reporting.bars import counting, reading
@@ -77,8 +78,7 @@ def show(options: DataShowOptions) -> None:
 def demo(options: DataDemoOptions) -> None:
     """Write pictures, conversations and question files below <run folder>/data/demo, data/photos or data/styles."""
     console = literal(soft_wrap=True)
-    if options.stamps and not options.photos:
-        raise SpecError("--stamps is for --photos: give both")
+    check_stamps(options)
     if options.photos and options.styles:
         raise SpecError("--photos and --styles are different data: give one, then the other")
     if options.styles:
@@ -89,6 +89,14 @@ def demo(options: DataDemoOptions) -> None:
         name, manifest = "demo", build(options.runs, console, options.seed)
     counts = ", ".join(f"{file} {n:,}" for file, n in manifest["counts"].items())
     console.print(f"{options.runs / 'data' / name}: {counts}", highlight=False)
+
+
+def check_stamps(options: DataDemoOptions | DemoOptions) -> None:
+    """Raises:
+    SpecError: stamps are given, and no photographs are made.
+    """
+    if options.stamps and not options.photos:
+        raise SpecError("--stamps is for --photos: give both")
 
 
 def build(runs: Path, console: Console, seed: int = 0) -> dict:

@@ -13,12 +13,12 @@ from pathlib import Path
 from rich.console import Console
 
 from remora import catalog
-from remora.commands.data import build, build_of_photos
+from remora.commands.data import build, build_of_photos, check_stamps
 from remora.commands.options import DemoOptions
 from remora.commands.report import report_line
 from remora.commands.run import flags, live
 from remora.data.outputs import writes
-from remora.errors import ClusterError, ServingError, SpecError
+from remora.errors import ClusterError, ServingError
 from remora.evaluation.benchmarks.own import own_benchmark
 from remora.files import write_json
 from remora.pipeline.search.records import ResultRecord
@@ -47,8 +47,7 @@ def demo(options: DemoOptions) -> None:
     store.check_writable()
     port = _port(options.port)
 
-    if options.stamps and not options.photos:
-        raise SpecError("--stamps is for --photos: give both")
+    check_stamps(options)
     photos = options.photos
     spec, headline, unseen = (PHOTO_SPACE, PHOTO_HEADLINE, PHOTO_UNSEEN) if photos else (SPACE, HEADLINE, UNSEEN)
 

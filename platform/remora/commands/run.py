@@ -179,7 +179,7 @@ def within_limits(
     """
     if options.max_hours is None and options.max_cost is None:
         return
-    from remora.planning import begun, forecasts, plan_of, rate_of, taken_up
+    from remora.planning import begun, forecasts_of, plan_of, rate_of, taken_up
     from remora.planning.limits import check_limits
     from remora.runs.around import around
 
@@ -187,17 +187,14 @@ def within_limits(
     drawn = (taken_up(space, past) if space else None) or variants
     rate, plan = rate_of(store.runs, variants[0].cluster), plan_of(drawn, store)
     slots = (space.concurrent if space else None) or 1
-    found = forecasts(
+    found = forecasts_of(
+        space,
         plan,
         drawn,
         rate,
         slots,
-        space.rule if space else None,
-        space.sampler if space else None,
-        None,
-        space.budget if space else None,
-        past,
-        around(store.runs),
+        begun=past,
+        around=around(store.runs),
     )
     check_limits(found, options.max_hours, options.max_cost)
 

@@ -19,7 +19,7 @@ from remora import catalog as known
 from remora.commands.indexes import entries_of, prepare
 from remora.commands.plan_options import PlanOptions, RenderOptions
 from remora.errors import SpecError
-from remora.planning import Plan, begun, forecasts, is_here, plan_of, rate_of, taken_up
+from remora.planning import Plan, begun, forecasts_of, is_here, plan_of, rate_of, taken_up
 from remora.planning.limits import check_limits, price_of
 from remora.processes import cpu_kind
 from remora.reporting.columns import console as wide_console
@@ -133,17 +133,15 @@ def _planned(survey: Survey, options: PlanOptions, console: Console) -> Plan:
         price = price_of(options.prices, options.gpu) if options.prices else price
     else:
         rate = rate_of(options.runs, cluster, options.rate)
-    found = forecasts(
+    found = forecasts_of(
+        space,
         whole,
         [v.model_copy(update={"cluster": cluster}) for v in drawn or variants],
         rate,
         _slots(options, space, cluster),
-        space.rule if space else None,
-        space.sampler if space else None,
-        price,
-        space.budget if space else None,
-        past,
-        around(store.runs),
+        price=price,
+        begun=past,
+        around=around(store.runs),
     )
     gpu = known.device(options.gpu).named if options.gpu else None
     kind = cpu_kind() if gpu in (None, "cpu") and not cluster.gpus_per_worker else gpu

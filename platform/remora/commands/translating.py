@@ -14,7 +14,7 @@ from remora.errors import SpecError, nearest
 from remora.spec import PARTS
 
 GIVEN = re.compile(r"\$\{?\d")
-"""A variable that whoever calls the script gives."""
+"""A positional argument of the script: `$1`, `${2}`."""
 UNSET = re.compile(r"\$[\w{(]|`")
 """What stays in a value whose variable the script does not set."""
 
@@ -232,7 +232,7 @@ def _warmup(made: Translation, said: object) -> str:
     """Set the share of the steps in which the rate rises; returns why not, if the steps are not known."""
     steps, count = made.keys.get("stage.steps"), _whole(said, 0)
     if not count:
-        return "" if str(said) == "0" else f"{said} is no number of steps"
+        return "" if str(said) == "0" else f"{said} is not a number of steps"
     if not isinstance(steps, int) or steps <= count:
         return (
             f"warmup is a share of the steps, and the script does not say how many there are: set it to {count} / steps"

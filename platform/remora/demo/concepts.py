@@ -122,3 +122,8 @@ def _plain(name: str) -> str:
     name = name.strip(":").replace("_", " ").replace("’", "'").replace("&", "and").lower()
     name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     return re.sub(r"[()]", "", name)
+
+
+def per_kind(some: Iterable[Concept]) -> dict[str, int]:
+    """Kind -> number of concepts, for manifests."""
+    return dict(sorted(Counter(concept.kind for concept in some).items()))

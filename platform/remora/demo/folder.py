@@ -3,7 +3,6 @@
 Its manifest.json has the key (version, seed, …), the number of records and pictures, and the records' sha256.
 """
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from remora.demo import concepts
 from remora.demo.testing import QuestionLine
 from remora.demo.training import texts
 from remora.errors import DataError
+from remora.files import sha256_file
 
 OnPartProgress = Callable[[str, int, int], None]
 """Called with (task, number done, total)."""
@@ -72,7 +72,7 @@ def write_manifest(
         **key,
         "counts": counts,
         "pictures": _picture_counts(folder),
-        "sha256": {file: _digest(folder / file) for file in counts if (folder / file).is_file()},
+        "sha256": {file: sha256_file(folder / file) for file in counts if (folder / file).is_file()},
         **facts,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -92,7 +92,7 @@ def intact(folder: Path, key: Mapping[str, object]) -> dict[str, object] | None:
         manifest = _read(folder)
         same = all(manifest[name] == value for name, value in key.items())
         digests, pictures = manifest["sha256"], manifest["pictures"]
-        whole = all(_digest(folder / file) == digest for file, digest in digests.items())
+        whole = all(sha256_file(folder / file) == digest for file, digest in digests.items())
         return manifest if same and whole and _picture_counts(folder) == pictures else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # no manifest or a torn one: treated as no data
@@ -110,7 +110,3 @@ def _picture_counts(folder: Path) -> dict[str, int]:
         part = picture.parent.relative_to(folder / "images").as_posix()
         found[part] = found.get(part, 0) + 1
     return dict(sorted(found.items()))
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -7,14 +7,12 @@ them.
 """
 
 import random
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from remora.data.conversation import LlavaRecord
 from remora.demo import concepts, stamps
-from remora.demo.concepts import Concept
 from remora.demo.folder import OnPartProgress, made, refuse_leaks, write_manifest, write_records
 from remora.demo.openmoji import write
 from remora.demo.question_makers import WHAT, QuestionAnswer
@@ -56,18 +54,20 @@ def build_photos(
     """
     folder = Path(folder).absolute()
     key: dict[str, object] = {"version": PHOTOS, "seed": seed}
+    source = None
     if given is not None:
         source = stamps.stamps(given, folder.parent, progress)
         key["stamps"] = stamps.fingerprint(source)
-    return made(folder, key, partial(_fill, given=given, seed=seed, progress=progress))
+    return made(folder, key, partial(_fill, key=key, source=source, seed=seed, progress=progress))
 
 
-def _fill(folder: Path, given: Path | None, seed: int, progress: OnPartProgress) -> None:
-    source = stamps.stamps(given, folder.parent.parent, progress)
+def _fill(folder: Path, key: Mapping[str, object], source: Path | None, seed: int, progress: OnPartProgress) -> None:
+    if source is None:
+        source = stamps.stamps(None, folder.parent.parent, progress)
+        key = {**key, "stamps": stamps.fingerprint(source)}
     progress("cutting out", 0, 1)
-    things = stamps.photographs(source)
-    cutouts = {thing: stamps.cut_out(thing) for thing in things}
-    seen, unseen = concepts.split(things, seed)
+    cutouts = stamps.cutouts(source)
+    seen, unseen = concepts.split(list(cutouts), seed)
     phrases = {kind: facts["phrase"] for kind, facts in stamps.kind_facts().items()}
     by_name, by_kind = Examiner(seen, phrases, by_name=True), Examiner(unseen, phrases, by_name=False)
 
@@ -99,8 +99,8 @@ def _fill(folder: Path, given: Path | None, seed: int, progress: OnPartProgress)
             progress("pictures", done, len(every))
     counts = write_records(folder, lessons, exams)
     (folder / "ATTRIBUTION.txt").write_text(stamps.ATTRIBUTION, encoding="utf-8")
-    facts = {"concepts": {"seen": _per_kind(seen), "unseen": _per_kind(unseen)}, "source": source.name}
-    write_manifest(folder, {"version": PHOTOS, "seed": seed, "stamps": stamps.fingerprint(source)}, counts, facts)
+    facts = {"concepts": {"seen": concepts.per_kind(seen), "unseen": concepts.per_kind(unseen)}, "source": source.name}
+    write_manifest(folder, key, counts, facts)
     progress("pictures", len(every), len(every))
 
 
@@ -132,7 +132,3 @@ def _exam(examiner: Examiner, asked: Sequence[Scene], seed: int) -> list[Questio
         questions = examiner.questions(scene, random.Random(f"{seed}/exam/{scene.name}"))
         pairs += [(scene.file, question) for question in questions]
     return numbered(pairs)
-
-
-def _per_kind(things: Sequence[Concept]) -> dict[str, int]:
-    return dict(sorted(Counter(thing.kind for thing in things).items()))

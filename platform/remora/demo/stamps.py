@@ -99,7 +99,16 @@ def photographs(folder: Path) -> list[Concept]:
     Raises:
         DataError: a picture cannot be read, or there are too few of them to be Tux Paint's stamps.
     """
-    found = [concept for concept in _captioned(folder) if is_photograph(cut_out(concept))]
+    return list(cutouts(folder))
+
+
+def cutouts(folder: Path) -> dict[Concept, Image.Image]:
+    """The same with their pictures, as `cut_out` gives them.
+
+    Raises:
+        DataError: as for `photographs`.
+    """
+    found = {concept: cutout for concept in _captioned(folder) if is_photograph(cutout := cut_out(concept))}
     if len({concept.kind for concept in found}) < 3:
         raise DataError(f"{folder} has no captioned photographs in folders such as animals and food; next: {ADVICE}")
     return found

@@ -8,7 +8,6 @@ size and place are the same, so a difference is one of style. A concept that one
 
 import io
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -151,7 +150,9 @@ def _fill(folder: Path, key: Mapping[str, object], seed: int, progress: OnPartPr
     counts = write_records(folder, {}, {"questions.jsonl": lines})
     (folder / "ATTRIBUTION.txt").write_text(ATTRIBUTION, encoding="utf-8")
     facts = {
-        "concepts": {name: _per_kind(common.intersection(part)) for name, part in (("seen", seen), ("unseen", unseen))},
+        "concepts": {
+            name: concepts.per_kind(common.intersection(part)) for name, part in (("seen", seen), ("unseen", unseen))
+        },
         "sources": {style: {"file": p.file.name, "licence": p.licence} for style, p in PACKAGES.items()},
     }
     write_manifest(folder, key, counts, facts)
@@ -209,7 +210,3 @@ def fitted(drawing: Image.Image, like: Image.Image) -> Image.Image:
     corner = ((left + right - width) // 2, (top + bottom - height) // 2)
     placed.paste(drawing.resize((width, height), Image.Resampling.LANCZOS), corner)
     return placed
-
-
-def _per_kind(some: set[Concept]) -> dict[str, int]:
-    return dict(sorted(Counter(concept.kind for concept in some).items()))

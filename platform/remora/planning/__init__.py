@@ -6,7 +6,7 @@ build modules, so they import torch.
 
 from remora.planning.begun import Begun, begun
 from remora.planning.compositions import compositions
-from remora.planning.makespan import Forecast, Forecasts, forecasts, taken_up
+from remora.planning.makespan import Forecast, Forecasts, forecasts, forecasts_of, taken_up
 from remora.planning.outline import is_here
 from remora.planning.plan import Plan, PlanRow, plan_of
 from remora.runs.rates import Rate, rate_of
@@ -21,6 +21,7 @@ __all__ = [
     "begun",
     "compositions",
     "forecasts",
+    "forecasts_of",
     "is_here",
     "plan_of",
     "rate_of",

@@ -106,6 +106,22 @@ def taken_up(space: Space, begun: Begun | None = None) -> list[Variant] | None:
     return found
 
 
+def forecasts_of(
+    space: Space | None,
+    plan: Plan,
+    variants: Sequence[Variant],
+    rate: Rate,
+    slots: int,
+    *,
+    price: float | None = None,
+    begun: Begun | None = None,
+    around: Around | None = None,
+) -> Forecasts:
+    """`forecasts` with the rule, sampler and budget of a space; of a job, with none."""
+    rule, sampler, budget = (space.rule, space.sampler, space.budget) if space else (None, None, None)
+    return forecasts(plan, variants, rate, slots, rule, sampler, price, budget, begun, around)
+
+
 def forecasts(
     plan: Plan,
     variants: Sequence[Variant],

@@ -30,7 +30,7 @@ from remora.training.job import StageJob
 log = logging.getLogger(__name__)
 PREDICTED = "predicted.json"
 LOOKED_AT = 12
-"""Predictions that plans are told and measured by, the newest."""
+"""Maximum predictions that a plan uses and prints: the newest ones."""
 
 
 @dataclass(frozen=True)
