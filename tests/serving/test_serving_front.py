@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,14 +17,17 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from remora.serving import front
+from remora.serving.args import EndpointArgs, IngressArgs
 from remora.serving.auth import HEALTH
 from remora.serving.front import Front
 from remora.serving.relay import BODY as BODY_ALONG
-from remora.serving.relay import MARK, SHORT
+from remora.serving.relay import MARK, SHORT, Facts
 from support.waiting import until
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 BODY = b'{"messages": []}'
+MOST = 6
+"""Requests under way, as the replicas here tell it."""
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +42,7 @@ def scope_of(path: str = "/v1/chat/completions", headers: dict[str, str] | None 
     return {"type": "http", "method": method, "path": path, "headers": raw, "query_string": b""}
 
 
-def exchange(
+async def exchanged(
     application: Application | Front, scope: Scope | None = None, chunks: list[bytes | None] | None = None
 ) -> tuple[int, dict[str, str], Any]:
     """(status, headers, body) of one request; a None among the chunks is a client that waits for ever."""
@@ -55,7 +59,7 @@ def exchange(
         sent.append(message)
 
     one = application if isinstance(application, Front) else Front(application)
-    asyncio.run(asyncio.wait_for(one(scope or scope_of(), receive, send), 30))
+    await asyncio.wait_for(one(scope or scope_of(), receive, send), 30)
     start, *bodies = sent
     headers = {key.decode(): value.decode() for key, value in start["headers"]}
     text = b"".join(message.get("body", b"") for message in bodies)
@@ -64,6 +68,12 @@ def exchange(
         headers,
         json.loads(text) if headers["content-type"] == "application/json" else text.decode(),
     )
+
+
+def exchange(
+    application: Application | Front, scope: Scope | None = None, chunks: list[bytes | None] | None = None
+) -> tuple[int, dict[str, str], Any]:
+    return asyncio.run(exchanged(application, scope, chunks))
 
 
 async def read(receive: Receive) -> bytes:
@@ -80,7 +90,7 @@ async def replica(scope: Scope, receive: Receive, send: Send, longest: int = 100
     """One that lives, and says what it got."""
     body = await read(receive)
     answer = {"got": len(body), "status": "ok", "id": dict(scope["headers"]).get(b"x-request-id", b"").decode()}
-    await JSONResponse(answer, headers={MARK: f"{longest} 4"})(scope, receive, send)
+    await JSONResponse(answer, headers={MARK: f"{longest} 4 {MOST}"})(scope, receive, send)
 
 
 async def roomy(scope: Scope, receive: Receive, send: Send) -> None:
@@ -120,7 +130,7 @@ def dies(times: int, then: Application = replica) -> tuple[Application, list[int
 
 def test_what_a_replica_says_passes() -> None:
     status, headers, body = exchange(replica, scope_of(headers={"x-request-id": "mine"}), [b"{", b"}"])
-    assert (status, body["got"], body["id"], headers[MARK]) == (200, 2, "mine", "1000 4")
+    assert (status, body["got"], body["id"], headers[MARK]) == (200, 2, "mine", f"1000 4 {MOST}")
 
 
 @pytest.mark.parametrize("length", [0, SHORT, SHORT + 1])
@@ -227,6 +237,29 @@ def test_a_full_endpoint_refuses_before_it_reads(monkeypatch: pytest.MonkeyPatch
     assert len(asked) == 3
 
 
+def test_a_bounded_number_of_requests_is_under_way() -> None:
+    """A replica says how many; a burst whose bodies come at the same time is counted one by one."""
+    told = EndpointArgs(
+        max_queued_requests=5, ingress=IngressArgs(max_replicas=2, min_replicas=1, max_ongoing_requests=4)
+    )
+    assert Facts.read(Facts.of(told).written()) == Facts.of(told) and Facts.of(told).most == 13
+    asked: list[int] = []
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(1)
+        await asyncio.sleep(0.05)
+        await replica(scope, receive, send)
+
+    one = Front(waits)
+    assert exchange(one)[0] == 200
+
+    async def burst() -> list[int]:
+        return [status for status, _, _ in await asyncio.gather(*(exchanged(one) for _ in range(2 * MOST)))]
+
+    assert Counter(asyncio.run(burst())) == {200: MOST, 429: MOST} and len(asked) == 1 + MOST
+    assert one.going == 0 and exchange(one)[0] == 200
+
+
 def test_another_applications_responses_are_its_own() -> None:
     assert exchange(says(404, "no such page"))[::2] == (404, "no such page")
     assert exchange(says(200, "Path '"))[::2] == (200, "Path '")
@@ -259,7 +292,7 @@ def test_a_body_is_as_long_as_the_replicas_say() -> None:
 def test_a_longer_limit_than_the_default_is_heard_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front.Facts, "max_body_bytes", 100)
     one = Front(replica)
-    one.facts = front.Facts(100, 4)
+    one.facts = front.Facts(100, 4, MOST)
     assert exchange(one, chunks=[b"x" * 900])[0] == 200
 
 
@@ -279,7 +312,7 @@ def test_ready_is_who_would_answer_now(monkeypatch: pytest.MonkeyPatch) -> None:
     exchange(one, scope_of("/healthz"))
 
     async def stuck(scope: Scope, receive: Receive, send: Send) -> None:
-        await JSONResponse({"error": {}}, 503, headers={MARK: "1000 4"})(scope, receive, send)
+        await JSONResponse({"error": {}}, 503, headers={MARK: f"1000 4 {MOST}"})(scope, receive, send)
 
     one.going = 4
     for application in (hangs, stuck, says(404, "Path '/readyz' not found."), says(503, "unavailable")):

@@ -70,7 +70,7 @@ def api(
     if args.cors_origins:
         origins = list(args.cors_origins)
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
-    app.add_middleware(_Marked, facts=Facts(args.limits.max_body_bytes, args.ingress.max_ongoing_requests))
+    app.add_middleware(_Marked, facts=Facts.of(args))
     app.add_api_route(CHAT, chat.complete, methods=["POST"], response_model=None)
     about(app, args, table, metered, recorder, canary)
     page(app)

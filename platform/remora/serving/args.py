@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -212,19 +212,25 @@ class EndpointArgs(Spec):
         return self
 
     @classmethod
-    def read(cls, raw: dict[str, Any]) -> EndpointArgs:
+    def read(cls, raw: object) -> EndpointArgs:
         """`raw` as arguments. Text stands for a number or a yes where no text may be: `serve run` gives text only.
 
         Raises:
             SpecError: an unknown key or a value that breaks a rule, one line each.
         """
-        return validate(cls, {key: cls._of_text(key, value) for key, value in raw.items()}, "endpoint args")
+        said = {key: cls._of_text(key, value) for key, value in raw.items()} if isinstance(raw, dict) else raw
+        return validate(cls, said, "endpoint args")
 
     @classmethod
     def _of_text(cls, key: str, value: object) -> object:
         kinds = kinds_in(cls.model_fields[key].annotation) if key in cls.model_fields else set()
         said = isinstance(value, str) and kinds & {int, float, bool} and str not in kinds
         return parse_yaml(str(value), f"endpoint args: {key}")[0] if said else value
+
+    @property
+    def most_requests(self) -> int:
+        """Requests that a proxy has under way at a time, in work and queued; further ones are refused with 429."""
+        return self.ingress.max_replicas * self.ingress.max_ongoing_requests + self.max_queued_requests
 
     def each(self) -> tuple[EndpointArgs, ...]:
         """The settings of each model, as if it were the only one."""

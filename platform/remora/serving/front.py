@@ -102,11 +102,12 @@ class Front:
                 state = await (self._healthz() if scope["path"] in HEALTH else self._readyz())
                 return await _send(send, 200, state, {"x-request-id": request_id})
             self._check_room()
-            try:
+            try:  # a slow upload takes no place
                 await asyncio.wait_for(self._read(scope, receive, held), self.body_s)
             except TimeoutError:
                 late = f"the body did not come within {self.body_s:g} seconds; {len(held)} bytes of it did"
                 raise Refusal(late, status=408, code="request_timeout") from None
+            self._check_room()
             self.going += 1
             try:
                 await self._answered(scope, bytes(held), receive, send)
@@ -121,10 +122,13 @@ class Front:
 
     def _check_room(self) -> None:
         """Raises:
-        Refusal: the queue was full a moment ago, and no request has left it since. A refusal by Serve's router costs
-            several times as much, of a machine that has nothing left.
+        Refusal: as many requests are under way as may be; or Serve's queue was full a moment ago, and no request
+            has left it since. A refusal by Serve's router costs several times as much, of a machine that has nothing
+            left, and it does not count those that it has sent to a replica which has not accepted them yet: on a
+            busy machine thousands (Ray 2.60).
         """
-        if self.going >= self.full_at and asyncio.get_running_loop().time() < self.full_until:
+        still_full = self.going >= self.full_at and asyncio.get_running_loop().time() < self.full_until
+        if still_full or self.going >= self.facts.most:
             raise later(FULL, "overloaded", status=429)
 
     async def _read(self, scope: Scope, receive: Receive, held: bytearray) -> None:

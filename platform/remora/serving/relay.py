@@ -32,16 +32,22 @@ class Facts:
     """A replica's facts about itself, from its mark."""
 
     max_body_bytes: int = EndpointArgs().limits.max_body_bytes
-    places: int = EndpointArgs().max_ongoing_requests
+    places: int = EndpointArgs().ingress.max_ongoing_requests
     """Requests that it works on at a time."""
+    most: int = EndpointArgs().most_requests
+    """Requests that a proxy has under way at a time."""
+
+    @classmethod
+    def of(cls, args: EndpointArgs) -> Facts:
+        return cls(args.limits.max_body_bytes, args.ingress.max_ongoing_requests, args.most_requests)
 
     def written(self) -> str:
-        return f"{self.max_body_bytes} {self.places}"
+        return f"{self.max_body_bytes} {self.places} {self.most}"
 
     @classmethod
     def read(cls, text: str) -> Facts:
         numbers = [int(number) for number in text.split() if number.isdecimal()]
-        return cls(*numbers) if len(numbers) == 2 else cls()
+        return cls(*numbers) if len(numbers) == 3 else cls()
 
 
 class Upload:
