@@ -263,6 +263,19 @@ def test_a_step_reads_a_bounded_piece_of_prompts(made, monkeypatch, chunk):
     assert max(rows for rows, _ in steps) > 2
 
 
+def test_room_is_made_once_for_all_that_wait(made, monkeypatch):
+    answerer, requests, expected = made("phi-2")
+    resized: list[tuple[int, int]] = []
+    resize = SlotBatch.resize
+    monkeypatch.setattr(SlotBatch, "resize", lambda self, *size: resized.append(size) or resize(self, *size))
+    engine = AnswerEngine(answerer)
+    for request in requests:
+        engine.add(request)
+    found = {event.request: event.answer for event in all_of(engine) if event.answer}
+    assert found == dict(enumerate(expected))
+    assert len(resized) == 1 and resized[0][0] >= len(requests)
+
+
 @pytest.mark.slow
 def test_a_long_request_makes_slots_longer_for_its_time_only(made):
     answerer, requests, expected = made("phi-2")

@@ -16,7 +16,7 @@ from serving_docs import PAGE, ROOT, commands, examples, table
 
 from remora.cli import main
 from remora.commands import attack, canary, chat, evaluate, keys, serve
-from remora.commands.canary import settings_of
+from remora.commands.canary import rule_settings
 from remora.inference.vllm.process import PYTHON
 from remora.serving import completion, front, openai_api
 from remora.serving.args import EndpointArgs, Limits
@@ -92,7 +92,7 @@ def test_its_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     read = EndpointArgs.read(tried).canary
     assert read is not None and read == CanaryArgs(model=read.model), "the defaults"
     replayed = next(command for command in commands() if command.startswith("remora canary replay"))
-    assert read.with_rule(settings_of(tuple(shlex.split(replayed, comments=True)[4:]))).rule != read.rule
+    assert read.with_rule(rule_settings(tuple(shlex.split(replayed, comments=True)[4:]))).rule != read.rule
 
 
 def test_its_settings_are_those_of_a_request() -> None:

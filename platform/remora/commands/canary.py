@@ -44,10 +44,10 @@ def replayed(found: Canary, rule: tuple[str, ...]) -> Course:
     Raises:
         SpecError: a setting that does not exist, or a value that breaks a rule.
     """
-    return course_of(found.plan.with_rule(settings_of(rule)), found.comparisons)
+    return course_of(found.plan.with_rule(rule_settings(rule)), found.comparisons)
 
 
-def settings_of(given: tuple[str, ...]) -> dict[str, object]:
+def rule_settings(given: tuple[str, ...]) -> dict[str, object]:
     """`alpha=0.01` as a setting.
 
     Raises:

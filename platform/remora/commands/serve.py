@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from remora.commands.canary import settings_of
+from remora.commands.canary import rule_settings
 from remora.commands.endpoint_options import ServeOptions
 from remora.commands.run import say, say_nothing
 from remora.errors import ServingError, SpecError
@@ -107,7 +107,7 @@ def _canary(options: ServeOptions) -> CanaryArgs | None:
         "shadow": options.shadow,
         "share": [parse_yaml(share, f"--share {options.share}")[0] for share in options.share.split(",") if share],
         "promote": not options.no_promote,
-        "rule": settings_of(options.rule),
+        "rule": rule_settings(options.rule),
     }
     return validate(CanaryArgs, said, "canary")
 

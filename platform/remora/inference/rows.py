@@ -131,23 +131,25 @@ class SlotRows:
                 return
             if self._batch.is_read(one.known):
                 continue
-            if not self._reserve(one):
+            if not self._reserve(one, waiting):
                 return
             waiting.remove(one)
             row = self._rows[one] = self._batch.join(one.known)
             one.cached = min(row.tokens, len(one.prompt.ids))
             yield row
 
-    def _reserve(self, one: Generation) -> bool:
-        """Make room for one more request, and for some more if the memory allows: growing copies the cache. False if
-        it does not fit beside the others."""
+    def _reserve(self, one: Generation, waiting: Collection[Generation]) -> bool:
+        """Make room for one more request, and for those that wait as far as the memory allows, since growing copies
+        the cache. False if it does not fit beside the others."""
         cache, most = self._batch.cache, self._most_tokens
         rows, columns = len(self._rows) + 1, max([one.need, *(other.need for other in self._rows)])
         if rows > 1 and rows * columns > most:
             return False
         if rows > cache.slots or columns > cache.columns:
-            columns = max(columns, min(columns + -columns % COLUMNS, most // rows))
-            self._batch.resize(max(rows, min(2 * rows, self._limits.rows, most // columns)), columns)
+            longest = max(columns, *(other.need for other in waiting))
+            columns = max(columns, min(longest + -longest % COLUMNS, most // rows))
+            soon = max(2 * rows, len(self._rows) + len(waiting))
+            self._batch.resize(max(rows, min(soon, self._limits.rows, most // columns)), columns)
         return True
 
 
