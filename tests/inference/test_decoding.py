@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from remora import catalog
-from remora.inference import Prompt, attention
+from remora.inference import Prompt, attention, llama
 from remora.inference.attention import SLOTS
 from remora.inference.decoding import Row, SlotBatch, WholeBatch, can_join, token_bytes
 from remora.inference.sampling import NEAR
@@ -142,16 +142,37 @@ def test_prompts_of_any_shape(asked, at_once):
         assert_near(joining(llm, asked, at_once), torch.stack([alone(llm, prompt) for prompt in asked]))
 
 
+def test_llama_like_models_have_a_pass_of_their_own(monkeypatch):
+    """It computes what transformers' forward pass does over the same slots; attention with its own scale included."""
+    fitting = {name for name in CONFIGS if llama.fits(llm_of(name))}
+    assert fitting == {n for n in CONFIGS if CONFIGS[n]["model_type"] in ("llama", "qwen2", "qwen3")}
+    assert not llama.fits(llm_of("smollm2-135m").bfloat16())
+    for name in [name for name in fitting if JOIN[name]]:
+        llm, asked = llm_of(name), prompts([3, 9, 1, 14])
+        for layer in llm.model.layers:
+            layer.self_attn.scaling *= 0.7
+        passes = []
+        own = llama.llama_pass
+        monkeypatch.setattr(llama, "llama_pass", lambda *args, own=own, seen=passes: seen.append(1) or own(*args))
+        with torch.inference_mode():
+            found = joining(llm, asked, 3)
+            assert passes
+            monkeypatch.setattr(llama, "fits", lambda _: False)
+            count = len(passes)
+            assert_near(found, joining(llm, asked, 3))
+            assert len(passes) == count
+        monkeypatch.undo()
+
+
 def test_what_rows_share_goes_through_the_model_once():
     llm, asked = llm_of("smollm2-135m"), prompts([1, 3, 4, 6, 9, 9])
     shapes = []
-    see = lambda _, args, kwargs: shapes.append(tuple(args[0].shape[:2]))  # noqa: E731
-    llm.model.layers[0].register_forward_pre_hook(see, with_kwargs=True)
+    llm.model.layers[0].mlp.down_proj.register_forward_pre_hook(lambda _, args: shapes.append(len(args[0])))
     with torch.inference_mode():
         joining(llm, asked, 6, chunk=99)
     # The first prompt. Then its token, the head's other picture, two tails about the first. Then their tokens and two
     # tails about the second picture, and so on.
-    assert shapes == [(1, 10), (1, 1 + 3 + 4 + 10), (1, 1 + 3 + 9 + 9), (1, 3 + 2), (1, 2)], shapes
+    assert shapes == [10, 1 + 3 + 4 + 10, 1 + 3 + 9 + 9, 3 + 2, 2], shapes
 
 
 def test_pieces_of_any_size_are_the_whole():
@@ -185,7 +206,7 @@ def test_the_memory_of_a_token_is_that_of_its_keys_and_values():
 
 
 def test_a_model_that_takes_no_positions_does_not_join(monkeypatch):
-    llm = llm_of("smollm2-135m")
+    llm = llm_of("phi-2")
     forward = type(llm).forward
 
     def counting(self, *args, position_ids=None, **kwargs):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from remora.inference import products
-from remora.inference.products import PackedLinear, pack, pays
+from remora.inference.products import PackedLinear, PackedPart, pack, pays
 from remora.model.patches.head import LossHead
 from support.small_answerers import answerer_of, requests_of
 
@@ -39,6 +39,45 @@ def test_linear_layers_and_heads_in_fp32_are_packed(paying):
     model = nn.Sequential(nn.Linear(4, 4), head, Other(4, 4), nn.Linear(4, 4).double(), nn.Embedding(4, 4))
     pack(model)
     assert [type(module) for module in model] == [PackedLinear, PackedLinear, Other, nn.Linear, nn.Embedding]
+
+
+class Attention(nn.Module):
+    def __init__(self, bias: bool = True, other: int = 8) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj = nn.Linear(8, 12, bias=bias), nn.Linear(8, 4, bias=bias)
+        self.v_proj, self.o_proj = nn.Linear(other, 4, bias=bias), nn.Linear(8, 8)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_layers_that_read_the_same_rows_are_one_product(paying, monkeypatch, bias):
+    torch.manual_seed(0)
+    names = ("q_proj", "k_proj", "v_proj")
+    one, other = Attention(bias), Attention(bias, other=6)
+    kept = {name: getattr(one, name) for name in names}
+    pack(nn.ModuleList([one, other]))
+    assert {type(getattr(one, name)) for name in names} == {PackedPart}
+    assert {type(getattr(other, name)) for name in names} == {type(one.o_proj)} == {PackedLinear}, "v reads other rows"
+    products_made = []
+    made = products._Product.__call__
+    monkeypatch.setattr(products._Product, "__call__", lambda self, rows: products_made.append(1) or made(self, rows))
+
+    def check(name: str, rows: torch.Tensor) -> None:
+        found = getattr(one, name)(rows)
+        torch.testing.assert_close(found, kept[name](rows), rtol=0, atol=1e-5)
+
+    first, second = torch.randn(3, 8), torch.randn(2, 5, 8)
+    with torch.inference_mode():
+        for order in (names, names[::-1]):
+            for name in order:
+                check(name, first)
+        assert len(products_made) == 2
+        assert one.q_proj._whole._kept is None, "rows are not held longer than they are needed"
+        orders = (("q_proj", first), ("k_proj", second), ("q_proj", first), ("q_proj", first), ("v_proj", first))
+        for name, rows in (*orders, ("k_proj", first)):
+            check(name, rows)
+        first.mul_(2)  # the same tensor with other numbers, after all have read it
+        for name in names:
+            check(name, first)
 
 
 def test_answers_of_a_packed_model_do_not_depend_on_the_batch(paying, tiny_tokenizer):

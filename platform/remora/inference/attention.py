@@ -49,15 +49,19 @@ def slot_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
     if unlike := [name for name in UNLIKE if options.get(name) is not None]:
         raise ValueError(f"attention with {unlike[0]} does not run over slots")
-    spans = spans_of(attention_mask)
+    return attend(query[0], key, value, spans_of(attention_mask), scaling)[None], None
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, spans: tuple[SlotSpan, ...], scaling: float | None) -> Tensor:
+    """query [heads, N, D] of these spans, a layer's memory [slots, groups, columns, D] -> [N, heads, D]."""
     ones = next((i for i, span in enumerate(spans) if span.tokens > 1), len(spans))
     pieces, at = [], ones
     if ones:
-        pieces.append(_of_tokens(query[0, :, :ones], key, value, spans[:ones], scaling))
+        pieces.append(_of_tokens(query[:, :ones], key, value, spans[:ones], scaling))
     for span in spans[ones:]:
-        pieces.append(_of_one_row(query[:, :, at : at + span.tokens], key, value, span, scaling))
+        pieces.append(_of_one_row(query[None, :, at : at + span.tokens], key, value, span, scaling))
         at += span.tokens
-    return torch.cat(pieces)[None], None
+    return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
 
 def _of_tokens(query: Tensor, key: Tensor, value: Tensor, spans: tuple[SlotSpan, ...], scaling: float | None) -> Tensor:

@@ -57,9 +57,12 @@ class SlotCache:
 
     def window(self, spans: Sequence[SlotSpan]) -> Cache:
         """A cache for a pass over these tokens, of which spans of one token come first."""
-        ones = [span for span in spans if span.tokens == 1]
-        at = torch.tensor([(span.slot, span.start) for span in ones]).view(-1, 2).unbind(1)
-        return Cache(layers=[_Window(self, i, spans, at) for i in range(len(self._layers))])
+        writing, used = self.writing(spans), max(span.start for span in spans)
+        return Cache(layers=[_Window(writing, i, used) for i in range(len(self._layers))])
+
+    def writing(self, spans: Sequence[SlotSpan]) -> SlotWriting:
+        """What writes these tokens' states, of which spans of one token come first."""
+        return SlotWriting(self, spans)
 
     def put(self, slot: int, prefix: Prefix) -> None:
         """Begin a row with a prefix."""
@@ -79,21 +82,18 @@ class SlotCache:
                 held[slot, :, :tokens] = 0
 
 
-class _Window(DynamicLayer):
-    """One layer of `SlotCache.window`, in the form that transformers' models take."""
+class SlotWriting:
+    """Writes the states of a pass's tokens into their slots."""
 
-    def __init__(self, cache: SlotCache, layer: int, spans: Sequence[SlotSpan], ones: tuple[Tensor, ...]) -> None:
-        super().__init__()
-        self.is_initialized = True
-        self._cache, self._layer = cache, layer
-        self._slots, self._columns = ones
-        self._spans = spans[len(self._slots) :]
-        self._used = max(span.start for span in spans)
+    def __init__(self, cache: SlotCache, spans: Sequence[SlotSpan]) -> None:
+        ones = [span for span in spans if span.tokens == 1]
+        self._cache, self._spans = cache, spans[len(ones) :]
+        self._slots, self._columns = torch.tensor([(span.slot, span.start) for span in ones]).view(-1, 2).unbind(1)
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write states [1, heads, N, D] into their slots; returns the layer's memory."""
-        memory = self._cache.layer(self._layer, key_states, value_states)
-        for held, given in zip(memory, (key_states[0], value_states[0]), strict=True):
+    def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write a layer's states [heads, N, D]; returns the layer's memory."""
+        memory = self._cache.layer(layer, keys, values)
+        for held, given in zip(memory, (keys, values), strict=True):
             at = len(self._slots)
             if at:
                 held[self._slots, :, self._columns] = given[:, :at].transpose(0, 1)
@@ -101,6 +101,19 @@ class _Window(DynamicLayer):
                 held[span.slot, :, span.start : span.start + span.tokens] = given[:, at : at + span.tokens]
                 at += span.tokens
         return memory
+
+
+class _Window(DynamicLayer):
+    """One layer of `SlotCache.window`, in the form that transformers' models take."""
+
+    def __init__(self, writing: SlotWriting, layer: int, used: int) -> None:
+        super().__init__()
+        self.is_initialized = True
+        self._writing, self._layer, self._used = writing, layer, used
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write states [1, heads, N, D] into their slots; returns the layer's memory."""
+        return self._writing.put(self._layer, key_states[0], value_states[0])
 
     def get_seq_length(self) -> int:
         return self._used

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from remora.inference import llama
 from remora.inference.attention import SLOTS
 from remora.inference.cache import Prefix, SlotCache
 from remora.inference.recent import Recent
@@ -97,7 +98,7 @@ class SlotBatch:
     """
 
     def __init__(self, llm: PreTrainedModel, limit: int = 0) -> None:
-        self._llm = llm
+        self._llm, self._like_llama = llm, llama.fits(llm)
         self.cache = SlotCache(llm.config.num_hidden_layers)
         self.kept: Recent[_Kept] = Recent(limit, lambda kept: sum(k.nbytes + v.nbytes for k, v in kept.states))
         self._numbers = itertools.count(1)
@@ -155,13 +156,11 @@ class SlotBatch:
                 heard.append(row)
                 last.append(end - 1)
         positions = torch.cat([torch.arange(span.start, span.start + span.tokens) for span in spans])
-        out = llm(
-            inputs_embeds=torch.cat(inputs, 1),
-            attention_mask=spans_mask(spans),
-            position_ids=positions[None].to(table.device),
-            past_key_values=self.cache.window(spans),
-            use_cache=True,
-            logits_to_keep=torch.tensor(last, dtype=torch.long, device=table.device),
+        logits = self._pass(
+            torch.cat(inputs, 1),
+            spans,
+            positions.to(table.device),
+            torch.tensor(last, dtype=torch.long, device=table.device),
         )
         for row, _ in saying:
             row.tokens += 1
@@ -171,7 +170,22 @@ class SlotBatch:
             for each in ends:
                 if each <= row.tokens and row.prompt.prefix(each) not in self.kept:
                     self._keep(row, each)
-        return heard, out.logits[0]
+        return heard, logits
+
+    def _pass(self, inputs: Tensor, spans: Sequence[SlotSpan], positions: Tensor, last: Tensor) -> Tensor:
+        """Inputs [1, N, H] of these spans at positions [N] -> logits [n, V] behind the tokens `last` [n]."""
+        if self._like_llama:
+            return llama.llama_pass(self._llm, inputs[0], spans, positions, self.cache, last)
+        out = self._llm(
+            inputs_embeds=inputs,
+            attention_mask=spans_mask(spans),
+            position_ids=positions[None],
+            past_key_values=self.cache.window(spans),
+            use_cache=True,
+            logits_to_keep=last,
+        )
+        found: Tensor = out.logits[0]
+        return found
 
     def _keep(self, row: Row, end: int) -> None:
         """Keep a row's first tokens for others."""

@@ -6,8 +6,10 @@ few rows. oneDNN packs a weight once for its kernels. docs/serving.md has what i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +21,69 @@ ROWS = 16
 """Rows that weights are packed for. Kernels take any number."""
 
 
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names of layers in one module that read the same rows."""
+
+
 class PackedLinear(nn.Module):
     """A `nn.Linear` that only answers: its weight is packed and no parameter any more."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
-        self._bias = None if linear.bias is None else linear.bias.detach()
+        self._product = _Product([linear])
 
     def forward(self, rows: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
+        return self._product(rows)
+
+
+class PackedPart(nn.Module):
+    """One of several linear layers that read the same rows: their product is one, made when the first of them is asked.
+    Memory gives a large weight faster than three small ones, and a small product does not use a core's width."""
+
+    def __init__(self, linear: nn.Linear, whole: _Parts, number: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self._whole, self._number = whole, number
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        return self._whole.part(rows, self._number)
+
+
+class _Product:
+    """rows [..., in] -> [..., out], of several layers beside each other."""
+
+    def __init__(self, linears: Sequence[nn.Linear]) -> None:
+        weight = (
+            torch.cat([each.weight.detach() for each in linears]) if len(linears) > 1 else linears[0].weight.detach()
+        )
+        biases = [each.bias.detach() for each in linears if each.bias is not None]
+        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+        self._bias = torch.cat(biases) if biases else None
+
+    def __call__(self, rows: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")
+
+
+class _Parts:
+    """The product of layers that read the same rows, kept until each of them has its part."""
+
+    def __init__(self, linears: Sequence[nn.Linear]) -> None:
+        self._product, self._widths = _Product(linears), [each.out_features for each in linears]
+        self._kept: tuple[Tensor, list[Tensor | None]] | None = None
+
+    def part(self, rows: Tensor, number: int) -> Tensor:
+        kept = self._kept
+        found = kept[1][number] if kept is not None and kept[0] is rows else None
+        if kept is None or found is None:  # other rows, or these again
+            found = (parts := [*self._product(rows).split(self._widths, -1)])[number]
+            self._kept = kept = (rows, parts)
+        kept[1][number] = None
+        if not any(part is not None for part in kept[1]):
+            self._kept = None
+        return found
 
 
 @cache
@@ -51,9 +104,20 @@ def pack(model: nn.Module) -> None:
     head that shares its weight with the embeddings is then in memory twice."""
     if not pays():
         return
+    for module in list(model.modules()):
+        for names in TOGETHER:
+            found = [getattr(module, name, None) for name in names]
+            layers = [each for each in found if _fits(each)]
+            if len(layers) == len(names) and len({(each.in_features, each.bias is None) for each in layers}) == 1:
+                whole = _Parts(layers)
+                for number, (name, layer) in enumerate(zip(names, layers, strict=True)):
+                    setattr(module, name, PackedPart(layer, whole, number))
     for name, module in list(model.named_modules()):
-        if type(module) not in (nn.Linear, LossHead):
-            continue
-        assert isinstance(module, nn.Linear)
-        if module.weight.is_cpu and module.weight.dtype == torch.float32:
+        if _fits(module):
             model.set_submodule(name, PackedLinear(module))
+
+
+def _fits(module: object) -> TypeGuard[nn.Linear]:
+    if not isinstance(module, nn.Linear) or type(module) not in (nn.Linear, LossHead):
+        return False
+    return module.weight.is_cpu and module.weight.dtype == torch.float32
