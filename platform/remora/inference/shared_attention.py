@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 
 from remora.inference.spans import SlotSpan
 
@@ -51,12 +52,13 @@ class SharedRows:
         asked = query[:, self.rows] * (width**-0.5 if scaling is None else scaling)
         asked = asked.view(parts, each, count, width).transpose(1, 2)  # [parts, n, each, D]
 
+        # Behind the prefix by dot products: matrix products with one row reach half of memory's speed.
         scores = query.new_zeros(parts, count, each, prefix + tail)
         for slot, some in self.groups:
             seen = torch.bmm(asked[:, some].reshape(parts, -1, width), key[slot, :, :prefix].transpose(1, 2))
             scores[:, some, :, :prefix] = seen.view(parts, -1, each, prefix)
         for some, slots, columns in self.blocks:
-            own = torch.matmul(asked[:, some].transpose(0, 1), key[slots, :, columns].transpose(2, 3))
+            own = vecdot(key[slots, :, None, columns], asked[:, some].transpose(0, 1)[:, :, :, None])
             scores[:, some, :, columns] = own.transpose(0, 1)
         scores[..., prefix:] += self.unseen
         weights = torch.softmax(scores, -1)
@@ -66,8 +68,8 @@ class SharedRows:
             shares = weights[:, some, :, :prefix].reshape(parts, -1, prefix)
             told[:, some] = torch.bmm(shares, value[slot, :, :prefix]).view(parts, -1, each, wide)
         for some, slots, columns in self.blocks:
-            own = torch.matmul(weights[:, some, :, columns].transpose(0, 1), value[slots, :, columns])
-            told[:, some] += own.transpose(0, 1)
+            shares = weights[:, some, :, columns].transpose(0, 1)[:, :, :, None]
+            told[:, some] += vecdot(value[slots, :, None, columns].transpose(3, 4), shares).transpose(0, 1)
         found[self.rows] = told.transpose(0, 1).reshape(count, heads, wide)
 
 
