@@ -38,18 +38,18 @@ def llama_pass(
     model: Any = llm.get_decoder()
     cos, sin = (each[0, :, None] for each in model.rotary_emb(inputs, positions[None]))
     turn = torch.cat((-sin[..., : sin.shape[-1] // 2], sin[..., sin.shape[-1] // 2 :]), -1)
-    spans, writing, x = tuple(spans), cache.writing(spans), inputs
+    spans, writing, x, count = tuple(spans), cache.writing(spans), inputs, inputs.shape[0]
     for number, layer in enumerate(model.layers):
         attention, mlp = layer.self_attn, layer.mlp
         read = _norm(x, layer.input_layernorm)
         asked, keys = (_heads(attention, name, read) for name in ("q", "k"))
-        values = attention.v_proj(read).view(len(x), -1, attention.head_dim)
+        values = attention.v_proj(read).view(count, -1, attention.head_dim)
         both = torch.cat((asked, keys), 1)  # [N, heads, D]
         halves = both.chunk(2, -1)
         both = torch.addcmul(both * cos, torch.cat((halves[1], halves[0]), -1), turn).transpose(0, 1)
         held = writing.put(number, both[asked.shape[1] :], values.transpose(0, 1))
         told = attend(both[: asked.shape[1]], *held, spans, attention.scaling)
-        x = x + attention.o_proj(told.reshape(len(x), -1))
+        x = x + attention.o_proj(told.reshape(count, -1))
         read = _norm(x, layer.post_attention_layernorm)
         x = x + mlp.down_proj(mlp.act_fn(mlp.gate_proj(read)) * mlp.up_proj(read))
     logits: Tensor = llm.get_output_embeddings()(_norm(x[last], model.norm))
@@ -58,7 +58,7 @@ def llama_pass(
 
 def _heads(attention: Any, name: str, read: Tensor) -> Tensor:
     """Queries or keys [N, heads, D]; Qwen3 norms each head's."""
-    found: Tensor = getattr(attention, f"{name}_proj")(read).view(len(read), -1, attention.head_dim)
+    found: Tensor = getattr(attention, f"{name}_proj")(read).view(read.shape[0], -1, attention.head_dim)
     norm = getattr(attention, f"{name}_norm", None)
     return found if norm is None else _norm(found, norm)
 

@@ -78,7 +78,7 @@ class _Parts:
         kept = self._kept
         found = kept[1][number] if kept is not None and kept[0] is rows else None
         if kept is None or found is None:  # other rows, or these again
-            found = (parts := [*self._product(rows).split(self._widths, -1)])[number]
+            found = (parts := [*torch.split_with_sizes(self._product(rows), self._widths, -1)])[number]
             self._kept = kept = (rows, parts)
         kept[1][number] = None
         if not any(part is not None for part in kept[1]):
