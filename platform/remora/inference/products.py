@@ -72,16 +72,15 @@ class _Parts:
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         self._product, self._widths = _Product(linears), [each.out_features for each in linears]
-        self._kept: tuple[Tensor, list[Tensor | None]] | None = None
+        self._kept: tuple[Tensor, dict[int, Tensor]] | None = None
 
     def part(self, rows: Tensor, number: int) -> Tensor:
         kept = self._kept
-        found = kept[1][number] if kept is not None and kept[0] is rows else None
+        found = kept[1].pop(number, None) if kept is not None and kept[0] is rows else None
         if kept is None or found is None:  # other rows, or these again
-            found = (parts := [*torch.split_with_sizes(self._product(rows), self._widths, -1)])[number]
-            self._kept = kept = (rows, parts)
-        kept[1][number] = None
-        if not any(part is not None for part in kept[1]):
+            parts = dict(enumerate(torch.split_with_sizes(self._product(rows), self._widths, -1)))
+            found, self._kept = parts.pop(number), (rows, parts)
+        elif not kept[1]:
             self._kept = None
         return found
 
