@@ -1,7 +1,7 @@
 """Linear layers in oneDNN's own layout, where torch's products are slow: fp32 on CPUs that are not Intel's.
 
 torch gives fp32 products to MKL, which runs AVX2 code on such a CPU, and reads a weight as it lies in memory: slow with
-few rows. oneDNN packs a weight once for its kernels. docs/serving.md has what it saves.
+few rows. oneDNN packs a weight once for its kernels. docs/serving-speed.md has what it saves.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from remora.model.patches.head import LossHead
 ABOUT = Path("/proc/cpuinfo")
 ROWS = 16
 """Rows that weights are packed for. Kernels take any number."""
-
-
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of layers in one module that read the same rows."""
 
@@ -56,9 +54,7 @@ class _Product:
     """rows [..., in] -> [..., out], of several layers beside each other."""
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
-        weight = (
-            torch.cat([each.weight.detach() for each in linears]) if len(linears) > 1 else linears[0].weight.detach()
-        )
+        weight = torch.cat([each.weight.detach() for each in linears])
         biases = [each.bias.detach() for each in linears if each.bias is not None]
         self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
         self._bias = torch.cat(biases) if biases else None

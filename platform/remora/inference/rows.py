@@ -146,7 +146,7 @@ class SlotRows:
         if rows > 1 and rows * columns > most:
             return False
         if rows > cache.slots or columns > cache.columns:
-            longest = max(columns, *(other.need for other in waiting))
+            longest = max([columns, *(other.need for other in waiting)])
             columns = max(columns, min(longest + -longest % COLUMNS, most // rows))
             soon = max(2 * rows, len(self._rows) + len(waiting))
             self._batch.resize(max(rows, min(soon, self._limits.rows, most // columns)), columns)
