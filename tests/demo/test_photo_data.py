@@ -72,7 +72,7 @@ def test_a_package_and_its_folder_give_the_same_data(shelf: Path, tmp_path: Path
 def test_no_training_file_names_or_shows_what_is_held_out(shelf: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data" / "photos"
     build_photos(folder, given=shelf)
-    _, unseen = concepts.split(stamps.photographs(shelf), 0)
+    _, unseen = concepts.split(list(stamps.cutouts(shelf)), 0)
     said, shown = "", set()
     for name in ("captions.json", "language.json", "finetune.json"):
         for row in records(folder, name):
@@ -89,12 +89,12 @@ def test_no_training_file_names_or_shows_what_is_held_out(shelf: Path, tmp_path:
 
 
 def test_only_photographs_with_a_name_are_things(shelf: Path) -> None:
-    found = stamps.photographs(shelf)
+    found = stamps.cutouts(shelf)
     assert sorted(c.name for c in found) == sorted(name for names in NAMES.values() for name in names)
     assert {c.name: c.kind for c in found}["plum"] == "fruit"
     (shelf / "food/fruit" / "all" / "plum.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"plum\.png cannot be read"):
-        stamps.photographs(shelf)
+        stamps.cutouts(shelf)
 
 
 @pytest.mark.parametrize(

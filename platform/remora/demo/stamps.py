@@ -93,20 +93,12 @@ def fingerprint(folder: Path) -> str:
     return digest([[c.code, c.name, c.kind, sha256_file(c.file)] for c in _captioned(folder)])
 
 
-def photographs(folder: Path) -> list[Concept]:
-    """The stamps that are photographs of one nameable thing, sorted by file.
+def cutouts(folder: Path) -> dict[Concept, Image.Image]:
+    """The stamps that are photographs of one nameable thing, sorted by file, with their pictures, as `cut_out` gives
+    them.
 
     Raises:
         DataError: a picture cannot be read, or there are too few of them to be Tux Paint's stamps.
-    """
-    return list(cutouts(folder))
-
-
-def cutouts(folder: Path) -> dict[Concept, Image.Image]:
-    """The same with their pictures, as `cut_out` gives them.
-
-    Raises:
-        DataError: as for `photographs`.
     """
     found = {concept: cutout for concept in _captioned(folder) if is_photograph(cutout := cut_out(concept))}
     if len({concept.kind for concept in found}) < 3:

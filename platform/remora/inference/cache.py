@@ -57,12 +57,8 @@ class SlotCache:
 
     def window(self, spans: Sequence[SlotSpan]) -> Cache:
         """A cache for a pass over these tokens, of which spans of one token come first."""
-        writing, used = self.writing(spans), max(span.start for span in spans)
+        writing, used = SlotWriting(self, spans), max(span.start for span in spans)
         return Cache(layers=[_Window(writing, i, used) for i in range(len(self._layers))])
-
-    def writing(self, spans: Sequence[SlotSpan]) -> SlotWriting:
-        """What writes these tokens' states, of which spans of one token come first."""
-        return SlotWriting(self, spans)
 
     def put(self, slot: int, prefix: Prefix) -> None:
         """Begin a row with a prefix."""
@@ -83,7 +79,7 @@ class SlotCache:
 
 
 class SlotWriting:
-    """Writes the states of a pass's tokens into their slots."""
+    """Writes the states of a pass's tokens into their slots; spans of one token come first."""
 
     def __init__(self, cache: SlotCache, spans: Sequence[SlotSpan]) -> None:
         ones = [span for span in spans if span.tokens == 1]

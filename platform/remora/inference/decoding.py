@@ -145,7 +145,7 @@ class SlotBatch:
         """
         llm, table = self._llm, token_table(self._llm)
         reading = sorted(reading, key=lambda each: each[1] > 1)  # spans of one token come first
-        spans = [row.span(1) for row, _ in saying] + [row.span(count) for row, count in reading]
+        spans = (*(row.span(1) for row, _ in saying), *(row.span(count) for row, count in reading))
         ids = torch.tensor([[token for _, token in saying]], dtype=torch.long, device=table.device)
         inputs = [llm.get_input_embeddings()(ids)]
         inputs += [embed(llm, row.prompt, shown, row.tokens, n) for row, n in reading]
@@ -172,7 +172,7 @@ class SlotBatch:
                     self._keep(row, each)
         return heard, logits
 
-    def _pass(self, inputs: Tensor, spans: Sequence[SlotSpan], positions: Tensor, last: Tensor) -> Tensor:
+    def _pass(self, inputs: Tensor, spans: tuple[SlotSpan, ...], positions: Tensor, last: Tensor) -> Tensor:
         """Inputs [1, N, H] of these spans at positions [N] -> logits [n, V] behind the tokens `last` [n]."""
         if self._like_llama:
             return llama.llama_pass(self._llm, inputs[0], spans, positions, self.cache, last)

@@ -6,7 +6,6 @@ Of a decoding step of a small model on a CPU, a tenth is transformers' Python an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,8 +14,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from remora.inference.attention import attend
-from remora.inference.cache import SlotCache
+from remora.inference.cache import SlotCache, SlotWriting
 from remora.inference.spans import SlotSpan
+from remora.model.blocks import token_table
 
 CLASSES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 """Of transformers: RMS norms before attention and MLP, rotary positions of whole heads, a gated MLP."""
@@ -24,13 +24,13 @@ CLASSES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 def fits(llm: PreTrainedModel) -> bool:
     """Whether `llama_pass` is this model's forward pass: fp32 on a CPU, where it was compared."""
-    one = next(llm.parameters())
+    table = token_table(llm)
     own = type(llm).__module__.startswith("transformers.models.") and type(llm).__name__ in CLASSES
-    return own and one.is_cpu and one.dtype == torch.float32
+    return own and table.is_cpu and table.dtype == torch.float32
 
 
 def llama_pass(
-    llm: PreTrainedModel, inputs: Tensor, spans: Sequence[SlotSpan], positions: Tensor, cache: SlotCache, last: Tensor
+    llm: PreTrainedModel, inputs: Tensor, spans: tuple[SlotSpan, ...], positions: Tensor, cache: SlotCache, last: Tensor
 ) -> Tensor:
     """inputs [N, H] of these spans, of which those of one token come first, at positions [N]; writes `cache`. Returns
     logits [n, V] behind the tokens `last` [n].
@@ -38,7 +38,7 @@ def llama_pass(
     model: Any = llm.get_decoder()
     cos, sin = (each[0, :, None] for each in model.rotary_emb(inputs, positions[None]))
     turn = torch.cat((-sin[..., : sin.shape[-1] // 2], sin[..., sin.shape[-1] // 2 :]), -1)
-    spans, writing, x, count = tuple(spans), cache.writing(spans), inputs, inputs.shape[0]
+    writing, x, count = SlotWriting(cache, spans), inputs, inputs.shape[0]
     for number, layer in enumerate(model.layers):
         attention, mlp = layer.self_attn, layer.mlp
         read = _norm(x, layer.input_layernorm)

@@ -29,7 +29,7 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self._product = _Product([linear])
+        self._product = _Product(linear.weight, linear.bias)
 
     def forward(self, rows: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
@@ -51,13 +51,11 @@ class PackedPart(nn.Module):
 
 
 class _Product:
-    """rows [..., in] -> [..., out], of several layers beside each other."""
+    """rows [..., in] -> [..., out], by a weight that is packed."""
 
-    def __init__(self, linears: Sequence[nn.Linear]) -> None:
-        weight = torch.cat([each.weight.detach() for each in linears])
-        biases = [each.bias.detach() for each in linears if each.bias is not None]
-        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
-        self._bias = torch.cat(biases) if biases else None
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+        self._bias = None if bias is None else bias.detach()
 
     def __call__(self, rows: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")
@@ -67,7 +65,9 @@ class _Parts:
     """The product of layers that read the same rows, kept until each of them has its part."""
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
-        self._product, self._widths = _Product(linears), [each.out_features for each in linears]
+        biases = tuple(each.bias for each in linears if each.bias is not None)
+        weight, bias = torch.cat(tuple(each.weight for each in linears)), torch.cat(biases) if biases else None
+        self._product, self._widths = _Product(weight, bias), [each.out_features for each in linears]
         self._kept: tuple[Tensor, dict[int, Tensor]] | None = None
 
     def part(self, rows: Tensor, number: int) -> Tensor:
